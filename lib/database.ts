@@ -1,0 +1,169 @@
+import { QueryTypes } from 'sequelize'
+import type { Logging, Model, ModelStatic, Sequelize, Transaction } from 'sequelize'
+import { connectorOf, probeText } from './dialects/index.js'
+import type { Dialect, DriverError } from './dialects/index.js'
+
+/** What Sequelize 6 keeps about a model and does not put in its types. */
+interface ModelInternals {
+  readonly _timestampAttributes: { readonly updatedAt?: string }
+  readonly _versionAttribute?: string
+}
+
+/** The part of Sequelize's query generator that quotes and formats. */
+interface QueryGenerator {
+  quoteTable(table: unknown): string
+  quoteIdentifier(name: string): string
+  format(value: unknown, attribute: unknown, options: { context: string }, bind: (value: unknown) => string): string
+}
+
+export type Row = Model<object, object>
+export type RowModel = ModelStatic<Row>
+
+/** How a statement is sent: in which transaction, and where its text is logged. */
+export interface Sending {
+  readonly transaction: Transaction | undefined
+  readonly logging: Logging['logging'] | undefined
+}
+
+/** The name of the attribute that Sequelize keeps the time of the last write in, if the model has one. */
+export function updatedAtAttribute(model: RowModel): string | undefined {
+  return (model as unknown as ModelInternals)._timestampAttributes.updatedAt
+}
+
+/** The name of the attribute of Sequelize's optimistic lock (`version: true`), if the model has one. */
+export function versionAttribute(model: RowModel): string | undefined {
+  return (model as unknown as ModelInternals)._versionAttribute
+}
+
+export function sequelizeOf(model: RowModel): Sequelize {
+  // The types say it may be missing; `identify` and `lossless` refuse a model that has none.
+  return model.sequelize!
+}
+
+/** A statement in the making for one model's table: names are quoted, values become binds. */
+export class Statement {
+  readonly #binds: unknown[] = []
+  readonly #model: RowModel
+  readonly #generator: QueryGenerator
+
+  constructor(model: RowModel) {
+    this.#model = model
+    this.#generator = (
+      sequelizeOf(model).getQueryInterface() as unknown as { queryGenerator: QueryGenerator }
+    ).queryGenerator
+  }
+
+  get binds(): unknown[] {
+    return this.#binds
+  }
+
+  /** The placeholder of `value`. */
+  readonly bind = (value: unknown): string => `$${this.#binds.push(value)}`
+
+  /** The placeholder of a value for `attribute`, in the form its type is stored in. */
+  value(attribute: string, value: unknown): string {
+    return this.#generator.format(
+      value,
+      this.#model.getAttributes()[attribute as never],
+      { context: 'WHERE' },
+      this.bind,
+    )
+  }
+
+  table(): string {
+    return escapeDollars(this.#generator.quoteTable(this.#model.getTableName()))
+  }
+
+  /** The column that holds `attribute`. */
+  column(attribute: string): string {
+    const { field } = this.#model.getAttributes()[attribute as never] as { field?: string }
+    return this.name(field ?? attribute)
+  }
+
+  name(identifier: string): string {
+    return escapeDollars(this.#generator.quoteIdentifier(identifier))
+  }
+
+  /** The condition that matches one row. */
+  row(primaryKey: Readonly<Record<string, unknown>>): string {
+    return Object.entries(primaryKey)
+      .map(([attribute, value]) => `${this.column(attribute)} = ${this.value(attribute, value)}`)
+      .join(' AND ')
+  }
+}
+
+// Sequelize reads `$name` as a bind even inside a quoted identifier; `$$` is its escape.
+function escapeDollars(sql: string): string {
+  return sql.replace(/\B\$/g, '$$$$')
+}
+
+/** Sends a statement that answers with rows, to the server that takes writes. */
+export async function sendForRows<R extends object>(
+  sequelize: Sequelize,
+  sql: string,
+  binds: unknown[],
+  sending: Sending,
+): Promise<R[]> {
+  return sequelize.query<R>(sql, { bind: binds, ...queryOptions(sending), type: QueryTypes.SELECT, raw: true })
+}
+
+/** Sends a SELECT of a whole row and returns it built as an instance, parsed as Sequelize's own finders do. */
+export async function sendForInstance(
+  model: RowModel,
+  sql: string,
+  binds: unknown[],
+  sending: Sending,
+): Promise<Row | undefined> {
+  const options = {
+    bind: binds,
+    ...queryOptions(sending),
+    type: QueryTypes.SELECT as const,
+    model,
+    // An object with a schema has a toString of its own.
+    tableNames: [(model.getTableName() as { toString(): string }).toString()],
+  }
+  const [row] = await sequelizeOf(model).query<Row>(sql, options)
+  return row
+}
+
+/** Sends a write and returns the driver's answer. */
+export async function sendForHeader(
+  sequelize: Sequelize,
+  sql: string,
+  binds: unknown[],
+  sending: Sending,
+): Promise<unknown> {
+  const [header] = await sequelize.query(sql, { bind: binds, ...queryOptions(sending), type: QueryTypes.RAW })
+  return header
+}
+
+function queryOptions({ transaction, logging }: Sending) {
+  return {
+    // null, not undefined: the ambient transaction was considered before, and must not be picked up here.
+    transaction: transaction ?? null,
+    useMaster: true,
+    // Sequelize repeats single statements, which inside a transaction hides the first error; only a busy SQLite is safe to repeat.
+    retry: transaction ? { max: 1 } : { max: 20, match: [/SQLITE_BUSY/] },
+    ...(logging === undefined ? {} : { logging }),
+  }
+}
+
+const dialects = new WeakMap<Sequelize, Dialect>()
+
+/** The database behind a Sequelize instance. Asked once who it is, by a SELECT of its version. */
+export async function dialectOf(sequelize: Sequelize, sending: Sending): Promise<Dialect> {
+  const known = dialects.get(sequelize)
+  if (known) return known
+  // Nobody waits for another caller's answer: that caller may wait for a connection which this one's transaction holds.
+  const connector = connectorOf(sequelize.getDialect())
+  const [answer] = await sendForRows<Record<string, unknown>>(sequelize, connector.probe, [probeText], sending)
+  const dialect = connector.recognise(answer ?? {})
+  dialects.set(sequelize, dialect)
+  return dialect
+}
+
+/** `'deadlock'` or `'conflict'`, if that is what a failed statement died of. */
+export function conflictOf(error: unknown, dialect: Dialect): 'deadlock' | 'conflict' | undefined {
+  const { parent } = error as { parent?: DriverError }
+  return parent && dialect.classify(parent)
+}

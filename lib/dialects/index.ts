@@ -1,0 +1,119 @@
+import { UnsupportedDatabaseError } from '../errors.js'
+import type { Operation } from '../operation.js'
+import { mariadb } from './mariadb.js'
+import { mysql } from './mysql.js'
+import { postgres } from './postgres.js'
+import { sqlite } from './sqlite.js'
+
+/** Adds a value to the statement's binds and returns its placeholder: no path, key or value enters the SQL text. */
+export type Bind = (value: string) => string
+
+/** A JSON column, quoted for SQL. */
+export interface Column {
+  readonly sql: string
+  readonly type: 'JSON' | 'JSONB'
+}
+
+/** What one UPDATE does to the document: `SET column = document … WHERE … AND guard`. */
+export interface Write {
+  readonly document: string
+  readonly guard: string
+}
+
+/** A way to write every operation; one left out does not compile. */
+export type Form = {
+  readonly [K in Operation['kind']]: (operation: Extract<Operation, { kind: K }>, column: Column, bind: Bind) => Write
+}
+
+/** The driver's error, as Sequelize hands it on in `parent`. */
+export interface DriverError {
+  readonly errno?: number
+  readonly code?: string
+}
+
+/** A database: the only place that knows its SQL, its limits and its errors. Pure; no I/O. */
+export interface Dialect {
+  /** As error texts call it. */
+  readonly name: string
+  /** Sent in order until one matches the row. No two match the same document; all together match every one that can be written. */
+  readonly forms: readonly Form[]
+  /** The document as text, which no driver parses or rounds. */
+  readonly documentText: (column: Column) => string
+  /** The row is matched, from the answer to an UPDATE; `undefined` if the answer cannot tell. Absent where UPDATE … RETURNING tells. */
+  readonly matched?: (header: unknown) => boolean | undefined
+  /** Ends a SELECT that locks its row; empty where a transaction locks the whole database. */
+  readonly lockClause: '' | 'FOR UPDATE' | 'FOR NO KEY UPDATE'
+  /** One transaction may write at a time, in the whole database. */
+  readonly singleWriter: boolean
+  readonly isolationLevels: readonly string[]
+  /** Levels of arrays and objects that a document may have, its root included. */
+  readonly maxDepth: number
+  /** Why this key cannot be held, or `undefined`. */
+  readonly refuseKey: (key: string) => string | undefined
+  /** Why this text, a string value or an inner key, cannot be held, or `undefined`. */
+  readonly refuseText: (text: string) => string | undefined
+  /** Whether another session got in the way, and how. */
+  readonly classify: (error: DriverError) => 'deadlock' | 'conflict' | undefined
+  /** The server rolls the whole transaction back on its own then, past every savepoint. */
+  readonly conflictEndsTransaction: boolean
+  /** After any failed statement, COMMIT answers with success and rolls back. */
+  readonly errorAbortsTransaction: boolean
+}
+
+/** One of Sequelize's own dialects: how to ask the server behind it who it is. */
+export interface Connector {
+  /** Answers with the server's `version`, and with what became of the text bound to `$1`. */
+  readonly probe: string
+  readonly recognise: (answer: Readonly<Record<string, unknown>>) => Dialect
+}
+
+// Both connectors reach both servers, and only the server decides which SQL is right.
+const mysqlOrMariadb: Connector = {
+  probe: 'SELECT VERSION() AS version, @@character_set_client AS charset, $1 AS echo',
+  recognise({ version, charset, echo }) {
+    if (charset !== 'utf8mb4') {
+      throw new UnsupportedDatabaseError(
+        `the connection's character set is ${String(charset)}, which cannot carry every JSON text`,
+        `Connect with utf8mb4: new Sequelize({ …, dialectOptions: { charset: 'utf8mb4' } }).`,
+      )
+    }
+    if (echo !== probeText) {
+      throw new UnsupportedDatabaseError(
+        `the driver changes bound text (sql_mode NO_BACKSLASH_ESCAPES, which mariadb before 3.5 does not heed), so that any value could be taken for SQL`,
+        `Take NO_BACKSLASH_ESCAPES out of sql_mode, or use dialect: 'mysql' with mysql2, or npm install mariadb@^3.5.4.`,
+      )
+    }
+    return /mariadb/i.test(String(version)) ? mariadb : mysql
+  },
+}
+
+/** What a driver that escapes where it should bind would change. */
+export const probeText = '\\'
+
+export const connectors: Readonly<Record<string, Connector>> = {
+  mysql: mysqlOrMariadb,
+  mariadb: mysqlOrMariadb,
+  postgres: { probe: 'SELECT version() AS version, $1::text AS echo', recognise: () => postgres },
+  sqlite: {
+    probe: 'SELECT sqlite_version() AS version, $1 AS echo',
+    recognise({ version }) {
+      const [major = 0, minor = 0] = String(version).split('.').map(Number)
+      // Before 3.45 a quote or backslash in a path's key is not understood, and another key is written.
+      if (major > 3 || (major === 3 && minor >= 45)) return sqlite
+      throw new UnsupportedDatabaseError(
+        `SQLite ${String(version)} does not understand every JSON key`,
+        `Use SQLite 3.45 or newer: npm install sqlite3@6.`,
+      )
+    },
+  },
+}
+
+/** The connector of a Sequelize dialect. */
+export function connectorOf(name: string): Connector {
+  const connector = Object.hasOwn(connectors, name) ? connectors[name] : undefined
+  if (connector) return connector
+  throw new UnsupportedDatabaseError(
+    `the dialect "${name}" is not supported`,
+    `Use one of: ${Object.keys(connectors).join(', ')}.`,
+  )
+}

@@ -1,0 +1,28 @@
+import { pathText } from '../operation.js'
+import type { Dialect, Form } from './index.js'
+
+/** @see https://www.sqlite.org/json1.html#jset */
+const form: Form = {
+  set: (operation, column, bind) => ({
+    document:
+      `json_set(CASE WHEN json_type(${column.sql}) = 'object' THEN ${column.sql} ELSE '{}' END, ` +
+      `${bind(pathText(operation.key))}, json(${bind(operation.json)}))`,
+    guard: `COALESCE(json_type(${column.sql}), 'null') IN ('object', 'null')`,
+  }),
+}
+
+export const sqlite: Dialect = {
+  name: 'SQLite',
+  forms: [form],
+  documentText: (column) => `CAST(${column.sql} AS TEXT)`,
+  lockClause: '',
+  singleWriter: true,
+  isolationLevels: ['SERIALIZABLE'],
+  maxDepth: 1000,
+  // A path ends at NUL: "a\0b" would write the key "a".
+  refuseKey: (key) => (key.includes('\0') ? 'a key may not contain the NUL character' : undefined),
+  refuseText: () => undefined,
+  classify: () => undefined,
+  conflictEndsTransaction: false,
+  errorAbortsTransaction: false,
+}

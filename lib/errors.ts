@@ -1,0 +1,271 @@
+import { BaseError, OptimisticLockError } from 'sequelize'
+
+/** The call was wrong, whatever the data: a `TypeError`, thrown before any SQL. */
+export class UsageError extends TypeError {
+  readonly code = 'USAGE'
+  override readonly name = 'UsageError'
+}
+
+/** Facts that name one row: its model and its primary key. */
+export interface RowFacts {
+  readonly model: string
+  readonly primaryKey: Readonly<Record<string, unknown>>
+}
+
+abstract class RowError extends BaseError {
+  readonly model: string
+  readonly primaryKey: Readonly<Record<string, unknown>>
+
+  constructor(row: RowFacts, message: string) {
+    super(message)
+    this.model = row.model
+    this.primaryKey = row.primaryKey
+  }
+}
+
+/** The row is not in the table (any more); nothing was written. */
+export class RowNotFoundError extends RowError {
+  readonly code = 'ROW_NOT_FOUND'
+  override readonly name = 'RowNotFoundError'
+
+  constructor(method: string, row: RowFacts) {
+    super(
+      row,
+      `${method}: ${describeRow(row)} does not exist, so nothing was written. ` +
+        `It was deleted or never saved: create it with ${row.model}.create({ … }), or treat its absence in a catch by code 'ROW_NOT_FOUND'.`,
+    )
+  }
+}
+
+/** The document, or a parent in it, is an array or a scalar where an object is needed; nothing was written. */
+export class JsonShapeError extends RowError {
+  readonly code = 'JSON_SHAPE'
+  override readonly name = 'JsonShapeError'
+  readonly column: string
+  /** Where in the document; empty for its root. */
+  readonly path: readonly string[]
+  /** What stands there: `'array'`, `'string'`, `'number'`, `'boolean'` or `'text that is not JSON'`. */
+  readonly found: string
+
+  constructor(method: string, row: RowFacts, column: string, path: readonly string[], found: string) {
+    const place = path.length === 0 ? `"${column}"` : `"${column}" at ${JSON.stringify(path)}`
+    super(
+      row,
+      `${method}: ${place} of ${describeRow(row)} holds ${article(found)}, not an object, so nothing was written. ` +
+        `Repair the document first: await row.withLock(async (row) => { row.${column} = { … }; await row.save() }).`,
+    )
+    this.column = column
+    this.path = path
+    this.found = found
+  }
+}
+
+/** A key or a value which JSON, or this database, cannot hold exactly; thrown before the write. */
+export class UnsupportedValueError extends BaseError {
+  readonly code = 'UNSUPPORTED_VALUE'
+  override readonly name = 'UnsupportedValueError'
+  readonly column: string
+
+  constructor(method: string, column: string, reason: string, remedy: string) {
+    super(`${method}: ${reason}, so "${column}" was not written. ${remedy}`)
+    this.column = column
+  }
+}
+
+/** The row has changes that were not saved, and this call would lose or mix them. */
+export class UnsavedChangesError extends RowError {
+  readonly code = 'UNSAVED_CHANGES'
+  override readonly name = 'UnsavedChangesError'
+  /** The attributes that were changed and not saved. */
+  readonly columns: readonly string[]
+
+  constructor(method: string, row: RowFacts, columns: readonly string[], when: 'before' | 'after') {
+    const names = columns.map((column) => `"${column}"`).join(', ')
+    super(
+      row,
+      when === 'before'
+        ? `${method}: ${describeRow(row)} has unsaved changes in ${names}. ` +
+            `Keep them with await row.save(), or drop them with await row.reload(), first.`
+        : `${method}: the callback left unsaved changes in ${names} of ${describeRow(row)}, so its transaction was rolled back. ` +
+            `End the callback with await row.save().`,
+    )
+    this.columns = columns
+  }
+}
+
+/** A write inside `withLock` that would not be part of its transaction, and could wait for its own lock. */
+export class OutsideTransactionError extends BaseError {
+  readonly code = 'OUTSIDE_TRANSACTION'
+  override readonly name = 'OutsideTransactionError'
+
+  constructor(method: string, what: string, remedy: string) {
+    super(`${method}: ${what}. ${remedy}`)
+  }
+}
+
+/** Another session got there first (a deadlock, or a row newer than the transaction's snapshot); nothing was written. */
+export class ConflictError extends OptimisticLockError {
+  readonly code = 'CONFLICT'
+  override readonly name = 'ConflictError'
+  readonly primaryKey: Readonly<Record<string, unknown>>
+
+  constructor(method: string, row: RowFacts, reason: string, cause?: unknown) {
+    super({
+      modelName: row.model,
+      message:
+        `${method}: ${describeRow(row)} could not be written because of ${reason}; its transaction was rolled back. ` +
+        `Run the whole transaction again, from its first read.`,
+    })
+    this.primaryKey = row.primaryKey
+    this.cause = cause
+  }
+}
+
+/** The transaction was rolled back although its callback succeeded: a statement in it had failed and the error was swallowed. */
+export class RolledBackError extends BaseError {
+  readonly code = 'ROLLED_BACK'
+  override readonly name = 'RolledBackError'
+
+  constructor() {
+    super(
+      'withLock: the transaction was rolled back instead of committed, because a statement in it had failed and the error was caught. Nothing was written. ' +
+        'Let that statement’s error leave the callback instead of catching it, or run the statement in its own savepoint: sequelize.transaction({ transaction }, …).',
+    )
+  }
+}
+
+/** The database, its version or its connection cannot keep what this library promises. */
+export class UnsupportedDatabaseError extends BaseError {
+  readonly code = 'UNSUPPORTED_DATABASE'
+  override readonly name = 'UnsupportedDatabaseError'
+
+  constructor(what: string, remedy: string) {
+    super(`sequelize-lossless: ${what}. ${remedy}`)
+  }
+}
+
+/** `WorkflowRun id=7`: how every error text names a row. */
+export function describeRow(row: RowFacts): string {
+  return [row.model, ...Object.entries(row.primaryKey).map(([name, value]) => `${name}=${shown(value)}`)].join(' ')
+}
+
+function shown(value: unknown): string {
+  if (value instanceof Date) return value.toISOString()
+  if (Buffer.isBuffer(value)) return `0x${value.toString('hex')}`
+  return typeof value === 'string' ? JSON.stringify(value) : String(value)
+}
+
+function article(noun: string): string {
+  return noun.startsWith('text') ? noun : /^[aeiou]/.test(noun) ? `an ${noun}` : `a ${noun}`
+}
+
+/** `"progress" (STRING)`, `42 (number)`: how a usage error shows what it was given. */
+function given(value: unknown): string {
+  if (value === null || value === undefined) return String(value)
+  if (typeof value === 'function') return `the function ${value.name || '(anonymous)'}`
+  if (Array.isArray(value)) return `an array of ${value.length}`
+  return typeof value === 'object'
+    ? `an instance of ${value.constructor?.name ?? 'Object'}`
+    : `${shown(value)} (${typeof value})`
+}
+
+/** Every usage error's text, by the mistake it tells of. */
+export const usage = {
+  target: (method: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected a row or [Model, primaryKey], got ${given(value)}. ` +
+        `Write ${method}(row, …) with an instance, or ${method}([WorkflowRun, id], …).`,
+    ),
+  model: (method: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected an initialised Sequelize model, got ${given(value)}. ` +
+        `Call ${method}() after sequelize.define(…), Model.init(…) or new Sequelize({ models: […] }).`,
+    ),
+  host: (method: string, version: string): UsageError =>
+    new UsageError(`${method}: Sequelize ${version} is not supported. Install it with: npm install sequelize@^6.37.0`),
+  taken: (model: string, name: string, what: string): UsageError =>
+    new UsageError(
+      `lossless: ${model} already has ${what} named "${name}", which would be hidden. ` +
+        `Keep it and call the function instead: import { ${name} } from 'sequelize-lossless'; await ${name}(row, …).`,
+    ),
+  noPrimaryKey: (method: string, model: string): UsageError =>
+    new UsageError(
+      `${method}: ${model} has no primary key, so one row of it cannot be named. ` +
+        `Mark the column that identifies a row: id: { type: DataTypes.INTEGER, primaryKey: true }.`,
+    ),
+  primaryKeyNotLoaded: (method: string, model: string, name: string): UsageError =>
+    new UsageError(
+      `${method}: this ${model} was loaded without its primary key "${name}". Load it with attributes: ['${name}', …], or write ${method}([${model}, ${name}], …).`,
+    ),
+  primaryKeyShape: (method: string, model: string, names: readonly string[], value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected the primary key of ${model}, got ${given(value)}. Write ${method}([${model}, ` +
+        (names.length === 1 ? `${names[0]}` : `{ ${names.map((name) => `${name}: …`).join(', ')} }`) +
+        `], …).`,
+    ),
+  primaryKeyType: (method: string, model: string, name: string, expected: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected "${name}", the primary key of ${model}, to be ${expected}, got ${given(value)}. ` +
+        `Databases convert such values silently and can match other rows: convert it yourself, for example ${expected === 'a string' ? `String(${name})` : `Number(${name})`}.`,
+    ),
+  newRecord: (method: string, model: string): UsageError =>
+    new UsageError(
+      `${method}: this ${model} was built and never saved, so it has no row in the database. Call await row.save() first.`,
+    ),
+  column: (method: string, model: string, column: unknown, columns: readonly string[]): UsageError =>
+    new UsageError(
+      `${method}: expected a JSON attribute of ${model}, got ${given(column)}. ` +
+        (columns.length > 0
+          ? `Its JSON attributes: ${columns.map((name) => `'${name}'`).join(', ')}.`
+          : `Declare one: progress: { type: DataTypes.JSON }.`),
+    ),
+  key: (method: string, value: unknown): UsageError =>
+    new UsageError(`${method}: expected a key to be a string, got ${given(value)}. Write String(key).`),
+  value: (method: string, place: string, what: string): UsageError =>
+    new UsageError(
+      `${method}: ${place} is ${what}, which JSON does not have. Use null for "no value", or leave the key out.`,
+    ),
+  circular: (method: string): UsageError =>
+    new UsageError(
+      `${method}: the value refers to itself, which JSON cannot. Store an identifier in place of the inner reference.`,
+    ),
+  callback: (method: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected a callback, got ${given(value)}. Write ${method}(async (row, transaction) => { … }).`,
+    ),
+  option: (method: string, name: string, known: readonly string[]): UsageError =>
+    new UsageError(`${method}: there is no option "${name}". Use: ${known.join(', ')}.`),
+  options: (method: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected the options to be an object, got ${given(value)}. Write { transaction } around a transaction.`,
+    ),
+  transaction: (method: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected options.transaction to be a transaction of this row's Sequelize instance, got ${given(value)}. ` +
+        `Pass the one that sequelize.transaction() gave you, null for none, or leave the option out.`,
+    ),
+  transactionMissing: (method: string): UsageError =>
+    new UsageError(
+      `${method}: a lock lasts as long as its transaction, and none was given. ` +
+        `Write await sequelize.transaction(async (transaction) => { await ${method}(row, { transaction }); … }), or use withLock().`,
+    ),
+  transactionFinished: (method: string, state: string): UsageError =>
+    new UsageError(
+      `${method}: the transaction given is over (${state}). Do the write before the callback of sequelize.transaction() returns, or pass another one.`,
+    ),
+  transactionReadOnly: (method: string): UsageError =>
+    new UsageError(
+      `${method}: the transaction is read-only, so it can neither lock nor write. Open it without readOnly: true.`,
+    ),
+  isolationLevelJoined: (method: string): UsageError =>
+    new UsageError(
+      `${method}: isolationLevel cannot be set on a transaction that is already open. Set it where the transaction is opened: sequelize.transaction({ isolationLevel }, …).`,
+    ),
+  isolationLevel: (method: string, level: unknown, database: string): UsageError =>
+    new UsageError(`${method}: ${database} has no isolation level ${given(level)}. Leave isolationLevel out.`),
+  lockedElsewhere: (method: string, row: RowFacts): UsageError =>
+    new UsageError(
+      `${method}: this instance of ${describeRow(row)} is inside another withLock() already, and two flows cannot share one instance. ` +
+        `Give each its own: withLock([${row.model}, primaryKey], fn), or load the row once per job.`,
+    ),
+} as const

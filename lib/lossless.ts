@@ -1,0 +1,77 @@
+import type { Model, ModelStatic, Transaction } from 'sequelize'
+import { sequelizeOf } from './database.js'
+import { connectorOf } from './dialects/index.js'
+import { usage } from './errors.js'
+import { mergeJsonKey } from './json.js'
+import type { JsonWriteOptions } from './json.js'
+import { withLock } from './lock.js'
+import type { WithLockOptions } from './lock.js'
+import { isModel } from './target.js'
+import type { JsonColumn, JsonKey, JsonKeyValue } from './target.js'
+
+/**
+ * The instance methods that {@link lossless} attaches, for the one line of TypeScript that a class model needs:
+ *
+ *     interface WorkflowRun extends Lossless<WorkflowRun> {}
+ */
+export interface Lossless<M extends Model> {
+  /** Runs `fn` while this row is locked, with the row fresh from the locking read. See the function {@link withLock}. */
+  withLock<R>(fn: (row: M, transaction: Transaction) => R | Promise<R>, options?: WithLockOptions): Promise<R>
+
+  /** Sets one key of a JSON column in one atomic UPDATE. See the function {@link mergeJsonKey}. */
+  mergeJsonKey<C extends JsonColumn<M>, K extends JsonKey<M, C>>(
+    column: C,
+    key: K,
+    value: JsonKeyValue<M, C, K>,
+    options?: JsonWriteOptions,
+  ): Promise<this>
+}
+
+// Each method is a forward to the function of the same name.
+const methods = {
+  withLock(this: Model, fn: never, options?: WithLockOptions): Promise<unknown> {
+    return withLock(this, fn, options)
+  },
+  mergeJsonKey(this: Model, column: never, key: never, value: never, options?: JsonWriteOptions): Promise<unknown> {
+    return mergeJsonKey(this, column, key, value, options)
+  },
+}
+
+const attached = Symbol.for('sequelize-lossless')
+
+/**
+ * Gives a model's rows `withLock` and `mergeJsonKey`. Attaches to the model given and returns that same model, so that
+ * finders and associations have them too; a second call changes nothing. No statement is sent.
+ *
+ * @param model an initialised model: of a class, of `sequelize.define`, or of sequelize-typescript
+ * @returns the same model; one from `define` is typed with the methods, a class declares `interface X extends Lossless<X> {}`
+ * @throws {UsageError} not an initialised model, not Sequelize 6, or it has an attribute or method of one of these names
+ * @throws {UnsupportedDatabaseError} a dialect other than mysql, mariadb, postgres, sqlite
+ * @example
+ *     WorkflowRun.init({ progress: DataTypes.JSON }, { sequelize })
+ *     lossless(WorkflowRun)
+ */
+export function lossless<S extends ModelStatic<Model>>(
+  model: S,
+): InstanceType<S> extends { mergeJsonKey: unknown }
+  ? S
+  : S & ModelStatic<InstanceType<S> & Lossless<InstanceType<S>>> {
+  if (!isModel(model)) throw usage.model('lossless', model)
+  const sequelize = sequelizeOf(model)
+  const version = (sequelize.constructor as unknown as { version: string }).version
+  if (!version.startsWith('6.')) throw usage.host('lossless', version)
+  connectorOf(sequelize.getDialect())
+
+  const prototype = model.prototype as object
+  if (!Object.hasOwn(prototype, attached)) {
+    for (const name of Object.keys(methods)) {
+      if (name in model.getAttributes()) throw usage.taken(model.name, name, 'an attribute')
+      if (name in prototype) throw usage.taken(model.name, name, 'a method')
+    }
+    for (const [name, value] of Object.entries(methods)) {
+      Object.defineProperty(prototype, name, { value, configurable: true, writable: true, enumerable: false })
+    }
+    Object.defineProperty(prototype, attached, { value: true })
+  }
+  return model as never
+}

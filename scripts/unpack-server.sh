@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# Unpacks a database server from Debian's packages into a cache folder and prints the path of a command that runs it.
+# Nothing is installed. Usage: unpack-server.sh mysql|mariadb
+set -euo pipefail
+
+server=${1:?usage: unpack-server.sh mysql|mariadb}
+oldest_mysql=9.7
+cache=${XDG_CACHE_HOME:-${HOME:?}/.cache}/sequelize-lossless
+tree=$cache/$server
+
+say() { echo "unpack-server: $*" >&2; }
+fail() {
+  say "$*"
+  exit 1
+}
+
+quietly() {
+  "$@" >"$downloads/log" 2>&1 || {
+    tail -n 5 "$downloads/log" >&2
+    fail "failed: $*"
+  }
+}
+
+# Which mirror can be reached from here only apt knows.
+debian_mirror() {
+  apt-get indextargets --format '$(LABEL)|$(SITE)' 'Created-By: Packages' | sed -n '/^Debian|/{s///p;q;}'
+}
+
+download_mysql() {
+  local mirror debootstrap=debootstrap
+  mirror=$(debian_mirror)
+  [ -n "$mirror" ] || {
+    quietly apt-get update
+    mirror=$(debian_mirror)
+  }
+  [ -n "$mirror" ] || fail 'apt knows no mirror of Debian'
+  if ! command -v debootstrap >/dev/null; then
+    (cd "$downloads" && quietly apt-get download debootstrap && dpkg-deb -x debootstrap_*.deb borrowed)
+    export DEBOOTSTRAP_DIR=$downloads/borrowed/usr/share/debootstrap
+    debootstrap=$downloads/borrowed/usr/sbin/debootstrap
+  fi
+  quietly "$debootstrap" --download-only --variant=minbase --include=mysql-server-core sid "$downloads/root" "$mirror"
+  mv "$downloads"/root/var/cache/apt/archives/*.deb "$downloads"
+}
+
+download_mariadb() {
+  local get=(apt-get install --yes --no-install-recommends --download-only)
+  # Without its lock, which guards nothing we write, apt-get works for every user.
+  get+=(-o "Dir::Cache::archives=$downloads" -o Debug::NoLocking=true)
+  mkdir "$downloads/partial"
+  "${get[@]}" mariadb-server-core >"$downloads/log" 2>&1 || {
+    quietly apt-get update
+    quietly "${get[@]}" mariadb-server-core
+  }
+}
+
+# The libraries of the development release fit no other loader than their own.
+wrap_mysql() {
+  cat <<'WRAPPER'
+#!/bin/sh
+here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+for loader in "$here"/usr/lib/*-linux-gnu*/ld-linux*.so.*; do :; done
+exec "$loader" --library-path "${loader%/*}" "$here/usr/sbin/mysqld" "$@" --basedir="$here/usr" \
+  --plugin-dir="$here/usr/lib/mysql/plugin" --lc-messages-dir="$here/usr/share/mysql"
+WRAPPER
+}
+
+wrap_mariadb() {
+  cat <<'WRAPPER'
+#!/bin/sh
+here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+for libraries in "$here"/usr/lib/*-linux-gnu*; do :; done
+LD_LIBRARY_PATH="$libraries" exec "$here/usr/sbin/mariadbd" "$@" --basedir="$here/usr" \
+  --plugin-dir="$here/usr/lib/mysql/plugin" --lc-messages-dir="$here/usr/share/mysql"
+WRAPPER
+}
+
+case $server in
+  mysql) command=mysqld ;;
+  mariadb) command=mariadbd ;;
+  *) fail "unknown server: $server" ;;
+esac
+
+mkdir -p "$cache"
+exec 9>"$cache/$server.lock"
+flock --nonblock 9 || {
+  say "waiting for another run that unpacks $server"
+  flock 9
+}
+
+if [ ! -d "$tree" ]; then
+  command -v apt-get >/dev/null || fail 'needs apt-get: this is neither Debian nor Ubuntu'
+  say "unpacking $server from Debian's packages into $tree; nothing is installed, remove the folder when you like"
+  downloads=$(mktemp -d /tmp/unpack-server.XXXXXX)
+  trap 'rm -rf "$downloads"' EXIT
+  "download_$server"
+  # Only the holder of the lock uses this name, so a left-over is from a run that was killed.
+  rm -rf "$tree.partial"
+  mkdir "$tree.partial"
+  for package in "$downloads"/*.deb; do dpkg-deb -x "$package" "$tree.partial"; done
+  "wrap_$server" >"$tree.partial/$command"
+  chmod +x "$tree.partial/$command"
+  version=$("$tree.partial/$command" --no-defaults --version | sed 's/.*Ver \([0-9.]*\).*/\1/')
+  say "got $server $version"
+  [ "$server" != mysql ] || printf '%s\n' "$oldest_mysql" "$version" | sort -VC || fail "MySQL $oldest_mysql is the oldest that will do"
+  mv "$tree.partial" "$tree"
+fi
+echo "$tree/$command"

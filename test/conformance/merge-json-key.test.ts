@@ -1,0 +1,592 @@
+import { expect } from 'chai'
+import { DataTypes } from 'sequelize'
+import type { Model, ModelStatic, Sequelize } from 'sequelize'
+import {
+  ConflictError,
+  JsonShapeError,
+  lossless,
+  mergeJsonKey,
+  RowNotFoundError,
+  UnsavedChangesError,
+  UnsupportedDatabaseError,
+  UnsupportedValueError,
+  UsageError,
+} from 'sequelize-lossless'
+import type { DatabaseName } from '../databases/index.js'
+import { eachDatabase } from '../each-database.js'
+import { rejection } from '../rejection.js'
+import { createRuns, storeText } from '../workflow-run.js'
+import type { Progress, WorkflowRun } from '../workflow-run.js'
+
+/** What the column holds before, and what setting the key "k" to 1 makes of it. */
+const documents: Record<string, { text: string | null; after: object | 'array' | 'string' | 'number' | 'boolean' }> = {
+  NULL: { text: null, after: { k: 1 } },
+  'JSON null': { text: 'null', after: { k: 1 } },
+  'an empty object': { text: '{}', after: { k: 1 } },
+  'other keys': { text: '{"a":{"b":[1,null]},"c":0.1}', after: { a: { b: [1, null] }, c: 0.1, k: 1 } },
+  'the key with another value': { text: '{"k":{"deep":true}}', after: { k: 1 } },
+  'the key with the same value': { text: '{"k":1}', after: { k: 1 } },
+  'the key with null': { text: '{"k":null}', after: { k: 1 } },
+  'an array': { text: '[1]', after: 'array' },
+  'a string': { text: '"text"', after: 'string' },
+  'a number': { text: '5', after: 'number' },
+  'a boolean': { text: 'false', after: 'boolean' },
+}
+
+const all: readonly DatabaseName[] = ['mysql', 'mariadb', 'postgres', 'sqlite']
+
+/** Keys that have a meaning in SQL, in JSON paths or in JavaScript, and the databases that cannot hold them. */
+const keys: readonly (readonly [key: string, refusedBy: readonly DatabaseName[]])[] = [
+  ['', []],
+  [' ', []],
+  ['a.b', []],
+  ['a"b', []],
+  ["a'b", []],
+  ['a\\b', []],
+  ['\\u0061', []],
+  ['a`b', []],
+  ['$', []],
+  ['$1', []],
+  ['$.a', []],
+  [':name', []],
+  ['?', []],
+  ['*', []],
+  ['**', []],
+  ['[0]', []],
+  ['a[0].b', []],
+  ['#', []],
+  ['--', ['mariadb']],
+  ['-1', ['mariadb']],
+  ['/* */', []],
+  ['é', []],
+  ['e\u0301', []],
+  ['😀', []],
+  ['\t\n\r\b\f\u0001\u001f', []],
+  ['\u2028', []],
+  ['__proto__', []],
+  ['constructor', []],
+  ['toString', []],
+  ['null', []],
+  ['A', []],
+  ['a ', []],
+  ["' OR 1=1 -- ", []],
+  ["\\' OR 1=1 -- ", []],
+  ['x'.repeat(65_535), []],
+  ['x'.repeat(65_536), ['mysql', 'mariadb']],
+  ['a\0b', ['postgres', 'sqlite']],
+  ['\ud800', all],
+]
+
+/** Values whose text has a meaning in SQL or JSON, and the databases that cannot hold them. */
+const jsonValues: readonly (readonly [value: unknown, refusedBy: readonly DatabaseName[]])[] = [
+  [null, []],
+  [true, []],
+  [false, []],
+  [0, []],
+  [-1.5, []],
+  [0.1, []],
+  [1e21, []],
+  [5e-324, []],
+  [1.7976931348623157e308, []],
+  [4294967296, []],
+  [Number.MAX_SAFE_INTEGER, []],
+  [Number.MIN_SAFE_INTEGER, []],
+  ['', []],
+  ['{"not":"an object"}', []],
+  ["'; DROP TABLE workflow_runs; -- ", []],
+  ['\\', []],
+  ['$1 ? :name', []],
+  ['😀', []],
+  [[], []],
+  [[null, [[]], {}], []],
+  [{}, []],
+  [{ '': { '$."a"': ["'"] } }, []],
+  [JSON.parse('{"__proto__":{"polluted":true}}'), []],
+  [new Date(0), []],
+  ['a\0b', ['postgres']],
+  ['\udc00', all],
+  [{ inner: ['\ud800'] }, all],
+  [{ '\ud800': 1 }, all],
+  [nested(29), []],
+  [nested(40), ['mariadb']],
+  [nested(200), ['mysql', 'mariadb']],
+]
+
+function nested(levels: number): unknown {
+  return levels === 0 ? 1 : [nested(levels - 1)]
+}
+
+/** The one statement that sets a key of an object, on each way to a database. */
+const statements: Record<DatabaseName, string> = {
+  mysql:
+    "UPDATE `workflow_runs` SET `progress` = JSON_SET(`progress`, ?, CAST(? AS JSON)), `updatedAt` = ? WHERE `id` = ? AND JSON_TYPE(`progress`) = 'OBJECT'",
+  mariadb:
+    "UPDATE `workflow_runs` SET `progress` = JSON_SET(IF(JSON_TYPE(`progress`) = 'OBJECT', `progress`, JSON_OBJECT()), ?, JSON_EXTRACT(?, '$')), `updatedAt` = ? WHERE `id` = ? AND (`progress` IS NULL OR COALESCE(JSON_TYPE(`progress`), 'INVALID') IN ('OBJECT', 'NULL')) AND JSON_EXTRACT(?, '$') IS NOT NULL AND JSON_SET(IF(JSON_TYPE(`progress`) = 'OBJECT', `progress`, JSON_OBJECT()), ?, JSON_EXTRACT(?, '$')) IS NOT NULL",
+  postgres:
+    'UPDATE "workflow_runs" SET "progress" = (CASE WHEN jsonb_typeof("progress"::jsonb) = \'object\' THEN "progress"::jsonb ELSE \'{}\'::jsonb END || jsonb_build_object($1::text, $2::jsonb))::json, "updatedAt" = $3 WHERE "id" = $4 AND COALESCE(jsonb_typeof("progress"::jsonb), \'null\') IN (\'object\', \'null\') RETURNING 1 AS "document"',
+  sqlite:
+    "UPDATE `workflow_runs` SET `progress` = json_set(CASE WHEN json_type(`progress`) = 'object' THEN `progress` ELSE '{}' END, $1, json($2)), `updatedAt` = $3 WHERE `id` = $4 AND COALESCE(json_type(`progress`), 'null') IN ('object', 'null') RETURNING 1 AS `document`",
+}
+
+eachDatabase('mergeJsonKey', (database) => {
+  let sequelize: Sequelize
+  let log: string[]
+  let Runs: typeof WorkflowRun
+
+  before(async () => {
+    ;({ sequelize, log } = database.connect())
+    Runs = await createRuns(sequelize)
+    // The first call asks the server who it is.
+    await (await Runs.create()).mergeJsonKey('progress', 'first', 1)
+  })
+
+  async function stored(id: number): Promise<unknown> {
+    const text = {
+      mysql: 'CAST(progress AS CHAR)',
+      mariadb: 'CAST(progress AS CHAR)',
+      postgres: 'progress::text',
+      sqlite: 'progress',
+    }
+    const [row] = await sequelize.query<{ document: string | null }>(
+      `SELECT ${text[database.name]} AS document FROM workflow_runs WHERE id = $1`,
+      { bind: [id], type: 'SELECT' as never, raw: true },
+    )
+    return JSON.parse(row!.document ?? 'null')
+  }
+
+  describe('whatever the column holds', () => {
+    for (const [title, { text, after }] of Object.entries(documents)) {
+      for (const returning of [false, true]) {
+        it(`${title}${returning ? ', returning' : ''}`, async () => {
+          const run = await Runs.create()
+          await storeText(Runs, run.id, text)
+          const call: Promise<unknown> = mergeJsonKey([Runs, run.id], 'progress', 'k', 1, { returning })
+          if (typeof after === 'string') {
+            const error = await rejection(call, JsonShapeError)
+            expect(error).to.include({ code: 'JSON_SHAPE', column: 'progress', found: after, model: 'WorkflowRun' })
+            expect(error.message).to.include(`WorkflowRun id=${run.id} holds`).and.include('withLock')
+            expect(await stored(run.id)).to.deep.equal(JSON.parse(text!))
+          } else {
+            expect(await call).to.deep.equal(returning ? after : undefined)
+            expect(await stored(run.id)).to.deep.equal(after)
+          }
+        })
+      }
+    }
+  })
+
+  describe('sets exactly the key', () => {
+    for (const [key, refusedBy] of keys) {
+      it(JSON.stringify(key.length > 40 ? `${key.slice(0, 8)}… ${key.length}` : key), async () => {
+        const others = { a: 0, '': 0, b: { a: 0 } }
+        const run = await Runs.create({ progress: others })
+        log.length = 0
+        for (const value of [1, 'two']) {
+          const call = mergeJsonKey([Runs, run.id], 'progress', key, value)
+          if (refusedBy.includes(database.name)) {
+            expect(await rejection(call, UnsupportedValueError)).to.include({ code: 'UNSUPPORTED_VALUE' })
+            expect(log).to.deep.equal([])
+          } else {
+            await call
+            expect(await stored(run.id)).to.deep.equal({ ...others, [key]: value })
+          }
+        }
+      })
+    }
+  })
+
+  describe('stores exactly the value', () => {
+    for (const [value, refusedBy] of jsonValues) {
+      it(JSON.stringify(value).slice(0, 60), async () => {
+        const run = await Runs.create({ progress: { other: 1 } })
+        const call = run.mergeJsonKey('progress', 'k', value)
+        if (refusedBy.includes(database.name)) {
+          await rejection(call, UnsupportedValueError)
+          expect(await stored(run.id)).to.deep.equal({ other: 1 })
+        } else {
+          await call
+          const expected = JSON.parse(JSON.stringify({ other: 1, k: value })) as object
+          expect(await stored(run.id)).to.deep.equal(expected)
+          expect(run.progress).to.deep.equal(expected)
+        }
+      })
+    }
+  })
+
+  describe('refuses before any SQL', () => {
+    const refusals: Record<
+      string,
+      [call: (run: WorkflowRun) => Promise<unknown>, type: new (...facts: never[]) => Error, text: RegExp]
+    > = {
+      undefined: [
+        (run) => run.mergeJsonKey('progress', 'k', undefined),
+        UsageError,
+        /the value is undefined.*Use null/,
+      ],
+      'undefined in an array': [(run) => run.mergeJsonKey('progress', 'k', [undefined]), UsageError, /undefined/],
+      'a function': [(run) => run.mergeJsonKey('progress', 'k', () => 1), UsageError, /a function/],
+      'a symbol in an object': [
+        (run) => run.mergeJsonKey('progress', 'k', { s: Symbol('x') }),
+        UsageError,
+        /"s" is a symbol/,
+      ],
+      NaN: [(run) => run.mergeJsonKey('progress', 'k', NaN), UnsupportedValueError, /NaN.*Store null/],
+      'Infinity inside': [
+        (run) => run.mergeJsonKey('progress', 'k', { a: [Infinity] }),
+        UnsupportedValueError,
+        /Infinity/,
+      ],
+      'a bigint': [(run) => run.mergeJsonKey('progress', 'k', 1n), UnsupportedValueError, /a bigint.*String\(value\)/],
+      'a Map': [
+        (run) => run.mergeJsonKey('progress', 'k', new Map()),
+        UnsupportedValueError,
+        /a Map.*Object.fromEntries/,
+      ],
+      'a circle': [(run) => run.mergeJsonKey('progress', 'k', circle()), UsageError, /refers to itself/],
+      'a number as key': [
+        (run) => run.mergeJsonKey('progress', 1 as never, 1),
+        UsageError,
+        /expected a key to be a string, got 1 \(number\)/,
+      ],
+      'a column that is not JSON': [
+        (run) => run.mergeJsonKey('title' as never, 'k', 1 as never),
+        UsageError,
+        /got "title" \(string\).*'progress'/,
+      ],
+      'a misspelt option': [
+        (run) => run.mergeJsonKey('progress', 'k', 1, { transation: 1 } as never),
+        UsageError,
+        /no option "transation"/,
+      ],
+      'options that are none': [
+        (run) => run.mergeJsonKey('progress', 'k', 1, 5 as never),
+        UsageError,
+        /expected the options to be an object/,
+      ],
+      'a where': [
+        (run) => mergeJsonKey<WorkflowRun, 'progress', string>({ where: { id: run.id } } as never, 'progress', 'k', 1),
+        UsageError,
+        /a row or \[Model, primaryKey\]/,
+      ],
+      'a row never saved': [() => Runs.build().mergeJsonKey('progress', 'k', 1), UsageError, /never saved.*save\(\)/],
+      'a key that MySQL would convert': [
+        (run) => mergeJsonKey([Runs, `${run.id}x`], 'progress', 'k', 1),
+        UsageError,
+        /to be a number, got/,
+      ],
+      'no primary key': [
+        () => mergeJsonKey([Runs, undefined as never], 'progress', 'k', 1),
+        UsageError,
+        /got undefined/,
+      ],
+      'another transaction’s Sequelize': [
+        async (run) => {
+          const other = database.connect().sequelize
+          return other.transaction((transaction) => run.mergeJsonKey('progress', 'k', 1, { transaction }))
+        },
+        UsageError,
+        /a transaction of this row's Sequelize instance/,
+      ],
+      'a transaction that is over': [
+        async (run) => {
+          const transaction = await sequelize.transaction()
+          await transaction.commit()
+          log.length = 0
+          return run.mergeJsonKey('progress', 'k', 1, { transaction })
+        },
+        UsageError,
+        /is over \(commit\)/,
+      ],
+    }
+    for (const [title, [call, type, text]] of Object.entries(refusals)) {
+      it(title, async () => {
+        const run = await Runs.create({ progress: {} })
+        log.length = 0
+        const error = await rejection(call(run), type)
+        expect(error.message)
+          .to.match(/^mergeJsonKey: /)
+          .and.match(text)
+        expect(log).to.deep.equal([])
+        expect(await stored(run.id)).to.deep.equal({})
+      })
+    }
+
+    it('a read-only transaction', async () => {
+      const run = await Runs.create({ progress: {} })
+      await sequelize.transaction({ readOnly: true }, async (transaction) => {
+        await rejection(run.mergeJsonKey('progress', 'k', 1, { transaction }), UsageError)
+      })
+    })
+
+    it('a column with unsaved changes, and says how to go on', async () => {
+      const run = await Runs.create({ progress: { a: 1 } })
+      run.progress = { a: 2 }
+      log.length = 0
+      const error = await rejection(run.mergeJsonKey('progress', 'k', 1), UnsavedChangesError)
+      expect(error).to.deep.include({ code: 'UNSAVED_CHANGES', columns: ['progress'] })
+      expect(error.message).to.include('row.save()').and.include('row.reload()')
+      expect(log).to.deep.equal([])
+      expect(run.progress).to.deep.equal({ a: 2 })
+    })
+
+    it('but not for unsaved changes in another column', async () => {
+      const run = await Runs.create({ progress: {} })
+      run.title = 'unsaved'
+      await run.mergeJsonKey('progress', 'k', 1)
+      expect(run.changed()).to.deep.equal(['title'])
+    })
+  })
+
+  it('a row that does not exist is an error, whatever the transaction', async () => {
+    const gone = await Runs.create({ progress: {} })
+    await Runs.destroy({ where: { id: gone.id } })
+    const error = await rejection(gone.mergeJsonKey('progress', 'k', 1), RowNotFoundError)
+    expect(error).to.deep.include({ code: 'ROW_NOT_FOUND', model: 'WorkflowRun', primaryKey: { id: gone.id } })
+    await rejection(mergeJsonKey([Runs, gone.id], 'progress', 'k', 1, { returning: true }), RowNotFoundError)
+    await sequelize.transaction(async (transaction) => {
+      await rejection(gone.mergeJsonKey('progress', 'k', 1, { transaction }), RowNotFoundError)
+    })
+  })
+
+  it('sends exactly one statement when the column holds an object, with everything bound', async () => {
+    const run = await Runs.create({ progress: {} })
+    log.length = 0
+    await run.mergeJsonKey('progress', 'secret-key', 'secret-value')
+    expect(log).to.deep.equal([statements[database.name]])
+  })
+
+  it('sends the same text for every key, so that prepared statements are reused', async () => {
+    const run = await Runs.create({ progress: {} })
+    log.length = 0
+    for (const key of ['a', "b'", '$1']) await run.mergeJsonKey('progress', key, key)
+    expect(new Set(log).size).to.equal(1)
+  })
+
+  it('returning: true gives the whole document, others’ keys included; without it, what this row had seen', async () => {
+    const [mine, theirs] = await twoCopies(Runs)
+    await theirs.mergeJsonKey('progress', 'theirs', 1)
+    expect(await mine.mergeJsonKey('progress', 'mine', 1)).to.equal(mine)
+    expect(mine.progress).to.deep.equal({ mine: 1 })
+    await mine.mergeJsonKey('progress', 'again', 1, { returning: true })
+    expect(mine.progress).to.deep.equal({ theirs: 1, mine: 1, again: 1 })
+    expect(mine.changed()).to.equal(false)
+  })
+
+  it('what comes back is a copy: the value given can change afterwards', async () => {
+    const run = await Runs.create({ progress: {} })
+    const value = { list: [1] }
+    const call = run.mergeJsonKey('progress', 'k', value)
+    value.list.push(2)
+    await call
+    expect(run.progress).to.deep.equal({ k: { list: [1] } })
+    expect(await stored(run.id)).to.deep.equal({ k: { list: [1] } })
+  })
+
+  it('moves updatedAt in the same statement, on the row too', async () => {
+    const run = await Runs.create({ progress: {} })
+    const long = new Date(Date.UTC(2001, 0, 1))
+    await Runs.update({ updatedAt: long }, { where: { id: run.id }, silent: true })
+    await run.mergeJsonKey('progress', 'k', 1)
+    expect(run.updatedAt.getTime()).to.be.greaterThan(long.getTime())
+    expect((await run.reload()).updatedAt.getTime()).to.be.greaterThan(long.getTime())
+  })
+
+  it('moves the version, so that a stale save() conflicts and a fresh one does not', async () => {
+    const Versioned = await createVersioned(sequelize)
+    const run = await Versioned.create({ progress: {} })
+    const stale = (await Versioned.findByPk(run.get('id') as number))!
+    await run.mergeJsonKey('progress', 'k', 1)
+    await stale.update({ title: 'stale' }).then(
+      () => expect.fail('the stale save went through'),
+      (error: unknown) => expect((error as Error).name).to.equal('SequelizeOptimisticLockError'),
+    )
+    await run.update({ title: 'fresh' })
+    expect((await run.reload()).get('version')).to.equal(2)
+    // A NULL version, as in a table older than the model, counts as 0.
+    await sequelize.query(`UPDATE versioned_runs SET version = NULL`)
+    await run.mergeJsonKey('progress', 'k', 1)
+    expect((await run.reload()).get('version')).to.equal(1)
+  })
+
+  it('takes part in the transaction given, and is rolled back with it', async () => {
+    const run = await Runs.create({ progress: {} })
+    const error = new Error('on purpose')
+    const rolledBack = sequelize.transaction(async (transaction) => {
+      await run.mergeJsonKey('progress', 'k', 1, { transaction, returning: true })
+      expect(run.progress).to.deep.equal({ k: 1 })
+      throw error
+    })
+    expect(await rejection(rolledBack, Error)).to.equal(error)
+    expect(await stored(run.id)).to.deep.equal({})
+  })
+
+  it('works for a composite key, renamed columns, a schema-like table name and names with a dollar', async () => {
+    const Setting = lossless(
+      sequelize.define<Model & { value: Progress }>(
+        'Setting',
+        {
+          tenantId: { type: DataTypes.INTEGER, primaryKey: true, field: 'tenant $1' },
+          name: { type: DataTypes.STRING, primaryKey: true, field: '$2' },
+          value: { type: DataTypes.JSON, field: '$value' },
+        },
+        { tableName: '$1 settings', timestamps: false },
+      ),
+    )
+    await Setting.sync({ force: true })
+    // Sequelize's own INSERT takes "$2" for a bind, so it needs the finder-free way.
+    const quote = (name: string): string => sequelize.getQueryInterface().quoteIdentifier(name)
+    for (const tenant of [1, 2]) {
+      await sequelize.query(
+        `INSERT INTO ${quote('$1 settings')} (${quote('tenant $1')}, ${quote('$2')}, ${quote('$value')}) VALUES (${tenant}, '$x', '{}')`,
+      )
+    }
+    const document = await mergeJsonKey([Setting, { tenantId: 1, name: '$x' }], 'value', '$1', '$2', {
+      returning: true,
+    })
+    expect(document).to.deep.equal({ $1: '$2' })
+    const other = await mergeJsonKey([Setting, { name: '$x', tenantId: 2 }], 'value', 'k', 1, { returning: true })
+    expect(other).to.deep.equal({ k: 1 })
+    const incomplete = await rejection(mergeJsonKey([Setting, { tenantId: 1 }], 'value', 'k', 1), UsageError)
+    expect(incomplete.message).to.include('[Setting, { tenantId: …, name: … }]')
+    await rejection(mergeJsonKey([Setting, 1], 'value', 'k', 1), UsageError)
+    await rejection(mergeJsonKey([Setting, { tenantId: 1, name: 5 }], 'value', 'k', 1), UsageError)
+  })
+
+  it('names the row by string, UUID and date keys', async () => {
+    const id = 'it\'s "7" \\ $1 :x ?'
+    const Text = await createKeyed(sequelize, 'text_keys', DataTypes.STRING, id)
+    expect(await mergeJsonKey([Text, id], 'data', 'k', 1, { returning: true })).to.deep.equal({ k: 1 })
+    // MySQL compares 'abc' = 0 as equal, which would write every row.
+    await rejection(mergeJsonKey([Text, 0], 'data', 'k', 2), UsageError)
+    const uuid = '7c9e6679-7425-40de-944b-e07fc1f90ae7'
+    const Uuid = await createKeyed(sequelize, 'uuid_keys', DataTypes.UUID, uuid)
+    expect(await mergeJsonKey([Uuid, uuid], 'data', 'k', 1, { returning: true })).to.deep.equal({ k: 1 })
+    const Day = await createKeyed(sequelize, 'day_keys', DataTypes.DATEONLY, '2026-02-03')
+    expect(await mergeJsonKey([Day, '2026-02-03'], 'data', 'k', 1, { returning: true })).to.deep.equal({ k: 1 })
+  })
+
+  it('keeps 200 of 200 keys that 20 connections write to a NULL column at once', async () => {
+    const run = await Runs.create()
+    const numbers = Array.from({ length: 200 }, (_, index) => index)
+    await inParallel(20, numbers, (number) => mergeJsonKey([Runs, run.id], 'progress', `key_${number}`, number))
+    expect(await stored(run.id)).to.deep.equal(Object.fromEntries(numbers.map((number) => [`key_${number}`, number])))
+  })
+
+  if (database.name === 'mysql' || database.name === 'mariadb') {
+    for (const mode of ['NO_BACKSLASH_ESCAPES', 'ANSI_QUOTES', '']) {
+      it(`is exact under sql_mode '${mode}'`, async () => {
+        const other = database.connect({ pool: { max: 1 } }).sequelize
+        const Others = await createRuns(other)
+        await other.query(`SET SESSION sql_mode = '${mode}'`)
+        const run = await Others.create({ progress: {} })
+        if (mode === 'NO_BACKSLASH_ESCAPES' && database.title === 'MariaDB with its connector 3.0') {
+          // It escapes in JavaScript what it should bind, and wrongly: "\\' OR 1=1 -- " would run as SQL.
+          const error = await rejection(mergeJsonKey([Others, run.id], 'progress', 'k', 1), UnsupportedDatabaseError)
+          expect(error.message).to.include('npm install mariadb@^3.5.4')
+          return
+        }
+        for (const [key, refusedBy] of keys) {
+          if (!refusedBy.includes(database.name)) await mergeJsonKey([Others, run.id], 'progress', key, key)
+        }
+        const writable = keys.filter(([, refusedBy]) => !refusedBy.includes(database.name)).map(([key]) => [key, key])
+        expect(await stored(run.id)).to.deep.equal(Object.fromEntries(writable))
+        await rejection(mergeJsonKey([Others, run.id], 'progress', 'deep', nested(200)), UnsupportedValueError)
+      })
+    }
+
+    it('a deadlock is a ConflictError that keeps its cause', async () => {
+      const [one, two] = [await Runs.create({ progress: {} }), await Runs.create({ progress: {} })]
+      const [first, second] = await Promise.all([sequelize.transaction(), sequelize.transaction()])
+      await one.mergeJsonKey('progress', 'first', 1, { transaction: first })
+      await two.mergeJsonKey('progress', 'second', 1, { transaction: second })
+      const crossed = await Promise.allSettled([
+        two.mergeJsonKey('progress', 'first', 1, { transaction: first }).then(() => first.commit()),
+        one.mergeJsonKey('progress', 'second', 1, { transaction: second }).then(() => second.commit()),
+      ])
+      const failed = crossed.filter((result) => result.status === 'rejected')
+      expect(failed).to.have.length(1)
+      const error = failed[0]!.reason as ConflictError
+      expect(error).to.be.instanceOf(ConflictError).and.have.property('code', 'CONFLICT')
+      expect(error.cause).to.have.nested.property('parent.errno', 1213)
+      expect([await stored(one.id), await stored(two.id)]).to.be.deep.oneOf([
+        [{ first: 1 }, { first: 1 }],
+        [{ second: 1 }, { second: 1 }],
+      ])
+    })
+  }
+
+  if (database.name === 'postgres') {
+    it('writes a jsonb column without casting it', async () => {
+      const Document = lossless(sequelize.define<Model & { data: Progress }>('Document', { data: DataTypes.JSONB }))
+      await Document.sync({ force: true })
+      const document = await Document.create()
+      log.length = 0
+      await document.mergeJsonKey('data', 'k', 1)
+      expect(log).to.have.length(1)
+      expect(log[0]).to.include('"data" = CASE WHEN jsonb_typeof("data")')
+      expect((await document.reload()).data).to.deep.equal({ k: 1 })
+    })
+  }
+
+  if (database.name === 'sqlite') {
+    it('text that is not JSON is an error, and stays', async () => {
+      const run = await Runs.create()
+      await storeText(Runs, run.id, 'not JSON')
+      await rejection(mergeJsonKey([Runs, run.id], 'progress', 'k', 1), Error)
+      const [row] = await sequelize.query<{ progress: string }>('SELECT progress FROM workflow_runs WHERE id = $1', {
+        bind: [run.id],
+        type: 'SELECT' as never,
+        raw: true,
+      })
+      expect(row!.progress).to.equal('not JSON')
+    })
+  }
+})
+
+function circle(): object {
+  const value: Record<string, unknown> = {}
+  value['self'] = value
+  return value
+}
+
+async function twoCopies(Runs: typeof WorkflowRun): Promise<[WorkflowRun, WorkflowRun]> {
+  const run = await Runs.create({ progress: {} })
+  return [run, (await Runs.findByPk(run.id))!]
+}
+
+async function createVersioned(sequelize: Sequelize) {
+  const Versioned = lossless(
+    sequelize.define<Model & { progress: Progress }>(
+      'VersionedRun',
+      { title: DataTypes.STRING, progress: DataTypes.JSON, version: { type: DataTypes.INTEGER, defaultValue: 0 } },
+      { tableName: 'versioned_runs', version: true },
+    ),
+  )
+  await Versioned.sync({ force: true })
+  return Versioned
+}
+
+async function createKeyed(
+  sequelize: Sequelize,
+  tableName: string,
+  type: DataTypes.DataType,
+  id: string,
+): Promise<ModelStatic<Model & { data: Progress }>> {
+  const Keyed = sequelize.define<Model & { data: Progress }>(
+    'Keyed',
+    { id: { type, primaryKey: true }, data: DataTypes.JSON },
+    { tableName },
+  )
+  await Keyed.sync({ force: true })
+  await Keyed.create({ id })
+  return Keyed
+}
+
+/** Runs `work` on every item, on `width` at a time. */
+async function inParallel<T>(width: number, items: readonly T[], work: (item: T) => Promise<unknown>): Promise<void> {
+  const queue = [...items]
+  const worker = async (): Promise<void> => {
+    for (let item = queue.shift(); item !== undefined; item = queue.shift()) await work(item)
+  }
+  await Promise.all(Array.from({ length: width }, worker))
+}

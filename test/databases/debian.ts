@@ -1,0 +1,37 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import type { Instance, Origin } from './lookup.js'
+
+/** A server of the distribution's packages, unpacked into a cache folder without being installed. */
+export function unpackedServer(
+  server: 'mysql' | 'mariadb',
+  startPrivately: (command: string, source: string) => Promise<Instance>,
+): Origin {
+  return {
+    title: 'Debian packages',
+    remedy: 'Run as root on Debian or Ubuntu, where apt-get can reach its mirror.',
+    demanded: false,
+    start: async () => startPrivately(await unpack(server), 'Debian packages'),
+  }
+}
+
+async function unpack(server: string): Promise<string> {
+  const script = join(packageRoot(__dirname), 'scripts', 'unpack-server.sh')
+  const child = spawn('bash', [script, server], { stdio: ['ignore', 'pipe', 'pipe'] })
+  let command = ''
+  let complaint = ''
+  child.stdout.setEncoding('utf8').on('data', (text: string) => (command += text))
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    complaint += text
+    process.stderr.write(text)
+  })
+  const [status] = (await once(child, 'close')) as [number | null]
+  if (status !== 0) throw new Error(complaint.trim())
+  return command.trim()
+}
+
+function packageRoot(folder: string): string {
+  return existsSync(join(folder, 'package.json')) ? folder : packageRoot(dirname(folder))
+}

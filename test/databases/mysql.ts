@@ -1,0 +1,88 @@
+import { MySqlContainer } from '@testcontainers/mysql'
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { createConnection } from 'mysql2/promise'
+import type { RowDataPacket } from 'mysql2/promise'
+import { containerOrigin } from './container.js'
+import { unpackedServer } from './debian.js'
+import { givenServer, randomName } from './lookup.js'
+import type { Instance, Lookup } from './lookup.js'
+import { execute, findOnPath, freePort, inTemporaryFolder, runsAsRoot, runToEnd, supervise } from './process.js'
+
+/** What the tests ask of MySQL and MariaDB alike: many connections, and speed rather than durability. */
+export const serverOptions: readonly string[] = [
+  '--max-connections=400',
+  '--innodb-flush-log-at-trx-commit=2',
+  '--sync-binlog=0',
+  '--innodb-buffer-pool-size=64M',
+]
+
+const mysqlOptions = [...serverOptions, '--performance-schema=ON']
+
+export async function queryMysql(url: URL, sql: string): Promise<string> {
+  const connection = await createConnection({ uri: url.href, rowsAsArray: true })
+  try {
+    const [rows] = await connection.query<RowDataPacket[]>(sql)
+    return String(rows[0]?.[0])
+  } finally {
+    connection.destroy()
+  }
+}
+
+export const mysql: Lookup = {
+  versionQuery: 'SELECT VERSION()',
+  dropDatabase: (database) => `DROP DATABASE ${database}`,
+  query: queryMysql,
+  origins: () => [
+    givenServer('MYSQL_URL', 'mysql'),
+    containerOrigin('mysql', 'MYSQL_IMAGE', 'mysql:9.7', (image, password) =>
+      new MySqlContainer(image)
+        .withRootPassword(password)
+        .withTmpFs({ '/var/lib/mysql': 'rw' })
+        .withCommand(['mysqld', ...mysqlOptions]),
+    ),
+    {
+      title: 'mysqld on the PATH',
+      remedy: 'Install a MySQL server; it is run on a temporary folder, not as a service.',
+      demanded: false,
+      start: async () => startPrivately(await genuineMysqld(), 'mysqld on the PATH'),
+    },
+    unpackedServer('mysql', startPrivately),
+  ],
+}
+
+async function genuineMysqld(): Promise<string> {
+  const command = findOnPath('mysqld')
+  if (/mariadb/i.test(await execute(command, ['--no-defaults', '--version']))) throw new Error(`${command} is MariaDB`)
+  return command
+}
+
+function startPrivately(command: string, source: string): Promise<Instance> {
+  return inTemporaryFolder(async (folder) => {
+    const password = randomName()
+    const port = await freePort()
+    const common = [
+      '--no-defaults',
+      `--datadir=${join(folder, 'data')}`,
+      '--secure-file-priv=NULL',
+      ...(runsAsRoot ? ['--user=root'] : []),
+    ]
+    const accounts = join(folder, 'accounts.sql')
+    await writeFile(accounts, `ALTER USER root@localhost IDENTIFIED BY '${password}';\n`)
+    await runToEnd({ folder, command, arguments: [...common, '--initialize-insecure', `--init-file=${accounts}`] })
+    const server = supervise({
+      folder,
+      command,
+      arguments: [
+        ...common,
+        ...mysqlOptions,
+        '--bind-address=127.0.0.1',
+        `--port=${port}`,
+        '--mysqlx=OFF',
+        `--socket=${join(folder, 'socket')}`,
+        `--pid-file=${join(folder, 'pid')}`,
+      ],
+    })
+    return { ...server, source, url: new URL(`mysql://root:${password}@127.0.0.1:${port}`) }
+  })
+}

@@ -1,0 +1,75 @@
+import { Sequelize } from 'sequelize'
+import type { Options } from 'sequelize'
+import { requestedDatabases } from './databases/index.js'
+import type { DatabaseName, Server } from './databases/index.js'
+
+/** The servers of this run, started before the first test. */
+export const servers = new Map<DatabaseName, Server>()
+
+/** A way to reach a database; a MariaDB server is reached through both of Sequelize's dialects for it. */
+export interface Database {
+  readonly title: string
+  readonly name: DatabaseName
+  readonly dialect: DatabaseName
+  /** A new Sequelize instance, closed when the suite ends; its statements are collected in `log`. */
+  connect(options?: Options): Connection
+  /** What a process of its own connects with. */
+  url(): string
+}
+
+export interface Connection {
+  readonly sequelize: Sequelize
+  /** The statements sent, without their prefix. */
+  readonly log: string[]
+}
+
+const ways: readonly (readonly [title: string, name: DatabaseName, dialect: DatabaseName, driver?: string])[] = [
+  ['MySQL', 'mysql', 'mysql'],
+  ['MariaDB with its connector 3.0', 'mariadb', 'mariadb'],
+  ['MariaDB with its connector 3.5', 'mariadb', 'mariadb', 'mariadb-3.5'],
+  ['MariaDB through dialect mysql', 'mariadb', 'mysql'],
+  ['PostgreSQL', 'postgres', 'postgres'],
+  ['SQLite', 'sqlite', 'sqlite'],
+]
+
+/** Defines a suite for each database that the run asked for, in each way to reach it. */
+export function eachDatabase(title: string, define: (database: Database) => void): void {
+  const requested = requestedDatabases()
+  for (const [way, name, dialect, driver] of ways) {
+    if (!requested.includes(name)) continue
+    describe(`${title} (${way})`, () => {
+      const open: Sequelize[] = []
+      const url = (): string => {
+        const server = servers.get(name)
+        if (!server) throw new Error(`${name} was not started`)
+        return name === 'sqlite' ? `sqlite:${server.url}` : server.url.replace(/^\w+:/, `${dialect}:`)
+      }
+      after(async () => {
+        for (const sequelize of open) await sequelize.close()
+      })
+      define({
+        title: way,
+        name,
+        dialect,
+        url,
+        connect(options = {}) {
+          const log: string[] = []
+          const logging = (sql: string): void => void log.push(sql.replace(/^Executing \([^)]*\): /, ''))
+          // eslint-disable-next-line @typescript-eslint/no-require-imports -- Sequelize takes the loaded module
+          const dialectModule = driver === undefined ? {} : { dialectModule: require(driver) as object }
+          const sequelize = connect(url(), { logging, pool: { max: 25 }, ...dialectModule, ...options })
+          open.push(sequelize)
+          return { sequelize, log }
+        },
+      })
+    })
+  }
+}
+
+/** A Sequelize instance for a URL as {@link Database.url} gives it. */
+export function connect(url: string, options: Options): Sequelize {
+  const path = /^sqlite:(.*)$/.exec(url)?.[1]
+  return path === undefined
+    ? new Sequelize(url, options)
+    : new Sequelize({ dialect: 'sqlite', storage: path, ...options })
+}

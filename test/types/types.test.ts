@@ -1,0 +1,117 @@
+import { expectTypeOf } from 'expect-type'
+import { DataTypes, Model } from 'sequelize'
+import type {
+  Attributes,
+  CreationOptional,
+  InferAttributes,
+  InferCreationAttributes,
+  Sequelize,
+  Transaction,
+} from 'sequelize'
+import { lossless, mergeJsonKey, withLock } from 'sequelize-lossless'
+import type { Lossless } from 'sequelize-lossless'
+
+interface Progress {
+  step_a?: 'done' | 'failed'
+  attempts: number
+  note: string | null
+}
+
+class Run extends Model<InferAttributes<Run>, InferCreationAttributes<Run>> {
+  declare id: CreationOptional<number>
+  declare title: string
+  declare progress: Progress | null
+  declare anything: CreationOptional<any>
+  declare unknown: unknown
+  declare tags: CreationOptional<string[]>
+  declare finishedAt: CreationOptional<Date>
+  declare picture: CreationOptional<Buffer>
+}
+interface Run extends Lossless<Run> {}
+
+/** Compiled, never run: every line is an expectation, and a wrong use that compiled would be an unused directive. */
+export async function typed(run: Run, sequelize: Sequelize, transaction: Transaction): Promise<void> {
+  // Right uses.
+  await run.mergeJsonKey('progress', 'step_a', 'done')
+  await run.mergeJsonKey('progress', 'attempts', 3, { transaction, returning: true })
+  await run.mergeJsonKey('progress', 'note', null)
+  await run.mergeJsonKey('anything', 'whatever', { deep: [1] })
+  await run.mergeJsonKey('unknown', 'whatever', 'text')
+  await mergeJsonKey([Run, 7], 'progress', 'step_a', 'failed')
+  await mergeJsonKey(run, 'progress', 'attempts', 1)
+
+  // What comes back.
+  const same = await run.mergeJsonKey('progress', 'attempts', 1)
+  expectTypeOf(same).toEqualTypeOf<Run>()
+  const document = await mergeJsonKey([Run, 7], 'progress', 'attempts', 1, { returning: true })
+  expectTypeOf(document).toEqualTypeOf<Progress>()
+  const nothing = await mergeJsonKey([Run, 7], 'progress', 'attempts', 1)
+  expectTypeOf(nothing).toBeVoid()
+  const number = await run.withLock(async (row, { afterCommit }) => {
+    expectTypeOf(row).toEqualTypeOf<Run>()
+    afterCommit(() => undefined)
+    await row.save()
+    return row.title.length
+  })
+  expectTypeOf(number).toEqualTypeOf<number>()
+  const title = await withLock([Run, 7], (row) => row.title)
+  expectTypeOf(title).toEqualTypeOf<string>()
+
+  // @ts-expect-error not a JSON column
+  await run.mergeJsonKey('title', 'a', 1)
+  // @ts-expect-error an array is not a document
+  await run.mergeJsonKey('tags', 'length', 1)
+  // @ts-expect-error a Date is not a document
+  await run.mergeJsonKey('finishedAt', 'getTime', 1)
+  // @ts-expect-error a Buffer is not a document
+  await run.mergeJsonKey('picture', 'length', 1)
+  // @ts-expect-error no such column
+  await run.mergeJsonKey('progres', 'step_a', 'done')
+  // @ts-expect-error no such key
+  await run.mergeJsonKey('progress', 'step_z', 'done')
+  // @ts-expect-error not a value of that key
+  await run.mergeJsonKey('progress', 'step_a', 'finished')
+  // @ts-expect-error undefined is not JSON
+  await run.mergeJsonKey('progress', 'step_a', undefined)
+  // @ts-expect-error null is not a value of that key
+  await run.mergeJsonKey('progress', 'attempts', null)
+  // @ts-expect-error a misspelt option
+  await run.mergeJsonKey('progress', 'attempts', 1, { transation: transaction })
+  // @ts-expect-error the same for the function
+  await mergeJsonKey([Run, 7], 'progress', 'step_a', 'finished')
+  // @ts-expect-error there is no form that takes a where
+  await mergeJsonKey(Run, { where: { id: 7 } }, 'progress', 'attempts', 1)
+  // @ts-expect-error fn is missing
+  await run.withLock({ transaction })
+
+  // create() stays strict, attributes stay what they were.
+  // @ts-expect-error title is missing
+  await Run.create({ progress: null, unknown: 1 })
+  expectTypeOf<Attributes<Run>>().not.toHaveProperty('withLock')
+  expectTypeOf<Attributes<Run>['title']>().toEqualTypeOf<string>()
+
+  // A class keeps its own type, a defined model gains the methods.
+  const same2 = lossless(Run)
+  expectTypeOf(same2).toEqualTypeOf<typeof Run>()
+  interface SettingModel extends Model<InferAttributes<SettingModel>, InferCreationAttributes<SettingModel>> {
+    id: CreationOptional<number>
+    value: { theme: 'dark' | 'light' }
+  }
+  const Setting = lossless(sequelize.define<SettingModel>('Setting', { id: DataTypes.INTEGER, value: DataTypes.JSON }))
+  const setting = await Setting.findByPk(1, { rejectOnEmpty: true })
+  await setting.mergeJsonKey('value', 'theme', 'dark')
+  // @ts-expect-error not a value of that key
+  await setting.mergeJsonKey('value', 'theme', 'blue')
+  // @ts-expect-error create stays strict here too
+  await Setting.create({})
+
+  // A model without declared attributes, as in sequelize-typescript, is checked by the fields of its class.
+  class Loose extends Model {
+    declare id: number
+    declare data: { a: number }
+  }
+  const loose = await Loose.findByPk(1, { rejectOnEmpty: true })
+  await mergeJsonKey(loose, 'data', 'a', 1)
+  // @ts-expect-error not a JSON column
+  await mergeJsonKey(loose, 'id', 'a', 1)
+}

@@ -1,0 +1,46 @@
+import { DataTypes, Model } from 'sequelize'
+import type { CreationOptional, InferAttributes, InferCreationAttributes, ModelOptions, Sequelize } from 'sequelize'
+import { lossless } from 'sequelize-lossless'
+import type { Lossless } from 'sequelize-lossless'
+
+export type Progress = Record<string, unknown>
+
+/** The row that every test writes to, as a class model. */
+export class WorkflowRun extends Model<InferAttributes<WorkflowRun>, InferCreationAttributes<WorkflowRun>> {
+  declare id: CreationOptional<number>
+  declare title: CreationOptional<string | null>
+  declare progress: CreationOptional<Progress | null>
+  declare updatedAt: CreationOptional<Date>
+}
+
+export interface WorkflowRun extends Lossless<WorkflowRun> {}
+
+/** Defines the model on a connection, as a class of its own, and creates its empty table. */
+export async function createRuns(
+  sequelize: Sequelize,
+  options: ModelOptions<WorkflowRun> = {},
+): Promise<typeof WorkflowRun> {
+  const Runs = defineRuns(sequelize, options)
+  await Runs.sync({ force: true })
+  return Runs
+}
+
+export function defineRuns(sequelize: Sequelize, options: ModelOptions<WorkflowRun> = {}): typeof WorkflowRun {
+  const Runs = class extends WorkflowRun {}
+  Runs.init(
+    {
+      id: { type: DataTypes.INTEGER, primaryKey: true, autoIncrement: true },
+      title: DataTypes.STRING,
+      progress: DataTypes.JSON,
+      updatedAt: DataTypes.DATE,
+    },
+    { sequelize, modelName: 'WorkflowRun', tableName: 'workflow_runs', ...options },
+  )
+  return lossless(Runs)
+}
+
+/** Stores a document as the text given, past Sequelize, which turns null into NULL. */
+export async function storeText(Runs: typeof WorkflowRun, id: number, text: string | null): Promise<void> {
+  const sequelize = Runs.sequelize!
+  await sequelize.query(`UPDATE workflow_runs SET progress = $1 WHERE id = $2`, { bind: [text, id] })
+}
