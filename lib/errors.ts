@@ -145,7 +145,7 @@ export class UnsupportedDatabaseError extends BaseError {
 }
 
 /** `WorkflowRun id=7`: how every error text names a row. */
-export function describeRow(row: RowFacts): string {
+function describeRow(row: RowFacts): string {
   return [row.model, ...Object.entries(row.primaryKey).map(([name, value]) => `${name}=${shown(value)}`)].join(' ')
 }
 

@@ -17,7 +17,7 @@ export interface Database {
   url(): string
 }
 
-export interface Connection {
+interface Connection {
   readonly sequelize: Sequelize
   /** The statements sent, without their prefix. */
   readonly log: string[]

@@ -6,7 +6,7 @@ import { postgres } from './postgres.js'
 import { sqlite } from './sqlite.js'
 
 /** Adds a value to the statement's binds and returns its placeholder: no path, key or value enters the SQL text. */
-export type Bind = (value: string) => string
+type Bind = (value: string) => string
 
 /** A JSON column, quoted for SQL. */
 export interface Column {
@@ -15,7 +15,7 @@ export interface Column {
 }
 
 /** What one UPDATE does to the document: `SET column = document … WHERE … AND guard`. */
-export interface Write {
+interface Write {
   readonly document: string
   readonly guard: string
 }
@@ -90,7 +90,7 @@ const mysqlOrMariadb: Connector = {
 /** What a driver that escapes where it should bind would change. */
 export const probeText = '\\'
 
-export const connectors: Readonly<Record<string, Connector>> = {
+const connectors: Readonly<Record<string, Connector>> = {
   mysql: mysqlOrMariadb,
   mariadb: mysqlOrMariadb,
   postgres: { probe: 'SELECT version() AS version, $1::text AS echo', recognise: () => postgres },

@@ -28,7 +28,7 @@ export function matched(header: unknown): boolean | undefined {
   return affectedRows > 0 ? true : undefined
 }
 
-export const maxKeyBytes = 65_535
+const maxKeyBytes = 65_535
 
 export function refuseLongKey(key: string): string | undefined {
   return Buffer.byteLength(key) > maxKeyBytes ? `a key may have ${maxKeyBytes} bytes at most` : undefined

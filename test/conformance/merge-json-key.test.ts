@@ -1,6 +1,7 @@
 import { expect } from 'chai'
 import { DataTypes } from 'sequelize'
 import type { Model, ModelStatic, Sequelize } from 'sequelize'
+import { useFakeTimers } from 'sinon'
 import {
   ConflictError,
   JsonShapeError,
@@ -15,7 +16,7 @@ import {
 import type { DatabaseName } from '../databases/index.js'
 import { eachDatabase } from '../each-database.js'
 import { rejection } from '../rejection.js'
-import { createRuns, storeText } from '../workflow-run.js'
+import { createRuns, defineRuns, storeText } from '../workflow-run.js'
 import type { Progress, WorkflowRun } from '../workflow-run.js'
 
 /** What the column holds before, and what setting the key "k" to 1 makes of it. */
@@ -384,11 +385,15 @@ eachDatabase('mergeJsonKey', (database) => {
 
   it('moves updatedAt in the same statement, on the row too', async () => {
     const run = await Runs.create({ progress: {} })
-    const long = new Date(Date.UTC(2001, 0, 1))
-    await Runs.update({ updatedAt: long }, { where: { id: run.id }, silent: true })
-    await run.mergeJsonKey('progress', 'k', 1)
-    expect(run.updatedAt.getTime()).to.be.greaterThan(long.getTime())
-    expect((await run.reload()).updatedAt.getTime()).to.be.greaterThan(long.getTime())
+    const now = new Date(Date.UTC(2042, 0, 1))
+    const clock = useFakeTimers({ now, toFake: ['Date'] })
+    try {
+      await run.mergeJsonKey('progress', 'k', 1)
+    } finally {
+      clock.restore()
+    }
+    expect(run.updatedAt).to.deep.equal(now)
+    expect((await run.reload()).updatedAt).to.deep.equal(now)
   })
 
   it('moves the version, so that a stale save() conflicts and a fresh one does not', async () => {
@@ -512,6 +517,45 @@ eachDatabase('mergeJsonKey', (database) => {
         [{ first: 1 }, { first: 1 }],
         [{ second: 1 }, { second: 1 }],
       ])
+    })
+  }
+
+  if (database.name === 'mysql') {
+    describe('between its two statements', () => {
+      /** Stores `texts` one by one, each right before one of the UPDATEs of the call. */
+      async function interfere(run: WorkflowRun, texts: (string | null)[]): Promise<void> {
+        const { sequelize: other } = database.connect()
+        const Others = defineRuns(other)
+        let updates = 0
+        sequelize.addHook('beforeQuery', 'interfere', async (options: { type?: string }) => {
+          if (options.type === 'RAW' && updates < texts.length) await storeText(Others, run.id, texts[updates++]!)
+        })
+        try {
+          await mergeJsonKey([Runs, run.id], 'progress', 'k', 1)
+        } finally {
+          sequelize.removeHook('beforeQuery', 'interfere')
+        }
+      }
+
+      it('another writer may fill the column: both are kept', async () => {
+        const run = await Runs.create()
+        await interfere(run, [null, '{"theirs":1}'])
+        expect(await stored(run.id)).to.deep.equal({ theirs: 1, k: 1 })
+      })
+
+      it('another writer may store the same: that is success', async () => {
+        const run = await Runs.create()
+        await interfere(run, [null, '{"k":1}'])
+        expect(await stored(run.id)).to.deep.equal({ k: 1 })
+      })
+
+      it('another writer may turn it to and fro: in the end a ConflictError, and nothing was written', async () => {
+        const run = await Runs.create()
+        const texts = Array.from({ length: 10 }, (_, index) => (index % 2 === 0 ? null : '{"theirs":1}'))
+        const error = await rejection(interfere(run, texts), ConflictError)
+        expect(error.message).to.include('kept replacing "progress"')
+        expect(await stored(run.id)).to.deep.equal({ theirs: 1 })
+      })
     })
   }
 

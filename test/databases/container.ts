@@ -37,7 +37,7 @@ export function containerOrigin(
 }
 
 /** Starts a container that is removed when this process ends, however it ends. */
-export async function startContainer(container: GenericContainer): Promise<StartedTestContainer> {
+async function startContainer(container: GenericContainer): Promise<StartedTestContainer> {
   const { image } = await getContainerRuntimeClient()
   if (!(await image.exists(ImageName.fromString(REAPER_IMAGE)))) process.env['TESTCONTAINERS_RYUK_DISABLED'] = 'true'
   await removeContainers(isDead)

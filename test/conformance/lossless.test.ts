@@ -1,0 +1,120 @@
+import { join } from 'node:path'
+import { expect } from 'chai'
+import { DataTypes, Model, Sequelize } from 'sequelize'
+import { lossless, mergeJsonKey, UnsupportedDatabaseError, UsageError } from 'sequelize-lossless'
+import { eachDatabase } from '../each-database.js'
+import { root } from '../docs/readme.js'
+import { rejection } from '../rejection.js'
+import { createRuns } from '../workflow-run.js'
+
+/** What `act` throws, of the class given. */
+function thrown<E extends Error>(act: () => unknown, type: abstract new (...args: never[]) => E): Promise<E> {
+  return rejection(new Promise((resolve) => resolve(act())), type)
+}
+
+eachDatabase('lossless', (database) => {
+  it('attaches to the very model given: once, unseen by loops, known to finders and associations', () => {
+    const { sequelize, log } = database.connect()
+    class Run extends Model {}
+    Run.init({ progress: DataTypes.JSON }, { sequelize })
+    expect(lossless(Run)).to.equal(Run)
+    const { withLock } = Run.prototype as unknown as Record<string, unknown>
+    expect(lossless(Run)).to.equal(Run)
+    expect(Run.prototype).to.have.property('withLock', withLock)
+    expect(Object.keys(Run.prototype)).to.not.include.members(['withLock'])
+    expect(Model.prototype).to.not.have.property('withLock')
+    expect(Run.build()).to.have.property('mergeJsonKey')
+    expect(log).to.deep.equal([])
+  })
+
+  it('refuses what it cannot attach to, and says what to write', async () => {
+    const { sequelize } = database.connect()
+    class Early extends Model {}
+    expect((await thrown(() => lossless(Early), UsageError)).message).to.match(
+      /initialised Sequelize model.*Model\.init/,
+    )
+    expect((await thrown(() => lossless(5 as never), UsageError)).message).to.include('got 5 (number)')
+    expect((await thrown(() => lossless(null as never), UsageError)).message).to.include('got null')
+    expect((await thrown(() => lossless([] as never), UsageError)).message).to.include('got an array of 0')
+    expect((await thrown(() => lossless({} as never), UsageError)).message).to.include('got an instance of Object')
+    const Taken = sequelize.define('Taken', { withLock: DataTypes.BOOLEAN })
+    expect((await thrown(() => lossless(Taken), UsageError)).message).to.match(
+      /an attribute named "withLock".*await withLock\(row/,
+    )
+    class Owner extends Model {
+      mergeJsonKey(): string {
+        return 'mine'
+      }
+    }
+    Owner.init({}, { sequelize })
+    expect((await thrown(() => lossless(Owner), UsageError)).message).to.include('a method named "mergeJsonKey"')
+    expect(Owner.prototype).to.not.have.property('withLock')
+    expect(Owner.build().mergeJsonKey()).to.equal('mine')
+  })
+
+  it('the functions serve a model that nothing was attached to', async () => {
+    const { sequelize } = database.connect()
+    const Plain = sequelize.define<Model & { data: Record<string, number> }>('Plain', { data: DataTypes.JSON })
+    await Plain.sync({ force: true })
+    const row = await Plain.create()
+    await mergeJsonKey(row, 'data', 'k', 1)
+    expect((await row.reload()).data).to.deep.equal({ k: 1 })
+  })
+
+  if (database.name === 'mysql') {
+    it('refuses a connection that cannot carry every text', async () => {
+      const { sequelize } = database.connect({ dialectOptions: { charset: 'latin1' } })
+      const Runs = await createRuns(sequelize)
+      const run = await Runs.create({ progress: {} })
+      const error = await rejection(run.mergeJsonKey('progress', 'k', 1), UnsupportedDatabaseError)
+      expect(error.code).to.equal('UNSUPPORTED_DATABASE')
+      expect(error.message).to.match(/latin1.*charset: 'utf8mb4'/)
+    })
+
+    it('asks a server that did not answer again', async () => {
+      const { sequelize } = database.connect()
+      const Runs = await createRuns(sequelize)
+      const run = await Runs.create({ progress: {} })
+      const failing = (): never => {
+        throw new Error('no connection')
+      }
+      sequelize.addHook('beforeQuery', 'failing', failing)
+      expect((await rejection(run.mergeJsonKey('progress', 'k', 1), Error)).message).to.equal('no connection')
+      sequelize.removeHook('beforeQuery', 'failing')
+      await run.mergeJsonKey('progress', 'k', 1)
+    })
+  }
+})
+
+describe('lossless', () => {
+  it('refuses a dialect whose SQL it does not know', async () => {
+    const sequelize = new Sequelize({ dialect: 'mssql', dialectModule: { TYPES: {} }, logging: false })
+    const Run = sequelize.define('Run', { progress: DataTypes.TEXT })
+    const error = await thrown(() => lossless(Run), UnsupportedDatabaseError)
+    expect(error.message).to.match(/"mssql" is not supported.*mysql, mariadb, postgres, sqlite/)
+  })
+
+  it('refuses another major version of Sequelize', async () => {
+    class Sequelize7 extends Sequelize {
+      static version = '7.0.0'
+    }
+    const Run = new Sequelize7({ dialect: 'sqlite', logging: false }).define('Run', { progress: DataTypes.JSON })
+    expect((await thrown(() => lossless(Run), UsageError)).message).to.include('npm install sequelize@^6.37.0')
+  })
+
+  for (const [version, supported] of [
+    ['3.44.2', false],
+    ['3.45.0', true],
+    ['3.52.0', true],
+    ['4.0.0', true],
+  ] as const) {
+    it(`${supported ? 'takes' : 'refuses'} SQLite ${version}`, async () => {
+      // Inside the package: no old SQLite can be had in this run.
+      const dialects = join(root, 'dist', 'dialects', 'index.js')
+      const { connectorOf } = (await import(dialects)) as typeof import('../../dist/dialects/index.js')
+      const recognise = (): unknown => connectorOf('sqlite').recognise({ version })
+      if (supported) expect(recognise()).to.have.property('name', 'SQLite')
+      else expect((await thrown(recognise, UnsupportedDatabaseError)).message).to.include('npm install sqlite3@6')
+    })
+  }
+})

@@ -1,0 +1,116 @@
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { expect } from 'chai'
+import * as lossless from 'sequelize-lossless'
+import ts from 'typescript'
+import { eachDatabase } from '../each-database.js'
+import { createRuns } from '../workflow-run.js'
+import { codeBlocks, promisedProgress, readme, root } from './readme.js'
+
+type Runnable = (...values: unknown[]) => Promise<{ toJSON(): { progress: unknown } }>
+const AsyncFunction = (async () => {}).constructor as new (...code: string[]) => Runnable
+
+/** Turns a block of the page into a function of what the page takes for granted. */
+function runnable(block: string): Runnable {
+  const { outputText } = ts.transpileModule(`${block}\nreturn a`, {
+    compilerOptions: { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext },
+  })
+  return new AsyncFunction('WorkflowRun', 'id', 'lossless', outputText)
+}
+
+eachDatabase('the README', (database) => {
+  it('loses the key that it says is lost, and keeps both with the cure', async () => {
+    const { lostUpdate, cure } = readme()
+    const Runs = await createRuns(database.connect().sequelize)
+    const { id } = await Runs.create({ progress: {} })
+    const lost = await runnable(lostUpdate)(Runs, id, lossless.lossless)
+    expect(promisedProgress(lostUpdate)).to.deep.equal({ step_b: 'done' })
+    expect(lost.toJSON().progress).to.deep.equal(promisedProgress(lostUpdate))
+    await Runs.update({ progress: {} }, { where: { id } })
+    const kept = await runnable(lostUpdate + cure)(Runs, id, lossless.lossless)
+    expect(promisedProgress(cure)).to.deep.equal({ step_a: 'done', step_b: 'done' })
+    expect(kept.toJSON().progress).to.deep.equal(promisedProgress(cure))
+  })
+
+  if (database.name === 'mysql') {
+    it('shows the SQL that is sent', async () => {
+      const { sequelize, log } = database.connect()
+      const Runs = await createRuns(sequelize, { tableName: 'WorkflowRuns', createdAt: false })
+      Runs.removeAttribute('title')
+      const run = await Runs.create({ progress: {} })
+      await run.withLock(() => undefined)
+      log.length = 0
+      await run.mergeJsonKey('progress', 'step_a', 'done')
+      await run.withLock((row) => row.update({ progress: {} }))
+      const sent = log.join(' ').replace('`updatedAt` AS `updatedAt`', '…')
+      const shown = codeBlocks('README.md', 'sql').join(' ').replaceAll('-- MySQL', '')
+      expect(words(shown)).to.equal(words(sent))
+    })
+  }
+})
+
+describe('the README', () => {
+  it('compiles, each block with what stands before it', () => {
+    const { lostUpdate, cure, model, rest } = readme()
+    const blocks = [lostUpdate + cure, ...rest].map(
+      (block, index) =>
+        `export async function block${index}(run: WorkflowRun, id: number): Promise<void> {\n${block}\n}`,
+    )
+    const imports = "import { lock, mergeJsonKey, withLock } from 'sequelize-lossless'\n"
+    const folder = join(root, 'build', 'readme')
+    mkdirSync(folder, { recursive: true })
+    const file = join(folder, 'readme.ts')
+    writeFileSync(file, [imports + model, ...blocks].join('\n'))
+    const program = ts.createProgram([file], {
+      strict: true,
+      noEmit: true,
+      skipLibCheck: true,
+      target: ts.ScriptTarget.ES2022,
+      module: ts.ModuleKind.Node20,
+      types: ['node'],
+    })
+    const problems = ts
+      .getPreEmitDiagnostics(program)
+      .map((diagnostic) => ts.flattenDiagnosticMessageText(diagnostic.messageText, '\n'))
+    expect(problems).to.deep.equal([])
+    expect(blocks).to.have.length.greaterThan(4)
+  })
+
+  it('has the bug, the fix and the databases in its first 40 lines', () => {
+    const top = readText().split('\n').slice(0, 40).join('\n')
+    expect(top)
+      .to.include('step_a is gone')
+      .and.include('mergeJsonKey')
+      .and.include('withLock')
+      .and.include('MySQL 9.7')
+  })
+
+  it('quotes what the example prints', () => {
+    const [quoted] = codeBlocks('README.md', 'text')
+    const [printed] = codeBlocks('examples/7-test-it/README.md', 'text')
+    expect(printed).to.include(quoted!.trim())
+  })
+
+  it('lists every error class with its code', () => {
+    const table = readText()
+    const classes = Object.entries(lossless).filter(([name]) => name.endsWith('Error'))
+    expect(classes).to.have.length.greaterThan(8)
+    for (const [name] of classes) expect(table).to.match(new RegExp(`^\\| \`[A-Z_]+\` +\\| \`${name}\``, 'm'))
+  })
+
+  it('runs only scripts that there are', () => {
+    const { scripts } = JSON.parse(readText('package.json')) as { scripts: Record<string, string> }
+    const commands = ['README.md', 'CONTRIBUTING.md'].flatMap((file) => [
+      ...readText(file).matchAll(/npm (?:run )?(\w+)/g),
+    ])
+    for (const [, name] of commands) expect(['ci', 'install', ...Object.keys(scripts)]).to.include(name)
+  })
+})
+
+function readText(file = 'README.md'): string {
+  return ts.sys.readFile(join(root, file))!
+}
+
+function words(sql: string): string {
+  return sql.replaceAll(';', ' ').replace(/\s+/g, ' ').trim()
+}

@@ -1,0 +1,76 @@
+import { execFile } from 'node:child_process'
+import { readdirSync, readFileSync } from 'node:fs'
+import { expect } from 'chai'
+import { requestedDatabases } from './databases/index.js'
+import { servers } from './each-database.js'
+
+interface Outcome {
+  readonly exitCode: number
+  readonly stdout: string
+  readonly stderr: string
+}
+
+const examples = readdirSync('examples').filter((name) => /^\d+-/.test(name))
+
+/** Each command of an example's README, with the output that stands below it. */
+function commandsOf(example: string): { command: string; output: string }[] {
+  const readme = readFileSync(`examples/${example}/README.md`, 'utf8')
+  const pairs = [...readme.matchAll(/^```bash\n(.*?)^```.*?^```text\n(.*?)^```/gms)]
+  return pairs.map(([, command, output]) => ({ command: command!.trim(), output: output! }))
+}
+
+/** Runs a command as a reader would, from the root of the repository. */
+function run(command: string, databaseUrl: string | undefined): Promise<Outcome> {
+  const env = {
+    ...process.env,
+    DATABASE_URL: databaseUrl,
+    COMPLETE_STEP: undefined,
+    FORCE_COLOR: undefined,
+    // Without it npm prints the script's name and command before the output.
+    npm_config_loglevel: 'silent',
+  }
+  return new Promise((resolve) => {
+    const child = execFile('sh', ['-c', command], { env }, (_error, stdout, stderr) =>
+      resolve({ exitCode: child.exitCode ?? -1, stdout, stderr }),
+    )
+  })
+}
+
+/** The output without what differs from run to run: times, and places in files. */
+function steady(output: string): string {
+  return output
+    .replaceAll(/ \(\d+ms\)/g, '')
+    .replaceAll(/^ +at .*$/gm, '')
+    .trim()
+}
+
+describe('the examples', function () {
+  this.timeout(60_000)
+
+  for (const name of requestedDatabases()) {
+    describe(`on ${name}`, () => {
+      for (const example of examples) {
+        const commands = commandsOf(example)
+        it(`${example} prints what its README says`, async () => {
+          expect(commands.length).to.be.above(0)
+          for (const { command, output } of commands) {
+            const { exitCode, stdout, stderr } = await run(
+              command,
+              name === 'sqlite' ? undefined : servers.get(name)!.url,
+            )
+            expect(steady(stdout), stderr).to.equal(steady(output))
+            expect(exitCode, command).to.equal(command.startsWith('COMPLETE_STEP=naive ') ? 1 : 0)
+          }
+        })
+      }
+    })
+  }
+
+  it('are listed for a number that is wrong or missing', async () => {
+    for (const command of ['npm run example 99', 'npm run example']) {
+      const { exitCode, stderr } = await run(command, undefined)
+      expect(exitCode).to.equal(1)
+      for (const example of examples) expect(stderr).to.contain(example)
+    }
+  })
+})

@@ -1,0 +1,46 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { join, posix, relative } from 'node:path'
+import { expect } from 'chai'
+import { root } from './docs/readme.js'
+
+/** The rooms of lib/, from top to bottom, as CONTRIBUTING lists them. */
+function rooms(): string[] {
+  const text = readFileSync(join(root, 'CONTRIBUTING.md'), 'utf8')
+  return [...text.matchAll(/^\s*\| `([\w./]+)`/gm)].map(([, name]) => room(name!))
+}
+
+function files(folder: string): string[] {
+  return readdirSync(folder, { withFileTypes: true }).flatMap((entry) =>
+    entry.isDirectory() ? files(join(folder, entry.name)) : [join(folder, entry.name)],
+  )
+}
+
+/** A file, or the folder that it is a room of. */
+function room(path: string): string {
+  return path.startsWith('dialects') ? 'dialects' : path.replace(/\.[jt]s$/, '')
+}
+
+describe('the house', () => {
+  const lib = join(root, 'lib')
+  const sources = files(lib).map((file) => ({ path: relative(lib, file), text: readFileSync(file, 'utf8') }))
+
+  it('has every file in the list, and no other', () => {
+    expect(rooms().sort()).to.deep.equal([...new Set(sources.map(({ path }) => room(path)))].sort())
+  })
+
+  for (const { path, text } of sources) {
+    it(`${path} imports only what stands below it`, () => {
+      const imports = [...text.matchAll(/from '(\.[^']*)'/g)].map(([, from]) =>
+        room(posix.join(posix.dirname(path), from!)),
+      )
+      const below = rooms().slice(rooms().indexOf(room(path)))
+      for (const imported of imports) expect(below).to.include(imported)
+    })
+
+    it(`${path} names no dialect`, () => {
+      if (path.startsWith('dialects/')) return
+      const code = text.replace(/^\s*(\/?\*.*|\/\/.*)$/gm, '')
+      if (path !== 'errors.ts') expect(code).to.not.match(/'(mysql|mariadb|postgres|sqlite)'/i)
+    })
+  }
+})

@@ -1,0 +1,105 @@
+import { execFile } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { expect } from 'chai'
+import { requestedDatabases } from '../databases/index.js'
+import { promisedProgress, readme, root } from '../docs/readme.js'
+import { servers } from '../each-database.js'
+
+const run = promisify(execFile)
+
+/** The first example of the README as a program of its own, that prints the document it ends with. */
+function program(how: 'import' | 'require'): string {
+  const { lostUpdate, cure, model } = readme()
+  const body = `await sequelize.sync({ force: true })
+    const { id } = await WorkflowRun.create({ progress: {} })
+    ${lostUpdate}
+    ${cure}
+    console.log(JSON.stringify(a.progress))
+    await sequelize.close()`
+  const connected = model.replace(
+    /new Sequelize\('[^']*'\)/,
+    'new Sequelize(process.env.DATABASE_URL!, { logging: false })',
+  )
+  if (how === 'import') return `${connected}\nasync function main() {\n${body}\n}\nvoid main()`
+  const plain = connected
+    .replace(/^import type .*$|^interface .*$|^ +declare .*$/gm, '')
+    .replace(/^import (\{.*\}) from ('.*')$/gm, 'const $1 = require($2)')
+    .replace(/extends Model<.*> \{/, 'extends Model {')
+    .replace('!,', ',')
+  return `${plain}\nasync function main() {\n${body}\n}\nvoid main()`
+}
+
+describe('the packed tarball', function () {
+  this.timeout(180_000)
+  let folder: string
+  let packed: string[]
+
+  before(async () => {
+    folder = mkdtempSync(join(tmpdir(), 'sequelize-lossless-package-'))
+    const npm = (...words: string[]): Promise<{ stdout: string }> => run('npm', words, { cwd: folder })
+    const { stdout } = await npm('pack', root, '--json', '--ignore-scripts')
+    const [{ filename, files }] = JSON.parse(stdout) as [{ filename: string; files: { path: string }[] }]
+    packed = files.map(({ path }) => path)
+    const { devDependencies, peerDependencies } = JSON.parse(
+      readFileSync(join(root, 'package.json'), 'utf8'),
+    ) as Record<string, Record<string, string>>
+    // The oldest Sequelize that is allowed.
+    const sequelize = `sequelize@${peerDependencies!['sequelize']!.replace('^', '')}`
+    const others = ['mysql2', 'typescript', '@types/node'].map((name) => `${name}@${devDependencies![name]!}`)
+    writeFileSync(join(folder, 'package.json'), '{ "private": true }')
+    await npm('install', '--no-audit', '--no-fund', '--prefer-offline', `./${filename}`, sequelize, ...others)
+  })
+
+  after(() => rmSync(folder, { recursive: true, force: true }))
+
+  it('holds what is built, its sources and the changelog, and nothing else', () => {
+    for (const path of packed) expect(path).to.match(/^(dist|lib)\/|^(CHANGELOG\.md|LICENSE|README\.md|package\.json)$/)
+    expect(packed).to.include.members(['dist/index.js', 'dist/index.d.ts', 'dist/index.js.map', 'lib/index.ts'])
+  })
+
+  if (requestedDatabases().includes('mysql')) {
+    async function print(file: string): Promise<unknown> {
+      const environment = { ...process.env, DATABASE_URL: servers.get('mysql')!.url.replace(/^\w+:/, 'mysql:') }
+      const { stdout } = await run(process.execPath, [file], { cwd: folder, env: environment })
+      return JSON.parse(stdout)
+    }
+    const expected = promisedProgress(readme().cure)
+
+    it('runs the README’s first example from CommonJS', async () => {
+      writeFileSync(join(folder, 'example.cjs'), program('require'))
+      expect(await print('example.cjs')).to.deep.equal(expected)
+    })
+
+    it('runs it from ESM', async () => {
+      const imports = program('require').replace(/^const (\{.*\}) = require\(('.*')\)$/gm, 'import $1 from $2')
+      writeFileSync(join(folder, 'example.mjs'), imports)
+      expect(await print('example.mjs')).to.deep.equal(expected)
+    })
+
+    for (const module of ['node16', 'nodenext', 'commonjs']) {
+      it(`runs it from TypeScript, module ${module}, strict`, async () => {
+        writeFileSync(join(folder, 'example.ts'), program('import'))
+        const options = [
+          '--strict',
+          '--skipLibCheck',
+          '--exactOptionalPropertyTypes',
+          '--target',
+          'es2022',
+          '--module',
+          module,
+        ]
+        const resolution = module === 'commonjs' ? ['--moduleResolution', 'node10', '--ignoreDeprecations', '5.0'] : []
+        const compiler = join(folder, 'node_modules', 'typescript', 'bin', 'tsc')
+        await run(process.execPath, [compiler, ...options, ...resolution, 'example.ts'], { cwd: folder }).catch(
+          (error: unknown) => {
+            throw new Error((error as { stdout: string }).stdout)
+          },
+        )
+        expect(await print('example.js')).to.deep.equal(expected)
+      })
+    }
+  }
+})
