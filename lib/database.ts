@@ -104,7 +104,12 @@ export async function sendForRows<R extends object>(
   binds: unknown[],
   sending: Sending,
 ): Promise<R[]> {
-  return sequelize.query<R>(sql, { bind: binds, ...queryOptions(sending), type: QueryTypes.SELECT, raw: true })
+  return sequelize.query<R>(sql, {
+    bind: binds,
+    ...queryOptions(sequelize, sending),
+    type: QueryTypes.SELECT,
+    raw: true,
+  })
 }
 
 /** Sends a SELECT of a whole row and returns it built as an instance, parsed as Sequelize's own finders do. */
@@ -116,7 +121,7 @@ export async function sendForInstance(
 ): Promise<Row | undefined> {
   const options = {
     bind: binds,
-    ...queryOptions(sending),
+    ...queryOptions(sequelizeOf(model), sending),
     type: QueryTypes.SELECT as const,
     model,
     // An object with a schema has a toString of its own.
@@ -133,17 +138,22 @@ export async function sendForHeader(
   binds: unknown[],
   sending: Sending,
 ): Promise<unknown> {
-  const [header] = await sequelize.query(sql, { bind: binds, ...queryOptions(sending), type: QueryTypes.RAW })
+  const [header] = await sequelize.query(sql, {
+    bind: binds,
+    ...queryOptions(sequelize, sending),
+    type: QueryTypes.RAW,
+  })
   return header
 }
 
-function queryOptions({ transaction, logging }: Sending) {
+function queryOptions(sequelize: Sequelize, { transaction, logging }: Sending) {
+  const { busy } = connectorOf(sequelize.getDialect())
   return {
     // null, not undefined: the ambient transaction was considered before, and must not be picked up here.
     transaction: transaction ?? null,
     useMaster: true,
-    // Sequelize repeats single statements, which inside a transaction hides the first error; only a busy SQLite is safe to repeat.
-    retry: transaction ? { max: 1 } : { max: 20, match: [/SQLITE_BUSY/] },
+    // Sequelize repeats single statements, which inside a transaction hides the first error, and elsewhere may do it twice.
+    retry: transaction || !busy ? { max: 1 } : { max: 20, match: [busy] },
     ...(logging === undefined ? {} : { logging }),
   }
 }

@@ -79,15 +79,18 @@ export class UnsavedChangesError extends RowError {
   /** The attributes that were changed and not saved. */
   readonly columns: readonly string[]
 
-  constructor(method: string, row: RowFacts, columns: readonly string[], when: 'before' | 'after') {
+  constructor(method: string, row: RowFacts, columns: readonly string[], when: 'before' | 'rolled back' | 'joined') {
     const names = columns.map((column) => `"${column}"`).join(', ')
     super(
       row,
       when === 'before'
         ? `${method}: ${describeRow(row)} has unsaved changes in ${names}. ` +
             `Keep them with await row.save(), or drop them with await row.reload(), first.`
-        : `${method}: the callback left unsaved changes in ${names} of ${describeRow(row)}, so its transaction was rolled back. ` +
-            `End the callback with await row.save().`,
+        : `${method}: the callback left unsaved changes in ${names} of ${describeRow(row)}, ` +
+            (when === 'joined'
+              ? `and its other writes are in the transaction that it joined. Let this error roll that one back, and end`
+              : `so its transaction was rolled back. End`) +
+            ` the callback with await row.save().`,
     )
     this.columns = columns
   }
@@ -109,12 +112,12 @@ export class ConflictError extends OptimisticLockError {
   override readonly name = 'ConflictError'
   readonly primaryKey: Readonly<Record<string, unknown>>
 
-  constructor(method: string, row: RowFacts, reason: string, cause?: unknown) {
+  constructor(method: string, row: RowFacts, reason: string, inTransaction: boolean, cause?: unknown) {
     super({
       modelName: row.model,
       message:
-        `${method}: ${describeRow(row)} could not be written because of ${reason}; its transaction was rolled back. ` +
-        `Run the whole transaction again, from its first read.`,
+        `${method}: ${describeRow(row)} met ${reason}, so nothing was written. ` +
+        (inTransaction ? `Run the whole transaction again, from its first read.` : `Call ${method}() again.`),
     })
     this.primaryKey = row.primaryKey
     this.cause = cause
@@ -128,7 +131,7 @@ export class RolledBackError extends BaseError {
 
   constructor() {
     super(
-      'withLock: the transaction was rolled back instead of committed, because a statement in it had failed and the error was caught. Nothing was written. ' +
+      'sequelize-lossless: the transaction was rolled back instead of committed, because a statement in it had failed and the error was caught. Nothing was written. ' +
         'Let that statement’s error leave the callback instead of catching it, or run the statement in its own savepoint: sequelize.transaction({ transaction }, …).',
     )
   }

@@ -1,7 +1,6 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { Logging, Model, Transaction, Transactionable } from 'sequelize'
 import {
-  conflictOf,
   dialectOf,
   sendForHeader,
   sendForRows,
@@ -13,13 +12,13 @@ import {
 import type { Sending } from './database.js'
 import type { Column, Dialect, Form } from './dialects/index.js'
 import { ConflictError, JsonShapeError, RowNotFoundError, usage } from './errors.js'
-import { adopt, heldTransaction, refuseUnsavedChanges, rememberDocuments, values } from './instance.js'
+import { adopt, adoptWrite, heldTransaction, refuseUnsavedChanges, values } from './instance.js'
 import { apply, jsonType, set } from './operation.js'
 import type { JsonValue, Operation } from './operation.js'
 import { jsonText, refuseUnsupported } from './value.js'
 import { checkOptions, facts, identify, jsonColumnType } from './target.js'
 import type { Identity, JsonColumn, JsonDocument, JsonKey, JsonKeyValue, Target } from './target.js'
-import { oneWriter, openTransaction, transactionFor, watch } from './transaction.js'
+import { oneWriter, openTransaction, transactionFor, translated, watch } from './transaction.js'
 
 export interface JsonWriteOptions extends Logging, Transactionable {
   /**
@@ -79,6 +78,13 @@ export function mergeJsonKey<M extends Model, C extends JsonColumn<M>, K extends
   value: JsonKeyValue<M, C, K>,
   options?: JsonWriteOptions,
 ): Promise<M>
+export function mergeJsonKey<M extends Model, C extends JsonColumn<M>, K extends JsonKey<M, C>>(
+  target: Target<M>,
+  column: C,
+  key: K,
+  value: JsonKeyValue<M, C, K>,
+  options?: JsonWriteOptions,
+): Promise<unknown>
 export async function mergeJsonKey(
   target: Target<Model>,
   column: string,
@@ -126,20 +132,17 @@ async function write(request: JsonWrite, options: JsonWriteOptions): Promise<unk
     if (transaction) watch(transaction, dialect)
     return update(request, dialect, { transaction, logging }, returning === true)
   }
-  const document =
+  const found =
     joined !== undefined
       ? await send(joined)
       : returning && dialect.matched
-        ? await openTransaction(sequelize, dialect, logging === undefined ? {} : { logging }, send)
-        : await oneWriter(sequelize, dialect, () => send(undefined))
+        ? await openTransaction(method, sequelize, dialect, logging === undefined ? {} : { logging }, send)
+        : await oneWriter(method, sequelize, dialect, () => send(undefined))
 
-  if (!instance) return returning ? document : undefined
-  const seen = values(instance)
-  adopt(instance, {
-    [column]: (returning ? document : undefined) ?? apply(operation, seen[column]),
-    ...bookkeeping(request, seen),
-  })
-  rememberDocuments(instance)
+  const document = returning ? found : undefined
+  if (!instance) return document
+  adoptWrite(instance, column, (before) => apply(operation, before), document)
+  adopt(instance, bookkeeping(request, values(instance)))
   return instance
 }
 
@@ -164,16 +167,13 @@ async function update(
       if (!versionAttribute(identity.model) && isDeepStrictEqual(stored, apply(operation, stored))) return stored
     }
   } catch (error) {
-    const conflict = conflictOf(error, dialect)
-    if (!conflict) throw error
-    const reason =
-      conflict === 'deadlock' ? 'a deadlock' : 'a change made by another session since this transaction began'
-    throw new ConflictError(method, facts(identity), reason, error)
+    throw translated(error, dialect, method, facts(identity), sending.transaction)
   }
   throw new ConflictError(
     method,
     facts(identity),
-    `other writers that kept replacing "${column}" in ${attempts} attempts`,
+    `other writers that replaced "${column}" as a whole in each of ${attempts} attempts`,
+    sending.transaction !== undefined,
   )
 }
 
@@ -246,7 +246,10 @@ function parse(text: string): JsonValue | undefined {
 }
 
 /** The attributes that Sequelize keeps of its own and that the statement moved, as the instance now has them. */
-function bookkeeping({ identity: { model }, now }: JsonWrite, seen: Readonly<Record<string, unknown>>): object {
+function bookkeeping(
+  { identity: { model }, now }: JsonWrite,
+  seen: Readonly<Record<string, unknown>>,
+): Record<string, unknown> {
   const updatedAt = updatedAtAttribute(model)
   const version = versionAttribute(model)
   return {

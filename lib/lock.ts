@@ -1,15 +1,19 @@
-import type { Logging, Model, Transaction, Transactionable } from 'sequelize'
-import { conflictOf, dialectOf, sendForHeader, sendForInstance, sequelizeOf, Statement } from './database.js'
+import { Transaction } from 'sequelize'
+import type { Logging, Model, Transactionable } from 'sequelize'
+import { dialectOf, sendForHeader, sendForInstance, sequelizeOf, Statement } from './database.js'
 import type { Row, Sending } from './database.js'
 import type { Dialect } from './dialects/index.js'
-import { ConflictError, RowNotFoundError, usage } from './errors.js'
+import { RowNotFoundError, usage } from './errors.js'
 import {
   adopt,
+  endScope,
   heldTransaction,
-  holdOn,
+  holderOf,
+  keepMutable,
   markChangesInPlace,
+  observeSent,
   refuseUnsavedChanges,
-  rememberDocuments,
+  rememberStored,
   snapshot,
   startHold,
   values,
@@ -22,6 +26,7 @@ import {
   runInScope,
   takesWriteLockFirst,
   transactionFor,
+  translated,
   watch,
 } from './transaction.js'
 
@@ -60,6 +65,7 @@ export async function lock<M extends Model>(row: M, options: LockOptions): Promi
   const identity = identify('lock', row)
   if (!transaction) throw usage.transactionMissing('lock')
   transactionFor('lock', sequelizeOf(identity.model), transaction, undefined)
+  refuseOtherHolder('lock', identity, transaction)
   refuseUnsavedChanges('lock', identity, 'before')
   const sending = { transaction, logging }
   const dialect = await dialectOf(sequelizeOf(identity.model), sending)
@@ -111,32 +117,60 @@ export async function withLock<M extends Model, R>(
   const held = heldTransaction(identity.instance)
   const joined = transactionFor(method, sequelize, checked.transaction, held)
   if (joined && checked.isolationLevel !== undefined) throw usage.isolationLevelJoined(method)
-  const hold = holdOn(identity.instance)
-  if (hold && !(joined && isSameTransaction(hold.transaction, joined)))
-    throw usage.lockedElsewhere(method, facts(identity))
+  const level = checked.isolationLevel
+  if (level !== undefined && !isolationLevels.includes(level)) throw usage.isolationLevel(method, level, 'SQL')
+  refuseOtherHolder(method, identity, joined)
   refuseUnsavedChanges(method, identity, 'before')
 
   const { logging } = checked
-  const dialect = await dialectOf(sequelize, { transaction: joined, logging })
-  const run = async (transaction: Transaction): Promise<R> => {
-    const row = await takeLock(method, identity, dialect, { transaction, logging }, true)
-    const result = await runInScope(sequelize, transaction, () => fn(row as M, transaction))
-    refuseUnsavedChanges(method, { ...identity, instance: row }, 'after')
+  // A lock inside the lock is released with the outer one.
+  const release = held === undefined ? claim(identity.instance) : undefined
+  let row = identity.instance
+  let restore: (() => void) | undefined
+  const run = async (transaction: Transaction, dialect: Dialect): Promise<R> => {
+    const beforeRefresh = (instance: Row): void => {
+      row = instance
+      if (!joined) restore = snapshot(instance)
+    }
+    const locked = await takeLock(method, identity, dialect, { transaction, logging }, true, beforeRefresh)
+    const result = await runInScope(sequelize, transaction, () => fn(locked as M, transaction))
+    refuseUnsavedChanges(method, { ...identity, instance: locked }, joined ? 'joined' : 'rolled back')
     return result
   }
-  if (joined) return run(joined)
-
-  const { isolationLevel } = checked
-  if (isolationLevel !== undefined && !dialect.isolationLevels.includes(isolationLevel)) {
-    throw usage.isolationLevel(method, isolationLevel, dialect.name)
-  }
-  const restore = identity.instance && snapshot(identity.instance)
   try {
-    const set = { ...(isolationLevel && { isolationLevel }), ...(logging !== undefined && { logging }) }
-    return await openTransaction(sequelize, dialect, set, run)
+    const dialect = await dialectOf(sequelize, { transaction: joined, logging })
+    if (joined) return await run(joined, dialect)
+    if (level !== undefined && !dialect.isolationLevels.includes(level)) {
+      throw usage.isolationLevel(method, level, dialect.name)
+    }
+    const set = { ...(level && { isolationLevel: level }), ...(logging !== undefined && { logging }) }
+    return await openTransaction(method, sequelize, dialect, set, (transaction) => run(transaction, dialect))
   } catch (error) {
     restore?.()
     throw error
+  } finally {
+    release?.()
+    if (release && row) endScope(row)
+  }
+}
+
+const isolationLevels: readonly string[] = Object.values(Transaction.ISOLATION_LEVELS)
+
+/** Instances that a call of withLock is at work on, from its first moment, when nothing is locked yet. */
+const claimed = new WeakSet<Row>()
+
+function claim(instance: Row | undefined): () => void {
+  if (instance) claimed.add(instance)
+  return () => void (instance && claimed.delete(instance))
+}
+
+/** @throws {UsageError} another flow, or another transaction, has locked this very instance, or is about to */
+function refuseOtherHolder(method: string, { instance, ...row }: Identity, transaction: Transaction | undefined): void {
+  if (!instance) return
+  const holder = holderOf(instance)
+  const isOther = holder ? !transaction || !isSameTransaction(holder, transaction) : claimed.has(instance)
+  if (isOther || (claimed.has(instance) && !heldTransaction(instance))) {
+    throw usage.lockedElsewhere(method, facts({ instance, ...row }))
   }
 }
 
@@ -147,11 +181,15 @@ async function takeLock(
   dialect: Dialect,
   sending: Sending & { transaction: Transaction },
   scoped: boolean,
+  beforeRefresh?: (instance: Row) => void,
 ): Promise<Row> {
-  watch(sending.transaction, dialect)
+  watch(sending.transaction, dialect, observeSent)
   const fresh = await readLocked(method, identity, dialect, sending)
   if (!fresh) throw new RowNotFoundError(method, facts(identity))
   const instance = identity.instance ?? fresh
+  // Again: whoever changed it while this call waited would lose that.
+  refuseUnsavedChanges(method, identity, 'before')
+  beforeRefresh?.(instance)
   adopt(instance, values(fresh))
   startHold(instance, sending.transaction, scoped)
   joinOwnMethods(instance)
@@ -165,7 +203,7 @@ async function readLocked(
   sending: Sending & { transaction: Transaction },
 ): Promise<Row | undefined> {
   try {
-    if (dialect.singleWriter && !takesWriteLockFirst(sending.transaction))
+    if (dialect.writerQueue && !takesWriteLockFirst(sending.transaction))
       await takeWriteLock({ model, primaryKey }, sending)
     const select = new Statement(model)
     const columns = Object.entries(model.getAttributes() as Record<string, { type: { key?: string } }>)
@@ -176,11 +214,7 @@ async function readLocked(
     if (row) await runAfterFind(row, sending)
     return row
   } catch (error) {
-    const conflict = conflictOf(error, dialect)
-    if (!conflict) throw error
-    const reason =
-      conflict === 'deadlock' ? 'a deadlock' : 'a change made by another session since this transaction began'
-    throw new ConflictError(method, { model: model.name, primaryKey }, reason, error)
+    throw translated(error, dialect, method, { model: model.name, primaryKey }, sending.transaction)
   }
 }
 
@@ -227,9 +261,13 @@ function joinOwnMethods(instance: Row): void {
       // A plain read could see a snapshot older than the lock.
       const lock =
         name === 'reload' ? { lock: { level: transaction.LOCK.NO_KEY_UPDATE, of: instance.constructor } } : {}
-      args[optionsIndex[name]] = { ...lock, transaction, ...options }
+      const asked = (options as Transactionable | undefined)?.transaction
+      args[optionsIndex[name]] = { ...lock, ...options, transaction: asked === undefined ? transaction : asked }
+      // On PostgreSQL they read the whole row back, over what was changed in place meanwhile.
+      const putBack = name === 'increment' || name === 'decrement' ? keepMutable(instance) : undefined
       const result = await original.apply(instance, args)
-      rememberDocuments(instance)
+      putBack?.()
+      if (name === 'reload') rememberStored(instance)
       return result
     }
     Object.defineProperty(instance, name, { value: method, configurable: true, writable: true, enumerable: false })

@@ -7,7 +7,7 @@ import type { JsonWriteOptions } from './json.js'
 import { withLock } from './lock.js'
 import type { WithLockOptions } from './lock.js'
 import { isModel } from './target.js'
-import type { JsonColumn, JsonKey, JsonKeyValue } from './target.js'
+import type { JsonColumn, JsonKey, JsonKeyValue, MethodName } from './target.js'
 
 /**
  * The instance methods that {@link lossless} attaches, for the one line of TypeScript that a class model needs:
@@ -16,7 +16,7 @@ import type { JsonColumn, JsonKey, JsonKeyValue } from './target.js'
  */
 export interface Lossless<M extends Model> {
   /** Runs `fn` while this row is locked, with the row fresh from the locking read. See the function {@link withLock}. */
-  withLock<R>(fn: (row: M, transaction: Transaction) => R | Promise<R>, options?: WithLockOptions): Promise<R>
+  withLock<R>(fn: (row: this, transaction: Transaction) => R | Promise<R>, options?: WithLockOptions): Promise<R>
 
   /** Sets one key of a JSON column in one atomic UPDATE. See the function {@link mergeJsonKey}. */
   mergeJsonKey<C extends JsonColumn<M>, K extends JsonKey<M, C>>(
@@ -28,7 +28,7 @@ export interface Lossless<M extends Model> {
 }
 
 // Each method is a forward to the function of the same name.
-const methods = {
+const methods: Record<MethodName, (...words: never[]) => Promise<unknown>> = {
   withLock(this: Model, fn: never, options?: WithLockOptions): Promise<unknown> {
     return withLock(this, fn, options)
   },
@@ -63,7 +63,8 @@ export function lossless<S extends ModelStatic<Model>>(
   connectorOf(sequelize.getDialect())
 
   const prototype = model.prototype as object
-  if (!Object.hasOwn(prototype, attached)) {
+  // A subclass of a model that has them has them too.
+  if (!(attached in prototype)) {
     for (const name of Object.keys(methods)) {
       if (name in model.getAttributes()) throw usage.taken(model.name, name, 'an attribute')
       if (name in prototype) throw usage.taken(model.name, name, 'a method')

@@ -27,10 +27,16 @@ type NotADocument =
   | Uint8Array
   | Model
   | readonly unknown[]
+  | ReadonlyMap<unknown, unknown>
+  | ReadonlySet<unknown>
   | ((...args: never[]) => unknown)
 
 // A model without declared attributes, as in sequelize-typescript, is checked by the fields of its class.
-type AttributesOf<M extends Model> = IsAny<Attributes<M>> extends true ? Omit<M, keyof Model> : Attributes<M>
+type AttributesOf<M extends Model> =
+  IsAny<Attributes<M>> extends true ? Omit<M, keyof Model | MethodName> : Attributes<M>
+
+/** The methods that lossless() attaches. */
+export type MethodName = 'withLock' | 'mergeJsonKey'
 
 type IsDocument<T> =
   IsAny<T> extends true
@@ -46,27 +52,43 @@ type IsDocument<T> =
             : false
 
 /** The names of a model's attributes that hold a JSON document. */
-export type JsonColumn<M extends Model> = {
-  [K in keyof AttributesOf<M>]-?: IsDocument<AttributesOf<M>[K]> extends true ? K : never
-}[keyof AttributesOf<M>] &
-  string
+export type JsonColumn<M extends Model> = keyof AttributesOf<M> extends never
+  ? string
+  : {
+      [K in keyof AttributesOf<M>]-?: IsDocument<AttributesOf<M>[K]> extends true ? K : never
+    }[keyof AttributesOf<M>] &
+      string
 
-/** The document in a JSON column, as the model declares it. */
-export type JsonDocument<M extends Model, C extends JsonColumn<M>> =
-  IsAny<AttributesOf<M>[C]> extends true
-    ? // What an untyped column holds is the caller's to say.
-      // eslint-disable-next-line @typescript-eslint/no-explicit-any
-      Record<string, any>
+/** The document in a JSON column, as the model declares it. What an untyped column holds is the caller's to say. */
+export type JsonDocument<M extends Model, C extends JsonColumn<M>> = C extends keyof AttributesOf<M>
+  ? IsAny<AttributesOf<M>[C]> extends true
+    ? Untyped
     : unknown extends AttributesOf<M>[C]
       ? Record<string, JsonValue>
-      : NonNullable<AttributesOf<M>[C]>
+      : Exclude<NonNullable<AttributesOf<M>[C]>, readonly unknown[]>
+  : Untyped
+
+// eslint-disable-next-line @typescript-eslint/no-explicit-any
+type Untyped = Record<string, any>
+
+// Over each member of a union, since each may have keys of its own.
+type KeyOf<D> = D extends unknown ? Extract<keyof D, string> | `${Extract<keyof D, number>}` : never
+type ValueAt<D, K> = D extends unknown
+  ? K extends keyof D
+    ? D[K]
+    : K extends `${infer N extends number}`
+      ? N extends keyof D
+        ? D[N]
+        : never
+      : never
+  : never
 
 /** The keys of a document. */
-export type JsonKey<M extends Model, C extends JsonColumn<M>> = keyof JsonDocument<M, C> & string
+export type JsonKey<M extends Model, C extends JsonColumn<M>> = KeyOf<JsonDocument<M, C>>
 
 /** What a document holds at a key. */
 export type JsonKeyValue<M extends Model, C extends JsonColumn<M>, K extends JsonKey<M, C>> = Exclude<
-  JsonDocument<M, C>[K],
+  ValueAt<JsonDocument<M, C>, K>,
   undefined
 >
 
@@ -152,7 +174,8 @@ function wholeKey(method: string, model: RowModel, key: Record<string, unknown>)
     const type = attributeType(model, name)
     const isNumber =
       typeof value === 'bigint' ||
-      Number.isFinite(value) ||
+      // A rounded number would name another row.
+      (Number.isInteger(value) ? Number.isSafeInteger(value) : Number.isFinite(value)) ||
       (typeof value === 'string' && /^-?\d+(\.\d+)?$/.test(value))
     const isOther = typeof value === 'boolean' || value instanceof Date || value instanceof Uint8Array
     const expected = numberTypes.includes(type) ? 'a number' : stringTypes.includes(type) ? 'a string' : 'a value'
@@ -167,7 +190,7 @@ function wholeKey(method: string, model: RowModel, key: Record<string, unknown>)
   return key
 }
 
-function attributeType(model: RowModel, attribute: string): string {
+export function attributeType(model: RowModel, attribute: string): string {
   const { type } = model.getAttributes()[attribute as never] as { type: { key: string } }
   return type.key
 }

@@ -1,3 +1,4 @@
+import { types } from 'node:util'
 import type { Dialect } from './dialects/index.js'
 import { UnsupportedValueError, usage } from './errors.js'
 import type { Operation } from './operation.js'
@@ -12,29 +13,48 @@ export function jsonText(method: string, column: string, value: unknown): string
   const refuse = (key: string, what: string, remedy: string): never => {
     throw new UnsupportedValueError(method, column, `${place(key)} is ${what}`, remedy)
   }
-  if (value === undefined) throw usage.value(method, 'the value', 'undefined')
-  const check = function (this: unknown, key: string, each: unknown) {
+  const check = function (this: unknown, key: string, each: unknown): unknown {
     const original = (this as Record<string, unknown>)[key]
     if (typeof each === 'function' || typeof each === 'symbol')
       throw usage.value(method, place(key), `a ${typeof each}`)
     if (each === undefined && Array.isArray(this)) throw usage.value(method, place(key), 'undefined')
     if (typeof each === 'number' && !Number.isFinite(each)) refuse(key, String(each), 'Store null, or a string.')
     if (typeof each === 'bigint') refuse(key, 'a bigint', 'Store a string: String(value).')
-    if (original instanceof Map || original instanceof Set) {
+    if (types.isDate(original) && each === null) refuse(key, 'an invalid Date', 'Store null.')
+    if (types.isPromise(original)) refuse(key, 'a promise', 'Write await before it.')
+    if (isNotAsItLooks(original)) {
+      const name = (original as object).constructor.name
       refuse(
         key,
-        `a ${original.constructor.name}, which JSON would store as {}`,
-        'Convert it: Object.fromEntries(map), or [...set].',
+        `of class ${name}, of which JSON would keep nothing or something else`,
+        'Convert it: Object.fromEntries(map), [...set], String(error), buffer.toString("base64").',
       )
     }
     return each
   }
+  let text: string | undefined
   try {
-    return JSON.stringify(value, check)
+    text = JSON.stringify(value, check)
   } catch (error) {
     if (error instanceof TypeError && /circular/i.test(error.message)) throw usage.circular(method)
     throw error
   }
+  if (text === undefined) throw usage.value(method, 'the value', 'undefined')
+  return text
+}
+
+function isNotAsItLooks(value: unknown): boolean {
+  return [
+    types.isMap,
+    types.isSet,
+    types.isWeakMap,
+    types.isWeakSet,
+    types.isNativeError,
+    types.isRegExp,
+    types.isAnyArrayBuffer,
+    types.isArrayBufferView,
+    types.isBoxedPrimitive,
+  ].some((is) => is(value))
 }
 
 /** @throws {UnsupportedValueError} the key or the value is one that this database would store as something else */
@@ -53,7 +73,7 @@ export function refuseUnsupported(method: string, column: string, operation: Ope
     if (reason) refuse(what, reason)
   }
   const walk = (value: unknown, depth: number): void => {
-    if (depth > dialect.maxDepth) {
+    if (typeof value === 'object' && value !== null && depth > dialect.maxDepth) {
       throw new UnsupportedValueError(
         method,
         column,
@@ -72,7 +92,7 @@ export function refuseUnsupported(method: string, column: string, operation: Ope
   refuseText(shown, operation.key)
   const reason = dialect.refuseKey(operation.key)
   if (reason) refuse(shown, reason)
-  walk(JSON.parse(operation.json), 1)
+  walk(JSON.parse(operation.json), 2)
 }
 
 function shorten(text: string): string {

@@ -43,8 +43,8 @@ export interface Dialect {
   readonly matched?: (header: unknown) => boolean | undefined
   /** Ends a SELECT that locks its row; empty where a transaction locks the whole database. */
   readonly lockClause: '' | 'FOR UPDATE' | 'FOR NO KEY UPDATE'
-  /** One transaction may write at a time, in the whole database. */
-  readonly singleWriter: boolean
+  /** For a database that has one writer at a time and lets those who wait block it: the file that Sequelize's options name, or `'in memory'`. */
+  readonly writerQueue?: (options: { readonly storage?: string; readonly host?: string }) => string
   readonly isolationLevels: readonly string[]
   /** Levels of arrays and objects that a document may have, its root included. */
   readonly maxDepth: number
@@ -56,14 +56,16 @@ export interface Dialect {
   readonly classify: (error: DriverError) => 'deadlock' | 'conflict' | undefined
   /** The server rolls the whole transaction back on its own then, past every savepoint. */
   readonly conflictEndsTransaction: boolean
-  /** After any failed statement, COMMIT answers with success and rolls back. */
-  readonly errorAbortsTransaction: boolean
+  /** COMMIT was answered with success, and rolled back. */
+  readonly isRollback: (result: unknown) => boolean
 }
 
 /** One of Sequelize's own dialects: how to ask the server behind it who it is. */
 export interface Connector {
   /** Answers with the server's `version`, and with what became of the text bound to `$1`. */
   readonly probe: string
+  /** An error that says that nothing was done, and that the same statement may succeed if it is sent again. */
+  readonly busy?: RegExp
   readonly recognise: (answer: Readonly<Record<string, unknown>>) => Dialect
 }
 
@@ -95,6 +97,7 @@ const connectors: Readonly<Record<string, Connector>> = {
   mariadb: mysqlOrMariadb,
   postgres: { probe: 'SELECT version() AS version, $1::text AS echo', recognise: () => postgres },
   sqlite: {
+    busy: /SQLITE_BUSY/,
     probe: 'SELECT sqlite_version() AS version, $1 AS echo',
     recognise({ version }) {
       const [major = 0, minor = 0] = String(version).split('.').map(Number)

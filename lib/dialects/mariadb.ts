@@ -28,7 +28,6 @@ export const mariadb: Dialect = {
   documentText: (column) => `CAST(${column.sql} AS CHAR)`,
   matched,
   lockClause: 'FOR UPDATE',
-  singleWriter: false,
   isolationLevels: mysql.isolationLevels,
   maxDepth: 31,
   // "$.\"-1\"" is read as an array index counted from the end (error 4042).
@@ -37,5 +36,5 @@ export const mariadb: Dialect = {
   // 1020: innodb_snapshot_isolation, the default since MariaDB 11.6.2.
   classify: (error) => (error.errno === 1213 ? 'deadlock' : error.errno === 1020 ? 'conflict' : undefined),
   conflictEndsTransaction: true,
-  errorAbortsTransaction: false,
+  isRollback: () => false,
 }

@@ -40,12 +40,11 @@ export const mysql: Dialect = {
   documentText: (column) => `CAST(${column.sql} AS CHAR)`,
   matched,
   lockClause: 'FOR UPDATE',
-  singleWriter: false,
   isolationLevels: ['READ UNCOMMITTED', 'READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'],
   maxDepth: 100,
   refuseKey: refuseLongKey,
   refuseText: () => undefined,
   classify: (error) => (error.errno === 1213 ? 'deadlock' : undefined),
   conflictEndsTransaction: true,
-  errorAbortsTransaction: false,
+  isRollback: () => false,
 }

@@ -26,12 +26,13 @@ export const postgres: Dialect = {
   documentText: (column) => `${column.sql}::text`,
   // FOR UPDATE would also block the foreign-key checks of rows that refer to this one.
   lockClause: 'FOR NO KEY UPDATE',
-  singleWriter: false,
   isolationLevels: ['READ UNCOMMITTED', 'READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'],
-  maxDepth: 1000,
+  // It holds more; JavaScript's own JSON gives up not far above.
+  maxDepth: 5000,
   refuseKey: refuseNul,
   refuseText: refuseNul,
   classify: (error) => (error.code === '40P01' ? 'deadlock' : error.code === '40001' ? 'conflict' : undefined),
   conflictEndsTransaction: false,
-  errorAbortsTransaction: true,
+  // The command tag: a failed statement before it dooms the transaction.
+  isRollback: (result) => (result as [unknown, { command?: string }])[1].command === 'ROLLBACK',
 }

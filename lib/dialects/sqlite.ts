@@ -1,3 +1,4 @@
+import { resolve } from 'node:path'
 import { pathText } from '../operation.js'
 import type { Dialect, Form } from './index.js'
 
@@ -16,7 +17,11 @@ export const sqlite: Dialect = {
   forms: [form],
   documentText: (column) => `CAST(${column.sql} AS TEXT)`,
   lockClause: '',
-  singleWriter: true,
+  // Waiting writers block the threads that the writer in front needs.
+  writerQueue: ({ storage, host }) => {
+    const path = storage ?? host ?? ':memory:'
+    return path === ':memory:' || path === '' ? 'in memory' : resolve(path)
+  },
   isolationLevels: ['SERIALIZABLE'],
   maxDepth: 1000,
   // A path ends at NUL: "a\0b" would write the key "a".
@@ -24,5 +29,5 @@ export const sqlite: Dialect = {
   refuseText: () => undefined,
   classify: () => undefined,
   conflictEndsTransaction: false,
-  errorAbortsTransaction: false,
+  isRollback: () => false,
 }

@@ -99,11 +99,40 @@ export async function typed(run: Run, sequelize: Sequelize, transaction: Transac
   }
   const Setting = lossless(sequelize.define<SettingModel>('Setting', { id: DataTypes.INTEGER, value: DataTypes.JSON }))
   const setting = await Setting.findByPk(1, { rejectOnEmpty: true })
+  await setting.withLock((row) => row.mergeJsonKey('value', 'theme', 'light'))
   await setting.mergeJsonKey('value', 'theme', 'dark')
   // @ts-expect-error not a value of that key
   await setting.mergeJsonKey('value', 'theme', 'blue')
   // @ts-expect-error create stays strict here too
   await Setting.create({})
+
+  // Each member of a union has keys of its own; a numeric key is the text that JSON has.
+  class Mixed extends Model<InferAttributes<Mixed>, InferCreationAttributes<Mixed>> {
+    declare id: CreationOptional<number>
+    declare event: { kind: 'a'; x: number } | { kind: 'b'; y: string }
+    declare slots: { 1: 'free' | 'taken' }
+    declare seen: CreationOptional<Map<string, string>>
+  }
+  interface Mixed extends Lossless<Mixed> {}
+  const mixed = await Mixed.findByPk(1, { rejectOnEmpty: true })
+  await mixed.mergeJsonKey('event', 'x', 1)
+  await mixed.mergeJsonKey('event', 'y', 'text')
+  await mixed.mergeJsonKey('slots', '1', 'taken')
+  // @ts-expect-error not a value of that key
+  await mixed.mergeJsonKey('event', 'x', 'text')
+  // @ts-expect-error a Map is not a document
+  await mixed.mergeJsonKey('seen', 'size', 1)
+
+  // A row or its name, whichever the caller had.
+  const either = Math.random() < 1 ? run : ([Run, 7] as const)
+  await mergeJsonKey(either, 'progress', 'step_a', 'done')
+  await withLock(either, (row) => row.save())
+
+  // A model without any types is not checked.
+  const Untyped = lossless(sequelize.define('Untyped', { data: DataTypes.JSON }))
+  const untyped = await Untyped.findByPk(1, { rejectOnEmpty: true })
+  await untyped.mergeJsonKey('data', 'k', 1)
+  await mergeJsonKey([Untyped, 1], 'data', 'k', 1)
 
   // A model without declared attributes, as in sequelize-typescript, is checked by the fields of its class.
   class Loose extends Model {

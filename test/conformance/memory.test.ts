@@ -1,0 +1,391 @@
+import { AsyncLocalStorage, AsyncResource } from 'node:async_hooks'
+import { expect } from 'chai'
+import { DataTypes, Sequelize } from 'sequelize'
+import type { Model, Transaction } from 'sequelize'
+import {
+  lock,
+  lossless,
+  mergeJsonKey,
+  OutsideTransactionError,
+  RolledBackError,
+  UnsavedChangesError,
+  UsageError,
+  withLock,
+} from 'sequelize-lossless'
+import { eachDatabase } from '../each-database.js'
+import { rejection } from '../rejection.js'
+import { createRuns } from '../workflow-run.js'
+import type { Progress, WorkflowRun } from '../workflow-run.js'
+
+/** What is in memory and what is in the database never part ways unnoticed, whoever shares the instance. */
+eachDatabase('the instance in memory', (database) => {
+  let sequelize: Sequelize
+  let Runs: typeof WorkflowRun
+
+  before(async () => {
+    ;({ sequelize } = database.connect())
+    Runs = await createRuns(sequelize)
+  })
+
+  async function stored(id: number): Promise<Progress | null> {
+    return (await Runs.findByPk(id, { rejectOnEmpty: true, transaction: null })).progress
+  }
+
+  describe('a change made while a statement is on its way', () => {
+    it('to a document, during save(), is written by the next save()', async () => {
+      const run = await Runs.create({ progress: {} })
+      await run.withLock(async (row) => {
+        row.progress!['a'] = 1
+        const saving = row.save()
+        await new Promise(setImmediate)
+        row.progress!['b'] = 2
+        await saving
+        await row.save()
+      })
+      expect(await stored(run.id)).to.deep.equal({ a: 1, b: 2 })
+    })
+
+    it('by parallel steps of one callback, is never lost', async () => {
+      for (let round = 0; round < 20; round++) {
+        const run = await Runs.create({ progress: {} })
+        await run.withLock(async (row, transaction) => {
+          const step = async (key: string): Promise<void> => {
+            await Runs.count({ transaction })
+            row.progress![key] = 1
+            await row.save()
+          }
+          await Promise.all(['a', 'b', 'c'].map(step))
+          await row.save()
+        })
+        expect(await stored(run.id)).to.deep.equal({ a: 1, b: 1, c: 1 })
+      }
+    })
+
+    it('during increment(), is written by the next save()', async () => {
+      const run = await Runs.create({ progress: {} })
+      await run.withLock(async (row) => {
+        const incrementing = row.increment('id', { by: 0 })
+        row.progress!['b'] = 2
+        await incrementing
+        await row.save()
+      })
+      expect(await stored(run.id)).to.deep.equal({ b: 2 })
+    })
+
+    it('by a hook, in place, is refused if nothing saves it', async () => {
+      const Hooked = await createRuns(sequelize, {
+        tableName: 'hooked_in_place',
+        hooks: { beforeUpdate: (row) => void (row.progress!['audit'] = 1) },
+      })
+      const run = await Hooked.create({ progress: {} })
+      const error = await rejection(
+        run.withLock((row) => row.update({ title: 'x' })),
+        UnsavedChangesError,
+      )
+      expect(error.columns).to.deep.equal(['progress'])
+    })
+
+    it('to the column, during mergeJsonKey(), is still to be saved, and not over the write', async () => {
+      const run = await Runs.create({ progress: {} })
+      const merging = run.mergeJsonKey('progress', 'a', 1)
+      run.progress = { ...run.progress, b: 2 }
+      await merging
+      expect(run.changed()).to.deep.equal(['progress'])
+      await run.save()
+      expect(await stored(run.id)).to.deep.equal({ a: 1, b: 2 })
+    })
+
+    it('to the row, while withLock() waits, is refused and not dropped', async () => {
+      const run = await Runs.create({ progress: {} })
+      const locking = run.withLock(() => undefined)
+      run.title = 'meanwhile'
+      await rejection(locking, UnsavedChangesError)
+      expect(run.title).to.equal('meanwhile')
+      await run.save()
+      expect((await run.reload()).title).to.equal('meanwhile')
+    })
+  })
+
+  describe('two flows that share it', () => {
+    it('cannot both lock it, from the first moment', async () => {
+      const run = await Runs.create({ progress: {} })
+      const [first, second] = await Promise.allSettled([
+        run.withLock((row) => row.update({ progress: { first: 1 } })),
+        run.withLock((row) => row.update({ progress: { second: 1 } })),
+      ])
+      expect(first.status).to.equal('fulfilled')
+      expect(second).to.have.property('reason').that.is.instanceOf(UsageError)
+      expect(await stored(run.id)).to.deep.equal({ first: 1 })
+      await run.withLock((row) => row.update({ progress: { third: 1 } }))
+      expect(await stored(run.id)).to.deep.equal({ third: 1 })
+    })
+
+    it('lose nothing when one merges and the other saves', async () => {
+      for (let round = 0; round < 50; round++) {
+        const run = await Runs.create({ progress: {} })
+        const results = await Promise.allSettled([
+          run.mergeJsonKey('progress', 'b', 1, { returning: round % 2 === 0 }),
+          run.withLock(async (row) => {
+            row.progress!['a'] = 1
+            await new Promise(setImmediate)
+            await row.save()
+          }),
+        ])
+        expect(results.map(({ status }) => status)).to.deep.equal(['fulfilled', 'fulfilled'])
+        expect(await stored(run.id)).to.deep.equal({ a: 1, b: 1 })
+      }
+    })
+
+    it('cannot lock it in different transactions', async () => {
+      const run = await Runs.create({ progress: {} })
+      const other = database.name === 'sqlite' ? undefined : await sequelize.transaction()
+      if (!other) return
+      await run.withLock(() => rejection(lock(run, { transaction: other }), UsageError))
+      await other.rollback()
+    })
+  })
+
+  describe('what was not loaded', () => {
+    it('is not made up', async () => {
+      const { id } = await Runs.create({ progress: { a: 1 } })
+      const partial = await Runs.findByPk(id, { attributes: ['id'], rejectOnEmpty: true })
+      await partial.mergeJsonKey('progress', 'c', 3)
+      expect(partial.toJSON()).to.not.have.property('progress')
+      await partial.mergeJsonKey('progress', 'd', 4, { returning: true })
+      expect(partial.progress).to.deep.equal({ a: 1, c: 3, d: 4 })
+    })
+  })
+
+  describe('in a joined transaction', () => {
+    it('stays joined after withLock() has returned, until that transaction ends', async () => {
+      const run = await Runs.create({ progress: {} })
+      await sequelize.transaction(async (transaction) => {
+        await run.withLock((row) => row.update({ progress: { a: 1 } }), { transaction })
+        run.progress!['b'] = 1
+        await run.save()
+        const named = await withLock([Runs, run.id], (row) => row, { transaction })
+        await named.update({ title: 'joined' })
+        await sequelize.transaction({ transaction }, (nested) => lock(run, { transaction: nested }))
+        // As code in JavaScript passes on what it was not given.
+        const none = { transaction: undefined } as object
+        await run.save(none)
+        await run.mergeJsonKey('progress', 'c', 1, none)
+      })
+      expect(await stored(run.id)).to.deep.equal({ a: 1, b: 1, c: 1 })
+    })
+
+    it('unsaved changes say truly what became of the rest', async () => {
+      const run = await Runs.create({ progress: {} })
+      await sequelize.transaction(async (transaction) => {
+        const leaving = run.withLock(
+          async (row) => {
+            await row.update({ title: 'written' })
+            row.progress!['lost'] = 1
+          },
+          { transaction },
+        )
+        const error = await rejection(leaving, UnsavedChangesError)
+        expect(error.message).to.include('Let this error roll that one back').and.not.include('was rolled back')
+      })
+    })
+  })
+
+  it('a VIRTUAL attribute is nothing to save', async () => {
+    const Virtual = lossless(
+      sequelize.define<Model & { progress: Progress; shown: string }>(
+        'Virtual',
+        { progress: DataTypes.JSON, shown: DataTypes.VIRTUAL },
+        { tableName: 'virtual_runs' },
+      ),
+    )
+    await Virtual.sync({ force: true })
+    const row = await Virtual.create({ progress: {} })
+    row.shown = 'before'
+    await row.withLock(async (locked) => {
+      await locked.mergeJsonKey('progress', 'k', 1)
+      locked.shown = 'after'
+    })
+    expect((await row.reload()).progress).to.deep.equal({ k: 1 })
+  })
+
+  it('a subclass of a lossless model has the methods too', () => {
+    class Sub extends Runs {}
+    expect(lossless(Sub)).to.equal(Sub)
+    expect(lossless(Runs.unscoped())).to.have.property('prototype').with.property('withLock')
+  })
+
+  if (database.name === 'postgres') {
+    it('an array changed in place is seen, too', async () => {
+      const Tagged = lossless(
+        sequelize.define<Model & { tags: string[] }>('Tagged', { tags: DataTypes.ARRAY(DataTypes.TEXT) }),
+      )
+      await Tagged.sync({ force: true })
+      const row = await Tagged.create({ tags: ['a'] })
+      await row.withLock(async (locked) => {
+        locked.tags.push('b')
+        await locked.save()
+      })
+      expect((await row.reload()).tags).to.deep.equal(['a', 'b'])
+    })
+  }
+
+  describe('a transaction opened in the callback', () => {
+    it('is refused: it would commit apart, and could wait for the lock', async () => {
+      const run = await Runs.create({ progress: {} })
+      const opening: Record<string, () => Promise<unknown>> = {
+        findOrCreate: () => Runs.findOrCreate({ where: { title: 'apart' } }),
+        'sequelize.transaction': () => sequelize.transaction(() => Promise.resolve()),
+      }
+      for (const open of Object.values(opening)) {
+        const error = await rejection(
+          run.withLock(() => open()),
+          database.name === 'sqlite' ? Error : OutsideTransactionError,
+        )
+        if (database.name !== 'sqlite') expect(error.message).to.include('sequelize.transaction({ transaction }, …)')
+      }
+      expect(await Runs.count({ where: { title: 'apart' } })).to.equal(0)
+    })
+
+    it('is fine when it is nested, or asked for by transaction: null', async () => {
+      const run = await Runs.create({ progress: {} })
+      const other = await Runs.create({ progress: {} })
+      await run.withLock(async (_row, transaction) => {
+        await sequelize.transaction({ transaction }, (nested) =>
+          Runs.create({ title: 'nested' }, { transaction: nested }),
+        )
+        await Runs.findOrCreate({ where: { title: 'found' }, transaction })
+        if (database.name !== 'sqlite') {
+          await other.withLock((row) => row.update({ title: 'apart' }), { transaction: null })
+        }
+      })
+      expect(await Runs.count({ where: { title: ['nested', 'found'] } })).to.equal(2)
+    })
+  })
+
+  describe('with Sequelize.useCLS', () => {
+    before(() => {
+      const storage = new AsyncLocalStorage<Map<string, unknown>>()
+      Sequelize.useCLS({
+        get: (key: string) => storage.getStore()?.get(key),
+        set: (key: string, value: unknown) => void storage.getStore()?.set(key, value),
+        run: (fn: (context: unknown) => unknown) => {
+          const context = new Map(storage.getStore() ?? [])
+          storage.run(context, () => void fn(context))
+          return context
+        },
+        bind: (fn: () => unknown) => AsyncResource.bind(fn),
+      })
+    })
+    after(() => {
+      delete (Sequelize as unknown as { _cls?: unknown })._cls
+    })
+
+    it('every write in the callback takes part, told or not', async () => {
+      const run = await Runs.create({ progress: {} })
+      const rolledBack = run.withLock(async (row) => {
+        await Runs.create({ title: 'by the ambient transaction' })
+        row.progress!['k'] = 1
+        await row.save()
+        throw new Error('on purpose')
+      })
+      await rejection(rolledBack, Error)
+      expect(await Runs.count({ where: { title: 'by the ambient transaction' } })).to.equal(0)
+      expect(await stored(run.id)).to.deep.equal({})
+    })
+
+    if (database.name === 'postgres') {
+      it('a raw query that failed, and was caught, is never a commit', async () => {
+        const run = await Runs.create({ progress: {} })
+        const call = run.withLock(async (row) => {
+          row.progress!['a'] = 1
+          await row.save()
+          await sequelize.query('select nonsense from nowhere').catch(() => undefined)
+        })
+        await rejection(call, RolledBackError)
+        expect(await stored(run.id)).to.deep.equal({})
+      })
+    }
+  })
+
+  if (database.name === 'postgres') {
+    it('an error that never reached the server does not stop the commit; no afterCommit hook runs for a rollback', async () => {
+      const run = await Runs.create({ progress: {} })
+      let hooks = 0
+      const withHook = (work: (transaction: Transaction) => Promise<unknown>): Promise<unknown> =>
+        run.withLock(async (row, transaction) => {
+          transaction.afterCommit(() => void hooks++)
+          row.progress!['k'] = 1
+          await row.save()
+          await work(transaction).catch(() => undefined)
+        })
+      await withHook((transaction) => sequelize.query('select $2', { bind: [1], transaction }))
+      expect(await stored(run.id)).to.deep.equal({ k: 1 })
+      expect(hooks).to.equal(1)
+      await rejection(
+        withHook((transaction) => sequelize.query('select 1/0', { transaction })),
+        RolledBackError,
+      )
+      expect(hooks).to.equal(1)
+    })
+  }
+
+  if (database.name === 'mysql' || database.name === 'mariadb') {
+    it('a deadlock that the callback caught is a RolledBackError', async () => {
+      const [run, other] = await Runs.bulkCreate([{ progress: {} }, { progress: {} }])
+      const survivor = await sequelize.transaction()
+      for (let weight = 0; weight < 20; weight++) await Runs.create({}, { transaction: survivor })
+      await other!.update({ title: 'survivor' }, { transaction: survivor })
+      let waiting: Promise<unknown> | undefined
+      const call = run!.withLock(async (_row, transaction) => {
+        waiting = Runs.update({ title: 'survivor' }, { where: { id: run!.id }, transaction: survivor })
+        await Runs.update({ title: 'victim' }, { where: { id: other!.id }, transaction }).catch(() => undefined)
+      })
+      expect((await rejection(call, RolledBackError)).code).to.equal('ROLLED_BACK')
+      await waiting
+      await survivor.commit()
+    })
+  }
+
+  if (database.name === 'sqlite') {
+    it('in memory, another flow’s statement does not fall into the transaction of the lock', async () => {
+      const { sequelize: memory } = database.connect({ storage: ':memory:' })
+      const Memory = await createRuns(memory)
+      const run = await Memory.create({ progress: {} })
+      let entered!: () => void
+      const inside = new Promise<void>((resolve) => (entered = resolve))
+      const others = inside.then(() =>
+        Promise.all([
+          Memory.create({ title: 'acknowledged' }),
+          mergeJsonKey([Memory, run.id], 'progress', 'theirs', 1),
+        ]),
+      )
+      const locking = run.withLock(async (row, transaction) => {
+        entered()
+        row.progress!['mine'] = 1
+        await row.save()
+        await Memory.count({ transaction })
+        throw new Error('on purpose')
+      })
+      await rejection(locking, Error)
+      await others
+      expect(await Memory.count({ where: { title: 'acknowledged' } })).to.equal(1)
+      expect((await Memory.findByPk(run.id))!.progress).to.deep.equal({ theirs: 1 })
+    })
+
+    it('a key that the driver has rounded does not write another row', async () => {
+      const Big = lossless(
+        sequelize.define<Model & { data: Progress }>(
+          'Big',
+          { id: { type: DataTypes.BIGINT, primaryKey: true }, data: DataTypes.JSON },
+          { tableName: 'big_keys' },
+        ),
+      )
+      await Big.sync({ force: true })
+      await sequelize.query(
+        `INSERT INTO big_keys (id, data, createdAt, updatedAt) VALUES (9007199254740993, '{}', '', '')`,
+      )
+      const [row] = await Big.findAll()
+      await rejection(row!.mergeJsonKey('data', 'k', 1), UsageError)
+    })
+  }
+})
