@@ -196,7 +196,7 @@ export function attributeType(model: RowModel, attribute: string): string {
 }
 
 /** The names of a model's JSON attributes. */
-export function jsonColumns(model: RowModel): string[] {
+function jsonColumns(model: RowModel): string[] {
   return Object.keys(model.getAttributes()).filter((name) => /^JSONB?$/.test(attributeType(model, name)))
 }
 
