@@ -145,6 +145,20 @@ eachDatabase('the instance in memory', (database) => {
     })
   })
 
+  it('a document that JSON cannot write is an error of the save, and rolls back', async () => {
+    const run = await Runs.create({ progress: {} })
+    for (const value of [1n, undefined]) {
+      const saving = run.withLock(async (row) => {
+        await row.update({ title: 'rolled back' })
+        if (value === undefined) row.progress = value as never
+        else row.progress!['big'] = value
+        if (value !== undefined) await row.save()
+      })
+      await rejection(saving, value === undefined ? UnsavedChangesError : TypeError)
+      expect((await run.reload()).title).to.equal(null)
+    }
+  })
+
   describe('what was not loaded', () => {
     it('is not made up', async () => {
       const { id } = await Runs.create({ progress: { a: 1 } })

@@ -602,6 +602,22 @@ eachDatabase('mergeJsonKey', (database) => {
     })
   }
 
+  if (database.name === 'mariadb') {
+    it('text that is not JSON is a JsonShapeError, and stays', async () => {
+      const Loose = await createRuns(sequelize, { tableName: 'loose_runs' })
+      await sequelize.query('ALTER TABLE loose_runs MODIFY progress LONGTEXT')
+      const { id } = await Loose.create()
+      await sequelize.query(`UPDATE loose_runs SET progress = 'not JSON'`)
+      const error = await rejection(mergeJsonKey([Loose, id], 'progress', 'k', 1), JsonShapeError)
+      expect(error.found).to.equal('text that is not JSON')
+      const [row] = await sequelize.query<{ progress: string }>('SELECT progress FROM loose_runs', {
+        type: 'SELECT' as never,
+        raw: true,
+      })
+      expect(row!.progress).to.equal('not JSON')
+    })
+  }
+
   if (database.name === 'sqlite') {
     it('text that is not JSON is an error, and stays', async () => {
       const run = await Runs.create()
