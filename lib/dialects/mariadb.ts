@@ -15,7 +15,7 @@ const form: Form = {
     return {
       document,
       guard:
-        `(${column.sql} IS NULL OR COALESCE(JSON_TYPE(${column.sql}), 'INVALID') IN ('OBJECT', 'NULL')) ` +
+        `(${column.sql} IS NULL OR CASE WHEN JSON_VALID(${column.sql}) THEN JSON_TYPE(${column.sql}) END IN ('OBJECT', 'NULL')) ` +
         `AND JSON_EXTRACT(${bind(operation.json)}, '$') IS NOT NULL AND ${document} IS NOT NULL`,
     }
   },

@@ -8,7 +8,7 @@ const form: Form = {
     document:
       `json_set(CASE WHEN json_type(${column.sql}) = 'object' THEN ${column.sql} ELSE '{}' END, ` +
       `${bind(pathText(operation.key))}, json(${bind(operation.json)}))`,
-    guard: `COALESCE(json_type(${column.sql}), 'null') IN ('object', 'null')`,
+    guard: `(${column.sql} IS NULL OR CASE WHEN json_valid(${column.sql}) THEN json_type(${column.sql}) END IN ('object', 'null'))`,
   }),
 }
 
