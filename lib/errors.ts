@@ -44,18 +44,25 @@ export class JsonShapeError extends RowError {
   readonly column: string
   /** Where in the document; empty for its root. */
   readonly path: readonly string[]
-  /** What stands there: `'array'`, `'string'`, `'number'`, `'boolean'` or `'text that is not JSON'`. */
+  readonly needed: 'an object' | 'a number' | 'an array'
+  /** What stands there: `'array'`, `'string'`, `'number'`, `'boolean'`, `'null'`, `'object'` or `'text that is not JSON'`. */
   readonly found: string
 
-  constructor(method: string, row: RowFacts, column: string, path: readonly string[], found: string) {
+  constructor(
+    method: string,
+    row: RowFacts,
+    column: string,
+    { path, needed, found }: Pick<JsonShapeError, 'path' | 'needed' | 'found'>,
+  ) {
     const place = path.length === 0 ? `"${column}"` : `"${column}" at ${JSON.stringify(path)}`
     super(
       row,
-      `${method}: ${place} of ${describeRow(row)} holds ${article(found)}, not an object, so nothing was written. ` +
+      `${method}: ${place} of ${describeRow(row)} holds ${article(found)}, not ${needed}, so nothing was written. ` +
         `Repair the document first: await row.withLock(async (row) => { row.${column} = { … }; await row.save() }).`,
     )
     this.column = column
     this.path = path
+    this.needed = needed
     this.found = found
   }
 }
@@ -64,10 +71,11 @@ export class JsonShapeError extends RowError {
 export class UnsupportedValueError extends BaseError {
   readonly code = 'UNSUPPORTED_VALUE'
   override readonly name = 'UnsupportedValueError'
-  readonly column: string
+  /** The column that was to be written; unknown to an operation that was made and not used yet. */
+  readonly column: string | undefined
 
-  constructor(method: string, column: string, reason: string, remedy: string) {
-    super(`${method}: ${reason}, so "${column}" was not written. ${remedy}`)
+  constructor(method: string, reason: string, remedy: string, column?: string) {
+    super(`${method}: ${reason}, so nothing was written. ${remedy}`)
     this.column = column
   }
 }
@@ -224,6 +232,30 @@ export const usage = {
     ),
   key: (method: string, value: unknown): UsageError =>
     new UsageError(`${method}: expected a key to be a string, got ${given(value)}. Write String(key).`),
+  path: (method: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected a path to be a key or an array of keys, got ${given(value)}. Write ${method}(['steps', 'a'], …), with String(key) for each.`,
+    ),
+  emptyPath: (method: string): UsageError =>
+    new UsageError(
+      `${method}: the path is empty, and the document itself is only merged into. Name a key, or write merge([], { … }).`,
+    ),
+  amount: (method: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected the amount to be a number, got ${given(value)}. Write ${method}('attempts', 1).`,
+    ),
+  patch: (method: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected the patch to be an object, got ${given(value)}. Write set(path, value) to replace a value.`,
+    ),
+  operations: (method: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected an array of at least one operation, got ${given(value)}. Write ${method}(column, [set('step_a', 'done'), increment('attempts')]).`,
+    ),
+  overlap: (method: string, one: readonly string[], other: readonly string[]): UsageError =>
+    new UsageError(
+      `${method}: the paths ${JSON.stringify(one)} and ${JSON.stringify(other)} overlap, so their order would matter. Write them as one operation, or as two calls.`,
+    ),
   value: (method: string, place: string, what: string): UsageError =>
     new UsageError(
       `${method}: ${place} is ${what}, which JSON does not have. Use null for "no value", or leave the key out.`,

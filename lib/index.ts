@@ -2,10 +2,11 @@ export { lossless } from './lossless.js'
 export type { Lossless } from './lossless.js'
 export { lock, withLock } from './lock.js'
 export type { LockOptions, WithLockOptions } from './lock.js'
-export { mergeJsonKey } from './json.js'
+export { mergeJson, mergeJsonKey, updateJson } from './json.js'
 export type { JsonWriteOptions } from './json.js'
-export type { JsonColumn, JsonDocument, JsonKey, JsonKeyValue, PrimaryKey, Target } from './target.js'
-export type { JsonValue } from './operation.js'
+export type { JsonColumn, JsonDocument, JsonKey, JsonKeyValue, Patch, PrimaryKey, Target } from './target.js'
+export { addToSet, append, increment, merge, remove, set, setIfAbsent } from './operation.js'
+export type { JsonValue, Operation, Path } from './operation.js'
 export {
   ConflictError,
   JsonShapeError,

@@ -13,11 +13,11 @@ import type { Sending } from './database.js'
 import type { Column, Dialect, Form } from './dialects/index.js'
 import { ConflictError, JsonShapeError, RowNotFoundError, usage } from './errors.js'
 import { adopt, adoptWrite, heldTransaction, refuseUnsavedChanges, values } from './instance.js'
-import { apply, jsonType, set } from './operation.js'
+import { apply, obstacle, operation, overlap } from './operation.js'
 import type { JsonValue, Operation } from './operation.js'
-import { jsonText, refuseUnsupported } from './value.js'
+import { refuseUnsupported } from './limits.js'
 import { checkOptions, facts, identify, jsonColumnType } from './target.js'
-import type { Identity, JsonColumn, JsonDocument, JsonKey, JsonKeyValue, Target } from './target.js'
+import type { Fitting, Identity, JsonColumn, JsonDocument, JsonKey, JsonKeyValue, Patch, Target } from './target.js'
 import { oneWriter, openTransaction, transactionFor, translated, watch } from './transaction.js'
 
 export interface JsonWriteOptions extends Logging, Transactionable {
@@ -27,6 +27,9 @@ export interface JsonWriteOptions extends Logging, Transactionable {
    */
   readonly returning?: boolean
 }
+
+/** A row by its model and primary key, which has no instance to return. */
+type Named<M extends Model> = readonly [model: { new (): M }, primaryKey: unknown] & Target<M>
 
 /**
  * Sets one key of a JSON column and leaves every other key as it is *in the database*, not as this row last saw it.
@@ -58,14 +61,14 @@ export interface JsonWriteOptions extends Logging, Transactionable {
  * @see https://dev.mysql.com/doc/refman/9.7/en/json-modification-functions.html#function_json-set
  */
 export function mergeJsonKey<M extends Model, C extends JsonColumn<M>, K extends JsonKey<M, C>>(
-  target: readonly [model: { new (): M }, primaryKey: unknown] & Target<M>,
+  target: Named<M>,
   column: C,
   key: K,
   value: JsonKeyValue<M, C, K>,
   options: JsonWriteOptions & { readonly returning: true },
 ): Promise<JsonDocument<M, C>>
 export function mergeJsonKey<M extends Model, C extends JsonColumn<M>, K extends JsonKey<M, C>>(
-  target: readonly [model: { new (): M }, primaryKey: unknown] & Target<M>,
+  target: Named<M>,
   column: C,
   key: K,
   value: JsonKeyValue<M, C, K>,
@@ -93,13 +96,124 @@ export async function mergeJsonKey(
   options: JsonWriteOptions = {},
 ): Promise<unknown> {
   const method = 'mergeJsonKey'
-  const identity = identify(method, target)
-  const type = jsonColumnType(method, identity.model, column)
+  const request = identifyWrite(method, target, column)
   if (typeof key !== 'string') throw usage.key(method, key)
-  return write(
-    { method, identity, column, type, operation: set(key, jsonText(method, column, value)), now: new Date() },
-    options,
-  )
+  return write({ ...request, operations: [operation(method, 'set', key, value)] }, options)
+}
+
+/**
+ * Changes a document by several operations in one atomic statement: all of them, or none.
+ *
+ * One UPDATE, no read before it; callers whose paths differ never lose anything, in any order, and counters, arrays and
+ * sets are exact whoever writes them. Missing parents become objects. The paths must not overlap. Sends, on MySQL, for
+ * `[increment('attempts'), append('log', 'started')]` and the like:
+ *
+ *     UPDATE `workflow_runs` SET `progress` = JSON_SET(`progress`, ?, …, ?, …), `updatedAt` = ?
+ *     WHERE `id` = ? AND JSON_TYPE(`progress`) = 'OBJECT' AND …
+ *
+ * where the second part of the condition says that each operation fits what is stored.
+ *
+ * @param operations of {@link set}, {@link setIfAbsent}, {@link remove}, {@link increment}, {@link append},
+ *   {@link addToSet}, {@link merge}
+ * @returns as {@link mergeJsonKey}
+ * @throws what {@link mergeJsonKey} throws; {@link JsonShapeError} also where a number or an array is needed
+ * @example
+ *     await run.updateJson('progress', [increment(['steps', 'done']), append('log', 'step_a'), addToSet('tags', 'fast')])
+ * @see https://dev.mysql.com/doc/refman/9.7/en/json-modification-functions.html
+ */
+export function updateJson<M extends Model, C extends JsonColumn<M>, const O extends readonly Operation[]>(
+  target: Named<M>,
+  column: C,
+  operations: O & Fitting<M, C, O>,
+  options: JsonWriteOptions & { readonly returning: true },
+): Promise<JsonDocument<M, C>>
+export function updateJson<M extends Model, C extends JsonColumn<M>, const O extends readonly Operation[]>(
+  target: Named<M>,
+  column: C,
+  operations: O & Fitting<M, C, O>,
+  options?: JsonWriteOptions,
+): Promise<void>
+export function updateJson<M extends Model, C extends JsonColumn<M>, const O extends readonly Operation[]>(
+  target: M,
+  column: C,
+  operations: O & Fitting<M, C, O>,
+  options?: JsonWriteOptions,
+): Promise<M>
+export function updateJson<M extends Model, C extends JsonColumn<M>, const O extends readonly Operation[]>(
+  target: Target<M>,
+  column: C,
+  operations: O & Fitting<M, C, O>,
+  options?: JsonWriteOptions,
+): Promise<unknown>
+export async function updateJson(
+  target: Target<Model>,
+  column: string,
+  operations: readonly Operation[],
+  options: JsonWriteOptions = {},
+): Promise<unknown> {
+  const method = 'updateJson'
+  const request = identifyWrite(method, target, column)
+  if (!isOperations(operations)) throw usage.operations(method, operations)
+  const overlapping = overlap(operations)
+  if (overlapping) throw usage.overlap(method, ...overlapping)
+  return write({ ...request, operations }, options)
+}
+
+/**
+ * Merges a patch into a document, objects key by key; `null` removes a key: RFC 7396 JSON Merge Patch. Arrays are
+ * replaced. The same as `updateJson` with one {@link merge}. Sends, on MySQL:
+ *
+ *     UPDATE `workflow_runs` SET `progress` = JSON_MERGE_PATCH(`progress`, ?), `updatedAt` = ?
+ *     WHERE `id` = ? AND JSON_TYPE(`progress`) = 'OBJECT'
+ *
+ * @returns as {@link mergeJsonKey}
+ * @throws what {@link mergeJsonKey} throws
+ * @example await run.mergeJson('progress', { step_a: 'done', draft: null })
+ * @see https://www.rfc-editor.org/rfc/rfc7396
+ */
+export function mergeJson<M extends Model, C extends JsonColumn<M>>(
+  target: Named<M>,
+  column: C,
+  patch: Patch<JsonDocument<M, C>>,
+  options: JsonWriteOptions & { readonly returning: true },
+): Promise<JsonDocument<M, C>>
+export function mergeJson<M extends Model, C extends JsonColumn<M>>(
+  target: Named<M>,
+  column: C,
+  patch: Patch<JsonDocument<M, C>>,
+  options?: JsonWriteOptions,
+): Promise<void>
+export function mergeJson<M extends Model, C extends JsonColumn<M>>(
+  target: M,
+  column: C,
+  patch: Patch<JsonDocument<M, C>>,
+  options?: JsonWriteOptions,
+): Promise<M>
+export function mergeJson<M extends Model, C extends JsonColumn<M>>(
+  target: Target<M>,
+  column: C,
+  patch: Patch<JsonDocument<M, C>>,
+  options?: JsonWriteOptions,
+): Promise<unknown>
+export async function mergeJson(
+  target: Target<Model>,
+  column: string,
+  patch: unknown,
+  options: JsonWriteOptions = {},
+): Promise<unknown> {
+  const method = 'mergeJson'
+  const request = identifyWrite(method, target, column)
+  return write({ ...request, operations: [operation(method, 'merge', [], patch)] }, options)
+}
+
+function isOperations(value: unknown): boolean {
+  if (!Array.isArray(value) || value.length === 0) return false
+  return value.every((each) => typeof (each as Partial<Operation> | null)?.json === 'string')
+}
+
+function identifyWrite(method: string, target: Target<Model>, column: string): Omit<JsonWrite, 'operations'> {
+  const identity = identify(method, target)
+  return { method, identity, column, type: jsonColumnType(method, identity.model, column), now: new Date() }
 }
 
 /** One JSON write: what was asked for, and of which row and column. */
@@ -108,13 +222,13 @@ interface JsonWrite {
   readonly identity: Identity
   readonly column: string
   readonly type: Column['type']
-  readonly operation: Operation
+  readonly operations: readonly Operation[]
   /** The time of the call, for `updatedAt`. */
   readonly now: Date
 }
 
 async function write(request: JsonWrite, options: JsonWriteOptions): Promise<unknown> {
-  const { method, identity, column, operation } = request
+  const { method, identity, column, operations } = request
   const { instance, model } = identity
   const {
     transaction: asked,
@@ -126,7 +240,7 @@ async function write(request: JsonWrite, options: JsonWriteOptions): Promise<unk
   refuseUnsavedChanges(method, identity, 'before', column)
 
   const dialect = await dialectOf(sequelize, { transaction: joined, logging })
-  refuseUnsupported(method, column, operation, dialect)
+  refuseUnsupported(method, column, operations, dialect)
 
   const send = (transaction: Transaction | undefined): Promise<JsonValue | undefined> => {
     if (transaction) watch(transaction, dialect)
@@ -141,9 +255,13 @@ async function write(request: JsonWrite, options: JsonWriteOptions): Promise<unk
 
   const document = returning ? found : undefined
   if (!instance) return document
-  adoptWrite(instance, column, (before) => apply(operation, before), document)
+  adoptWrite(instance, column, (before) => applyAll(operations, before), document)
   adopt(instance, bookkeeping(request, values(instance)))
   return instance
+}
+
+function applyAll(operations: readonly Operation[], document: unknown): JsonValue {
+  return operations.reduce<unknown>((before, each) => apply(each, before), document) as JsonValue
 }
 
 const attempts = 5
@@ -155,16 +273,19 @@ async function update(
   sending: Sending,
   returning: boolean,
 ): Promise<JsonValue | undefined> {
-  const { method, identity, operation, column } = request
+  const { method, identity, operations, column } = request
   try {
     for (let attempt = 1; attempt <= attempts; attempt++) {
       for (const form of dialect.forms) {
         const document = await sendForm(request, dialect, form, sending, returning)
         if (document !== notMatched) return document
       }
-      const stored = await read(request, dialect, sending)
+      const { text, document: stored } = await read(request, dialect, sending)
+      const inTheWay = operations.map((each) => obstacle(each, stored)).find((each) => each !== undefined)
+      if (inTheWay) throw new JsonShapeError(method, facts(identity), column, inTheWay)
       // An answer that counts changed rows only: this one held the value already. With a version it would have changed.
-      if (!versionAttribute(identity.model) && isDeepStrictEqual(stored, apply(operation, stored))) return stored
+      if (!versionAttribute(identity.model) && isDeepStrictEqual(stored, applyAll(operations, stored))) return stored
+      await respell(request, dialect, sending, text)
     }
   } catch (error) {
     throw translated(error, dialect, method, facts(identity), sending.transaction)
@@ -180,7 +301,7 @@ async function update(
 const notMatched = Symbol('not matched')
 
 async function sendForm(
-  { method, identity, column, type, operation, now }: JsonWrite,
+  { method, identity, column, type, operations, now }: JsonWrite,
   dialect: Dialect,
   form: Form,
   sending: Sending,
@@ -189,7 +310,7 @@ async function sendForm(
   const { model, primaryKey } = identity
   const statement = new Statement(model)
   const target: Column = { sql: statement.column(column), type }
-  const { document, guard } = form[operation.kind](operation, target, statement.bind)
+  const { document, guard } = form(operations, target, statement.bind)
   const assignments = [`${target.sql} = ${document}`]
   const updatedAt = updatedAtAttribute(model)
   if (updatedAt) assignments.push(`${statement.column(updatedAt)} = ${statement.value(updatedAt, now)}`)
@@ -211,30 +332,47 @@ async function sendForm(
   }
   const header = await sendForHeader(sequelize, sql, statement.binds, sending)
   if (!dialect.matched(header)) return notMatched
-  return returning ? read({ method, identity, column, type }, dialect, sending) : undefined
+  if (!returning) return undefined
+  return (await read({ method, identity, column, type }, dialect, sending)).document
 }
 
 /**
  * The document as the database has it, in a transaction by a locking read, which is never stale.
  * @throws {RowNotFoundError} the row does not exist
- * @throws {JsonShapeError} it is neither an object nor empty
+ * @throws {JsonShapeError} it is no JSON
  */
 async function read(
   { method, identity, column, type }: Pick<JsonWrite, 'method' | 'identity' | 'column' | 'type'>,
   dialect: Dialect,
   sending: Sending,
-): Promise<JsonValue> {
+): Promise<{ text: string; document: JsonValue }> {
   const { model, primaryKey } = identity
   const select = new Statement(model)
-  const text = dialect.documentText({ sql: select.column(column), type })
-  const sql = `SELECT ${text} AS ${select.name('document')} FROM ${select.table()} WHERE ${select.row(primaryKey)}`
+  const stored = dialect.documentText({ sql: select.column(column), type })
+  const sql = `SELECT ${stored} AS ${select.name('document')} FROM ${select.table()} WHERE ${select.row(primaryKey)}`
   const locked = sending.transaction ? `${sql} ${dialect.lockClause}` : sql
   const [row] = await sendForRows<{ document: string | null }>(sequelizeOf(model), locked, select.binds, sending)
   if (!row) throw new RowNotFoundError(method, facts(identity))
-  const document = parse(row.document ?? 'null')
-  const found = document === undefined ? 'text that is not JSON' : jsonType(document)
-  if (found !== 'object' && found !== 'null') throw new JsonShapeError(method, facts(identity), column, [], found)
-  return document!
+  const text = row.document ?? 'null'
+  const document = parse(text)
+  if (document !== undefined) return { text, document }
+  const found = 'text that is not JSON'
+  throw new JsonShapeError(method, facts(identity), column, { path: [], needed: 'an object', found })
+}
+
+/** Writes the same document in the spelling that this database reads, if nobody has changed it meanwhile. */
+async function respell(
+  { identity: { model, primaryKey }, column, type }: JsonWrite,
+  dialect: Dialect,
+  sending: Sending,
+  text: string,
+): Promise<void> {
+  const respelled = dialect.respell?.text(text)
+  if (!dialect.respell || respelled === undefined || respelled === text) return
+  const update = new Statement(model)
+  const target: Column = { sql: update.column(column), type }
+  const sql = `UPDATE ${update.table()} SET ${target.sql} = ${update.bind(respelled)} WHERE ${update.row(primaryKey)} AND ${dialect.respell.isText(target, update.bind(text))}`
+  await sendForHeader(sequelizeOf(model), sql, update.binds, sending)
 }
 
 function parse(text: string): JsonValue | undefined {

@@ -2,12 +2,13 @@ import type { Model, ModelStatic, Transaction } from 'sequelize'
 import { sequelizeOf } from './database.js'
 import { connectorOf } from './dialects/index.js'
 import { usage } from './errors.js'
-import { mergeJsonKey } from './json.js'
+import { mergeJson, mergeJsonKey, updateJson } from './json.js'
 import type { JsonWriteOptions } from './json.js'
 import { withLock } from './lock.js'
 import type { WithLockOptions } from './lock.js'
 import { isModel } from './target.js'
-import type { JsonColumn, JsonKey, JsonKeyValue, MethodName } from './target.js'
+import type { Operation } from './operation.js'
+import type { Fitting, JsonColumn, JsonDocument, JsonKey, JsonKeyValue, MethodName, Patch } from './target.js'
 
 /**
  * The instance methods that {@link lossless} attaches, for the one line of TypeScript that a class model needs:
@@ -25,6 +26,20 @@ export interface Lossless<M extends Model> {
     value: JsonKeyValue<M, C, K>,
     options?: JsonWriteOptions,
   ): Promise<this>
+
+  /** Merges a patch into a JSON column, where null removes: RFC 7396, in one atomic UPDATE. See the function {@link mergeJson}. */
+  mergeJson<C extends JsonColumn<M>>(
+    column: C,
+    patch: Patch<JsonDocument<M, C>>,
+    options?: JsonWriteOptions,
+  ): Promise<this>
+
+  /** Changes a JSON column by several operations in one atomic UPDATE. See the function {@link updateJson}. */
+  updateJson<C extends JsonColumn<M>, const O extends readonly Operation[]>(
+    column: C,
+    operations: O & Fitting<M, C, O>,
+    options?: JsonWriteOptions,
+  ): Promise<this>
 }
 
 // Each method is a forward to the function of the same name.
@@ -34,6 +49,12 @@ const methods: Record<MethodName, (...words: never[]) => Promise<unknown>> = {
   },
   mergeJsonKey(this: Model, column: never, key: never, value: never, options?: JsonWriteOptions): Promise<unknown> {
     return mergeJsonKey(this, column, key, value, options)
+  },
+  mergeJson(this: Model, column: never, patch: never, options?: JsonWriteOptions): Promise<unknown> {
+    return mergeJson(this, column, patch, options)
+  },
+  updateJson(this: Model, column: never, operations: never, options?: JsonWriteOptions): Promise<unknown> {
+    return updateJson(this, column, operations, options)
   },
 }
 

@@ -1,32 +1,240 @@
+import { isDeepStrictEqual, types } from 'node:util'
+import { UnsupportedValueError, usage } from './errors.js'
+
 /** Any value that JSON can hold. */
 export type JsonValue = string | number | boolean | null | readonly JsonValue[] | { readonly [key: string]: JsonValue }
 
-/** Replaces the value at one key of the document. `json` is the value's text, taken when the call was made. */
-export interface SetOperation {
-  readonly kind: 'set'
-  readonly key: string
+type JsonObject = { readonly [key: string]: JsonValue }
+
+/** Object keys from the root of a document, each literal: `['steps', 'a.b']` are two. Array elements have no path. */
+export type Path = readonly string[]
+
+/** A path as callers write it; a bare string is one literal key, never a dotted path. */
+export type PathInput = string | Path
+export type PathOf<P extends PathInput> = P extends string ? readonly [P] : P
+
+export type Kind = 'set' | 'setIfAbsent' | 'remove' | 'increment' | 'append' | 'addToSet' | 'merge'
+
+/**
+ * A change at one path of a JSON document, as frozen data: each dialect turns it into SQL, {@link apply} says what that
+ * SQL must mean.
+ */
+export interface Operation<K extends Kind = Kind, P extends Path = Path, V = unknown> {
+  readonly kind: K
+  readonly path: P
+  /** The operand's JSON text, taken when the operation was made: later changes of a value do not reach it. */
   readonly json: string
+  /** For the compiler only: the operand's type. */
+  readonly operand?: V
 }
 
-/** A change of one JSON document, as data: each dialect turns it into SQL, {@link apply} says what that SQL must mean. */
-export type Operation = SetOperation
-
-export function set(key: string, json: string): SetOperation {
-  return Object.freeze({ kind: 'set', key, json })
+/** Makes an operation in the name of `method`; its constructors below do so in their own. */
+export function operation<K extends Kind, const P extends PathInput, V>(
+  method: string,
+  kind: K,
+  path: P,
+  value: V,
+): Operation<K, PathOf<P>, V> {
+  const keys: readonly string[] = typeof path === 'string' ? [path] : path
+  if (!Array.isArray(keys) || !keys.every((key) => typeof key === 'string')) throw usage.path(method, path)
+  if (keys.length === 0 && kind !== 'merge') throw usage.emptyPath(method)
+  if (kind === 'merge' && jsonType(value) !== 'object') throw usage.patch(method, value)
+  return Object.freeze({ kind, path: Object.freeze([...keys]) as never, json: jsonText(method, value) })
 }
 
-/** `'object'`, `'array'`, `'null'`, `'string'` …: JSON's own names; NULL and a column that was not loaded count as `'null'`. */
+/** Replaces the value at `path`; parents that are missing become objects. MongoDB's `$set`. */
+export function set<const P extends PathInput, const V>(path: P, value: V): Operation<'set', PathOf<P>, V> {
+  return operation('set', 'set', path, value)
+}
+
+/** Sets the value at `path` if nothing is there; JSON null is something. */
+export function setIfAbsent<const P extends PathInput, const V>(
+  path: P,
+  value: V,
+): Operation<'setIfAbsent', PathOf<P>, V> {
+  return operation('setIfAbsent', 'setIfAbsent', path, value)
+}
+
+/** Removes the key at `path`; one that is not there is no error. MongoDB's `$unset`. */
+export function remove<const P extends PathInput>(path: P): Operation<'remove', PathOf<P>, null> {
+  return operation('remove', 'remove', path, null)
+}
+
+/** Adds `by`, which may be negative or a fraction, to the number at `path`; a missing one starts at 0. MongoDB's `$inc`. */
+export function increment<const P extends PathInput>(path: P, by = 1): Operation<'increment', PathOf<P>, number> {
+  if (typeof by !== 'number') throw usage.amount('increment', by)
+  return operation('increment', 'increment', path, by)
+}
+
+/** Adds `item` to the end of the array at `path`; a missing one starts empty. MongoDB's `$push`. */
+export function append<const P extends PathInput, const V>(path: P, item: V): Operation<'append', PathOf<P>, V> {
+  return operation('append', 'append', path, item)
+}
+
+/** Appends `item` to the array at `path` if no equal one is in it; the order of keys does not matter. MongoDB's `$addToSet`. */
+export function addToSet<const P extends PathInput, const V>(path: P, item: V): Operation<'addToSet', PathOf<P>, V> {
+  return operation('addToSet', 'addToSet', path, item)
+}
+
+/** Merges `patch` into the value at `path`, objects key by key, where null removes: RFC 7396 JSON Merge Patch. */
+export function merge<const P extends PathInput, const V>(path: P, patch: V): Operation<'merge', PathOf<P>, V> {
+  return operation('merge', 'merge', path, patch)
+}
+
+/** `'object'`, `'array'`, `'null'`, `'string'` …: JSON's own names; NULL and what is missing count as `'null'`. */
 export function jsonType(value: unknown): string {
   return value === null || value === undefined ? 'null' : Array.isArray(value) ? 'array' : typeof value
 }
 
-/** The document after `operation`. NULL and JSON null count as an empty object; the document given is left as it is. */
-export function apply(operation: Operation, document: unknown): { [key: string]: JsonValue } {
-  // A computed key makes '__proto__' an ordinary property.
-  return { ...(document as object | null), [operation.key]: JSON.parse(operation.json) as JsonValue }
+/** What a document holds at a path; `undefined` if nothing. */
+function valueAt(document: unknown, path: Path): unknown {
+  let value = document
+  for (const key of path) {
+    if (jsonType(value) !== 'object' || !Object.hasOwn(value as object, key)) return undefined
+    value = (value as JsonObject)[key]
+  }
+  return value
 }
 
-/** One key as a path of MySQL, MariaDB and SQLite, for a bind: `$."a.b"`. */
-export function pathText(key: string): string {
-  return '$.' + JSON.stringify(key)
+/** What stands in the way of an operation. */
+export interface Obstacle {
+  readonly path: Path
+  readonly needed: 'an object' | 'a number' | 'an array'
+  /** JSON's name of what is there. */
+  readonly found: string
+}
+
+const needs: Partial<Record<Kind, readonly [type: string, needed: Obstacle['needed']]>> = {
+  increment: ['number', 'a number'],
+  append: ['array', 'an array'],
+  addToSet: ['array', 'an array'],
+}
+
+/** What stands in the way of `operation` on `document`: an array or scalar as a parent, or a value of another type than it works on. */
+export function obstacle({ kind, path }: Operation, document: unknown): Obstacle | undefined {
+  for (let depth = 0; depth === 0 || depth < path.length; depth++) {
+    const parent = path.slice(0, depth)
+    const found = jsonType(valueAt(document, parent))
+    if (found !== 'object' && found !== 'null') return { path: parent, needed: 'an object', found }
+  }
+  const need = needs[kind]
+  const value = valueAt(document, path)
+  if (!need || value === undefined || jsonType(value) === need[0]) return undefined
+  return { path, needed: need[1], found: jsonType(value) }
+}
+
+/**
+ * The document after `operation`, which the SQL of every dialect must equal. NULL and JSON null, as document or as
+ * parent, count as an empty object. The document given is left as it is. Ask {@link obstacle} first.
+ */
+export function apply({ kind, path, json }: Operation, document: unknown): JsonValue {
+  const operand = JSON.parse(json) as JsonValue
+  const value = valueAt(document, path) as JsonValue | undefined
+  const items = (value ?? []) as readonly JsonValue[]
+  switch (kind) {
+    case 'set':
+      return setAt(document, path, operand)
+    case 'setIfAbsent':
+      return setAt(document, path, value === undefined ? operand : value)
+    case 'remove':
+      return value === undefined ? ((document ?? {}) as JsonValue) : setAt(document, path, undefined)
+    case 'increment':
+      return setAt(document, path, ((value ?? 0) as number) + (operand as number))
+    case 'append':
+      return setAt(document, path, [...items, operand])
+    case 'addToSet':
+      return setAt(document, path, items.some((item) => isDeepStrictEqual(item, operand)) ? items : [...items, operand])
+    case 'merge':
+      return setAt(document, path, mergePatch(value, operand))
+  }
+}
+
+function setAt(document: unknown, path: Path, value: JsonValue | undefined): JsonValue {
+  const [key, ...rest] = path
+  if (key === undefined) return value ?? null
+  const object = (document ?? {}) as JsonObject
+  if (rest.length > 0) value = setAt(Object.hasOwn(object, key) ? object[key] : undefined, rest, value)
+  if (value !== undefined) return { ...object, [key]: value }
+  return Object.fromEntries(Object.entries(object).filter(([name]) => name !== key))
+}
+
+/** RFC 7396, section 2. */
+function mergePatch(target: JsonValue | undefined, patch: JsonValue): JsonValue {
+  if (jsonType(patch) !== 'object') return patch
+  const merged = new Map(jsonType(target) === 'object' ? Object.entries(target as JsonObject) : [])
+  for (const [key, value] of Object.entries(patch as JsonObject)) {
+    if (value === null) merged.delete(key)
+    else merged.set(key, mergePatch(merged.get(key), value))
+  }
+  return Object.fromEntries(merged)
+}
+
+/** The paths of `operations` of which one is, or lies inside, the other: their order would matter. */
+export function overlap(operations: readonly Operation[]): readonly [Path, Path] | undefined {
+  for (const [index, { path: one }] of operations.entries()) {
+    for (const { path: other } of operations.slice(index + 1)) {
+      const shared = Math.min(one.length, other.length)
+      if (isDeepStrictEqual(one.slice(0, shared), other.slice(0, shared))) return [one, other]
+    }
+  }
+  return undefined
+}
+
+/** A path in the grammar of MySQL, MariaDB and SQLite, for a bind: `$."steps"."a.b"`. */
+export function pathText(path: Path): string {
+  return '$' + path.map((key) => '.' + JSON.stringify(key)).join('')
+}
+
+/**
+ * `value` as JSON text.
+ * @throws {UsageError} it, or something in it, is no JSON value
+ * @throws {UnsupportedValueError} something in it would silently become something else
+ */
+function jsonText(method: string, value: unknown): string {
+  const place = (key: string): string => (key === '' ? 'the value' : `the value at "${key}"`)
+  const refuse = (key: string, what: string, remedy: string): never => {
+    throw new UnsupportedValueError(method, `${place(key)} is ${what}`, remedy)
+  }
+  const check = function (this: unknown, key: string, each: unknown): unknown {
+    const original = (this as Record<string, unknown>)[key]
+    if (typeof each === 'function' || typeof each === 'symbol')
+      throw usage.value(method, place(key), `a ${typeof each}`)
+    if (each === undefined && Array.isArray(this)) throw usage.value(method, place(key), 'undefined')
+    if (typeof each === 'number' && !Number.isFinite(each)) refuse(key, String(each), 'Store null, or a string.')
+    if (typeof each === 'bigint') refuse(key, 'a bigint', 'Store a string: String(value).')
+    if (types.isDate(original) && each === null) refuse(key, 'an invalid Date', 'Store null.')
+    if (types.isPromise(original)) refuse(key, 'a promise', 'Write await before it.')
+    if (isNotAsItLooks(original)) {
+      const name = (original as object).constructor.name
+      refuse(
+        key,
+        `of class ${name}, of which JSON would keep nothing or something else`,
+        'Convert it: Object.fromEntries(map), [...set], String(error), buffer.toString("base64").',
+      )
+    }
+    return each
+  }
+  let text: string | undefined
+  try {
+    text = JSON.stringify(value, check)
+  } catch (error) {
+    if (error instanceof TypeError && /circular/i.test(error.message)) throw usage.circular(method)
+    throw error
+  }
+  if (text === undefined) throw usage.value(method, 'the value', 'undefined')
+  return text
+}
+
+function isNotAsItLooks(value: unknown): boolean {
+  return [
+    types.isMap,
+    types.isSet,
+    types.isWeakMap,
+    types.isWeakSet,
+    types.isNativeError,
+    types.isRegExp,
+    types.isAnyArrayBuffer,
+    types.isArrayBufferView,
+    types.isBoxedPrimitive,
+  ].some((is) => is(value))
 }

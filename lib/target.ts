@@ -5,7 +5,7 @@ import type { Row, RowModel } from './database.js'
 import type { Column } from './dialects/index.js'
 import { usage } from './errors.js'
 import type { RowFacts, UsageError } from './errors.js'
-import type { JsonValue } from './operation.js'
+import type { JsonValue, Kind, Operation } from './operation.js'
 
 /**
  * The row that a function works on: an instance, or its model and primary key, which needs no read.
@@ -36,7 +36,7 @@ type AttributesOf<M extends Model> =
   IsAny<Attributes<M>> extends true ? Omit<M, keyof Model | MethodName> : Attributes<M>
 
 /** The methods that lossless() attaches. */
-export type MethodName = 'withLock' | 'mergeJsonKey'
+export type MethodName = 'withLock' | 'mergeJsonKey' | 'mergeJson' | 'updateJson'
 
 type IsDocument<T> =
   IsAny<T> extends true
@@ -91,6 +91,69 @@ export type JsonKeyValue<M extends Model, C extends JsonColumn<M>, K extends Jso
   ValueAt<JsonDocument<M, C>, K>,
   undefined
 >
+
+type DeepReadonly<T> = T extends (...args: never[]) => unknown
+  ? T
+  : T extends object
+    ? { readonly [K in keyof T]: DeepReadonly<T[K]> }
+    : T
+
+/** What a document holds at a path; `never` if it has no such path. Deeper than 5 keys is not checked. */
+type At<D, P extends readonly string[], Depth extends unknown[] = []> =
+  IsAny<D> extends true
+    ? D
+    : unknown extends D
+      ? unknown
+      : Depth['length'] extends 5
+        ? unknown
+        : P extends readonly [infer K extends string, ...infer Rest extends readonly string[]]
+          ? K extends KeyOf<NonNullable<D>>
+            ? At<Exclude<ValueAt<NonNullable<D>, K>, undefined>, Rest, [...Depth, 0]>
+            : never
+          : P extends readonly []
+            ? D
+            : unknown
+
+type Item<T> =
+  IsAny<T> extends true
+    ? unknown
+    : unknown extends T
+      ? unknown
+      : NonNullable<T> extends readonly (infer I)[]
+        ? I
+        : never
+
+/** A JSON Merge Patch of a document: any part of it, where null removes. */
+export type Patch<T> =
+  IsAny<T> extends true
+    ? object
+    : T extends readonly unknown[]
+      ? T
+      : T extends object
+        ? { readonly [K in keyof T]?: Patch<NonNullable<T[K]>> | null | undefined }
+        : T
+
+/** The operand that an operation of a kind takes at a place that holds `T`. */
+type OperandAt<K extends Kind, T> = {
+  set: DeepReadonly<T>
+  setIfAbsent: DeepReadonly<T>
+  remove: null
+  increment: unknown extends T ? number : NonNullable<T> extends number ? number : never
+  append: DeepReadonly<Item<T>>
+  addToSet: DeepReadonly<Item<T>>
+  merge: DeepReadonly<Patch<NonNullable<T>>>
+}[K]
+
+/** The operations as they are, where each fits the document; `never` in place of one that does not. */
+export type Fitting<M extends Model, C extends JsonColumn<M>, O extends readonly Operation[]> = {
+  readonly [I in keyof O]: O[I] extends Operation<infer K, infer P, infer V>
+    ? [At<JsonDocument<M, C>, P>] extends [never]
+      ? never
+      : V extends OperandAt<K, At<JsonDocument<M, C>, P>>
+        ? O[I]
+        : never
+    : never
+}
 
 /** One row of one table: what every statement of ours is about. */
 export interface Identity {

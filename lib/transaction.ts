@@ -104,7 +104,7 @@ export function transactionFor(
 }
 
 const joinIt =
-  'Pass the second argument of the callback, { transaction }; or { transaction: null } to write outside on purpose.'
+  'Pass the second argument of the callback, { transaction }; or, for rows that have nothing to do with the lock, { transaction: null } to write outside on purpose.'
 const nestIt =
   'Nest it, with the second argument of the callback: sequelize.transaction({ transaction }, …), Model.findOrCreate({ …, transaction }); or open it before withLock().'
 

@@ -6,7 +6,7 @@ import { postgres } from './postgres.js'
 import { sqlite } from './sqlite.js'
 
 /** Adds a value to the statement's binds and returns its placeholder: no path, key or value enters the SQL text. */
-type Bind = (value: string) => string
+export type Bind = (value: string) => string
 
 /** A JSON column, quoted for SQL. */
 export interface Column {
@@ -20,10 +20,8 @@ interface Write {
   readonly guard: string
 }
 
-/** A way to write every operation; one left out does not compile. */
-export type Form = {
-  readonly [K in Operation['kind']]: (operation: Extract<Operation, { kind: K }>, column: Column, bind: Bind) => Write
-}
+/** A way to write operations to a column; their paths do not overlap. */
+export type Form = (operations: readonly Operation[], column: Column, bind: Bind) => Write
 
 /** The driver's error, as Sequelize hands it on in `parent`. */
 export interface DriverError {
@@ -39,6 +37,11 @@ export interface Dialect {
   readonly forms: readonly Form[]
   /** The document as text, which no driver parses or rounds. */
   readonly documentText: (column: Column) => string
+  /** For a database whose functions do not read escapes in keys: the same JSON without them, and the condition that a column holds just that text. */
+  readonly respell?: {
+    readonly text: (json: string) => string
+    readonly isText: (column: Column, text: string) => string
+  }
   /** The row is matched, from the answer to an UPDATE; `undefined` if the answer cannot tell. Absent where UPDATE … RETURNING tells. */
   readonly matched?: (header: unknown) => boolean | undefined
   /** Ends a SELECT that locks its row; empty where a transaction locks the whole database. */

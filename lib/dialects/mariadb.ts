@@ -1,29 +1,71 @@
-import { pathText } from '../operation.js'
+import { write } from './json-set.js'
+import type { Vocabulary } from './json-set.js'
 import type { Dialect, Form } from './index.js'
 import { matched, mysql, refuseLongKey } from './mysql.js'
 
-/**
- * There is no CAST AS JSON, and a bad path, value or depth makes the whole column NULL when sql_mode is not strict:
- * so the value, and the new document, are proved in the guard.
- * @see https://mariadb.com/kb/en/json_set/
- */
-const form: Form = {
-  set: (operation, column, bind) => {
-    const document =
-      `JSON_SET(IF(JSON_TYPE(${column.sql}) = 'OBJECT', ${column.sql}, JSON_OBJECT()), ` +
-      `${bind(pathText(operation.key))}, JSON_EXTRACT(${bind(operation.json)}, '$'))`
-    return {
-      document,
-      guard:
-        `(${column.sql} IS NULL OR CASE WHEN JSON_VALID(${column.sql}) THEN JSON_TYPE(${column.sql}) END IN ('OBJECT', 'NULL')) ` +
-        `AND JSON_EXTRACT(${bind(operation.json)}, '$') IS NOT NULL AND ${document} IS NOT NULL`,
-    }
+const isAbsentOr = (value: string, types: string): string =>
+  `COALESCE(JSON_TYPE(${value}), 'ABSENT') IN ('ABSENT', ${types})`
+
+/** @see https://mariadb.com/kb/en/json-functions/ */
+const words: Vocabulary = {
+  at: (document, path) => `JSON_EXTRACT(${document}, ${path})`,
+  // There is no CAST AS JSON.
+  value: (text) => `JSON_EXTRACT(${text}, '$')`,
+  objectOrEmpty: (parent) => `IF(JSON_TYPE(${parent}) = 'OBJECT', ${parent}, JSON_OBJECT())`,
+  isObjectOrNull: (value) => `COALESCE(JSON_TYPE(${value}), 'NULL') IN ('OBJECT', 'NULL')`,
+  set: (document, pairs) => `JSON_SET(${document}, ${pairs.join(', ')})`,
+  remove: (document, paths) => `JSON_REMOVE(${document}, ${paths.join(', ')})`,
+  patch: (document, text) => `JSON_MERGE_PATCH(${document}, ${text})`,
+  result: {
+    setIfAbsent: (value, { bound }) => `COALESCE(${value}, JSON_EXTRACT(${bound}, '$'))`,
+    increment: (value, { text, bound }) =>
+      /^-?\d+$/.test(text)
+        ? // 1e2 is an INTEGER to JSON_TYPE, and no DECIMAL.
+          `JSON_EXTRACT(CASE WHEN ${value} IS NULL THEN ${bound} ` +
+          `WHEN JSON_TYPE(${value}) = 'INTEGER' AND ${value} NOT LIKE '%e%' ` +
+          `THEN CAST(CAST(${value} AS DECIMAL(65, 0)) + CAST(${bound} AS DECIMAL(65, 0)) AS CHAR) ` +
+          `ELSE CAST(CAST(${value} AS DOUBLE) + CAST(${bound} AS DOUBLE) AS CHAR) END, '$')`
+        : `COALESCE(CAST(${value} AS DOUBLE), 0) + CAST(${bound} AS DOUBLE)`,
+    append: (value, { bound }) =>
+      `IF(JSON_TYPE(${value}) = 'ARRAY', JSON_ARRAY_APPEND(${value}, '$', JSON_EXTRACT(${bound}, '$')), JSON_ARRAY(JSON_EXTRACT(${bound}, '$')))`,
+    addToSet: (value, operand) =>
+      `IF(EXISTS(SELECT 1 FROM JSON_TABLE(COALESCE(${value}, '[]'), '$[*]' COLUMNS(item JSON PATH '$')) items ` +
+      `WHERE JSON_EQUALS(items.item, ${operand.bound})), ${value}, ${words.result.append(value, operand)})`,
   },
+  accepts: {
+    increment: (value) => isAbsentOr(value, `'INTEGER', 'DOUBLE', 'DECIMAL'`),
+    append: (value) => isAbsentOr(value, `'ARRAY'`),
+    addToSet: (value) => isAbsentOr(value, `'ARRAY'`),
+  },
+}
+
+/**
+ * A bad path, value or depth makes the whole column NULL when sql_mode is not strict, and functions that read compare
+ * the text of keys, where those that write compare what it stands for ("\u00e9" is "é" only to them): so operands, paths
+ * and the new document are proved in the guard.
+ */
+const form: Form = (operations, { sql }, bind) => {
+  const root = `IF(JSON_TYPE(${sql}) = 'OBJECT', ${sql}, JSON_OBJECT())`
+  const { document, guards, read, operands } = write(words, root, sql, operations, bind)
+  const proofs = [
+    ...operands.map((operand) => `JSON_EXTRACT(${operand}, '$') IS NOT NULL`),
+    ...read.map(
+      (path) => `COALESCE(JSON_EXISTS(${sql}, ${path}), 0) = COALESCE(JSON_CONTAINS_PATH(${sql}, 'one', ${path}), 0)`,
+    ),
+    `${document} IS NOT NULL`,
+  ]
+  const isDocument = `(${sql} IS NULL OR CASE WHEN JSON_VALID(${sql}) THEN JSON_TYPE(${sql}) END IN ('OBJECT', 'NULL'))`
+  return { document, guard: [isDocument, ...guards, ...proofs].join(' AND ') }
 }
 
 export const mariadb: Dialect = {
   name: 'MariaDB',
   forms: [form],
+  respell: {
+    // Outside strings nothing changes, so that every number keeps its digits.
+    text: (json) => json.replace(/"(?:[^"\\]|\\.)*"/g, (string) => JSON.stringify(JSON.parse(string))),
+    isText: (column, text) => `CAST(${column.sql} AS BINARY) = CAST(${text} AS BINARY)`,
+  },
   // The connector parses a JSON column on its own, and would round its numbers.
   documentText: (column) => `CAST(${column.sql} AS CHAR)`,
   matched,

@@ -1,23 +1,55 @@
-import { pathText } from '../operation.js'
+import { write } from './json-set.js'
+import type { Vocabulary } from './json-set.js'
 import type { Dialect, Form } from './index.js'
+
+const numbers = `'INTEGER', 'UNSIGNED INTEGER', 'DOUBLE', 'DECIMAL'`
+const isAbsentOr = (value: string, types: string): string =>
+  `COALESCE(JSON_TYPE(${value}), 'ABSENT') IN ('ABSENT', ${types})`
+
+/** @see https://dev.mysql.com/doc/refman/9.7/en/json-modification-functions.html */
+const words: Vocabulary = {
+  at: (document, path) => `JSON_EXTRACT(${document}, ${path})`,
+  value: (text) => `CAST(${text} AS JSON)`,
+  objectOrEmpty: (parent) => `IF(JSON_TYPE(${parent}) = 'OBJECT', ${parent}, JSON_OBJECT())`,
+  isObjectOrNull: (value) => `COALESCE(JSON_TYPE(${value}), 'NULL') IN ('OBJECT', 'NULL')`,
+  set: (document, pairs) => `JSON_SET(${document}, ${pairs.join(', ')})`,
+  remove: (document, paths) => `JSON_REMOVE(${document}, ${paths.join(', ')})`,
+  patch: (document, text) => `JSON_MERGE_PATCH(${document}, ${text})`,
+  result: {
+    setIfAbsent: (value, { bound }) => `COALESCE(${value}, CAST(${bound} AS JSON))`,
+    increment: (value, { text, bound }) =>
+      /^-?\d+$/.test(text)
+        ? // Integers are added as DECIMAL, past 2^53 too; JSON_UNQUOTE, since CAST makes 0 of the largest.
+          `CAST(CASE WHEN ${value} IS NULL THEN ${bound} ` +
+          `WHEN JSON_TYPE(${value}) IN ('INTEGER', 'UNSIGNED INTEGER') ` +
+          `THEN CAST(CAST(JSON_UNQUOTE(${value}) AS DECIMAL(65, 0)) + CAST(${bound} AS DECIMAL(65, 0)) AS CHAR) ` +
+          `ELSE CAST(CAST(${value} AS DOUBLE) + CAST(${bound} AS DOUBLE) AS CHAR) END AS JSON)`
+        : `CAST(COALESCE(CAST(${value} AS DOUBLE), 0) + CAST(${bound} AS DOUBLE) AS JSON)`,
+    append: (value, { bound }) =>
+      `IF(JSON_TYPE(${value}) = 'ARRAY', JSON_ARRAY_APPEND(${value}, '$', CAST(${bound} AS JSON)), JSON_ARRAY(CAST(${bound} AS JSON)))`,
+    addToSet: (value, operand) =>
+      `IF(CAST(${operand.bound} AS JSON) MEMBER OF (COALESCE(${value}, JSON_ARRAY())), ${value}, ${words.result.append(value, operand)})`,
+  },
+  accepts: {
+    increment: (value) => isAbsentOr(value, numbers),
+    append: (value) => isAbsentOr(value, `'ARRAY'`),
+    addToSet: (value) => isAbsentOr(value, `'ARRAY'`),
+  },
+}
 
 /**
  * For a document that is an object. The column itself is the first argument, which keeps MySQL's partial update.
  * @see https://dev.mysql.com/doc/refman/9.7/en/json.html#json-partial-updates
  */
-const partial: Form = {
-  set: (operation, column, bind) => ({
-    document: `JSON_SET(${column.sql}, ${bind(pathText(operation.key))}, CAST(${bind(operation.json)} AS JSON))`,
-    guard: `JSON_TYPE(${column.sql}) = 'OBJECT'`,
-  }),
+const partial: Form = (operations, { sql }, bind) => {
+  const { document, guards } = write(words, sql, sql, operations, bind)
+  return { document, guard: [`JSON_TYPE(${sql}) = 'OBJECT'`, ...guards].join(' AND ') }
 }
 
 /** For NULL and JSON null, where JSON_SET alone would answer NULL, or change nothing, and report success. */
-const initialising: Form = {
-  set: (operation, column, bind) => ({
-    document: `JSON_SET(JSON_OBJECT(), ${bind(pathText(operation.key))}, CAST(${bind(operation.json)} AS JSON))`,
-    guard: `COALESCE(JSON_TYPE(${column.sql}), 'NULL') = 'NULL'`,
-  }),
+const initialising: Form = (operations, { sql }, bind) => {
+  const { document } = write(words, 'JSON_OBJECT()', 'JSON_OBJECT()', operations, bind)
+  return { document, guard: `COALESCE(JSON_TYPE(${sql}), 'NULL') = 'NULL'` }
 }
 
 /** Whether an UPDATE matched its row: `affectedRows` counts changed rows only, the header's text tells both. */

@@ -1,4 +1,5 @@
-import type { Column, Dialect, Form } from './index.js'
+import type { Operation } from '../operation.js'
+import type { Bind, Column, Dialect, Form } from './index.js'
 
 const refuseNul = (text: string): string | undefined =>
   text.includes('\0') ? 'a text may not contain the NUL character' : undefined
@@ -6,18 +7,109 @@ const refuseNul = (text: string): string | undefined =>
 /** A json column is read and written through jsonb. */
 const jsonb = (column: Column): string => (column.type === 'JSONB' ? column.sql : `${column.sql}::jsonb`)
 
+const objectOrEmpty = (value: string): string =>
+  `CASE WHEN jsonb_typeof(${value}) = 'object' THEN ${value} ELSE '{}'::jsonb END`
+
+/** An expression that binds its keys when it is first used: PostgreSQL refuses a bind that no text refers to. */
+type Lazy = () => string
+
+function lazy(make: Lazy): Lazy {
+  let made: string | undefined
+  return () => (made ??= make())
+}
+
+/** The new value at a path, from the one there; one left out does not compile. */
+const results: Readonly<
+  Record<Exclude<Operation['kind'], 'remove'>, (value: Lazy, json: string, bind: Bind) => string>
+> = {
+  set: (_value, json, bind) => `${bind(json)}::jsonb`,
+  setIfAbsent: (value, json, bind) => `COALESCE(${value()}, ${bind(json)}::jsonb)`,
+  increment: (value, json, bind) => `to_jsonb(COALESCE(${value()}::numeric, 0) + ${bind(json)}::numeric)`,
+  append: (value, json, bind) => `COALESCE(${value()}, '[]'::jsonb) || jsonb_build_array(${bind(json)}::jsonb)`,
+  addToSet: (value, json, bind) =>
+    `CASE WHEN EXISTS (SELECT 1 FROM jsonb_array_elements(${arrayOrEmpty(value())}) item WHERE item = ${bind(json)}::jsonb) ` +
+    `THEN ${value()} ELSE ${results.append(value, json, bind)} END`,
+  merge: (value, json, bind) => merged(value(), JSON.parse(json) as object, bind),
+}
+
+/** True if an operation can work on the value at its path. */
+const accepts: Partial<Record<Operation['kind'], (value: string) => string>> = {
+  increment: (value) => `COALESCE(jsonb_typeof(${value}), 'number') = 'number'`,
+  append: (value) => `COALESCE(jsonb_typeof(${value}), 'array') = 'array'`,
+  addToSet: (value) => `COALESCE(jsonb_typeof(${value}), 'array') = 'array'`,
+}
+
+// jsonb_array_elements fails on what is no array, even where the guard would refuse it.
+const arrayOrEmpty = (value: string): string =>
+  `CASE WHEN jsonb_typeof(${value}) = 'array' THEN ${value} ELSE '[]'::jsonb END`
+
+/** RFC 7396, which PostgreSQL has no function for: the patch is known, so it is written out. */
+function merged(value: string, patch: object, bind: Bind): string {
+  return Object.entries(patch).reduce(
+    (object, [key, inner]: [string, unknown]) => {
+      if (inner === null) return `(${object} - ${bind(key)}::text)`
+      const isObject = typeof inner === 'object' && !Array.isArray(inner)
+      const after = isObject ? merged(child(value, key, bind), inner, bind) : `${bind(JSON.stringify(inner))}::jsonb`
+      return `(${object} || jsonb_build_object(${bind(key)}::text, ${after}))`
+    },
+    `(${objectOrEmpty(value)})`,
+  )
+}
+
+const child = (value: string, key: string, bind: Bind): string => `(${value} -> ${bind(key)}::text)`
+
+/** Operations by the first key of their path, which is taken off. */
+function byKey(operations: readonly Operation[]): ReadonlyMap<string, readonly Operation[]> {
+  const groups = new Map<string, Operation[]>()
+  for (const operation of operations) {
+    const [key, ...path] = operation.path
+    const group = groups.get(key!) ?? []
+    groups.set(key!, [...group, { ...operation, path }])
+  }
+  return groups
+}
+
+/** The object after operations inside it. jsonb_set would not make missing parents. */
+function written(object: string, operations: readonly Operation[], bind: Bind): string {
+  return [...byKey(operations)].reduce(
+    (after, [key, inner]) => {
+      const value = lazy(() => child(object, key, bind))
+      const [{ kind, path, json }] = inner as [Operation]
+      if (path.length === 0) {
+        if (kind === 'remove') return `(${after} - ${bind(key)}::text)`
+        return `(${after} || jsonb_build_object(${bind(key)}::text, ${results[kind](value, json, bind)}))`
+      }
+      const entry = (): string => `jsonb_build_object(${bind(key)}::text, ${written(value(), inner, bind)})`
+      if (inner.some((operation) => operation.kind !== 'remove')) return `(${after} || ${entry()})`
+      // A removal makes no parents.
+      return `(${after} || CASE WHEN jsonb_typeof(${value()}) = 'object' THEN ${entry()} ELSE '{}'::jsonb END)`
+    },
+    `(${objectOrEmpty(object)})`,
+  )
+}
+
+function guards(object: string, operations: readonly Operation[], bind: Bind): string[] {
+  return [
+    `COALESCE(jsonb_typeof(${object}), 'null') IN ('object', 'null')`,
+    ...[...byKey(operations)].flatMap(([key, inner]) => {
+      const value = lazy(() => child(object, key, bind))
+      const [{ kind, path }] = inner as [Operation]
+      const accept = accepts[kind]
+      return path.length > 0 ? guards(value(), inner, bind) : accept ? [accept(value())] : []
+    }),
+  ]
+}
+
 /** @see https://www.postgresql.org/docs/18/functions-json.html */
-const form: Form = {
-  set: (operation, column, bind) => {
-    const stored = jsonb(column)
-    const document =
-      `CASE WHEN jsonb_typeof(${stored}) = 'object' THEN ${stored} ELSE '{}'::jsonb END ` +
-      `|| jsonb_build_object(${bind(operation.key)}::text, ${bind(operation.json)}::jsonb)`
-    return {
-      document: column.type === 'JSONB' ? document : `(${document})::json`,
-      guard: `COALESCE(jsonb_typeof(${stored}), 'null') IN ('object', 'null')`,
-    }
-  },
+const form: Form = (operations, column, bind) => {
+  const stored = jsonb(column)
+  const [only] = operations as [Operation]
+  const isRoot = only.path.length === 0
+  const document = isRoot ? results.merge(() => stored, only.json, bind) : written(stored, operations, bind)
+  return {
+    document: column.type === 'JSONB' ? document : `(${document})::json`,
+    guard: guards(stored, isRoot ? [] : operations, bind).join(' AND '),
+  }
 }
 
 export const postgres: Dialect = {

@@ -1,15 +1,47 @@
 import { resolve } from 'node:path'
-import { pathText } from '../operation.js'
+import { write } from './json-set.js'
+import type { Vocabulary } from './json-set.js'
 import type { Dialect, Form } from './index.js'
 
-/** @see https://www.sqlite.org/json1.html#jset */
-const form: Form = {
-  set: (operation, column, bind) => ({
-    document:
-      `json_set(CASE WHEN json_type(${column.sql}) = 'object' THEN ${column.sql} ELSE '{}' END, ` +
-      `${bind(pathText(operation.key))}, json(${bind(operation.json)}))`,
-    guard: `(${column.sql} IS NULL OR CASE WHEN json_valid(${column.sql}) THEN json_type(${column.sql}) END IN ('object', 'null'))`,
-  }),
+const typeOf = (value: string): string => `json_type(${value})`
+
+/** Deep equality of two JSON texts, whatever the order of keys: the same leaves at the same places. */
+function equal(one: string, other: string): string {
+  const leaves = (json: string): string =>
+    `SELECT fullkey, replace(type, 'real', 'integer'), atom FROM json_tree(${json})`
+  return `(NOT EXISTS (${leaves(one)} EXCEPT ${leaves(other)}) AND NOT EXISTS (${leaves(other)} EXCEPT ${leaves(one)}))`
+}
+
+/** @see https://www.sqlite.org/json1.html */
+const words: Vocabulary = {
+  // Not json_extract, which makes NULL of JSON null.
+  at: (document, path) => `(${document} -> ${path})`,
+  value: (text) => `json(${text})`,
+  objectOrEmpty: (parent) => `json(CASE WHEN ${typeOf(parent)} = 'object' THEN ${parent} ELSE '{}' END)`,
+  isObjectOrNull: (value) => `COALESCE(${typeOf(value)}, 'null') IN ('object', 'null')`,
+  set: (document, pairs) => `json_set(${document}, ${pairs.join(', ')})`,
+  remove: (document, paths) => `json_remove(${document}, ${paths.join(', ')})`,
+  patch: (document, text) => `json_patch(${document}, ${text})`,
+  result: {
+    setIfAbsent: (value, { bound }) => `json(COALESCE(${value}, ${bound}))`,
+    increment: (value, { bound }) => `COALESCE(json_extract(${value}, '$'), 0) + json_extract(${bound}, '$')`,
+    append: (value, { bound }) => `json_insert(COALESCE(${value}, '[]'), '$[#]', json(${bound}))`,
+    addToSet: (value, operand) =>
+      `json(CASE WHEN EXISTS (SELECT 1 FROM json_each(COALESCE(${value}, '[]')) item ` +
+      `WHERE ${equal(`(${value} -> item.fullkey)`, operand.bound)}) THEN ${value} ELSE ${words.result.append(value, operand)} END)`,
+  },
+  accepts: {
+    increment: (value) => `COALESCE(${typeOf(value)}, 'integer') IN ('integer', 'real')`,
+    append: (value) => `COALESCE(${typeOf(value)}, 'array') = 'array'`,
+    addToSet: (value) => `COALESCE(${typeOf(value)}, 'array') = 'array'`,
+  },
+}
+
+const form: Form = (operations, { sql }, bind) => {
+  const root = `CASE WHEN json_type(${sql}) = 'object' THEN ${sql} ELSE '{}' END`
+  const { document, guards } = write(words, root, sql, operations, bind)
+  const isDocument = `(${sql} IS NULL OR CASE WHEN json_valid(${sql}) THEN json_type(${sql}) END IN ('object', 'null'))`
+  return { document, guard: [isDocument, ...guards].join(' AND ') }
 }
 
 export const sqlite: Dialect = {

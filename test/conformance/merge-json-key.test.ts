@@ -127,9 +127,9 @@ const statements: Record<DatabaseName, string> = {
   mariadb:
     "UPDATE `workflow_runs` SET `progress` = JSON_SET(IF(JSON_TYPE(`progress`) = 'OBJECT', `progress`, JSON_OBJECT()), ?, JSON_EXTRACT(?, '$')), `updatedAt` = ? WHERE `id` = ? AND (`progress` IS NULL OR CASE WHEN JSON_VALID(`progress`) THEN JSON_TYPE(`progress`) END IN ('OBJECT', 'NULL')) AND JSON_EXTRACT(?, '$') IS NOT NULL AND JSON_SET(IF(JSON_TYPE(`progress`) = 'OBJECT', `progress`, JSON_OBJECT()), ?, JSON_EXTRACT(?, '$')) IS NOT NULL",
   postgres:
-    'UPDATE "workflow_runs" SET "progress" = (CASE WHEN jsonb_typeof("progress"::jsonb) = \'object\' THEN "progress"::jsonb ELSE \'{}\'::jsonb END || jsonb_build_object($1::text, $2::jsonb))::json, "updatedAt" = $3 WHERE "id" = $4 AND COALESCE(jsonb_typeof("progress"::jsonb), \'null\') IN (\'object\', \'null\') RETURNING 1 AS "document"',
+    'UPDATE "workflow_runs" SET "progress" = (((CASE WHEN jsonb_typeof("progress"::jsonb) = \'object\' THEN "progress"::jsonb ELSE \'{}\'::jsonb END) || jsonb_build_object($1::text, $2::jsonb)))::json, "updatedAt" = $3 WHERE "id" = $4 AND COALESCE(jsonb_typeof("progress"::jsonb), \'null\') IN (\'object\', \'null\') RETURNING 1 AS "document"',
   sqlite:
-    "UPDATE `workflow_runs` SET `progress` = json_set(CASE WHEN json_type(`progress`) = 'object' THEN `progress` ELSE '{}' END, $1, json($2)), `updatedAt` = $3 WHERE `id` = $4 AND (`progress` IS NULL OR CASE WHEN json_valid(`progress`) THEN json_type(`progress`) END IN ('object', 'null')) RETURNING 1 AS `document`",
+    "UPDATE `workflow_runs` SET `progress` = json_set(CASE WHEN json_type(`progress`) = 'object' THEN `progress` ELSE '{}' END, $2, json($1)), `updatedAt` = $3 WHERE `id` = $4 AND (`progress` IS NULL OR CASE WHEN json_valid(`progress`) THEN json_type(`progress`) END IN ('object', 'null')) RETURNING 1 AS `document`",
 }
 
 eachDatabase('mergeJsonKey', (database) => {
@@ -609,7 +609,7 @@ eachDatabase('mergeJsonKey', (database) => {
       log.length = 0
       await document.mergeJsonKey('data', 'k', 1)
       expect(log).to.have.length(1)
-      expect(log[0]).to.include('"data" = CASE WHEN jsonb_typeof("data")')
+      expect(log[0]).to.include('"data" = ((CASE WHEN jsonb_typeof("data")')
       expect((await document.reload()).data).to.deep.equal({ k: 1 })
     })
   }

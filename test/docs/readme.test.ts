@@ -52,15 +52,21 @@ eachDatabase('the README', (database) => {
 describe('the README', () => {
   it('compiles, each block with what stands before it', () => {
     const { lostUpdate, cure, model, rest } = readme()
-    const blocks = [lostUpdate + cure, ...rest].map(
+    const isImport = /^import .*$/gm
+    const code = [lostUpdate + cure, ...rest]
+    const imports = code.flatMap((block) => block.match(isImport) ?? [])
+    const blocks = code.map(
       (block, index) =>
-        `export async function block${index}(run: WorkflowRun, id: number): Promise<void> {\n${block}\n}`,
+        `export async function block${index}(run: WorkflowRun, job: Job, id: number): Promise<void> {\n${block.replace(isImport, '')}\n}`,
     )
-    const imports = "import { lock, mergeJsonKey, withLock } from 'sequelize-lossless'\n"
+    const job = `declare class Job extends Model<InferAttributes<Job>, InferCreationAttributes<Job>> {
+      stats: { attempts?: number; log?: { lines?: string[] }; tags?: string[] }
+    }
+    interface Job extends Lossless<Job> {}`
     const folder = join(root, 'build', 'readme')
     mkdirSync(folder, { recursive: true })
     const file = join(folder, 'readme.ts')
-    writeFileSync(file, [imports + model, ...blocks].join('\n'))
+    writeFileSync(file, [...imports, model, job, ...blocks].join('\n'))
     const program = ts.createProgram([file], {
       strict: true,
       noEmit: true,

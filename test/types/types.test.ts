@@ -8,7 +8,19 @@ import type {
   Sequelize,
   Transaction,
 } from 'sequelize'
-import { lossless, mergeJsonKey, withLock } from 'sequelize-lossless'
+import {
+  addToSet,
+  append,
+  increment,
+  lossless,
+  merge,
+  mergeJsonKey,
+  remove,
+  set,
+  setIfAbsent,
+  updateJson,
+  withLock,
+} from 'sequelize-lossless'
 import type { Lossless } from 'sequelize-lossless'
 
 interface Progress {
@@ -105,6 +117,56 @@ export async function typed(run: Run, sequelize: Sequelize, transaction: Transac
   await setting.mergeJsonKey('value', 'theme', 'blue')
   // @ts-expect-error create stays strict here too
   await Setting.create({})
+
+  // Operations fit the document, path by path.
+  class Job extends Model<InferAttributes<Job>, InferCreationAttributes<Job>> {
+    declare id: CreationOptional<number>
+    declare stats: {
+      attempts?: number
+      log: { lines: string[]; level: 'info' | 'error' }
+      tags: { name: string }[]
+      note: string | null
+      deep: { a: { b: { c: { d: number } } } }
+    }
+    declare anything: CreationOptional<any>
+    declare dictionary: Record<string, { count: number }>
+  }
+  interface Job extends Lossless<Job> {}
+  const job = await Job.findByPk(1, { rejectOnEmpty: true })
+  const lines: string[] = []
+  await job.updateJson('stats', [
+    increment('attempts'),
+    append(['log', 'lines'], 'text'),
+    set(['log', 'level'], 'error'),
+  ])
+  await job.updateJson('stats', [addToSet('tags', { name: 'x' }), setIfAbsent('note', null), remove('attempts')])
+  await job.updateJson('stats', [set(['log', 'lines'], lines), increment(['deep', 'a', 'b', 'c', 'd'], 2)])
+  await job.updateJson('stats', [merge('log', { level: 'info' }), merge('deep', { a: null })])
+  await job.updateJson('anything', [set(['a', 'b'], 1), increment('n'), append('list', 'x')])
+  await job.updateJson('dictionary', [increment(['anybody', 'count'])])
+  await job.mergeJson('stats', { attempts: null, log: { level: 'info' } })
+  const stats = await updateJson([Job, 1], 'stats', [increment('attempts')], { returning: true })
+  expectTypeOf(stats).toEqualTypeOf<Job['stats']>()
+  // @ts-expect-error no such key
+  await job.updateJson('stats', [increment('attemps')])
+  // @ts-expect-error no such path
+  await job.updateJson('stats', [set(['log', 'lvl'], 'error')])
+  // @ts-expect-error not a value at that path
+  await job.updateJson('stats', [set(['log', 'level'], 'warning')])
+  // @ts-expect-error not a number
+  await job.updateJson('stats', [increment('note')])
+  // @ts-expect-error not an array
+  await job.updateJson('stats', [append('note', 'x')])
+  // @ts-expect-error not an element
+  await job.updateJson('stats', [append(['log', 'lines'], 5)])
+  // @ts-expect-error one of several does not fit
+  await job.updateJson('stats', [increment('attempts'), addToSet('tags', 'x')])
+  // @ts-expect-error the path of a dictionary ends in a number
+  await job.updateJson('dictionary', [set(['anybody', 'count'], 'x')])
+  // @ts-expect-error not a value of that key
+  await job.mergeJson('stats', { attempts: 'x' })
+  // @ts-expect-error the same for the function
+  await updateJson([Job, 1], 'stats', [increment('note')])
 
   // Each member of a union has keys of its own; a numeric key is the text that JSON has.
   class Mixed extends Model<InferAttributes<Mixed>, InferCreationAttributes<Mixed>> {

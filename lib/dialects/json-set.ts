@@ -1,0 +1,111 @@
+import { pathText } from '../operation.js'
+import type { Operation, Path } from '../operation.js'
+import type { Bind } from './index.js'
+
+/** What MySQL, MariaDB and SQLite, whose JSON_SET functions are alike, say differently. */
+export interface Vocabulary {
+  /** The JSON at a path of a document; NULL if nothing is there. */
+  readonly at: (document: string, path: string) => string
+  /** A bound text as JSON. */
+  readonly value: (text: string) => string
+  /** `parent` if it is an object, else an empty one. */
+  readonly objectOrEmpty: (parent: string) => string
+  /** True if `value` is an object, or NULL, or JSON null. */
+  readonly isObjectOrNull: (value: string) => string
+  readonly set: (document: string, pairs: readonly string[]) => string
+  readonly remove: (document: string, paths: readonly string[]) => string
+  readonly patch: (document: string, text: string) => string
+  /** The new value at a path, from the one there; one left out does not compile. */
+  readonly result: Readonly<
+    Record<'setIfAbsent' | 'increment' | 'append' | 'addToSet', (value: string, operand: Operand) => string>
+  >
+  /** True if an operation can work on the value at its path. */
+  readonly accepts: Readonly<Record<'increment' | 'append' | 'addToSet', (value: string) => string>>
+}
+
+/** An operand: its text, and its placeholder, which may be used more than once. */
+export interface Operand {
+  readonly text: string
+  readonly bound: string
+}
+
+/** An expression for the document, and what must be true of the stored one. */
+interface Written {
+  readonly document: string
+  readonly guards: readonly string[]
+  /** Placeholders of the paths that are read, not only written. */
+  readonly read: readonly string[]
+  /** Placeholders of the operands. */
+  readonly operands: readonly string[]
+}
+
+/**
+ * The document after `operations`, as one expression: JSON_SET of missing parents and new values, then what is removed
+ * from it, then what is merged into it. Their order does not matter, since no two paths overlap.
+ *
+ * @param root     what the outermost function changes
+ * @param document what values are read from; NULL reads as nothing
+ */
+export function write(
+  words: Vocabulary,
+  root: string,
+  document: string,
+  operations: readonly Operation[],
+  bind: Bind,
+): Written {
+  const placeholders = new Map<string, string>()
+  const bound = (path: Path): string => {
+    const text = pathText(path)
+    const known = placeholders.get(text) ?? bind(text)
+    placeholders.set(text, known)
+    return known
+  }
+  const read = new Set<string>()
+  const at = (path: Path): string => {
+    read.add(bound(path))
+    return words.at(document, bound(path))
+  }
+  const guards: string[] = []
+  const operands: string[] = []
+  const [parentPairs, pairs, removed]: [string[], string[], string[]] = [[], [], []]
+  const parents = new Map<string, boolean>()
+  let patched: ((document: string) => string) | undefined
+
+  for (const { kind, path, json } of operations) {
+    const creates = kind !== 'remove' && kind !== 'merge'
+    for (let depth = 1; depth < path.length; depth++) {
+      const parent = path.slice(0, depth)
+      const placeholder = bound(parent)
+      const value = at(parent)
+      if (!parents.has(placeholder)) guards.push(words.isObjectOrNull(value))
+      if (creates && !parents.get(placeholder)) parentPairs.push(placeholder, words.objectOrEmpty(value))
+      parents.set(placeholder, creates || parents.get(placeholder) === true)
+    }
+    if (kind === 'remove') {
+      removed.push(bound(path))
+      continue
+    }
+    if (kind === 'merge') {
+      const before = patched ?? ((into: string) => into)
+      const operand = bind(path.reduceRight((patch, key) => `{${JSON.stringify(key)}:${patch}}`, json))
+      operands.push(operand)
+      patched = (into) => words.patch(before(into), operand)
+      continue
+    }
+    const operand = { text: json, bound: bind(json) }
+    operands.push(operand.bound)
+    if (kind === 'set') {
+      pairs.push(bound(path), words.value(operand.bound))
+      continue
+    }
+    const value = at(path)
+    if (kind !== 'setIfAbsent') guards.push(words.accepts[kind](value))
+    pairs.push(bound(path), words.result[kind](value, operand))
+  }
+
+  // A parent before what is inside it.
+  let after = pairs.length > 0 ? words.set(root, [...parentPairs, ...pairs]) : root
+  if (removed.length > 0) after = words.remove(after, removed)
+  if (patched) after = patched(after)
+  return { document: after, guards, read: [...read], operands }
+}

@@ -1,0 +1,63 @@
+import { isDeepStrictEqual } from 'node:util'
+import type { Operation } from 'sequelize-lossless'
+
+type Fields = Record<string, unknown>
+
+function isObject(value: unknown): value is Fields {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+/**
+ * What a document must be after operations, told once more from the contract and independently of the library;
+ * `undefined` where it must be refused.
+ */
+export function expected(operations: readonly Operation[], document: unknown): unknown {
+  const copy = structuredClone(document) ?? {}
+  if (!isObject(copy)) return undefined
+  return operations.every((operation) => change(copy, operation)) ? copy : undefined
+}
+
+/** Changes `document`; false where it cannot be. */
+function change(document: Fields, { kind, path, json }: Operation): boolean {
+  const operand: unknown = JSON.parse(json)
+  const key = path.at(-1)
+  if (key === undefined) return patch(document, operand as Fields)
+  let parent = document
+  for (const name of path.slice(0, -1)) {
+    const inner = Object.hasOwn(parent, name) ? parent[name] : undefined
+    if (inner !== undefined && inner !== null && !isObject(inner)) return false
+    // Nothing to remove, and no parent to make for it.
+    if (!isObject(inner) && kind === 'remove') return true
+    parent = isObject(inner) ? inner : put(parent, name, {})
+  }
+  const value = Object.hasOwn(parent, key) ? parent[key] : undefined
+  if (kind === 'set') put(parent, key, operand)
+  if (kind === 'setIfAbsent' && value === undefined) put(parent, key, operand)
+  if (kind === 'remove') Reflect.deleteProperty(parent, key)
+  if (kind === 'increment') {
+    if (value !== undefined && typeof value !== 'number') return false
+    put(parent, key, (value ?? 0) + (operand as number))
+  }
+  if (kind === 'append' || kind === 'addToSet') {
+    if (value !== undefined && !Array.isArray(value)) return false
+    const items: unknown[] = value ?? []
+    const isThere = kind === 'addToSet' && items.some((item) => isDeepStrictEqual(item, operand))
+    put(parent, key, isThere ? items : [...items, operand])
+  }
+  if (kind === 'merge') patch(isObject(value) ? value : put(parent, key, {}), operand as Fields)
+  return true
+}
+
+function put<T>(object: Fields, key: string, value: T): T {
+  Object.defineProperty(object, key, { value, enumerable: true, configurable: true, writable: true })
+  return value
+}
+
+function patch(target: Fields, changes: Fields): boolean {
+  for (const [key, value] of Object.entries(changes)) {
+    if (value === null) Reflect.deleteProperty(target, key)
+    else if (isObject(value)) patch(isObject(target[key]) ? target[key] : put(target, key, {}), value)
+    else put(target, key, value)
+  }
+  return true
+}

@@ -1,0 +1,310 @@
+import { expect } from 'chai'
+import { QueryTypes } from 'sequelize'
+import type { Sequelize } from 'sequelize'
+import {
+  addToSet,
+  append,
+  increment,
+  JsonShapeError,
+  merge,
+  mergeJson,
+  remove,
+  RowNotFoundError,
+  set,
+  setIfAbsent,
+  UnsupportedValueError,
+  updateJson,
+  UsageError,
+} from 'sequelize-lossless'
+import type { Operation } from 'sequelize-lossless'
+import type { DatabaseName } from '../databases/index.js'
+import { eachDatabase } from '../each-database.js'
+import { rejection } from '../rejection.js'
+import { createRuns, storeText } from '../workflow-run.js'
+import type { WorkflowRun } from '../workflow-run.js'
+import { expected } from './expected.js'
+
+/** Documents as text, since JavaScript has no NULL beside JSON null. */
+const documents: readonly (string | null)[] = [
+  null,
+  'null',
+  '{}',
+  '{"a":null}',
+  '{"a":1}',
+  '{"a":-0.5}',
+  '{"a":4294967296}',
+  '{"a":9007199254740991}',
+  '{"a":"text"}',
+  '{"a":"1"}',
+  '{"a":true}',
+  '{"a":[]}',
+  '{"a":[1,"1",null,[1],{"x":1,"y":2}]}',
+  '{"a":{}}',
+  '{"a":{"b":null}}',
+  '{"a":{"b":1,"z":[1]}}',
+  '{"a":{"b":{"c":1}}}',
+  '{"a":{"b":[1]},"c":{"d":1},"é":1,"":2}',
+  // As other programs spell them: é, a.b, a"b, and a number that JavaScript would round.
+  '{"\\u00e9":{"\\u00fc":5},"\\u0061":{"\\u0062":[1]},"a\\u0022b":["\\/"],"n":12345678901234567890}',
+  '[]',
+  '[{"a":1}]',
+  '"text"',
+  '5',
+  'false',
+]
+
+const paths: readonly (readonly string[])[] = [['a'], ['a', 'b'], ['a', 'b', 'c'], ['z'], ['a"b'], [''], ['é', 'ü']]
+const operands: readonly unknown[] = [1, 'text', null, true, [1], [], {}, { y: 2, x: 1 }, { b: null }]
+const amounts = [1, -1, 0, 0.5, -2.25, 4294967296]
+const patches = [{}, { b: 1 }, { b: null }, { b: { c: 1, d: null } }, { b: [1, { x: null }] }, { a: null, z: {} }]
+
+/** Every kind of operation at every path with every operand, and lists of them. */
+const lists: readonly (readonly Operation[])[] = [
+  ...paths.flatMap((path) => [
+    ...operands.flatMap((operand) => [
+      [set(path, operand)],
+      [setIfAbsent(path, operand)],
+      [append(path, operand)],
+      [addToSet(path, operand)],
+    ]),
+    ...amounts.map((by) => [increment(path, by)]),
+    ...patches.map((patch) => [merge(path, patch)]),
+    [remove(path)],
+  ]),
+  ...patches.map((patch) => [merge([], patch)]),
+  [set(['a', 'b'], 1), set(['a', 'c'], 2)],
+  [set(['a', 'b', 'c'], 1), remove(['a', 'z']), increment(['a', 'n'])],
+  [remove(['a']), set(['b'], 1)],
+  [remove(['a', 'b']), remove(['a', 'c'])],
+  [append(['log'], 'x'), addToSet(['tags'], 'y'), increment(['n'], 2), setIfAbsent(['first'], 'z')],
+  [merge(['a'], { x: 1, b: null }), merge(['m'], { y: { z: null, w: 1 } }), set(['b'], [1])],
+]
+
+eachDatabase('updateJson', (database) => {
+  let sequelize: Sequelize
+  let Runs: typeof WorkflowRun
+
+  before(async () => {
+    ;({ sequelize } = database.connect())
+    Runs = await createRuns(sequelize)
+  })
+
+  const asText: Record<DatabaseName, string> = {
+    mysql: 'CAST(progress AS CHAR)',
+    mariadb: 'CAST(progress AS CHAR)',
+    postgres: 'progress::text',
+    sqlite: 'progress',
+  }
+
+  async function stored(id: number): Promise<unknown> {
+    const [row] = await sequelize.query<{ document: string | null }>(
+      `SELECT ${asText[database.name]} AS document FROM workflow_runs WHERE id = $1`,
+      { bind: [id], type: QueryTypes.SELECT },
+    )
+    return JSON.parse(row!.document ?? 'null')
+  }
+
+  it(`means what its operations mean, on ${documents.length} documents × ${lists.length} lists`, async function () {
+    this.timeout(120_000)
+    const { id } = await Runs.create()
+    const mismatches: unknown[] = []
+    let cases = 0
+    const check = async (text: string | null, operations: readonly Operation[]): Promise<void> => {
+      await sequelize.query('UPDATE workflow_runs SET progress = $1 WHERE id = $2', { bind: [text, id] })
+      const outcome = await updateJson<WorkflowRun, 'progress', readonly Operation[]>(
+        [Runs, id],
+        'progress',
+        operations as never,
+      )
+        .then(() => 'written')
+        .catch((error: unknown) => error)
+      const before = JSON.parse(text ?? 'null') as unknown
+      const wanted = expected(operations, before)
+      const after = await stored(id)
+      const fits = wanted === undefined ? outcome instanceof JsonShapeError : outcome === 'written'
+      cases++
+      try {
+        expect(fits).to.equal(true)
+        expect(after).to.deep.equal(wanted === undefined ? before : wanted)
+      } catch {
+        mismatches.push({ text, operations, wanted, after, outcome: String(outcome) })
+      }
+    }
+    for (const text of documents) for (const operations of lists) await check(text, operations)
+    expect(mismatches.slice(0, 5)).to.deep.equal([])
+    expect(cases).to.be.greaterThan(2_500)
+  })
+
+  it('writes all of its operations, or none', async () => {
+    const { id } = await Runs.create({ progress: { n: 1, list: 'text' } })
+    const error = await rejection(
+      updateJson([Runs, id], 'progress', [increment('n'), set('k', 1), append('list', 'x')]),
+      JsonShapeError,
+    )
+    expect(error).to.deep.include({ path: ['list'], needed: 'an array', found: 'string' })
+    expect(error.message).to.include('holds a string, not an array')
+    expect(await stored(id)).to.deep.equal({ n: 1, list: 'text' })
+  })
+
+  it('gives the row what it had seen with the operations applied, or the whole document', async () => {
+    const run = await Runs.create({ progress: { n: 1 } })
+    await Runs.update({ progress: { n: 1, theirs: 1 } }, { where: { id: run.id } })
+    expect(await run.updateJson('progress', [increment('n', 2), append(['log'], 'x'), addToSet('tags', 'y')])).to.equal(
+      run,
+    )
+    expect(run.progress).to.deep.equal({ n: 3, log: ['x'], tags: ['y'] })
+    await run.mergeJson('progress', { tags: null, deep: { a: 1 } }, { returning: true })
+    expect(run.progress).to.deep.equal({ n: 3, log: ['x'], theirs: 1, deep: { a: 1 } })
+    expect(run.changed()).to.equal(false)
+    const document = await updateJson([Runs, run.id], 'progress', [remove('deep')], { returning: true })
+    expect(document).to.deep.equal({ n: 3, log: ['x'], theirs: 1 })
+    const call: Promise<unknown> = mergeJson([Runs, run.id], 'progress', { n: null })
+    expect(await call).to.equal(undefined)
+  })
+
+  it('an operation that changes nothing is a success, a missing row is not', async () => {
+    const run = await Runs.create({ progress: { tags: ['a'], k: 1 } })
+    await run.updateJson('progress', [addToSet('tags', 'a'), setIfAbsent('k', 2), remove('z')])
+    expect(await stored(run.id)).to.deep.equal({ tags: ['a'], k: 1 })
+    await run.destroy()
+    await rejection(run.updateJson('progress', [remove('z')]), RowNotFoundError)
+  })
+
+  it('keeps integers past 2^53 exact, whoever wrote them', async () => {
+    const { id } = await Runs.create()
+    await storeText(Runs, id, '{"n":9007199254740993,"m":4294967295}')
+    await updateJson([Runs, id], 'progress', [increment('n', 2), increment('m')])
+    const [row] = await sequelize.query<{ document: string }>(
+      `SELECT ${asText[database.name]} AS document FROM workflow_runs WHERE id = $1`,
+      { bind: [id], type: QueryTypes.SELECT },
+    )
+    expect(row!.document)
+      .to.match(/9007199254740995\b/)
+      .and.match(/4294967296\b/)
+  })
+
+  it('merges as the examples of RFC 7396, appendix A, say', async () => {
+    const { id } = await Runs.create()
+    for (const [document, patch, result] of [
+      ['{"a":"b"}', { a: 'c' }, { a: 'c' }],
+      ['{"a":"b"}', { b: 'c' }, { a: 'b', b: 'c' }],
+      ['{"a":"b"}', { a: null }, {}],
+      ['{"a":"b","b":"c"}', { a: null }, { b: 'c' }],
+      ['{"a":["b"]}', { a: 'c' }, { a: 'c' }],
+      ['{"a":"c"}', { a: ['b'] }, { a: ['b'] }],
+      ['{"a":{"b":"c"}}', { a: { b: 'd', c: null } }, { a: { b: 'd' } }],
+      ['{"a":[{"b":"c"}]}', { a: [1] }, { a: [1] }],
+      ['{"e":null}', { a: 1 }, { e: null, a: 1 }],
+      ['{}', { a: { bb: { ccc: null } } }, { a: { bb: {} } }],
+    ] as const) {
+      await storeText(Runs, id, document)
+      expect(await mergeJson([Runs, id], 'progress', patch, { returning: true })).to.deep.equal(result)
+    }
+    // The rest of the appendix replaces the document by what is no object, or patches an array: refused here.
+    await rejection(mergeJson([Runs, id], 'progress', ['c'] as never), UsageError)
+    await storeText(Runs, id, '["a","b"]')
+    await rejection(mergeJson([Runs, id], 'progress', { a: 'b' }), JsonShapeError)
+  })
+
+  it('refuses what is no list of operations, before any SQL', async () => {
+    const run = await Runs.create({ progress: {} })
+    const refused: Record<string, [() => unknown, RegExp]> = {
+      'no list': [
+        () => run.updateJson('progress', set('a', 1) as never),
+        /expected an array of at least one operation/,
+      ],
+      'an empty list': [() => run.updateJson('progress', [] as never), /at least one operation/],
+      'other things in it': [() => run.updateJson('progress', [{ a: 1 }] as never), /at least one operation/],
+      'the same path twice': [
+        () => run.updateJson('progress', [set('a', 1), increment('a')]),
+        /\["a"\] and \["a"\] overlap/,
+      ],
+      'a path inside another': [() => run.updateJson('progress', [set(['a', 'b'], 1), remove('a')]), /overlap/],
+      'a merge of the root beside others': [() => run.updateJson('progress', [merge([], {}), set('a', 1)]), /overlap/],
+      'an index in a path': [() => set(['a', 0] as never, 1), /set: expected a path to be a key or an array of keys/],
+      'an empty path': [() => remove([]), /remove: the path is empty/],
+      'an amount that is none': [
+        () => increment('a', '1' as never),
+        /expected the amount to be a number, got "1" \(string\)/,
+      ],
+      'a patch that is no object': [() => merge('a', 5), /expected the patch to be an object, got 5 \(number\)/],
+      'a value that is none': [() => append('a', undefined), /append: the value is undefined/],
+    }
+    for (const [title, [act, text]] of Object.entries(refused)) {
+      const call = new Promise((resolve) => resolve(act()))
+      expect((await rejection(call, UsageError)).message, title).to.match(text)
+    }
+    await rejection(new Promise((resolve) => resolve(increment('a', NaN))), UnsupportedValueError)
+    expect(await stored(run.id)).to.deep.equal({})
+  })
+
+  it('counts the path and the item into the depth that the database holds', async () => {
+    const levels = { mysql: 100, mariadb: 31, postgres: undefined, sqlite: 1000 }[database.name]
+    if (levels === undefined) return
+    const { id } = await Runs.create({ progress: {} })
+    const nested = (count: number): unknown => JSON.parse('['.repeat(count) + ']'.repeat(count))
+    await updateJson([Runs, id], 'progress', [
+      append(['a', 'b'], nested(levels - 3)),
+      set(['c', 'd'], nested(levels - 2)),
+    ])
+    await updateJson([Runs, id], 'progress', [increment('still writable')])
+    for (const tooDeep of [append(['a', 'b'], nested(levels - 2)), set(['c', 'd'], nested(levels - 1))]) {
+      const error = await rejection(updateJson([Runs, id], 'progress', [tooDeep]), UnsupportedValueError)
+      expect(error.message).to.include(`more than ${levels} levels deep`)
+    }
+  })
+
+  it('16 writers that mix all operations on one row, from NULL, lose and double nothing', async () => {
+    const { id } = await Runs.create()
+    const rounds = 10
+    const writers = Array.from({ length: 16 }, (_, writer) => writer)
+    await Promise.all(
+      writers.map(async (writer) => {
+        for (let round = 0; round < rounds; round++) {
+          const item = `${writer}.${round}`
+          await updateJson([Runs, id], 'progress', [increment('count'), append('log', item), addToSet('set', round)])
+          await updateJson([Runs, id], 'progress', [set(['by', item], writer), setIfAbsent('first', item)])
+          await mergeJson([Runs, id], 'progress', { merged: { [item]: true, gone: null } })
+          await updateJson([Runs, id], 'progress', [remove(['by', item]), increment(['nested', 'sum'], -0.5)])
+        }
+      }),
+    )
+    const items = writers.flatMap((writer) => Array.from({ length: rounds }, (_, round) => `${writer}.${round}`))
+    const after = (await stored(id)) as Record<string, unknown>
+    expect(after).to.include({ count: 160 })
+    expect(after['nested']).to.deep.equal({ sum: -80 })
+    expect((after['log'] as string[]).toSorted()).to.deep.equal(items.toSorted())
+    expect((after['set'] as number[]).toSorted()).to.deep.equal([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+    expect(after['by']).to.deep.equal({})
+    expect(after['merged']).to.deep.equal(Object.fromEntries(items.map((item) => [item, true])))
+    expect(items).to.include(after['first'])
+  })
+
+  if (database.name === 'mysql') {
+    it('logs a change of one key of 230 KB in less than 1 KB, where the server keeps partial updates', async () => {
+      const { sequelize: partial } = database.connect({ pool: { max: 1 } })
+      await partial.query(`SET SESSION binlog_row_image = MINIMAL, binlog_row_value_options = PARTIAL_JSON`)
+      const Partial = await createRuns(partial, { tableName: 'large_runs' })
+      const large = Object.fromEntries(Array.from({ length: 230 }, (_, index) => [`key_${index}`, 'x'.repeat(1000)]))
+      const { id } = await Partial.create({ progress: { ...large, n: 0, list: [] } })
+      const logged = async (): Promise<number> => {
+        const [status] = await partial.query<{ File: string; Position: number }>('SHOW BINARY LOG STATUS', {
+          type: QueryTypes.SELECT,
+        })
+        return status!.Position
+      }
+      const forms: Record<string, Operation[]> = {
+        set: [set('key_7', 'y'.repeat(200))],
+        increment: [increment('n')],
+        'append and set nested': [append('list', 1), set(['new', 'deep'], 1)],
+        remove: [remove('key_9')],
+      }
+      for (const [name, operations] of Object.entries(forms)) {
+        const before = await logged()
+        await updateJson<WorkflowRun, 'progress', Operation[]>([Partial, id], 'progress', operations as never)
+        const bytes = (await logged()) - before
+        expect(bytes, name).to.be.greaterThan(0).and.lessThan(1024)
+      }
+    })
+  }
+})
