@@ -82,7 +82,7 @@ export function merge<const P extends PathInput, const V>(path: P, patch: V): Op
 }
 
 /** `'object'`, `'array'`, `'null'`, `'string'` …: JSON's own names; NULL and what is missing count as `'null'`. */
-export function jsonType(value: unknown): string {
+function jsonType(value: unknown): string {
   return value === null || value === undefined ? 'null' : Array.isArray(value) ? 'array' : typeof value
 }
 

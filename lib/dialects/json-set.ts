@@ -24,7 +24,7 @@ export interface Vocabulary {
 }
 
 /** An operand: its text, and its placeholder, which may be used more than once. */
-export interface Operand {
+interface Operand {
   readonly text: string
   readonly bound: string
 }
