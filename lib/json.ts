@@ -368,7 +368,7 @@ async function respell(
   text: string,
 ): Promise<void> {
   const respelled = dialect.respell?.text(text)
-  if (!dialect.respell || respelled === undefined || respelled === text) return
+  if (!dialect.respell || respelled === undefined) return
   const update = new Statement(model)
   const target: Column = { sql: update.column(column), type }
   const sql = `UPDATE ${update.table()} SET ${target.sql} = ${update.bind(respelled)} WHERE ${update.row(primaryKey)} AND ${dialect.respell.isText(target, update.bind(text))}`

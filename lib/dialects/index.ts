@@ -37,7 +37,7 @@ export interface Dialect {
   readonly forms: readonly Form[]
   /** The document as text, which no driver parses or rounds. */
   readonly documentText: (column: Column) => string
-  /** For a database whose functions do not read escapes in keys: the same JSON without them, and the condition that a column holds just that text. */
+  /** For a database that stores JSON as the text it was given: the spelling that its functions need, and the condition that a column holds just a text. */
   readonly respell?: {
     readonly text: (json: string) => string
     readonly isText: (column: Column, text: string) => string

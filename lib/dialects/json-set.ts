@@ -12,6 +12,8 @@ export interface Vocabulary {
   readonly objectOrEmpty: (parent: string) => string
   /** True if `value` is an object, or NULL, or JSON null. */
   readonly isObjectOrNull: (value: string) => string
+  /** True if a path is there once at most: of a key that was stored twice, writers change the first and readers see the last. */
+  readonly isUnique?: (document: string, path: string) => string
   readonly set: (document: string, pairs: readonly string[]) => string
   readonly remove: (document: string, paths: readonly string[]) => string
   readonly patch: (document: string, text: string) => string
@@ -89,6 +91,7 @@ export function write(
       const before = patched ?? ((into: string) => into)
       const operand = bind(path.reduceRight((patch, key) => `{${JSON.stringify(key)}:${patch}}`, json))
       operands.push(operand)
+      for (const changed of pathsOf(JSON.parse(json) as object, path)) bound(changed)
       patched = (into) => words.patch(before(into), operand)
       continue
     }
@@ -107,5 +110,37 @@ export function write(
   let after = pairs.length > 0 ? words.set(root, [...parentPairs, ...pairs]) : root
   if (removed.length > 0) after = words.remove(after, removed)
   if (patched) after = patched(after)
+  const { isUnique } = words
+  if (isUnique) guards.push(...[...placeholders.values()].map((path) => isUnique(document, path)))
   return { document: after, guards, read: [...read], operands }
+}
+
+/** The paths that a patch changes, and those of the objects that it goes into. */
+function pathsOf(patch: object, parent: Path): Path[] {
+  const inner = Object.entries(patch).flatMap(([key, value]: [string, unknown]) => {
+    const isObject = typeof value === 'object' && value !== null && !Array.isArray(value)
+    return isObject ? pathsOf(value, [...parent, key]) : [[...parent, key]]
+  })
+  return parent.length > 0 ? [parent, ...inner] : inner
+}
+
+const stringOrNumber = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g
+
+/**
+ * The same JSON in the spelling that JSON_SET reads: no escapes that need not be, and of a key that was stored twice the
+ * last, which is the one that JSON.parse sees. Every number keeps its digits.
+ */
+export function respelled(json: string): string {
+  const tagged = json.replace(stringOrNumber, (token) =>
+    JSON.stringify(token.startsWith('"') ? `s${JSON.parse(token) as string}` : `n${token}`),
+  )
+  const spell = (value: unknown): string => {
+    if (typeof value === 'string') return value.startsWith('s') ? JSON.stringify(value.slice(1)) : value.slice(1)
+    if (Array.isArray(value)) return `[${value.map(spell).join(',')}]`
+    if (typeof value !== 'object' || value === null) return String(value)
+    return `{${Object.entries(value)
+      .map(([key, each]) => `${JSON.stringify(key.slice(1))}:${spell(each)}`)
+      .join(',')}}`
+  }
+  return spell(JSON.parse(tagged))
 }

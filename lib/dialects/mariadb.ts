@@ -1,4 +1,4 @@
-import { write } from './json-set.js'
+import { respelled, write } from './json-set.js'
 import type { Vocabulary } from './json-set.js'
 import type { Dialect, Form } from './index.js'
 import { matched, mysql, refuseLongKey } from './mysql.js'
@@ -13,6 +13,8 @@ const words: Vocabulary = {
   value: (text) => `JSON_EXTRACT(${text}, '$')`,
   objectOrEmpty: (parent) => `IF(JSON_TYPE(${parent}) = 'OBJECT', ${parent}, JSON_OBJECT())`,
   isObjectOrNull: (value) => `COALESCE(JSON_TYPE(${value}), 'NULL') IN ('OBJECT', 'NULL')`,
+  isUnique: (document, path) =>
+    `COALESCE(JSON_CONTAINS_PATH(JSON_REMOVE(${document}, ${path}), 'one', ${path}), 0) = 0`,
   set: (document, pairs) => `JSON_SET(${document}, ${pairs.join(', ')})`,
   remove: (document, paths) => `JSON_REMOVE(${document}, ${paths.join(', ')})`,
   patch: (document, text) => `JSON_MERGE_PATCH(${document}, ${text})`,
@@ -62,8 +64,7 @@ export const mariadb: Dialect = {
   name: 'MariaDB',
   forms: [form],
   respell: {
-    // Outside strings nothing changes, so that every number keeps its digits.
-    text: (json) => json.replace(/"(?:[^"\\]|\\.)*"/g, (string) => JSON.stringify(JSON.parse(string))),
+    text: respelled,
     isText: (column, text) => `CAST(${column.sql} AS BINARY) = CAST(${text} AS BINARY)`,
   },
   // The connector parses a JSON column on its own, and would round its numbers.

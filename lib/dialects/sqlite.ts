@@ -1,5 +1,5 @@
 import { resolve } from 'node:path'
-import { write } from './json-set.js'
+import { respelled, write } from './json-set.js'
 import type { Vocabulary } from './json-set.js'
 import type { Dialect, Form } from './index.js'
 
@@ -19,6 +19,7 @@ const words: Vocabulary = {
   value: (text) => `json(${text})`,
   objectOrEmpty: (parent) => `json(CASE WHEN ${typeOf(parent)} = 'object' THEN ${parent} ELSE '{}' END)`,
   isObjectOrNull: (value) => `COALESCE(${typeOf(value)}, 'null') IN ('object', 'null')`,
+  isUnique: (document, path) => `json_type(json_remove(${document}, ${path}), ${path}) IS NULL`,
   set: (document, pairs) => `json_set(${document}, ${pairs.join(', ')})`,
   remove: (document, paths) => `json_remove(${document}, ${paths.join(', ')})`,
   patch: (document, text) => `json_patch(${document}, ${text})`,
@@ -48,6 +49,7 @@ export const sqlite: Dialect = {
   name: 'SQLite',
   forms: [form],
   documentText: (column) => `CAST(${column.sql} AS TEXT)`,
+  respell: { text: respelled, isText: (column, text) => `CAST(${column.sql} AS TEXT) = ${text}` },
   lockClause: '',
   // Waiting writers block the threads that the writer in front needs.
   writerQueue: ({ storage, host }) => {
