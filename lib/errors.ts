@@ -80,6 +80,26 @@ export class UnsupportedValueError extends BaseError {
   }
 }
 
+/** The stored document does not meet a condition of the write, so nothing was written. */
+export class ConditionNotMetError extends RowError {
+  readonly code = 'CONDITION_NOT_MET'
+  override readonly name = 'ConditionNotMetError'
+  readonly column: string
+  readonly condition: Readonly<{ kind: string; path: readonly string[]; json: string }>
+
+  constructor(method: string, row: RowFacts, column: string, condition: ConditionNotMetError['condition']) {
+    const { kind, path, json } = condition
+    const told = kind === 'equals' ? `equals(${JSON.stringify(path)}, ${json})` : `${kind}(${JSON.stringify(path)})`
+    super(
+      row,
+      `${method}: "${column}" of ${describeRow(row)} does not meet ${told}, so nothing was written. ` +
+        `Read it again with await row.reload() and decide anew, or treat this in a catch by code 'CONDITION_NOT_MET'.`,
+    )
+    this.column = column
+    this.condition = condition
+  }
+}
+
 /** The row has changes that were not saved, and this call would lose or mix them. */
 export class UnsavedChangesError extends RowError {
   readonly code = 'UNSAVED_CHANGES'
@@ -251,6 +271,10 @@ export const usage = {
   operations: (method: string, value: unknown): UsageError =>
     new UsageError(
       `${method}: expected an array of at least one operation, got ${given(value)}. Write ${method}(column, [set('step_a', 'done'), increment('attempts')]).`,
+    ),
+  conditions: (method: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected options.if to be an array of conditions, got ${given(value)}. Write { if: [equals('state', 'new'), absent('owner')] }.`,
     ),
   overlap: (method: string, one: readonly string[], other: readonly string[]): UsageError =>
     new UsageError(

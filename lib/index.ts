@@ -2,12 +2,13 @@ export { lossless } from './lossless.js'
 export type { Lossless } from './lossless.js'
 export { lock, withLock } from './lock.js'
 export type { LockOptions, WithLockOptions } from './lock.js'
-export { mergeJson, mergeJsonKey, updateJson } from './json.js'
+export { compareAndSetJson, mergeJson, mergeJsonKey, updateJson } from './json.js'
 export type { JsonWriteOptions } from './json.js'
 export type { JsonColumn, JsonDocument, JsonKey, JsonKeyValue, Patch, PrimaryKey, Target } from './target.js'
-export { addToSet, append, increment, merge, remove, set, setIfAbsent } from './operation.js'
-export type { JsonValue, Operation, Path } from './operation.js'
+export { absent, addToSet, append, equals, exists, increment, merge, remove, set, setIfAbsent } from './operation.js'
+export type { Condition, JsonValue, Operation, Path } from './operation.js'
 export {
+  ConditionNotMetError,
   ConflictError,
   JsonShapeError,
   OutsideTransactionError,

@@ -11,13 +11,23 @@ import {
 } from './database.js'
 import type { Sending } from './database.js'
 import type { Column, Dialect, Form } from './dialects/index.js'
-import { ConflictError, JsonShapeError, RowNotFoundError, usage } from './errors.js'
+import { ConditionNotMetError, ConflictError, JsonShapeError, RowNotFoundError, usage } from './errors.js'
 import { adopt, adoptWrite, heldTransaction, refuseUnsavedChanges, values } from './instance.js'
-import { apply, obstacle, operation, overlap } from './operation.js'
-import type { JsonValue, Operation } from './operation.js'
+import { apply, condition, meets, obstacle, operation, overlap } from './operation.js'
+import type { Condition, JsonValue, Operation, PathInput } from './operation.js'
 import { refuseUnsupported } from './limits.js'
 import { checkOptions, facts, identify, jsonColumnType } from './target.js'
-import type { Fitting, Identity, JsonColumn, JsonDocument, JsonKey, JsonKeyValue, Patch, Target } from './target.js'
+import type {
+  Fitting,
+  Identity,
+  JsonColumn,
+  JsonDocument,
+  JsonKey,
+  JsonKeyValue,
+  JsonValueAt,
+  Patch,
+  Target,
+} from './target.js'
 import { oneWriter, openTransaction, transactionFor, translated, watch } from './transaction.js'
 
 export interface JsonWriteOptions extends Logging, Transactionable {
@@ -26,6 +36,11 @@ export interface JsonWriteOptions extends Logging, Transactionable {
    * SQLite (`RETURNING`); 4 round trips instead of 1 on MySQL and MariaDB. Default: false.
    */
   readonly returning?: boolean
+  /**
+   * Write only if all of these are true of the stored document, judged by the statement that writes; else a
+   * `ConditionNotMetError`. `{ if: [equals('state', 'new'), absent('owner')] }`. Default: none.
+   */
+  readonly if?: readonly Condition[]
 }
 
 /** A row by its model and primary key, which has no instance to return. */
@@ -98,7 +113,7 @@ export async function mergeJsonKey(
   const method = 'mergeJsonKey'
   const request = identifyWrite(method, target, column)
   if (typeof key !== 'string') throw usage.key(method, key)
-  return write({ ...request, operations: [operation(method, 'set', key, value)] }, options)
+  return write({ ...request, operations: [operation(method, 'set', [key], value)] }, options)
 }
 
 /**
@@ -153,7 +168,7 @@ export async function updateJson(
 ): Promise<unknown> {
   const method = 'updateJson'
   const request = identifyWrite(method, target, column)
-  if (!isOperations(operations)) throw usage.operations(method, operations)
+  if (!isMadeHere(operations) || operations.length === 0) throw usage.operations(method, operations)
   const overlapping = overlap(operations)
   if (overlapping) throw usage.overlap(method, ...overlapping)
   return write({ ...request, operations }, options)
@@ -206,12 +221,47 @@ export async function mergeJson(
   return write({ ...request, operations: [operation(method, 'merge', [], patch)] }, options)
 }
 
-function isOperations(value: unknown): boolean {
-  if (!Array.isArray(value) || value.length === 0) return false
-  return value.every((each) => typeof (each as Partial<Operation> | null)?.json === 'string')
+/**
+ * Sets the value at a path if what is stored there equals `expected`, in one atomic statement: of many callers that
+ * expect the same, exactly one gets `true`. Equality is deep, whatever the order of keys; nothing equals what is not
+ * there (see the option `if` and {@link absent}). The same as `updateJson` with one {@link set}, if {@link equals}.
+ *
+ * @returns `true` if it was set, `false` if the stored value differed
+ * @throws what {@link updateJson} throws
+ * @example
+ *     if (await job.compareAndSetJson('state', 'phase', 'queued', 'running')) await work(job)
+ */
+export async function compareAndSetJson<M extends Model, C extends JsonColumn<M>, const P extends PathInput>(
+  target: Target<M>,
+  column: C,
+  path: P,
+  expected: JsonValueAt<M, C, P>,
+  value: JsonValueAt<M, C, P>,
+  options: JsonWriteOptions = {},
+): Promise<boolean> {
+  const method = 'compareAndSetJson'
+  const request = identifyWrite(method, target, column)
+  const comparison = condition(method, 'equals', path, expected)
+  const operations = [operation(method, 'set', path, value)]
+  try {
+    await write({ ...request, operations }, { ...options, if: [...(options.if ?? []), comparison] })
+    return true
+  } catch (error) {
+    if (error instanceof ConditionNotMetError && error.condition === comparison) return false
+    throw error
+  }
 }
 
-function identifyWrite(method: string, target: Target<Model>, column: string): Omit<JsonWrite, 'operations'> {
+/** An array of operations or conditions, as this library makes them. */
+function isMadeHere(value: unknown): boolean {
+  return Array.isArray(value) && value.every((each) => typeof (each as Partial<Operation> | null)?.json === 'string')
+}
+
+function identifyWrite(
+  method: string,
+  target: Target<Model>,
+  column: string,
+): Omit<JsonWrite, 'operations' | 'conditions'> {
   const identity = identify(method, target)
   return { method, identity, column, type: jsonColumnType(method, identity.model, column), now: new Date() }
 }
@@ -223,24 +273,24 @@ interface JsonWrite {
   readonly column: string
   readonly type: Column['type']
   readonly operations: readonly Operation[]
+  readonly conditions: readonly Condition[]
   /** The time of the call, for `updatedAt`. */
   readonly now: Date
 }
 
-async function write(request: JsonWrite, options: JsonWriteOptions): Promise<unknown> {
-  const { method, identity, column, operations } = request
+async function write(asked: Omit<JsonWrite, 'conditions'>, options: JsonWriteOptions): Promise<unknown> {
+  const { method, identity, column, operations } = asked
   const { instance, model } = identity
-  const {
-    transaction: asked,
-    returning,
-    logging,
-  } = checkOptions(method, options, ['transaction', 'returning', 'logging'])
+  const checked = checkOptions(method, options, ['transaction', 'returning', 'if', 'logging'])
+  const { returning, logging, if: conditions = [] } = checked
+  if (!isMadeHere(conditions)) throw usage.conditions(method, conditions)
+  const request: JsonWrite = { ...asked, conditions }
   const sequelize = sequelizeOf(model)
-  const joined = transactionFor(method, sequelize, asked, heldTransaction(instance))
+  const joined = transactionFor(method, sequelize, checked.transaction, heldTransaction(instance))
   refuseUnsavedChanges(method, identity, 'before', column)
 
   const dialect = await dialectOf(sequelize, { transaction: joined, logging })
-  refuseUnsupported(method, column, operations, dialect)
+  refuseUnsupported(method, column, request, dialect)
 
   const send = (transaction: Transaction | undefined): Promise<JsonValue | undefined> => {
     if (transaction) watch(transaction, dialect)
@@ -283,6 +333,8 @@ async function update(
       const { text, document: stored } = await read(request, dialect, sending)
       const inTheWay = operations.map((each) => obstacle(each, stored)).find((each) => each !== undefined)
       if (inTheWay) throw new JsonShapeError(method, facts(identity), column, inTheWay)
+      const unmet = request.conditions.find((each) => !meets(each, stored))
+      if (unmet) throw new ConditionNotMetError(method, facts(identity), column, unmet)
       // An answer that counts changed rows only: this one held the value already. With a version it would have changed.
       if (!versionAttribute(identity.model) && isDeepStrictEqual(stored, applyAll(operations, stored))) return stored
       await respell(request, dialect, sending, text)
@@ -301,7 +353,7 @@ async function update(
 const notMatched = Symbol('not matched')
 
 async function sendForm(
-  { method, identity, column, type, operations, now }: JsonWrite,
+  { method, identity, column, type, operations, conditions, now }: JsonWrite,
   dialect: Dialect,
   form: Form,
   sending: Sending,
@@ -310,7 +362,7 @@ async function sendForm(
   const { model, primaryKey } = identity
   const statement = new Statement(model)
   const target: Column = { sql: statement.column(column), type }
-  const { document, guard } = form(operations, target, statement.bind)
+  const { document, guard } = form({ operations, conditions }, target, statement.bind)
   const assignments = [`${target.sql} = ${document}`]
   const updatedAt = updatedAtAttribute(model)
   if (updatedAt) assignments.push(`${statement.column(updatedAt)} = ${statement.value(updatedAt, now)}`)

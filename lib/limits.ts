@@ -1,12 +1,11 @@
-import type { Dialect } from './dialects/index.js'
+import type { Change, Dialect } from './dialects/index.js'
 import { UnsupportedValueError } from './errors.js'
-import type { Operation } from './operation.js'
 
 /** @throws {UnsupportedValueError} a key, a value or the depth of the document is more than this database holds exactly */
 export function refuseUnsupported(
   method: string,
   column: string,
-  operations: readonly Operation[],
+  { operations, conditions }: Change,
   dialect: Dialect,
 ): void {
   const refuse = (what: string, reason: string): never => {
@@ -40,7 +39,7 @@ export function refuseUnsupported(
       walk(each, depth + 1)
     }
   }
-  for (const { kind, path, json } of operations) {
+  for (const { kind, path, json } of [...operations, ...conditions]) {
     for (const key of path) {
       const shown = `the key ${shorten(key)}`
       refuseText(shown, key)

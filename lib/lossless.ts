@@ -2,13 +2,22 @@ import type { Model, ModelStatic, Transaction } from 'sequelize'
 import { sequelizeOf } from './database.js'
 import { connectorOf } from './dialects/index.js'
 import { usage } from './errors.js'
-import { mergeJson, mergeJsonKey, updateJson } from './json.js'
+import { compareAndSetJson, mergeJson, mergeJsonKey, updateJson } from './json.js'
 import type { JsonWriteOptions } from './json.js'
 import { withLock } from './lock.js'
 import type { WithLockOptions } from './lock.js'
 import { isModel } from './target.js'
-import type { Operation } from './operation.js'
-import type { Fitting, JsonColumn, JsonDocument, JsonKey, JsonKeyValue, MethodName, Patch } from './target.js'
+import type { Operation, PathInput } from './operation.js'
+import type {
+  Fitting,
+  JsonColumn,
+  JsonDocument,
+  JsonKey,
+  JsonKeyValue,
+  JsonValueAt,
+  MethodName,
+  Patch,
+} from './target.js'
 
 /**
  * The instance methods that {@link lossless} attaches, for the one line of TypeScript that a class model needs:
@@ -40,6 +49,15 @@ export interface Lossless<M extends Model> {
     operations: O & Fitting<M, C, O>,
     options?: JsonWriteOptions,
   ): Promise<this>
+
+  /** Sets the value at a path if the stored one equals `expected`; resolves to whether it did. See the function {@link compareAndSetJson}. */
+  compareAndSetJson<C extends JsonColumn<M>, const P extends PathInput>(
+    column: C,
+    path: P,
+    expected: JsonValueAt<M, C, P>,
+    value: JsonValueAt<M, C, P>,
+    options?: JsonWriteOptions,
+  ): Promise<boolean>
 }
 
 // Each method is a forward to the function of the same name.
@@ -55,6 +73,16 @@ const methods: Record<MethodName, (...words: never[]) => Promise<unknown>> = {
   },
   updateJson(this: Model, column: never, operations: never, options?: JsonWriteOptions): Promise<unknown> {
     return updateJson(this, column, operations, options)
+  },
+  compareAndSetJson(
+    this: Model,
+    column: never,
+    path: never,
+    expected: never,
+    value: never,
+    options?: JsonWriteOptions,
+  ): Promise<unknown> {
+    return compareAndSetJson(this, column, path, expected, value, options)
   },
 }
 

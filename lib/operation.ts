@@ -35,11 +35,16 @@ export function operation<K extends Kind, const P extends PathInput, V>(
   path: P,
   value: V,
 ): Operation<K, PathOf<P>, V> {
+  if (kind === 'merge' && jsonType(value) !== 'object') throw usage.patch(method, value)
+  const keys = kind === 'merge' && path.length === 0 && typeof path !== 'string' ? [] : keysOf(method, path)
+  return Object.freeze({ kind, path: Object.freeze(keys) as never, json: jsonText(method, value) })
+}
+
+function keysOf(method: string, path: PathInput): Path {
   const keys: readonly string[] = typeof path === 'string' ? [path] : path
   if (!Array.isArray(keys) || !keys.every((key) => typeof key === 'string')) throw usage.path(method, path)
-  if (keys.length === 0 && kind !== 'merge') throw usage.emptyPath(method)
-  if (kind === 'merge' && jsonType(value) !== 'object') throw usage.patch(method, value)
-  return Object.freeze({ kind, path: Object.freeze([...keys]) as never, json: jsonText(method, value) })
+  if (keys.length === 0) throw usage.emptyPath(method)
+  return Object.freeze([...keys])
 }
 
 /** Replaces the value at `path`; parents that are missing become objects. MongoDB's `$set`. */
@@ -79,6 +84,42 @@ export function addToSet<const P extends PathInput, const V>(path: P, item: V): 
 /** Merges `patch` into the value at `path`, objects key by key, where null removes: RFC 7396 JSON Merge Patch. */
 export function merge<const P extends PathInput, const V>(path: P, patch: V): Operation<'merge', PathOf<P>, V> {
   return operation('merge', 'merge', path, patch)
+}
+
+/** What must be true of the stored document for a write to happen; made by {@link equals}, {@link exists}, {@link absent}. */
+export interface Condition {
+  readonly kind: 'equals' | 'exists' | 'absent'
+  readonly path: Path
+  /** The expected value's JSON text. */
+  readonly json: string
+}
+
+/** Makes a condition in the name of `method`; its constructors below do so in their own. */
+export function condition(method: string, kind: Condition['kind'], path: PathInput, value: unknown): Condition {
+  return Object.freeze({ kind, path: keysOf(method, path), json: jsonText(method, value) })
+}
+
+/** The value at `path` equals `value`: deeply, whatever the order of keys, and 1 is 1.0. What is not there equals nothing. */
+export function equals(path: PathInput, value: unknown): Condition {
+  return condition('equals', 'equals', path, value)
+}
+
+/** Something is at `path`; JSON null is something. */
+export function exists(path: PathInput): Condition {
+  return condition('exists', 'exists', path, null)
+}
+
+/** Nothing is at `path`. */
+export function absent(path: PathInput): Condition {
+  return condition('absent', 'absent', path, null)
+}
+
+/** Whether a document meets a condition, which the SQL of every dialect must equal. */
+export function meets({ kind, path, json }: Condition, document: unknown): boolean {
+  const value = valueAt(document, path)
+  if (kind !== 'equals') return (value === undefined) === (kind === 'absent')
+  // -0, which some databases keep, is 0 in JSON text.
+  return value !== undefined && isDeepStrictEqual(JSON.parse(JSON.stringify(value)), JSON.parse(json))
 }
 
 /** `'object'`, `'array'`, `'null'`, `'string'` …: JSON's own names; NULL and what is missing count as `'null'`. */

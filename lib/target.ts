@@ -5,7 +5,7 @@ import type { Row, RowModel } from './database.js'
 import type { Column } from './dialects/index.js'
 import { usage } from './errors.js'
 import type { RowFacts, UsageError } from './errors.js'
-import type { JsonValue, Kind, Operation } from './operation.js'
+import type { JsonValue, Kind, Operation, PathInput, PathOf } from './operation.js'
 
 /**
  * The row that a function works on: an instance, or its model and primary key, which needs no read.
@@ -36,7 +36,7 @@ type AttributesOf<M extends Model> =
   IsAny<Attributes<M>> extends true ? Omit<M, keyof Model | MethodName> : Attributes<M>
 
 /** The methods that lossless() attaches. */
-export type MethodName = 'withLock' | 'mergeJsonKey' | 'mergeJson' | 'updateJson'
+export type MethodName = 'withLock' | 'mergeJsonKey' | 'mergeJson' | 'updateJson' | 'compareAndSetJson'
 
 type IsDocument<T> =
   IsAny<T> extends true
@@ -132,6 +132,11 @@ export type Patch<T> =
       : T extends object
         ? { readonly [K in keyof T]?: Patch<NonNullable<T[K]>> | null | undefined }
         : T
+
+/** What a document holds at a path. */
+export type JsonValueAt<M extends Model, C extends JsonColumn<M>, P extends PathInput> = DeepReadonly<
+  Exclude<At<JsonDocument<M, C>, PathOf<P>>, undefined>
+>
 
 /** The operand that an operation of a kind takes at a place that holds `T`. */
 type OperandAt<K extends Kind, T> = {

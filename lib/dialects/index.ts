@@ -1,5 +1,5 @@
 import { UnsupportedDatabaseError } from '../errors.js'
-import type { Operation } from '../operation.js'
+import type { Condition, Operation } from '../operation.js'
 import { mariadb } from './mariadb.js'
 import { mysql } from './mysql.js'
 import { postgres } from './postgres.js'
@@ -20,8 +20,14 @@ interface Write {
   readonly guard: string
 }
 
-/** A way to write operations to a column; their paths do not overlap. */
-export type Form = (operations: readonly Operation[], column: Column, bind: Bind) => Write
+/** What is to be written, and when; the paths of operations do not overlap. */
+export interface Change {
+  readonly operations: readonly Operation[]
+  readonly conditions: readonly Condition[]
+}
+
+/** A way to write a change to a column. */
+export type Form = (change: Change, column: Column, bind: Bind) => Write
 
 /** The driver's error, as Sequelize hands it on in `parent`. */
 export interface DriverError {

@@ -1,6 +1,6 @@
 import { pathText } from '../operation.js'
-import type { Operation, Path } from '../operation.js'
-import type { Bind } from './index.js'
+import type { Path } from '../operation.js'
+import type { Bind, Change } from './index.js'
 
 /** What MySQL, MariaDB and SQLite, whose JSON_SET functions are alike, say differently. */
 export interface Vocabulary {
@@ -14,6 +14,8 @@ export interface Vocabulary {
   readonly isObjectOrNull: (value: string) => string
   /** True if a path is there once at most: of a key that was stored twice, writers change the first and readers see the last. */
   readonly isUnique?: (document: string, path: string) => string
+  /** True if a value is there and equals a bound text, whatever the order of keys. */
+  readonly equals: (value: string, text: string) => string
   readonly set: (document: string, pairs: readonly string[]) => string
   readonly remove: (document: string, paths: readonly string[]) => string
   readonly patch: (document: string, text: string) => string
@@ -35,6 +37,8 @@ interface Operand {
 interface Written {
   readonly document: string
   readonly guards: readonly string[]
+  /** That the conditions are met. */
+  readonly met: readonly string[]
   /** Placeholders of the paths that are read, not only written. */
   readonly read: readonly string[]
   /** Placeholders of the operands. */
@@ -52,7 +56,7 @@ export function write(
   words: Vocabulary,
   root: string,
   document: string,
-  operations: readonly Operation[],
+  { operations, conditions }: Change,
   bind: Bind,
 ): Written {
   const placeholders = new Map<string, string>()
@@ -110,9 +114,16 @@ export function write(
   let after = pairs.length > 0 ? words.set(root, [...parentPairs, ...pairs]) : root
   if (removed.length > 0) after = words.remove(after, removed)
   if (patched) after = patched(after)
+  const met = conditions.map(({ kind, path, json }) => {
+    // A parent that was stored twice hides what is in the other one.
+    if (words.isUnique) path.forEach((_key, depth) => bound(path.slice(0, depth + 1)))
+    const value = at(path)
+    if (kind === 'equals') return words.equals(value, bind(json))
+    return `${value} IS ${kind === 'exists' ? 'NOT ' : ''}NULL`
+  })
   const { isUnique } = words
   if (isUnique) guards.push(...[...placeholders.values()].map((path) => isUnique(document, path)))
-  return { document: after, guards, read: [...read], operands }
+  return { document: after, guards, met, read: [...read], operands }
 }
 
 /** The paths that a patch changes, and those of the objects that it goes into. */

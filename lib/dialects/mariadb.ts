@@ -15,6 +15,7 @@ const words: Vocabulary = {
   isObjectOrNull: (value) => `COALESCE(JSON_TYPE(${value}), 'NULL') IN ('OBJECT', 'NULL')`,
   isUnique: (document, path) =>
     `COALESCE(JSON_CONTAINS_PATH(JSON_REMOVE(${document}, ${path}), 'one', ${path}), 0) = 0`,
+  equals: (value, text) => `COALESCE(JSON_EQUALS(${value}, ${text}), 0) = 1`,
   set: (document, pairs) => `JSON_SET(${document}, ${pairs.join(', ')})`,
   remove: (document, paths) => `JSON_REMOVE(${document}, ${paths.join(', ')})`,
   patch: (document, text) => `JSON_MERGE_PATCH(${document}, ${text})`,
@@ -46,9 +47,9 @@ const words: Vocabulary = {
  * the text of keys, where those that write compare what it stands for ("\u00e9" is "é" only to them): so operands, paths
  * and the new document are proved in the guard.
  */
-const form: Form = (operations, { sql }, bind) => {
+const form: Form = (change, { sql }, bind) => {
   const root = `IF(JSON_TYPE(${sql}) = 'OBJECT', ${sql}, JSON_OBJECT())`
-  const { document, guards, read, operands } = write(words, root, sql, operations, bind)
+  const { document, guards, met, read, operands } = write(words, root, sql, change, bind)
   const proofs = [
     ...operands.map((operand) => `JSON_EXTRACT(${operand}, '$') IS NOT NULL`),
     ...read.map(
@@ -57,7 +58,7 @@ const form: Form = (operations, { sql }, bind) => {
     `${document} IS NOT NULL`,
   ]
   const isDocument = `(${sql} IS NULL OR CASE WHEN JSON_VALID(${sql}) THEN JSON_TYPE(${sql}) END IN ('OBJECT', 'NULL'))`
-  return { document, guard: [isDocument, ...guards, ...proofs].join(' AND ') }
+  return { document, guard: [isDocument, ...guards, ...met, ...proofs].join(' AND ') }
 }
 
 export const mariadb: Dialect = {

@@ -12,6 +12,7 @@ const words: Vocabulary = {
   value: (text) => `CAST(${text} AS JSON)`,
   objectOrEmpty: (parent) => `IF(JSON_TYPE(${parent}) = 'OBJECT', ${parent}, JSON_OBJECT())`,
   isObjectOrNull: (value) => `COALESCE(JSON_TYPE(${value}), 'NULL') IN ('OBJECT', 'NULL')`,
+  equals: (value, text) => `COALESCE(${value} = CAST(${text} AS JSON), FALSE)`,
   set: (document, pairs) => `JSON_SET(${document}, ${pairs.join(', ')})`,
   remove: (document, paths) => `JSON_REMOVE(${document}, ${paths.join(', ')})`,
   patch: (document, text) => `JSON_MERGE_PATCH(${document}, ${text})`,
@@ -41,15 +42,15 @@ const words: Vocabulary = {
  * For a document that is an object. The column itself is the first argument, which keeps MySQL's partial update.
  * @see https://dev.mysql.com/doc/refman/9.7/en/json.html#json-partial-updates
  */
-const partial: Form = (operations, { sql }, bind) => {
-  const { document, guards } = write(words, sql, sql, operations, bind)
-  return { document, guard: [`JSON_TYPE(${sql}) = 'OBJECT'`, ...guards].join(' AND ') }
+const partial: Form = (change, { sql }, bind) => {
+  const { document, guards, met } = write(words, sql, sql, change, bind)
+  return { document, guard: [`JSON_TYPE(${sql}) = 'OBJECT'`, ...guards, ...met].join(' AND ') }
 }
 
 /** For NULL and JSON null, where JSON_SET alone would answer NULL, or change nothing, and report success. */
-const initialising: Form = (operations, { sql }, bind) => {
-  const { document } = write(words, 'JSON_OBJECT()', 'JSON_OBJECT()', operations, bind)
-  return { document, guard: `COALESCE(JSON_TYPE(${sql}), 'NULL') = 'NULL'` }
+const initialising: Form = (change, { sql }, bind) => {
+  const { document, met } = write(words, 'JSON_OBJECT()', 'JSON_OBJECT()', change, bind)
+  return { document, guard: [`COALESCE(JSON_TYPE(${sql}), 'NULL') = 'NULL'`, ...met].join(' AND ') }
 }
 
 /** Whether an UPDATE matched its row: `affectedRows` counts changed rows only, the header's text tells both. */

@@ -101,14 +101,19 @@ function guards(object: string, operations: readonly Operation[], bind: Bind): s
 }
 
 /** @see https://www.postgresql.org/docs/18/functions-json.html */
-const form: Form = (operations, column, bind) => {
+const form: Form = ({ operations, conditions }, column, bind) => {
   const stored = jsonb(column)
   const [only] = operations as [Operation]
   const isRoot = only.path.length === 0
+  const met = conditions.map(({ kind, path, json }) => {
+    const value = path.reduce((parent, key) => child(parent, key, bind), stored)
+    if (kind === 'equals') return `COALESCE(${value} = ${bind(json)}::jsonb, FALSE)`
+    return `${value} IS ${kind === 'exists' ? 'NOT ' : ''}NULL`
+  })
   const document = isRoot ? results.merge(() => stored, only.json, bind) : written(stored, operations, bind)
   return {
     document: column.type === 'JSONB' ? document : `(${document})::json`,
-    guard: guards(stored, isRoot ? [] : operations, bind).join(' AND '),
+    guard: [...guards(stored, isRoot ? [] : operations, bind), ...met].join(' AND '),
   }
 }
 

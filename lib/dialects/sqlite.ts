@@ -20,6 +20,7 @@ const words: Vocabulary = {
   objectOrEmpty: (parent) => `json(CASE WHEN ${typeOf(parent)} = 'object' THEN ${parent} ELSE '{}' END)`,
   isObjectOrNull: (value) => `COALESCE(${typeOf(value)}, 'null') IN ('object', 'null')`,
   isUnique: (document, path) => `json_type(json_remove(${document}, ${path}), ${path}) IS NULL`,
+  equals: (value, text) => `(${value} IS NOT NULL AND ${equal(value, text)})`,
   set: (document, pairs) => `json_set(${document}, ${pairs.join(', ')})`,
   remove: (document, paths) => `json_remove(${document}, ${paths.join(', ')})`,
   patch: (document, text) => `json_patch(${document}, ${text})`,
@@ -38,11 +39,11 @@ const words: Vocabulary = {
   },
 }
 
-const form: Form = (operations, { sql }, bind) => {
+const form: Form = (change, { sql }, bind) => {
   const root = `CASE WHEN json_type(${sql}) = 'object' THEN ${sql} ELSE '{}' END`
-  const { document, guards } = write(words, root, sql, operations, bind)
+  const { document, guards, met } = write(words, root, sql, change, bind)
   const isDocument = `(${sql} IS NULL OR CASE WHEN json_valid(${sql}) THEN json_type(${sql}) END IN ('object', 'null'))`
-  return { document, guard: [isDocument, ...guards].join(' AND ') }
+  return { document, guard: [isDocument, ...guards, ...met].join(' AND ') }
 }
 
 export const sqlite: Dialect = {

@@ -1,5 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
-import type { Operation } from 'sequelize-lossless'
+import type { Condition, Operation } from 'sequelize-lossless'
 
 type Fields = Record<string, unknown>
 
@@ -15,6 +15,16 @@ export function expected(operations: readonly Operation[], document: unknown): u
   const copy = structuredClone(document) ?? {}
   if (!isObject(copy)) return undefined
   return operations.every((operation) => change(copy, operation)) ? copy : undefined
+}
+
+/** Whether a document meets a condition. */
+export function isMet({ kind, path, json }: Condition, document: unknown): boolean {
+  let value = document
+  for (const key of path) {
+    if (!isObject(value) || !Object.hasOwn(value, key)) return kind === 'absent'
+    value = value[key]
+  }
+  return kind === 'exists' || (kind === 'equals' && isDeepStrictEqual(value, JSON.parse(json)))
 }
 
 /** Changes `document`; false where it cannot be. */

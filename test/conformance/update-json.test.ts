@@ -3,12 +3,18 @@ import { expect } from 'chai'
 import { QueryTypes } from 'sequelize'
 import type { Sequelize } from 'sequelize'
 import {
+  absent,
   addToSet,
   append,
+  compareAndSetJson,
+  ConditionNotMetError,
+  equals,
+  exists,
   increment,
   JsonShapeError,
   merge,
   mergeJson,
+  mergeJsonKey,
   remove,
   RowNotFoundError,
   set,
@@ -23,7 +29,7 @@ import { eachDatabase } from '../each-database.js'
 import { rejection } from '../rejection.js'
 import { createRuns, defineRuns, storeText } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
-import { expected } from './expected.js'
+import { expected, isMet } from './expected.js'
 
 /** Documents as text, since JavaScript has no NULL beside JSON null. */
 const documents: readonly (string | null)[] = [
@@ -151,6 +157,63 @@ eachDatabase('updateJson', (database) => {
       expect(await mismatches(loose, documents.slice(-8))).to.deep.equal([])
     })
   }
+
+  it('writes if its conditions are met, and only then', async function () {
+    this.timeout(120_000)
+    const conditions = paths.flatMap((path) => [
+      ...operands.map((value) => equals(path, value)),
+      exists(path),
+      absent(path),
+    ])
+    const wrong: unknown[] = []
+    for (const text of documents.filter((each) => expected([], JSON.parse(each ?? 'null')) !== undefined)) {
+      const before = JSON.parse(text ?? 'null') as object | null
+      for (const condition of conditions) {
+        await storeText(Runs, run.id, text)
+        const call = updateJson([Runs, run.id], 'progress', [set('probe', 1)], { if: [condition] })
+        const outcome = await call.then(
+          () => 'written',
+          (error: unknown) => (error instanceof ConditionNotMetError ? 'refused' : error),
+        )
+        const isToBe = isMet(condition, before)
+        const after = await stored(run.id)
+        const isAs = isDeepStrictEqual(after, isToBe ? { ...before, probe: 1 } : before)
+        if (outcome !== (isToBe ? 'written' : 'refused') || !isAs)
+          wrong.push({ text, condition, outcome: String(outcome), after })
+      }
+    }
+    expect(wrong.slice(0, 3)).to.deep.equal([])
+  })
+
+  it('names the condition that was not met', async () => {
+    const { id } = await Runs.create({ progress: { state: 'done' } })
+    const conditions = { if: [exists('state'), equals(['state'], 'new')] }
+    const error = await rejection(mergeJsonKey([Runs, id], 'progress', 'owner', 'me', conditions), ConditionNotMetError)
+    expect(error).to.deep.include({ code: 'CONDITION_NOT_MET', column: 'progress', condition: conditions.if[1] })
+    expect(error.message).to.include('does not meet equals(["state"], "new")').and.include('row.reload()')
+    const misused = mergeJsonKey([Runs, id], 'progress', 'k', 1, { if: equals('state', 1) as never })
+    expect((await rejection(misused, UsageError)).message).to.include('options.if to be an array of conditions')
+    expect(
+      (await rejection(mergeJson([Runs, id], 'progress', {}, { if: [absent('state')] }), ConditionNotMetError)).message,
+    ).to.include('absent(["state"])')
+  })
+
+  it('compareAndSetJson: of 20 callers that expect the same, exactly one sets it', async () => {
+    const expectedValue = { phase: 'queued', tries: [1, 2] }
+    const { id } = await Runs.create({ progress: { state: expectedValue } })
+    const claim = (owner: number): Promise<boolean> =>
+      compareAndSetJson([Runs, id], 'progress', 'state', { tries: [1, 2], phase: 'queued' }, { owner })
+    const claims = await Promise.all(Array.from({ length: 20 }, (_, owner) => claim(owner)))
+    expect(claims.filter(Boolean)).to.have.length(1)
+    expect(await stored(id)).to.deep.equal({ state: { owner: claims.indexOf(true) } })
+    const row = await Runs.findByPk(id, { rejectOnEmpty: true })
+    expect(await row.compareAndSetJson('progress', ['state', 'owner'], -1, 'nobody')).to.equal(false)
+    expect(await row.compareAndSetJson('progress', ['state', 'owner'], claims.indexOf(true), 'me')).to.equal(true)
+    expect(row.progress).to.deep.equal({ state: { owner: 'me' } })
+    const other = { if: [exists('missing')] }
+    await rejection(row.compareAndSetJson('progress', ['state', 'owner'], 'me', 'you', other), ConditionNotMetError)
+    await rejection(compareAndSetJson([Runs, -1], 'progress', 'state', 1, 2), RowNotFoundError)
+  })
 
   it('writes all of its operations, or none', async () => {
     const { id } = await Runs.create({ progress: { n: 1, list: 'text' } })

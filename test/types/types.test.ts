@@ -9,8 +9,10 @@ import type {
   Transaction,
 } from 'sequelize'
 import {
+  absent,
   addToSet,
   append,
+  compareAndSetJson,
   increment,
   lossless,
   merge,
@@ -147,6 +149,11 @@ export async function typed(run: Run, sequelize: Sequelize, transaction: Transac
   await job.mergeJson('stats', { attempts: null, log: { level: 'info' } })
   const stats = await updateJson([Job, 1], 'stats', [increment('attempts')], { returning: true })
   expectTypeOf(stats).toEqualTypeOf<Job['stats']>()
+  const wasSet = await job.compareAndSetJson('stats', ['log', 'level'], 'info', 'error', { if: [absent('note')] })
+  expectTypeOf(wasSet).toBeBoolean()
+  await compareAndSetJson([Job, 1], 'stats', 'note', null, 'text')
+  // @ts-expect-error not a value at that path
+  await job.compareAndSetJson('stats', ['log', 'level'], 'info', 'warning')
   // @ts-expect-error no such key
   await job.updateJson('stats', [increment('attemps')])
   // @ts-expect-error no such path
