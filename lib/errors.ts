@@ -262,7 +262,7 @@ export const usage = {
     ),
   amount: (method: string, value: unknown): UsageError =>
     new UsageError(
-      `${method}: expected the amount to be a number, got ${given(value)}. Write ${method}('attempts', 1).`,
+      `${method}: expected the operand to be a number, got ${given(value)}. Write ${method}('attempts', 1).`,
     ),
   patch: (method: string, value: unknown): UsageError =>
     new UsageError(

@@ -5,7 +5,21 @@ export type { LockOptions, WithLockOptions } from './lock.js'
 export { compareAndSetJson, mergeJson, mergeJsonKey, updateJson } from './json.js'
 export type { JsonWriteOptions } from './json.js'
 export type { JsonColumn, JsonDocument, JsonKey, JsonKeyValue, Patch, PrimaryKey, Target } from './target.js'
-export { absent, addToSet, append, equals, exists, increment, merge, remove, set, setIfAbsent } from './operation.js'
+export {
+  absent,
+  addToSet,
+  append,
+  equals,
+  exists,
+  increment,
+  max,
+  merge,
+  min,
+  prepend,
+  remove,
+  set,
+  setIfAbsent,
+} from './operation.js'
 export type { Condition, JsonValue, Operation, Path } from './operation.js'
 export {
   ConditionNotMetError,

@@ -128,8 +128,8 @@ export async function mergeJsonKey(
  *
  * where the second part of the condition says that each operation fits what is stored.
  *
- * @param operations of {@link set}, {@link setIfAbsent}, {@link remove}, {@link increment}, {@link append},
- *   {@link addToSet}, {@link merge}
+ * @param operations of {@link set}, {@link setIfAbsent}, {@link remove}, {@link increment}, {@link min}, {@link max},
+ *   {@link append}, {@link prepend}, {@link addToSet}, {@link merge}
  * @returns as {@link mergeJsonKey}
  * @throws what {@link mergeJsonKey} throws; {@link JsonShapeError} also where a number or an array is needed
  * @example

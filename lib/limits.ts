@@ -48,7 +48,7 @@ export function refuseUnsupported(
     }
     refuseDepth(path.length)
     // The root is one level, each key of the path leads to the next, and an item is inside its array.
-    walk(JSON.parse(json), path.length + (kind === 'append' || kind === 'addToSet' ? 2 : 1))
+    walk(JSON.parse(json), path.length + (kind === 'append' || kind === 'prepend' || kind === 'addToSet' ? 2 : 1))
   }
 }
 

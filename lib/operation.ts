@@ -13,7 +13,8 @@ export type Path = readonly string[]
 export type PathInput = string | Path
 export type PathOf<P extends PathInput> = P extends string ? readonly [P] : P
 
-export type Kind = 'set' | 'setIfAbsent' | 'remove' | 'increment' | 'append' | 'addToSet' | 'merge'
+export type Kind =
+  'set' | 'setIfAbsent' | 'remove' | 'increment' | 'min' | 'max' | 'append' | 'prepend' | 'addToSet' | 'merge'
 
 /**
  * A change at one path of a JSON document, as frozen data: each dialect turns it into SQL, {@link apply} says what that
@@ -71,9 +72,26 @@ export function increment<const P extends PathInput>(path: P, by = 1): Operation
   return operation('increment', 'increment', path, by)
 }
 
+/** Lowers the number at `path` to `value` if it is higher; a missing one becomes it. MongoDB's `$min`. */
+export function min<const P extends PathInput>(path: P, value: number): Operation<'min', PathOf<P>, number> {
+  if (typeof value !== 'number') throw usage.amount('min', value)
+  return operation('min', 'min', path, value)
+}
+
+/** Raises the number at `path` to `value` if it is lower; a missing one becomes it. MongoDB's `$max`. */
+export function max<const P extends PathInput>(path: P, value: number): Operation<'max', PathOf<P>, number> {
+  if (typeof value !== 'number') throw usage.amount('max', value)
+  return operation('max', 'max', path, value)
+}
+
 /** Adds `item` to the end of the array at `path`; a missing one starts empty. MongoDB's `$push`. */
 export function append<const P extends PathInput, const V>(path: P, item: V): Operation<'append', PathOf<P>, V> {
   return operation('append', 'append', path, item)
+}
+
+/** Adds `item` to the beginning of the array at `path`; a missing one starts empty. MongoDB's `$push` with `$position: 0`. */
+export function prepend<const P extends PathInput, const V>(path: P, item: V): Operation<'prepend', PathOf<P>, V> {
+  return operation('prepend', 'prepend', path, item)
 }
 
 /** Appends `item` to the array at `path` if no equal one is in it; the order of keys does not matter. MongoDB's `$addToSet`. */
@@ -145,10 +163,18 @@ export interface Obstacle {
   readonly found: string
 }
 
-const needs: Partial<Record<Kind, readonly [type: string, needed: Obstacle['needed']]>> = {
+const needs: Partial<Record<Kind, readonly [type: 'number' | 'array', needed: Obstacle['needed']]>> = {
   increment: ['number', 'a number'],
+  min: ['number', 'a number'],
+  max: ['number', 'a number'],
   append: ['array', 'an array'],
+  prepend: ['array', 'an array'],
   addToSet: ['array', 'an array'],
+}
+
+/** The type of value that operations of a kind work on, if it is there; `undefined` for those that replace it. */
+export function neededType(kind: Kind): 'number' | 'array' | undefined {
+  return needs[kind]?.[0]
 }
 
 /** What stands in the way of `operation` on `document`: an array or scalar as a parent, or a value of another type than it works on. */
@@ -181,6 +207,11 @@ export function apply({ kind, path, json }: Operation, document: unknown): JsonV
       return value === undefined ? ((document ?? {}) as JsonValue) : setAt(document, path, undefined)
     case 'increment':
       return setAt(document, path, ((value ?? 0) as number) + (operand as number))
+    case 'min':
+    case 'max':
+      return setAt(document, path, Math[kind]((value ?? operand) as number, operand as number))
+    case 'prepend':
+      return setAt(document, path, [operand, ...items])
     case 'append':
       return setAt(document, path, [...items, operand])
     case 'addToSet':

@@ -144,7 +144,10 @@ type OperandAt<K extends Kind, T> = {
   setIfAbsent: DeepReadonly<T>
   remove: null
   increment: unknown extends T ? number : NonNullable<T> extends number ? number : never
+  min: OperandAt<'increment', T>
+  max: OperandAt<'increment', T>
   append: DeepReadonly<Item<T>>
+  prepend: DeepReadonly<Item<T>>
   addToSet: DeepReadonly<Item<T>>
   merge: DeepReadonly<Patch<NonNullable<T>>>
 }[K]

@@ -1,5 +1,5 @@
-import { pathText } from '../operation.js'
-import type { Path } from '../operation.js'
+import { neededType, pathText } from '../operation.js'
+import type { Kind, Path } from '../operation.js'
 import type { Bind, Change } from './index.js'
 
 /** What MySQL, MariaDB and SQLite, whose JSON_SET functions are alike, say differently. */
@@ -21,10 +21,10 @@ export interface Vocabulary {
   readonly patch: (document: string, text: string) => string
   /** The new value at a path, from the one there; one left out does not compile. */
   readonly result: Readonly<
-    Record<'setIfAbsent' | 'increment' | 'append' | 'addToSet', (value: string, operand: Operand) => string>
+    Record<Exclude<Kind, 'set' | 'remove' | 'merge'>, (value: string, operand: Operand) => string>
   >
   /** True if an operation can work on the value at its path. */
-  readonly accepts: Readonly<Record<'increment' | 'append' | 'addToSet', (value: string) => string>>
+  readonly accepts: Readonly<Record<'number' | 'array', (value: string) => string>>
 }
 
 /** An operand: its text, and its placeholder, which may be used more than once. */
@@ -106,7 +106,8 @@ export function write(
       continue
     }
     const value = at(path)
-    if (kind !== 'setIfAbsent') guards.push(words.accepts[kind](value))
+    const needed = neededType(kind)
+    if (needed) guards.push(words.accepts[needed](value))
     pairs.push(bound(path), words.result[kind](value, operand))
   }
 

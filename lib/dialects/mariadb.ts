@@ -6,6 +6,10 @@ import { matched, mysql, refuseLongKey } from './mysql.js'
 const isAbsentOr = (value: string, types: string): string =>
   `COALESCE(JSON_TYPE(${value}), 'ABSENT') IN ('ABSENT', ${types})`
 
+// JSON is text here, and would be compared as text.
+const lesser = (value: string, bound: string, than: '<' | '>'): string =>
+  `IF(${value} IS NULL OR CAST(${bound} AS DOUBLE) ${than} CAST(${value} AS DOUBLE), JSON_EXTRACT(${bound}, '$'), ${value})`
+
 /** @see https://mariadb.com/kb/en/json-functions/ */
 const words: Vocabulary = {
   at: (document, path) => `JSON_EXTRACT(${document}, ${path})`,
@@ -29,6 +33,10 @@ const words: Vocabulary = {
           `THEN CAST(CAST(${value} AS DECIMAL(65, 0)) + CAST(${bound} AS DECIMAL(65, 0)) AS CHAR) ` +
           `ELSE CAST(CAST(${value} AS DOUBLE) + CAST(${bound} AS DOUBLE) AS CHAR) END, '$')`
         : `COALESCE(CAST(${value} AS DOUBLE), 0) + CAST(${bound} AS DOUBLE)`,
+    min: (value, { bound }) => lesser(value, bound, '<'),
+    max: (value, { bound }) => lesser(value, bound, '>'),
+    prepend: (value, { bound }) =>
+      `IF(JSON_TYPE(${value}) = 'ARRAY', JSON_ARRAY_INSERT(${value}, '$[0]', JSON_EXTRACT(${bound}, '$')), JSON_ARRAY(JSON_EXTRACT(${bound}, '$')))`,
     append: (value, { bound }) =>
       `IF(JSON_TYPE(${value}) = 'ARRAY', JSON_ARRAY_APPEND(${value}, '$', JSON_EXTRACT(${bound}, '$')), JSON_ARRAY(JSON_EXTRACT(${bound}, '$')))`,
     addToSet: (value, operand) =>
@@ -36,9 +44,8 @@ const words: Vocabulary = {
       `WHERE JSON_EQUALS(items.item, ${operand.bound})), ${value}, ${words.result.append(value, operand)})`,
   },
   accepts: {
-    increment: (value) => isAbsentOr(value, `'INTEGER', 'DOUBLE', 'DECIMAL'`),
-    append: (value) => isAbsentOr(value, `'ARRAY'`),
-    addToSet: (value) => isAbsentOr(value, `'ARRAY'`),
+    number: (value) => isAbsentOr(value, `'INTEGER', 'DOUBLE', 'DECIMAL'`),
+    array: (value) => isAbsentOr(value, `'ARRAY'`),
   },
 }
 

@@ -6,6 +6,9 @@ const numbers = `'INTEGER', 'UNSIGNED INTEGER', 'DOUBLE', 'DECIMAL'`
 const isAbsentOr = (value: string, types: string): string =>
   `COALESCE(JSON_TYPE(${value}), 'ABSENT') IN ('ABSENT', ${types})`
 
+const lesser = (value: string, bound: string, than: '<' | '>'): string =>
+  `IF(${value} IS NULL OR CAST(${bound} AS JSON) ${than} ${value}, CAST(${bound} AS JSON), ${value})`
+
 /** @see https://dev.mysql.com/doc/refman/9.7/en/json-modification-functions.html */
 const words: Vocabulary = {
   at: (document, path) => `JSON_EXTRACT(${document}, ${path})`,
@@ -26,15 +29,18 @@ const words: Vocabulary = {
           `THEN CAST(CAST(JSON_UNQUOTE(${value}) AS DECIMAL(65, 0)) + CAST(${bound} AS DECIMAL(65, 0)) AS CHAR) ` +
           `ELSE CAST(CAST(${value} AS DOUBLE) + CAST(${bound} AS DOUBLE) AS CHAR) END AS JSON)`
         : `CAST(COALESCE(CAST(${value} AS DOUBLE), 0) + CAST(${bound} AS DOUBLE) AS JSON)`,
+    min: (value, { bound }) => lesser(value, bound, '<'),
+    max: (value, { bound }) => lesser(value, bound, '>'),
+    prepend: (value, { bound }) =>
+      `IF(JSON_TYPE(${value}) = 'ARRAY', JSON_ARRAY_INSERT(${value}, '$[0]', CAST(${bound} AS JSON)), JSON_ARRAY(CAST(${bound} AS JSON)))`,
     append: (value, { bound }) =>
       `IF(JSON_TYPE(${value}) = 'ARRAY', JSON_ARRAY_APPEND(${value}, '$', CAST(${bound} AS JSON)), JSON_ARRAY(CAST(${bound} AS JSON)))`,
     addToSet: (value, operand) =>
       `IF(CAST(${operand.bound} AS JSON) MEMBER OF (COALESCE(${value}, JSON_ARRAY())), ${value}, ${words.result.append(value, operand)})`,
   },
   accepts: {
-    increment: (value) => isAbsentOr(value, numbers),
-    append: (value) => isAbsentOr(value, `'ARRAY'`),
-    addToSet: (value) => isAbsentOr(value, `'ARRAY'`),
+    number: (value) => isAbsentOr(value, numbers),
+    array: (value) => isAbsentOr(value, `'ARRAY'`),
   },
 }
 

@@ -1,3 +1,4 @@
+import { neededType } from '../operation.js'
 import type { Operation } from '../operation.js'
 import type { Bind, Column, Dialect, Form } from './index.js'
 
@@ -25,6 +26,9 @@ const results: Readonly<
   set: (_value, json, bind) => `${bind(json)}::jsonb`,
   setIfAbsent: (value, json, bind) => `COALESCE(${value()}, ${bind(json)}::jsonb)`,
   increment: (value, json, bind) => `to_jsonb(COALESCE(${value()}::numeric, 0) + ${bind(json)}::numeric)`,
+  min: (value, json, bind) => lesser(value(), json, bind, '<'),
+  max: (value, json, bind) => lesser(value(), json, bind, '>'),
+  prepend: (value, json, bind) => `jsonb_build_array(${bind(json)}::jsonb) || COALESCE(${value()}, '[]'::jsonb)`,
   append: (value, json, bind) => `COALESCE(${value()}, '[]'::jsonb) || jsonb_build_array(${bind(json)}::jsonb)`,
   addToSet: (value, json, bind) =>
     `CASE WHEN EXISTS (SELECT 1 FROM jsonb_array_elements(${arrayOrEmpty(value())}) item WHERE item = ${bind(json)}::jsonb) ` +
@@ -33,10 +37,15 @@ const results: Readonly<
 }
 
 /** True if an operation can work on the value at its path. */
-const accepts: Partial<Record<Operation['kind'], (value: string) => string>> = {
-  increment: (value) => `COALESCE(jsonb_typeof(${value}), 'number') = 'number'`,
-  append: (value) => `COALESCE(jsonb_typeof(${value}), 'array') = 'array'`,
-  addToSet: (value) => `COALESCE(jsonb_typeof(${value}), 'array') = 'array'`,
+const accepts = {
+  number: (value: string): string => `COALESCE(jsonb_typeof(${value}), 'number') = 'number'`,
+  array: (value: string): string => `COALESCE(jsonb_typeof(${value}), 'array') = 'array'`,
+}
+
+// jsonb orders numbers as numbers, and keeps all their digits.
+function lesser(value: string, json: string, bind: Bind, than: '<' | '>'): string {
+  const operand = `${bind(json)}::jsonb`
+  return `CASE WHEN ${value} IS NULL OR ${operand} ${than} ${value} THEN ${operand} ELSE ${value} END`
 }
 
 // jsonb_array_elements fails on what is no array, even where the guard would refuse it.
@@ -94,8 +103,8 @@ function guards(object: string, operations: readonly Operation[], bind: Bind): s
     ...[...byKey(operations)].flatMap(([key, inner]) => {
       const value = lazy(() => child(object, key, bind))
       const [{ kind, path }] = inner as [Operation]
-      const accept = accepts[kind]
-      return path.length > 0 ? guards(value(), inner, bind) : accept ? [accept(value())] : []
+      const needed = neededType(kind)
+      return path.length > 0 ? guards(value(), inner, bind) : needed ? [accepts[needed](value())] : []
     }),
   ]
 }

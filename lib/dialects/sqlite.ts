@@ -12,6 +12,9 @@ function equal(one: string, other: string): string {
   return `(NOT EXISTS (${leaves(one)} EXCEPT ${leaves(other)}) AND NOT EXISTS (${leaves(other)} EXCEPT ${leaves(one)}))`
 }
 
+const lesser = (value: string, bound: string, than: '<' | '>'): string =>
+  `json(CASE WHEN ${value} IS NULL OR json_extract(${bound}, '$') ${than} json_extract(${value}, '$') THEN ${bound} ELSE ${value} END)`
+
 /** @see https://www.sqlite.org/json1.html */
 const words: Vocabulary = {
   // Not json_extract, which makes NULL of JSON null.
@@ -27,15 +30,20 @@ const words: Vocabulary = {
   result: {
     setIfAbsent: (value, { bound }) => `json(COALESCE(${value}, ${bound}))`,
     increment: (value, { bound }) => `COALESCE(json_extract(${value}, '$'), 0) + json_extract(${bound}, '$')`,
+    min: (value, { bound }) => lesser(value, bound, '<'),
+    max: (value, { bound }) => lesser(value, bound, '>'),
+    // No function inserts at the beginning: "[" and the item stand before what follows the "[" of the array.
+    prepend: (value, { bound }) =>
+      `json(CASE WHEN COALESCE(json_array_length(${value}), 0) = 0 THEN '[' || ${bound} || ']' ` +
+      `ELSE '[' || ${bound} || ',' || substr(json(${value}), 2) END)`,
     append: (value, { bound }) => `json_insert(COALESCE(${value}, '[]'), '$[#]', json(${bound}))`,
     addToSet: (value, operand) =>
       `json(CASE WHEN EXISTS (SELECT 1 FROM json_each(COALESCE(${value}, '[]')) item ` +
       `WHERE ${equal(`(${value} -> item.fullkey)`, operand.bound)}) THEN ${value} ELSE ${words.result.append(value, operand)} END)`,
   },
   accepts: {
-    increment: (value) => `COALESCE(${typeOf(value)}, 'integer') IN ('integer', 'real')`,
-    append: (value) => `COALESCE(${typeOf(value)}, 'array') = 'array'`,
-    addToSet: (value) => `COALESCE(${typeOf(value)}, 'array') = 'array'`,
+    number: (value) => `COALESCE(${typeOf(value)}, 'integer') IN ('integer', 'real')`,
+    array: (value) => `COALESCE(${typeOf(value)}, 'array') = 'array'`,
   },
 }
 

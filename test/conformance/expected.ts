@@ -48,6 +48,16 @@ function change(document: Fields, { kind, path, json }: Operation): boolean {
     if (value !== undefined && typeof value !== 'number') return false
     put(parent, key, (value ?? 0) + (operand as number))
   }
+  if (kind === 'min' || kind === 'max') {
+    if (value !== undefined && typeof value !== 'number') return false
+    const wanted = operand as number
+    const isBetter = value === undefined || (kind === 'min' ? wanted < value : wanted > value)
+    put(parent, key, isBetter ? wanted : value)
+  }
+  if (kind === 'prepend') {
+    if (value !== undefined && !Array.isArray(value)) return false
+    put(parent, key, [operand, ...((value ?? []) as unknown[])])
+  }
   if (kind === 'append' || kind === 'addToSet') {
     if (value !== undefined && !Array.isArray(value)) return false
     const items: unknown[] = value ?? []
