@@ -310,8 +310,9 @@ async function write(asked: Omit<JsonWrite, 'conditions'>, options: JsonWriteOpt
   return instance
 }
 
-function applyAll(operations: readonly Operation[], document: unknown): JsonValue {
-  return operations.reduce<unknown>((before, each) => apply(each, before), document) as JsonValue
+/** The document after `operations`; one that does not fit, since the instance had seen another document, is left out. */
+function applyAll(operations: readonly Operation[], document: unknown): unknown {
+  return operations.reduce((before, each) => (obstacle(each, before) ? before : apply(each, before)), document)
 }
 
 const attempts = 5
@@ -326,17 +327,20 @@ async function update(
   const { method, identity, operations, column } = request
   try {
     for (let attempt = 1; attempt <= attempts; attempt++) {
+      let isKnown = true
       for (const form of dialect.forms) {
         const document = await sendForm(request, dialect, form, sending, returning)
-        if (document !== notMatched) return document
+        if (document !== notMatched && document !== notChanged) return document
+        isKnown &&= document === notMatched
       }
       const { text, document: stored } = await read(request, dialect, sending)
       const inTheWay = operations.map((each) => obstacle(each, stored)).find((each) => each !== undefined)
       if (inTheWay) throw new JsonShapeError(method, facts(identity), column, inTheWay)
       const unmet = request.conditions.find((each) => !meets(each, stored))
       if (unmet) throw new ConditionNotMetError(method, facts(identity), column, unmet)
-      // An answer that counts changed rows only: this one held the value already. With a version it would have changed.
-      if (!versionAttribute(identity.model) && isDeepStrictEqual(stored, applyAll(operations, stored))) return stored
+      // This one may hold the value already. With a version it would have changed, and long numbers are rounded here.
+      const isComparable = !isKnown && !versionAttribute(identity.model) && !/\d{16}/.test(text)
+      if (isComparable && isDeepStrictEqual(stored, applyAll(operations, stored))) return stored
       await respell(request, dialect, sending, text)
     }
   } catch (error) {
@@ -351,6 +355,8 @@ async function update(
 }
 
 const notMatched = Symbol('not matched')
+/** Not matched, or matched and left as it was: the answer counts changed rows only. */
+const notChanged = Symbol('not changed')
 
 async function sendForm(
   { method, identity, column, type, operations, conditions, now }: JsonWrite,
@@ -358,7 +364,7 @@ async function sendForm(
   form: Form,
   sending: Sending,
   returning: boolean,
-): Promise<JsonValue | undefined | typeof notMatched> {
+): Promise<JsonValue | undefined | typeof notMatched | typeof notChanged> {
   const { model, primaryKey } = identity
   const statement = new Statement(model)
   const target: Column = { sql: statement.column(column), type }
@@ -383,7 +389,8 @@ async function sendForm(
     return returning ? (JSON.parse(rows[0].document) as JsonValue) : undefined
   }
   const header = await sendForHeader(sequelize, sql, statement.binds, sending)
-  if (!dialect.matched(header)) return notMatched
+  const isMatched = dialect.matched(header)
+  if (!isMatched) return isMatched === undefined ? notChanged : notMatched
   if (!returning) return undefined
   return (await read({ method, identity, column, type }, dialect, sending)).document
 }

@@ -254,6 +254,27 @@ eachDatabase('updateJson', (database) => {
     await rejection(run.updateJson('progress', [remove('z')]), RowNotFoundError)
   })
 
+  it('leaves what the row has seen as it is, where the operations do not fit it', async () => {
+    const run = await Runs.create({ progress: { list: 'stale', n: 1 } })
+    await Runs.update({ progress: { list: [], n: 1 } }, { where: { id: run.id } })
+    await run.updateJson('progress', [append('list', 'x'), increment('n')])
+    expect(run.progress).to.deep.equal({ list: 'stale', n: 2 })
+    expect(await stored(run.id)).to.deep.equal({ list: ['x'], n: 2 })
+  })
+
+  it('takes no rounded number for one that was written', async () => {
+    const { id } = await Runs.create()
+    for (const text of ['{"\\u00e9":9007199254740993}', '{"é":1,"é":9007199254740993}']) {
+      await storeText(Runs, id, text)
+      await updateJson([Runs, id], 'progress', [increment('é', 2)])
+      const [row] = await sequelize.query<{ document: string }>(
+        `SELECT ${asText[database.name]} AS document FROM workflow_runs WHERE id = $1`,
+        { bind: [id], type: QueryTypes.SELECT },
+      )
+      expect(row!.document).to.include('9007199254740995')
+    }
+  })
+
   it('keeps integers past 2^53 exact, whoever wrote them', async () => {
     const { id } = await Runs.create()
     await storeText(Runs, id, '{"n":9007199254740993,"m":4294967295}')
