@@ -30,25 +30,30 @@ export function refuseUnsupported(
       column,
     )
   }
-  const walk = (value: unknown, depth: number): void => {
+  const refuseKey = (key: string): void => {
+    const shown = `the key ${shorten(key)}`
+    refuseText(shown, key)
+    const reason = dialect.refuseKey(key)
+    if (reason) refuse(shown, reason)
+  }
+  // The keys of a patch are paths, as long as they are those of objects.
+  const walk = (value: unknown, depth: number, isPatch: boolean): void => {
     if (typeof value === 'string') refuseText(`the string ${shorten(value)}`, value)
     if (typeof value !== 'object' || value === null) return
     refuseDepth(depth)
     for (const [key, each] of Object.entries(value)) {
-      if (!Array.isArray(value)) refuseText(`the inner key ${shorten(key)}`, key)
-      walk(each, depth + 1)
+      const isKey = !Array.isArray(value)
+      if (isKey && isPatch) refuseKey(key)
+      else if (isKey) refuseText(`the inner key ${shorten(key)}`, key)
+      walk(each, depth + 1, isKey && isPatch)
     }
   }
   for (const { kind, path, json } of [...operations, ...conditions]) {
-    for (const key of path) {
-      const shown = `the key ${shorten(key)}`
-      refuseText(shown, key)
-      const reason = dialect.refuseKey(key)
-      if (reason) refuse(shown, reason)
-    }
+    for (const key of path) refuseKey(key)
     refuseDepth(path.length)
     // The root is one level, each key of the path leads to the next, and an item is inside its array.
-    walk(JSON.parse(json), path.length + (kind === 'append' || kind === 'prepend' || kind === 'addToSet' ? 2 : 1))
+    const isItem = kind === 'append' || kind === 'prepend' || kind === 'addToSet'
+    walk(JSON.parse(json), path.length + (isItem ? 2 : 1), kind === 'merge')
   }
 }
 

@@ -76,8 +76,10 @@ function put<T>(object: Fields, key: string, value: T): T {
 function patch(target: Fields, changes: Fields): boolean {
   for (const [key, value] of Object.entries(changes)) {
     if (value === null) Reflect.deleteProperty(target, key)
-    else if (isObject(value)) patch(isObject(target[key]) ? target[key] : put(target, key, {}), value)
-    else put(target, key, value)
+    else if (isObject(value)) {
+      const inner = Object.hasOwn(target, key) ? target[key] : undefined
+      patch(isObject(inner) ? inner : put(target, key, {}), value)
+    } else put(target, key, value)
   }
   return true
 }

@@ -31,7 +31,7 @@ import type { DatabaseName } from '../databases/index.js'
 import { eachDatabase } from '../each-database.js'
 import { rejection } from '../rejection.js'
 import { createRuns, defineRuns, storeText } from '../workflow-run.js'
-import type { WorkflowRun } from '../workflow-run.js'
+import type { Progress, WorkflowRun } from '../workflow-run.js'
 import { expected, isMet } from './expected.js'
 
 /** Documents as text, since JavaScript has no NULL beside JSON null. */
@@ -128,17 +128,20 @@ eachDatabase('updateJson', (database) => {
     const Own = defineRuns(connection)
     const { id } = run
     await connection.query('UPDATE workflow_runs SET progress = $1 WHERE id = $2', { bind: [text, id] })
-    const call = updateJson<WorkflowRun, 'progress', readonly Operation[]>([Own, id], 'progress', operations as never)
+    const before = JSON.parse(text ?? 'null') as Progress | null
+    const row = Own.build({ id, progress: before }, { isNewRecord: false, raw: true })
+    const call = updateJson<WorkflowRun, 'progress', readonly Operation[]>(row, 'progress', operations as never)
     const outcome = await call.then(
       () => 'written',
       (error: unknown) => error,
     )
-    const before = JSON.parse(text ?? 'null') as unknown
     const wanted = expected(operations, before)
     const after = await stored(id)
     const isTold = wanted === undefined ? outcome instanceof JsonShapeError : outcome === 'written'
-    if (isTold && isDeepStrictEqual(after, wanted === undefined ? before : wanted)) return undefined
-    return { text, operations, wanted, after, outcome: String(outcome) }
+    // The database, and the row in memory.
+    const areAs = [after, row.progress].every((each) => isDeepStrictEqual(each, wanted === undefined ? before : wanted))
+    if (isTold && areAs) return undefined
+    return { text, operations, wanted, after, inMemory: row.progress, outcome: String(outcome) }
   }
 
   async function mismatches(connection: Sequelize, texts: readonly (string | null)[]): Promise<unknown[]> {
@@ -386,6 +389,39 @@ eachDatabase('updateJson', (database) => {
   })
 
   if (database.name === 'mysql') {
+    it('is applied exactly once, whatever another writer stores before each of its statements', async () => {
+      const { sequelize: own } = database.connect()
+      const Own = defineRuns(own)
+      const operations = [increment('n'), append('log', 'x')] as const
+      const { id } = await Runs.create()
+      await updateJson([Own, id], 'progress', operations)
+      // undefined: the other writer does nothing at that moment.
+      const moves = [undefined, null, '{"n":5,"log":["theirs"]}'] as const
+      const orders = moves.flatMap((one) => moves.flatMap((two) => moves.map((three) => [one, two, three])))
+      for (const start of [null, '{"n":1}'] as const) {
+        for (const order of orders) {
+          await storeText(Runs, id, start)
+          let last: string | null = start
+          let statement = 0
+          own.addHook('beforeQuery', 'interfere', async (options: { type?: string }) => {
+            const move = options.type === 'RAW' ? order[statement++] : undefined
+            if (move === undefined) return
+            last = move
+            await storeText(Runs, id, move)
+          })
+          try {
+            await updateJson([Own, id], 'progress', operations)
+          } finally {
+            own.removeHook('beforeQuery', 'interfere')
+          }
+          expect(await stored(id), JSON.stringify(order)).to.deep.equal(
+            expected(operations, JSON.parse(last ?? 'null')),
+          )
+        }
+      }
+      expect(orders).to.have.length(27)
+    })
+
     it('logs a change of one key of 230 KB in less than 1 KB, where the server keeps partial updates', async () => {
       const { sequelize: partial } = database.connect({ pool: { max: 1 } })
       await partial.query(`SET SESSION binlog_row_image = MINIMAL, binlog_row_value_options = PARTIAL_JSON`)
