@@ -39,8 +39,8 @@ download_mysql() {
     export DEBOOTSTRAP_DIR=$downloads/borrowed/usr/share/debootstrap
     debootstrap=$downloads/borrowed/usr/sbin/debootstrap
   fi
-  quietly "$debootstrap" --download-only --variant=minbase --include=mysql-server-core sid "$downloads/root" "$mirror"
-  mv "$downloads"/root/var/cache/apt/archives/*.deb "$downloads"
+  quietly "$debootstrap" --download-only --variant=minbase --include=mysql-server-core sid "$downloads/system" "$mirror"
+  mv "$downloads"/system/var/cache/apt/archives/*.deb "$downloads"
 }
 
 download_mariadb() {
