@@ -69,6 +69,7 @@ type Named<M extends Model> = readonly [model: { new (): M }, primaryKey: unknow
  * @throws {OutsideTransactionError} before any SQL: inside `withLock`, without its transaction
  * @throws {RowNotFoundError} the row does not exist
  * @throws {JsonShapeError} the column holds an array or a scalar; nothing was written
+ * @throws {ConditionNotMetError} the stored document does not meet the option `if`; nothing was written
  * @throws {ConflictError} a deadlock, or a row newer than the caller's snapshot; nothing was written
  * @example
  *     await run.mergeJsonKey('progress', 'step_a', 'done')

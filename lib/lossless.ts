@@ -89,7 +89,7 @@ const methods: Record<MethodName, (...words: never[]) => Promise<unknown>> = {
 const attached = Symbol.for('sequelize-lossless')
 
 /**
- * Gives a model's rows `withLock` and `mergeJsonKey`. Attaches to the model given and returns that same model, so that
+ * Gives a model's rows the methods of {@link Lossless}. Attaches them to the model given and returns that same model, so that
  * finders and associations have them too; a second call changes nothing. No statement is sent.
  *
  * @param model an initialised model: of a class, of `sequelize.define`, or of sequelize-typescript

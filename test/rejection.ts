@@ -11,4 +11,12 @@ export async function rejection<E extends Error>(
   return error
 }
 
+/** `'written'`, or what `promise` was rejected with. */
+export function outcomeOf(promise: Promise<unknown>): Promise<unknown> {
+  return promise.then(
+    () => 'written',
+    (error: unknown) => error,
+  )
+}
+
 class Resolved extends Error {}

@@ -16,6 +16,7 @@ import {
 } from 'sequelize-lossless'
 import type { Operation } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
+import { outcomeOf } from '../rejection.js'
 import { createRuns } from '../workflow-run.js'
 import type { Progress, WorkflowRun } from '../workflow-run.js'
 import { expected } from './expected.js'
@@ -113,10 +114,7 @@ eachDatabase('updateJson, on random documents', (database) => {
       if (!isStored) return true
       const start = (await Runs.findByPk(run.id, { rejectOnEmpty: true })).progress
       const call = updateJson<WorkflowRun, 'progress', readonly Operation[]>([Runs, run.id], 'progress', list as never)
-      const outcome = await call.then(
-        () => 'written',
-        (error: unknown) => error,
-      )
+      const outcome = await outcomeOf(call)
       const after: Progress | null = (await Runs.findByPk(run.id, { rejectOnEmpty: true })).progress
       if (outcome instanceof UnsupportedValueError) return isDeepStrictEqual(after, start)
       const wanted = expected(list, start)

@@ -29,7 +29,7 @@ import {
 import type { Operation } from 'sequelize-lossless'
 import type { DatabaseName } from '../databases/index.js'
 import { eachDatabase } from '../each-database.js'
-import { rejection } from '../rejection.js'
+import { outcomeOf, rejection } from '../rejection.js'
 import { createRuns, defineRuns, storeText } from '../workflow-run.js'
 import type { Progress, WorkflowRun } from '../workflow-run.js'
 import { expected, isMet } from './expected.js'
@@ -131,10 +131,7 @@ eachDatabase('updateJson', (database) => {
     const before = JSON.parse(text ?? 'null') as Progress | null
     const row = Own.build({ id, progress: before }, { isNewRecord: false, raw: true })
     const call = updateJson<WorkflowRun, 'progress', readonly Operation[]>(row, 'progress', operations as never)
-    const outcome = await call.then(
-      () => 'written',
-      (error: unknown) => error,
-    )
+    const outcome = await outcomeOf(call)
     const wanted = expected(operations, before)
     const after = await stored(id)
     const isTold = wanted === undefined ? outcome instanceof JsonShapeError : outcome === 'written'
