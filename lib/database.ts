@@ -40,6 +40,9 @@ export function sequelizeOf(model: RowModel): Sequelize {
   return model.sequelize!
 }
 
+/** The type and length that stand before a value. */
+const perValue = 16
+
 /** A statement in the making for one model's table: names are quoted, values become binds. */
 export class Statement {
   readonly #binds: unknown[] = []
@@ -67,6 +70,20 @@ export class Statement {
       this.#model.getAttributes()[attribute as never],
       { context: 'WHERE' },
       this.bind,
+    )
+  }
+
+  /** What `sql` takes on its way, at most: a value is sent as often as its placeholder stands there. */
+  bytes(sql: string): number {
+    const { escapes } = connectorOf(sequelizeOf(this.#model).getDialect())
+    const sizes = this.#binds.map((value) => {
+      const text = String(value)
+      return Buffer.byteLength(text) + (escapes ? (text.match(/["'\\]/g)?.length ?? 0) : 0)
+    })
+    const placeholders = [...sql.matchAll(/\$(\d+)/g)]
+    return placeholders.reduce(
+      (sum, [, number]) => sum + perValue + (sizes[Number(number) - 1] ?? 0),
+      Buffer.byteLength(sql),
     )
   }
 

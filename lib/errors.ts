@@ -252,6 +252,8 @@ export const usage = {
     ),
   key: (method: string, value: unknown): UsageError =>
     new UsageError(`${method}: expected a key to be a string, got ${given(value)}. Write String(key).`),
+  sameKey: (method: string, key: string): UsageError =>
+    new UsageError(`${method}: the new key "${key}" is the old one. Write ${method}(['steps', 'old'], 'new').`),
   path: (method: string, value: unknown): UsageError =>
     new UsageError(
       `${method}: expected a path to be a key or an array of keys, got ${given(value)}. Write ${method}(['steps', 'a'], …), with String(key) for each.`,

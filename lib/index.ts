@@ -16,7 +16,9 @@ export {
   merge,
   min,
   prepend,
+  pull,
   remove,
+  rename,
   set,
   setIfAbsent,
 } from './operation.js'

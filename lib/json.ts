@@ -15,7 +15,7 @@ import { ConditionNotMetError, ConflictError, JsonShapeError, RowNotFoundError, 
 import { adopt, adoptWrite, heldTransaction, refuseUnsavedChanges, values } from './instance.js'
 import { apply, condition, meets, obstacle, operation, overlap } from './operation.js'
 import type { Condition, JsonValue, Operation, PathInput } from './operation.js'
-import { refuseUnsupported } from './limits.js'
+import { refuseTooLarge, refuseUnsupported } from './limits.js'
 import { checkOptions, facts, identify, jsonColumnType } from './target.js'
 import type {
   Fitting,
@@ -129,8 +129,8 @@ export async function mergeJsonKey(
  *
  * where the second part of the condition says that each operation fits what is stored.
  *
- * @param operations of {@link set}, {@link setIfAbsent}, {@link remove}, {@link increment}, {@link min}, {@link max},
- *   {@link append}, {@link prepend}, {@link addToSet}, {@link merge}
+ * @param operations of {@link set}, {@link setIfAbsent}, {@link remove}, {@link rename}, {@link increment}, {@link min},
+ *   {@link max}, {@link append}, {@link prepend}, {@link addToSet}, {@link pull}, {@link merge}
  * @returns as {@link mergeJsonKey}
  * @throws what {@link mergeJsonKey} throws; {@link JsonShapeError} also where a number or an array is needed
  * @example
@@ -369,13 +369,14 @@ async function sendForm(
   const { model, primaryKey } = identity
   const statement = new Statement(model)
   const target: Column = { sql: statement.column(column), type }
-  const { document, guard } = form({ operations, conditions }, target, statement.bind)
+  const { document, guard, prefix = '' } = form({ operations, conditions }, target, statement.bind)
   const assignments = [`${target.sql} = ${document}`]
   const updatedAt = updatedAtAttribute(model)
   if (updatedAt) assignments.push(`${statement.column(updatedAt)} = ${statement.value(updatedAt, now)}`)
   const version = versionAttribute(model)
   if (version) assignments.push(`${statement.column(version)} = COALESCE(${statement.column(version)}, 0) + 1`)
-  const sql = `UPDATE ${statement.table()} SET ${assignments.join(', ')} WHERE ${statement.row(primaryKey)} AND ${guard}`
+  const sql = `${prefix}UPDATE ${statement.table()} SET ${assignments.join(', ')} WHERE ${statement.row(primaryKey)} AND ${guard}`
+  if (dialect.maxStatementBytes !== undefined) refuseTooLarge(method, column, statement.bytes(sql), dialect)
   const sequelize = sequelizeOf(model)
 
   if (!dialect.matched) {

@@ -1,5 +1,10 @@
 import type { Change, Dialect } from './dialects/index.js'
 import { UnsupportedValueError } from './errors.js'
+import { stringOrNumber } from './operation.js'
+import type { Condition, Kind } from './operation.js'
+
+/** Those whose operand is compared with what is stored. */
+const comparing: ReadonlySet<Kind | Condition['kind']> = new Set(['addToSet', 'pull', 'min', 'max', 'equals'])
 
 /** @throws {UnsupportedValueError} a key, a value or the depth of the document is more than this database holds exactly */
 export function refuseUnsupported(
@@ -36,6 +41,23 @@ export function refuseUnsupported(
     const reason = dialect.refuseKey(key)
     if (reason) refuse(shown, reason)
   }
+  // Digits that are not those of a JavaScript number came from a bigint.
+  const refuseInteger = (json: string, isCompared: boolean): void => {
+    for (const token of /\d{16}/.test(json) ? (json.match(stringOrNumber) ?? []) : []) {
+      if (!/^-?\d{16,}$/.test(token) || String(Number(token)) === token) continue
+      const [least, greatest] = dialect.integers ?? [BigInt(token), BigInt(token)]
+      const isHeld = least <= BigInt(token) && BigInt(token) <= greatest
+      if (isHeld && !isCompared) continue
+      throw new UnsupportedValueError(
+        method,
+        isHeld
+          ? `the integer ${token} cannot be compared exactly: not every database and not JavaScript tells it from its neighbours`
+          : `the integer ${token} cannot be held by ${dialect.name}: it would be rounded`,
+        'Store it as a string: String(value).',
+        column,
+      )
+    }
+  }
   // The keys of a patch are paths, as long as they are those of objects.
   const walk = (value: unknown, depth: number, isPatch: boolean): void => {
     if (typeof value === 'string') refuseText(`the string ${shorten(value)}`, value)
@@ -52,9 +74,22 @@ export function refuseUnsupported(
     for (const key of path) refuseKey(key)
     refuseDepth(path.length)
     // The root is one level, each key of the path leads to the next, and an item is inside its array.
-    const isItem = kind === 'append' || kind === 'prepend' || kind === 'addToSet'
+    const isItem = kind === 'append' || kind === 'prepend' || kind === 'addToSet' || kind === 'pull'
+    refuseInteger(json, comparing.has(kind))
+    if (kind === 'rename') refuseKey(JSON.parse(json) as string)
     walk(JSON.parse(json), path.length + (isItem ? 2 : 1), kind === 'merge')
   }
+}
+
+/** @throws {UnsupportedValueError} the server would close the connection on a statement this long, and not say why */
+export function refuseTooLarge(method: string, column: string, bytes: number, dialect: Dialect): void {
+  if (bytes <= (dialect.maxStatementBytes ?? Infinity)) return
+  throw new UnsupportedValueError(
+    method,
+    `the statement would have ${bytes} bytes, and this ${dialect.name} server takes ${dialect.maxStatementBytes} (max_allowed_packet)`,
+    'Raise max_allowed_packet on the server, or store large values in rows of their own.',
+    column,
+  )
 }
 
 function shorten(text: string): string {

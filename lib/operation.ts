@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { isDeepStrictEqual, types } from 'node:util'
 import { UnsupportedValueError, usage } from './errors.js'
 
@@ -14,7 +15,18 @@ export type PathInput = string | Path
 export type PathOf<P extends PathInput> = P extends string ? readonly [P] : P
 
 export type Kind =
-  'set' | 'setIfAbsent' | 'remove' | 'increment' | 'min' | 'max' | 'append' | 'prepend' | 'addToSet' | 'merge'
+  | 'set'
+  | 'setIfAbsent'
+  | 'remove'
+  | 'rename'
+  | 'increment'
+  | 'min'
+  | 'max'
+  | 'append'
+  | 'prepend'
+  | 'addToSet'
+  | 'pull'
+  | 'merge'
 
 /**
  * A change at one path of a JSON document, as frozen data: each dialect turns it into SQL, {@link apply} says what that
@@ -66,10 +78,27 @@ export function remove<const P extends PathInput>(path: P): Operation<'remove', 
   return operation('remove', 'remove', path, null)
 }
 
+/**
+ * Moves the value at `path` to another `key` of the same object, over what is there; one that is not there is no error.
+ * MongoDB's `$rename`.
+ */
+export function rename<const P extends PathInput, const K extends string>(
+  path: P,
+  key: K,
+): Operation<'rename', PathOf<P>, K> {
+  if (typeof key !== 'string') throw usage.key('rename', key)
+  const renamed = operation('rename', 'rename', path, key)
+  if (renamed.path.at(-1) === key) throw usage.sameKey('rename', key)
+  return renamed
+}
+
 /** Adds `by`, which may be negative or a fraction, to the number at `path`; a missing one starts at 0. MongoDB's `$inc`. */
-export function increment<const P extends PathInput>(path: P, by = 1): Operation<'increment', PathOf<P>, number> {
-  if (typeof by !== 'number') throw usage.amount('increment', by)
-  return operation('increment', 'increment', path, by)
+export function increment<const P extends PathInput>(
+  path: P,
+  by: number | bigint = 1,
+): Operation<'increment', PathOf<P>, number> {
+  if (typeof by !== 'number' && typeof by !== 'bigint') throw usage.amount('increment', by)
+  return operation<'increment', P, number>('increment', 'increment', path, by as number)
 }
 
 /** Lowers the number at `path` to `value` if it is higher; a missing one becomes it. MongoDB's `$min`. */
@@ -97,6 +126,11 @@ export function prepend<const P extends PathInput, const V>(path: P, item: V): O
 /** Appends `item` to the array at `path` if no equal one is in it; the order of keys does not matter. MongoDB's `$addToSet`. */
 export function addToSet<const P extends PathInput, const V>(path: P, item: V): Operation<'addToSet', PathOf<P>, V> {
   return operation('addToSet', 'addToSet', path, item)
+}
+
+/** Removes every item that equals `item` from the array at `path`; the order of keys does not matter. MongoDB's `$pull`. */
+export function pull<const P extends PathInput, const V>(path: P, item: V): Operation<'pull', PathOf<P>, V> {
+  return operation('pull', 'pull', path, item)
 }
 
 /** Merges `patch` into the value at `path`, objects key by key, where null removes: RFC 7396 JSON Merge Patch. */
@@ -170,6 +204,17 @@ const needs: Partial<Record<Kind, readonly [type: 'number' | 'array', needed: Ob
   append: ['array', 'an array'],
   prepend: ['array', 'an array'],
   addToSet: ['array', 'an array'],
+  pull: ['array', 'an array'],
+}
+
+/** Whether operations of a kind write where nothing was; the others leave even missing parents as they are. */
+export function creates(kind: Kind): boolean {
+  return kind !== 'remove' && kind !== 'rename' && kind !== 'pull'
+}
+
+/** The path that a rename moves its value to. */
+export function destination({ path, json }: Operation): Path {
+  return [...path.slice(0, -1), JSON.parse(json) as string]
 }
 
 /** The type of value that operations of a kind work on, if it is there; `undefined` for those that replace it. */
@@ -194,9 +239,11 @@ export function obstacle({ kind, path }: Operation, document: unknown): Obstacle
  * The document after `operation`, which the SQL of every dialect must equal. NULL and JSON null, as document or as
  * parent, count as an empty object. The document given is left as it is. Ask {@link obstacle} first.
  */
-export function apply({ kind, path, json }: Operation, document: unknown): JsonValue {
+export function apply(operation: Operation, document: unknown): JsonValue {
+  const { kind, path, json } = operation
   const operand = JSON.parse(json) as JsonValue
   const value = valueAt(document, path) as JsonValue | undefined
+  if (value === undefined && !creates(kind)) return (document ?? {}) as JsonValue
   const items = (value ?? []) as readonly JsonValue[]
   switch (kind) {
     case 'set':
@@ -204,7 +251,9 @@ export function apply({ kind, path, json }: Operation, document: unknown): JsonV
     case 'setIfAbsent':
       return setAt(document, path, value === undefined ? operand : value)
     case 'remove':
-      return value === undefined ? ((document ?? {}) as JsonValue) : setAt(document, path, undefined)
+      return setAt(document, path, undefined)
+    case 'rename':
+      return setAt(setAt(document, path, undefined), destination(operation), value)
     case 'increment':
       return setAt(document, path, ((value ?? 0) as number) + (operand as number))
     case 'min':
@@ -216,6 +265,12 @@ export function apply({ kind, path, json }: Operation, document: unknown): JsonV
       return setAt(document, path, [...items, operand])
     case 'addToSet':
       return setAt(document, path, items.some((item) => isDeepStrictEqual(item, operand)) ? items : [...items, operand])
+    case 'pull':
+      return setAt(
+        document,
+        path,
+        items.filter((item) => !isDeepStrictEqual(item, operand)),
+      )
     case 'merge':
       return setAt(document, path, mergePatch(value, operand))
   }
@@ -243,14 +298,18 @@ function mergePatch(target: JsonValue | undefined, patch: JsonValue): JsonValue 
 
 /** The paths of `operations` of which one is, or lies inside, the other: their order would matter. */
 export function overlap(operations: readonly Operation[]): readonly [Path, Path] | undefined {
-  for (const [index, { path: one }] of operations.entries()) {
-    for (const { path: other } of operations.slice(index + 1)) {
+  const paths = operations.flatMap((each) => (each.kind === 'rename' ? [each.path, destination(each)] : [each.path]))
+  for (const [index, one] of paths.entries()) {
+    for (const other of paths.slice(index + 1)) {
       const shared = Math.min(one.length, other.length)
       if (isDeepStrictEqual(one.slice(0, shared), other.slice(0, shared))) return [one, other]
     }
   }
   return undefined
 }
+
+/** The strings and numbers of a JSON text. */
+export const stringOrNumber: RegExp = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g
 
 /** A path in the grammar of MySQL, MariaDB and SQLite, for a bind: `$."steps"."a.b"`. */
 export function pathText(path: Path): string {
@@ -267,13 +326,15 @@ function jsonText(method: string, value: unknown): string {
   const refuse = (key: string, what: string, remedy: string): never => {
     throw new UnsupportedValueError(method, `${place(key)} is ${what}`, remedy)
   }
+  // JSON.stringify writes no bigint: a string that nothing else in the value is stands for it.
+  let mark: string | undefined
   const check = function (this: unknown, key: string, each: unknown): unknown {
     const original = (this as Record<string, unknown>)[key]
     if (typeof each === 'function' || typeof each === 'symbol')
       throw usage.value(method, place(key), `a ${typeof each}`)
     if (each === undefined && Array.isArray(this)) throw usage.value(method, place(key), 'undefined')
     if (typeof each === 'number' && !Number.isFinite(each)) refuse(key, String(each), 'Store null, or a string.')
-    if (typeof each === 'bigint') refuse(key, 'a bigint', 'Store a string: String(value).')
+    if (typeof each === 'bigint') return `${(mark ??= randomUUID())}${each}`
     if (types.isDate(original) && each === null) refuse(key, 'an invalid Date', 'Store null.')
     if (types.isPromise(original)) refuse(key, 'a promise', 'Write await before it.')
     if (isNotAsItLooks(original)) {
@@ -294,7 +355,7 @@ function jsonText(method: string, value: unknown): string {
     throw error
   }
   if (text === undefined) throw usage.value(method, 'the value', 'undefined')
-  return text
+  return mark === undefined ? text : text.replace(new RegExp(`"${mark}(-?\\d+)"`, 'g'), '$1')
 }
 
 function isNotAsItLooks(value: unknown): boolean {

@@ -5,7 +5,7 @@ import type { Row, RowModel } from './database.js'
 import type { Column } from './dialects/index.js'
 import { usage } from './errors.js'
 import type { RowFacts, UsageError } from './errors.js'
-import type { JsonValue, Kind, Operation, PathInput, PathOf } from './operation.js'
+import type { JsonValue, Kind, Operation, Path, PathInput, PathOf } from './operation.js'
 
 /**
  * The row that a function works on: an instance, or its model and primary key, which needs no read.
@@ -143,12 +143,14 @@ type OperandAt<K extends Kind, T> = {
   set: DeepReadonly<T>
   setIfAbsent: DeepReadonly<T>
   remove: null
+  rename: string
   increment: unknown extends T ? number : NonNullable<T> extends number ? number : never
   min: OperandAt<'increment', T>
   max: OperandAt<'increment', T>
   append: DeepReadonly<Item<T>>
   prepend: DeepReadonly<Item<T>>
   addToSet: DeepReadonly<Item<T>>
+  pull: DeepReadonly<Item<T>>
   merge: DeepReadonly<Patch<NonNullable<T>>>
 }[K]
 
@@ -158,10 +160,19 @@ export type Fitting<M extends Model, C extends JsonColumn<M>, O extends readonly
     ? [At<JsonDocument<M, C>, P>] extends [never]
       ? never
       : V extends OperandAt<K, At<JsonDocument<M, C>, P>>
-        ? O[I]
+        ? K extends 'rename'
+          ? At<JsonDocument<M, C>, P> extends At<JsonDocument<M, C>, Sibling<P, V>>
+            ? O[I]
+            : never
+          : O[I]
         : never
     : never
 }
+
+/** The path to another key of the same object. */
+type Sibling<P extends Path, K> = P extends readonly [...infer Parent extends string[], string]
+  ? readonly [...Parent, Extract<K, string>]
+  : never
 
 /** One row of one table: what every statement of ours is about. */
 export interface Identity {

@@ -18,6 +18,8 @@ export interface Column {
 interface Write {
   readonly document: string
   readonly guard: string
+  /** Stands before UPDATE. */
+  readonly prefix?: string
 }
 
 /** What is to be written, and when; the paths of operations do not overlap. */
@@ -57,6 +59,10 @@ export interface Dialect {
   readonly isolationLevels: readonly string[]
   /** Levels of arrays and objects that a document may have, its root included. */
   readonly maxDepth: number
+  /** The integers that it keeps exact, past those that JavaScript does; absent where there is no end. */
+  readonly integers?: readonly [least: bigint, greatest: bigint]
+  /** What the server takes in one statement; absent where there is no such limit. */
+  readonly maxStatementBytes?: number
   /** Why this key cannot be held, or `undefined`. */
   readonly refuseKey: (key: string) => string | undefined
   /** Why this text, a string value or an inner key, cannot be held, or `undefined`. */
@@ -73,6 +79,8 @@ export interface Dialect {
 export interface Connector {
   /** Answers with the server's `version`, and with what became of the text bound to `$1`. */
   readonly probe: string
+  /** Its driver puts bound text into the statement, where quotes and the like take a backslash each. */
+  readonly escapes?: true
   /** An error that says that nothing was done, and that the same statement may succeed if it is sent again. */
   readonly busy?: RegExp
   readonly recognise: (answer: Readonly<Record<string, unknown>>) => Dialect
@@ -80,8 +88,8 @@ export interface Connector {
 
 // Both connectors reach both servers, and only the server decides which SQL is right.
 const mysqlOrMariadb: Connector = {
-  probe: 'SELECT VERSION() AS version, @@character_set_client AS charset, $1 AS echo',
-  recognise({ version, charset, echo }) {
+  probe: 'SELECT VERSION() AS version, @@character_set_client AS charset, @@max_allowed_packet AS packet, $1 AS echo',
+  recognise({ version, charset, packet, echo }) {
     if (charset !== 'utf8mb4') {
       throw new UnsupportedDatabaseError(
         `the connection's character set is ${String(charset)}, which cannot carry every JSON text`,
@@ -94,7 +102,7 @@ const mysqlOrMariadb: Connector = {
         `Take NO_BACKSLASH_ESCAPES out of sql_mode, or use dialect: 'mysql' with mysql2, or npm install mariadb@^3.5.4.`,
       )
     }
-    return /mariadb/i.test(String(version)) ? mariadb : mysql
+    return { ...(/mariadb/i.test(String(version)) ? mariadb : mysql), maxStatementBytes: Number(packet) }
   },
 }
 
@@ -103,7 +111,7 @@ export const probeText = '\\'
 
 const connectors: Readonly<Record<string, Connector>> = {
   mysql: mysqlOrMariadb,
-  mariadb: mysqlOrMariadb,
+  mariadb: { ...mysqlOrMariadb, escapes: true },
   postgres: { probe: 'SELECT version() AS version, $1::text AS echo', recognise: () => postgres },
   sqlite: {
     busy: /SQLITE_BUSY/,

@@ -1,4 +1,4 @@
-import { neededType, pathText } from '../operation.js'
+import { creates, destination, neededType, pathText, stringOrNumber } from '../operation.js'
 import type { Kind, Path } from '../operation.js'
 import type { Bind, Change } from './index.js'
 
@@ -8,6 +8,8 @@ export interface Vocabulary {
   readonly at: (document: string, path: string) => string
   /** A bound text as JSON. */
   readonly value: (text: string) => string
+  /** What {@link at} found, as JSON. */
+  readonly same: (value: string) => string
   /** `parent` if it is an object, else an empty one. */
   readonly objectOrEmpty: (parent: string) => string
   /** True if `value` is an object, or NULL, or JSON null. */
@@ -21,7 +23,7 @@ export interface Vocabulary {
   readonly patch: (document: string, text: string) => string
   /** The new value at a path, from the one there; one left out does not compile. */
   readonly result: Readonly<
-    Record<Exclude<Kind, 'set' | 'remove' | 'merge'>, (value: string, operand: Operand) => string>
+    Record<Exclude<Kind, 'set' | 'remove' | 'rename' | 'merge'>, (value: string, operand: Operand) => string>
   >
   /** True if an operation can work on the value at its path. */
   readonly accepts: Readonly<Record<'number' | 'array', (value: string) => string>>
@@ -32,6 +34,9 @@ interface Operand {
   readonly text: string
   readonly bound: string
 }
+
+/** No database finds a key inside an item of a document that is an object, or makes one: a value set there is left out. */
+const nowhere = `'$[1].a'`
 
 /** An expression for the document, and what must be true of the stored one. */
 interface Written {
@@ -77,15 +82,17 @@ export function write(
   const parents = new Map<string, boolean>()
   let patched: ((document: string) => string) | undefined
 
-  for (const { kind, path, json } of operations) {
-    const creates = kind !== 'remove' && kind !== 'merge'
+  for (const operation of operations) {
+    const { kind, path, json } = operation
+    // JSON_MERGE_PATCH makes the parents of what it merges.
+    const makesParents = creates(kind) && kind !== 'merge'
     for (let depth = 1; depth < path.length; depth++) {
       const parent = path.slice(0, depth)
       const placeholder = bound(parent)
       const value = at(parent)
       if (!parents.has(placeholder)) guards.push(words.isObjectOrNull(value))
-      if (creates && !parents.get(placeholder)) parentPairs.push(placeholder, words.objectOrEmpty(value))
-      parents.set(placeholder, creates || parents.get(placeholder) === true)
+      if (makesParents && !parents.get(placeholder)) parentPairs.push(placeholder, words.objectOrEmpty(value))
+      parents.set(placeholder, makesParents || parents.get(placeholder) === true)
     }
     if (kind === 'remove') {
       removed.push(bound(path))
@@ -99,6 +106,13 @@ export function write(
       patched = (into) => words.patch(before(into), operand)
       continue
     }
+    const ifThere = (placeholder: string): string =>
+      `CASE WHEN ${at(path)} IS NULL THEN ${nowhere} ELSE ${placeholder} END`
+    if (kind === 'rename') {
+      removed.push(bound(path))
+      pairs.push(ifThere(bound(destination(operation))), words.same(at(path)))
+      continue
+    }
     const operand = { text: json, bound: bind(json) }
     operands.push(operand.bound)
     if (kind === 'set') {
@@ -108,7 +122,7 @@ export function write(
     const value = at(path)
     const needed = neededType(kind)
     if (needed) guards.push(words.accepts[needed](value))
-    pairs.push(bound(path), words.result[kind](value, operand))
+    pairs.push(creates(kind) ? bound(path) : ifThere(bound(path)), words.result[kind](value, operand))
   }
 
   // A parent before what is inside it.
@@ -135,8 +149,6 @@ function pathsOf(patch: object, parent: Path): Path[] {
   })
   return parent.length > 0 ? [parent, ...inner] : inner
 }
-
-const stringOrNumber = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g
 
 /**
  * The same JSON in the spelling that JSON_SET reads: no escapes that need not be, and of a key that was stored twice the

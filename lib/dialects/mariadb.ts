@@ -15,6 +15,7 @@ const words: Vocabulary = {
   at: (document, path) => `JSON_EXTRACT(${document}, ${path})`,
   // There is no CAST AS JSON.
   value: (text) => `JSON_EXTRACT(${text}, '$')`,
+  same: (value) => value,
   objectOrEmpty: (parent) => `IF(JSON_TYPE(${parent}) = 'OBJECT', ${parent}, JSON_OBJECT())`,
   isObjectOrNull: (value) => `COALESCE(JSON_TYPE(${value}), 'NULL') IN ('OBJECT', 'NULL')`,
   isUnique: (document, path) =>
@@ -42,6 +43,10 @@ const words: Vocabulary = {
     addToSet: (value, operand) =>
       `IF(EXISTS(SELECT 1 FROM JSON_TABLE(COALESCE(${value}, '[]'), '$[*]' COLUMNS(item JSON PATH '$')) items ` +
       `WHERE JSON_EQUALS(items.item, ${operand.bound})), ${value}, ${words.result.append(value, operand)})`,
+    pull: (value, { bound }) =>
+      `JSON_EXTRACT(CONCAT('[', COALESCE((SELECT GROUP_CONCAT(item ORDER BY position SEPARATOR ',') ` +
+      `FROM JSON_TABLE(${value}, '$[*]' COLUMNS(position FOR ORDINALITY, item JSON PATH '$')) items ` +
+      `WHERE NOT JSON_EQUALS(item, ${bound})), ''), ']'), '$')`,
   },
   accepts: {
     number: (value) => isAbsentOr(value, `'INTEGER', 'DOUBLE', 'DECIMAL'`),
@@ -65,7 +70,10 @@ const form: Form = (change, { sql }, bind) => {
     `${document} IS NOT NULL`,
   ]
   const isDocument = `(${sql} IS NULL OR CASE WHEN JSON_VALID(${sql}) THEN JSON_TYPE(${sql}) END IN ('OBJECT', 'NULL'))`
-  return { document, guard: [isDocument, ...guards, ...met, ...proofs].join(' AND ') }
+  const guard = [isDocument, ...guards, ...met, ...proofs].join(' AND ')
+  // GROUP_CONCAT cuts off what is longer, in silence.
+  const usesIt = change.operations.some(({ kind }) => kind === 'pull')
+  return { document, guard, ...(usesIt && { prefix: 'SET STATEMENT group_concat_max_len = 1073741824 FOR ' }) }
 }
 
 export const mariadb: Dialect = {

@@ -13,6 +13,7 @@ const lesser = (value: string, bound: string, than: '<' | '>'): string =>
 const words: Vocabulary = {
   at: (document, path) => `JSON_EXTRACT(${document}, ${path})`,
   value: (text) => `CAST(${text} AS JSON)`,
+  same: (value) => value,
   objectOrEmpty: (parent) => `IF(JSON_TYPE(${parent}) = 'OBJECT', ${parent}, JSON_OBJECT())`,
   isObjectOrNull: (value) => `COALESCE(JSON_TYPE(${value}), 'NULL') IN ('OBJECT', 'NULL')`,
   equals: (value, text) => `COALESCE(${value} = CAST(${text} AS JSON), FALSE)`,
@@ -37,6 +38,11 @@ const words: Vocabulary = {
       `IF(JSON_TYPE(${value}) = 'ARRAY', JSON_ARRAY_APPEND(${value}, '$', CAST(${bound} AS JSON)), JSON_ARRAY(CAST(${bound} AS JSON)))`,
     addToSet: (value, operand) =>
       `IF(CAST(${operand.bound} AS JSON) MEMBER OF (COALESCE(${value}, JSON_ARRAY())), ${value}, ${words.result.append(value, operand)})`,
+    // An aggregate has no order of its own; a window has. JSON_TABLE makes NULL of JSON null.
+    pull: (value, { bound }) =>
+      `COALESCE((SELECT JSON_ARRAYAGG(item) OVER (ORDER BY position ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) ` +
+      `FROM JSON_TABLE(${value}, '$[*]' COLUMNS(position FOR ORDINALITY, item JSON PATH '$')) items ` +
+      `WHERE COALESCE(item, CAST('null' AS JSON)) <> CAST(${bound} AS JSON) LIMIT 1), JSON_ARRAY())`,
   },
   accepts: {
     number: (value) => isAbsentOr(value, numbers),
@@ -81,6 +87,7 @@ export const mysql: Dialect = {
   lockClause: 'FOR UPDATE',
   isolationLevels: ['READ UNCOMMITTED', 'READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'],
   maxDepth: 100,
+  integers: [-(2n ** 63n), 2n ** 64n - 1n],
   refuseKey: refuseLongKey,
   refuseText: () => undefined,
   classify: (error) => (error.errno === 1213 ? 'deadlock' : undefined),

@@ -1,4 +1,4 @@
-import { neededType } from '../operation.js'
+import { creates, neededType } from '../operation.js'
 import type { Operation } from '../operation.js'
 import type { Bind, Column, Dialect, Form } from './index.js'
 
@@ -21,7 +21,7 @@ function lazy(make: Lazy): Lazy {
 
 /** The new value at a path, from the one there; one left out does not compile. */
 const results: Readonly<
-  Record<Exclude<Operation['kind'], 'remove'>, (value: Lazy, json: string, bind: Bind) => string>
+  Record<Exclude<Operation['kind'], 'remove' | 'rename'>, (value: Lazy, json: string, bind: Bind) => string>
 > = {
   set: (_value, json, bind) => `${bind(json)}::jsonb`,
   setIfAbsent: (value, json, bind) => `COALESCE(${value()}, ${bind(json)}::jsonb)`,
@@ -33,6 +33,9 @@ const results: Readonly<
   addToSet: (value, json, bind) =>
     `CASE WHEN EXISTS (SELECT 1 FROM jsonb_array_elements(${arrayOrEmpty(value())}) item WHERE item = ${bind(json)}::jsonb) ` +
     `THEN ${value()} ELSE ${results.append(value, json, bind)} END`,
+  pull: (value, json, bind) =>
+    `COALESCE((SELECT jsonb_agg(item ORDER BY position) FROM jsonb_array_elements(${arrayOrEmpty(value())}) ` +
+    `WITH ORDINALITY AS items(item, position) WHERE item <> ${bind(json)}::jsonb), '[]'::jsonb)`,
   merge: (value, json, bind) => merged(value(), JSON.parse(json) as object, bind),
 }
 
@@ -86,11 +89,14 @@ function written(object: string, operations: readonly Operation[], bind: Bind): 
       const [{ kind, path, json }] = inner as [Operation]
       if (path.length === 0) {
         if (kind === 'remove') return `(${after} - ${bind(key)}::text)`
-        return `(${after} || jsonb_build_object(${bind(key)}::text, ${results[kind](value, json, bind)}))`
+        const isRename = kind === 'rename'
+        const rest = isRename ? `(${after} - ${bind(key)}::text)` : after
+        const name = isRename ? bind(JSON.parse(json) as string) : bind(key)
+        const entry = `jsonb_build_object(${name}::text, ${isRename ? value() : results[kind](value, json, bind)})`
+        return `(${rest} || ${creates(kind) ? entry : `CASE WHEN ${value()} IS NULL THEN '{}'::jsonb ELSE ${entry} END`})`
       }
       const entry = (): string => `jsonb_build_object(${bind(key)}::text, ${written(value(), inner, bind)})`
-      if (inner.some((operation) => operation.kind !== 'remove')) return `(${after} || ${entry()})`
-      // A removal makes no parents.
+      if (inner.some((operation) => creates(operation.kind))) return `(${after} || ${entry()})`
       return `(${after} || CASE WHEN jsonb_typeof(${value()}) = 'object' THEN ${entry()} ELSE '{}'::jsonb END)`
     },
     `(${objectOrEmpty(object)})`,

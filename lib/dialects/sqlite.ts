@@ -20,6 +20,7 @@ const words: Vocabulary = {
   // Not json_extract, which makes NULL of JSON null.
   at: (document, path) => `(${document} -> ${path})`,
   value: (text) => `json(${text})`,
+  same: (value) => `json(${value})`,
   objectOrEmpty: (parent) => `json(CASE WHEN ${typeOf(parent)} = 'object' THEN ${parent} ELSE '{}' END)`,
   isObjectOrNull: (value) => `COALESCE(${typeOf(value)}, 'null') IN ('object', 'null')`,
   isUnique: (document, path) => `json_type(json_remove(${document}, ${path}), ${path}) IS NULL`,
@@ -40,6 +41,9 @@ const words: Vocabulary = {
     addToSet: (value, operand) =>
       `json(CASE WHEN EXISTS (SELECT 1 FROM json_each(COALESCE(${value}, '[]')) item ` +
       `WHERE ${equal(`(${value} -> item.fullkey)`, operand.bound)}) THEN ${value} ELSE ${words.result.append(value, operand)} END)`,
+    pull: (value, { bound }) =>
+      `(SELECT json_group_array(json(${value} -> item.fullkey) ORDER BY item.key) FROM json_each(${value}) item ` +
+      `WHERE NOT ${equal(`(${value} -> item.fullkey)`, bound)})`,
   },
   accepts: {
     number: (value) => `COALESCE(${typeOf(value)}, 'integer') IN ('integer', 'real')`,
@@ -67,6 +71,7 @@ export const sqlite: Dialect = {
   },
   isolationLevels: ['SERIALIZABLE'],
   maxDepth: 1000,
+  integers: [-(2n ** 63n), 2n ** 63n - 1n],
   // A path ends at NUL: "a\0b" would write the key "a".
   refuseKey: (key) => (key.includes('\0') ? 'a key may not contain the NUL character' : undefined),
   refuseText: () => undefined,

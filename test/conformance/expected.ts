@@ -36,14 +36,23 @@ function change(document: Fields, { kind, path, json }: Operation): boolean {
   for (const name of path.slice(0, -1)) {
     const inner = Object.hasOwn(parent, name) ? parent[name] : undefined
     if (inner !== undefined && inner !== null && !isObject(inner)) return false
-    // Nothing to remove, and no parent to make for it.
-    if (!isObject(inner) && kind === 'remove') return true
+    // Nothing to change, and no parent to make for it.
+    if (!isObject(inner) && ['remove', 'rename', 'pull'].includes(kind)) return true
     parent = isObject(inner) ? inner : put(parent, name, {})
   }
   const value = Object.hasOwn(parent, key) ? parent[key] : undefined
   if (kind === 'set') put(parent, key, operand)
   if (kind === 'setIfAbsent' && value === undefined) put(parent, key, operand)
   if (kind === 'remove') Reflect.deleteProperty(parent, key)
+  if (kind === 'rename' && value !== undefined) {
+    Reflect.deleteProperty(parent, key)
+    put(parent, operand as string, value)
+  }
+  if (kind === 'pull' && value !== undefined) {
+    if (!Array.isArray(value)) return false
+    const kept: unknown[] = value.filter((item) => !isDeepStrictEqual(item, operand))
+    put(parent, key, kept)
+  }
   if (kind === 'increment') {
     if (value !== undefined && typeof value !== 'number') return false
     put(parent, key, (value ?? 0) + (operand as number))

@@ -241,7 +241,6 @@ eachDatabase('mergeJsonKey', (database) => {
         UnsupportedValueError,
         /Infinity/,
       ],
-      'a bigint': [(run) => run.mergeJsonKey('progress', 'k', 1n), UnsupportedValueError, /a bigint.*String\(value\)/],
       'a Map': [
         (run) => run.mergeJsonKey('progress', 'k', new Map()),
         UnsupportedValueError,

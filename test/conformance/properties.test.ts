@@ -8,7 +8,9 @@ import {
   JsonShapeError,
   merge,
   prepend,
+  pull,
   remove,
+  rename,
   set,
   setIfAbsent,
   UnsupportedValueError,
@@ -64,11 +66,17 @@ const value = fc.letrec((tie) => ({
 const document = fc.oneof(fc.constant(null), value.object)
 
 const operation: fc.Arbitrary<Operation> = fc.oneof(
-  fc.tuple(fc.constantFrom(set, setIfAbsent, append, prepend, addToSet), path, value.json).map(([make, at, operand]) =>
-    // A constructor refuses what no database could hold, such as half a surrogate pair, only when it is written.
-    make(at, operand),
-  ),
+  fc
+    .tuple(fc.constantFrom(set, setIfAbsent, append, prepend, addToSet, pull), path, value.json)
+    .map(([make, at, operand]) =>
+      // A constructor refuses what no database could hold, such as half a surrogate pair, only when it is written.
+      make(at, operand),
+    ),
   path.map((at) => remove(at)),
+  fc
+    .tuple(path, key)
+    .filter(([at, name]) => at.at(-1) !== name)
+    .map(([at, name]) => rename(at, name)),
   fc.tuple(path, fc.integer({ min: -1000, max: 1000 })).map(([at, by]) => increment(at, by)),
   fc.tuple(path, value.object).map(([at, patch]) => merge(at, patch as object)),
 )
@@ -81,9 +89,16 @@ function isApart(one: readonly string[], other: readonly string[]): boolean {
   return !isDeepStrictEqual(one.slice(0, shared), other.slice(0, shared))
 }
 
+function written({ kind, path, json }: Operation): readonly (readonly string[])[] {
+  return kind === 'rename' ? [path, [...path.slice(0, -1), JSON.parse(json) as string]] : [path]
+}
+
 const operations = fc
   .uniqueArray(operation, { minLength: 1, maxLength: 4, selector: (each) => JSON.stringify(each.path) })
-  .filter((list) => list.every((one, index) => list.slice(index + 1).every((other) => isApart(one.path, other.path))))
+  .filter((list) => {
+    const paths = list.flatMap(written)
+    return paths.every((one, index) => paths.slice(index + 1).every((other) => isApart(one, other)))
+  })
 
 eachDatabase('updateJson, on random documents', (database) => {
   let sequelize: Sequelize

@@ -18,7 +18,9 @@ import {
   mergeJsonKey,
   min,
   prepend,
+  pull,
   remove,
+  rename,
   RowNotFoundError,
   set,
   setIfAbsent,
@@ -49,6 +51,7 @@ const documents: readonly (string | null)[] = [
   '{"a":true}',
   '{"a":[]}',
   '{"a":[1,"1",null,[1],{"x":1,"y":2}]}',
+  '{"a":[null,1,"text",true,{"x":1,"y":2},1,[],"text",[1],{},1.0]}',
   '{"a":{}}',
   '{"a":{"b":null}}',
   '{"a":{"b":1,"z":[1]}}',
@@ -67,6 +70,7 @@ const documents: readonly (string | null)[] = [
 
 const paths: readonly (readonly string[])[] = [['a'], ['a', 'b'], ['a', 'b', 'c'], ['a"b'], ['é', 'ü']]
 const operands: readonly unknown[] = [1, 'text', null, true, [1], [], {}, { y: 2, x: 1 }, { b: null }]
+const keys = ['z', 'C', 'ü"']
 const amounts = [1, -1, 0, 0.5, -2.25, 4294967296]
 const patches = [{}, { b: 1 }, { b: null }, { b: { c: 1, d: null } }, { b: [1, { x: null }] }, { a: null, z: {} }]
 
@@ -79,16 +83,21 @@ const lists: readonly (readonly Operation[])[] = [
       [append(path, operand)],
       [prepend(path, operand)],
       [addToSet(path, operand)],
+      [pull(path, operand)],
     ]),
     ...amounts.flatMap((by) => [[increment(path, by)], [min(path, by)], [max(path, by)]]),
     ...patches.map((patch) => [merge(path, patch)]),
     [remove(path)],
+    ...keys.map((key) => [rename(path, key)]),
   ]),
   ...patches.map((patch) => [merge([], patch)]),
   [set(['a', 'b'], 1), set(['a', 'c'], 2)],
   [set(['a', 'b', 'c'], 1), remove(['a', 'z']), increment(['a', 'n'])],
   [remove(['a']), set(['b'], 1)],
   [remove(['a', 'b']), remove(['a', 'c'])],
+  [rename(['a', 'b'], 'x'), rename(['a', 'c'], 'y'), set(['a', 'z'], 1)],
+  [rename('a', 'z'), rename('é', 'e'), remove('b'), pull('log', 1)],
+  [rename(['a', 'b'], 'x'), pull(['a', 'z'], 1)],
   [append(['log'], 'x'), addToSet(['tags'], 'y'), increment(['n'], 2), setIfAbsent(['first'], 'z')],
   [merge(['a'], { x: 1, b: null }), merge(['m'], { y: { z: null, w: 1 } }), set(['b'], [1])],
 ]
@@ -111,12 +120,16 @@ eachDatabase('updateJson', (database) => {
     sqlite: 'progress',
   }
 
-  async function stored(id: number): Promise<unknown> {
+  async function textOf(id: number): Promise<string> {
     const [row] = await sequelize.query<{ document: string | null }>(
       `SELECT ${asText[database.name]} AS document FROM workflow_runs WHERE id = $1`,
       { bind: [id], type: QueryTypes.SELECT },
     )
-    return JSON.parse(row!.document ?? 'null')
+    return row!.document ?? 'null'
+  }
+
+  async function stored(id: number): Promise<unknown> {
+    return JSON.parse(await textOf(id))
   }
 
   /** What the SQL of an operation list does to a document, where it is not what the list means. */
@@ -267,11 +280,7 @@ eachDatabase('updateJson', (database) => {
     for (const text of ['{"\\u00e9":9007199254740993}', '{"é":1,"é":9007199254740993}']) {
       await storeText(Runs, id, text)
       await updateJson([Runs, id], 'progress', [increment('é', 2)])
-      const [row] = await sequelize.query<{ document: string }>(
-        `SELECT ${asText[database.name]} AS document FROM workflow_runs WHERE id = $1`,
-        { bind: [id], type: QueryTypes.SELECT },
-      )
-      expect(row!.document).to.include('9007199254740995')
+      expect(await textOf(id)).to.include('9007199254740995')
     }
   })
 
@@ -279,14 +288,59 @@ eachDatabase('updateJson', (database) => {
     const { id } = await Runs.create()
     await storeText(Runs, id, '{"n":9007199254740993,"m":4294967295}')
     await updateJson([Runs, id], 'progress', [increment('n', 2), increment('m')])
-    const [row] = await sequelize.query<{ document: string }>(
-      `SELECT ${asText[database.name]} AS document FROM workflow_runs WHERE id = $1`,
-      { bind: [id], type: QueryTypes.SELECT },
-    )
-    expect(row!.document)
+    expect(await textOf(id))
       .to.match(/9007199254740995\b/)
       .and.match(/4294967296\b/)
   })
+
+  it('takes a bigint where it is kept exactly, and refuses it elsewhere', async () => {
+    const { id } = await Runs.create({ progress: { list: [] } })
+    await updateJson([Runs, id], 'progress', [set('a', { n: 9007199254740993n }), append('list', -9007199254740993n)])
+    await updateJson([Runs, id], 'progress', [increment('b', 9007199254740993n), merge('m', { small: 1n })])
+    await updateJson([Runs, id], 'progress', [increment('b', 1n << 60n)])
+    const text = await textOf(id)
+    expect(text.match(/\d{16}/g)).to.have.length(3)
+    expect(text)
+      .to.match(/"n":\s*9007199254740993\b/)
+      .and.match(/-9007199254740993\b/)
+      .and.match(/"small":\s*1\b/)
+      .and.match(/"b":\s*1161928703861587969\b/)
+    for (const compared of [addToSet('list', 9007199254740993n), pull('list', 9007199254740993n)]) {
+      const error = await rejection(updateJson([Runs, id], 'progress', [compared]), UnsupportedValueError)
+      expect(error.message).to.include('9007199254740993 cannot be compared exactly').and.include('String(value)')
+    }
+    const huge = updateJson([Runs, id], 'progress', [set('huge', 12345678901234567890123n)])
+    if (database.name === 'mysql' || database.name === 'sqlite') {
+      expect((await rejection(huge, UnsupportedValueError)).message).to.include('it would be rounded')
+    } else {
+      await huge
+      expect(await textOf(id)).to.include('12345678901234567890123')
+    }
+    await updateJson([Runs, id], 'progress', [set('double', 1.2345678901234568e20), addToSet('list', 2 ** 60)])
+    expect(await stored(id)).to.include({ double: 1.2345678901234568e20 })
+  })
+
+  it('keeps every other item of a long array', async () => {
+    const items = Array.from({ length: 3000 }, (_, index) => `${index} ${'x'.repeat(500)}`)
+    const { id } = await Runs.create({ progress: { items } })
+    await updateJson([Runs, id], 'progress', [pull('items', items[7])])
+    expect(await stored(id)).to.deep.equal({ items: items.toSpliced(7, 1) })
+  })
+
+  if (database.name === 'mysql' || database.name === 'mariadb') {
+    it('refuses a statement that the server would answer by closing the connection', async function () {
+      this.timeout(60_000)
+      const { sequelize: own, log } = database.connect()
+      const [row] = await own.query<{ bytes: number }>('SELECT @@max_allowed_packet AS bytes', {
+        type: QueryTypes.SELECT,
+      })
+      const call = mergeJsonKey([defineRuns(own), run.id], 'progress', 'k', 'x'.repeat(row!.bytes))
+      expect((await rejection(call, UnsupportedValueError)).message).to.match(
+        / bytes, and this .* \(max_allowed_packet\)/,
+      )
+      expect(log.filter((sql) => sql.startsWith('UPDATE'))).to.deep.equal([])
+    })
+  }
 
   it('merges as the examples of RFC 7396, appendix A, say', async () => {
     const { id } = await Runs.create()
@@ -320,6 +374,14 @@ eachDatabase('updateJson', (database) => {
       ],
       'an empty list': [() => run.updateJson('progress', [] as never), /at least one operation/],
       'other things in it': [() => run.updateJson('progress', [{ a: 1 }] as never), /at least one operation/],
+      'a rename to itself': [
+        () => run.updateJson('progress', [rename(['a', 'b'], 'b')]),
+        /the new key "b" is the old one/,
+      ],
+      'a rename over another path': [
+        () => run.updateJson('progress', [rename(['a', 'b'], 'c'), set(['a', 'c', 'd'], 1)]),
+        /\["a","c"\] and \["a","c","d"\] overlap/,
+      ],
       'the same path twice': [
         () => run.updateJson('progress', [set('a', 1), increment('a')]),
         /\["a"\] and \["a"\] overlap/,

@@ -17,7 +17,9 @@ import {
   lossless,
   merge,
   mergeJsonKey,
+  pull,
   remove,
+  rename,
   set,
   setIfAbsent,
   updateJson,
@@ -144,6 +146,9 @@ export async function typed(run: Run, sequelize: Sequelize, transaction: Transac
   await job.updateJson('stats', [addToSet('tags', { name: 'x' }), setIfAbsent('note', null), remove('attempts')])
   await job.updateJson('stats', [set(['log', 'lines'], lines), increment(['deep', 'a', 'b', 'c', 'd'], 2)])
   await job.updateJson('stats', [merge('log', { level: 'info' }), merge('deep', { a: null })])
+  await job.updateJson('stats', [pull('tags', { name: 'x' }), pull(['log', 'lines'], 'text')])
+  await job.updateJson('anything', [rename(['a', 'b'], 'c'), pull('list', 1)])
+  await job.updateJson('dictionary', [rename('anybody', 'somebody')])
   await job.updateJson('anything', [set(['a', 'b'], 1), increment('n'), append('list', 'x')])
   await job.updateJson('dictionary', [increment(['anybody', 'count'])])
   await job.mergeJson('stats', { attempts: null, log: { level: 'info' } })
@@ -166,6 +171,12 @@ export async function typed(run: Run, sequelize: Sequelize, transaction: Transac
   await job.updateJson('stats', [append('note', 'x')])
   // @ts-expect-error not an element
   await job.updateJson('stats', [append(['log', 'lines'], 5)])
+  // @ts-expect-error not an element
+  await job.updateJson('stats', [pull('tags', 'x')])
+  // @ts-expect-error no such key
+  await job.updateJson('stats', [rename(['log', 'level'], 'lvl')])
+  // @ts-expect-error the value does not fit that key
+  await job.updateJson('stats', [rename(['log', 'lines'], 'level')])
   // @ts-expect-error one of several does not fit
   await job.updateJson('stats', [increment('attempts'), addToSet('tags', 'x')])
   // @ts-expect-error the path of a dictionary ends in a number
