@@ -1,7 +1,7 @@
-import { QueryTypes } from 'sequelize'
+import { ConnectionError, QueryTypes } from 'sequelize'
 import type { Logging, Model, ModelStatic, Sequelize, Transaction } from 'sequelize'
 import { connectorOf, probeText } from './dialects/index.js'
-import type { Dialect, DriverError } from './dialects/index.js'
+import type { Dialect, DriverError, Failure } from './dialects/index.js'
 
 /** What Sequelize 6 keeps about a model and does not put in its types. */
 interface ModelInternals {
@@ -97,6 +97,14 @@ export class Statement {
     return this.name(field ?? attribute)
   }
 
+  /** Every column that holds an attribute, by the attribute's name. */
+  columns(): string {
+    return Object.entries(this.#model.getAttributes() as Record<string, { type: { key?: string } }>)
+      .filter(([, { type }]) => type.key !== 'VIRTUAL')
+      .map(([attribute]) => `${this.column(attribute)} AS ${this.name(attribute)}`)
+      .join(', ')
+  }
+
   name(identifier: string): string {
     return escapeDollars(this.#generator.quoteIdentifier(identifier))
   }
@@ -189,8 +197,15 @@ export async function dialectOf(sequelize: Sequelize, sending: Sending): Promise
   return dialect
 }
 
-/** `'deadlock'` or `'conflict'`, if that is what a failed statement died of. */
-export function conflictOf(error: unknown, dialect: Dialect): 'deadlock' | 'conflict' | undefined {
-  const { parent } = error as { parent?: DriverError }
-  return parent && dialect.classify(parent)
+/** What a failed statement died of, also if its error is the cause of another one. */
+export function failureOf(error: unknown, dialect: Dialect): Failure | undefined {
+  for (let each = error; each instanceof Error; each = each.cause) {
+    // No connection could be opened, so nothing was sent.
+    if (each instanceof ConnectionError) return undefined
+    const { parent } = each as { parent?: DriverError }
+    if (parent) return dialect.classify(parent)
+    // Sequelize's retry of single statements meets the transaction that a deadlock has ended, and hides it.
+    if (each.message.startsWith('rollback has been called on this transaction')) return 'deadlock'
+  }
+  return undefined
 }

@@ -152,6 +152,68 @@ export class ConflictError extends OptimisticLockError {
   }
 }
 
+/** The row was locked by another session for as long as this call could wait; nothing was written. */
+export class LockTimeoutError extends RowError {
+  readonly code = 'LOCK_TIMEOUT'
+  override readonly name = 'LockTimeoutError'
+  /** How long it waited at most, in milliseconds; 0 for `nowait`, `undefined` for as long as the server waits. */
+  readonly timeoutMs: number | undefined
+
+  constructor(method: string, row: RowFacts, timeoutMs: number | undefined, holders: string, cause?: unknown) {
+    const waited =
+      timeoutMs === undefined
+        ? 'longer than the server waits'
+        : timeoutMs === 0
+          ? 'and nowait was asked for'
+          : `for more than ${timeoutMs} ms`
+    super(
+      row,
+      `${method}: ${describeRow(row)} is locked by another session ${waited}, so nothing was written. ` +
+        `Try again later, with a longer timeoutMs, or find who holds the lock: ${holders}.`,
+    )
+    this.timeoutMs = timeoutMs
+    this.cause = cause
+  }
+}
+
+/** Others wrote the row in every attempt of `withOptimisticLock`, between its read and its save; nothing was written. */
+export class StaleRowError extends OptimisticLockError {
+  readonly code = 'STALE_ROW'
+  override readonly name = 'StaleRowError'
+  readonly primaryKey: Readonly<Record<string, unknown>>
+  readonly attempts: number
+  /** The attributes that the callback had changed in the last attempt. */
+  readonly columns: readonly string[]
+
+  constructor(method: string, row: RowFacts, attempts: number, columns: readonly string[], cause: unknown) {
+    const names = columns.map((column) => `"${column}"`).join(', ')
+    super({
+      modelName: row.model,
+      message:
+        `${method}: ${describeRow(row)} was written by others in each of ${attempts} attempts, before the change of ${names} was saved, so nothing was written. ` +
+        `Raise retry: { maxAttempts }, or let callers wait for each other instead: await row.withLock(fn).`,
+    })
+    this.primaryKey = row.primaryKey
+    this.attempts = attempts
+    this.columns = columns
+    this.cause = cause
+  }
+}
+
+/** The connection was lost after a COMMIT, or a write outside a transaction, was sent: it is done, or it is not. */
+export class UnknownOutcomeError extends BaseError {
+  readonly code = 'UNKNOWN_OUTCOME'
+  override readonly name = 'UnknownOutcomeError'
+
+  constructor(method: string, sent: 'COMMIT' | 'the write', cause: unknown) {
+    super(
+      `${method}: the connection was lost after ${sent} was sent, so nobody knows whether it was done. ` +
+        `Read the row again before you decide, for example with await Model.findByPk(id): what has the same result twice (set, merge, addToSet) can be repeated, increment() and append() cannot.`,
+    )
+    this.cause = cause
+  }
+}
+
 /** The transaction was rolled back although its callback succeeded: a statement in it had failed and the error was swallowed. */
 export class RolledBackError extends BaseError {
   readonly code = 'ROLLED_BACK'
@@ -290,9 +352,56 @@ export const usage = {
     new UsageError(
       `${method}: the value refers to itself, which JSON cannot. Store an identifier in place of the inner reference.`,
     ),
-  callback: (method: string, value: unknown): UsageError =>
+  callback: (method: string, value: unknown, words: string = 'row, transaction'): UsageError =>
     new UsageError(
-      `${method}: expected a callback, got ${given(value)}. Write ${method}(async (row, transaction) => { … }).`,
+      `${method}: expected a callback, got ${given(value)}. Write ${method}(…, async (${words}) => { … }).`,
+    ),
+  targets: (method: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected an array of at least one row or [Model, primaryKey], got ${given(value)}. Write ${method}([from, to], async ([from, to], transaction) => { … }).`,
+    ),
+  targetsApart: (method: string): UsageError =>
+    new UsageError(
+      `${method}: the rows belong to different Sequelize instances, and no transaction spans both. Lock those of one, and write the others by an outbox.`,
+    ),
+  targetTwice: (method: string, row: RowFacts): UsageError =>
+    new UsageError(`${method}: ${describeRow(row)} is named twice. Name each row once.`),
+  timeout: (method: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected timeoutMs to be a whole number of milliseconds from 1 to ${2 ** 31 - 1}, got ${given(value)}. Write { timeoutMs: 2000 }, or { nowait: true } for none.`,
+    ),
+  nowait: (method: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected nowait to be a boolean, and to be used without timeoutMs, got ${given(value)}. Write { nowait: true } or { timeoutMs: 2000 }.`,
+    ),
+  retry: (method: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected the retry options to be an object, got ${given(value)}. Write { maxAttempts: 5 }; 1 is for no second attempt.`,
+    ),
+  retryNumber: (method: string, name: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected ${name} to be ${name === 'maxAttempts' ? 'an integer from 1' : 'a number of milliseconds from 0'}, got ${given(value)}. Write { maxAttempts: 5, baseDelayMs: 10, maxDelayMs: 1000 }.`,
+    ),
+  retrySignal: (method: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected signal to be an AbortSignal, got ${given(value)}. Write { signal: controller.signal } of a new AbortController().`,
+    ),
+  retryCallback: (method: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected onRetry to be a function, got ${given(value)}. Write { onRetry: ({ error, attempt }) => { … } }.`,
+    ),
+  retryJoined: (method: string): UsageError =>
+    new UsageError(
+      `${method}: a transaction that is already open cannot be run again from here. Retry where it is opened: retryTransaction(sequelize, async (transaction) => { … }).`,
+    ),
+  noVersion: (method: string, model: string): UsageError =>
+    new UsageError(
+      `${method}: ${model} has no version column to tell that a row was changed. ` +
+        `Declare ${model} with { version: true }, and migrate: await queryInterface.addColumn('<table>', 'version', { type: DataTypes.INTEGER, allowNull: false, defaultValue: 0 }).`,
+    ),
+  sequelize: (method: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected a Sequelize instance, got ${given(value)}. Write ${method}(sequelize, async (transaction) => { … }).`,
     ),
   option: (method: string, name: string, known: readonly string[]): UsageError =>
     new UsageError(`${method}: there is no option "${name}". Use: ${known.join(', ')}.`),

@@ -1,7 +1,12 @@
 export { lossless } from './lossless.js'
 export type { Lossless } from './lossless.js'
-export { lock, withLock } from './lock.js'
-export type { LockOptions, WithLockOptions } from './lock.js'
+export { lock, withLock, withLocks } from './lock.js'
+export type { LockOptions, LockWaitOptions, WithLockOptions } from './lock.js'
+export { withOptimisticLock } from './optimistic.js'
+export type { WithOptimisticLockOptions } from './optimistic.js'
+export { retryTransaction, transactionNamespace } from './transaction.js'
+export type { RetryTransactionOptions, TransactionNamespace } from './transaction.js'
+export type { FailedAttempt, RetryOptions } from './retry.js'
 export { compareAndSetJson, mergeJson, mergeJsonKey, updateJson } from './json.js'
 export type { JsonWriteOptions } from './json.js'
 export type { JsonColumn, JsonDocument, JsonKey, JsonKeyValue, Patch, PrimaryKey, Target } from './target.js'
@@ -27,9 +32,12 @@ export {
   ConditionNotMetError,
   ConflictError,
   JsonShapeError,
+  LockTimeoutError,
   OutsideTransactionError,
   RolledBackError,
   RowNotFoundError,
+  StaleRowError,
+  UnknownOutcomeError,
   UnsavedChangesError,
   UnsupportedDatabaseError,
   UnsupportedValueError,

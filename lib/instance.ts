@@ -82,7 +82,19 @@ export function observeSent(instance: object, columns: readonly string[]): () =>
 
 /** Marks what was changed in place as changed, which Sequelize cannot see, so that a save writes it. */
 export function markChangesInPlace(instance: Row): void {
-  for (const [column, text] of holdOn(instance)?.stored ?? []) {
+  markChangesSince(instance, holdOn(instance)?.stored ?? new Map())
+}
+
+/** Keeps what the instance holds now; returns how to mark what was changed in place since. */
+export function trackChangesInPlace(instance: Row): () => void {
+  const texts = new Map(mutableColumns(instance).map((column) => [column, textOf(values(instance)[column])]))
+  return () => {
+    markChangesSince(instance, texts)
+  }
+}
+
+function markChangesSince(instance: Row, texts: ReadonlyMap<string, string>): void {
+  for (const [column, text] of texts) {
     const now = textOf(values(instance)[column])
     if (now !== text && !isSameDocument(now, text)) instance.changed(column as never, true)
   }

@@ -2,6 +2,7 @@ import { isDeepStrictEqual } from 'node:util'
 import type { Logging, Model, Transaction, Transactionable } from 'sequelize'
 import {
   dialectOf,
+  failureOf,
   sendForHeader,
   sendForRows,
   sequelizeOf,
@@ -11,7 +12,14 @@ import {
 } from './database.js'
 import type { Sending } from './database.js'
 import type { Column, Dialect, Form } from './dialects/index.js'
-import { ConditionNotMetError, ConflictError, JsonShapeError, RowNotFoundError, usage } from './errors.js'
+import {
+  ConditionNotMetError,
+  ConflictError,
+  JsonShapeError,
+  RowNotFoundError,
+  UnknownOutcomeError,
+  usage,
+} from './errors.js'
 import { adopt, adoptWrite, heldTransaction, refuseUnsavedChanges, values } from './instance.js'
 import { apply, condition, meets, obstacle, operation, overlap } from './operation.js'
 import type { Condition, JsonValue, Operation, PathInput } from './operation.js'
@@ -28,7 +36,10 @@ import type {
   Patch,
   Target,
 } from './target.js'
-import { oneWriter, openTransaction, transactionFor, translated, watch } from './transaction.js'
+import { oneWriter } from './queue.js'
+import { checkRetryOptions, retry } from './retry.js'
+import type { RetryOptions } from './retry.js'
+import { isConflict, openTransaction, transactionFor, translated, watch } from './transaction.js'
 
 export interface JsonWriteOptions extends Logging, Transactionable {
   /**
@@ -41,6 +52,11 @@ export interface JsonWriteOptions extends Logging, Transactionable {
    * `ConditionNotMetError`. `{ if: [equals('state', 'new'), absent('owner')] }`. Default: none.
    */
   readonly if?: readonly Condition[]
+  /**
+   * How often to try again after a deadlock, or a conflict in a cluster, which wrote nothing; refused in a transaction,
+   * which has to be run again as a whole. Default: 3 attempts.
+   */
+  readonly retry?: RetryOptions
 }
 
 /** A row by its model and primary key, which has no instance to return. */
@@ -71,6 +87,8 @@ type Named<M extends Model> = readonly [model: { new (): M }, primaryKey: unknow
  * @throws {JsonShapeError} the column holds an array or a scalar; nothing was written
  * @throws {ConditionNotMetError} the stored document does not meet the option `if`; nothing was written
  * @throws {ConflictError} a deadlock, or a row newer than the caller's snapshot; nothing was written
+ * @throws {LockTimeoutError} another session holds the row longer than the server waits; nothing was written
+ * @throws {UnknownOutcomeError} the connection was lost after the write was sent
  * @example
  *     await run.mergeJsonKey('progress', 'step_a', 'done')
  *     await mergeJsonKey([WorkflowRun, id], 'progress', 'step_a', 'done')
@@ -282,12 +300,14 @@ interface JsonWrite {
 async function write(asked: Omit<JsonWrite, 'conditions'>, options: JsonWriteOptions): Promise<unknown> {
   const { method, identity, column, operations } = asked
   const { instance, model } = identity
-  const checked = checkOptions(method, options, ['transaction', 'returning', 'if', 'logging'])
+  const checked = checkOptions(method, options, ['transaction', 'returning', 'if', 'retry', 'logging'])
   const { returning, logging, if: conditions = [] } = checked
+  const policy = checked.retry && checkRetryOptions(method, checked.retry)
   if (!isMadeHere(conditions)) throw usage.conditions(method, conditions)
   const request: JsonWrite = { ...asked, conditions }
   const sequelize = sequelizeOf(model)
   const joined = transactionFor(method, sequelize, checked.transaction, heldTransaction(instance))
+  if (joined && policy) throw usage.retryJoined(method)
   refuseUnsavedChanges(method, identity, 'before', column)
 
   const dialect = await dialectOf(sequelize, { transaction: joined, logging })
@@ -297,12 +317,12 @@ async function write(asked: Omit<JsonWrite, 'conditions'>, options: JsonWriteOpt
     if (transaction) watch(transaction, dialect)
     return update(request, dialect, { transaction, logging }, returning === true)
   }
-  const found =
-    joined !== undefined
-      ? await send(joined)
-      : returning && dialect.matched
-        ? await openTransaction(method, sequelize, dialect, logging === undefined ? {} : { logging }, send)
-        : await oneWriter(method, sequelize, dialect, () => send(undefined))
+  const attempt = (): Promise<JsonValue | undefined> =>
+    returning && dialect.matched
+      ? openTransaction(method, sequelize, dialect, { logging }, send)
+      : oneWriter(method, sequelize, dialect, () => send(undefined))
+  const again = { maxAttempts: 3, ...policy }
+  const found = joined ? await send(joined) : await retry(attempt, (error) => isConflict(error, dialect), again)
 
   const document = returning ? found : undefined
   if (!instance) return document
@@ -379,22 +399,20 @@ async function sendForm(
   if (dialect.maxStatementBytes !== undefined) refuseTooLarge(method, column, statement.bytes(sql), dialect)
   const sequelize = sequelizeOf(model)
 
-  if (!dialect.matched) {
-    const answer = returning ? dialect.documentText(target) : '1'
-    const rows = await sendForRows<{ document: string }>(
-      sequelize,
-      `${sql} RETURNING ${answer} AS ${statement.name('document')}`,
-      statement.binds,
-      sending,
-    )
-    if (!rows[0]) return notMatched
-    return returning ? (JSON.parse(rows[0].document) as JsonValue) : undefined
+  try {
+    if (!dialect.matched) {
+      const answer = `RETURNING ${returning ? dialect.documentText(target) : '1'} AS ${statement.name('document')}`
+      const [row] = await sendForRows<{ document: string }>(sequelize, `${sql} ${answer}`, statement.binds, sending)
+      if (!row) return notMatched
+      return returning ? (JSON.parse(row.document) as JsonValue) : undefined
+    }
+    const isMatched = dialect.matched(await sendForHeader(sequelize, sql, statement.binds, sending))
+    if (!isMatched) return isMatched === undefined ? notChanged : notMatched
+  } catch (error) {
+    const isUnknown = !sending.transaction && failureOf(error, dialect) === 'lost'
+    throw isUnknown ? new UnknownOutcomeError(method, 'the write', error) : error
   }
-  const header = await sendForHeader(sequelize, sql, statement.binds, sending)
-  const isMatched = dialect.matched(header)
-  if (!isMatched) return isMatched === undefined ? notChanged : notMatched
-  if (!returning) return undefined
-  return (await read({ method, identity, column, type }, dialect, sending)).document
+  return returning ? (await read({ method, identity, column, type }, dialect, sending)).document : undefined
 }
 
 /**

@@ -1,9 +1,8 @@
-import { Transaction } from 'sequelize'
-import type { Logging, Model, Transactionable } from 'sequelize'
-import { dialectOf, sendForHeader, sendForInstance, sequelizeOf, Statement } from './database.js'
+import type { Logging, Model, Sequelize, Transaction, Transactionable } from 'sequelize'
+import { dialectOf, sendForHeader, sendForInstance, sendForRows, sequelizeOf, Statement } from './database.js'
 import type { Row, Sending } from './database.js'
-import type { Dialect } from './dialects/index.js'
-import { RowNotFoundError, usage } from './errors.js'
+import type { Dialect, Setting } from './dialects/index.js'
+import { LockTimeoutError, RowNotFoundError, usage } from './errors.js'
 import {
   adopt,
   endScope,
@@ -18,10 +17,15 @@ import {
   startHold,
   values,
 } from './instance.js'
+import { checkRetryOptions, retry } from './retry.js'
+import type { RetryOptions } from './retry.js'
 import { checkOptions, facts, identify } from './target.js'
 import type { Identity, Target } from './target.js'
 import {
+  checkIsolationLevel,
+  isRetryable,
   isSameTransaction,
+  onRollback,
   openTransaction,
   runInScope,
   takesWriteLockFirst,
@@ -30,14 +34,30 @@ import {
   watch,
 } from './transaction.js'
 
-export interface LockOptions extends Logging {
+/** How long to wait for a row that another session has locked. */
+export interface LockWaitOptions {
+  /**
+   * At most so many milliseconds, a whole number from 1; MariaDB counts in whole seconds, rounded up. A `LockTimeoutError`
+   * then. Default: as long as the server waits (50 s on MySQL and MariaDB, for ever on PostgreSQL).
+   */
+  readonly timeoutMs?: number
+  /** Not at all: a `LockTimeoutError` at once. Default: false. */
+  readonly nowait?: boolean
+}
+
+export interface LockOptions extends LockWaitOptions, Logging {
   /** The transaction that keeps the lock until it ends. */
   readonly transaction: Transaction
 }
 
-export interface WithLockOptions extends Logging, Transactionable {
+export interface WithLockOptions extends LockWaitOptions, Logging, Transactionable {
   /** The isolation level of the transaction that is opened; refused where one is joined. Default: Sequelize's own. */
   readonly isolationLevel?: Transaction.ISOLATION_LEVELS
+  /**
+   * Run `fn` again, in a new transaction and with a fresh row, after a deadlock or a conflict; refused where a
+   * transaction is joined. Default: `fn` runs once; a lock that could not be had before it is tried 3 times.
+   */
+  readonly retry?: RetryOptions
 }
 
 /**
@@ -53,6 +73,7 @@ export interface WithLockOptions extends Logging, Transactionable {
  * @throws {UnsavedChangesError} before any SQL: the row has unsaved changes
  * @throws {RowNotFoundError} the row was deleted
  * @throws {ConflictError} a deadlock, or a row newer than the transaction's snapshot
+ * @throws {LockTimeoutError} another session holds the row: longer than `timeoutMs`, or than the server waits
  * @example
  *     await sequelize.transaction(async (transaction) => {
  *       await lock(run, { transaction })
@@ -61,7 +82,13 @@ export interface WithLockOptions extends Logging, Transactionable {
  * @see https://dev.mysql.com/doc/refman/9.7/en/innodb-locking-reads.html
  */
 export async function lock<M extends Model>(row: M, options: LockOptions): Promise<M> {
-  const { transaction, logging } = checkOptions('lock', options, ['transaction', 'logging'])
+  const { transaction, logging, ...wait } = checkOptions('lock', options, [
+    'transaction',
+    'timeoutMs',
+    'nowait',
+    'logging',
+  ])
+  const timeoutMs = checkWait('lock', wait)
   const identity = identify('lock', row)
   if (!transaction) throw usage.transactionMissing('lock')
   transactionFor('lock', sequelizeOf(identity.model), transaction, undefined)
@@ -69,7 +96,7 @@ export async function lock<M extends Model>(row: M, options: LockOptions): Promi
   refuseUnsavedChanges('lock', identity, 'before')
   const sending = { transaction, logging }
   const dialect = await dialectOf(sequelizeOf(identity.model), sending)
-  await takeLock('lock', identity, dialect, sending, false)
+  await takeLock('lock', identity, dialect, sending, false, timeoutMs)
   return row
 }
 
@@ -97,6 +124,8 @@ export async function lock<M extends Model>(row: M, options: LockOptions): Promi
  * @throws {RowNotFoundError} the row was deleted; `fn` does not run
  * @throws {OutsideTransactionError} a write in `fn` is not part of the transaction
  * @throws {ConflictError} the lock could not be had: a deadlock, or a row newer than the joined transaction's snapshot
+ * @throws {LockTimeoutError} another session holds the row: longer than `timeoutMs`, or than the server waits
+ * @throws {UnknownOutcomeError} the connection was lost after COMMIT was sent
  * @example
  *     await run.withLock(async (run) => {
  *       run.progress.step_a = 'done'
@@ -109,52 +138,152 @@ export async function withLock<M extends Model, R>(
   fn: (row: M, transaction: Transaction) => R | Promise<R>,
   options: WithLockOptions = {},
 ): Promise<R> {
-  const method = 'withLock'
-  const checked = checkOptions(method, options, ['transaction', 'isolationLevel', 'logging'])
-  if (typeof fn !== 'function') throw usage.callback(method, fn)
-  const identity = identify(method, target)
-  const sequelize = sequelizeOf(identity.model)
-  const held = heldTransaction(identity.instance)
-  const joined = transactionFor(method, sequelize, checked.transaction, held)
-  if (joined && checked.isolationLevel !== undefined) throw usage.isolationLevelJoined(method)
-  const level = checked.isolationLevel
-  if (level !== undefined && !isolationLevels.includes(level)) throw usage.isolationLevel(method, level, 'SQL')
-  refuseOtherHolder(method, identity, joined)
-  refuseUnsavedChanges(method, identity, 'before')
+  return runLocked('withLock', [target], ([row], transaction) => fn(row as M, transaction), options, fn)
+}
 
-  const { logging } = checked
+/** The rows that targets name, in their order. */
+export type RowsOf<T extends readonly Target<Model>[]> = {
+  [I in keyof T]: T[I] extends Target<infer M> ? M : never
+}
+
+/**
+ * Runs `fn` while several rows are locked: {@link withLock} for more than one. Whatever order callers name them in, they
+ * are locked in one order, by table and primary key, so that callers that cross each other do not deadlock on them; one
+ * locking read each.
+ *
+ * What can still deadlock: other statements in `fn` and elsewhere, and foreign keys, since an insert or update of a child
+ * row locks its parent. With `retry` such a call is run again.
+ *
+ * @param targets rows, or `[Model, primaryKey]`, of one Sequelize instance, each row once
+ * @param fn      gets the rows in the order of `targets`
+ * @throws what {@link withLock} throws
+ * @example
+ *     await withLocks([[Account, 1], [Account, 2]], async ([from, to]) => {
+ *       await from.decrement('cents', { by: 100 })
+ *       await to.increment('cents', { by: 100 })
+ *     })
+ */
+export async function withLocks<const T extends readonly Target<Model>[], R>(
+  targets: T,
+  fn: (rows: RowsOf<T>, transaction: Transaction) => R | Promise<R>,
+  options: WithLockOptions = {},
+): Promise<R> {
+  return runLocked('withLocks', targets, (rows, transaction) => fn(rows as RowsOf<T>, transaction), options, fn)
+}
+
+async function runLocked<R>(
+  method: string,
+  targets: readonly Target<Model>[],
+  fn: (rows: readonly Row[], transaction: Transaction) => R | Promise<R>,
+  options: WithLockOptions,
+  given: unknown,
+): Promise<R> {
+  const { transaction, isolationLevel, logging, ...checked } = checkOptions(method, options, [
+    'transaction',
+    'isolationLevel',
+    'timeoutMs',
+    'nowait',
+    'retry',
+    'logging',
+  ])
+  const timeoutMs = checkWait(method, checked)
+  const policy = checked.retry && checkRetryOptions(method, checked.retry)
+  checkIsolationLevel(method, isolationLevel)
+  if (typeof given !== 'function') throw usage.callback(method, given)
+  const identities = identifyAll(method, targets)
+  const sequelize = sequelizeOf(identities[0]!.model)
+  const held = identities.map(({ instance }) => heldTransaction(instance))
+  const joined = transactionFor(method, sequelize, transaction, held.find(Boolean))
+  if (joined && isolationLevel !== undefined) throw usage.isolationLevelJoined(method)
+  if (joined && policy) throw usage.retryJoined(method)
+  for (const identity of identities) {
+    refuseOtherHolder(method, identity, joined)
+    refuseUnsavedChanges(method, identity, 'before')
+  }
+
   // A lock inside the lock is released with the outer one.
-  const release = held === undefined ? claim(identity.instance) : undefined
-  let row = identity.instance
-  let restore: (() => void) | undefined
+  const own = identities.filter((_identity, index) => !held[index])
+  const releases = own.map(({ instance }) => claim(instance))
+  const rows: Row[] = []
+  let phase: 'locking' | 'in the callback' | 'committing' = 'locking'
+  const isInCallback = (): boolean => phase === 'in the callback'
   const run = async (transaction: Transaction, dialect: Dialect): Promise<R> => {
-    const beforeRefresh = (instance: Row): void => {
-      row = instance
-      if (!joined) restore = snapshot(instance)
+    for (const index of canonicalOrder(identities)) {
+      const sending = { transaction, logging }
+      rows[index] = await takeLock(method, identities[index]!, dialect, sending, true, timeoutMs)
     }
-    const locked = await takeLock(method, identity, dialect, { transaction, logging }, true, beforeRefresh)
-    const result = await runInScope(sequelize, transaction, () => fn(locked as M, transaction))
-    refuseUnsavedChanges(method, { ...identity, instance: locked }, joined ? 'joined' : 'rolled back')
+    phase = 'in the callback'
+    const result = await runInScope(method, sequelize, transaction, () => fn(rows, transaction))
+    phase = 'committing'
+    for (const [index, instance] of rows.entries()) {
+      refuseUnsavedChanges(method, { ...identities[index]!, instance }, joined ? 'joined' : 'rolled back')
+    }
     return result
   }
   try {
     const dialect = await dialectOf(sequelize, { transaction: joined, logging })
     if (joined) return await run(joined, dialect)
-    if (level !== undefined && !dialect.isolationLevels.includes(level)) {
-      throw usage.isolationLevel(method, level, dialect.name)
+    const row = facts(identities[0]!)
+    const error = (): Error => new LockTimeoutError(method, row, timeoutMs, dialect.lockHolders)
+    const wait = timeoutMs === undefined ? undefined : { timeoutMs, error }
+    const attempt = async (): Promise<R> => {
+      phase = 'locking'
+      try {
+        return await openTransaction(method, sequelize, dialect, { isolationLevel, logging, wait }, (transaction) =>
+          run(transaction, dialect),
+        )
+      } catch (error) {
+        throw isInCallback() ? error : translated(error, dialect, method, row, undefined, timeoutMs)
+      }
     }
-    const set = { ...(level && { isolationLevel: level }), ...(logging !== undefined && { logging }) }
-    return await openTransaction(method, sequelize, dialect, set, (transaction) => run(transaction, dialect))
-  } catch (error) {
-    restore?.()
-    throw error
+    const isWorthIt = (error: unknown): boolean =>
+      (policy !== undefined || phase === 'locking') && isRetryable(error, dialect)
+    return await retry(attempt, isWorthIt, policy ?? { maxAttempts: 3 })
   } finally {
-    release?.()
-    if (release && row) endScope(row)
+    for (const release of releases) release()
+    for (const [index, row] of rows.entries()) if (!held[index]) endScope(row)
   }
 }
 
-const isolationLevels: readonly string[] = Object.values(Transaction.ISOLATION_LEVELS)
+function identifyAll(method: string, targets: readonly Target<Model>[]): readonly Identity[] {
+  if (!Array.isArray(targets) || targets.length === 0) throw usage.targets(method, targets)
+  const identities = targets.map((target: Target<Model>) => identify(method, target))
+  const seen = new Set<string>()
+  for (const identity of identities) {
+    if (sequelizeOf(identity.model) !== sequelizeOf(identities[0]!.model)) throw usage.targetsApart(method)
+    const place = placeOf(identity)
+    if (seen.has(place)) throw usage.targetTwice(method, facts(identity))
+    seen.add(place)
+  }
+  return identities
+}
+
+/** The indexes of `identities` in the order that every caller locks them in. */
+function canonicalOrder(identities: readonly Identity[]): readonly number[] {
+  const places = identities.map(placeOf)
+  return [...places.keys()].sort((one, other) => (places[one]! < places[other]! ? -1 : 1))
+}
+
+/** A row's table and primary key, as text that is the same whoever asks. */
+function placeOf({ model, primaryKey }: Identity): string {
+  const values = Object.entries(primaryKey).sort(([one], [other]) => (one < other ? -1 : 1))
+  const texts = values.map(([, value]) => (value instanceof Uint8Array ? Buffer.from(value).toString('hex') : value))
+  return JSON.stringify([
+    new Statement(model).table(),
+    ...texts.map((text) => (text instanceof Date ? text : String(text))),
+  ])
+}
+
+/** @returns how long to wait for a lock in milliseconds, 0 for not at all; `undefined` for as long as the server waits */
+function checkWait(method: string, { timeoutMs, nowait }: LockWaitOptions): number | undefined {
+  if (nowait !== undefined && (typeof nowait !== 'boolean' || (nowait && timeoutMs !== undefined))) {
+    throw usage.nowait(method, nowait)
+  }
+  if (nowait) return 0
+  const isTimeout = Number.isSafeInteger(timeoutMs) && timeoutMs! >= 1 && timeoutMs! < 2 ** 31
+  if (timeoutMs !== undefined && !isTimeout) throw usage.timeout(method, timeoutMs)
+  return timeoutMs
+}
 
 /** Instances that a call of withLock is at work on, from its first moment, when nothing is locked yet. */
 const claimed = new WeakSet<Row>()
@@ -181,15 +310,15 @@ async function takeLock(
   dialect: Dialect,
   sending: Sending & { transaction: Transaction },
   scoped: boolean,
-  beforeRefresh?: (instance: Row) => void,
+  timeoutMs?: number,
 ): Promise<Row> {
   watch(sending.transaction, dialect, observeSent)
-  const fresh = await readLocked(method, identity, dialect, sending)
+  const fresh = await readLocked(method, identity, dialect, sending, timeoutMs)
   if (!fresh) throw new RowNotFoundError(method, facts(identity))
   const instance = identity.instance ?? fresh
   // Again: whoever changed it while this call waited would lose that.
   refuseUnsavedChanges(method, identity, 'before')
-  beforeRefresh?.(instance)
+  onRollback(sending.transaction, snapshot(instance))
   adopt(instance, values(fresh))
   startHold(instance, sending.transaction, scoped)
   joinOwnMethods(instance)
@@ -201,20 +330,39 @@ async function readLocked(
   { model, primaryKey }: Identity,
   dialect: Dialect,
   sending: Sending & { transaction: Transaction },
+  timeoutMs: number | undefined,
 ): Promise<Row | undefined> {
-  try {
+  const { hint = '', clause = dialect.lockClause, setting } = timeoutMs === undefined ? {} : dialect.lockWait(timeoutMs)
+  const read = async (): Promise<Row | undefined> => {
     if (dialect.writerQueue && !takesWriteLockFirst(sending.transaction))
       await takeWriteLock({ model, primaryKey }, sending)
-    const select = new Statement(model)
-    const columns = Object.entries(model.getAttributes() as Record<string, { type: { key?: string } }>)
-      .filter(([, { type }]) => type.key !== 'VIRTUAL')
-      .map(([attribute]) => `${select.column(attribute)} AS ${select.name(attribute)}`)
-    const sql = `SELECT ${columns.join(', ')} FROM ${select.table()} WHERE ${select.row(primaryKey)} ${dialect.lockClause}`
-    const row = await sendForInstance(model, sql, select.binds, sending)
-    if (row) await runAfterFind(row, sending)
-    return row
+    return selectRow({ model, primaryKey }, sending, hint, clause)
+  }
+  try {
+    return setting ? await withSetting(sequelizeOf(model), setting, sending, read) : await read()
   } catch (error) {
-    throw translated(error, dialect, method, { model: model.name, primaryKey }, sending.transaction)
+    throw translated(error, dialect, method, { model: model.name, primaryKey }, sending.transaction, timeoutMs)
+  }
+}
+
+/** Runs `fn` with a setting of the transaction's connection, and puts back what it was. */
+async function withSetting<R>(
+  sequelize: Sequelize,
+  { value, read, write }: Setting,
+  sending: Sending,
+  fn: () => Promise<R>,
+): Promise<R> {
+  const set = async (text: string): Promise<void> => {
+    const [sql, ...binds] = write(text)
+    await sendForRows(sequelize, sql, binds, sending)
+  }
+  const [before] = await sendForRows<{ value: unknown }>(sequelize, read, [], sending)
+  await set(value)
+  try {
+    return await fn()
+  } finally {
+    // PostgreSQL puts it back itself, when it has ended the transaction.
+    await set(String(before?.value)).catch(() => undefined)
   }
 }
 
@@ -227,10 +375,21 @@ async function takeWriteLock({ model, primaryKey }: Omit<Identity, 'instance'>, 
   await sendForHeader(sequelizeOf(model), sql, update.binds, sending)
 }
 
-// A hook that decodes what was read must see this read too.
-async function runAfterFind(row: Row, sending: Sending): Promise<void> {
-  const model = row.constructor as unknown as { runHooks(name: string, ...args: unknown[]): Promise<void> }
-  await model.runHooks('afterFind', row, { transaction: sending.transaction, plain: true })
+/** Reads the row with all its attributes, from the server that takes writes. */
+export async function selectRow(
+  { model, primaryKey }: Pick<Identity, 'model' | 'primaryKey'>,
+  sending: Sending,
+  hint = '',
+  clause = '',
+): Promise<Row | undefined> {
+  const select = new Statement(model)
+  const sql = `SELECT ${hint}${select.columns()} FROM ${select.table()} WHERE ${select.row(primaryKey)} ${clause}`
+  const row = await sendForInstance(model, sql, select.binds, sending)
+  if (!row) return undefined
+  // A hook that decodes what was read must see this read too.
+  const hooked = model as unknown as { runHooks(name: string, ...args: unknown[]): Promise<void> }
+  await hooked.runHooks('afterFind', row, { transaction: sending.transaction, plain: true })
+  return row
 }
 
 const ownMethods = ['save', 'update', 'destroy', 'reload', 'increment', 'decrement', 'restore'] as const

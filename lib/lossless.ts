@@ -6,6 +6,8 @@ import { compareAndSetJson, mergeJson, mergeJsonKey, updateJson } from './json.j
 import type { JsonWriteOptions } from './json.js'
 import { withLock } from './lock.js'
 import type { WithLockOptions } from './lock.js'
+import { withOptimisticLock } from './optimistic.js'
+import type { WithOptimisticLockOptions } from './optimistic.js'
 import { isModel } from './target.js'
 import type { Operation, PathInput } from './operation.js'
 import type {
@@ -27,6 +29,9 @@ import type {
 export interface Lossless<M extends Model> {
   /** Runs `fn` while this row is locked, with the row fresh from the locking read. See the function {@link withLock}. */
   withLock<R>(fn: (row: this, transaction: Transaction) => R | Promise<R>, options?: WithLockOptions): Promise<R>
+
+  /** Runs `fn` on a fresh row, saves it unless somebody wrote it meanwhile, else again. See the function {@link withOptimisticLock}. */
+  withOptimisticLock<R>(fn: (row: this) => R | Promise<R>, options?: WithOptimisticLockOptions): Promise<R>
 
   /** Sets one key of a JSON column in one atomic UPDATE. See the function {@link mergeJsonKey}. */
   mergeJsonKey<C extends JsonColumn<M>, K extends JsonKey<M, C>>(
@@ -64,6 +69,9 @@ export interface Lossless<M extends Model> {
 const methods: Record<MethodName, (...words: never[]) => Promise<unknown>> = {
   withLock(this: Model, fn: never, options?: WithLockOptions): Promise<unknown> {
     return withLock(this, fn, options)
+  },
+  withOptimisticLock(this: Model, fn: never, options?: WithOptimisticLockOptions): Promise<unknown> {
+    return withOptimisticLock(this, fn, options)
   },
   mergeJsonKey(this: Model, column: never, key: never, value: never, options?: JsonWriteOptions): Promise<unknown> {
     return mergeJsonKey(this, column, key, value, options)

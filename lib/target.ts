@@ -36,7 +36,8 @@ type AttributesOf<M extends Model> =
   IsAny<Attributes<M>> extends true ? Omit<M, keyof Model | MethodName> : Attributes<M>
 
 /** The methods that lossless() attaches. */
-export type MethodName = 'withLock' | 'mergeJsonKey' | 'mergeJson' | 'updateJson' | 'compareAndSetJson'
+export type MethodName =
+  'withLock' | 'withOptimisticLock' | 'mergeJsonKey' | 'mergeJson' | 'updateJson' | 'compareAndSetJson'
 
 type IsDocument<T> =
   IsAny<T> extends true

@@ -1,10 +1,21 @@
-import { AsyncLocalStorage } from 'node:async_hooks'
-import { QueryTypes, Transaction } from 'sequelize'
-import type { Sequelize, TransactionOptions } from 'sequelize'
-import { conflictOf } from './database.js'
+import { AsyncLocalStorage, AsyncResource } from 'node:async_hooks'
+import { OptimisticLockError, QueryTypes, Transaction } from 'sequelize'
+import type { Logging, Sequelize } from 'sequelize'
+import { dialectOf, failureOf } from './database.js'
 import type { Dialect } from './dialects/index.js'
-import { ConflictError, OutsideTransactionError, RolledBackError, usage } from './errors.js'
+import {
+  ConflictError,
+  LockTimeoutError,
+  OutsideTransactionError,
+  RolledBackError,
+  UnknownOutcomeError,
+  usage,
+} from './errors.js'
 import type { RowFacts } from './errors.js'
+import { alone, oneWriter } from './queue.js'
+import type { TurnWait } from './queue.js'
+import { checkRetryOptions, retry } from './retry.js'
+import type { RetryOptions } from './retry.js'
 
 /** What Sequelize 6 keeps about a transaction and does not put in its types. */
 interface TransactionInternals {
@@ -41,8 +52,9 @@ export function live(transaction: Transaction): Transaction | undefined {
   return finished === 'commit' && parent ? live(parent) : undefined
 }
 
-/** A running callback of withLock. */
+/** A running callback of `method`, which holds a transaction. */
 interface Scope {
+  readonly method: string
   readonly sequelize: Sequelize
   readonly transaction: Transaction
   readonly outer: Scope | undefined
@@ -58,14 +70,57 @@ function runningScopes(): Scope[] {
   return running.filter((scope) => live(scope.transaction))
 }
 
-/** Runs `fn` as a callback of withLock: a model's write in it, without a transaction, is refused. */
-export function runInScope<R>(sequelize: Sequelize, transaction: Transaction, fn: () => R): R {
-  return scopes.run({ sequelize, transaction, outer: scopes.getStore() }, fn)
+/** Runs `fn` as a callback of `method`: a model's write in it, without a transaction, is refused. */
+export function runInScope<R>(method: string, sequelize: Sequelize, transaction: Transaction, fn: () => R): R {
+  return scopes.run({ method, sequelize, transaction, outer: scopes.getStore() }, fn)
+}
+
+function scopeOf(sequelize: Sequelize): Scope | undefined {
+  return runningScopes().find((scope) => scope.sequelize === sequelize)
 }
 
 /** Whether this code runs in a callback that holds `transaction`. */
 export function isInScope(transaction: Transaction): boolean {
   return runningScopes().some((scope) => isSameTransaction(scope.transaction, transaction))
+}
+
+/** What Sequelize asks of a namespace for its ambient transaction. */
+export interface TransactionNamespace {
+  get(key: string): unknown
+  set<V>(key: string, value: V): V
+  run(fn: (context: Map<string, unknown>) => void): Map<string, unknown>
+  bind<F extends (...words: unknown[]) => unknown>(fn: F): F
+}
+
+const ambient = new AsyncLocalStorage<Map<string, unknown>>()
+
+/**
+ * A namespace for `Sequelize.useCLS`, on Node's own AsyncLocalStorage: what is awaited in the callback of
+ * `sequelize.transaction()` then takes part in that transaction without being told.
+ *
+ * Ask for it once, before the first `new Sequelize()`; it holds for all Sequelize instances. Transactions that are begun
+ * without a callback are never ambient, and `{ transaction: null }` leaves the ambient one out.
+ *
+ * @example
+ *     Sequelize.useCLS(transactionNamespace)
+ *     await sequelize.transaction(async () => {
+ *       await run.withLock(async (run) => run.update({ status: 'done' })) // joins it
+ *     })
+ * @see https://sequelize.org/docs/v6/other-topics/transactions/#automatically-pass-transactions-to-all-queries
+ */
+export const transactionNamespace: TransactionNamespace = {
+  get: (key) => ambient.getStore()?.get(key),
+  set(key, value) {
+    ambient.getStore()?.set(key, value)
+    return value
+  },
+  run(fn) {
+    // A copy, so that what is around a nested transaction comes back after it.
+    const context = new Map(ambient.getStore())
+    ambient.run(context, fn, context)
+    return context
+  },
+  bind: <F extends (...words: unknown[]) => unknown>(fn: F) => AsyncResource.bind<F, unknown>(fn),
 }
 
 function ambientTransaction(sequelize: Sequelize): Transaction | undefined {
@@ -106,101 +161,150 @@ export function transactionFor(
 const joinIt =
   'Pass the second argument of the callback, { transaction }; or, for rows that have nothing to do with the lock, { transaction: null } to write outside on purpose.'
 const nestIt =
-  'Nest it, with the second argument of the callback: sequelize.transaction({ transaction }, …), Model.findOrCreate({ …, transaction }); or open it before withLock().'
+  'Nest it, with the second argument of the callback: sequelize.transaction({ transaction }, …), Model.findOrCreate({ …, transaction }); or open it before.'
 
 function refuseOutside(method: string, sequelize: Sequelize, what: string, remedy = joinIt): void {
-  if (!runningScopes().some((scope) => scope.sequelize === sequelize)) return
+  const scope = scopeOf(sequelize)
+  if (!scope) return
   throw new OutsideTransactionError(
-    method,
-    `${what} would run outside the transaction of the withLock() around it: it would commit apart from it, and could wait for its lock`,
+    method === '' ? scope.method : method,
+    `${what} would run outside the transaction of the ${scope.method}() around it: it would commit apart from it, and could wait for its lock`,
     remedy,
   )
 }
 
-/** Opens a transaction that may write, runs `fn` in it, and commits; rolls back if `fn` throws. */
-export function openTransaction<R>(
+/** How a transaction is opened. */
+interface Opening {
+  readonly isolationLevel?: Transaction.ISOLATION_LEVELS | undefined
+  readonly logging?: Logging['logging'] | undefined
+  /** How long the lock that follows may take. */
+  readonly wait?: TurnWait | undefined
+}
+
+const isolationLevels: readonly string[] = Object.values(Transaction.ISOLATION_LEVELS)
+
+/** @throws {UsageError} SQL has no such level */
+export function checkIsolationLevel(method: string, level: string | undefined): void {
+  if (level !== undefined && !isolationLevels.includes(level)) throw usage.isolationLevel(method, level, 'SQL')
+}
+
+/** What to do when a transaction of ours is rolled back. */
+const undos = new WeakMap<Transaction, (() => void)[]>()
+
+/** Has `undo` run if the transaction is rolled back, and it was opened here: Sequelize tells nobody of any other one. */
+export function onRollback(transaction: Transaction, undo: () => void): void {
+  undos.get(outermostOf(transaction))?.push(undo)
+}
+
+/**
+ * Opens a transaction that may write, runs `fn` in it, and commits; rolls back if `fn` throws.
+ * @throws {UnknownOutcomeError} the connection was lost after COMMIT was sent
+ * @throws {RolledBackError} the database rolled back instead of committing
+ */
+export async function openTransaction<R>(
   method: string,
   sequelize: Sequelize,
   dialect: Dialect,
-  options: Pick<TransactionOptions, 'isolationLevel' | 'logging'>,
+  { isolationLevel, logging, wait }: Opening,
   fn: (transaction: Transaction) => Promise<R>,
 ): Promise<R> {
-  // IMMEDIATE takes SQLite's write lock at once: a transaction that read first can never get it after another's write.
-  const type = dialect.writerQueue ? { type: Transaction.TYPES.IMMEDIATE } : {}
+  if (isolationLevel !== undefined && !dialect.isolationLevels.includes(isolationLevel)) {
+    throw usage.isolationLevel(method, isolationLevel, dialect.name)
+  }
+  // IMMEDIATE takes SQLite's write lock at once, since a transaction that read first can never get it after another's
+  // write; how long it waits cannot be told before it, so there the first statement takes the lock.
+  const type = Transaction.TYPES[wait ? 'DEFERRED' : 'IMMEDIATE']
+  const options = {
+    ...(isolationLevel && { isolationLevel }),
+    ...(logging !== undefined && { logging }),
+    ...(dialect.writerQueue && { type }),
+  }
   const scope = scopes.getStore()
-  return oneWriter(method, sequelize, dialect, () =>
-    // Asked for by us, so it is no transaction that somebody forgot to nest.
-    scopes.run(undefined, () =>
-      sequelize.transaction({ ...options, ...type }, async (transaction) => {
-        const result = await scopes.run(scope, () => fn(transaction))
-        // A statement was told so, and the callback caught its error.
-        if (internals(transaction).finished === 'rollback') throw new RolledBackError()
-        return result
-      }),
-    ),
-  )
+  const undo: (() => void)[] = []
+  let isCommitting = false
+  const run = async (transaction: Transaction): Promise<R> => {
+    watch(transaction, dialect)
+    undos.set(transaction, undo)
+    const result = await scopes.run(scope, () => fn(transaction))
+    // A statement was told so, and the callback caught its error.
+    if (internals(transaction).finished === 'rollback') throw new RolledBackError()
+    isCommitting = true
+    return result
+  }
+  // Asked for by us, so it is no transaction that somebody forgot to nest.
+  const open = (): Promise<R> => scopes.run(undefined, () => sequelize.transaction(options, run))
+  try {
+    return await oneWriter(method, sequelize, dialect, open, wait)
+  } catch (error) {
+    for (const each of undo.toReversed()) each()
+    const isLost = isCommitting && failureOf(error, dialect) === 'lost'
+    throw isLost ? new UnknownOutcomeError(method, 'COMMIT', error) : error
+  }
+}
+
+/** Whether another session got in the way: it is certain that nothing was written, and the next time may go well. */
+export function isConflict(error: unknown, dialect: Dialect): boolean {
+  const failure = failureOf(error, dialect)
+  return failure === 'deadlock' || failure === 'conflict'
+}
+
+/** Whether a transaction may go well if it is run again, from its first read. */
+export function isRetryable(error: unknown, dialect: Dialect): boolean {
+  return isConflict(error, dialect) || error instanceof OptimisticLockError
+}
+
+export interface RetryTransactionOptions extends RetryOptions, Logging {
+  /** The isolation level of each transaction. Default: Sequelize's own. */
+  readonly isolationLevel?: Transaction.ISOLATION_LEVELS
+}
+
+/**
+ * Runs `fn` in a transaction, and runs it again in a new one, from its first read, when another session got in the way:
+ * after a deadlock, a serialization failure, a certification conflict of a cluster, or a stale `version`.
+ *
+ * Sequelize's own option `retry` repeats a single statement, in a transaction that the server has rolled back. Between
+ * attempts it pauses for a random time that grows (full jitter). What it can never do is to run `fn` again when it may
+ * have been committed. Lock timeouts and lost connections are not tried again: the holder may be at work for long, and
+ * after COMMIT the outcome is unknown. `fn` may run several times: it has to read inside, and to leave alone what a
+ * rollback does not undo, such as mail. Rows that `withLock` and `lock` refreshed in it are put back before each attempt.
+ *
+ * @returns what `fn` returned, once it is committed
+ * @throws {UsageError} before any SQL: a wrong option; or a transaction is open already, which cannot be run again here
+ * @throws {UnknownOutcomeError} the connection was lost after COMMIT was sent
+ * @throws what `fn` threw last; `signal.reason`, if it was aborted
+ * @example
+ *     await retryTransaction(sequelize, async (transaction) => {
+ *       const [from, to] = await Promise.all([1, 2].map((id) => Account.findByPk(id, { transaction, lock: true })))
+ *       await from.decrement('cents', { by: 100, transaction })
+ *       await to.increment('cents', { by: 100, transaction })
+ *     }, { maxAttempts: 10, signal })
+ * @see https://dev.mysql.com/doc/refman/9.7/en/innodb-deadlocks-handling.html
+ */
+export async function retryTransaction<R>(
+  sequelize: Sequelize,
+  fn: (transaction: Transaction) => R | Promise<R>,
+  options: RetryTransactionOptions = {},
+): Promise<R> {
+  const method = 'retryTransaction'
+  if (typeof (sequelize as Partial<Sequelize> | undefined)?.transaction !== 'function') {
+    throw usage.sequelize(method, sequelize)
+  }
+  if (typeof fn !== 'function') throw usage.callback(method, fn, 'transaction')
+  const policy = checkRetryOptions(method, options, ['isolationLevel', 'logging'])
+  const { isolationLevel, logging } = options
+  checkIsolationLevel(method, isolationLevel)
+  if (scopeOf(sequelize) ?? ambientTransaction(sequelize)) throw usage.retryJoined(method)
+  const dialect = await dialectOf(sequelize, { transaction: undefined, logging })
+  const attempt = (): Promise<R> =>
+    openTransaction(method, sequelize, dialect, { isolationLevel, logging }, async (transaction) =>
+      runInScope(method, sequelize, transaction, () => fn(transaction)),
+    )
+  return retry(attempt, (error) => isRetryable(error, dialect), policy)
 }
 
 /** Whether the transaction was opened in the way that holds SQLite's write lock from its first moment. */
 export function takesWriteLockFirst(transaction: Transaction): boolean {
   return /^(IMMEDIATE|EXCLUSIVE)$/.test(internals(outermostOf(transaction)).options.type ?? '')
-}
-
-type Queue = string | Sequelize
-
-interface Turn {
-  readonly queue: Queue
-  over: boolean
-}
-
-const queues = new Map<Queue, Promise<void>>()
-const turns = new AsyncLocalStorage<Turn>()
-
-/** The queue that the writers of this database stand in, where it does not queue them itself. */
-function queueOf(sequelize: Sequelize, dialect: Dialect): Queue | undefined {
-  const { options } = sequelize as unknown as { options: { storage?: string; host?: string } }
-  const database = dialect.writerQueue?.(options)
-  return database === 'in memory' ? sequelize : database
-}
-
-function hasTurn(queue: Queue): boolean {
-  const turn = turns.getStore()
-  return turn?.queue === queue && !turn.over
-}
-
-/** Runs `fn` when no other write of this process holds the database, in the order of calls. */
-export async function oneWriter<R>(
-  method: string,
-  sequelize: Sequelize,
-  dialect: Dialect,
-  fn: () => Promise<R>,
-): Promise<R> {
-  const queue = queueOf(sequelize, dialect)
-  if (queue === undefined) return fn()
-  if (hasTurn(queue)) {
-    throw new OutsideTransactionError(
-      method,
-      `${dialect.name} has one writer at a time, and the withLock() around this call is it, so this write would wait for ever`,
-      'Write after withLock() has returned; or, through the same Sequelize instance, pass the second argument of the callback, { transaction }.',
-    )
-  }
-  return inTurn(queue, fn)
-}
-
-async function inTurn<R>(queue: Queue, fn: () => Promise<R>): Promise<R> {
-  const before = queues.get(queue)
-  let done!: () => void
-  const mine = new Promise<void>((resolve) => (done = resolve))
-  queues.set(queue, mine)
-  await before
-  const turn: Turn = { queue, over: false }
-  try {
-    return await turns.run(turn, fn)
-  } finally {
-    turn.over = true
-    if (queues.get(queue) === mine) queues.delete(queue)
-    done()
-  }
 }
 
 /** An error of a statement of ours, in the words of this library if another session got in the way. */
@@ -210,11 +314,13 @@ export function translated(
   method: string,
   row: RowFacts,
   transaction: Transaction | undefined,
+  timeoutMs?: number,
 ): unknown {
-  const conflict = conflictOf(error, dialect)
-  if (!conflict) return error
-  const reason =
-    conflict === 'deadlock' ? 'a deadlock' : 'a change made by another session since this transaction began'
+  if (error instanceof ConflictError || error instanceof LockTimeoutError) return error
+  const failure = failureOf(error, dialect)
+  if (failure === 'lock timeout') return new LockTimeoutError(method, row, timeoutMs, dialect.lockHolders, error)
+  if (failure !== 'deadlock' && failure !== 'conflict') return error
+  const reason = failure === 'deadlock' ? 'a deadlock' : 'a change made by another session since this transaction began'
   return new ConflictError(method, row, reason, transaction !== undefined, error)
 }
 
@@ -261,7 +367,6 @@ function interceptQueries(sequelize: Sequelize, dialect: Dialect): void {
   if (intercepted.has(sequelize)) return
   intercepted.add(sequelize)
   const query = sequelize.query.bind(sequelize) as (sql: unknown, options?: SentOptions) => Promise<unknown>
-  const queue = queueOf(sequelize, dialect)
 
   const intercepting = async (sql: unknown, given: SentOptions = {}): Promise<unknown> => {
     // As Sequelize itself does for raw queries, only later.
@@ -276,9 +381,7 @@ function interceptQueries(sequelize: Sequelize, dialect: Dialect): void {
       done?.()
       return result
     }
-    // One connection serves all who use a database in memory: a statement would fall into the transaction that is open.
-    if (queue === sequelize && !hasTurn(queue)) return inTurn(queue, () => query(sql, options))
-    return query(sql, options)
+    return alone(sequelize, dialect, () => query(sql, options))
   }
   sequelize.query = intercepting as Sequelize['query']
 }
@@ -286,11 +389,11 @@ function interceptQueries(sequelize: Sequelize, dialect: Dialect): void {
 function refuseUntold(sequelize: Sequelize, sql: unknown, { transaction, type, model, instance }: SentOptions): void {
   if (transaction === undefined && modelWrites.has(type)) {
     const name = model?.name ?? instance?.constructor.name ?? 'a model'
-    refuseOutside('withLock', sequelize, `a write of ${name} (${type})`)
+    refuseOutside('', sequelize, `a write of ${name} (${type})`)
   }
   // findOrCreate() opens one of its own.
   const isOpened = transaction && !internals(transaction).parent && /^(START|BEGIN)\b/i.test(String(sql))
-  if (isOpened) refuseOutside('withLock', sequelize, 'a transaction that is opened in the callback', nestIt)
+  if (isOpened) refuseOutside('', sequelize, 'a transaction that is opened in the callback', nestIt)
 }
 
 async function sendWatched(
@@ -302,16 +405,22 @@ async function sendWatched(
 ): Promise<unknown> {
   const isCommit = options.completesTransaction === true && /^COMMIT/i.test(String(sql))
   try {
-    // Only a RAW result carries the word that a database answers with.
-    const result = await query(sql, isCommit ? { ...options, type: QueryTypes.RAW } : options)
-    if (!isCommit || !dialect.isRollback(result)) return result
+    if (!isCommit) return await query(sql, options)
+    // Only a RAW result carries the word that a database answers with. A second COMMIT would not know of the first one.
+    const once = dialect.writerQueue ? {} : { retry: { max: 1 } }
+    const result = await query(sql, { ...options, ...once, type: QueryTypes.RAW })
+    if (dialect.isRollback(result)) throw new RolledBackError()
+    return result
   } catch (error) {
-    if (dialect.conflictEndsTransaction && conflictOf(error, dialect)) await finish(transaction)
+    const failure = failureOf(error, dialect)
+    if (isCommit) {
+      // Sequelize would call them although nothing was committed.
+      internals(transaction)._afterCommitHooks = []
+      // SQLite is still in the transaction, and would keep its file locked.
+      if (failure !== 'lost') await query('ROLLBACK;', { ...options, type: QueryTypes.RAW }).catch(() => undefined)
+    } else if (failure && dialect.endsTransaction.includes(failure)) await finish(transaction)
     throw error
   }
-  // Sequelize would call them although nothing was committed.
-  internals(transaction)._afterCommitHooks = []
-  throw new RolledBackError()
 }
 
 /** Marks a transaction that the server has rolled back, and all around it, as such: Sequelize alone would go on in autocommit. */

@@ -33,8 +33,35 @@ export type Form = (change: Change, column: Column, bind: Bind) => Write
 
 /** The driver's error, as Sequelize hands it on in `parent`. */
 export interface DriverError {
+  readonly message: string
   readonly errno?: number
   readonly code?: string
+  /** Of what PostgreSQL's server itself says. */
+  readonly severity?: string
+}
+
+/**
+ * What a statement failed of, where another session or the network got in the way. All but `'lost'` say for certain
+ * that it wrote nothing; of a connection lost while the answer was awaited nobody knows.
+ */
+export type Failure = 'deadlock' | 'conflict' | 'lock timeout' | 'lost'
+
+/** A locking read that does not wait for ever. */
+interface LockWait {
+  /** Stands after SELECT. */
+  readonly hint?: string
+  /** Stands at the end. */
+  readonly clause?: string
+  /** What the connection must be told before, and told back after. */
+  readonly setting?: Setting
+}
+
+/** A setting of a connection, as text. */
+export interface Setting {
+  readonly value: string
+  /** Answers with the `value` in force. */
+  readonly read: string
+  readonly write: (value: string) => readonly [sql: string, ...binds: string[]]
 }
 
 /** A database: the only place that knows its SQL, its limits and its errors. Pure; no I/O. */
@@ -56,6 +83,10 @@ export interface Dialect {
   readonly lockClause: '' | 'FOR UPDATE' | 'FOR NO KEY UPDATE'
   /** For a database that has one writer at a time and lets those who wait block it: the file that Sequelize's options name, or `'in memory'`. */
   readonly writerQueue?: (options: { readonly storage?: string; readonly host?: string }) => string
+  /** How a locking read is told to wait so many milliseconds at most; 0 for not at all. */
+  readonly lockWait: (timeoutMs: number) => LockWait
+  /** Where to look for who holds a lock. */
+  readonly lockHolders: string
   readonly isolationLevels: readonly string[]
   /** Levels of arrays and objects that a document may have, its root included. */
   readonly maxDepth: number
@@ -67,10 +98,9 @@ export interface Dialect {
   readonly refuseKey: (key: string) => string | undefined
   /** Why this text, a string value or an inner key, cannot be held, or `undefined`. */
   readonly refuseText: (text: string) => string | undefined
-  /** Whether another session got in the way, and how. */
-  readonly classify: (error: DriverError) => 'deadlock' | 'conflict' | undefined
-  /** The server rolls the whole transaction back on its own then, past every savepoint. */
-  readonly conflictEndsTransaction: boolean
+  readonly classify: (error: DriverError) => Failure | undefined
+  /** Those after which the server has rolled the whole transaction back on its own, past every savepoint. */
+  readonly endsTransaction: readonly Failure[]
   /** COMMIT was answered with success, and rolled back. */
   readonly isRollback: (result: unknown) => boolean
 }
@@ -88,8 +118,10 @@ export interface Connector {
 
 // Both connectors reach both servers, and only the server decides which SQL is right.
 const mysqlOrMariadb: Connector = {
-  probe: 'SELECT VERSION() AS version, @@character_set_client AS charset, @@max_allowed_packet AS packet, $1 AS echo',
-  recognise({ version, charset, packet, echo }) {
+  probe:
+    'SELECT VERSION() AS version, @@character_set_client AS charset, @@max_allowed_packet AS packet, ' +
+    '@@innodb_rollback_on_timeout AS timeoutEnds, $1 AS echo',
+  recognise({ version, charset, packet, timeoutEnds, echo }) {
     if (charset !== 'utf8mb4') {
       throw new UnsupportedDatabaseError(
         `the connection's character set is ${String(charset)}, which cannot carry every JSON text`,
@@ -102,7 +134,12 @@ const mysqlOrMariadb: Connector = {
         `Take NO_BACKSLASH_ESCAPES out of sql_mode, or use dialect: 'mysql' with mysql2, or npm install mariadb@^3.5.4.`,
       )
     }
-    return { ...(/mariadb/i.test(String(version)) ? mariadb : mysql), maxStatementBytes: Number(packet) }
+    const dialect = /mariadb/i.test(String(version)) ? mariadb : mysql
+    return {
+      ...dialect,
+      maxStatementBytes: Number(packet),
+      endsTransaction: [...dialect.endsTransaction, ...(Number(timeoutEnds) === 1 ? (['lock timeout'] as const) : [])],
+    }
   },
 }
 

@@ -21,6 +21,8 @@ export interface Vocabulary {
   readonly set: (document: string, pairs: readonly string[]) => string
   readonly remove: (document: string, paths: readonly string[]) => string
   readonly patch: (document: string, text: string) => string
+  /** The patch is to have no null in it: what it removes is removed before. */
+  readonly patchesWithoutNull?: true
   /** The new value at a path, from the one there; one left out does not compile. */
   readonly result: Readonly<
     Record<Exclude<Kind, 'set' | 'remove' | 'rename' | 'merge'>, (value: string, operand: Operand) => string>
@@ -100,9 +102,14 @@ export function write(
     }
     if (kind === 'merge') {
       const before = patched ?? ((into: string) => into)
-      const operand = bind(path.reduceRight((patch, key) => `{${JSON.stringify(key)}:${patch}}`, json))
+      const patch = JSON.parse(json) as object
+      const text = words.patchesWithoutNull ? spelled(json, true) : json
+      const operand = bind(path.reduceRight((inner, key) => `{${JSON.stringify(key)}:${inner}}`, text))
       operands.push(operand)
-      for (const changed of pathsOf(JSON.parse(json) as object, path)) bound(changed)
+      for (const { path: changed, isNull } of pathsOf(patch, path)) {
+        const placeholder = bound(changed)
+        if (isNull && words.patchesWithoutNull) removed.push(placeholder)
+      }
       patched = (into) => words.patch(before(into), operand)
       continue
     }
@@ -141,13 +148,17 @@ export function write(
   return { document: after, guards, met, read: [...read], operands }
 }
 
-/** The paths that a patch changes, and those of the objects that it goes into. */
-function pathsOf(patch: object, parent: Path): Path[] {
+/** The paths that a patch changes or removes, and those of the objects that it goes into. */
+function pathsOf(patch: object, parent: Path): { readonly path: Path; readonly isNull?: boolean }[] {
   const inner = Object.entries(patch).flatMap(([key, value]: [string, unknown]) => {
-    const isObject = typeof value === 'object' && value !== null && !Array.isArray(value)
-    return isObject ? pathsOf(value, [...parent, key]) : [[...parent, key]]
+    const path = [...parent, key]
+    return isObject(value) ? pathsOf(value, path) : [{ path, isNull: value === null }]
   })
-  return parent.length > 0 ? [parent, ...inner] : inner
+  return parent.length > 0 ? [{ path: parent }, ...inner] : inner
+}
+
+function isObject(value: unknown): value is object {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
 /**
@@ -155,16 +166,22 @@ function pathsOf(patch: object, parent: Path): Path[] {
  * last, which is the one that JSON.parse sees. Every number keeps its digits.
  */
 export function respelled(json: string): string {
+  return spelled(json, false)
+}
+
+/** `json` spelled anew, on wish without what is null in it or in an object of it, as in a patch. */
+function spelled(json: string, isPatch: boolean): string {
   const tagged = json.replace(stringOrNumber, (token) =>
     JSON.stringify(token.startsWith('"') ? `s${JSON.parse(token) as string}` : `n${token}`),
   )
-  const spell = (value: unknown): string => {
+  const spell = (value: unknown, leaveOut: boolean): string => {
     if (typeof value === 'string') return value.startsWith('s') ? JSON.stringify(value.slice(1)) : value.slice(1)
-    if (Array.isArray(value)) return `[${value.map(spell).join(',')}]`
+    if (Array.isArray(value)) return `[${value.map((item) => spell(item, false)).join(',')}]`
     if (typeof value !== 'object' || value === null) return String(value)
     return `{${Object.entries(value)
-      .map(([key, each]) => `${JSON.stringify(key.slice(1))}:${spell(each)}`)
+      .filter(([, each]) => !leaveOut || each !== null)
+      .map(([key, each]) => `${JSON.stringify(key.slice(1))}:${spell(each, leaveOut)}`)
       .join(',')}}`
   }
-  return spell(JSON.parse(tagged))
+  return spell(JSON.parse(tagged), isPatch)
 }

@@ -1,7 +1,7 @@
 import { respelled, write } from './json-set.js'
 import type { Vocabulary } from './json-set.js'
 import type { Dialect, Form } from './index.js'
-import { matched, mysql, refuseLongKey } from './mysql.js'
+import { classify, matched, mysql, refuseLongKey } from './mysql.js'
 
 const isAbsentOr = (value: string, types: string): string =>
   `COALESCE(JSON_TYPE(${value}), 'ABSENT') IN ('ABSENT', ${types})`
@@ -24,6 +24,8 @@ const words: Vocabulary = {
   set: (document, pairs) => `JSON_SET(${document}, ${pairs.join(', ')})`,
   remove: (document, paths) => `JSON_REMOVE(${document}, ${paths.join(', ')})`,
   patch: (document, text) => `JSON_MERGE_PATCH(${document}, ${text})`,
+  // JSON_MERGE_PATCH passes over the second key of an object when the patch removes the first one after it.
+  patchesWithoutNull: true,
   result: {
     setIfAbsent: (value, { bound }) => `COALESCE(${value}, JSON_EXTRACT(${bound}, '$'))`,
     increment: (value, { text, bound }) =>
@@ -87,13 +89,16 @@ export const mariadb: Dialect = {
   documentText: (column) => `CAST(${column.sql} AS CHAR)`,
   matched,
   lockClause: 'FOR UPDATE',
+  lockWait: (timeoutMs) => ({
+    clause: timeoutMs === 0 ? 'FOR UPDATE NOWAIT' : `FOR UPDATE WAIT ${Math.ceil(timeoutMs / 1000)}`,
+  }),
+  lockHolders: 'SELECT * FROM information_schema.INNODB_TRX ORDER BY trx_started',
   isolationLevels: mysql.isolationLevels,
   maxDepth: 31,
   // "$.\"-1\"" is read as an array index counted from the end (error 4042).
   refuseKey: (key) => (key.startsWith('-') ? 'a key may not start with "-"' : refuseLongKey(key)),
   refuseText: () => undefined,
-  // 1020: innodb_snapshot_isolation, the default since MariaDB 11.6.2.
-  classify: (error) => (error.errno === 1213 ? 'deadlock' : error.errno === 1020 ? 'conflict' : undefined),
-  conflictEndsTransaction: true,
+  classify,
+  endsTransaction: mysql.endsTransaction,
   isRollback: () => false,
 }

@@ -1,6 +1,6 @@
 import { write } from './json-set.js'
 import type { Vocabulary } from './json-set.js'
-import type { Dialect, Form } from './index.js'
+import type { Dialect, DriverError, Failure, Form } from './index.js'
 
 const numbers = `'INTEGER', 'UNSIGNED INTEGER', 'DOUBLE', 'DECIMAL'`
 const isAbsentOr = (value: string, types: string): string =>
@@ -73,6 +73,29 @@ export function matched(header: unknown): boolean | undefined {
   return affectedRows > 0 ? true : undefined
 }
 
+/** What the server answered with, by its number. 3101 and 1180: another node of the cluster was first. */
+const failures: Readonly<Record<number, Failure>> = {
+  1213: 'deadlock',
+  3101: 'conflict',
+  1180: 'conflict',
+  // innodb_snapshot_isolation, the default since MariaDB 11.6.2.
+  1020: 'conflict',
+  1205: 'lock timeout',
+  3024: 'lock timeout',
+  3572: 'lock timeout',
+}
+
+/** The numbers of what the server says; below and above are those of the drivers. */
+const serverErrors = { least: 1000, greatest: 44_999 }
+
+/** Both drivers know a connection that was closed before the statement was sent; of any other end they cannot tell. */
+export function classify({ errno, message }: DriverError): Failure | undefined {
+  const isServer = errno !== undefined && errno >= serverErrors.least && errno <= serverErrors.greatest
+  if (isServer) return failures[errno]
+  const isUnsent = errno === 45_013 || /closed state/.test(message)
+  return isUnsent ? undefined : 'lost'
+}
+
 const maxKeyBytes = 65_535
 
 export function refuseLongKey(key: string): string | undefined {
@@ -85,12 +108,16 @@ export const mysql: Dialect = {
   documentText: (column) => `CAST(${column.sql} AS CHAR)`,
   matched,
   lockClause: 'FOR UPDATE',
+  // No SET_VAR: innodb_lock_wait_timeout cannot be set by it.
+  lockWait: (timeoutMs) =>
+    timeoutMs === 0 ? { clause: 'FOR UPDATE NOWAIT' } : { hint: `/*+ MAX_EXECUTION_TIME(${timeoutMs}) */ ` },
+  lockHolders: `SELECT * FROM performance_schema.data_locks WHERE LOCK_TYPE = 'RECORD'`,
   isolationLevels: ['READ UNCOMMITTED', 'READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'],
   maxDepth: 100,
   integers: [-(2n ** 63n), 2n ** 64n - 1n],
   refuseKey: refuseLongKey,
   refuseText: () => undefined,
-  classify: (error) => (error.errno === 1213 ? 'deadlock' : undefined),
-  conflictEndsTransaction: true,
+  classify,
+  endsTransaction: ['deadlock', 'conflict'],
   isRollback: () => false,
 }

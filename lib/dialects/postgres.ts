@@ -1,6 +1,6 @@
 import { creates, neededType } from '../operation.js'
 import type { Operation } from '../operation.js'
-import type { Bind, Column, Dialect, Form } from './index.js'
+import type { Bind, Column, Dialect, DriverError, Failure, Form } from './index.js'
 
 const refuseNul = (text: string): string | undefined =>
   text.includes('\0') ? 'a text may not contain the NUL character' : undefined
@@ -132,19 +132,45 @@ const form: Form = ({ operations, conditions }, column, bind) => {
   }
 }
 
+const failures: Readonly<Record<string, Failure>> = {
+  '40P01': 'deadlock',
+  '40001': 'conflict',
+  '55P03': 'lock timeout',
+  // Shut down or crashed while it may have been committing: with synchronous replication it can be committed here.
+  '57P01': 'lost',
+  '57P02': 'lost',
+}
+
+function classify({ severity, code, message }: DriverError): Failure | undefined {
+  if (severity !== undefined) return failures[code ?? '']
+  // The driver knew that the connection was gone, and sent nothing.
+  return /not queryable/.test(message) ? undefined : 'lost'
+}
+
 export const postgres: Dialect = {
   name: 'PostgreSQL',
   forms: [form],
   documentText: (column) => `${column.sql}::text`,
   // FOR UPDATE would also block the foreign-key checks of rows that refer to this one.
   lockClause: 'FOR NO KEY UPDATE',
+  lockWait: (timeoutMs) =>
+    timeoutMs === 0
+      ? { clause: 'FOR NO KEY UPDATE NOWAIT' }
+      : {
+          setting: {
+            value: `${timeoutMs}ms`,
+            read: `SELECT current_setting('lock_timeout') AS value`,
+            write: (value) => [`SELECT set_config('lock_timeout', $1, true)`, value],
+          },
+        },
+  lockHolders: 'SELECT * FROM pg_stat_activity WHERE xact_start IS NOT NULL ORDER BY xact_start',
   isolationLevels: ['READ UNCOMMITTED', 'READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'],
   // It holds more; JavaScript's own JSON gives up not far above.
   maxDepth: 5000,
   refuseKey: refuseNul,
   refuseText: refuseNul,
-  classify: (error) => (error.code === '40P01' ? 'deadlock' : error.code === '40001' ? 'conflict' : undefined),
-  conflictEndsTransaction: false,
+  classify,
+  endsTransaction: [],
   // The command tag: a failed statement before it dooms the transaction.
   isRollback: (result) => (result as [unknown, { command?: string }])[1].command === 'ROLLBACK',
 }

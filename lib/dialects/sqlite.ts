@@ -69,13 +69,21 @@ export const sqlite: Dialect = {
     const path = storage ?? host ?? ':memory:'
     return path === ':memory:' || path === '' ? 'in memory' : resolve(path)
   },
+  lockWait: (timeoutMs) => ({
+    setting: {
+      value: String(timeoutMs),
+      read: 'SELECT timeout AS value FROM pragma_busy_timeout',
+      write: (value) => [`PRAGMA busy_timeout = ${value}`],
+    },
+  }),
+  lockHolders: 'another connection or process that has the file open',
   isolationLevels: ['SERIALIZABLE'],
   maxDepth: 1000,
   integers: [-(2n ** 63n), 2n ** 63n - 1n],
   // A path ends at NUL: "a\0b" would write the key "a".
   refuseKey: (key) => (key.includes('\0') ? 'a key may not contain the NUL character' : undefined),
   refuseText: () => undefined,
-  classify: () => undefined,
-  conflictEndsTransaction: false,
+  classify: ({ code }) => (code === 'SQLITE_BUSY' ? 'lock timeout' : undefined),
+  endsTransaction: [],
   isRollback: () => false,
 }

@@ -55,6 +55,7 @@ const documents: readonly (string | null)[] = [
   '{"a":{}}',
   '{"a":{"b":null}}',
   '{"a":{"b":1,"z":[1]}}',
+  '{"a":{"a":1,"b":{}},"b":1}',
   '{"a":{"b":{"c":1}}}',
   '{"a":{"b":[1]},"c":{"d":1},"é":1,"":2}',
   // As other programs spell them: é, a.b, a"b, and a number that JavaScript would round.
@@ -72,7 +73,16 @@ const paths: readonly (readonly string[])[] = [['a'], ['a', 'b'], ['a', 'b', 'c'
 const operands: readonly unknown[] = [1, 'text', null, true, [1], [], {}, { y: 2, x: 1 }, { b: null }]
 const keys = ['z', 'C', 'ü"']
 const amounts = [1, -1, 0, 0.5, -2.25, 4294967296]
-const patches = [{}, { b: 1 }, { b: null }, { b: { c: 1, d: null } }, { b: [1, { x: null }] }, { a: null, z: {} }]
+const patches = [
+  {},
+  { b: 1 },
+  { b: null },
+  { b: { c: 1, d: null } },
+  { b: [1, { x: null }] },
+  { a: null, z: {} },
+  { b: { k: 1 }, a: null },
+  { b: null, a: null },
+]
 
 /** Every kind of operation at every path with every operand, and lists of them. */
 const lists: readonly (readonly Operation[])[] = [
@@ -296,10 +306,13 @@ eachDatabase('updateJson', (database) => {
   it('takes a bigint where it is kept exactly, and refuses it elsewhere', async () => {
     const { id } = await Runs.create({ progress: { list: [] } })
     await updateJson([Runs, id], 'progress', [set('a', { n: 9007199254740993n }), append('list', -9007199254740993n)])
-    await updateJson([Runs, id], 'progress', [increment('b', 9007199254740993n), merge('m', { small: 1n })])
+    await updateJson([Runs, id], 'progress', [
+      increment('b', 9007199254740993n),
+      merge('m', { small: 1n, big: 9007199254740993n, none: null }),
+    ])
     await updateJson([Runs, id], 'progress', [increment('b', 1n << 60n)])
     const text = await textOf(id)
-    expect(text.match(/\d{16}/g)).to.have.length(3)
+    expect(text.match(/\d{16}/g)).to.have.length(4)
     expect(text)
       .to.match(/"n":\s*9007199254740993\b/)
       .and.match(/-9007199254740993\b/)
