@@ -1,4 +1,4 @@
-import { DataTypes, Model } from 'sequelize'
+import { DataTypes, Model, QueryTypes } from 'sequelize'
 import type { CreationOptional, InferAttributes, InferCreationAttributes, ModelOptions, Sequelize } from 'sequelize'
 import { lossless } from 'sequelize-lossless'
 import type { Lossless } from 'sequelize-lossless'
@@ -43,4 +43,19 @@ export function defineRuns(sequelize: Sequelize, options: ModelOptions<WorkflowR
 export async function storeText(Runs: typeof WorkflowRun, id: number, text: string | null): Promise<void> {
   const sequelize = Runs.sequelize!
   await sequelize.query(`UPDATE workflow_runs SET progress = $1 WHERE id = $2`, { bind: [text, id] })
+}
+
+/** A stored document as text, which no driver has parsed. */
+export async function storedText(Runs: typeof WorkflowRun, id: number): Promise<string | null> {
+  const sequelize = Runs.sequelize!
+  const [row] = await sequelize.query<{ document: string | null }>(
+    `SELECT ${documentText(sequelize, 'progress')} AS document FROM workflow_runs WHERE id = $1`,
+    { bind: [id], type: QueryTypes.SELECT },
+  )
+  return row!.document
+}
+
+/** The SQL for a JSON column's text; `column` is SQL already. */
+export function documentText(sequelize: Sequelize, column: string): string {
+  return `CAST(${column} AS ${sequelize.getDialect() === 'postgres' ? 'TEXT' : 'CHAR'})`
 }

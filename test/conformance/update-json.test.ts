@@ -29,10 +29,9 @@ import {
   UsageError,
 } from 'sequelize-lossless'
 import type { Operation } from 'sequelize-lossless'
-import type { DatabaseName } from '../databases/index.js'
 import { eachDatabase } from '../each-database.js'
 import { outcomeOf, rejection } from '../rejection.js'
-import { createRuns, defineRuns, storeText } from '../workflow-run.js'
+import { createRuns, defineRuns, storedText, storeText } from '../workflow-run.js'
 import type { Progress, WorkflowRun } from '../workflow-run.js'
 import { expected, isMet } from './expected.js'
 
@@ -123,20 +122,7 @@ eachDatabase('updateJson', (database) => {
     run = await Runs.create()
   })
 
-  const asText: Record<DatabaseName, string> = {
-    mysql: 'CAST(progress AS CHAR)',
-    mariadb: 'CAST(progress AS CHAR)',
-    postgres: 'progress::text',
-    sqlite: 'progress',
-  }
-
-  async function textOf(id: number): Promise<string> {
-    const [row] = await sequelize.query<{ document: string | null }>(
-      `SELECT ${asText[database.name]} AS document FROM workflow_runs WHERE id = $1`,
-      { bind: [id], type: QueryTypes.SELECT },
-    )
-    return row!.document ?? 'null'
-  }
+  const textOf = async (id: number): Promise<string> => (await storedText(Runs, id)) ?? 'null'
 
   async function stored(id: number): Promise<unknown> {
     return JSON.parse(await textOf(id))
