@@ -1,6 +1,9 @@
 import { isDeepStrictEqual } from 'node:util'
+import { compileFunction } from 'node:vm'
+import { expect } from 'chai'
 import fc from 'fast-check'
 import type { Sequelize } from 'sequelize'
+import * as lossless from 'sequelize-lossless'
 import {
   addToSet,
   append,
@@ -17,11 +20,13 @@ import {
   updateJson,
 } from 'sequelize-lossless'
 import type { Operation } from 'sequelize-lossless'
+import { ScriptTarget, transpileModule } from 'typescript'
 import { eachDatabase } from '../each-database.js'
-import { outcomeOf } from '../rejection.js'
+import { outcomeOf, rejection } from '../rejection.js'
 import { createRuns } from '../workflow-run.js'
 import type { Progress, WorkflowRun } from '../workflow-run.js'
 import { expected } from './expected.js'
+import { rowSource } from './row.js'
 
 const hostile = [
   '',
@@ -100,6 +105,53 @@ const operations = fc
     return paths.every((one, index) => paths.slice(index + 1).every((other) => isApart(one, other)))
   })
 
+type Claim = (before: unknown, list: readonly Operation[]) => boolean | Promise<boolean>
+
+/** Looks for a document and operations of which `claim` is false; the error shows them as a row to be pasted. */
+async function assertAlways(claim: Claim): Promise<void> {
+  const property = fc.asyncProperty(document, operations, async (before, list) => claim(before, list))
+  const found = await fc.check(property, { seed, numRuns: 500 })
+  if (!found.failed) return
+  const report = fc.defaultReportMessage(found) ?? ''
+  throw new Error(`${report}\n\nAs a row of the conformance table:\n${rowSource(...found.counterexample!)}`)
+}
+
+describe('A counterexample', () => {
+  /** What TypeScript makes of the text of a row. */
+  function evaluate(source: string): [document: string | null, operations: readonly Operation[]] {
+    const compilerOptions = { target: ScriptTarget.ES2022 }
+    const compiled = transpileModule(`return ${source}`, { reportDiagnostics: true, compilerOptions })
+    expect(compiled.diagnostics).to.deep.equal([])
+    const run = compileFunction(compiled.outputText, Object.keys(lossless)) as (...names: unknown[]) => unknown
+    return run(...Object.values(lossless)) as ReturnType<typeof evaluate>
+  }
+
+  it('is printed as a row of the conformance table', () => {
+    expect(rowSource({ a: 1 }, [increment('a', 1)])).to.equal(`['{"a":1}', [increment(['a'], 1)]]`)
+    expect(rowSource(null, [remove(['a', "b'"]), merge([], { c: [null, '"'] })])).to.equal(
+      `[null, [remove(['a', 'b\\'']), merge([], { 'c': [null, '"'] })]]`,
+    )
+    for (const key of [...hostile, "\\'", '\\"', '\n\u2028', '`${x}']) {
+      const [start, list] = [{ [key]: [key] }, [set([key, key], { [key]: [key, {}] }), merge([], { [key]: true })]]
+      expect(evaluate(rowSource(start, list))).to.deep.equal([JSON.stringify(start), list])
+    }
+  })
+
+  it('of an oracle that is wrong is shrunk, and fails again as the row that was printed', async () => {
+    const wrong = (list: readonly Operation[], before: unknown): unknown =>
+      expected(
+        list.filter(({ kind }) => kind !== 'addToSet'),
+        before,
+      )
+    const claim = (before: unknown, list: readonly Operation[]): boolean =>
+      isDeepStrictEqual(wrong(list, before), expected(list, before))
+    const { message } = await rejection(assertAlways(claim), Error)
+    const [text, list] = evaluate(message.slice(message.lastIndexOf('\n') + 1))
+    expect(claim(JSON.parse(text ?? 'null'), list)).to.equal(false)
+    expect(list.map(({ kind }) => kind)).to.include('addToSet')
+  })
+})
+
 eachDatabase('updateJson, on random documents', (database) => {
   let sequelize: Sequelize
   let Runs: typeof WorkflowRun
@@ -113,7 +165,7 @@ eachDatabase('updateJson, on random documents', (database) => {
 
   it('means what its operations mean, or refuses the value and changes nothing', async function () {
     this.timeout(120_000)
-    const holds = async (before: unknown, list: readonly Operation[]): Promise<boolean> => {
+    await assertAlways(async (before, list) => {
       const text = before === null ? null : JSON.stringify(before)
       // PostgreSQL's json keeps such text, and can do nothing with it.
       if (database.name === 'postgres') fc.pre(!/\\u(0000|d[89a-f])/.test(text ?? ''))
@@ -135,7 +187,6 @@ eachDatabase('updateJson, on random documents', (database) => {
       const wanted = expected(list, start)
       if (wanted === undefined) return outcome instanceof JsonShapeError && isDeepStrictEqual(after, start)
       return outcome === 'written' && isDeepStrictEqual(after, JSON.parse(JSON.stringify(wanted)))
-    }
-    await fc.assert(fc.asyncProperty(document, operations, holds), { seed, numRuns: 500 })
+    })
   })
 })

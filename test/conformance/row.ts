@@ -1,0 +1,28 @@
+import type { Operation } from 'sequelize-lossless'
+
+/** A document and operations as a row of the conformance table, in TypeScript: `['{"a":1}', [increment(['a'], 1)]]`. */
+export function rowSource(document: unknown, operations: readonly Operation[]): string {
+  const text = document === null ? 'null' : literal(JSON.stringify(document))
+  return `[${text}, [${operations.map(callSource).join(', ')}]]`
+}
+
+function callSource({ kind, path, json }: Operation): string {
+  const operands = kind === 'remove' ? [path] : [path, JSON.parse(json) as unknown]
+  return `${kind}(${operands.map(valueSource).join(', ')})`
+}
+
+function valueSource(value: unknown): string {
+  if (typeof value === 'string') return literal(value)
+  if (Array.isArray(value)) return `[${value.map(valueSource).join(', ')}]`
+  if (typeof value !== 'object' || value === null) return JSON.stringify(value)
+  // Written plainly, "__proto__" would set the prototype.
+  const name = (key: string): string => (key === '__proto__' ? `['${key}']` : literal(key))
+  const entries = Object.entries(value).map(([key, each]) => `${name(key)}: ${valueSource(each)}`)
+  return `{ ${entries.join(', ')} }`
+}
+
+/** A string in single quotes. */
+function literal(text: string): string {
+  const inner = JSON.stringify(text).slice(1, -1)
+  return `'${inner.replace(/\\.|'/g, (part) => ({ '\\"': '"', "'": "\\'" })[part] ?? part)}'`
+}
