@@ -605,6 +605,7 @@ eachDatabase('transactions', (database) => {
           UsageError,
         )
         await sequelize.transaction({ transaction }, async (nested) => {
+          await Runs.findByPk(run.id)
           expect(transactionNamespace.get('transaction')).to.equal(nested)
         })
         expect(transactionNamespace.get('transaction')).to.equal(transaction)
@@ -669,7 +670,7 @@ async function isWaiting(sequelize: Sequelize): Promise<void> {
   const sql = `SELECT COUNT(*) AS waiting FROM information_schema.INNODB_TRX WHERE trx_state = 'LOCK WAIT'`
   const ask = async (): Promise<true | undefined> => {
     const [row] = await sequelize.query<{ waiting: number }>(sql, { type: QueryTypes.SELECT })
-    return Number(row!.waiting) > 0 || undefined
+    return row!.waiting > 0 || undefined
   }
   // MariaDB answers from a cache that is never refreshed while it is asked more often than every 100 ms.
   await until('a transaction waits for a lock', ask, 120)
