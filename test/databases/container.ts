@@ -37,21 +37,41 @@ export function containerOrigin(
 }
 
 /** Starts a container that is removed when this process ends, however it ends. */
-async function startContainer(container: GenericContainer): Promise<StartedTestContainer> {
-  const { image } = await getContainerRuntimeClient()
-  if (!(await image.exists(ImageName.fromString(REAPER_IMAGE)))) process.env['TESTCONTAINERS_RYUK_DISABLED'] = 'true'
-  await removeContainers(isDead)
-  removeOwnContainersAtTheEnd()
+export async function startContainer(container: GenericContainer): Promise<StartedTestContainer> {
+  await sweep()
   return container.withLabels({ [runLabel]: thisRun }).start()
 }
 
-/** @public Also called below from a process of its own. */
-export async function removeContainers(isUnwanted: (run: string) => boolean): Promise<void> {
+/**
+ * Makes a network that is removed when this process ends, however it ends; containers on it know each other by name.
+ * Resolves to what removes it earlier.
+ */
+export async function createNetwork(name: string): Promise<() => Promise<void>> {
+  await sweep()
   const { dockerode } = (await getContainerRuntimeClient()).container
-  const labelled = await dockerode.listContainers({ all: true, filters: { label: [runLabel] } })
-  const unwanted = labelled.filter(({ Labels }) => isUnwanted(Labels[runLabel] ?? ''))
-  // Another run may be sweeping the same container.
-  await Promise.allSettled(unwanted.map(({ Id }) => dockerode.getContainer(Id).remove({ force: true, v: true })))
+  const network = await dockerode.createNetwork({ Name: name, Labels: { [runLabel]: thisRun } })
+  return async () => void (await network.remove())
+}
+
+async function sweep(): Promise<void> {
+  const { image } = await getContainerRuntimeClient()
+  if (!(await image.exists(ImageName.fromString(REAPER_IMAGE)))) process.env['TESTCONTAINERS_RYUK_DISABLED'] = 'true'
+  await removeLeftovers(isDead)
+  removeOwnAtTheEnd()
+}
+
+/** @public Also called below from a process of its own. */
+export async function removeLeftovers(isUnwanted: (run: string) => boolean): Promise<void> {
+  const { dockerode } = (await getContainerRuntimeClient()).container
+  const filters = { label: [runLabel] }
+  const unwanted = (labelled: readonly { Id: string; Labels?: Record<string, string> | undefined }[]): string[] =>
+    labelled.filter(({ Labels }) => isUnwanted(Labels?.[runLabel] ?? '')).map(({ Id }) => Id)
+  // Another run may be sweeping the same.
+  const containers = unwanted(await dockerode.listContainers({ all: true, filters }))
+  await Promise.allSettled(containers.map((id) => dockerode.getContainer(id).remove({ force: true, v: true })))
+  // A network that a container is on cannot be removed.
+  const networks = unwanted(await dockerode.listNetworks({ filters }))
+  await Promise.allSettled(networks.map((id) => dockerode.getNetwork(id).remove()))
 }
 
 function isDead(run: string): boolean {
@@ -67,10 +87,10 @@ function isDead(run: string): boolean {
 
 let isWatched = false
 
-function removeOwnContainersAtTheEnd(): void {
+function removeOwnAtTheEnd(): void {
   if (isWatched) return
   isWatched = true
-  const removal = `require(process.argv[1]).removeContainers((run) => run === process.argv[2])`
+  const removal = `require(process.argv[1]).removeLeftovers((run) => run === process.argv[2])`
   // `read` returns when the kernel closes our end of the pipe.
   const watcher = ['-c', 'read -r _; exec "$@"', 'watcher', process.execPath, '-e', removal, __filename, thisRun]
   spawn('sh', watcher, { detached: true, stdio: ['pipe', 'ignore', 'ignore'] }).unref()

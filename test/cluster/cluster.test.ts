@@ -1,0 +1,146 @@
+import { expect } from 'chai'
+import { BaseError, Sequelize } from 'sequelize'
+import { mergeJsonKey, withLock } from 'sequelize-lossless'
+import { createRuns, defineRuns } from '../workflow-run.js'
+import type { WorkflowRun } from '../workflow-run.js'
+import { Account } from './account.js'
+import type { Write } from './account.js'
+import { startCluster } from './cluster.js'
+import type { Cluster, Node } from './cluster.js'
+
+type Counted = Record<string, unknown> & { count: number }
+
+describe('three MySQL servers that all take writes', () => {
+  let cluster: Cluster
+  let models: (typeof WorkflowRun)[] = []
+
+  before(async () => {
+    cluster = await startCluster()
+    const [first, ...others] = cluster.nodes.map(({ url }) => new Sequelize(url, { logging: false }))
+    models = [await createRuns(first!), ...others.map((sequelize) => defineRuns(sequelize))]
+  })
+
+  after(async () => {
+    for (const Runs of models) await Runs.sequelize!.close()
+    await cluster?.stop()
+  })
+
+  it('lose no acknowledged write, and make none twice, while one is killed and comes back', async () => {
+    const account = new Account({ before: 300, dead: 200, returning: 200, after: 300 })
+    const { id } = await models[0]!.create({ progress: { count: 0 } })
+    await cluster.caughtUp()
+
+    const victim = cluster.nodes[2]!
+
+    async function keepWriting(
+      node: Node,
+      kind: Write['kind'],
+      call: (key: string) => Promise<unknown>,
+    ): Promise<void> {
+      for (let number = 0; ; number++) {
+        const phase = await account.turn()
+        if (!phase) return
+        const write = { kind, node: node.name, phase, key: `${node.name}_${kind}_${number}` }
+        try {
+          await repeating(account, () => call(write.key))
+          account.acknowledge(write)
+        } catch (error) {
+          expect(error).to.be.an.instanceOf(BaseError)
+          if (node !== victim || !isLostConnection(error)) throw error
+          account.unknown.push(write)
+          await account.begun('after')
+        }
+      }
+    }
+
+    const writers = cluster.nodes.flatMap((node, index) => {
+      const target = [models[index]!, id] as const
+      return [
+        keepWriting(node, 'merge', (key) => mergeJsonKey(target, 'progress', key, 'done')),
+        keepWriting(node, 'count', () =>
+          withLock(target, async (run) => {
+            const progress = run.progress as Counted
+            progress.count += 1
+            await run.save()
+          }),
+        ),
+      ]
+    })
+
+    async function outage(): Promise<void> {
+      await account.filled('before')
+      await victim.kill()
+      await account.filled('dead')
+      await Promise.all([victim.restart(), account.filled('returning')])
+      await account.filled('after')
+      account.end()
+    }
+
+    await Promise.all([outage(), ...writers])
+    console.log(account.report())
+    await cluster.caughtUp()
+
+    const [document, ...copies] = await Promise.all(
+      models.map(async (Runs) => (await Runs.findByPk(id, { rejectOnEmpty: true })).progress as Counted),
+    )
+    for (const copy of copies) expect(copy).to.deep.equal(document)
+
+    const { count, ...keys } = document!
+    const keysOf = (writes: readonly Write[]): string[] => of('merge', writes).map(({ key }) => key)
+    const told = keysOf(account.acknowledged)
+    const possible = new Set([...told, ...keysOf(account.unknown)])
+    expect(told.filter((key) => !(key in keys))).to.deep.equal([])
+    expect(Object.keys(keys).filter((key) => !possible.has(key))).to.deep.equal([])
+
+    const counted = of('count', account.acknowledged).length
+    expect(count).to.be.within(counted, counted + of('count', account.unknown).length)
+
+    // Else it was no test: everyone wrote before and after, there was enough to lose, and they got in each other's way.
+    for (const phase of ['before', 'after'] as const) {
+      const names = new Set(account.in(phase).map(({ node }) => node))
+      expect([...names]).to.have.members(cluster.nodes.map(({ name }) => name))
+    }
+    expect(account.acknowledged).to.have.lengthOf.at.least(1_000)
+    expect(counted).to.be.above(0)
+    expect(account.repeats).to.be.above(0)
+  })
+})
+
+function of(kind: Write['kind'], writes: readonly Write[]): Write[] {
+  return writes.filter((write) => write.kind === kind)
+}
+
+/** Another node's transaction won, and this one was rolled back: a deadlock, or one of Group Replication's words for it. */
+const conflicts: readonly (number | undefined)[] = [1213, 3101, 1180]
+const mostAttempts = 1_000
+
+/** Calls until no other node gets in the way. */
+async function repeating(account: Account, call: () => Promise<unknown>): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      await call()
+      return
+    } catch (error) {
+      const { errno } = driverError(error)
+      if (!conflicts.includes(errno) || attempt === mostAttempts) throw error
+      account.repeat(errno!)
+    }
+  }
+}
+
+function isLostConnection(error: unknown): boolean {
+  const { code, message } = driverError(error)
+  return /ECONNREFUSED|ECONNRESET|EPIPE|PROTOCOL_CONNECTION_LOST|closed state/.test(`${code} ${message}`)
+}
+
+interface DriverError {
+  readonly errno?: number
+  readonly code?: string
+  readonly message: string
+}
+
+function driverError(error: unknown): DriverError {
+  const { cause, parent } = error as { cause?: unknown; parent?: unknown }
+  const inner = cause ?? parent
+  return inner ? driverError(inner) : (error as DriverError)
+}
