@@ -191,6 +191,9 @@ export function checkIsolationLevel(method: string, level: string | undefined): 
 /** What to do when a transaction of ours is rolled back. */
 const undos = new WeakMap<Transaction, (() => void)[]>()
 
+/** Why COMMIT failed, of transactions that were opened here: Sequelize is not told, which would drop the connection, aloud. */
+const failedCommits = new WeakMap<Transaction, unknown>()
+
 /** Has `undo` run if the transaction is rolled back, and it was opened here: Sequelize tells nobody of any other one. */
 export function onRollback(transaction: Transaction, undo: () => void): void {
   undos.get(outermostOf(transaction))?.push(undo)
@@ -222,7 +225,9 @@ export async function openTransaction<R>(
   const scope = scopes.getStore()
   const undo: (() => void)[] = []
   let isCommitting = false
+  let opened: Transaction | undefined
   const run = async (transaction: Transaction): Promise<R> => {
+    opened = transaction
     watch(transaction, dialect)
     undos.set(transaction, undo)
     const result = await scopes.run(scope, () => fn(transaction))
@@ -232,7 +237,11 @@ export async function openTransaction<R>(
     return result
   }
   // Asked for by us, so it is no transaction that somebody forgot to nest.
-  const open = (): Promise<R> => scopes.run(undefined, () => sequelize.transaction(options, run))
+  const open = async (): Promise<R> => {
+    const result = await scopes.run(undefined, () => sequelize.transaction(options, run))
+    if (failedCommits.has(opened!)) throw failedCommits.get(opened!)
+    return result
+  }
   try {
     return await oneWriter(method, sequelize, dialect, open, wait)
   } catch (error) {
@@ -418,6 +427,10 @@ async function sendWatched(
       internals(transaction)._afterCommitHooks = []
       // SQLite is still in the transaction, and would keep its file locked.
       if (failure !== 'lost') await query('ROLLBACK;', { ...options, type: QueryTypes.RAW }).catch(() => undefined)
+      if (failure !== undefined && failure !== 'lost' && undos.has(transaction)) {
+        failedCommits.set(transaction, error)
+        return undefined
+      }
     } else if (failure && dialect.endsTransaction.includes(failure)) await finish(transaction)
     throw error
   }

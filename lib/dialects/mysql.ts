@@ -73,16 +73,20 @@ export function matched(header: unknown): boolean | undefined {
   return affectedRows > 0 ? true : undefined
 }
 
-/** What the server answered with, by its number. 3101 and 1180: another node of the cluster was first. */
+/** What the server answered with, by its number. */
 const failures: Readonly<Record<number, Failure>> = {
   1213: 'deadlock',
+  // Another node of the cluster was first.
   3101: 'conflict',
-  1180: 'conflict',
   // innodb_snapshot_isolation, the default since MariaDB 11.6.2.
   1020: 'conflict',
   1205: 'lock timeout',
   3024: 'lock timeout',
   3572: 'lock timeout',
+  // Shut down while it may have been committing.
+  1053: 'lost',
+  // A node that has lost the majority: rolled back here, and yet applied by the others.
+  3100: 'lost',
 }
 
 /** The numbers of what the server says; below and above are those of the drivers. */
@@ -91,6 +95,8 @@ const serverErrors = { least: 1000, greatest: 44_999 }
 /** Both drivers know a connection that was closed before the statement was sent; of any other end they cannot tell. */
 export function classify({ errno, message }: DriverError): Failure | undefined {
   const isServer = errno !== undefined && errno >= serverErrors.least && errno <= serverErrors.greatest
+  // Another node was first, if it names InnoDB's error 149; of others nothing is known.
+  if (errno === 1180) return /\b149\b/.test(message) ? 'conflict' : 'lost'
   if (isServer) return failures[errno]
   const isUnsent = errno === 45_013 || /closed state/.test(message)
   return isUnsent ? undefined : 'lost'

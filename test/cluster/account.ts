@@ -2,10 +2,10 @@ export type Phase = 'before' | 'dead' | 'returning' | 'after'
 
 /** A call of one writer, as that writer knows it. */
 export interface Write {
-  readonly kind: 'merge' | 'count'
+  readonly kind: 'merge' | 'optimistic' | 'count'
   readonly node: string
   readonly phase: Phase
-  /** A name of its own; what `merge` sets. */
+  /** A name of its own; what `merge` and `optimistic` set. */
   readonly key: string
 }
 
@@ -14,8 +14,11 @@ export class Account {
   readonly acknowledged: Write[] = []
   /** Lost with their connection: written or not, the writer cannot know. */
   readonly unknown: Write[] = []
+  /** Certain not to be written. */
+  readonly failed: Write[] = []
   readonly #quotas: Readonly<Record<Phase, number>>
-  readonly #repeated = new Map<number, number>()
+  /** How often an attempt failed, by the server's code or the class of the error. */
+  readonly #repeated = new Map<string, number>()
   #phase: Phase | 'over' = 'before'
   #waiting: (() => void)[] = []
 
@@ -58,7 +61,8 @@ export class Account {
     this.#changed()
   }
 
-  repeat(code: number): void {
+  repeat(error: unknown): void {
+    const code = codeOf(error)
     this.#repeated.set(code, (this.#repeated.get(code) ?? 0) + 1)
   }
 
@@ -74,7 +78,7 @@ export class Account {
     return [
       `${this.acknowledged.length} writes acknowledged (${this.in('dead', 'returning').length} during the outage)`,
       `${repeats} of ${attempts} attempts repeated, ${share(repeats, attempts)} (${codes})`,
-      `${this.unknown.length} outcomes unknown`,
+      `${this.failed.length} failed for certain, ${this.unknown.length} outcomes unknown`,
     ].join('; ')
   }
 
@@ -89,4 +93,9 @@ export class Account {
   #changed(): void {
     for (const resolve of this.#waiting.splice(0)) resolve()
   }
+}
+
+function codeOf(error: unknown): string {
+  const { cause, parent, errno, name } = error as Error & { parent?: unknown; errno?: number }
+  return errno === undefined ? ((cause ?? parent) ? codeOf(cause ?? parent) : name) : String(errno)
 }
