@@ -2,18 +2,18 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import type { Instance, Origin } from './lookup.js'
+import type { Durability, OwnInstance, OwnOrigin } from './lookup.js'
 
 /** A server of the distribution's packages, unpacked into a cache folder without being installed. */
 export function unpackedServer(
   server: 'mysql' | 'mariadb',
-  startPrivately: (command: string, source: string) => Promise<Instance>,
-): Origin {
+  startPrivately: (command: string, source: string, durability?: Durability) => Promise<OwnInstance>,
+): OwnOrigin {
   return {
     title: 'Debian packages',
     remedy: 'Run as root on Debian or Ubuntu, where apt-get can reach its mirror.',
     demanded: false,
-    start: async () => startPrivately(await unpack(server), 'Debian packages'),
+    start: async (durability) => startPrivately(await unpack(server), 'Debian packages', durability),
   }
 }
 

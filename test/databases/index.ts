@@ -2,7 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { VERSION as sqliteVersion } from 'sqlite3'
-import { startFirst } from './lookup.js'
+import { startDurable, startFirst } from './lookup.js'
 import { mysql } from './mysql.js'
 import { mariadb } from './mariadb.js'
 import { postgres } from './postgres.js'
@@ -23,6 +23,16 @@ export interface Server {
   stop(): Promise<void>
 }
 
+/** A server of this run's own: what it acknowledged survives it, and only it is killed. */
+export interface DurableServer extends Server {
+  /** Sends SIGKILL and resolves once the server is gone. */
+  kill(): Promise<void>
+  /** Starts it again on the same data and port, and resolves once it answers. */
+  restart(): Promise<void>
+}
+
+const lookups = { mysql, mariadb, postgres } as const
+
 export function requestedDatabases(): DatabaseName[] {
   const requested = (process.env['DATABASES'] || 'mysql,sqlite').split(',').map((name) => name.trim())
   return [...new Set(requested)].map((name) => {
@@ -33,10 +43,11 @@ export function requestedDatabases(): DatabaseName[] {
 }
 
 export async function startServer(name: DatabaseName): Promise<Server> {
-  return {
-    name,
-    ...(name === 'sqlite' ? await startSqlite() : await startFirst(name, { mysql, mariadb, postgres }[name])),
-  }
+  return { name, ...(name === 'sqlite' ? await startSqlite() : await startFirst(name, lookups[name])) }
+}
+
+export async function startDurableServer(name: keyof typeof lookups): Promise<DurableServer> {
+  return { name, ...(await startDurable(name, lookups[name])) }
 }
 
 async function startSqlite(): Promise<Omit<Server, 'name'>> {

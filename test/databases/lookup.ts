@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
-import type { Server } from './index.js'
+import type { DurableServer, Server } from './index.js'
 
 const startupMilliseconds = 60_000
 
@@ -15,6 +15,18 @@ export interface Instance {
   stop?(): Promise<void>
 }
 
+/** A server that this process runs itself, on data that outlive the server. */
+export interface OwnInstance extends Instance {
+  /** Sends SIGKILL and resolves once the server is gone. */
+  kill(): Promise<void>
+  /** Starts it again on what it left, without waiting for it to answer. */
+  restart(): void
+  stop(): Promise<void>
+}
+
+/** Whether a server acknowledges what a SIGKILL would take back. */
+export type Durability = 'fast' | 'durable'
+
 /** One place to look for a server. */
 export interface Origin {
   readonly title: string
@@ -24,8 +36,15 @@ export interface Origin {
   start(): Promise<Instance>
 }
 
+/** A place that has the server as a command to run. */
+export interface OwnOrigin extends Origin {
+  start(durability?: Durability): Promise<OwnInstance>
+}
+
 export interface Lookup {
+  /** Servers that somebody else runs; looked for first. */
   readonly origins: () => readonly Origin[]
+  readonly ownOrigins: () => readonly OwnOrigin[]
   readonly versionQuery: string
   readonly dropDatabase: (database: string) => string
   /** Runs one statement on a connection of its own and resolves to the first value it returns. */
@@ -42,13 +61,36 @@ function messageOf(error: unknown): string {
 }
 
 /** Makes a database for this run on the server of the first origin that has one. */
-export async function startFirst(name: string, lookup: Lookup): Promise<Omit<Server, 'name'>> {
-  const origins = lookup.origins()
+export function startFirst(name: string, lookup: Lookup): Promise<Omit<Server, 'name'>> {
+  const origins = [...lookup.origins(), ...lookup.ownOrigins()]
   const demanded = origins.find((origin) => origin.demanded)
+  return firstOf(name, demanded ? [demanded] : origins, async (origin) => createDatabase(lookup, await origin.start()))
+}
+
+/** As {@link startFirst}, on a server which loses nothing that it acknowledged when it is killed. */
+export function startDurable(name: string, lookup: Lookup): Promise<Omit<DurableServer, 'name'>> {
+  return firstOf(name, lookup.ownOrigins(), async (origin) => {
+    const instance = await origin.start('durable')
+    return {
+      ...(await createDatabase(lookup, instance)),
+      kill: () => instance.kill(),
+      async restart() {
+        instance.restart()
+        await firstAnswer(lookup, instance)
+      },
+    }
+  })
+}
+
+async function firstOf<O extends Origin, Result>(
+  name: string,
+  origins: readonly O[],
+  start: (origin: O) => Promise<Result>,
+): Promise<Result> {
   const failures: string[] = []
-  for (const origin of demanded ? [demanded] : origins) {
+  for (const origin of origins) {
     try {
-      return await createDatabase(lookup, await origin.start())
+      return await start(origin)
     } catch (error) {
       failures.push(`- ${origin.title}: ${messageOf(error).trim()}\n  ${origin.remedy}`)
     }

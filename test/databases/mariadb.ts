@@ -4,9 +4,17 @@ import { GenericContainer } from 'testcontainers'
 import { containerOrigin } from './container.js'
 import { unpackedServer } from './debian.js'
 import { givenServer, randomName } from './lookup.js'
-import type { Instance, Lookup } from './lookup.js'
+import type { Durability, Lookup, OwnInstance } from './lookup.js'
 import { queryMysql, serverOptions } from './mysql.js'
-import { execute, findOnPath, freePort, inTemporaryFolder, runsAsRoot, runToEnd, supervise } from './process.js'
+import {
+  execute,
+  findOnPath,
+  freePort,
+  inTemporaryFolder,
+  runsAsRoot,
+  runToEnd,
+  superviseRestartable,
+} from './process.js'
 
 export const mariadb: Lookup = {
   versionQuery: 'SELECT VERSION()',
@@ -18,19 +26,21 @@ export const mariadb: Lookup = {
       new GenericContainer(image)
         .withEnvironment({ MARIADB_ROOT_PASSWORD: password })
         .withTmpFs({ '/var/lib/mysql': 'rw' })
-        .withCommand(['mariadbd', ...serverOptions]),
+        .withCommand(['mariadbd', ...serverOptions()]),
     ),
+  ],
+  ownOrigins: () => [
     {
       title: 'mariadbd on the PATH',
       remedy: 'Install a MariaDB server; it is run on a temporary folder, not as a service.',
       demanded: false,
-      start: async () => startPrivately(findOnPath('mariadbd'), 'mariadbd on the PATH'),
+      start: async (durability) => startPrivately(findOnPath('mariadbd'), 'mariadbd on the PATH', durability),
     },
     unpackedServer('mariadb', startPrivately),
   ],
 }
 
-function startPrivately(command: string, source: string): Promise<Instance> {
+function startPrivately(command: string, source: string, durability?: Durability): Promise<OwnInstance> {
   return inTemporaryFolder(async (folder) => {
     const password = randomName()
     const port = await freePort()
@@ -40,12 +50,12 @@ function startPrivately(command: string, source: string): Promise<Instance> {
     await writeFile(bootstrap, await bootstrapStatements(command, password))
     await mkdir(join(data, 'mysql'), { recursive: true })
     await runToEnd({ folder, command, arguments: [...common, '--bootstrap'], input: bootstrap })
-    const server = supervise({
+    const server = superviseRestartable({
       folder,
       command,
       arguments: [
         ...common,
-        ...serverOptions,
+        ...serverOptions(durability),
         '--bind-address=127.0.0.1',
         `--port=${port}`,
         `--socket=${join(folder, 'socket')}`,

