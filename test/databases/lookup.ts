@@ -5,7 +5,7 @@ import type { DurableServer, Server } from './index.js'
 const startupMilliseconds = 60_000
 
 /** A server that was found or started, before this run has its own database on it. */
-export interface Instance {
+interface Instance {
   readonly source: string
   /** As an account that may create databases. */
   readonly url: URL

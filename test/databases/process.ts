@@ -23,7 +23,7 @@ interface SupervisedProcess {
   stop(): Promise<void>
 }
 
-export interface SupervisedCommand {
+interface SupervisedCommand {
   readonly folder: string
   readonly command: string
   readonly arguments: readonly string[]
@@ -48,7 +48,7 @@ kill $guard
 exit $status
 `
 
-export function supervise(options: SupervisedCommand): SupervisedProcess {
+function supervise(options: SupervisedCommand): SupervisedProcess {
   const { folder, command, input = '/dev/null', killSignal = 'KILL', user } = options
   const child = spawn('sh', ['-c', supervisor, command, folder, input, killSignal, command, ...options.arguments], {
     cwd: folder,
