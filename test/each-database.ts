@@ -12,7 +12,7 @@ export interface Database {
   readonly name: DatabaseName
   readonly dialect: DatabaseName
   /** A new Sequelize instance, closed when the suite ends; its statements are collected in `log`. */
-  connect(options?: Options): Connection
+  connect(options?: Options, url?: string): Connection
   /** What a process of its own connects with. */
   url(): string
 }
@@ -52,12 +52,12 @@ export function eachDatabase(title: string, define: (database: Database) => void
         name,
         dialect,
         url,
-        connect(options = {}) {
+        connect(options = {}, address = url()) {
           const log: string[] = []
           const logging = (sql: string): void => void log.push(sql.replace(/^Executing \([^)]*\): /, ''))
           // eslint-disable-next-line @typescript-eslint/no-require-imports -- Sequelize takes the loaded module
           const dialectModule = driver === undefined ? {} : { dialectModule: require(driver) as object }
-          const sequelize = connect(url(), { logging, pool: { max: 25 }, ...dialectModule, ...options })
+          const sequelize = connect(address, { logging, pool: { max: 25 }, ...dialectModule, ...options })
           open.push(sequelize)
           return { sequelize, log }
         },

@@ -80,12 +80,12 @@ describe('a history', () => {
     const slow = new Promise<void>((resolve) => (finish = resolve))
     const both = [
       history.attempt(
-        { id: 'a', writer: 1, key: 'row' },
+        { id: 'a', writer: 1, keys: ['row'] },
         () => slow,
         () => 'failed',
       ),
       history.attempt(
-        { id: 'b', writer: 2, key: 'row' },
+        { id: 'b', writer: 2, keys: ['row', 'other'] },
         () => Promise.reject(new Error('no')),
         () => 'unknown',
       ),
@@ -95,9 +95,10 @@ describe('a history', () => {
     finish()
     await reached
     expect(await both[0]).to.equal('acknowledged')
-    expect(history.operations.map(({ id, startedAt, endedAt }) => [id, startedAt, endedAt])).to.deep.equal([
-      ['b', 2, 3],
-      ['a', 1, 4],
+    expect(history.operations.map(({ id, key, startedAt, endedAt }) => [id, key, startedAt, endedAt])).to.deep.equal([
+      ['b', 'row', 2, 3],
+      ['b', 'other', 2, 3],
+      ['a', 'row', 1, 4],
     ])
     expect(history.operations[0]).to.have.nested.property('error.message', 'no')
   })

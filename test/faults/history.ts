@@ -26,9 +26,9 @@ export class History {
     return this.#acknowledged
   }
 
-  /** Runs one write and records what became of it. */
+  /** Runs one write, of one id to several sets if it does so all or none, and records what became of it. */
   async attempt(
-    operation: Pick<Operation, 'id' | 'writer' | 'key'>,
+    { id, writer, keys }: Pick<Operation, 'id' | 'writer'> & { readonly keys: readonly string[] },
     write: () => Promise<unknown>,
     outcomeOf: (error: unknown) => Exclude<Outcome, 'acknowledged'>,
   ): Promise<Outcome> {
@@ -37,13 +37,10 @@ export class History {
       () => ['acknowledged', undefined] as const,
       (reason: unknown) => [outcomeOf(reason), reason] as const,
     )
-    this.operations.push({
-      ...operation,
-      startedAt,
-      endedAt: ++this.#clock,
-      outcome,
-      ...(error === undefined ? {} : { error }),
-    })
+    const endedAt = ++this.#clock
+    for (const key of keys) {
+      this.operations.push({ id, writer, key, startedAt, endedAt, outcome, ...(error !== undefined && { error }) })
+    }
     if (outcome === 'acknowledged') this.#acknowledged++
     this.#settle()
     return outcome

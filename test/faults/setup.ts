@@ -1,0 +1,27 @@
+import { requestedDatabases, startDurableServer, startServer } from '../databases/index.js'
+import type { DurableServer } from '../databases/index.js'
+import { servers } from '../each-database.js'
+import type { ServerName } from './operator.js'
+
+/** The servers of this run, which it may kill. */
+export const durableServers = new Map<ServerName, DurableServer>()
+
+// Sequelize warns of every transaction that it cannot end, which here is what is asked of it.
+console.warn = () => {}
+
+/** Starts every database that the run asked for, once; one that cannot be had fails the run. */
+export async function mochaGlobalSetup(): Promise<void> {
+  for (const name of requestedDatabases()) {
+    const server = name === 'sqlite' ? await startServer(name) : await startDurable(name)
+    servers.set(name, server)
+    console.log(`${name}: ${server.version} (${server.source})`)
+  }
+}
+
+async function startDurable(name: ServerName): Promise<DurableServer> {
+  const server = await startDurableServer(name)
+  durableServers.set(name, server)
+  return server
+}
+
+export { mochaGlobalTeardown } from '../setup.js'
