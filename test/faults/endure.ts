@@ -39,15 +39,11 @@ export interface Endured extends Verdict {
   readonly unknown: number
 }
 
-/** What is expected of a run of what this library offers. */
-export const survived = {
-  result: 'valid',
-  lost: [],
-  unexpected: [],
-  phantom: [],
-  duplicated: [],
-  doubts: [],
-} satisfies Partial<Endured>
+/** What is wrong with a run, in words; nothing if it is valid. */
+export function flaws(verdict: Verdict): string[] {
+  const kinds = ['lost', 'unexpected', 'phantom', 'duplicated', 'doubts'] as const
+  return kinds.filter((kind) => verdict[kind].length > 0).map((kind) => `${kind}: ${verdict[kind].join(', ')}`)
+}
 
 /** Lets writers write while faults happen, and judges what is left. */
 export async function endure(ordeal: Ordeal): Promise<Endured> {
