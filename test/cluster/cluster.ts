@@ -76,7 +76,7 @@ function nameOf(group: Group, number: number): string {
 function memberOptions(group: Group, number: number): string[] {
   const address = (each: number): string => `${nameOf(group, each)}:${groupPort}`
   return [
-    ...serverOptions,
+    ...serverOptions(),
     '--performance-schema=ON',
     '--mysqlx=OFF',
     `--server-id=${number}`,

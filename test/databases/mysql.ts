@@ -17,13 +17,17 @@ import {
   superviseRestartable,
 } from './process.js'
 
-/** What the tests ask of MySQL and MariaDB alike: many connections, and speed unless durability is asked for. */
+/**
+ * What the tests ask of MySQL and MariaDB alike: many connections, and speed unless durability is asked for. A durable
+ * server also rolls the transaction back when a lock wait times out, as some are told to.
+ */
 export function serverOptions(durability: Durability = 'fast'): string[] {
   return [
     '--max-connections=400',
     `--innodb-flush-log-at-trx-commit=${durability === 'durable' ? 1 : 2}`,
     `--sync-binlog=${durability === 'durable' ? 1 : 0}`,
     '--innodb-buffer-pool-size=64M',
+    ...(durability === 'durable' ? ['--innodb-rollback-on-timeout=ON'] : []),
   ]
 }
 

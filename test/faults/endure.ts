@@ -3,7 +3,7 @@ import { check } from './history.js'
 import type { Operation, Outcome, Verdict } from './history.js'
 import { finalRead, Load } from './load.js'
 import type { Way } from './load.js'
-import { until } from './patience.js'
+import { until } from '../patience.js'
 import type { Random } from './random.js'
 
 /** Writers at work, and what a fault needs of them. */

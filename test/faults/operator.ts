@@ -2,7 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { QueryTypes } from 'sequelize'
 import type { Model, Sequelize, Transaction } from 'sequelize'
 import type { DatabaseName } from '../databases/index.js'
-import { until } from './patience.js'
+import { until } from '../patience.js'
 
 export type ServerName = Exclude<DatabaseName, 'sqlite'>
 

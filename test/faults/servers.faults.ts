@@ -1,7 +1,10 @@
 import { expect } from 'chai'
+import { DatabaseError } from 'sequelize'
 import type { Options } from 'sequelize'
+import { RolledBackError } from 'sequelize-lossless'
 import type { DurableServer } from '../databases/index.js'
 import { eachDatabase } from '../each-database.js'
+import { rejection } from '../rejection.js'
 import { createRuns, defineRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
 import { endure, flaws } from './endure.js'
@@ -197,6 +200,27 @@ eachDatabase('faults', (database) => {
     expect(sum(({ landed }) => landed)).to.be.at.least(200)
     expect(sum(({ acknowledged }) => acknowledged)).to.be.at.least(10_000)
   })
+
+  if (name !== 'postgres') {
+    it('never commits half of a transaction that a swallowed timeout has rolled back', async () => {
+      await operator.setLockTimeout(1)
+      try {
+        const Runs = defineRuns(database.connect().sequelize)
+        const [run, other, third] = await Promise.all([1, 2, 3].map(() => Runs.create()))
+        const call = run!.withLock(async (row, transaction) => {
+          await row.update({ title: 'half' })
+          await operator.whileLocked(other!, async () => {
+            await rejection(other!.update({ title: 'late' }, { transaction }), DatabaseError)
+          })
+          await third!.update({ title: 'other half' }, { transaction }).catch(() => undefined)
+        })
+        await rejection(call, RolledBackError)
+        expect(await Observed.count({ where: { title: ['half', 'other half'] } })).to.equal(0)
+      } finally {
+        await operator.setLockTimeout(50)
+      }
+    })
+  }
 
   it('sees what read, merge and save lose', async () => {
     const { result, lost } = await under(faults[1]!, naive)

@@ -1,6 +1,8 @@
 import { expect } from 'chai'
 import * as sqlite3 from 'sqlite3'
+import { LockTimeoutError } from 'sequelize-lossless'
 import { eachDatabase, servers } from '../each-database.js'
+import { rejection } from '../rejection.js'
 import { createRuns, defineRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
 import { endure, flaws } from './endure.js'
@@ -61,6 +63,23 @@ eachDatabase('faults', (database) => {
 
   it('loses nothing, and writes nothing that it denies, when another connection holds the file', async () => {
     expect(flaws(await endured(lossless))).to.deep.equal([])
+  })
+
+  it('gives the file back after a COMMIT that a reader kept from succeeding', async () => {
+    const { sequelize } = database.connect({ dialectModule: impatientDriver, retry: { max: 1 } })
+    const run = await defineRuns(sequelize).create({ progress: {} })
+    await execute('BEGIN; SELECT * FROM workflow_runs')
+    try {
+      await rejection(
+        run.withLock((row) => row.update({ title: 'kept' })),
+        LockTimeoutError,
+      )
+      expect(run.title).to.equal(undefined)
+    } finally {
+      await execute('ROLLBACK')
+    }
+    await run.withLock((row) => row.update({ title: 'free' }))
+    expect((await Observed.findByPk(run.id, { rejectOnEmpty: true })).title).to.equal('free')
   })
 
   it('sees what read, merge and save lose', async () => {
