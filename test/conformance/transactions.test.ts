@@ -2,6 +2,7 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { expect } from 'chai'
 import { DataTypes, OptimisticLockError, QueryTypes, Sequelize, Transaction } from 'sequelize'
 import {
+  ConflictError,
   increment,
   lock,
   LockTimeoutError,
@@ -215,6 +216,33 @@ eachDatabase('transactions', (database) => {
         )
         expect(attempts).to.equal(2)
         expect((await stored(run.id)).title).to.equal('repeated')
+      })
+    }
+
+    if (database.name === 'postgres') {
+      it('repeats what COMMIT has refused', async () => {
+        const other = await Runs.create({ progress: { count: 0 } })
+        const failed: unknown[] = []
+        let attempts = 0
+        await run.withLock(
+          async (_row, transaction) => {
+            await Runs.findByPk(other.id, { transaction })
+            await Runs.update({ title: 'skew' }, { where: { id: run.id }, transaction })
+            if (attempts++ > 0) return
+            // Each has read what the other writes, and only one may have been first.
+            const isolationLevel = Transaction.ISOLATION_LEVELS.SERIALIZABLE
+            await Others.sequelize!.transaction({ isolationLevel }, async (theirs) => {
+              await Others.findByPk(run.id, { transaction: theirs })
+              await Others.update({ title: 'skew' }, { where: { id: other.id }, transaction: theirs })
+            })
+          },
+          {
+            isolationLevel: Transaction.ISOLATION_LEVELS.SERIALIZABLE,
+            retry: { ...quick, onRetry: ({ error }) => failed.push(error) },
+          },
+        )
+        expect(attempts).to.equal(2)
+        expect(failed[0]).to.be.instanceOf(ConflictError).and.have.nested.property('cause.sql', 'COMMIT;')
       })
     }
 

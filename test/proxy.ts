@@ -37,7 +37,8 @@ export class Proxy {
   private constructor(target: URL, server: Server) {
     this.#target = target
     this.#server = server.on('connection', (client) => this.#serve(client))
-    this.url = Object.assign(new URL(target), { port: String((server.address() as AddressInfo).port) }).href
+    const { address, port } = server.address() as AddressInfo
+    this.url = Object.assign(new URL(target), { hostname: address, port: String(port) }).href
   }
 
   static async before(target: string): Promise<Proxy> {

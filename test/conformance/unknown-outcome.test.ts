@@ -1,0 +1,85 @@
+import { expect } from 'chai'
+import * as sinon from 'sinon'
+import { mergeJsonKey, UnknownOutcomeError, withLock, withOptimisticLock } from 'sequelize-lossless'
+import { eachDatabase } from '../each-database.js'
+import { Proxy } from '../proxy.js'
+import type { Message } from '../proxy.js'
+import { rejection } from '../rejection.js'
+import { createRuns, defineRuns } from '../workflow-run.js'
+import type { WorkflowRun } from '../workflow-run.js'
+
+eachDatabase('a connection that is lost', (database) => {
+  // It has none.
+  if (database.name === 'sqlite') return
+
+  let proxy: Proxy
+  let Runs: typeof WorkflowRun
+  /** Past the proxy. */
+  let Observed: typeof WorkflowRun
+  let id: number
+
+  before(async () => {
+    proxy = await Proxy.before(database.url())
+    Observed = await createRuns(database.connect().sequelize, { version: true })
+    Runs = defineRuns(database.connect({}, proxy.url).sequelize, { version: true })
+  })
+  after(() => proxy.stop())
+  beforeEach(async () => {
+    sinon.stub(console, 'warn')
+    ;({ id } = await Observed.create({ progress: {} }))
+    await mergeJsonKey([Runs, id], 'progress', 'before', 1)
+  })
+  afterEach(() => {
+    sinon.restore()
+  })
+
+  const isWrite = ({ text }: Message): boolean => text.includes('probe')
+  const isCommit = ({ text }: Message): boolean => text.includes('COMMIT')
+
+  const writes: Readonly<Record<string, readonly [lastMessage: typeof isWrite, write: () => Promise<unknown>]>> = {
+    mergeJsonKey: [isWrite, () => mergeJsonKey([Runs, id], 'progress', 'k', 'probe')],
+    withOptimisticLock: [isWrite, () => withOptimisticLock([Runs, id], (run) => void (run.progress!['k'] = 'probe'))],
+    withLock: [isCommit, () => withLock([Runs, id], (run) => run.mergeJsonKey('progress', 'k', 'probe'))],
+    'mergeJsonKey with returning': [
+      database.name === 'postgres' ? isWrite : isCommit,
+      () => mergeJsonKey([Runs, id], 'progress', 'k', 'probe', { returning: true }),
+    ],
+  }
+
+  async function isStored(): Promise<boolean> {
+    return 'k' in (await Observed.findByPk(id, { rejectOnEmpty: true })).progress!
+  }
+
+  for (const [name, [isLast, write]] of Object.entries(writes)) {
+    it(`is an unknown outcome of ${name}, whether it was written or not`, async () => {
+      for (const isWritten of [false, true]) {
+        const cut = proxy.hold(isLast, async (held) => {
+          if (isWritten) await held.answer()
+          held.cut('reset')
+        })
+        const error = await rejection(write(), UnknownOutcomeError)
+        await cut
+        expect(error.code).to.equal('UNKNOWN_OUTCOME')
+        expect(error.message).to.include('Read the row again')
+        expect(error.cause).to.be.instanceOf(Error)
+        expect(await isStored()).to.equal(isWritten)
+      }
+    })
+  }
+
+  it('calls no afterCommit hook, and puts the row back as it was', async () => {
+    const hook = sinon.spy()
+    const run = await Runs.findByPk(id, { rejectOnEmpty: true })
+    const cut = proxy.hold(isCommit, (held) => {
+      held.cut('end')
+    })
+    const call = run.withLock(async (row, transaction) => {
+      transaction.afterCommit(hook)
+      await row.update({ title: 'unknown' })
+    })
+    await rejection(call, UnknownOutcomeError)
+    await cut
+    expect(hook.callCount).to.equal(0)
+    expect(run.title).to.equal(null)
+  })
+})
