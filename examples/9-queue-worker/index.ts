@@ -1,0 +1,88 @@
+import { once } from 'node:events'
+import { DatabaseError } from 'sequelize'
+import type { Sequelize } from 'sequelize'
+import { withLock } from 'sequelize-lossless'
+import { connect } from '../connect.js'
+import { BadJobError, defineJob, Job, shutdown, work } from './worker.js'
+
+const texts = ['a b c', 'one two', 'first second third', '', 'red green', 'north east south west']
+
+async function main(): Promise<void> {
+  const sequelize = connect()
+  defineJob(sequelize)
+  await Job.sync({ force: true })
+  for (const text of texts) await Job.create({ text })
+
+  // Somebody holds job 1 when the worker comes by.
+  const { holding, release } = await hold(1)
+  const signal = shutdown()
+  const end = await work({
+    signal,
+    async onHeld(id) {
+      console.log(`Job ${id} is held by another session: the next one.`)
+      release()
+      await holding
+    },
+    async perform(job) {
+      if (job.id === 3) {
+        console.log('SIGTERM while the worker is at job 3.')
+        const aborted = once(signal, 'abort')
+        process.kill(process.pid, 'SIGTERM')
+        await aborted
+      }
+      return countWords(job)
+    },
+  })
+  console.log(`The worker has ${end}. ${await summary()}`)
+
+  // After the restart there are two, and on a server the network is bad: the answers to six COMMITs are lost.
+  if (sequelize.getDialect() !== 'sqlite') loseAnswers(sequelize, 6)
+  const workers = [1, 2].map(() => work({ signal: new AbortController().signal, perform: countWords }))
+  await Promise.all(workers)
+  console.log(`Two more workers have emptied the queue. ${await summary()}`)
+  const jobs = await Job.findAll({ order: ['id'] })
+  console.log('Claims of each job:', jobs.map(({ report }) => report.claims).join(', '))
+  console.log('Words of each text:', jobs.map(({ report }) => report.words ?? report.error).join(', '))
+  await sequelize.close()
+}
+
+function countWords({ text }: Job): Promise<number> {
+  if (text === '') return Promise.reject(new BadJobError('no text'))
+  return Promise.resolve(text.split(' ').length)
+}
+
+/** Locks a job until `release()`; `holding` resolves when it is free again. */
+async function hold(id: number): Promise<{ holding: Promise<void>; release: () => void }> {
+  const [released, held] = [new AbortController(), new AbortController()]
+  const isHeld = once(held.signal, 'abort')
+  const holding = withLock([Job, id], async () => {
+    held.abort()
+    await once(released.signal, 'abort')
+  })
+  await isHeld
+  return { holding, release: () => released.abort() }
+}
+
+async function summary(): Promise<string> {
+  const jobs = await Job.findAll({ order: ['id'] })
+  const by = (status: string): string =>
+    jobs
+      .filter((job) => job.status === status)
+      .map(({ id }) => id)
+      .join(', ') || 'none'
+  return `Done: ${by('done')}. Failed: ${by('failed')}. Queued: ${by('queued')}.`
+}
+
+/** From now on COMMITs are done, and the connection is lost before the answer to them arrives. */
+function loseAnswers(sequelize: Sequelize, count: number): void {
+  const query = sequelize.query.bind(sequelize) as (...words: unknown[]) => Promise<unknown>
+  const losing = async (...words: unknown[]): Promise<unknown> => {
+    const answer = await query(...words)
+    if (count === 0 || !String(words[0]).startsWith('COMMIT')) return answer
+    count--
+    throw new DatabaseError(Object.assign(new Error('read ECONNRESET'), { sql: 'COMMIT' }))
+  }
+  sequelize.query = losing as Sequelize['query']
+}
+
+void main()
