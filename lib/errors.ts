@@ -160,16 +160,16 @@ export class LockTimeoutError extends RowError {
   readonly timeoutMs: number | undefined
 
   constructor(method: string, row: RowFacts, timeoutMs: number | undefined, holders: string, cause?: unknown) {
-    const waited =
+    const [waited, remedy] =
       timeoutMs === undefined
-        ? 'longer than the server waits'
+        ? ['for longer than the server waits', 'Try again later']
         : timeoutMs === 0
-          ? 'and nowait was asked for'
-          : `for more than ${timeoutMs} ms`
+          ? ['and nowait was asked for', 'Try again later, leave nowait out to wait']
+          : [`for more than ${timeoutMs} ms, or than the server waits`, 'Try again later, with a longer timeoutMs']
     super(
       row,
       `${method}: ${describeRow(row)} is locked by another session ${waited}, so nothing was written. ` +
-        `Try again later, with a longer timeoutMs, or find who holds the lock: ${holders}.`,
+        `${remedy}, or find who holds the lock: ${holders}.`,
     )
     this.timeoutMs = timeoutMs
     this.cause = cause
@@ -208,7 +208,7 @@ export class UnknownOutcomeError extends BaseError {
   constructor(method: string, sent: 'COMMIT' | 'the write', cause: unknown) {
     super(
       `${method}: the connection was lost after ${sent} was sent, so nobody knows whether it was done. ` +
-        `Read the row again before you decide, for example with await Model.findByPk(id): what has the same result twice (set, merge, addToSet) can be repeated, increment() and append() cannot.`,
+        `Look under the lock, await withLock([Model, id], (row) => …), which waits for a COMMIT that is still under way: what has the same result twice (set, merge, addToSet) can be repeated, increment() and append() cannot.`,
     )
     this.cause = cause
   }
@@ -219,11 +219,13 @@ export class RolledBackError extends BaseError {
   readonly code = 'ROLLED_BACK'
   override readonly name = 'RolledBackError'
 
-  constructor() {
+  /** @param cause the first error of a statement in it, if it is known */
+  constructor(cause: unknown) {
     super(
       'sequelize-lossless: the transaction was rolled back instead of committed, because a statement in it had failed and the error was caught. Nothing was written. ' +
         'Let that statement’s error leave the callback instead of catching it, or run the statement in its own savepoint: sequelize.transaction({ transaction }, …).',
     )
+    this.cause = cause
   }
 }
 
@@ -398,6 +400,10 @@ export const usage = {
     new UsageError(
       `${method}: ${model} has no version column to tell that a row was changed. ` +
         `Declare ${model} with { version: true }, and migrate: await queryInterface.addColumn('<table>', 'version', { type: DataTypes.INTEGER, allowNull: false, defaultValue: 0 }).`,
+    ),
+  writeInside: (method: string, name: string): UsageError =>
+    new UsageError(
+      `${method}: row.${name}() in the callback would write apart from the check that follows it. Assign what is to change, row.title = …, which ${method}() saves; or write in withLock().`,
     ),
   sequelize: (method: string, value: unknown): UsageError =>
     new UsageError(

@@ -116,12 +116,14 @@ export function refuseUnsavedChanges(
   if (changed.length > 0) throw new UnsavedChangesError(method, facts(row), changed, when)
 }
 
+const notJson = 'not JSON'
+
 // What JSON cannot write differs from all that it can; the save that follows tells the reason.
 function textOf(value: unknown): string {
   try {
     return JSON.stringify(value) ?? 'undefined'
   } catch {
-    return 'not JSON'
+    return notJson
   }
 }
 
@@ -174,16 +176,24 @@ export function adoptWrite(
   else adopt(instance, { [column]: after(values(instance)[column]) })
 }
 
-/** The way back to the instance as it is now. */
+/** The way back to the instance as it is now, also out of changes in place, and to what is known of its row. */
 export function snapshot(instance: Row): () => void {
   const dataValues = { ...values(instance) }
   const previous = { ...previousValues(instance) }
   const changed = instance.changed() || []
+  const texts = new Map(mutableColumns(instance).map((column) => [column, textOf(dataValues[column])]))
+  const stored = new Map(holdOn(instance)?.stored)
   return () => {
     restore(values(instance), dataValues)
     restore(previousValues(instance), previous)
+    for (const [column, text] of texts) {
+      const isAsItWas = textOf(dataValues[column]) === text || text === notJson
+      if (!isAsItWas) values(instance)[column] = text === 'undefined' ? undefined : JSON.parse(text)
+    }
     for (const name of instance.changed() || []) instance.changed(name as never, false)
     for (const name of changed) instance.changed(name as never, true)
+    const hold = holdOn(instance)
+    for (const [column, text] of stored) hold?.stored.set(column, text)
   }
 }
 

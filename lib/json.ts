@@ -20,7 +20,7 @@ import {
   UnknownOutcomeError,
   usage,
 } from './errors.js'
-import { adopt, adoptWrite, heldTransaction, refuseUnsavedChanges, values } from './instance.js'
+import { adopt, adoptWrite, heldTransaction, refuseUnsavedChanges, snapshot, values } from './instance.js'
 import { apply, condition, meets, obstacle, operation, overlap } from './operation.js'
 import type { Condition, JsonValue, Operation, PathInput } from './operation.js'
 import { refuseTooLarge, refuseUnsupported } from './limits.js'
@@ -39,7 +39,7 @@ import type {
 import { oneWriter } from './queue.js'
 import { checkRetryOptions, retry } from './retry.js'
 import type { RetryOptions } from './retry.js'
-import { isConflict, openTransaction, transactionFor, translated, watch } from './transaction.js'
+import { isConflict, onRollback, openTransaction, transactionFor, translated, watch } from './transaction.js'
 
 export interface JsonWriteOptions extends Logging, Transactionable {
   /**
@@ -326,6 +326,7 @@ async function write(asked: Omit<JsonWrite, 'conditions'>, options: JsonWriteOpt
 
   const document = returning ? found : undefined
   if (!instance) return document
+  if (joined) onRollback(joined, () => snapshot(instance))
   adoptWrite(instance, column, (before) => applyAll(operations, before), document)
   adopt(instance, bookkeeping(request, values(instance)))
   return instance

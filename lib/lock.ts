@@ -1,6 +1,14 @@
 import type { Logging, Model, Sequelize, Transaction, Transactionable } from 'sequelize'
-import { dialectOf, sendForHeader, sendForInstance, sendForRows, sequelizeOf, Statement } from './database.js'
-import type { Row, Sending } from './database.js'
+import {
+  dialectOf,
+  sendForHeader,
+  sendForInstance,
+  sendForRows,
+  sequelizeOf,
+  Statement,
+  versionAttribute,
+} from './database.js'
+import type { Row, RowModel, Sending } from './database.js'
 import type { Dialect, Setting } from './dialects/index.js'
 import { LockTimeoutError, RowNotFoundError, usage } from './errors.js'
 import {
@@ -288,13 +296,17 @@ function checkWait(method: string, { timeoutMs, nowait }: LockWaitOptions): numb
 /** Instances that a call of withLock is at work on, from its first moment, when nothing is locked yet. */
 const claimed = new WeakSet<Row>()
 
-function claim(instance: Row | undefined): () => void {
+export function claim(instance: Row | undefined): () => void {
   if (instance) claimed.add(instance)
   return () => void (instance && claimed.delete(instance))
 }
 
 /** @throws {UsageError} another flow, or another transaction, has locked this very instance, or is about to */
-function refuseOtherHolder(method: string, { instance, ...row }: Identity, transaction: Transaction | undefined): void {
+export function refuseOtherHolder(
+  method: string,
+  { instance, ...row }: Identity,
+  transaction: Transaction | undefined,
+): void {
   if (!instance) return
   const holder = holderOf(instance)
   const isOther = holder ? !transaction || !isSameTransaction(holder, transaction) : claimed.has(instance)
@@ -318,7 +330,7 @@ async function takeLock(
   const instance = identity.instance ?? fresh
   // Again: whoever changed it while this call waited would lose that.
   refuseUnsavedChanges(method, identity, 'before')
-  onRollback(sending.transaction, snapshot(instance))
+  onRollback(sending.transaction, () => snapshot(instance))
   adopt(instance, values(fresh))
   startHold(instance, sending.transaction, scoped)
   joinOwnMethods(instance)
@@ -356,13 +368,14 @@ async function withSetting<R>(
     const [sql, ...binds] = write(text)
     await sendForRows(sequelize, sql, binds, sending)
   }
-  const [before] = await sendForRows<{ value: unknown }>(sequelize, read, [], sending)
+  const [answer] = await sendForRows<Record<string, unknown>>(sequelize, read, [], sending)
+  const [before] = Object.values(answer!)
   await set(value)
   try {
     return await fn()
   } finally {
     // PostgreSQL puts it back itself, when it has ended the transaction.
-    await set(String(before?.value)).catch(() => undefined)
+    await set(String(before)).catch(() => undefined)
   }
 }
 
@@ -424,8 +437,13 @@ function joinOwnMethods(instance: Row): void {
       args[optionsIndex[name]] = { ...lock, ...options, transaction: asked === undefined ? transaction : asked }
       // On PostgreSQL they read the whole row back, over what was changed in place meanwhile.
       const putBack = name === 'increment' || name === 'decrement' ? keepMutable(instance) : undefined
+      const version = versionAttribute(instance.constructor as RowModel)
+      const before = version === undefined ? undefined : values(instance)[version]
       const result = await original.apply(instance, args)
       putBack?.()
+      // It is moved in the database, and in memory only where the row was read back.
+      const isStale = putBack !== undefined && version !== undefined && values(instance)[version] === before
+      if (isStale) adopt(instance, { [version]: Number(before) + 1 })
       if (name === 'reload') rememberStored(instance)
       return result
     }

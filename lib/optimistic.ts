@@ -1,9 +1,10 @@
 import { OptimisticLockError } from 'sequelize'
 import type { Logging, Model, Transactionable } from 'sequelize'
 import { dialectOf, failureOf, sequelizeOf, versionAttribute } from './database.js'
+import type { Dialect } from './dialects/index.js'
 import { RowNotFoundError, StaleRowError, UnknownOutcomeError, UnsupportedValueError, usage } from './errors.js'
 import { adopt, heldTransaction, refuseUnsavedChanges, snapshot, trackChangesInPlace, values } from './instance.js'
-import { selectRow, withLock } from './lock.js'
+import { claim, refuseOtherHolder, selectRow, withLock } from './lock.js'
 import { oneWriter } from './queue.js'
 import { checkRetryOptions, retry } from './retry.js'
 import type { RetryOptions } from './retry.js'
@@ -61,18 +62,18 @@ export async function withOptimisticLock<M extends Model, R>(
   if (joined && policy) throw usage.retryJoined(method)
   if (joined) {
     const locked = async (row: M): Promise<R> => {
-      const result = await fn(row)
+      const result = await callWithoutWrites(method, row, fn)
       await row.save(logging === undefined ? {} : { logging })
       return result
     }
     return withLock(target, locked, { transaction: joined, ...(logging !== undefined && { logging }) })
   }
+  refuseOtherHolder(method, identity, undefined)
   refuseUnsavedChanges(method, identity, 'before')
 
-  const dialect = await dialectOf(sequelize, { transaction: undefined, logging })
   let attempts = 0
   let isSaving = false
-  const attempt = async (): Promise<R> => {
+  const attempt = async (dialect: Dialect): Promise<R> => {
     attempts++
     isSaving = false
     const fresh = await selectRow(identity, { transaction: undefined, logging })
@@ -85,7 +86,7 @@ export async function withOptimisticLock<M extends Model, R>(
     adopt(row, values(fresh))
     const markChangesInPlace = trackChangesInPlace(row)
     try {
-      const result = await fn(row as M)
+      const result = await callWithoutWrites(method, row as M, fn)
       markChangesInPlace()
       isSaving = true
       const save = (): Promise<unknown> => row.save({ transaction: null, ...(logging !== undefined && { logging }) })
@@ -101,7 +102,42 @@ export async function withOptimisticLock<M extends Model, R>(
       throw translated(error, dialect, method, facts(identity), undefined)
     }
   }
-  return retry(attempt, (error) => isSaving && isRetryable(error, dialect), policy ?? {})
+  const release = claim(identity.instance)
+  try {
+    const dialect = await dialectOf(sequelize, { transaction: undefined, logging })
+    return await retry(
+      () => attempt(dialect),
+      (error) => isSaving && isRetryable(error, dialect),
+      policy ?? {},
+    )
+  } finally {
+    release()
+  }
+}
+
+const ownWrites = ['save', 'update', 'destroy', 'restore', 'increment', 'decrement'] as const
+
+/** Runs `fn` on a row that refuses to be written meanwhile: what it wrote would be apart from the check that follows. */
+async function callWithoutWrites<M extends Model, R>(
+  method: string,
+  row: M,
+  fn: (row: M) => R | Promise<R>,
+): Promise<R> {
+  const before = ownWrites.map((name) => [name, Object.getOwnPropertyDescriptor(row, name)] as const)
+  for (const name of ownWrites) {
+    const value = (): never => {
+      throw usage.writeInside(method, name)
+    }
+    Object.defineProperty(row, name, { value, configurable: true, writable: true, enumerable: false })
+  }
+  try {
+    return await fn(row)
+  } finally {
+    for (const [name, descriptor] of before) {
+      if (descriptor) Object.defineProperty(row, name, descriptor)
+      else Reflect.deleteProperty(row, name)
+    }
+  }
 }
 
 /** @throws {UnsupportedValueError} SQL finds no NULL equal to another, so that SQLite would never see a conflict */

@@ -188,16 +188,47 @@ export function checkIsolationLevel(method: string, level: string | undefined): 
   if (level !== undefined && !isolationLevels.includes(level)) throw usage.isolationLevel(method, level, 'SQL')
 }
 
-/** What to do when a transaction of ours is rolled back. */
-const undos = new WeakMap<Transaction, (() => void)[]>()
+/** What is put back when a transaction is rolled back, or a savepoint in it. */
+interface Undo {
+  /** The way back to where things are now. */
+  readonly save: () => () => void
+  readonly restore: () => void
+}
+
+/** Of transactions that are watched; those of others tell nobody that they were rolled back as a whole. */
+const undos = new WeakMap<Transaction, Undo[]>()
+/** By the name of a savepoint, what puts things back as they were at it. */
+const savepoints = new WeakMap<Transaction, Map<string, (() => void)[]>>()
+
+/**
+ * Has things put back if `transaction` is rolled back, and it was opened here, or to a savepoint that comes later.
+ *
+ * @param save takes note of how things are now, and returns the way back
+ */
+export function onRollback(transaction: Transaction, save: () => () => void): void {
+  const outermost = outermostOf(transaction)
+  const undo = { save, restore: save() }
+  undos.set(outermost, [...(undos.get(outermost) ?? []), undo])
+}
+
+function keepSavepoint(transaction: Transaction, name: string): void {
+  const kept = savepoints.get(transaction) ?? new Map<string, (() => void)[]>()
+  const saved = (undos.get(transaction) ?? []).map(({ save }) => save())
+  savepoints.set(transaction, kept.set(name, saved))
+}
+
+function restoreSavepoint(transaction: Transaction, name: string): void {
+  for (const restore of savepoints.get(transaction)?.get(name)?.toReversed() ?? []) restore()
+}
+
+/** Those that were opened here. */
+const ours = new WeakSet<Transaction>()
 
 /** Why COMMIT failed, of transactions that were opened here: Sequelize is not told, which would drop the connection, aloud. */
 const failedCommits = new WeakMap<Transaction, unknown>()
 
-/** Has `undo` run if the transaction is rolled back, and it was opened here: Sequelize tells nobody of any other one. */
-export function onRollback(transaction: Transaction, undo: () => void): void {
-  undos.get(outermostOf(transaction))?.push(undo)
-}
+/** The first error of a statement in a transaction, which a callback may have caught. */
+const firstErrors = new WeakMap<Transaction, unknown>()
 
 /**
  * Opens a transaction that may write, runs `fn` in it, and commits; rolls back if `fn` throws.
@@ -223,16 +254,15 @@ export async function openTransaction<R>(
     ...(dialect.writerQueue && { type }),
   }
   const scope = scopes.getStore()
-  const undo: (() => void)[] = []
   let isCommitting = false
   let opened: Transaction | undefined
   const run = async (transaction: Transaction): Promise<R> => {
     opened = transaction
     watch(transaction, dialect)
-    undos.set(transaction, undo)
+    ours.add(transaction)
     const result = await scopes.run(scope, () => fn(transaction))
     // A statement was told so, and the callback caught its error.
-    if (internals(transaction).finished === 'rollback') throw new RolledBackError()
+    if (internals(transaction).finished === 'rollback') throw new RolledBackError(firstErrors.get(transaction))
     isCommitting = true
     return result
   }
@@ -245,7 +275,7 @@ export async function openTransaction<R>(
   try {
     return await oneWriter(method, sequelize, dialect, open, wait)
   } catch (error) {
-    for (const each of undo.toReversed()) each()
+    for (const { restore } of (opened && undos.get(opened))?.toReversed() ?? []) restore()
     const isLost = isCommitting && failureOf(error, dialect) === 'lost'
     throw isLost ? new UnknownOutcomeError(method, 'COMMIT', error) : error
   }
@@ -325,7 +355,8 @@ export function translated(
   transaction: Transaction | undefined,
   timeoutMs?: number,
 ): unknown {
-  if (error instanceof ConflictError || error instanceof LockTimeoutError) return error
+  const isTold = [ConflictError, LockTimeoutError, RolledBackError].some((type) => error instanceof type)
+  if (isTold) return error
   const failure = failureOf(error, dialect)
   if (failure === 'lock timeout') return new LockTimeoutError(method, row, timeoutMs, dialect.lockHolders, error)
   if (failure !== 'deadlock' && failure !== 'conflict') return error
@@ -413,21 +444,28 @@ async function sendWatched(
   dialect: Dialect,
 ): Promise<unknown> {
   const isCommit = options.completesTransaction === true && /^COMMIT/i.test(String(sql))
+  const outermost = outermostOf(transaction)
+  const [, toSavepoint, savepoint] = /^(ROLLBACK TO )?SAVEPOINT (.*);$/i.exec(String(sql)) ?? []
   try {
-    if (!isCommit) return await query(sql, options)
+    if (!isCommit) {
+      const result = await query(sql, options)
+      if (savepoint !== undefined) (toSavepoint ? restoreSavepoint : keepSavepoint)(outermost, savepoint)
+      return result
+    }
     // Only a RAW result carries the word that a database answers with. A second COMMIT would not know of the first one.
     const once = dialect.writerQueue ? {} : { retry: { max: 1 } }
     const result = await query(sql, { ...options, ...once, type: QueryTypes.RAW })
-    if (dialect.isRollback(result)) throw new RolledBackError()
+    if (dialect.isRollback(result)) throw new RolledBackError(firstErrors.get(transaction))
     return result
   } catch (error) {
     const failure = failureOf(error, dialect)
+    if (!firstErrors.has(outermost)) firstErrors.set(outermost, error)
     if (isCommit) {
       // Sequelize would call them although nothing was committed.
       internals(transaction)._afterCommitHooks = []
       // SQLite is still in the transaction, and would keep its file locked.
       if (failure !== 'lost') await query('ROLLBACK;', { ...options, type: QueryTypes.RAW }).catch(() => undefined)
-      if (failure !== undefined && failure !== 'lost' && undos.has(transaction)) {
+      if (failure !== undefined && failure !== 'lost' && ours.has(transaction)) {
         failedCommits.set(transaction, error)
         return undefined
       }

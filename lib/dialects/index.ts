@@ -59,7 +59,7 @@ interface LockWait {
 /** A setting of a connection, as text. */
 export interface Setting {
   readonly value: string
-  /** Answers with the `value` in force. */
+  /** Answers with the value in force alone. */
   readonly read: string
   readonly write: (value: string) => readonly [sql: string, ...binds: string[]]
 }

@@ -159,7 +159,7 @@ export const postgres: Dialect = {
       : {
           setting: {
             value: `${timeoutMs}ms`,
-            read: `SELECT current_setting('lock_timeout') AS value`,
+            read: `SELECT current_setting('lock_timeout')`,
             write: (value) => [`SELECT set_config('lock_timeout', $1, true)`, value],
           },
         },

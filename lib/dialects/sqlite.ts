@@ -72,7 +72,8 @@ export const sqlite: Dialect = {
   lockWait: (timeoutMs) => ({
     setting: {
       value: String(timeoutMs),
-      read: 'SELECT timeout AS value FROM pragma_busy_timeout',
+      // Not pragma_busy_timeout: a SELECT would take the read lock, and SQLite waits for no lock beyond that one.
+      read: 'PRAGMA busy_timeout',
       write: (value) => [`PRAGMA busy_timeout = ${value}`],
     },
   }),

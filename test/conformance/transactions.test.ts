@@ -158,6 +158,20 @@ eachDatabase('transactions', (database) => {
       expect((await stored(run.id)).progress).to.deep.equal({ count: 10 })
     })
 
+    it('puts rows that JSON methods wrote back too', async () => {
+      let attempts = 0
+      await retryTransaction(
+        sequelize,
+        async (transaction) => {
+          await run.updateJson('progress', [increment('count')], { transaction })
+          if (attempts++ < 2) await conflict(transaction)
+        },
+        quick,
+      )
+      expect(run.progress).to.deep.equal({ count: 1 })
+      expect((await stored(run.id)).progress).to.deep.equal({ count: 1 })
+    })
+
     it('refuses a write that was not told of its transaction', async () => {
       const call = retryTransaction(sequelize, () => run.update({ title: 'outside' }))
       expect((await rejection(call, OutsideTransactionError)).message).to.include('retryTransaction()')
@@ -247,6 +261,18 @@ eachDatabase('transactions', (database) => {
     }
 
     if (database.name === 'mysql' || database.name === 'mariadb') {
+      it('repeats what a deadlock has rolled back, even if its error was caught', async () => {
+        let attempts = 0
+        await retryTransaction(
+          sequelize,
+          async (transaction) => {
+            if (attempts++ === 0) await meetAnother(database, Others, sequelize, transaction).catch(() => undefined)
+          },
+          quick,
+        )
+        expect(attempts).to.equal(2)
+      })
+
       it('sees a deadlock that Sequelize’s own retry has hidden', async () => {
         const { sequelize: own } = database.connect({ retry: { match: [/Deadlock/i], max: 3 } })
         let attempts = 0
@@ -312,6 +338,7 @@ eachDatabase('transactions', (database) => {
     ] as const) {
       it(`is a LockTimeoutError with ${name}, and fn does not run`, async () => {
         await whileHeld(async () => {
+          const start = performance.now()
           const error = await rejection(
             withLock([Runs, run.id], () => expect.fail('fn ran'), options),
             LockTimeoutError,
@@ -320,6 +347,8 @@ eachDatabase('transactions', (database) => {
           expect(error.timeoutMs).to.equal(timeoutMs)
           expect(error.message).to.include('find who holds the lock')
           expect(error.cause).to.be.instanceOf(Error)
+          // Timers and clocks differ by a millisecond.
+          expect(performance.now() - start).to.be.at.least(timeoutMs - 1)
         })
         await withLock([Runs, run.id], (row) => row.update({ title: 'free' }), options)
         expect((await stored(run.id)).title).to.equal('free')
@@ -603,6 +632,25 @@ eachDatabase('transactions', (database) => {
       )
       expect(error.message).to.include('version: true').and.include('addColumn')
       await rejection(withOptimisticLock(plain, 'x' as never), UsageError)
+    })
+
+    it('refuses to be written by fn, and to be shared by two flows', async () => {
+      const updating = run.withOptimisticLock((row) => row.update({ title: 'x' }))
+      expect((await rejection(updating, UsageError)).message).to.include('row.update() in the callback')
+      const joined = run.withLock((row) => row.withOptimisticLock((same) => same.destroy()))
+      expect((await rejection(joined, UsageError)).message).to.include('row.destroy() in the callback')
+      const one = run.withOptimisticLock((row) => void (row.title = 'one'))
+      expect(
+        (
+          await rejection(
+            run.withOptimisticLock(() => undefined),
+            UsageError,
+          )
+        ).message,
+      ).to.include('two flows')
+      await one
+      await run.update({ title: 'as before' })
+      expect((await stored(run.id)).title).to.equal('as before')
     })
 
     it('refuses a version that is NULL, which no later one differs from', async () => {
