@@ -171,14 +171,21 @@ export async function sendForHeader(
   return header
 }
 
-function queryOptions(sequelize: Sequelize, { transaction, logging }: Sending) {
+/**
+ * Sequelize's option to send a statement again: not in a transaction, which the first error may have ended, and
+ * elsewhere only if it is certain that nothing was done.
+ */
+export function statementRetry(sequelize: Sequelize, inTransaction: boolean): { max: number; match?: RegExp[] } {
   const { busy } = connectorOf(sequelize.getDialect())
+  return inTransaction || !busy ? { max: 1 } : { max: 20, match: [busy] }
+}
+
+function queryOptions(sequelize: Sequelize, { transaction, logging }: Sending) {
   return {
     // null, not undefined: the ambient transaction was considered before, and must not be picked up here.
     transaction: transaction ?? null,
     useMaster: true,
-    // Sequelize repeats single statements, which inside a transaction hides the first error, and elsewhere may do it twice.
-    retry: transaction || !busy ? { max: 1 } : { max: 20, match: [busy] },
+    retry: statementRetry(sequelize, transaction !== undefined),
     ...(logging === undefined ? {} : { logging }),
   }
 }
@@ -204,8 +211,6 @@ export function failureOf(error: unknown, dialect: Dialect): Failure | undefined
     if (each instanceof ConnectionError) return undefined
     const { parent } = each as { parent?: DriverError }
     if (parent) return dialect.classify(parent)
-    // Sequelize's retry of single statements meets the transaction that a deadlock has ended, and hides it.
-    if (each.message.startsWith('rollback has been called on this transaction')) return 'deadlock'
   }
   return undefined
 }

@@ -302,7 +302,7 @@ async function write(asked: Omit<JsonWrite, 'conditions'>, options: JsonWriteOpt
   const { instance, model } = identity
   const checked = checkOptions(method, options, ['transaction', 'returning', 'if', 'retry', 'logging'])
   const { returning, logging, if: conditions = [] } = checked
-  const policy = checked.retry && checkRetryOptions(method, checked.retry)
+  const policy = checked.retry === undefined ? undefined : checkRetryOptions(method, checked.retry)
   if (!isMadeHere(conditions)) throw usage.conditions(method, conditions)
   const request: JsonWrite = { ...asked, conditions }
   const sequelize = sequelizeOf(model)
@@ -321,7 +321,7 @@ async function write(asked: Omit<JsonWrite, 'conditions'>, options: JsonWriteOpt
     returning && dialect.matched
       ? openTransaction(method, sequelize, dialect, { logging }, send)
       : oneWriter(method, sequelize, dialect, () => send(undefined))
-  const again = { maxAttempts: 3, ...policy }
+  const again = { ...policy, maxAttempts: policy?.maxAttempts ?? 3 }
   const found = joined ? await send(joined) : await retry(attempt, (error) => isConflict(error, dialect), again)
 
   const document = returning ? found : undefined

@@ -159,8 +159,9 @@ export type RowsOf<T extends readonly Target<Model>[]> = {
  * are locked in one order, by table and primary key, so that callers that cross each other do not deadlock on them; one
  * locking read each.
  *
- * What can still deadlock: other statements in `fn` and elsewhere, and foreign keys, since an insert or update of a child
- * row locks its parent. With `retry` such a call is run again.
+ * What can still deadlock: other statements in `fn` and elsewhere, foreign keys, since an insert or update of a child row
+ * locks its parent, and keys that callers spell differently and only the collation of the database takes for one, such as
+ * 'é' and 'e'. With `retry` such a call is run again.
  *
  * @param targets rows, or `[Model, primaryKey]`, of one Sequelize instance, each row once
  * @param fn      gets the rows in the order of `targets`
@@ -195,7 +196,7 @@ async function runLocked<R>(
     'logging',
   ])
   const timeoutMs = checkWait(method, checked)
-  const policy = checked.retry && checkRetryOptions(method, checked.retry)
+  const policy = checked.retry === undefined ? undefined : checkRetryOptions(method, checked.retry)
   checkIsolationLevel(method, isolationLevel)
   if (typeof given !== 'function') throw usage.callback(method, given)
   const identities = identifyAll(method, targets)
@@ -220,6 +221,11 @@ async function runLocked<R>(
       const sending = { transaction, logging }
       rows[index] = await takeLock(method, identities[index]!, dialect, sending, true, timeoutMs)
     }
+    // The database may take two spellings of a key for one.
+    refuseTwice(
+      method,
+      rows.map((row) => identify(method, row)),
+    )
     phase = 'in the callback'
     const result = await runInScope(method, sequelize, transaction, () => fn(rows, transaction))
     phase = 'committing'
@@ -256,14 +262,24 @@ async function runLocked<R>(
 function identifyAll(method: string, targets: readonly Target<Model>[]): readonly Identity[] {
   if (!Array.isArray(targets) || targets.length === 0) throw usage.targets(method, targets)
   const identities = targets.map((target: Target<Model>) => identify(method, target))
-  const seen = new Set<string>()
   for (const identity of identities) {
     if (sequelizeOf(identity.model) !== sequelizeOf(identities[0]!.model)) throw usage.targetsApart(method)
-    const place = placeOf(identity)
+  }
+  refuseTwice(method, identities)
+  return identities
+}
+
+/** @throws {UsageError} two of them are one row */
+function refuseTwice(method: string, identities: readonly Identity[]): void {
+  const seen = new Set<string>()
+  for (const identity of identities) {
+    const place = JSON.stringify(
+      [new Statement(identity.model).table(), identity.primaryKey],
+      (_key, value: unknown) => (typeof value === 'bigint' ? String(value) : value),
+    )
     if (seen.has(place)) throw usage.targetTwice(method, facts(identity))
     seen.add(place)
   }
-  return identities
 }
 
 /** The indexes of `identities` in the order that every caller locks them in. */
@@ -272,14 +288,19 @@ function canonicalOrder(identities: readonly Identity[]): readonly number[] {
   return [...places.keys()].sort((one, other) => (places[one]! < places[other]! ? -1 : 1))
 }
 
-/** A row's table and primary key, as text that is the same whoever asks. */
+/** A row's table and primary key, as text that is the same however a caller writes the key. */
 function placeOf({ model, primaryKey }: Identity): string {
   const values = Object.entries(primaryKey).sort(([one], [other]) => (one < other ? -1 : 1))
-  const texts = values.map(([, value]) => (value instanceof Uint8Array ? Buffer.from(value).toString('hex') : value))
-  return JSON.stringify([
-    new Statement(model).table(),
-    ...texts.map((text) => (text instanceof Date ? text : String(text))),
-  ])
+  return JSON.stringify([new Statement(model).table(), ...values.map(([, value]) => canonical(value))])
+}
+
+function canonical(value: unknown): string {
+  if (value instanceof Date) return value.toISOString()
+  const text = value instanceof Uint8Array ? Buffer.from(value).toString('latin1') : String(value)
+  if (/^-?\d+$/.test(text)) return String(BigInt(text))
+  if (/^-?\d+\.\d+$/.test(text)) return String(Number(text))
+  const isDate = /^\d{4}-\d\d-\d\d[ T]/.test(text) && !Number.isNaN(Date.parse(text))
+  return isDate ? new Date(text).toISOString() : text.toLowerCase()
 }
 
 /** @returns how long to wait for a lock in milliseconds, 0 for not at all; `undefined` for as long as the server waits */

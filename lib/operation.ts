@@ -334,7 +334,8 @@ function jsonText(method: string, value: unknown): string {
       throw usage.value(method, place(key), `a ${typeof each}`)
     if (each === undefined && Array.isArray(this)) throw usage.value(method, place(key), 'undefined')
     if (typeof each === 'number' && !Number.isFinite(each)) refuse(key, String(each), 'Store null, or a string.')
-    if (typeof each === 'bigint') return `${(mark ??= randomUUID())}${each}`
+    // A toJSON that somebody gave to BigInt would make a string of it.
+    if (typeof original === 'bigint') return `${(mark ??= randomUUID())}${original}`
     if (types.isDate(original) && each === null) refuse(key, 'an invalid Date', 'Store null.')
     if (types.isPromise(original)) refuse(key, 'a promise', 'Write await before it.')
     if (isNotAsItLooks(original)) {

@@ -1,6 +1,6 @@
 import { OptimisticLockError } from 'sequelize'
 import type { Logging, Model, Transactionable } from 'sequelize'
-import { dialectOf, failureOf, sequelizeOf, versionAttribute } from './database.js'
+import { dialectOf, failureOf, sequelizeOf, statementRetry, versionAttribute } from './database.js'
 import type { Dialect } from './dialects/index.js'
 import { RowNotFoundError, StaleRowError, UnknownOutcomeError, UnsupportedValueError, usage } from './errors.js'
 import { adopt, heldTransaction, refuseUnsavedChanges, snapshot, trackChangesInPlace, values } from './instance.js'
@@ -22,7 +22,7 @@ export interface WithOptimisticLockOptions extends Logging, Transactionable {
  * again, from a fresh read. For a model with `version: true`; nobody waits for anybody. Rails' optimistic locking, with
  * the loop.
  *
- * Every writer must move the version: `save`, `update`, `increment` of an instance, and the JSON methods of this library
+ * A hook after the UPDATE that fails does not undo it. Every writer must move the version: `save`, `update`, `increment` of an instance, and the JSON methods of this library
  * do; `Model.update`, `bulkCreate` and raw SQL do not. Choose {@link withLock} for rows that many write: there a
  * conflict costs a wait, here a repetition. `fn` may run several times and has to leave alone what cannot be undone.
  * Sends, on MySQL:
@@ -78,23 +78,30 @@ export async function withOptimisticLock<M extends Model, R>(
     isSaving = false
     const fresh = await selectRow(identity, { transaction: undefined, logging })
     if (!fresh) throw new RowNotFoundError(method, facts(identity))
-    refuseMissingVersion(method, identity, values(fresh)[version])
+    const versionRead = values(fresh)[version]
+    refuseMissingVersion(method, identity, versionRead)
     const row = identity.instance ?? fresh
     // Again: whoever changed it while this call read would lose that.
     refuseUnsavedChanges(method, identity, 'before')
     const restore = snapshot(row)
     adopt(row, values(fresh))
     const markChangesInPlace = trackChangesInPlace(row)
+    let columns: readonly string[] = []
     try {
       const result = await callWithoutWrites(method, row as M, fn)
       markChangesInPlace()
+      columns = row.changed() || []
       isSaving = true
-      const save = (): Promise<unknown> => row.save({ transaction: null, ...(logging !== undefined && { logging }) })
-      if (row.changed()) await oneWriter(method, sequelize, dialect, save)
+      const retry = statementRetry(sequelize, false)
+      const options = { transaction: null, retry, ...(logging !== undefined && { logging }) }
+      const save = (): Promise<unknown> => row.save(options)
+      if (columns.length > 0) await oneWriter(method, sequelize, dialect, save)
       return result
     } catch (error) {
-      const columns = row.changed() || []
-      restore()
+      // It was saved, and a hook after that has failed.
+      const isSaved = isSaving && values(row)[version] !== versionRead
+      if (isSaved) isSaving = false
+      else restore()
       if (!isSaving) throw error
       if (error instanceof OptimisticLockError)
         throw new StaleRowError(method, facts(identity), attempts, columns, error)

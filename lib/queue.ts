@@ -45,8 +45,8 @@ export async function oneWriter<R>(
   if (hasTurn(queue)) {
     throw new OutsideTransactionError(
       method,
-      `${dialect.name} has one writer at a time, and the withLock() around this call is it, so this write would wait for ever`,
-      'Write after withLock() has returned; or, through the same Sequelize instance, pass the second argument of the callback, { transaction }.',
+      `${dialect.name} has one writer at a time, and it is the call around this one, so this write would wait for ever`,
+      'Write after that call has returned; or, through the same Sequelize instance, pass the second argument of the callback, { transaction }.',
     )
   }
   return inTurn(queue, fn, wait)

@@ -11,8 +11,8 @@ export interface RetryOptions {
   readonly maxDelayMs?: number
   /** Ends the attempts with its reason: before one starts, or in a pause. One that has started is finished. Default: none. */
   readonly signal?: AbortSignal
-  /** Told before each pause. What it throws ends the attempts. Default: none. */
-  readonly onRetry?: (failed: FailedAttempt) => void
+  /** Told, and awaited, before each pause. What it throws ends the attempts. Default: none. */
+  readonly onRetry?: (failed: FailedAttempt) => unknown
 }
 
 /** An attempt that will be followed by another one. */
@@ -63,7 +63,7 @@ export async function retry<R>(
     } catch (error) {
       if (number >= maxAttempts || !isRetryable(error)) throw error
       const delayMs = random() * Math.min(maxDelayMs, baseDelayMs * 2 ** (number - 1))
-      onRetry?.({ error, attempt: number, maxAttempts, delayMs })
+      await onRetry?.({ error, attempt: number, maxAttempts, delayMs })
       // Its own AbortError would hide the reason.
       await pause(delayMs, undefined, signal && { signal }).catch(() => undefined)
     }

@@ -1,7 +1,7 @@
 import { AsyncLocalStorage, AsyncResource } from 'node:async_hooks'
 import { OptimisticLockError, QueryTypes, Transaction } from 'sequelize'
 import type { Logging, Sequelize } from 'sequelize'
-import { dialectOf, failureOf } from './database.js'
+import { dialectOf, failureOf, statementRetry } from './database.js'
 import type { Dialect } from './dialects/index.js'
 import {
   ConflictError,
@@ -221,6 +221,12 @@ function restoreSavepoint(transaction: Transaction, name: string): void {
   for (const restore of savepoints.get(transaction)?.get(name)?.toReversed() ?? []) restore()
 }
 
+/** Those whose COMMIT was answered with success. */
+const committed = new WeakSet<Transaction>()
+
+/** What was thrown after a COMMIT: nothing is to be put back, told otherwise or tried again. */
+const afterCommit = new WeakSet<object>()
+
 /** Those that were opened here. */
 const ours = new WeakSet<Transaction>()
 
@@ -262,7 +268,9 @@ export async function openTransaction<R>(
     ours.add(transaction)
     const result = await scopes.run(scope, () => fn(transaction))
     // A statement was told so, and the callback caught its error.
-    if (internals(transaction).finished === 'rollback') throw new RolledBackError(firstErrors.get(transaction))
+    const firstError = firstErrors.get(transaction)
+    if (internals(transaction).finished === 'rollback' && firstError !== undefined)
+      throw new RolledBackError(firstError)
     isCommitting = true
     return result
   }
@@ -275,6 +283,10 @@ export async function openTransaction<R>(
   try {
     return await oneWriter(method, sequelize, dialect, open, wait)
   } catch (error) {
+    if (opened && committed.has(opened)) {
+      if (error instanceof Error) afterCommit.add(error)
+      throw error
+    }
     for (const { restore } of (opened && undos.get(opened))?.toReversed() ?? []) restore()
     const isLost = isCommitting && failureOf(error, dialect) === 'lost'
     throw isLost ? new UnknownOutcomeError(method, 'COMMIT', error) : error
@@ -283,13 +295,18 @@ export async function openTransaction<R>(
 
 /** Whether another session got in the way: it is certain that nothing was written, and the next time may go well. */
 export function isConflict(error: unknown, dialect: Dialect): boolean {
+  if (isAfterCommit(error)) return false
   const failure = failureOf(error, dialect)
   return failure === 'deadlock' || failure === 'conflict'
 }
 
 /** Whether a transaction may go well if it is run again, from its first read. */
 export function isRetryable(error: unknown, dialect: Dialect): boolean {
-  return isConflict(error, dialect) || error instanceof OptimisticLockError
+  return isConflict(error, dialect) || (error instanceof OptimisticLockError && !isAfterCommit(error))
+}
+
+function isAfterCommit(error: unknown): boolean {
+  return error instanceof Error && afterCommit.has(error)
 }
 
 export interface RetryTransactionOptions extends RetryOptions, Logging {
@@ -356,7 +373,7 @@ export function translated(
   timeoutMs?: number,
 ): unknown {
   const isTold = [ConflictError, LockTimeoutError, RolledBackError].some((type) => error instanceof type)
-  if (isTold) return error
+  if (isTold || isAfterCommit(error)) return error
   const failure = failureOf(error, dialect)
   if (failure === 'lock timeout') return new LockTimeoutError(method, row, timeoutMs, dialect.lockHolders, error)
   if (failure !== 'deadlock' && failure !== 'conflict') return error
@@ -388,6 +405,7 @@ interface SentOptions {
   readonly instance?: object
   readonly fields?: readonly string[]
   readonly completesTransaction?: boolean
+  readonly retry?: object
 }
 
 const modelWrites: ReadonlySet<string | undefined> = new Set([
@@ -444,6 +462,8 @@ async function sendWatched(
   dialect: Dialect,
 ): Promise<unknown> {
   const isCommit = options.completesTransaction === true && /^COMMIT/i.test(String(sql))
+  // Sequelize would send one statement again, after the server has ended the transaction that it was part of.
+  if (!dialect.writerQueue) options = { ...options, retry: statementRetry(internals(transaction).sequelize, true) }
   const outermost = outermostOf(transaction)
   const [, toSavepoint, savepoint] = /^(ROLLBACK TO )?SAVEPOINT (.*);$/i.exec(String(sql)) ?? []
   try {
@@ -452,10 +472,10 @@ async function sendWatched(
       if (savepoint !== undefined) (toSavepoint ? restoreSavepoint : keepSavepoint)(outermost, savepoint)
       return result
     }
-    // Only a RAW result carries the word that a database answers with. A second COMMIT would not know of the first one.
-    const once = dialect.writerQueue ? {} : { retry: { max: 1 } }
-    const result = await query(sql, { ...options, ...once, type: QueryTypes.RAW })
+    // Only a RAW result carries the word that a database answers with.
+    const result = await query(sql, { ...options, type: QueryTypes.RAW })
     if (dialect.isRollback(result)) throw new RolledBackError(firstErrors.get(transaction))
+    committed.add(outermost)
     return result
   } catch (error) {
     const failure = failureOf(error, dialect)

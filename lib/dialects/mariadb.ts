@@ -73,9 +73,13 @@ const form: Form = (change, { sql }, bind) => {
   ]
   const isDocument = `(${sql} IS NULL OR CASE WHEN JSON_VALID(${sql}) THEN JSON_TYPE(${sql}) END IN ('OBJECT', 'NULL'))`
   const guard = [isDocument, ...guards, ...met, ...proofs].join(' AND ')
+  if (!change.operations.some(({ kind }) => kind === 'pull')) return { document, guard }
   // GROUP_CONCAT cuts off what is longer, in silence.
-  const usesIt = change.operations.some(({ kind }) => kind === 'pull')
-  return { document, guard, ...(usesIt && { prefix: 'SET STATEMENT group_concat_max_len = 1073741824 FOR ' }) }
+  return {
+    document,
+    guard: `${guard} AND COALESCE(OCTET_LENGTH(${sql}), 0) <= LEAST(@@max_allowed_packet, @@group_concat_max_len)`,
+    prefix: 'SET STATEMENT group_concat_max_len = 1073741824 FOR ',
+  }
 }
 
 export const mariadb: Dialect = {

@@ -83,21 +83,21 @@ const failures: Readonly<Record<number, Failure>> = {
   1205: 'lock timeout',
   3024: 'lock timeout',
   3572: 'lock timeout',
-  // Shut down while it may have been committing.
+  // Shut down, or cut off by a proxy, while it may have been committing.
   1053: 'lost',
+  1927: 'lost',
   // A node that has lost the majority: rolled back here, and yet applied by the others.
   3100: 'lost',
 }
 
-/** The numbers of what the server says; below and above are those of the drivers. */
-const serverErrors = { least: 1000, greatest: 44_999 }
+/** The numbers that servers give to what they say. From 2000 on are those of clients, which proxies pass on; drivers have others. */
+const isServers = (errno: number): boolean => (errno >= 1000 && errno < 2000) || (errno >= 3000 && errno < 45_000)
 
 /** Both drivers know a connection that was closed before the statement was sent; of any other end they cannot tell. */
 export function classify({ errno, message }: DriverError): Failure | undefined {
-  const isServer = errno !== undefined && errno >= serverErrors.least && errno <= serverErrors.greatest
   // Another node was first, if it names InnoDB's error 149; of others nothing is known.
   if (errno === 1180) return /\b149\b/.test(message) ? 'conflict' : 'lost'
-  if (isServer) return failures[errno]
+  if (errno !== undefined && isServers(errno)) return failures[errno]
   const isUnsent = errno === 45_013 || /closed state/.test(message)
   return isUnsent ? undefined : 'lost'
 }

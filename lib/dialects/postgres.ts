@@ -136,13 +136,16 @@ const failures: Readonly<Record<string, Failure>> = {
   '40P01': 'deadlock',
   '40001': 'conflict',
   '55P03': 'lock timeout',
-  // Shut down or crashed while it may have been committing: with synchronous replication it can be committed here.
-  '57P01': 'lost',
-  '57P02': 'lost',
 }
 
-function classify({ severity, code, message }: DriverError): Failure | undefined {
-  if (severity !== undefined) return failures[code ?? '']
+/**
+ * Shut down, crashed, cut off, or failed inside, while it may have been committing: with synchronous replication it can
+ * be committed even if it says that it was not.
+ */
+const lost = /^(08|57P0|58|XX)/
+
+function classify({ severity, code = '', message }: DriverError): Failure | undefined {
+  if (severity !== undefined) return failures[code] ?? (lost.test(code) ? 'lost' : undefined)
   // The driver knew that the connection was gone, and sent nothing.
   return /not queryable/.test(message) ? undefined : 'lost'
 }

@@ -319,6 +319,37 @@ eachDatabase('updateJson', (database) => {
     expect(await stored(id)).to.include({ double: 1.2345678901234568e20 })
   })
 
+  it('takes a bigint that somebody has given a toJSON', async () => {
+    const prototype = BigInt.prototype as unknown as { toJSON?: () => string }
+    prototype.toJSON = () => 'text'
+    try {
+      const { id } = await Runs.create({ progress: { n: 1 } })
+      await updateJson([Runs, id], 'progress', [increment('n', 5n), set('a', [2n])])
+      expect(await stored(id)).to.deep.equal({ n: 6, a: [2] })
+    } finally {
+      delete prototype.toJSON
+    }
+  })
+
+  if (database.name === 'mariadb') {
+    it('never cuts an array that is longer than the server can aggregate', async () => {
+      const items = Array.from({ length: 1500 }, (_, index) => `${index} ${'x'.repeat(1000)}`)
+      const { id } = await Runs.create({ progress: { items } })
+      const [row] = await sequelize.query<{ bytes: number }>('SELECT @@global.max_allowed_packet AS bytes', {
+        type: QueryTypes.SELECT,
+      })
+      await sequelize.query('SET GLOBAL max_allowed_packet = 1048576')
+      try {
+        const { sequelize: loose } = database.connect({ pool: { max: 1 } })
+        await loose.query(`SET SESSION sql_mode = ''`)
+        await rejection(updateJson([defineRuns(loose), id], 'progress', [pull('items', items[7])]), Error)
+      } finally {
+        await sequelize.query(`SET GLOBAL max_allowed_packet = ${row!.bytes}`)
+      }
+      expect(await stored(id)).to.deep.equal({ items })
+    })
+  }
+
   it('keeps every other item of a long array', async () => {
     const items = Array.from({ length: 3000 }, (_, index) => `${index} ${'x'.repeat(500)}`)
     const { id } = await Runs.create({ progress: { items } })
