@@ -1,0 +1,38 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import type { ESLint, Linter, Rule } from 'eslint'
+import { lockNeedsTransaction } from './lock-needs-transaction.js'
+import { noJsonReadModifyWrite } from './no-json-read-modify-write.js'
+
+const { name, version } = JSON.parse(readFileSync(join(__dirname, '..', '..', 'package.json'), 'utf8')) as {
+  name: string
+  version: string
+}
+
+export const meta: { readonly name: string; readonly version: string } = { name, version }
+
+export const rules: {
+  readonly 'no-json-read-modify-write': Rule.RuleModule
+  readonly 'lock-needs-transaction': Rule.RuleModule
+} = {
+  'no-json-read-modify-write': noJsonReadModifyWrite,
+  'lock-needs-transaction': lockNeedsTransaction,
+}
+
+/**
+ * Both rules, as errors:
+ *
+ *     import lossless from 'sequelize-lossless/eslint'
+ *     export default [lossless.configs.recommended]
+ */
+export const configs: { readonly recommended: Linter.Config } = {
+  recommended: {
+    name: 'sequelize-lossless/recommended',
+    // ESLint refuses two objects for one plugin, and whoever names it in `plugins` passes this module.
+    plugins: { 'sequelize-lossless': module.exports as ESLint.Plugin },
+    rules: {
+      'sequelize-lossless/no-json-read-modify-write': 'error',
+      'sequelize-lossless/lock-needs-transaction': 'error',
+    },
+  },
+}

@@ -1,0 +1,77 @@
+import type { Rule } from 'eslint'
+import {
+  ancestorsOf,
+  argumentsOf,
+  calledName,
+  hasSpread,
+  isOff,
+  lastName,
+  propertyOf,
+  receiverOf,
+  unwrap,
+} from './syntax.js'
+import type { Node } from './syntax.js'
+import { typesOf } from './types.js'
+
+const finders = new Set(['findByPk', 'findOne', 'findAll', 'findAndCountAll', 'findOrCreate', 'count', 'reload'])
+
+/** Finds a `lock` without the `transaction` that would keep it: Sequelize sends the read, and the lock is gone after it. */
+export const lockNeedsTransaction: Rule.RuleModule = {
+  meta: {
+    type: 'problem',
+    docs: {
+      description: 'require a transaction beside `lock`, which ends with the read without one',
+      recommended: true,
+    },
+    schema: [],
+    messages: {
+      missing:
+        '{{method}}() locks nothing: without a transaction the lock ends with the read itself. ' +
+        'Pass { transaction: {{transaction}}, lock: {{lock}} }.',
+    },
+  },
+  create(context) {
+    const source = context.sourceCode
+    const types = typesOf(source)
+    return {
+      CallExpression(call) {
+        const method = calledName(call)
+        const receiver = receiverOf(call)
+        if (!receiver || !method || !finders.has(method)) return
+        const options = argumentsOf(call).at(-1)
+        if (options?.type !== 'ObjectExpression' || hasSpread(options)) return
+        const lock = propertyOf(options, 'lock')
+        const transaction = propertyOf(options, 'transaction')
+        if (!lock || !isLock(lock) || (transaction && !isOff(transaction))) return
+        const isTyped = method === 'reload' ? types?.isRow(receiver) : types?.isModel(receiver)
+        if (isTyped === false || (method === 'reload' && isInWithLock(call))) return
+        const text = source.getText(lock).replace(/\s+/g, ' ')
+        context.report({
+          node: lock,
+          messageId: 'missing',
+          data: { method, lock: text, transaction: transactionOf(lock) ?? 't' },
+        })
+      },
+    }
+  },
+}
+
+/** The row's own methods take part in the transaction of its lock. */
+function isInWithLock(node: Node): boolean {
+  return [...ancestorsOf(node)].some((outer) => outer.type === 'CallExpression' && calledName(outer) === 'withLock')
+}
+
+/** `true`, `t.LOCK.UPDATE`, `{ level: t.LOCK.UPDATE, of: Job }`, and no other library's `{ mode: … }`. */
+function isLock(lock: Node): boolean {
+  if (lock.type === 'Literal') return lock.value === true || lock.value === 'UPDATE' || lock.value === 'SHARE'
+  if (lock.type === 'ObjectExpression') return Boolean(propertyOf(lock, 'level') ?? propertyOf(lock, 'of'))
+  return lock.type === 'MemberExpression' && lastName(unwrap(lock.object)) === 'LOCK'
+}
+
+/** `t` of `t.LOCK.UPDATE`. */
+function transactionOf(lock: Node): string | undefined {
+  if (lock.type === 'ObjectExpression') return transactionOf(propertyOf(lock, 'level') ?? lock.properties[0]!)
+  const locks = lock.type === 'MemberExpression' && unwrap(lock.object)
+  const owner = locks && locks.type === 'MemberExpression' && unwrap(locks.object)
+  return owner && owner.type === 'Identifier' && /^[a-z]/.test(owner.name) ? owner.name : undefined
+}

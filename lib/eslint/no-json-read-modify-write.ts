@@ -1,0 +1,255 @@
+import type { Rule } from 'eslint'
+import { entriesOf, mutationOf, readingsOf } from './document.js'
+import type { Mutation, Reading } from './document.js'
+import { modelIn } from './model.js'
+import { protectionIn } from './protection.js'
+import { remedyOf, remedyOfKey, remedyOfMutation, remedyOfValue } from './remedy.js'
+import type { Remedy } from './remedy.js'
+import {
+  argumentsOf,
+  bodyOf,
+  calledName,
+  contains,
+  isSamePlace,
+  nameOf,
+  parentOf,
+  placeOf,
+  propertyOf,
+  receiverOf,
+  resolved,
+  startOf,
+  stringOf,
+  unwrap,
+} from './syntax.js'
+import type { Call, Node } from './syntax.js'
+import { typesOf } from './types.js'
+
+/** What gives a column of a row a new value, in memory: `run.progress = …`, `run.set('progress', …)`. */
+interface Assignment {
+  readonly node: Node
+  readonly row: Node
+  readonly column: string
+  readonly value: Node
+}
+
+const lost = '"{{column}}" is read, changed and written back as a whole: what others write to it in between is lost.'
+const unseen = '"{{column}}" is changed in place, which save() does not see: the change is lost.'
+const lock = 'await {{row}}.withLock(async ({{name}}) => { … })'
+
+/** Finds a JSON document that is read, changed and written back as a whole, where nothing keeps other writers away. */
+export const noJsonReadModifyWrite: Rule.RuleModule = {
+  meta: {
+    type: 'problem',
+    docs: {
+      description: 'disallow writing back a JSON column that was read before, without a lock',
+      recommended: true,
+    },
+    schema: [],
+    messages: {
+      key: `${lost} Write await {{call}}, or do this inside ${lock}.`,
+      document: `${lost} Do this inside ${lock}.`,
+      unseenKey: `${unseen} Write await {{call}}, or do this inside ${lock}.`,
+      unseenDocument: `${unseen} Do this inside ${lock}.`,
+    },
+  },
+  create(context) {
+    const source = context.sourceCode
+    const types = typesOf(source)
+    const model = modelIn(source, types)
+    const protection = protectionIn(source, model)
+    const calls: Call[] = []
+    const assignments: Assignment[] = []
+    const mutations: Mutation[] = []
+    const marked: Assignment[] = []
+    const readings = new Map<Node, Reading[]>()
+    const reported = new Set<Node>()
+
+    const report = (node: Node, row: Node, column: string, { call, name }: Remedy, isSeen = true): void => {
+      if (reported.has(node)) return
+      reported.add(node)
+      const shown =
+        call?.startsWith('row.') || (row.type !== 'Identifier' && !placeOf(source, row)) ? 'row' : source.getText(row)
+      context.report({
+        node,
+        messageId: isSeen ? (call ? 'key' : 'document') : call ? 'unseenKey' : 'unseenDocument',
+        data: { column, row: shown, name, ...(call && { call }) },
+      })
+    }
+
+    const read = (value: Node): Reading[] => {
+      const known = readings.get(value) ?? readingsOf(source, value)
+      readings.set(value, known)
+      return known
+    }
+    const isSame = (row: Node, other: Node): boolean =>
+      row === other || isSamePlace(placeOf(source, row), placeOf(source, other))
+    /** What the value was read from, if that is this column of this row. */
+    const readFrom = (value: Node, row: Node, column: string): Reading[] =>
+      read(value).filter((reading) => reading.column === column && isSame(reading.row, row))
+    const isDocument = (row: Node, column: string, readings: readonly Reading[]): boolean => {
+      const isTyped = model.isDocument(row, column)
+      return isTyped ?? (readings.some(({ isMaybeText }) => !isMaybeText) && !model.isAssociation(row, column))
+    }
+    const isColumn = (row: Node, column: string): boolean =>
+      model.isDocument(row, column) ?? !model.isAssociation(row, column)
+    const isIn = (node: Node, other: Node): boolean => {
+      const [body, otherBody] = [bodyOf(node), bodyOf(other)]
+      return contains(body, otherBody) || contains(otherBody, body)
+    }
+    /** What was written in place into a column of a row, up to here. */
+    const mutationsOf = (row: Node, column: string, write: Node): { mutation: Mutation; path: readonly string[] }[] =>
+      mutations
+        .filter(({ node }) => startOf(node) < startOf(write) && isIn(node, write))
+        .flatMap((mutation) => {
+          const [reading] = readFrom(mutation.target, row, column)
+          return reading ? [{ mutation, path: reading.path }] : []
+        })
+    /** Whether the column was given a new document before: what is written into that one was not read. */
+    const isFresh = (row: Node, column: string, node: Node): boolean =>
+      assignments.some(
+        (assignment) =>
+          assignment.column === column &&
+          isSame(assignment.row, row) &&
+          startOf(assignment.node) < startOf(node) &&
+          readFrom(assignment.value, row, column).length === 0 &&
+          isAlwaysBefore(assignment.node, node),
+      )
+
+    /** A value that is written to a column: reported if it is what was read from there, changed. */
+    const check = (written: Assignment, write: Node): void => {
+      const { node, row, column, value } = written
+      const readings = readFrom(value, row, column)
+      if (readings.length === 0 || !isDocument(row, column, readings) || isFresh(row, column, node)) return
+      const changed = readings.some(({ isChanged }) => isChanged)
+      const [inPlace] = mutationsOf(row, column, write)
+      if (changed) report(node, row, column, remedyOfValue(source, row, column, value))
+      else if (inPlace) report(node, row, column, remedyOfMutation(source, row, column, inPlace.mutation, inPlace.path))
+    }
+
+    const checkWritten = (written: Assignment, write: Node): void => {
+      const [column, ...path] = written.column.split('.')
+      if (path.length === 0) check(written, write)
+      else checkPath(written, column!, path)
+    }
+    /** `run.set('progress.a', 1)`: Sequelize puts it into the document that it has, and writes all of it. */
+    const checkPath = ({ node, row }: Assignment, column: string, path: readonly string[]): void => {
+      if (!isColumn(row, column) || isFresh(row, column, node)) return
+      const [key, ...more] = path
+      const keys = path.map((each) => `'${each}'`).join(', ')
+      const remedy = more.length > 0 ? remedyOf(source, row, column, `set([${keys}], …)`) : undefined
+      report(node, row, column, remedy ?? remedyOfKey(source, row, column, key))
+    }
+
+    const checkUpdate = (call: Call, row: Node, values: Node): void => {
+      if (values.type !== 'ObjectExpression') return
+      for (const [column, value, node] of entriesOf(values)) checkWritten({ node, row, column, value }, call)
+    }
+
+    const checkSave = (call: Call, row: Node, options: Node | undefined): void => {
+      const isHere = (other: { node: Node; row: Node }): boolean =>
+        isSame(other.row, row) && startOf(other.node) < startOf(call) && isIn(other.node, call)
+      const fields = options?.type === 'ObjectExpression' ? propertyOf(options, 'fields') : undefined
+      const isSaved = (column: string): boolean =>
+        fields?.type !== 'ArrayExpression' || fields.elements.some((field) => stringOf(field ?? undefined) === column)
+      const written = assignments.filter((each) => isHere(each) && isSaved(each.column))
+      for (const assignment of written) checkWritten(assignment, call)
+      // Sequelize sees no change in place, and saves it only if it is told so.
+      const told = new Set(marked.filter(isHere).map(({ column }) => column))
+      const touched = mutations.flatMap(({ target }) => read(target)).filter((reading) => isSame(reading.row, row))
+      const known = touched.map(({ column }) => column).filter((column) => model.isDocument(row, column))
+      for (const column of new Set([...told, ...known])) {
+        const isAssigned = written.some((assignment) => assignment.column === column)
+        if (!isSaved(column) || (isAssigned && !told.has(column)) || !isColumn(row, column)) continue
+        const found = mutationsOf(row, column, call).find(({ mutation }) => !isFresh(row, column, mutation.node))
+        if (!found || written.some(({ column: each, node }) => each === column && reported.has(node))) continue
+        const remedy = remedyOfMutation(source, row, column, found.mutation, found.path)
+        report(found.mutation.node, row, column, remedy, told.has(column))
+      }
+    }
+
+    /** `WorkflowRun.update({ progress: … }, { where: { id } })`. */
+    const checkStatic = (call: Call, of: Node, values: Node, options: Node): void => {
+      if (values.type !== 'ObjectExpression' || options.type !== 'ObjectExpression') return
+      const where = propertyOf(options, 'where')
+      if (!where || !model.isModel(of)) return
+      for (const [column, value, node] of entriesOf(values)) {
+        for (const { row, column: from } of read(value)) {
+          if (from !== column || isCompared(where, column)) continue
+          if (!model.isRowOf(row, of, where) || protection.mayCover(call, row, options)) continue
+          check({ node, row, column, value }, call)
+        }
+      }
+    }
+
+    const checkCall = (call: Call): void => {
+      const name = calledName(call)
+      const receiver = receiverOf(call)
+      if (!receiver) return
+      const [first, second] = argumentsOf(call)
+      if (name === 'update' && first && second) checkStatic(call, receiver, resolved(source, first), second)
+      const options = name === 'save' ? first : second
+      if ((name !== 'save' && name !== 'update') || !model.isRow(receiver)) return
+      if (protection.mayCover(call, receiver, options)) return
+      if (name === 'save') checkSave(call, receiver, options)
+      else if (first) checkUpdate(call, receiver, resolved(source, first))
+    }
+
+    const seeAssignment = (call: Call): void => {
+      const name = calledName(call)
+      const row = receiverOf(call)
+      const [first, value] = argumentsOf(call)
+      if (!row || !first) return
+      const column = stringOf(first)
+      if (name === 'changed' && column !== undefined && value?.type === 'Literal' && value.value === true) {
+        marked.push({ node: call, row, column, value })
+      }
+      if (name !== 'set' && name !== 'setDataValue' && name !== 'setAttributes') return
+      if (column !== undefined && value) assignments.push({ node: call, row, column, value })
+      if (first.type !== 'ObjectExpression') return
+      for (const [key, each, node] of entriesOf(first)) assignments.push({ node, row, column: key, value: each })
+    }
+
+    const seeMutation = (node: Node): void => {
+      const mutation = mutationOf(node)
+      if (mutation) mutations.push(mutation)
+    }
+
+    return {
+      CallExpression(call) {
+        model.see(call)
+        protection.see(call)
+        calls.push(call)
+        seeAssignment(call)
+        seeMutation(call)
+      },
+      AssignmentExpression(node) {
+        seeMutation(node)
+        const left = unwrap(node.left)
+        if (left.type !== 'MemberExpression') return
+        const column = nameOf(left)
+        const row = unwrap(left.object)
+        if (column !== undefined) assignments.push({ node, row, column, value: unwrap(node.right) })
+      },
+      UpdateExpression: seeMutation,
+      UnaryExpression: seeMutation,
+      'Program:exit'() {
+        for (const call of calls) checkCall(call)
+      },
+    }
+  },
+}
+
+/** Whether a `where` asks for what was read: the version of the row, or the document itself. */
+function isCompared(where: Node, column: string): boolean {
+  if (where.type !== 'ObjectExpression') return true
+  return entriesOf(where).some(([name]) => name === column || /version|revision|updated_?at|etag/i.test(name))
+}
+
+/** Whether the statement of the first stands in a block around the second. */
+function isAlwaysBefore(first: Node, second: Node): boolean {
+  const statement = parentOf(first)
+  const block = statement?.type === 'ExpressionStatement' && parentOf(statement)
+  return (
+    block !== null && block !== false && ['BlockStatement', 'Program'].includes(block.type) && contains(block, second)
+  )
+}

@@ -1,0 +1,146 @@
+import type { SourceCode } from 'eslint'
+import { isFinder } from './model.js'
+import type { Loading, Model } from './model.js'
+import {
+  ancestorsOf,
+  argumentsOf,
+  awaited,
+  bodyOf,
+  calledName,
+  contains,
+  hasSpread,
+  isFunction,
+  isOff,
+  isSamePlace,
+  keyOf,
+  originsOf,
+  parentOf,
+  placeOf,
+  propertyOf,
+  receiverOf,
+  resolved,
+  startOf,
+  variableOf,
+  wordsOf,
+} from './syntax.js'
+import type { Call, FunctionNode, Node } from './syntax.js'
+
+const words: ReadonlySet<string> = new Set(['lock', 'locks', 'locked', 'mutex', 'acquire', 'exclusive', 'semaphore'])
+
+function saysLock(name: string): boolean {
+  return wordsOf(name).some((word) => words.has(word))
+}
+
+export interface Protection {
+  /** Told of every call in the file. */
+  see(call: Call): void
+  /** Whether something keeps other writers away from what was read, or may do so unseen. */
+  mayCover(write: Node, row: Node, options: Node | undefined): boolean
+}
+
+/** What in a file locks: `withLock` and its like around a write, a locking read before it, a mutex. */
+export function protectionIn(source: SourceCode, model: Model): Protection {
+  const locks: Call[] = []
+
+  /** `withLock(…)` and any other call of that sense, which runs what it is given; also a serializable transaction. */
+  const isLockingCall = (node: Node, given: Node): boolean => {
+    if (node.type !== 'CallExpression' || node.callee === given) return false
+    const name = calledName(node) ?? ''
+    return saysLock(name) || saysLock(lastWords(node)) || (name === 'transaction' && isSerializable(node))
+  }
+  const isSerializable = (call: Call): boolean =>
+    argumentsOf(call).some((argument) => !isFunction(argument) && source.getText(argument).includes('SERIALIZABLE'))
+  const lastWords = (call: Call): string => {
+    const receiver = receiverOf(call)
+    return receiver?.type === 'Identifier' ? receiver.name : ''
+  }
+  const isInsideLock = (node: Node): boolean => {
+    let inner = node
+    for (const outer of ancestorsOf(node)) {
+      if (isLockingCall(outer, inner)) return true
+      inner = outer
+    }
+    return false
+  }
+  const functionsAround = (node: Node): FunctionNode[] => [...ancestorsOf(node)].filter(isFunction)
+
+  /** A function that says so by its name, or that the same file calls under a lock. */
+  const isLockedFunction = (node: FunctionNode): boolean => {
+    const outer = parentOf(node)!
+    const name = node.type === 'FunctionDeclaration' ? node.id : outer.type === 'VariableDeclarator' ? outer.id : null
+    if (name?.type !== 'Identifier') return false
+    return (
+      saysLock(name.name) ||
+      variableOf(source, name)!.references.some(({ identifier }) => isInsideLock(identifier as Node))
+    )
+  }
+
+  /** A transaction that this function opens cannot have locked a row that it was given. */
+  const isOpenedHere = (transaction: Node): boolean => {
+    const variable = transaction.type === 'Identifier' && variableOf(source, transaction)
+    if (!variable) return false
+    const opened = variable.defs.map(({ type, node }) => (type === 'Parameter' ? parentOf(node)! : node))
+    return [...opened, ...originsOf(variable).map(({ expression }) => awaited(expression))].some(
+      (node) => node.type === 'CallExpression' && calledName(node) === 'transaction',
+    )
+  }
+  /** The transaction that a call takes part in; the options themselves where it cannot be told. */
+  const transactionOf = (options: Node | undefined): Node | undefined => {
+    if (options?.type !== 'ObjectExpression') return options
+    const transaction = propertyOf(options, 'transaction')
+    if (transaction) return isOff(transaction) ? undefined : transaction
+    return hasSpread(options) ? options : undefined
+  }
+  /** Whether the row may have been locked where it came from, or be nobody else's yet. */
+  const isUnclear = ({ expression, find }: Loading, transaction: Node | undefined): boolean => {
+    if (!find) return transaction !== undefined && (isCall(expression) || !isOpenedHere(transaction))
+    const { name, written } = find
+    const read = written && transactionOf(resolved(source, written))
+    if (read && (read === written || read.type === 'ObjectExpression')) return true
+    // What a transaction created, nobody sees before it commits.
+    const isCreated = name === 'create' && read !== undefined && transaction !== undefined
+    return isCreated && source.getText(read) === source.getText(transaction)
+  }
+
+  return {
+    see(call) {
+      const name = calledName(call) ?? ''
+      const isReading = argumentsOf(call).some((argument) => {
+        const object = resolved(source, argument)
+        if (object.type !== 'ObjectExpression') return false
+        const lock = propertyOf(object, 'lock')
+        const isInTransaction =
+          hasSpread(object) ||
+          object.properties.some(
+            (property) => property.type === 'Property' && /transaction/i.test(keyOf(property) ?? ''),
+          )
+        return lock !== undefined && !isOff(lock) && (isInTransaction || !isFinder(name))
+      })
+      const isTaking = saysLock(name) && !argumentsOf(call).some(isFunction)
+      if (isReading || isTaking) locks.push(call)
+    },
+    mayCover(write, row, options) {
+      const around = functionsAround(write)
+      const loadings = model.loadingsOf(row)
+      const place = placeOf(source, row)
+      const isNew = loadings.every(({ expression }) => expression.type === 'NewExpression' || isBuilt(expression))
+      if (isNew || saysLock(source.getText(row)) || isInsideLock(write) || around.some(isLockedFunction)) return true
+      if (around.some((outer) => source.getText(outer).includes('OptimisticLockError'))) return true
+      if (loadings.some((loading) => isUnclear(loading, transactionOf(options)))) return true
+      return locks.some((lock) => {
+        if (startOf(lock) > startOf(write) || !contains(bodyOf(lock), write)) return false
+        const receiver = receiverOf(lock)
+        const own = [receiver, ...argumentsOf(lock)].some((node) => node && isSamePlace(placeOf(source, node), place))
+        return own || loadings.every(({ expression }) => !isCall(expression) || startOf(lock) <= startOf(expression))
+      })
+    },
+  }
+}
+
+function isCall({ type }: Node): boolean {
+  return type === 'CallExpression'
+}
+
+function isBuilt(node: Node): boolean {
+  return node.type === 'CallExpression' && calledName(node) === 'build'
+}

@@ -1,0 +1,83 @@
+import type { SourceCode } from 'eslint'
+import type { Mutation } from './document.js'
+import { argumentsOf, keyOf, lastName, resolved, unwrap } from './syntax.js'
+import type { Node, NodeOf } from './syntax.js'
+
+/** The call to write instead of a write that was found; nothing where only a lock helps. */
+export interface Remedy {
+  readonly call: string | undefined
+  /** `run`, or `row` where the row is not a variable. */
+  readonly name: string
+}
+
+type Key = Node | string | undefined
+
+/** A write of the whole document: `{ ...run.progress, a: 1 }`, `Object.assign({}, run.progress, { a: 1 })`. */
+export function remedyOfValue(source: SourceCode, row: Node, column: string, value: Node): Remedy {
+  const inner = resolved(source, unwrap(value))
+  const objects = inner.type === 'CallExpression' ? argumentsOf(inner) : [inner]
+  const written = objects.findLast(isObject)?.properties ?? []
+  const entries = written.filter((property) => property.type === 'Property')
+  if (entries.length === 0) return remedyOf(source, row, column)
+  const keys = entries.map((property): Key => keyOf(property) ?? property.key)
+  // What is made of the document again, or comes from elsewhere too, has no operation that could be told from here.
+  const isSimple =
+    written.length - entries.length <= 1 &&
+    entries.length <= 3 &&
+    !entries.some((property) => source.getText(property.value).includes(column))
+  if (isSimple && keys.length === 1) return remedyOfKey(source, row, column, keys[0])
+  const operations = keys.map((key) => `set(${shownKey(source, key)}, …)`)
+  return remedyOf(source, row, column, isSimple ? operations.join(', ') : '…')
+}
+
+/** A write of one key of the document: `run.progress.a = 1`. */
+export function remedyOfMutation(
+  source: SourceCode,
+  row: Node,
+  column: string,
+  { kind, key }: Mutation,
+  path: readonly string[],
+): Remedy {
+  // Elements of an array have no path.
+  const isElement = [...path, key].some((each) => typeof each === 'string' && /^(\*|\d+)$/.test(each))
+  if (isElement) return remedyOf(source, row, column)
+  const outer = path.map((each) => JSON.stringify(each).replaceAll('"', "'"))
+  const shown = (last: string[]): string => {
+    const keys = [...outer, ...last]
+    return keys.length === 1 ? keys[0]! : `[${keys.join(', ')}]`
+  }
+  if (kind === 'append') return remedyOf(source, row, column, outer.length > 0 ? `append(${shown([])}, …)` : undefined)
+  if (key === undefined) return remedyOf(source, row, column)
+  if (kind === 'set' && outer.length === 0) return remedyOfKey(source, row, column, key)
+  const at = shown([shownKey(source, key)])
+  const operations = { set: `set(${at}, …)`, add: `increment(${at})`, remove: `remove(${at})`, other: '…' }
+  return remedyOf(source, row, column, operations[kind])
+}
+
+export function remedyOfKey(source: SourceCode, row: Node, column: string, key: Key): Remedy {
+  const { name } = remedyOf(source, row, column)
+  return { name, call: `${receiver(source, row)}.mergeJsonKey('${column}', ${shownKey(source, key)}, …)` }
+}
+
+export function remedyOf(source: SourceCode, row: Node, column: string, operations?: string): Remedy {
+  const name = row.type === 'Identifier' ? row.name : 'row'
+  return { name, call: operations && `${receiver(source, row)}.updateJson('${column}', [${operations}])` }
+}
+
+function receiver(source: SourceCode, row: Node): string {
+  return lastName(row) === undefined && row.type !== 'ThisExpression' ? 'row' : textOf(source, row)
+}
+
+function shownKey(source: SourceCode, key: Key): string {
+  return typeof key === 'string' ? `'${key}'` : textOf(source, key!)
+}
+
+/** One line, and not a long one. */
+function textOf(source: SourceCode, node: Node): string {
+  const text = source.getText(node)
+  return text.length > 40 || text.includes('\n') ? '…' : text
+}
+
+function isObject(node: Node): node is NodeOf<'ObjectExpression'> {
+  return node.type === 'ObjectExpression'
+}
