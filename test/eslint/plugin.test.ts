@@ -1,0 +1,73 @@
+import { execFileSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { expect } from 'chai'
+import { ESLint } from 'eslint'
+import type { Linter } from 'eslint'
+import * as plugin from 'sequelize-lossless/eslint'
+import { codeBlocks, root } from '../docs/readme.js'
+
+const code = `async function step(id) {
+  const run = await WorkflowRun.findByPk(id, { lock: true })
+  await run.update({ progress: { ...run.progress, a: 1 } })
+}
+void step(1)`
+const both = ['sequelize-lossless/lock-needs-transaction', 'sequelize-lossless/no-json-read-modify-write']
+
+/** The names of the rules that a config finds broken. */
+async function broken(text: string, ...config: Linter.Config[]): Promise<(string | null)[]> {
+  const [result] = await new ESLint({ cwd: root, overrideConfigFile: true, overrideConfig: config }).lintText(text)
+  return result!.messages.map(({ ruleId }) => ruleId)
+}
+
+describe('the plugin for ESLint', () => {
+  it('has both rules in its recommended config', async () => {
+    expect(await broken(code, plugin.configs.recommended)).to.deep.equal(both)
+  })
+
+  it('can be named beside its config, which holds the same plugin', async () => {
+    // What `import lossless from` gives, in ESM.
+    const lossless = (await import('sequelize-lossless/eslint')).default
+    const named = {
+      plugins: { 'sequelize-lossless': lossless as ESLint.Plugin },
+      rules: { [both[0]!]: 'off' },
+    } as const
+    expect(await broken(code, lossless.configs.recommended, named)).to.deep.equal([both[1]])
+  })
+
+  it('says its name and version, by which ESLint tells caches apart', () => {
+    const { name, version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Record<string, string>
+    expect(plugin.meta).to.deep.equal({ name, version })
+  })
+
+  it('is not loaded with the library, and loads nothing but itself', () => {
+    const loaded = (entry: string): string[] =>
+      JSON.parse(
+        execFileSync(
+          process.execPath,
+          ['-e', `require('${entry}'); console.log(JSON.stringify(Object.keys(require.cache)))`],
+          { cwd: root, encoding: 'utf8' },
+        ),
+      ) as string[]
+    expect(loaded('sequelize-lossless').filter((file) => file.includes(join('dist', 'eslint')))).to.deep.equal([])
+    const folder = join(root, 'dist', 'eslint')
+    expect(loaded('sequelize-lossless/eslint').filter((file) => !file.startsWith(folder))).to.deep.equal([])
+  })
+
+  it('finds in its page what the page says that it finds', async () => {
+    const [config, ...blocks] = codeBlocks('docs/eslint.md', 'js')
+    expect(config).to.include('lossless.configs.recommended')
+    expect(blocks.length).to.be.above(3)
+    for (const block of blocks) {
+      const isFound = block.startsWith('// found')
+      expect(block).to.match(/^\/\/ (found|silent)/)
+      for (const part of block.split('\n\n')) {
+        const messages = await broken(
+          `async function step(id, step) {\n${part}\n}\nvoid step`,
+          plugin.configs.recommended,
+        )
+        expect(messages, part).to.have.length(isFound ? 1 : 0)
+      }
+    }
+  })
+})
