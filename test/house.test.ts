@@ -17,7 +17,7 @@ function files(folder: string): string[] {
 
 /** A file, or the folder that it is a room of. */
 function room(path: string): string {
-  return path.startsWith('dialects') ? 'dialects' : path.replace(/\.[jt]s$/, '')
+  return /^(dialects|eslint)\b/.exec(path)?.[0] ?? path.replace(/\.[jt]s$/, '')
 }
 
 describe('the house', () => {
