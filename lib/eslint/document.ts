@@ -24,6 +24,8 @@ export interface Reading {
   readonly path: readonly string[]
   /** Whether the value differs from what was read: `{ ...run.progress, a: 1 }`, and not `{ ...run.progress }`. */
   readonly isChanged: boolean
+  /** Whether it is somewhere inside of an object or array that was made here: `{ old: run.progress }`. */
+  readonly isWrapped: boolean
   /** Whether it could as well be a text: `run.title.slice(1)`. */
   readonly isMaybeText: boolean
 }
@@ -83,7 +85,7 @@ const makers: ReadonlySet<string> = new Set([
   'without',
 ])
 
-const libraries: ReadonlySet<string | undefined> = new Set(['_', 'lodash', 'fp', 'R'])
+const libraries: ReadonlySet<string> = new Set(['_', 'lodash', 'fp', 'R'])
 
 /** Methods of arrays: those that write into it, those that return another one, those that return an element. */
 const writingMethods = new Set(['push', 'unshift', 'splice', 'pop', 'shift', 'sort', 'reverse', 'fill'])
@@ -92,12 +94,12 @@ const makingMethodsOfTexts = new Set(['slice', 'concat'])
 const findingMethods = new Set(['find', 'findLast', 'at'])
 
 /** `set` of `_.set(…)` and `set(…)`, `Object.assign` of itself. */
-function functionName(call: Call): string | undefined {
+function functionName(call: Call): string {
   const name = calledName(call)
   const receiver = receiverOf(call)
   if (!receiver || !name) return name
   const library = lastName(receiver)
-  return libraries.has(library) ? name : `${library ?? ''}.${name}`
+  return libraries.has(library) ? name : `${library}.${name}`
 }
 
 /** Which columns of which rows the value of an expression comes from. */
@@ -125,7 +127,9 @@ export function readingsOf(source: SourceCode, node: Node, seen: Set<Scope.Varia
     }
     case 'ObjectExpression': {
       const parts = inner.properties.flatMap((property) =>
-        property.type === 'SpreadElement' ? read(property.argument) : operandsOf(property.value).flatMap(read),
+        property.type === 'SpreadElement'
+          ? read(property.argument)
+          : operandsOf(property.value).flatMap(read).map(wrapped),
       )
       const isCopy = inner.properties.length === 1 && inner.properties[0]!.type === 'SpreadElement'
       return isCopy ? parts : parts.map(changed)
@@ -133,7 +137,7 @@ export function readingsOf(source: SourceCode, node: Node, seen: Set<Scope.Varia
     case 'ArrayExpression': {
       const [first] = inner.elements
       const parts = inner.elements.flatMap((element) =>
-        element ? read(element.type === 'SpreadElement' ? element.argument : element) : [],
+        element?.type === 'SpreadElement' ? read(element.argument) : element ? read(element).map(wrapped) : [],
       )
       return inner.elements.length === 1 && first?.type === 'SpreadElement' ? parts : parts.map(changed)
     }
@@ -144,7 +148,7 @@ export function readingsOf(source: SourceCode, node: Node, seen: Set<Scope.Varia
     case 'AssignmentExpression':
       return read(inner.right)
     case 'NewExpression':
-      return ['Map', 'Set'].includes(lastName(inner.callee) ?? '') ? argumentsOf(inner).flatMap(read) : []
+      return ['Map', 'Set'].includes(lastName(inner.callee)) ? argumentsOf(inner).flatMap(read) : []
     case 'CallExpression':
       return readingsOfCall(inner, read)
     default:
@@ -159,7 +163,7 @@ function operandsOf(node: Node): Node[] {
 }
 
 function readingsOfCall(call: Call, read: (node: Node) => Reading[]): Reading[] {
-  const [name, method, receiver] = [functionName(call) ?? '', calledName(call) ?? '', receiverOf(call)]
+  const [name, method, receiver] = [functionName(call), calledName(call), receiverOf(call)]
   const parameters = argumentsOf(call)
   if (copies.has(name)) return parameters.slice(0, 1).flatMap(read)
   if (writers.has(name) || makers.has(name)) {
@@ -176,17 +180,21 @@ function readingsOfCall(call: Call, read: (node: Node) => Reading[]): Reading[] 
 }
 
 function reading(row: Node, column: string, path: readonly string[]): Reading {
-  return { row: rowOf(row), column, path, isChanged: false, isMaybeText: false }
+  return { row: rowOf(row), column, path, isChanged: false, isWrapped: false, isMaybeText: false }
 }
 
 function changed(reading: Reading): Reading {
   return { ...reading, isChanged: true }
 }
 
+function wrapped(reading: Reading): Reading {
+  return { ...reading, isWrapped: true }
+}
+
 /** `run` of `run.dataValues`, `run.get()` and `run.toJSON()`. */
 function rowOf(node: Node): Node {
   if (node.type === 'MemberExpression' && nameOf(node) === 'dataValues') return unwrap(node.object)
-  if (node.type !== 'CallExpression' || !['get', 'toJSON'].includes(calledName(node) ?? '')) return node
+  if (node.type !== 'CallExpression' || !['get', 'toJSON'].includes(calledName(node))) return node
   return receiverOf(node) ?? node
 }
 
@@ -225,8 +233,8 @@ function writtenBy(node: Node): Node | undefined {
 function mutationOfCall(call: Call): Mutation | undefined {
   const receiver = receiverOf(call)
   const [target] = argumentsOf(call)
-  const method = calledName(call) ?? ''
-  if (target && writers.has(functionName(call) ?? '')) {
+  const method = calledName(call)
+  if (target && writers.has(functionName(call))) {
     return { node: call, target, key: undefined, kind: 'other', value: undefined }
   }
   if (!receiver || !writingMethods.has(method)) return undefined

@@ -37,7 +37,7 @@ export const lockNeedsTransaction: Rule.RuleModule = {
       CallExpression(call) {
         const method = calledName(call)
         const receiver = receiverOf(call)
-        if (!receiver || !method || !finders.has(method)) return
+        if (!receiver || !finders.has(method)) return
         const options = argumentsOf(call).at(-1)
         if (options?.type !== 'ObjectExpression' || hasSpread(options)) return
         const lock = propertyOf(options, 'lock')

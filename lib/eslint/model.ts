@@ -19,7 +19,7 @@ import {
   variableOf,
   wordsOf,
 } from './syntax.js'
-import type { Call, Node, Place } from './syntax.js'
+import type { Call, Node, NodeOf, Place } from './syntax.js'
 import type { Types } from './types.js'
 
 interface Finder {
@@ -73,7 +73,7 @@ export interface Model {
   isRow(node: Node): boolean
   isModel(node: Node): boolean
   /** Whether a row is one of the model that is updated by this `where`. */
-  isRowOf(row: Node, model: Node, where: Node | undefined): boolean
+  isRowOf(row: Node, model: Node, where: NodeOf<'ObjectExpression'>): boolean
   isDocument(row: Node, column: string): boolean | undefined
   /** Whether the name is one of an association of the row, as far as this file says. */
   isAssociation(row: Node, column: string): boolean
@@ -107,7 +107,7 @@ export function modelIn(source: SourceCode, types: Types | undefined): Model {
     }
     const receiver = expression.type === 'CallExpression' && receiverOf(expression)
     if (!receiver) return [{ expression, find: undefined }]
-    const name = calledName(expression) ?? ''
+    const name = calledName(expression)
     const [first] = argumentsOf(expression)
     const [index, ...rest] = way
     const together = name === 'all' && first?.type === 'ArrayExpression' ? first.elements[Number(index)] : undefined
@@ -125,12 +125,12 @@ export function modelIn(source: SourceCode, types: Types | undefined): Model {
   /** `WorkflowRun`, `models.WorkflowRun`, `db.runModel`, `WorkflowRun.unscoped()`. */
   const looksLikeModel = (node: Node): boolean => {
     if (node.type === 'CallExpression') return looksLikeModel(receiverOf(node) ?? node.callee)
-    const name = lastName(node) ?? ''
+    const name = lastName(node)
     return /^[A-Z]/.test(name) || wordsOf(name).includes('model')
   }
   return {
     see(call) {
-      const name = calledName(call) ?? ''
+      const name = calledName(call)
       const [first] = argumentsOf(call)
       if (name === 'require' && first) isSequelizeUsed ||= isSequelize(first)
       if (finders.get(name)?.isWeak === false) isSequelizeUsed = true
@@ -159,7 +159,6 @@ export function modelIn(source: SourceCode, types: Types | undefined): Model {
       if (types?.isRowOf(row, model)) return true
       const name = source.getText(model)
       if (loadingsOf(row).some(({ find }) => find && source.getText(find.model) === name)) return true
-      if (where?.type !== 'ObjectExpression') return false
       // `{ id: run.id }`; `{ runId: run.id }` is about another table.
       return entriesOf(where).some(
         ([key, value]) =>

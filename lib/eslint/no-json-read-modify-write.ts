@@ -21,7 +21,7 @@ import {
   stringOf,
   unwrap,
 } from './syntax.js'
-import type { Call, Node } from './syntax.js'
+import type { Call, Node, NodeOf } from './syntax.js'
 import { typesOf } from './types.js'
 
 /** What gives a column of a row a new value, in memory: `run.progress = …`, `run.set('progress', …)`. */
@@ -64,15 +64,13 @@ export const noJsonReadModifyWrite: Rule.RuleModule = {
     const readings = new Map<Node, Reading[]>()
     const reported = new Set<Node>()
 
-    const report = (node: Node, row: Node, column: string, { call, name }: Remedy, isSeen = true): void => {
+    const report = (node: Node, column: string, { call, row, name }: Remedy, isSeen = true): void => {
       if (reported.has(node)) return
       reported.add(node)
-      const shown =
-        call?.startsWith('row.') || (row.type !== 'Identifier' && !placeOf(source, row)) ? 'row' : source.getText(row)
       context.report({
         node,
         messageId: isSeen ? (call ? 'key' : 'document') : call ? 'unseenKey' : 'unseenDocument',
-        data: { column, row: shown, name, ...(call && { call }) },
+        data: { column, row, name, ...(call && { call }) },
       })
     }
 
@@ -101,7 +99,7 @@ export const noJsonReadModifyWrite: Rule.RuleModule = {
       mutations
         .filter(({ node }) => startOf(node) < startOf(write) && isIn(node, write))
         .flatMap((mutation) => {
-          const [reading] = readFrom(mutation.target, row, column)
+          const reading = readFrom(mutation.target, row, column).find(({ isWrapped }) => !isWrapped)
           return reading ? [{ mutation, path: reading.path }] : []
         })
     /** Whether the column was given a new document before: what is written into that one was not read. */
@@ -122,8 +120,8 @@ export const noJsonReadModifyWrite: Rule.RuleModule = {
       if (readings.length === 0 || !isDocument(row, column, readings) || isFresh(row, column, node)) return
       const changed = readings.some(({ isChanged }) => isChanged)
       const [inPlace] = mutationsOf(row, column, write)
-      if (changed) report(node, row, column, remedyOfValue(source, row, column, value))
-      else if (inPlace) report(node, row, column, remedyOfMutation(source, row, column, inPlace.mutation, inPlace.path))
+      if (changed) report(node, column, remedyOfValue(source, row, column, value))
+      else if (inPlace) report(node, column, remedyOfMutation(source, row, column, inPlace.mutation, inPlace.path))
     }
 
     const checkWritten = (written: Assignment, write: Node): void => {
@@ -137,7 +135,7 @@ export const noJsonReadModifyWrite: Rule.RuleModule = {
       const [key, ...more] = path
       const keys = path.map((each) => `'${each}'`).join(', ')
       const remedy = more.length > 0 ? remedyOf(source, row, column, `set([${keys}], …)`) : undefined
-      report(node, row, column, remedy ?? remedyOfKey(source, row, column, key))
+      report(node, column, remedy ?? remedyOfKey(source, row, column, key))
     }
 
     const checkUpdate = (call: Call, row: Node, values: Node): void => {
@@ -163,7 +161,7 @@ export const noJsonReadModifyWrite: Rule.RuleModule = {
         const found = mutationsOf(row, column, call).find(({ mutation }) => !isFresh(row, column, mutation.node))
         if (!found || written.some(({ column: each, node }) => each === column && reported.has(node))) continue
         const remedy = remedyOfMutation(source, row, column, found.mutation, found.path)
-        report(found.mutation.node, row, column, remedy, told.has(column))
+        report(found.mutation.node, column, remedy, told.has(column))
       }
     }
 
@@ -171,7 +169,7 @@ export const noJsonReadModifyWrite: Rule.RuleModule = {
     const checkStatic = (call: Call, of: Node, values: Node, options: Node): void => {
       if (values.type !== 'ObjectExpression' || options.type !== 'ObjectExpression') return
       const where = propertyOf(options, 'where')
-      if (!where || !model.isModel(of)) return
+      if (where?.type !== 'ObjectExpression' || !model.isModel(of)) return
       for (const [column, value, node] of entriesOf(values)) {
         for (const { row, column: from } of read(value)) {
           if (from !== column || isCompared(where, column)) continue
@@ -240,8 +238,7 @@ export const noJsonReadModifyWrite: Rule.RuleModule = {
 }
 
 /** Whether a `where` asks for what was read: the version of the row, or the document itself. */
-function isCompared(where: Node, column: string): boolean {
-  if (where.type !== 'ObjectExpression') return true
+function isCompared(where: NodeOf<'ObjectExpression'>, column: string): boolean {
   return entriesOf(where).some(([name]) => name === column || /version|revision|updated_?at|etag/i.test(name))
 }
 

@@ -1,4 +1,5 @@
 import type { SourceCode } from 'eslint'
+import { entriesOf } from './document.js'
 import { isFinder } from './model.js'
 import type { Loading, Model } from './model.js'
 import {
@@ -12,7 +13,6 @@ import {
   isFunction,
   isOff,
   isSamePlace,
-  keyOf,
   originsOf,
   parentOf,
   placeOf,
@@ -45,7 +45,7 @@ export function protectionIn(source: SourceCode, model: Model): Protection {
   /** `withLock(…)` and any other call of that sense, which runs what it is given; also a serializable transaction. */
   const isLockingCall = (node: Node, given: Node): boolean => {
     if (node.type !== 'CallExpression' || node.callee === given) return false
-    const name = calledName(node) ?? ''
+    const name = calledName(node)
     return saysLock(name) || saysLock(lastWords(node)) || (name === 'transaction' && isSerializable(node))
   }
   const isSerializable = (call: Call): boolean =>
@@ -95,8 +95,9 @@ export function protectionIn(source: SourceCode, model: Model): Protection {
   const isUnclear = ({ expression, find }: Loading, transaction: Node | undefined): boolean => {
     if (!find) return transaction !== undefined && (isCall(expression) || !isOpenedHere(transaction))
     const { name, written } = find
-    const read = written && transactionOf(resolved(source, written))
-    if (read && (read === written || read.type === 'ObjectExpression')) return true
+    const options = written && resolved(source, written)
+    if (options && (options.type !== 'ObjectExpression' || hasSpread(options))) return true
+    const read = transactionOf(options)
     // What a transaction created, nobody sees before it commits.
     const isCreated = name === 'create' && read !== undefined && transaction !== undefined
     return isCreated && source.getText(read) === source.getText(transaction)
@@ -104,19 +105,19 @@ export function protectionIn(source: SourceCode, model: Model): Protection {
 
   return {
     see(call) {
-      const name = calledName(call) ?? ''
-      const isReading = argumentsOf(call).some((argument) => {
-        const object = resolved(source, argument)
-        if (object.type !== 'ObjectExpression') return false
+      const name = calledName(call)
+      const objects = argumentsOf(call)
+        .map((argument) => resolved(source, argument))
+        .filter((argument) => argument.type === 'ObjectExpression')
+      const joined = objects.filter(
+        (object) => hasSpread(object) || entriesOf(object).some(([key]) => /transaction/i.test(key)),
+      )
+      const isReading = (isFinder(name) ? joined : objects).some((object) => {
         const lock = propertyOf(object, 'lock')
-        const isInTransaction =
-          hasSpread(object) ||
-          object.properties.some(
-            (property) => property.type === 'Property' && /transaction/i.test(keyOf(property) ?? ''),
-          )
-        return lock !== undefined && !isOff(lock) && (isInTransaction || !isFinder(name))
+        return lock && !isOff(lock)
       })
-      const isTaking = saysLock(name) && !argumentsOf(call).some(isFunction)
+      // A lock in a transaction of the caller's outlives the function that ran under it.
+      const isTaking = saysLock(name) && (joined.length > 0 || !argumentsOf(call).some(isFunction))
       if (isReading || isTaking) locks.push(call)
     },
     mayCover(write, row, options) {

@@ -1,12 +1,14 @@
 import type { SourceCode } from 'eslint'
 import type { Mutation } from './document.js'
-import { argumentsOf, keyOf, lastName, resolved, unwrap } from './syntax.js'
+import { argumentsOf, keyOf, placeOf, resolved, unwrap } from './syntax.js'
 import type { Node, NodeOf } from './syntax.js'
 
 /** The call to write instead of a write that was found; nothing where only a lock helps. */
 export interface Remedy {
   readonly call: string | undefined
-  /** `run`, or `row` where the row is not a variable. */
+  /** `run` or `this.run`, and `row` where the row has no name. */
+  readonly row: string
+  /** What a callback would call it: `run`, or `row` where the row is not a variable. */
   readonly name: string
 }
 
@@ -55,17 +57,17 @@ export function remedyOfMutation(
 }
 
 export function remedyOfKey(source: SourceCode, row: Node, column: string, key: Key): Remedy {
-  const { name } = remedyOf(source, row, column)
-  return { name, call: `${receiver(source, row)}.mergeJsonKey('${column}', ${shownKey(source, key)}, …)` }
+  const remedy = remedyOf(source, row, column)
+  return { ...remedy, call: `${remedy.row}.mergeJsonKey('${column}', ${shownKey(source, key)}, …)` }
 }
 
 export function remedyOf(source: SourceCode, row: Node, column: string, operations?: string): Remedy {
-  const name = row.type === 'Identifier' ? row.name : 'row'
-  return { name, call: operations && `${receiver(source, row)}.updateJson('${column}', [${operations}])` }
-}
-
-function receiver(source: SourceCode, row: Node): string {
-  return lastName(row) === undefined && row.type !== 'ThisExpression' ? 'row' : textOf(source, row)
+  const named = placeOf(source, row) ? source.getText(row) : 'row'
+  return {
+    call: operations && `${named}.updateJson('${column}', [${operations}])`,
+    row: named,
+    name: row.type === 'Identifier' ? row.name : 'row',
+  }
 }
 
 function shownKey(source: SourceCode, key: Key): string {

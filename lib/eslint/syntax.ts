@@ -53,10 +53,8 @@ export function keyOf({ computed, key }: NodeOf<'Property'>): string | undefined
 }
 
 /** `findByPk` of `WorkflowRun.findByPk(id)`, `lock` of `lock(run)`. */
-export function calledName({ callee }: Call): string | undefined {
-  const called = unwrap(callee)
-  if (called.type === 'Identifier') return called.name
-  return called.type === 'MemberExpression' ? nameOf(called) : undefined
+export function calledName({ callee }: Call): string {
+  return lastName(unwrap(callee))
 }
 
 /** `WorkflowRun` of `WorkflowRun.findByPk(id)`. */
@@ -69,10 +67,10 @@ export function argumentsOf(call: Call | NodeOf<'NewExpression'>): Node[] {
   return call.arguments.map((argument) => (argument.type === 'SpreadElement' ? argument : unwrap(argument)))
 }
 
-/** The last name of an expression: `Run` of `models.Run`. */
-export function lastName(node: Node): string | undefined {
+/** The last name of an expression: `Run` of `models.Run`; empty if it has none. */
+export function lastName(node: Node): string {
   if (node.type === 'Identifier') return node.name
-  return node.type === 'MemberExpression' ? nameOf(node) : undefined
+  return (node.type === 'MemberExpression' && nameOf(node)) || ''
 }
 
 export function propertyOf(object: NodeOf<'ObjectExpression'>, name: string): Node | undefined {
@@ -183,7 +181,7 @@ export function originsOf(variable: Scope.Variable): Origin[] {
     const call = parentOf(node)
     if (call?.type !== 'CallExpression' || call.arguments[0] !== node) continue
     const list = receiverOf(call)
-    if (list && iterating.has(calledName(call) ?? '')) origins.push({ expression: list, path: [anyElement] })
+    if (list && iterating.has(calledName(call))) origins.push({ expression: list, path: [anyElement] })
   }
   return origins
 }

@@ -72,11 +72,13 @@ export function typesOf(source: SourceCode): Types | undefined {
       if (!property) return undefined
       const type = checker.getTypeOfSymbolAtLocation(property, services.esTreeNodeToTSNodeMap.get(row))
       if (isUnknown(type)) return undefined
+      // Sequelize marks what is no column, and wraps scalars in intersections: `CreationOptional<string>`.
       return partsOf(type).some((part) => {
-        // An intersection has no symbol.
-        const symbol = part.getSymbol()
-        if (notDocuments.has(symbol?.name) || part.getCallSignatures().length > 0) return false
-        return !isInstance(part.getNumberIndexType() ?? part)
+        if (part.getProperties().some(({ name }) => name.includes('NonAttributeBrand'))) return false
+        const isScalar = (part.isIntersection() ? part.types : [part]).some((each) =>
+          notDocuments.has(checker.getApparentType(each).getSymbol()?.name),
+        )
+        return !isScalar && part.getCallSignatures().length === 0 && !isInstance(part.getNumberIndexType() ?? part)
       })
     },
   }
