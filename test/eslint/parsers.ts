@@ -20,9 +20,9 @@ export const filename = `${root}/case.ts`
 /** What a typed case may name. */
 export const declarations = `
 import { Model, Transaction } from 'sequelize'
-import type { Sequelize } from 'sequelize'
+import type { CreationOptional, ForeignKey, NonAttribute, Sequelize } from 'sequelize'
 import { lock, withLock, withLocks, withOptimisticLock } from 'sequelize-lossless'
-declare class Step extends Model { title: string; settings: { open?: boolean } }
+declare class Step extends Model { id: CreationOptional<number>; title: string; settings: { open?: boolean } }
 declare class WorkflowRun extends Model {
   id: number
   title: string
@@ -32,6 +32,10 @@ declare class WorkflowRun extends Model {
   maybe: { a?: number } | null
   tags: string[]
   any: any
+  slug: CreationOptional<string>
+  stepId: ForeignKey<Step['id']>
+  options: CreationOptional<{ a?: number }>
+  summary: NonAttribute<{ a?: number }>
   steps: Step[]
   first: Step
   summarize(): string
