@@ -27,7 +27,7 @@ export const lockNeedsTransaction: Rule.RuleModule = {
     messages: {
       missing:
         '{{method}}() locks nothing: without a transaction the lock ends with the read itself. ' +
-        'Pass { transaction: {{transaction}}, lock: {{lock}} }.',
+        'Pass { {{transaction}}, lock: {{lock}} }.',
     },
   },
   create(context) {
@@ -45,11 +45,16 @@ export const lockNeedsTransaction: Rule.RuleModule = {
         if (!lock || !isLock(lock) || (transaction && !isOff(transaction))) return
         const isTyped = method === 'reload' ? types?.isRow(receiver) : types?.isModel(receiver)
         if (isTyped === false || (method === 'reload' && isInWithLock(call))) return
+        const transactionName = transactionOf(lock) ?? 't'
         const text = source.getText(lock).replace(/\s+/g, ' ')
         context.report({
           node: lock,
           messageId: 'missing',
-          data: { method, lock: text, transaction: transactionOf(lock) ?? 't' },
+          data: {
+            method,
+            lock: text,
+            transaction: transactionName === 'transaction' ? transactionName : `transaction: ${transactionName}`,
+          },
         })
       },
     }

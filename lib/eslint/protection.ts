@@ -46,11 +46,11 @@ export function protectionIn(source: SourceCode, model: Model): Protection {
   const isLockingCall = (node: Node, given: Node): boolean => {
     if (node.type !== 'CallExpression' || node.callee === given) return false
     const name = calledName(node)
-    return saysLock(name) || saysLock(lastWords(node)) || (name === 'transaction' && isSerializable(node))
+    return saysLock(name) || saysLock(receiverName(node)) || (name === 'transaction' && isSerializable(node))
   }
   const isSerializable = (call: Call): boolean =>
     argumentsOf(call).some((argument) => !isFunction(argument) && source.getText(argument).includes('SERIALIZABLE'))
-  const lastWords = (call: Call): string => {
+  const receiverName = (call: Call): string => {
     const receiver = receiverOf(call)
     return receiver?.type === 'Identifier' ? receiver.name : ''
   }

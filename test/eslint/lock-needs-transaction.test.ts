@@ -4,8 +4,8 @@ import { declarations, filename, parsers } from './parsers.js'
 
 const rule = rules['lock-needs-transaction']
 
-function message(method: string, lock: string, transaction = 't'): string {
-  return `${method}() locks nothing: without a transaction the lock ends with the read itself. Pass { transaction: ${transaction}, lock: ${lock} }.`
+function message(method: string, lock: string, transaction = 'transaction: t'): string {
+  return `${method}() locks nothing: without a transaction the lock ends with the read itself. Pass { ${transaction}, lock: ${lock} }.`
 }
 
 const found: readonly (readonly [code: string, message: string])[] = [
