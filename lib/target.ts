@@ -285,9 +285,10 @@ function jsonColumns(model: RowModel): string[] {
 
 /** @throws {UsageError} `column` is not the name of a JSON attribute */
 export function jsonColumnType(method: string, model: RowModel, column: unknown): Column['type'] {
-  const columns = jsonColumns(model)
-  if (typeof column !== 'string' || !columns.includes(column)) throw usage.column(method, model.name, column, columns)
-  return attributeType(model, column) as Column['type']
+  const isAttribute = typeof column === 'string' && Object.hasOwn(model.getAttributes(), column)
+  const type = isAttribute ? attributeType(model, column) : undefined
+  if (type !== 'JSON' && type !== 'JSONB') throw usage.column(method, model.name, column, jsonColumns(model))
+  return type
 }
 
 /**

@@ -1,3 +1,4 @@
+import * as sqlite3 from 'sqlite3'
 import { Sequelize } from 'sequelize'
 import type { Options } from 'sequelize'
 import { requestedDatabases } from './databases/index.js'
@@ -32,6 +33,18 @@ const ways: readonly (readonly [title: string, name: DatabaseName, dialect: Data
   ['SQLite', 'sqlite', 'sqlite'],
 ]
 
+/** The driver, which leaves it to the system when to write to the disk: no test cuts the power. */
+const quickSqlite: object = {
+  ...sqlite3,
+  Database: class extends sqlite3.Database {
+    constructor(...given: ConstructorParameters<typeof sqlite3.Database>) {
+      super(...given)
+      this.run('PRAGMA synchronous = OFF')
+    }
+  },
+  verbose: () => quickSqlite,
+}
+
 /** Defines a suite for each database that the run asked for, in each way to reach it. */
 export function eachDatabase(title: string, define: (database: Database) => void): void {
   const requested = requestedDatabases()
@@ -56,7 +69,9 @@ export function eachDatabase(title: string, define: (database: Database) => void
           const log: string[] = []
           const logging = (sql: string): void => void log.push(sql.replace(/^Executing \([^)]*\): /, ''))
           // eslint-disable-next-line @typescript-eslint/no-require-imports -- Sequelize takes the loaded module
-          const dialectModule = driver === undefined ? {} : { dialectModule: require(driver) as object }
+          const loaded = driver === undefined ? undefined : (require(driver) as object)
+          const module = name === 'sqlite' ? quickSqlite : loaded
+          const dialectModule = module && { dialectModule: module }
           const sequelize = connect(address, { logging, pool: { max: 25 }, ...dialectModule, ...options })
           open.push(sequelize)
           return { sequelize, log }

@@ -180,8 +180,6 @@ eachDatabase('No text becomes SQL', (database) => {
       before(async () => {
         // One connection, and never another, since the mode is its own.
         ;({ sequelize } = database.connect({ pool: { max: 1, min: 1 } }))
-        // Thousands of small writes, of which none has to survive a power failure.
-        if (database.name === 'sqlite') await sequelize.query('PRAGMA synchronous = OFF')
         Runs = await createRuns(sequelize)
         id = (await Runs.create()).id
         for (const each of ['a', 'b']) await Runs.create({ title: each, progress: { a: 1, [each]: { a: [each] } } })

@@ -1,6 +1,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { expect } from 'chai'
-import { DataTypes, OptimisticLockError, QueryTypes, Sequelize, Transaction } from 'sequelize'
+import { DataTypes, OptimisticLockError, QueryTypes, Sequelize, Transaction, ValidationError } from 'sequelize'
 import {
   ConflictError,
   increment,
@@ -637,6 +637,12 @@ eachDatabase('transactions', (database) => {
       })
       expect((await rejection(call, OptimisticLockError)).message).to.equal('thrown by fn')
       expect(run.changed()).to.equal(false)
+    })
+
+    it('lets an error of the save out, and puts the row back', async () => {
+      const call = run.withOptimisticLock((row) => void (row.title = { no: 'text' } as never))
+      expect((await rejection(call, ValidationError)).message).to.include('title')
+      expect(run.title ?? null).to.equal(null)
     })
 
     it('locks the row in a transaction, whose snapshot would never see another version', async () => {
