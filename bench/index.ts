@@ -1,0 +1,146 @@
+import { readFileSync } from 'node:fs'
+import { mkdir, rm, writeFile } from 'node:fs/promises'
+import { cpus, totalmem } from 'node:os'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { format } from 'prettier'
+import { requestedDatabases, startServer } from '../test/databases/index.js'
+import type { DatabaseName, Server } from '../test/databases/index.js'
+import { dropBinaryLogs, measureBinaryLog } from './binary-log.js'
+import { Contest } from './measure.js'
+import type { Cell, MeasuredCell } from './measure.js'
+import { peers } from './peers.js'
+import { profileCalls } from './profile.js'
+import { bytesText, callersText, charts, page } from './report.js'
+import type { DatabaseResult, Result } from './report.js'
+import { libraries, order } from './variants.js'
+
+const root = join(__dirname, '..', '..')
+
+const [small, middle, large] = [100, 10_000, 1_000_000]
+
+/** Where the most is to be seen; MySQL, which this library began with, has all of it. */
+const grid: readonly Cell[] = [
+  { documentBytes: small, rows: 'hot', callers: 1, calls: 150, rounds: 9 },
+  { documentBytes: small, rows: 'hot', callers: 16, calls: 192, rounds: 5 },
+  { documentBytes: small, rows: 'hot', callers: 64, calls: 256, rounds: 3 },
+  { documentBytes: small, rows: 'hot', callers: 256, calls: 512, rounds: 3 },
+  { documentBytes: small, rows: 'spread', callers: 16, calls: 480, rounds: 7 },
+  { documentBytes: small, rows: 'spread', callers: 256, calls: 1024, rounds: 3 },
+  { documentBytes: middle, rows: 'hot', callers: 1, calls: 100, rounds: 5 },
+  { documentBytes: middle, rows: 'hot', callers: 16, calls: 128, rounds: 3 },
+  { documentBytes: middle, rows: 'spread', callers: 16, calls: 320, rounds: 3 },
+  { documentBytes: large, rows: 'hot', callers: 1, calls: 10, rounds: 5 },
+  { documentBytes: large, rows: 'hot', callers: 16, calls: 32, rounds: 3 },
+  { documentBytes: large, rows: 'spread', callers: 16, calls: 32, rounds: 3 },
+]
+
+const isEssential = ({ documentBytes, callers, rows }: Cell): boolean =>
+  callers === 1 || (callers === 16 && documentBytes === small) || (callers === 64 && rows === 'hot')
+
+const quickGrid: readonly Cell[] = [
+  { documentBytes: small, rows: 'hot', callers: 1, calls: 50, rounds: 3 },
+  { documentBytes: small, rows: 'hot', callers: 16, calls: 64, rounds: 3 },
+  { documentBytes: large, rows: 'hot', callers: 1, calls: 3, rounds: 3 },
+]
+
+function cellsOf(name: DatabaseName, isQuick: boolean): readonly Cell[] {
+  return isQuick ? quickGrid : name === 'mysql' ? grid : grid.filter(isEssential)
+}
+
+/** Says how far the run has come: on a terminal in one line, else in a line for each cell. */
+class Progress {
+  readonly #start = Date.now()
+  #line = ''
+
+  show(text: string, isLasting: boolean): void {
+    const seconds = Math.round((Date.now() - this.#start) / 1000)
+    const line = `${String(seconds).padStart(4)} s  ${text}`
+    if (process.stderr.isTTY) {
+      process.stderr.write(`\r${line.padEnd(this.#line.length)}${isLasting ? '\n' : ''}`)
+      this.#line = isLasting ? '' : line
+    } else if (isLasting) console.error(line)
+  }
+}
+
+const progress = new Progress()
+
+async function measureDatabase(server: Server, isQuick: boolean): Promise<DatabaseResult> {
+  const { name, version, source } = server
+  const url = name === 'sqlite' ? `sqlite:${server.url}` : server.url
+  const isOwnMysql = name === 'mysql' && source !== 'MYSQL_URL'
+  const betweenRounds = async (): Promise<void> => {
+    if (isOwnMysql) await dropBinaryLogs(url)
+  }
+  const cells: MeasuredCell[] = []
+  const contest = await Contest.open(url, [...libraries, ...peers])
+  const planned = cellsOf(name, isQuick)
+  for (const [index, cell] of planned.entries()) {
+    const title = `${name} ${index + 1}/${planned.length}: ${bytesText(cell.documentBytes)}, ${cell.rows}, ${callersText(cell.callers)}`
+    const onTurn = (variant: string, round: number): void => {
+      progress.show(`${title}, round ${round} of ${cell.rounds}: ${variant}`, false)
+    }
+    const measured = await contest.measure(cell, order, onTurn, betweenRounds)
+    cells.push(measured)
+    const brief = measured.variants.map(({ variant, ratio }) => `${variant} ${ratio}`)
+    progress.show(`${title}: ${brief.join('; ')}`, true)
+  }
+  await contest.close()
+  progress.show(`${name}: profile`, true)
+  const profile = await profileCalls(url, isQuick ? 300 : name === 'sqlite' ? 1000 : 5000)
+  if (name !== 'mysql') return { name, version, source, cells, profile }
+  progress.show(`${name}: binary log`, true)
+  const binaryLog = await measureBinaryLog(url, [small, middle, large])
+  return { name, version, source, cells, profile, binaryLog }
+}
+
+function versionsOf(packages: readonly string[]): Record<string, string> {
+  const versions = packages.map((name) => {
+    const text = readFileSync(join(root, 'node_modules', name, 'package.json'), 'utf8')
+    return [name, (JSON.parse(text) as { version: string }).version]
+  })
+  return { node: process.versions.node, ...(Object.fromEntries(versions) as Record<string, string>) }
+}
+
+async function write(result: Result, folder: string): Promise<void> {
+  const chartFolder = join(folder, 'performance')
+  await rm(chartFolder, { recursive: true, force: true })
+  await mkdir(chartFolder, { recursive: true })
+  for (const { file, svg } of charts(result)) await writeFile(join(chartFolder, file), svg)
+  const style = { semi: false, singleQuote: true, printWidth: 120 }
+  const json = await format(JSON.stringify(result), { ...style, parser: 'json' })
+  await writeFile(join(chartFolder, 'result.json'), json)
+  await writeFile(join(folder, 'performance.md'), await format(page(result), { ...style, parser: 'markdown' }))
+}
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({ options: { quick: { type: 'boolean', default: false }, output: { type: 'string' } } })
+  const isQuick = values.quick
+  // What a quick run measures is not worth keeping.
+  const folder = values.output ?? join(root, isQuick ? join('build', 'bench', 'quick') : 'docs')
+  const databases: DatabaseResult[] = []
+  for (const name of requestedDatabases()) {
+    const server = await startServer(name)
+    progress.show(`${name}: ${server.version} (${server.source})`, true)
+    try {
+      databases.push(await measureDatabase(server, isQuick))
+    } finally {
+      await server.stop()
+    }
+  }
+  const result: Result = {
+    date: new Date().toISOString().slice(0, 10),
+    isQuick,
+    machine: {
+      processor: cpus()[0]!.model,
+      cores: cpus().length,
+      memoryGiB: Math.round(totalmem() / 2 ** 30),
+    },
+    versions: versionsOf(['sequelize', 'mysql2', 'mariadb', 'pg', 'sqlite3', 'knex', 'typeorm']),
+    databases,
+  }
+  await write(result, folder)
+  progress.show(`written: ${join(folder, 'performance.md')}`, true)
+}
+
+void main()

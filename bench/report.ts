@@ -1,0 +1,207 @@
+import type { LoggedBytes } from './binary-log.js'
+import { barChart } from './chart.js'
+import { rounded } from './measure.js'
+import type { Cell, MeasuredCell, Measurement } from './measure.js'
+import type { Shares } from './profile.js'
+import { bareQuery, byHand, naive, order, ours } from './variants.js'
+
+/** All that a run has found out. */
+export interface Result {
+  /** As `2026-01-31`. */
+  readonly date: string
+  readonly isQuick: boolean
+  readonly machine: { readonly processor: string; readonly cores: number; readonly memoryGiB: number }
+  readonly versions: Readonly<Record<string, string>>
+  readonly databases: readonly DatabaseResult[]
+}
+
+export interface DatabaseResult {
+  readonly name: string
+  readonly version: string
+  readonly source: string
+  readonly cells: readonly MeasuredCell[]
+  readonly profile: Shares
+  /** Of MySQL only. */
+  readonly binaryLog?: readonly LoggedBytes[]
+}
+
+const titles: Readonly<Record<string, string>> = {
+  mysql: 'MySQL',
+  mariadb: 'MariaDB',
+  postgres: 'PostgreSQL',
+  sqlite: 'SQLite',
+}
+
+/** The result as a page, in Markdown; the charts are beside it. */
+export function page(result: Result): string {
+  const { date, machine, versions, databases } = result
+  const servers = databases.map(({ name, version }) => `${titles[name]} ${version}`)
+  const packages = Object.entries(versions).map(([name, version]) => `${name} ${version}`)
+  return [
+    '# Performance',
+    `Measured on ${date} by \`npm run bench\`, which wrote this page, on ${machine.processor}, ${machine.cores} cores, ` +
+      `${machine.memoryGiB} GiB, shared by the servers and this process: ${servers.join(', ')}; ${packages.join(', ')}.`,
+    ...(result.isQuick ? ['**A quick run: a few calls of each, good for nothing but to see that all works.**'] : []),
+    howToRead,
+    '## What was aimed at',
+    table(['aim', 'measured', 'met'], targets(result)),
+    ...databases.flatMap(databaseSection),
+    '',
+  ].join('\n\n')
+}
+
+const howToRead = [
+  'Each variant sets one new key of a JSON document to `"done"`. In a round all variants take their turn, each on fresh',
+  'documents, and begin at another place in the next round; the first round is not counted. A time is that of a round by',
+  'the calls that were acknowledged, the median of the rounds; behind it, in parentheses, how many times our',
+  '`mergeJsonKey` it is, the median of the comparisons within a round. With many callers a time is what is left of a',
+  'second for each call, not how long a caller waits. Absolute times are those of this machine; ratios travel better.',
+  '',
+  'After each round the documents are read: _kept_ is how many of the acknowledged keys are there, in the worst column.',
+  'Less than 100 % are lost updates. _Failed_ calls ended in an error, which the caller was told of.',
+  '',
+  'Every library has 16 connections. The servers, started as for the tests, lose a second of work when the machine goes down',
+  '(`innodb_flush_log_at_trx_commit=2`, `sync_binlog=0`, `fsync=off`), so that the disk hides no difference; SQLite waits for its disk.',
+  'The first two variants send the SQL of a call of `mergeJsonKey` that was listened to, time and all: they neither build',
+  'nor check anything.',
+].join('\n')
+
+function databaseSection({ name, cells, profile, binaryLog }: DatabaseResult): string[] {
+  const groups = new Map<string, MeasuredCell[]>()
+  for (const cell of cells) groups.set(groupTitle(cell), [...(groups.get(groupTitle(cell)) ?? []), cell])
+  return [
+    `## ${titles[name]}`,
+    ...chartsOf({ name, cells }).map(({ file, title }) => `![${title}](performance/${file})`),
+    ...[...groups].flatMap(([title, group]) => [`### ${title}`, cellTable(group)]),
+    ...(binaryLog ? ['### Binary log', binaryLogText, binaryLogTable(binaryLog)] : []),
+    '### Where the time of a call goes',
+    `One caller of \`mergeJsonKey\` on a document of 100 B, by whose code was running, in microseconds of each call (the profiler itself makes all of it slower):`,
+    table(
+      ['whose', 'µs', 'share'],
+      Object.entries(profile)
+        .filter(([, microseconds]) => microseconds >= 0.5)
+        .map(([owner, microseconds]) => [owner, microseconds.toFixed(1), percent(microseconds / sum(profile))]),
+    ),
+  ]
+}
+
+function sum(shares: Shares): number {
+  return Object.values(shares).reduce((total, each) => total + each, 0)
+}
+
+function groupTitle({ documentBytes, rows }: Cell): string {
+  return `${bytesText(documentBytes)}, ${rows === 'hot' ? 'all callers on one row' : 'each caller on a row of its own'}`
+}
+
+function cellTable(group: readonly MeasuredCell[]): string {
+  const header = ['variant', ...group.map(({ callers }) => callersText(callers)), 'kept', 'failed']
+  const rows = order.flatMap((variant) => {
+    const all = group.map(({ variants }) => variants.find((each) => each.variant === variant))
+    const measured = all.filter((each) => each !== undefined)
+    if (measured.length === 0) return []
+    const kept = Math.min(...measured.map(({ found, acknowledged }) => found / acknowledged))
+    const failed = Math.max(...measured.map((each) => each.failed / (each.failed + each.acknowledged)))
+    const name = variant === ours ? `**${variant}**` : variant
+    const times = all.map((each) => (each ? `${timeText(each.microseconds)} (${each.ratio.toFixed(2)})` : ''))
+    return [[name, ...times, kept < 1 ? `**${percent(kept)}**` : '100 %', failed > 0 ? percent(failed) : '']]
+  })
+  return table(header, rows)
+}
+
+const binaryLogText =
+  'Bytes that one change adds to the log, with the default settings and with `binlog_row_image = MINIMAL`, `binlog_row_value_options = PARTIAL_JSON`:'
+
+function binaryLogTable(logged: readonly LoggedBytes[]): string {
+  return table(
+    ['document', 'operation', 'default', 'MINIMAL, PARTIAL_JSON'],
+    logged.map(({ documentBytes, operation, byDefault, partial }) => [
+      bytesText(documentBytes),
+      operation,
+      byDefault.toLocaleString('en'),
+      partial.toLocaleString('en'),
+    ]),
+  )
+}
+
+/** What this library aims at, what it reached, and whether that is enough. */
+function targets({ databases }: Result): string[][] {
+  return databases.flatMap(({ name, cells, binaryLog = [] }) => {
+    const rows: string[][] = []
+    const aim = (text: string, measured: number, isMet: boolean, unit = '×'): void => {
+      rows.push([`${titles[name]}: ${text}`, `${measured.toLocaleString('en')} ${unit}`, isMet ? 'yes' : '**no**'])
+    }
+    for (const cell of cells) {
+      const ratio = (variant: string): number => cell.variants.find((each) => each.variant === variant)?.ratio ?? NaN
+      const where = `${groupTitle(cell)}, ${callersText(cell.callers)}`
+      if (cell.documentBytes === 100 && cell.callers <= 16) {
+        const overhead = rounded(1 / ratio(bareQuery))
+        aim(`\`mergeJsonKey\` ≤ 1.15 × bare \`sequelize.query\` (${where})`, overhead, overhead <= 1.15)
+      }
+      if (cell.rows === 'hot' && !Number.isNaN(ratio(byHand)) && cell.documentBytes === 100) {
+        aim(`${byHand} ≥ 2 × \`mergeJsonKey\` (${where})`, ratio(byHand), ratio(byHand) >= 2)
+      }
+      if (cell.documentBytes >= 1_000_000 && cell.callers === 1) {
+        const part = rounded(1 / ratio(naive))
+        aim(`\`mergeJsonKey\` ≤ 0.5 × ${naive} (${where})`, part, part <= 0.5)
+      }
+    }
+    for (const { documentBytes, operation, partial } of binaryLog) {
+      if (operation !== ours) continue
+      const text = `binary log of \`mergeJsonKey\` < 1 KB with MINIMAL and PARTIAL_JSON (${bytesText(documentBytes)})`
+      aim(text, partial, partial < 1024, 'B')
+    }
+    return rows
+  })
+}
+
+/** The charts of a page: of a hot row, and of the largest document. */
+export function charts({ databases }: Result): { readonly file: string; readonly svg: string }[] {
+  return databases.flatMap((database) =>
+    chartsOf(database).map(({ file, title, cell }) => ({ file, svg: barChart(title, cell.variants.map(bar)) })),
+  )
+}
+
+function chartsOf({ name, cells }: Pick<DatabaseResult, 'name' | 'cells'>) {
+  const hot = cells.find(
+    ({ documentBytes, rows, callers }) => documentBytes === 100 && rows === 'hot' && callers === 16,
+  )
+  const large = cells.find(({ documentBytes, callers }) => documentBytes >= 1_000_000 && callers === 1)
+  return Object.entries({ hot, large }).flatMap(([kind, cell]) => {
+    if (!cell) return []
+    const title = `${titles[name]}: time of one key, ${groupTitle(cell)}, ${callersText(cell.callers)}`
+    return [{ file: `${name}-${kind}.svg`, title, cell }]
+  })
+}
+
+function bar({ variant, microseconds, ratio, found, acknowledged }: Measurement) {
+  const kept = found / acknowledged
+  const text = `${timeText(microseconds)}, ${ratio.toFixed(1)} ×` + (kept < 1 ? `, keeps ${percent(kept)}` : '')
+  return {
+    label: variant,
+    value: microseconds,
+    text,
+    kind: variant === ours ? 'ours' : kept < 1 ? 'loses' : 'sound',
+  } as const
+}
+
+function table(header: readonly string[], rows: readonly (readonly string[])[]): string {
+  const line = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`
+  return [line(header), line(header.map((_, index) => (index === 0 ? '---' : '---:'))), ...rows.map(line)].join('\n')
+}
+
+export function callersText(callers: number): string {
+  return callers === 1 ? '1 caller' : `${callers} callers`
+}
+
+export function bytesText(bytes: number): string {
+  if (bytes >= 1_000_000) return `${bytes / 1_000_000} MB`
+  return bytes >= 1000 ? `${bytes / 1000} KB` : `${bytes} B`
+}
+
+function timeText(microseconds: number): string {
+  return microseconds < 10_000 ? `${microseconds} µs` : `${(microseconds / 1000).toFixed(1)} ms`
+}
+
+function percent(share: number): string {
+  return `${share < 0.995 || share === 1 ? Math.round(share * 100) : 99} %`
+}
