@@ -7,6 +7,7 @@ import type { Dialect, DriverError, Failure } from './dialects/index.js'
 interface ModelInternals {
   readonly _timestampAttributes: { readonly updatedAt?: string }
   readonly _versionAttribute?: string
+  readonly _jsonAttributes: ReadonlySet<string>
 }
 
 /** The part of Sequelize's query generator that quotes and formats. */
@@ -14,6 +15,13 @@ interface QueryGenerator {
   quoteTable(table: unknown): string
   quoteIdentifier(name: string): string
   format(value: unknown, attribute: unknown, options: { context: string }, bind: (value: unknown) => string): string
+  updateQuery(
+    table: unknown,
+    values: object,
+    where: object,
+    options: object,
+    attributes: unknown,
+  ): { query: string; bind?: unknown[] }
 }
 
 export type Row = Model<object, object>
@@ -33,6 +41,17 @@ export function updatedAtAttribute(model: RowModel): string | undefined {
 /** The name of the attribute of Sequelize's optimistic lock (`version: true`), if the model has one. */
 export function versionAttribute(model: RowModel): string | undefined {
   return (model as unknown as ModelInternals)._versionAttribute
+}
+
+/** The names of a model's JSON attributes, which every loaded row asks for. */
+export function jsonAttributes(model: RowModel): ReadonlySet<string> {
+  return (model as unknown as ModelInternals)._jsonAttributes
+}
+
+/** The name of the column that holds `attribute`. */
+export function fieldOf(model: RowModel, attribute: string): string {
+  const { field } = model.getAttributes()[attribute as never] as { field?: string }
+  return field ?? attribute
 }
 
 export function sequelizeOf(model: RowModel): Sequelize {
@@ -93,8 +112,7 @@ export class Statement {
 
   /** The column that holds `attribute`. */
   column(attribute: string): string {
-    const { field } = this.#model.getAttributes()[attribute as never] as { field?: string }
-    return this.name(field ?? attribute)
+    return this.name(fieldOf(this.#model, attribute))
   }
 
   /** Every column that holds an attribute, by the attribute's name. */
@@ -107,6 +125,13 @@ export class Statement {
 
   name(identifier: string): string {
     return escapeDollars(this.#generator.quoteIdentifier(identifier))
+  }
+
+  /** Sequelize's own UPDATE; `undefined` where it would put values into the text, as it does for a `searchPath`. */
+  update(table: unknown, values: object, where: object, options: object): string | undefined {
+    const own = { ...options, bindParam: this.bind }
+    const { query, bind } = this.#generator.updateQuery(table, values, where, own, this.#model.getAttributes())
+    return bind && query
   }
 
   /** The condition that matches one row. */

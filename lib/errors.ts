@@ -176,27 +176,90 @@ export class LockTimeoutError extends RowError {
   }
 }
 
-/** Others wrote the row in every attempt of `withOptimisticLock`, between its read and its save; nothing was written. */
+/**
+ * Others wrote the row between its read and its save, in every attempt of `withOptimisticLock`, or changed what a save under
+ * `wholeColumnWrites: 'patch'` needs to find as it was loaded; nothing was written.
+ */
 export class StaleRowError extends OptimisticLockError {
   readonly code = 'STALE_ROW'
   override readonly name = 'StaleRowError'
   readonly primaryKey: Readonly<Record<string, unknown>>
   readonly attempts: number
-  /** The attributes that the callback had changed in the last attempt. */
+  /** The attributes that were to be saved, in the last attempt. */
   readonly columns: readonly string[]
+  /** Where in the document others were first, if that is known; empty for its root. */
+  readonly path: readonly string[] | undefined
 
-  constructor(method: string, row: RowFacts, attempts: number, columns: readonly string[], cause: unknown) {
+  constructor(
+    method: string,
+    row: RowFacts,
+    attempts: number,
+    columns: readonly string[],
+    cause: unknown,
+    path?: readonly string[],
+  ) {
     const names = columns.map((column) => `"${column}"`).join(', ')
+    const place = path && path.length > 0 ? `${names} at ${JSON.stringify(path)}` : names
     super({
       modelName: row.model,
-      message:
-        `${method}: ${describeRow(row)} was written by others in each of ${attempts} attempts, before the change of ${names} was saved, so nothing was written. ` +
-        `Raise retry: { maxAttempts }, or let callers wait for each other instead: await row.withLock(fn).`,
+      message: path
+        ? `${method}: ${place} of ${describeRow(row)} was changed by others since it was loaded, so nothing was written. ` +
+          `Read it again with await row.reload() and decide anew, or let callers wait for each other instead: await row.withLock(fn).`
+        : `${method}: ${describeRow(row)} was written by others in each of ${attempts} attempts, before the change of ${names} was saved, so nothing was written. ` +
+          `Raise retry: { maxAttempts }, or let callers wait for each other instead: await row.withLock(fn).`,
     })
+    this.path = path
     this.primaryKey = row.primaryKey
     this.attempts = attempts
     this.columns = columns
     this.cause = cause
+  }
+}
+
+/** A write of a whole JSON column that nothing keeps from overwriting what others have written. */
+export interface WholeColumnWrite extends RowFacts {
+  /** The call: `'save'`, `'update'`, `'upsert'` or `'bulkCreate'`. */
+  readonly method: string
+  readonly column: string
+  /** The keys of the document that changed since it was loaded; `undefined` where nobody knows. */
+  readonly keys: readonly string[] | undefined
+  /** Where the call stands; `undefined` if no code but Sequelize's is on the stack. */
+  readonly file: string | undefined
+  readonly line: number | undefined
+  /** The call to write instead. */
+  readonly instead: string
+}
+
+/** `jobs.ts:12 writes the whole "progress" of WorkflowRun id=7 …`: what is at risk, and the call to write instead. */
+export function describeWrite({ column, keys, file, line, instead, ...row }: WholeColumnWrite): string {
+  const place = file === undefined ? '' : ` at ${file}:${line}`
+  const changed =
+    keys && ` Changed since it was loaded: ${keys.map((key) => JSON.stringify(key)).join(', ') || 'nothing'}.`
+  return (
+    `writes the whole "${column}" of ${describeRow(row)}${place}, over what others have written since.${changed ?? ''} ` +
+    `Write only what changes: ${instead}; or say that it is meant, with the option { wholeColumnWrites: 'allow' }.`
+  )
+}
+
+/** A whole JSON column would have been written over what others have written; refused before any SQL. */
+export class WholeColumnWriteError extends RowError implements WholeColumnWrite {
+  readonly code = 'WHOLE_COLUMN_WRITE'
+  override readonly name = 'WholeColumnWriteError'
+  readonly method: string
+  readonly column: string
+  readonly keys: readonly string[] | undefined
+  readonly file: string | undefined
+  readonly line: number | undefined
+  readonly instead: string
+
+  constructor(write: WholeColumnWrite) {
+    super(write, `${write.method}: was refused, since it ${describeWrite(write)}`)
+    this.method = write.method
+    this.column = write.column
+    this.keys = write.keys
+    this.file = write.file
+    this.line = write.line
+    this.instead = write.instead
   }
 }
 
@@ -439,6 +502,18 @@ export const usage = {
     ),
   isolationLevel: (method: string, level: unknown, database: string): UsageError =>
     new UsageError(`${method}: ${database} has no isolation level ${given(level)}. Leave isolationLevel out.`),
+  wholeColumnWrites: (method: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected wholeColumnWrites to be 'allow', 'warn', 'throw' or 'patch', got ${given(value)}. Write ${method}(WorkflowRun, { wholeColumnWrites: 'warn' }).`,
+    ),
+  conflicts: (method: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected conflicts to be 'overwrite' or 'throw', and to stand beside wholeColumnWrites: 'patch', got ${given(value)}. Write ${method}(WorkflowRun, { wholeColumnWrites: 'patch', conflicts: 'throw' }).`,
+    ),
+  searchPath: (method: string): UsageError =>
+    new UsageError(
+      `${method}: with a searchPath Sequelize puts values into the text of a statement, which cannot be patched. Name the schema instead: Model.schema('…').`,
+    ),
   lockedElsewhere: (method: string, row: RowFacts): UsageError =>
     new UsageError(
       `${method}: this instance of ${describeRow(row)} is inside another withLock() already, and two flows cannot share one instance. ` +

@@ -1,5 +1,6 @@
 export { lossless } from './lossless.js'
 export type { Lossless } from './lossless.js'
+export type { LosslessOptions } from './policy.js'
 export { lock, withLock, withLocks } from './lock.js'
 export type { LockOptions, LockWaitOptions, WithLockOptions } from './lock.js'
 export { withOptimisticLock } from './optimistic.js'
@@ -42,4 +43,6 @@ export {
   UnsupportedDatabaseError,
   UnsupportedValueError,
   UsageError,
+  WholeColumnWriteError,
 } from './errors.js'
+export type { WholeColumnWrite } from './errors.js'

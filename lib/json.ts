@@ -1,8 +1,6 @@
-import { isDeepStrictEqual } from 'node:util'
 import type { Logging, Model, Transaction, Transactionable } from 'sequelize'
 import {
   dialectOf,
-  failureOf,
   sendForHeader,
   sendForRows,
   sequelizeOf,
@@ -12,16 +10,11 @@ import {
 } from './database.js'
 import type { Sending } from './database.js'
 import type { Column, Dialect, Form } from './dialects/index.js'
-import {
-  ConditionNotMetError,
-  ConflictError,
-  JsonShapeError,
-  RowNotFoundError,
-  UnknownOutcomeError,
-  usage,
-} from './errors.js'
+import { applyAll, readDocument, unchanged, unmatched, untilMatched } from './document.js'
+import type { Unmatched } from './document.js'
+import { ConditionNotMetError, JsonShapeError, usage } from './errors.js'
 import { adopt, adoptWrite, heldTransaction, refuseUnsavedChanges, snapshot, values } from './instance.js'
-import { apply, condition, meets, obstacle, operation, overlap } from './operation.js'
+import { condition, operation, overlap } from './operation.js'
 import type { Condition, JsonValue, Operation, PathInput } from './operation.js'
 import { refuseTooLarge, refuseUnsupported } from './limits.js'
 import { checkOptions, facts, identify, jsonColumnType } from './target.js'
@@ -39,7 +32,7 @@ import type {
 import { oneWriter } from './queue.js'
 import { checkRetryOptions, retry } from './retry.js'
 import type { RetryOptions } from './retry.js'
-import { isConflict, onRollback, openTransaction, transactionFor, translated, watch } from './transaction.js'
+import { isConflict, onRollback, openTransaction, transactionFor, watch } from './transaction.js'
 
 export interface JsonWriteOptions extends Logging, Transactionable {
   /**
@@ -332,13 +325,6 @@ async function write(asked: Omit<JsonWrite, 'conditions'>, options: JsonWriteOpt
   return instance
 }
 
-/** The document after `operations`; one that does not fit, since the instance had seen another document, is left out. */
-function applyAll(operations: readonly Operation[], document: unknown): unknown {
-  return operations.reduce((before, each) => (obstacle(each, before) ? before : apply(each, before)), document)
-}
-
-const attempts = 5
-
 /** Sends the write until it matched the row; returns the document after it, if asked for. */
 async function update(
   request: JsonWrite,
@@ -346,39 +332,16 @@ async function update(
   sending: Sending,
   returning: boolean,
 ): Promise<JsonValue | undefined> {
-  const { method, identity, operations, column } = request
-  try {
-    for (let attempt = 1; attempt <= attempts; attempt++) {
-      let isKnown = true
-      for (const form of dialect.forms) {
-        const document = await sendForm(request, dialect, form, sending, returning)
-        if (document !== notMatched && document !== notChanged) return document
-        isKnown &&= document === notMatched
-      }
-      const { text, document: stored } = await read(request, dialect, sending)
-      const inTheWay = operations.map((each) => obstacle(each, stored)).find((each) => each !== undefined)
-      if (inTheWay) throw new JsonShapeError(method, facts(identity), column, inTheWay)
-      const unmet = request.conditions.find((each) => !meets(each, stored))
-      if (unmet) throw new ConditionNotMetError(method, facts(identity), column, unmet)
-      // This one may hold the value already. With a version it would have changed, and long numbers are rounded here.
-      const isComparable = !isKnown && !versionAttribute(identity.model) && !/\d{16}/.test(text)
-      if (isComparable && isDeepStrictEqual(stored, applyAll(operations, stored))) return stored
-      await respell(request, dialect, sending, text)
-    }
-  } catch (error) {
-    throw translated(error, dialect, method, facts(identity), sending.transaction)
-  }
-  throw new ConflictError(
-    method,
-    facts(identity),
-    `other writers that replaced "${column}" as a whole in each of ${attempts} attempts`,
-    sending.transaction !== undefined,
-  )
+  const { method, identity, column } = request
+  return untilMatched({ method, identity, documents: [request] }, dialect, sending, {
+    send: ([form]) => sendForm(request, dialect, form!, sending, returning),
+    isDone: ([stored]) => Promise.resolve(stored),
+    refusal: (_document, inTheWay) =>
+      'needed' in inTheWay
+        ? new JsonShapeError(method, facts(identity), column, inTheWay)
+        : new ConditionNotMetError(method, facts(identity), column, inTheWay),
+  })
 }
-
-const notMatched = Symbol('not matched')
-/** Not matched, or matched and left as it was: the answer counts changed rows only. */
-const notChanged = Symbol('not changed')
 
 async function sendForm(
   { method, identity, column, type, operations, conditions, now }: JsonWrite,
@@ -386,7 +349,7 @@ async function sendForm(
   form: Form,
   sending: Sending,
   returning: boolean,
-): Promise<JsonValue | undefined | typeof notMatched | typeof notChanged> {
+): Promise<JsonValue | undefined | Unmatched> {
   const { model, primaryKey } = identity
   const statement = new Statement(model)
   const target: Column = { sql: statement.column(column), type }
@@ -400,67 +363,15 @@ async function sendForm(
   if (dialect.maxStatementBytes !== undefined) refuseTooLarge(method, column, statement.bytes(sql), dialect)
   const sequelize = sequelizeOf(model)
 
-  try {
-    if (!dialect.matched) {
-      const answer = `RETURNING ${returning ? dialect.documentText(target) : '1'} AS ${statement.name('document')}`
-      const [row] = await sendForRows<{ document: string }>(sequelize, `${sql} ${answer}`, statement.binds, sending)
-      if (!row) return notMatched
-      return returning ? (JSON.parse(row.document) as JsonValue) : undefined
-    }
-    const isMatched = dialect.matched(await sendForHeader(sequelize, sql, statement.binds, sending))
-    if (!isMatched) return isMatched === undefined ? notChanged : notMatched
-  } catch (error) {
-    const isUnknown = !sending.transaction && failureOf(error, dialect) === 'lost'
-    throw isUnknown ? new UnknownOutcomeError(method, 'the write', error) : error
+  if (!dialect.matched) {
+    const answer = `RETURNING ${returning ? dialect.documentText(target) : '1'} AS ${statement.name('document')}`
+    const [row] = await sendForRows<{ document: string }>(sequelize, `${sql} ${answer}`, statement.binds, sending)
+    if (!row) return unmatched
+    return returning ? (JSON.parse(row.document) as JsonValue) : undefined
   }
-  return returning ? (await read({ method, identity, column, type }, dialect, sending)).document : undefined
-}
-
-/**
- * The document as the database has it, in a transaction by a locking read, which is never stale.
- * @throws {RowNotFoundError} the row does not exist
- * @throws {JsonShapeError} it is no JSON
- */
-async function read(
-  { method, identity, column, type }: Pick<JsonWrite, 'method' | 'identity' | 'column' | 'type'>,
-  dialect: Dialect,
-  sending: Sending,
-): Promise<{ text: string; document: JsonValue }> {
-  const { model, primaryKey } = identity
-  const select = new Statement(model)
-  const stored = dialect.documentText({ sql: select.column(column), type })
-  const sql = `SELECT ${stored} AS ${select.name('document')} FROM ${select.table()} WHERE ${select.row(primaryKey)}`
-  const locked = sending.transaction ? `${sql} ${dialect.lockClause}` : sql
-  const [row] = await sendForRows<{ document: string | null }>(sequelizeOf(model), locked, select.binds, sending)
-  if (!row) throw new RowNotFoundError(method, facts(identity))
-  const text = row.document ?? 'null'
-  const document = parse(text)
-  if (document !== undefined) return { text, document }
-  const found = 'text that is not JSON'
-  throw new JsonShapeError(method, facts(identity), column, { path: [], needed: 'an object', found })
-}
-
-/** Writes the same document in the spelling that this database reads, if nobody has changed it meanwhile. */
-async function respell(
-  { identity: { model, primaryKey }, column, type }: JsonWrite,
-  dialect: Dialect,
-  sending: Sending,
-  text: string,
-): Promise<void> {
-  const respelled = dialect.respell?.text(text)
-  if (!dialect.respell || respelled === undefined) return
-  const update = new Statement(model)
-  const target: Column = { sql: update.column(column), type }
-  const sql = `UPDATE ${update.table()} SET ${target.sql} = ${update.bind(respelled)} WHERE ${update.row(primaryKey)} AND ${dialect.respell.isText(target, update.bind(text))}`
-  await sendForHeader(sequelizeOf(model), sql, update.binds, sending)
-}
-
-function parse(text: string): JsonValue | undefined {
-  try {
-    return JSON.parse(text) as JsonValue
-  } catch {
-    return undefined
-  }
+  const isMatched = dialect.matched(await sendForHeader(sequelize, sql, statement.binds, sending))
+  if (!isMatched) return isMatched === undefined ? unchanged : unmatched
+  return returning ? (await readDocument(method, identity, { column, type }, dialect, sending)).document : undefined
 }
 
 /** The attributes that Sequelize keeps of its own and that the statement moved, as the instance now has them. */

@@ -73,8 +73,8 @@ export function refuseUnsupported(
   for (const { kind, path, json } of [...operations, ...conditions]) {
     for (const key of path) refuseKey(key)
     refuseDepth(path.length)
-    // The root is one level, each key of the path leads to the next, and an item is inside its array.
-    const isItem = kind === 'append' || kind === 'prepend' || kind === 'addToSet' || kind === 'pull'
+    // The root is one level, each key of the path leads to the next, and an item is inside its array; `append` has the array.
+    const isItem = kind === 'prepend' || kind === 'addToSet' || kind === 'pull'
     refuseInteger(json, comparing.has(kind))
     if (kind === 'rename') refuseKey(JSON.parse(json) as string)
     walk(JSON.parse(json), path.length + (isItem ? 2 : 1), kind === 'merge')

@@ -1,15 +1,17 @@
-import type { Model, ModelStatic, Transaction } from 'sequelize'
+import type { Model, ModelStatic, Sequelize, Transaction } from 'sequelize'
 import { sequelizeOf } from './database.js'
 import { connectorOf } from './dialects/index.js'
 import { usage } from './errors.js'
+import { guard } from './guard.js'
 import { compareAndSetJson, mergeJson, mergeJsonKey, updateJson } from './json.js'
 import type { JsonWriteOptions } from './json.js'
 import { withLock } from './lock.js'
 import type { WithLockOptions } from './lock.js'
 import { withOptimisticLock } from './optimistic.js'
 import type { WithOptimisticLockOptions } from './optimistic.js'
-import { isModel } from './target.js'
 import type { Operation, PathInput } from './operation.js'
+import type { LosslessOptions } from './policy.js'
+import { checkOptions, isModel } from './target.js'
 import type {
   Fitting,
   JsonColumn,
@@ -97,39 +99,74 @@ const methods: Record<MethodName, (...words: never[]) => Promise<unknown>> = {
 const attached = Symbol.for('sequelize-lossless')
 
 /**
- * Gives a model's rows the methods of {@link Lossless}. Attaches them to the model given and returns that same model, so that
- * finders and associations have them too; a second call changes nothing. No statement is sent.
+ * Gives a model's rows the methods of {@link Lossless}, and guards the whole-column writes of call sites that exist already.
+ * Attaches to the model given and returns that same model, so that finders and associations have the methods too; a second
+ * call changes nothing but the options. No statement is sent.
+ *
+ * Given a Sequelize instance, it guards all its models, those defined later too, unless one has options of its own; the
+ * methods are attached model by model.
+ *
+ * Guarded is every write of a whole JSON column by `save`, `update`, `Model.update`, `upsert` and `bulkCreate` with
+ * `updateOnDuplicate`, but for those of a row that this library, or a finder with `lock` and `transaction`, has locked in
+ * the same transaction; those that the `version` column guards; values made in SQL (`literal`, `fn`); and calls with the
+ * option `{ wholeColumnWrites: 'allow' }`. With `'patch'` a save sends, on MySQL, what changed and no more:
+ *
+ *     UPDATE `workflow_runs` SET `updatedAt`=?,`progress`=JSON_SET(`progress`, ?, CAST(? AS JSON))
+ *     WHERE (`id` = ? AND JSON_TYPE(`progress`) = 'OBJECT')
  *
  * @param model an initialised model: of a class, of `sequelize.define`, or of sequelize-typescript
  * @returns the same model; one from `define` is typed with the methods, a class declares `interface X extends Lossless<X> {}`
- * @throws {UsageError} not an initialised model, not Sequelize 6, or it has an attribute or method of one of these names
+ * @throws {UsageError} not an initialised model, not Sequelize 6, it has an attribute or method of one of these names, or a
+ *   wrong option
  * @throws {UnsupportedDatabaseError} a dialect other than mysql, mariadb, postgres, sqlite
  * @example
  *     WorkflowRun.init({ progress: DataTypes.JSON }, { sequelize })
  *     lossless(WorkflowRun)
+ *     lossless(sequelize, { wholeColumnWrites: 'warn' })
  */
 export function lossless<S extends ModelStatic<Model>>(
   model: S,
-): InstanceType<S> extends { mergeJsonKey: unknown }
-  ? S
-  : S & ModelStatic<InstanceType<S> & Lossless<InstanceType<S>>> {
-  if (!isModel(model)) throw usage.model('lossless', model)
-  const sequelize = sequelizeOf(model)
+  options?: LosslessOptions,
+): InstanceType<S> extends { mergeJsonKey: unknown } ? S : S & ModelStatic<InstanceType<S> & Lossless<InstanceType<S>>>
+export function lossless<S extends Sequelize>(sequelize: S, options: LosslessOptions): S
+export function lossless(subject: ModelStatic<Model> | Sequelize, options?: LosslessOptions): unknown {
+  const method = 'lossless'
+  if (!isModel(subject) && !isSequelize(subject)) throw usage.model(method, subject)
+  const sequelize = isModel(subject) ? sequelizeOf(subject) : subject
   const version = (sequelize.constructor as unknown as { version: string }).version
-  if (!version.startsWith('6.')) throw usage.host('lossless', version)
+  if (!version.startsWith('6.')) throw usage.host(method, version)
   connectorOf(sequelize.getDialect())
+  // Of a Sequelize instance there is nothing but options.
+  if (options !== undefined || !isModel(subject)) checkGuard(method, options as LosslessOptions)
+  if (isModel(subject)) attach(subject)
+  if (options) guard(subject, options)
+  return subject
+}
 
+function isSequelize(value: unknown): value is Sequelize {
+  return typeof (value as Partial<Sequelize> | null)?.getQueryInterface === 'function'
+}
+
+/** @throws {UsageError} an option is unknown, or has no such value */
+function checkGuard(method: string, options: LosslessOptions): void {
+  const { wholeColumnWrites, conflicts } = checkOptions(method, options, ['wholeColumnWrites', 'conflicts'])
+  const isMode = ['allow', 'warn', 'throw', 'patch'].includes(wholeColumnWrites as string)
+  if (!isMode) throw usage.wholeColumnWrites(method, wholeColumnWrites)
+  const isConflicts = ['overwrite', 'throw'].includes(conflicts as string) && wholeColumnWrites === 'patch'
+  if (conflicts !== undefined && !isConflicts) throw usage.conflicts(method, conflicts)
+}
+
+/** @throws {UsageError} the model has an attribute or method of one of the names */
+function attach(model: ModelStatic<Model>): void {
   const prototype = model.prototype as object
   // A subclass of a model that has them has them too.
-  if (!(attached in prototype)) {
-    for (const name of Object.keys(methods)) {
-      if (name in model.getAttributes()) throw usage.taken(model.name, name, 'an attribute')
-      if (name in prototype) throw usage.taken(model.name, name, 'a method')
-    }
-    for (const [name, value] of Object.entries(methods)) {
-      Object.defineProperty(prototype, name, { value, configurable: true, writable: true, enumerable: false })
-    }
-    Object.defineProperty(prototype, attached, { value: true })
+  if (attached in prototype) return
+  for (const name of Object.keys(methods)) {
+    if (name in model.getAttributes()) throw usage.taken(model.name, name, 'an attribute')
+    if (name in prototype) throw usage.taken(model.name, name, 'a method')
   }
-  return model as never
+  for (const [name, value] of Object.entries(methods)) {
+    Object.defineProperty(prototype, name, { value, configurable: true, writable: true, enumerable: false })
+  }
+  Object.defineProperty(prototype, attached, { value: true })
 }

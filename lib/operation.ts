@@ -35,7 +35,7 @@ export type Kind =
 export interface Operation<K extends Kind = Kind, P extends Path = Path, V = unknown> {
   readonly kind: K
   readonly path: P
-  /** The operand's JSON text, taken when the operation was made: later changes of a value do not reach it. */
+  /** The operand's JSON text, of `append` an array, taken when the operation was made: later changes of a value do not reach it. */
   readonly json: string
   /** For the compiler only: the operand's type. */
   readonly operand?: V
@@ -113,9 +113,13 @@ export function max<const P extends PathInput>(path: P, value: number): Operatio
   return operation('max', 'max', path, value)
 }
 
-/** Adds `item` to the end of the array at `path`; a missing one starts empty. MongoDB's `$push`. */
-export function append<const P extends PathInput, const V>(path: P, item: V): Operation<'append', PathOf<P>, V> {
-  return operation('append', 'append', path, item)
+/** Adds `items` to the end of the array at `path`; a missing one starts empty. MongoDB's `$push` with `$each`. */
+export function append<const P extends PathInput, const V extends readonly [unknown, ...unknown[]]>(
+  path: P,
+  ...items: V
+): Operation<'append', PathOf<P>, V[number]> {
+  if (items.length < 1 || items.includes(undefined)) throw usage.value('append', 'the value', 'undefined')
+  return operation<'append', P, V[number]>('append', 'append', path, items)
 }
 
 /** Adds `item` to the beginning of the array at `path`; a missing one starts empty. MongoDB's `$push` with `$position: 0`. */
@@ -262,7 +266,7 @@ export function apply(operation: Operation, document: unknown): JsonValue {
     case 'prepend':
       return setAt(document, path, [operand, ...items])
     case 'append':
-      return setAt(document, path, [...items, operand])
+      return setAt(document, path, [...items, ...(operand as readonly JsonValue[])])
     case 'addToSet':
       return setAt(document, path, items.some((item) => isDeepStrictEqual(item, operand)) ? items : [...items, operand])
     case 'pull':

@@ -36,13 +36,21 @@ function nesting(transaction: Transaction): Transaction[] {
   return parent ? [transaction, ...nesting(parent)] : [transaction]
 }
 
-function outermostOf(transaction: Transaction): Transaction {
+/** The server's transaction, of which `transaction` may be a savepoint. */
+export function outermostOf(transaction: Transaction): Transaction {
   return nesting(transaction).at(-1)!
 }
 
 /** Whether both are the same transaction of the server, seen through savepoints or not. */
 export function isSameTransaction(one: Transaction, other: Transaction): boolean {
   return outermostOf(one) === outermostOf(other)
+}
+
+/** What became of what `transaction` did; `undefined` while that is open. */
+export function outcomeOf(transaction: Transaction): 'commit' | 'rollback' | undefined {
+  const all = nesting(transaction)
+  if (all.some((each) => internals(each).finished === 'rollback')) return 'rollback'
+  return internals(all.at(-1)!).finished
 }
 
 /** The transaction that holds what `transaction` did: itself, or those around a savepoint that was released; none if that is over. */
@@ -123,7 +131,8 @@ export const transactionNamespace: TransactionNamespace = {
   bind: <F extends (...words: unknown[]) => unknown>(fn: F) => AsyncResource.bind<F, unknown>(fn),
 }
 
-function ambientTransaction(sequelize: Sequelize): Transaction | undefined {
+/** Sequelize's ambient transaction, if it is one of this instance, and open. */
+export function ambientTransaction(sequelize: Sequelize): Transaction | undefined {
   const { _cls } = sequelize.constructor as unknown as { _cls?: { get(key: string): unknown } }
   const transaction = _cls?.get('transaction') as Transaction | null | undefined
   // Sequelize.useCLS is static: the ambient transaction may belong to another Sequelize instance.

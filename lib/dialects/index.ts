@@ -70,6 +70,8 @@ export interface Dialect {
   readonly name: string
   /** Sent in order until one matches the row. No two match the same document; all together match every one that can be written. */
   readonly forms: readonly Form[]
+  /** True if a column holds a document that equals a bound text, whatever the order of keys; NULL is JSON null. */
+  readonly holds: (column: Column, text: string) => string
   /** The document as text, which no driver parses or rounds. */
   readonly documentText: (column: Column) => string
   /** For a database that stores JSON as the text it was given: the spelling that its functions need, and the condition that a column holds just a text. */

@@ -6,6 +6,9 @@ import { classify, matched, mysql, refuseLongKey } from './mysql.js'
 const isAbsentOr = (value: string, types: string): string =>
   `COALESCE(JSON_TYPE(${value}), 'ABSENT') IN ('ABSENT', ${types})`
 
+const appended = (value: string, item: string): string =>
+  `IF(JSON_TYPE(${value}) = 'ARRAY', JSON_ARRAY_APPEND(${value}, '$', ${item}), JSON_ARRAY(${item}))`
+
 // JSON is text here, and would be compared as text.
 const lesser = (value: string, bound: string, than: '<' | '>'): string =>
   `IF(${value} IS NULL OR CAST(${bound} AS DOUBLE) ${than} CAST(${value} AS DOUBLE), JSON_EXTRACT(${bound}, '$'), ${value})`
@@ -41,10 +44,10 @@ const words: Vocabulary = {
     prepend: (value, { bound }) =>
       `IF(JSON_TYPE(${value}) = 'ARRAY', JSON_ARRAY_INSERT(${value}, '$[0]', JSON_EXTRACT(${bound}, '$')), JSON_ARRAY(JSON_EXTRACT(${bound}, '$')))`,
     append: (value, { bound }) =>
-      `IF(JSON_TYPE(${value}) = 'ARRAY', JSON_ARRAY_APPEND(${value}, '$', JSON_EXTRACT(${bound}, '$')), JSON_ARRAY(JSON_EXTRACT(${bound}, '$')))`,
-    addToSet: (value, operand) =>
+      `IF(JSON_TYPE(${value}) = 'ARRAY', JSON_MERGE_PRESERVE(${value}, ${bound}), JSON_EXTRACT(${bound}, '$'))`,
+    addToSet: (value, { bound }) =>
       `IF(EXISTS(SELECT 1 FROM JSON_TABLE(COALESCE(${value}, '[]'), '$[*]' COLUMNS(item JSON PATH '$')) items ` +
-      `WHERE JSON_EQUALS(items.item, ${operand.bound})), ${value}, ${words.result.append(value, operand)})`,
+      `WHERE JSON_EQUALS(items.item, ${bound})), ${value}, ${appended(value, `JSON_EXTRACT(${bound}, '$')`)})`,
     pull: (value, { bound }) =>
       `JSON_EXTRACT(CONCAT('[', COALESCE((SELECT GROUP_CONCAT(item ORDER BY position SEPARATOR ',') ` +
       `FROM JSON_TABLE(${value}, '$[*]' COLUMNS(position FOR ORDINALITY, item JSON PATH '$')) items ` +
@@ -89,6 +92,7 @@ export const mariadb: Dialect = {
     text: respelled,
     isText: (column, text) => `CAST(${column.sql} AS BINARY) = CAST(${text} AS BINARY)`,
   },
+  holds: ({ sql }, text) => words.equals(`COALESCE(${sql}, 'null')`, text),
   // The connector parses a JSON column on its own, and would round its numbers.
   documentText: (column) => `CAST(${column.sql} AS CHAR)`,
   matched,

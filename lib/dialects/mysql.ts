@@ -6,6 +6,9 @@ const numbers = `'INTEGER', 'UNSIGNED INTEGER', 'DOUBLE', 'DECIMAL'`
 const isAbsentOr = (value: string, types: string): string =>
   `COALESCE(JSON_TYPE(${value}), 'ABSENT') IN ('ABSENT', ${types})`
 
+const appended = (value: string, item: string): string =>
+  `IF(JSON_TYPE(${value}) = 'ARRAY', JSON_ARRAY_APPEND(${value}, '$', ${item}), JSON_ARRAY(${item}))`
+
 const lesser = (value: string, bound: string, than: '<' | '>'): string =>
   `IF(${value} IS NULL OR CAST(${bound} AS JSON) ${than} ${value}, CAST(${bound} AS JSON), ${value})`
 
@@ -35,9 +38,9 @@ const words: Vocabulary = {
     prepend: (value, { bound }) =>
       `IF(JSON_TYPE(${value}) = 'ARRAY', JSON_ARRAY_INSERT(${value}, '$[0]', CAST(${bound} AS JSON)), JSON_ARRAY(CAST(${bound} AS JSON)))`,
     append: (value, { bound }) =>
-      `IF(JSON_TYPE(${value}) = 'ARRAY', JSON_ARRAY_APPEND(${value}, '$', CAST(${bound} AS JSON)), JSON_ARRAY(CAST(${bound} AS JSON)))`,
-    addToSet: (value, operand) =>
-      `IF(CAST(${operand.bound} AS JSON) MEMBER OF (COALESCE(${value}, JSON_ARRAY())), ${value}, ${words.result.append(value, operand)})`,
+      `IF(JSON_TYPE(${value}) = 'ARRAY', JSON_MERGE_PRESERVE(${value}, CAST(${bound} AS JSON)), CAST(${bound} AS JSON))`,
+    addToSet: (value, { bound }) =>
+      `IF(CAST(${bound} AS JSON) MEMBER OF (COALESCE(${value}, JSON_ARRAY())), ${value}, ${appended(value, `CAST(${bound} AS JSON)`)})`,
     // An aggregate has no order of its own; a window has. JSON_TABLE makes NULL of JSON null.
     pull: (value, { bound }) =>
       `COALESCE((SELECT JSON_ARRAYAGG(item) OVER (ORDER BY position ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) ` +
@@ -111,6 +114,7 @@ export function refuseLongKey(key: string): string | undefined {
 export const mysql: Dialect = {
   name: 'MySQL',
   forms: [partial, initialising],
+  holds: ({ sql }, text) => `COALESCE(${sql}, CAST('null' AS JSON)) = CAST(${text} AS JSON)`,
   documentText: (column) => `CAST(${column.sql} AS CHAR)`,
   matched,
   lockClause: 'FOR UPDATE',

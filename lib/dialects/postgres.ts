@@ -29,10 +29,10 @@ const results: Readonly<
   min: (value, json, bind) => lesser(value(), json, bind, '<'),
   max: (value, json, bind) => lesser(value(), json, bind, '>'),
   prepend: (value, json, bind) => `jsonb_build_array(${bind(json)}::jsonb) || COALESCE(${value()}, '[]'::jsonb)`,
-  append: (value, json, bind) => `COALESCE(${value()}, '[]'::jsonb) || jsonb_build_array(${bind(json)}::jsonb)`,
+  append: (value, json, bind) => `COALESCE(${value()}, '[]'::jsonb) || ${bind(json)}::jsonb`,
   addToSet: (value, json, bind) =>
     `CASE WHEN EXISTS (SELECT 1 FROM jsonb_array_elements(${arrayOrEmpty(value())}) item WHERE item = ${bind(json)}::jsonb) ` +
-    `THEN ${value()} ELSE ${results.append(value, json, bind)} END`,
+    `THEN ${value()} ELSE ${results.append(value, `[${json}]`, bind)} END`,
   pull: (value, json, bind) =>
     `COALESCE((SELECT jsonb_agg(item ORDER BY position) FROM jsonb_array_elements(${arrayOrEmpty(value())}) ` +
     `WITH ORDINALITY AS items(item, position) WHERE item <> ${bind(json)}::jsonb), '[]'::jsonb)`,
@@ -153,6 +153,7 @@ function classify({ severity, code = '', message }: DriverError): Failure | unde
 export const postgres: Dialect = {
   name: 'PostgreSQL',
   forms: [form],
+  holds: (column, text) => `COALESCE(${jsonb(column)}, 'null'::jsonb) = ${text}::jsonb`,
   documentText: (column) => `${column.sql}::text`,
   // FOR UPDATE would also block the foreign-key checks of rows that refer to this one.
   lockClause: 'FOR NO KEY UPDATE',

@@ -37,10 +37,13 @@ const words: Vocabulary = {
     prepend: (value, { bound }) =>
       `json(CASE WHEN COALESCE(json_array_length(${value}), 0) = 0 THEN '[' || ${bound} || ']' ` +
       `ELSE '[' || ${bound} || ',' || substr(json(${value}), 2) END)`,
-    append: (value, { bound }) => `json_insert(COALESCE(${value}, '[]'), '$[#]', json(${bound}))`,
-    addToSet: (value, operand) =>
+    append: (value, { bound }) =>
+      `json(CASE WHEN COALESCE(json_array_length(${value}), 0) = 0 THEN ${bound} ` +
+      `ELSE substr(json(${value}), 1, length(json(${value})) - 1) || ',' || substr(${bound}, 2) END)`,
+    addToSet: (value, { bound }) =>
       `json(CASE WHEN EXISTS (SELECT 1 FROM json_each(COALESCE(${value}, '[]')) item ` +
-      `WHERE ${equal(`(${value} -> item.fullkey)`, operand.bound)}) THEN ${value} ELSE ${words.result.append(value, operand)} END)`,
+      `WHERE ${equal(`(${value} -> item.fullkey)`, bound)}) THEN ${value} ` +
+      `ELSE json_insert(COALESCE(${value}, '[]'), '$[#]', json(${bound})) END)`,
     pull: (value, { bound }) =>
       `(SELECT json_group_array(json(${value} -> item.fullkey) ORDER BY item.key) FROM json_each(${value}) item ` +
       `WHERE NOT ${equal(`(${value} -> item.fullkey)`, bound)})`,
@@ -61,6 +64,8 @@ const form: Form = (change, { sql }, bind) => {
 export const sqlite: Dialect = {
   name: 'SQLite',
   forms: [form],
+  holds: ({ sql }, text) =>
+    `CASE WHEN json_valid(COALESCE(${sql}, 'null')) THEN ${equal(`COALESCE(${sql}, 'null')`, text)} END`,
   documentText: (column) => `CAST(${column.sql} AS TEXT)`,
   respell: { text: respelled, isText: (column, text) => `CAST(${column.sql} AS TEXT) = ${text}` },
   lockClause: '',

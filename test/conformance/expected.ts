@@ -71,7 +71,7 @@ function change(document: Fields, { kind, path, json }: Operation): boolean {
     if (value !== undefined && !Array.isArray(value)) return false
     const items: unknown[] = value ?? []
     const isThere = kind === 'addToSet' && items.some((item) => isDeepStrictEqual(item, operand))
-    put(parent, key, isThere ? items : [...items, operand])
+    put(parent, key, isThere ? items : [...items, ...(kind === 'append' ? (operand as unknown[]) : [operand])])
   }
   if (kind === 'merge') patch(isObject(value) ? value : put(parent, key, {}), operand as Fields)
   return true

@@ -71,12 +71,13 @@ const value = fc.letrec((tie) => ({
 const document = fc.oneof(fc.constant(null), value.object)
 
 const operation: fc.Arbitrary<Operation> = fc.oneof(
+  fc.tuple(fc.constantFrom(set, setIfAbsent, prepend, addToSet, pull), path, value.json).map(([make, at, operand]) =>
+    // A constructor refuses what no database could hold, such as half a surrogate pair, only when it is written.
+    make(at, operand),
+  ),
   fc
-    .tuple(fc.constantFrom(set, setIfAbsent, append, prepend, addToSet, pull), path, value.json)
-    .map(([make, at, operand]) =>
-      // A constructor refuses what no database could hold, such as half a surrogate pair, only when it is written.
-      make(at, operand),
-    ),
+    .tuple(path, value.json, fc.array(value.json, { maxLength: 2 }))
+    .map(([at, item, more]) => append(at, item, ...more)),
   path.map((at) => remove(at)),
   fc
     .tuple(path, key)

@@ -7,7 +7,8 @@ export function rowSource(document: unknown, operations: readonly Operation[]): 
 }
 
 function callSource({ kind, path, json }: Operation): string {
-  const operands = kind === 'remove' ? [path] : [path, JSON.parse(json) as unknown]
+  const operand = JSON.parse(json) as unknown
+  const operands = kind === 'remove' ? [path] : kind === 'append' ? [path, ...(operand as unknown[])] : [path, operand]
   return `${kind}(${operands.map(valueSource).join(', ')})`
 }
 

@@ -107,6 +107,7 @@ const lists: readonly (readonly Operation[])[] = [
   [rename(['a', 'b'], 'x'), rename(['a', 'c'], 'y'), set(['a', 'z'], 1)],
   [rename('a', 'z'), rename('é', 'e'), remove('b'), pull('log', 1)],
   [rename(['a', 'b'], 'x'), pull(['a', 'z'], 1)],
+  [append('log', 'x', ['y'], { z: null }), append(['a', 'b'], null, 1)],
   [append(['log'], 'x'), addToSet(['tags'], 'y'), increment(['n'], 2), setIfAbsent(['first'], 'z')],
   [merge(['a'], { x: 1, b: null }), merge(['m'], { y: { z: null, w: 1 } }), set(['b'], [1])],
 ]

@@ -1,0 +1,167 @@
+import { isDeepStrictEqual } from 'node:util'
+import { failureOf, sendForHeader, sendForRows, sequelizeOf, Statement, versionAttribute } from './database.js'
+import type { Sending } from './database.js'
+import type { Change, Column, Dialect, Form } from './dialects/index.js'
+import { ConflictError, JsonShapeError, RowNotFoundError, UnknownOutcomeError } from './errors.js'
+import { apply, meets, obstacle } from './operation.js'
+import type { Condition, JsonValue, Obstacle, Operation } from './operation.js'
+import { facts } from './target.js'
+import type { Identity } from './target.js'
+import { translated } from './transaction.js'
+
+/** A JSON attribute and its type. */
+export interface DocumentColumn {
+  readonly column: string
+  readonly type: Column['type']
+}
+
+/** What one UPDATE does to one of the documents of its row. */
+export interface DocumentChange extends DocumentColumn, Change {}
+
+/** One UPDATE of one row, and the documents that it changes. */
+export interface RowWrite {
+  readonly method: string
+  readonly identity: Identity
+  readonly documents: readonly DocumentChange[]
+}
+
+export const unmatched: unique symbol = Symbol('unmatched')
+/** Not matched, or matched and left as it was: the answer counts changed rows only. */
+export const unchanged: unique symbol = Symbol('unchanged')
+export type Unmatched = typeof unmatched | typeof unchanged
+
+/** How a write is sent, and what is made of its answers. */
+interface Answers<R> {
+  /** Sends it with a form for each document. */
+  readonly send: (forms: readonly Form[]) => Promise<R | Unmatched>
+  /** The documents are as the write would leave them. */
+  readonly isDone: (stored: readonly JsonValue[]) => Promise<R>
+  readonly refusal: (document: DocumentChange, inTheWay: Obstacle | Condition) => Error
+}
+
+const attempts = 5
+
+/**
+ * Sends a write until it matched its row, and finds out why it did not.
+ * @throws {RowNotFoundError} the row does not exist
+ * @throws {ConflictError} it was replaced in every attempt
+ * @throws {UnknownOutcomeError} the connection was lost after a write outside a transaction was sent
+ */
+export async function untilMatched<R>(
+  { method, identity, documents }: RowWrite,
+  dialect: Dialect,
+  sending: Sending,
+  { send, isDone, refusal }: Answers<R>,
+): Promise<R> {
+  try {
+    for (let attempt = 1; attempt <= attempts; attempt++) {
+      let isKnown = true
+      for (const forms of eachForm(documents, dialect)) {
+        const answer = await send(forms).catch((error: unknown) => {
+          const isUnknown = !sending.transaction && failureOf(error, dialect) === 'lost'
+          throw isUnknown ? new UnknownOutcomeError(method, 'the write', error) : error
+        })
+        if (answer !== unmatched && answer !== unchanged) return answer
+        isKnown &&= answer === unmatched
+      }
+      const stored: { text: string; document: JsonValue }[] = []
+      for (const each of documents) stored.push(await readDocument(method, identity, each, dialect, sending))
+      for (const [index, each] of documents.entries()) {
+        const inTheWay = hindrance(each, stored[index]!.document)
+        if (inTheWay) throw refusal(each, inTheWay)
+      }
+      // This one may hold the values already. With a version it would have changed, and long numbers are rounded here.
+      const isComparable =
+        !isKnown && !versionAttribute(identity.model) && !stored.some(({ text }) => /\d{16}/.test(text))
+      // One without operations is replaced as a whole, which its condition says has not been done.
+      const isThere = documents.every(({ operations }, index) => {
+        const { document } = stored[index]!
+        return operations.length > 0 && isDeepStrictEqual(document, applyAll(operations, document))
+      })
+      if (isComparable && isThere) return await isDone(stored.map(({ document }) => document))
+      for (const [index, each] of documents.entries()) {
+        await respell(identity, each, dialect, sending, stored[index]!.text)
+      }
+    }
+  } catch (error) {
+    throw translated(error, dialect, method, facts(identity), sending.transaction)
+  }
+  const columns = documents.map(({ column }) => `"${column}"`).join(', ')
+  throw new ConflictError(
+    method,
+    facts(identity),
+    `other writers that replaced ${columns} as a whole in each of ${attempts} attempts`,
+    sending.transaction !== undefined,
+  )
+}
+
+/** Every way to choose a form for each of the documents; one that is replaced as a whole needs none. */
+function eachForm(documents: readonly DocumentChange[], dialect: Dialect): Form[][] {
+  return documents.reduce<Form[][]>(
+    (chosen, { operations }) => {
+      const forms = operations.length > 0 ? dialect.forms : dialect.forms.slice(0, 1)
+      return chosen.flatMap((before) => forms.map((form) => [...before, form]))
+    },
+    [[]],
+  )
+}
+
+function hindrance({ operations, conditions }: Change, document: JsonValue): Obstacle | Condition | undefined {
+  const inTheWay = operations.map((each) => obstacle(each, document)).find((each) => each !== undefined)
+  return inTheWay ?? conditions.find((each) => !meets(each, document))
+}
+
+/** The document after `operations`; one that does not fit, since another document was seen before, is left out. */
+export function applyAll(operations: readonly Operation[], document: unknown): unknown {
+  return operations.reduce((before, each) => (obstacle(each, before) ? before : apply(each, before)), document)
+}
+
+/**
+ * The document as the database has it, in a transaction by a locking read, which is never stale.
+ * @throws {RowNotFoundError} the row does not exist
+ * @throws {JsonShapeError} it is no JSON
+ */
+export async function readDocument(
+  method: string,
+  identity: Identity,
+  { column, type }: DocumentColumn,
+  dialect: Dialect,
+  sending: Sending,
+): Promise<{ text: string; document: JsonValue }> {
+  const { model, primaryKey } = identity
+  const select = new Statement(model)
+  const stored = dialect.documentText({ sql: select.column(column), type })
+  const sql = `SELECT ${stored} AS ${select.name('document')} FROM ${select.table()} WHERE ${select.row(primaryKey)}`
+  const locked = sending.transaction ? `${sql} ${dialect.lockClause}` : sql
+  const [row] = await sendForRows<{ document: string | null }>(sequelizeOf(model), locked, select.binds, sending)
+  if (!row) throw new RowNotFoundError(method, facts(identity))
+  const text = row.document ?? 'null'
+  const document = parse(text)
+  if (document !== undefined) return { text, document }
+  const found = 'text that is not JSON'
+  throw new JsonShapeError(method, facts(identity), column, { path: [], needed: 'an object', found })
+}
+
+/** Writes the same document in the spelling that this database reads, if nobody has changed it meanwhile. */
+async function respell(
+  { model, primaryKey }: Identity,
+  { column, type }: DocumentColumn,
+  dialect: Dialect,
+  sending: Sending,
+  text: string,
+): Promise<void> {
+  const respelled = dialect.respell?.text(text)
+  if (!dialect.respell || respelled === undefined) return
+  const update = new Statement(model)
+  const target: Column = { sql: update.column(column), type }
+  const sql = `UPDATE ${update.table()} SET ${target.sql} = ${update.bind(respelled)} WHERE ${update.row(primaryKey)} AND ${dialect.respell.isText(target, update.bind(text))}`
+  await sendForHeader(sequelizeOf(model), sql, update.binds, sending)
+}
+
+function parse(text: string): JsonValue | undefined {
+  try {
+    return JSON.parse(text) as JsonValue
+  } catch {
+    return undefined
+  }
+}

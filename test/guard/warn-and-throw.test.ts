@@ -1,0 +1,264 @@
+import { basename } from 'node:path'
+import { expect } from 'chai'
+import type { Sequelize } from 'sequelize'
+import { fn, literal, Transaction } from 'sequelize'
+import { lock, lossless, mergeJsonKey, WholeColumnWriteError, withLock } from 'sequelize-lossless'
+import type { LosslessOptions } from 'sequelize-lossless'
+import { eachDatabase } from '../each-database.js'
+import { rejection } from '../rejection.js'
+import { createRuns } from '../workflow-run.js'
+import type { WorkflowRun } from '../workflow-run.js'
+import { guardedRuns, hereLine, reports } from './guarded-runs.js'
+
+const allowed = { wholeColumnWrites: 'allow' } as const
+
+eachDatabase('a guarded model', (database) => {
+  let sequelize: Sequelize
+  let log: string[]
+  let Runs: typeof WorkflowRun
+  let run: WorkflowRun
+
+  /** The same table, guarded or not. */
+  async function guarded(options: LosslessOptions): Promise<void> {
+    Runs = await guardedRuns(sequelize, options)
+    run = await Runs.create({ title: 'a', progress: { step_a: 'done' } })
+    run = await load()
+    log.length = 0
+  }
+
+  async function load(): Promise<WorkflowRun> {
+    return Runs.findByPk(run.id, { rejectOnEmpty: true })
+  }
+
+  /** Every way to write the whole column, with the method that is named, and whether it is known what changed. */
+  const writes: Record<string, readonly [method: string, hasKeys: boolean, write: () => Promise<unknown>]> = {
+    'row.save()': ['save', true, () => run.set({ progress: { ...run.progress, step_b: 'done' } }).save()],
+    'row.update()': ['save', true, () => run.update({ progress: { ...run.progress, step_b: 'done' } })],
+    'a dotted set': ['save', true, () => run.set('progress.step_b' as never, 'done' as never).save()],
+    'save of a field that did not change': [
+      'save',
+      true,
+      () => run.set({ title: `${run.title}b` }).save({ fields: ['title', 'progress'] }),
+    ],
+    'a change by a hook': [
+      'save',
+      true,
+      async () => {
+        const change = (row: WorkflowRun): void => void row.set({ progress: { ...row.progress, step_b: 'done' } })
+        Runs.addHook('beforeUpdate', 'change', change)
+        await run.update({ title: 'b' })
+      },
+    ],
+    'Model.update()': ['update', false, () => Runs.update({ progress: { step_b: 'done' } }, { where: { id: run.id } })],
+    'a dotted Model.update()': [
+      'update',
+      false,
+      () => Runs.update({ 'progress.step_b': 'done' } as object, { where: { id: run.id } }),
+    ],
+    'Model.update() with individualHooks': [
+      'update',
+      false,
+      () => Runs.update({ progress: { step_b: 'done' } }, { where: { id: run.id }, individualHooks: true }),
+    ],
+    'Model.update() of many rows': [
+      'update',
+      false,
+      () => Runs.update({ progress: { step_b: 'done' } }, { where: {} }),
+    ],
+    upsert: ['upsert', false, () => Runs.upsert({ id: run.id, progress: { step_b: 'done' } })],
+    bulkCreate: [
+      'bulkCreate',
+      false,
+      () => Runs.bulkCreate([{ id: run.id, progress: { step_b: 'done' } }], { updateOnDuplicate: ['progress'] }),
+    ],
+  }
+
+  before(() => {
+    ;({ sequelize, log } = database.connect())
+  })
+
+  for (const [title, [method, hasKeys, write]] of Object.entries(writes)) {
+    it(`reports ${title}, once, and lets it through`, async () => {
+      await guarded({ wholeColumnWrites: 'warn' })
+      const seen = await reports(async () => {
+        await write()
+        const first = log.filter((line) => line.startsWith('sequelize-lossless: '))
+        expect(first).to.have.length(1)
+        expect(first[0]).to.include('"progress"').and.include('WorkflowRun').and.include('warn-and-throw.test.js')
+        await write()
+      })
+      expect(seen).to.have.length(1)
+      const [report] = seen
+      expect(report).to.include({ method, model: 'WorkflowRun', column: 'progress' })
+      if (title !== 'Model.update() of many rows' && title !== 'bulkCreate')
+        expect(report!.primaryKey).to.deep.equal({ id: run.id })
+      expect(report!.keys).to.deep.equal(hasKeys ? (title.includes('did not') ? [] : ['step_b']) : undefined)
+      expect(basename(report!.file!)).to.equal('warn-and-throw.test.js')
+      expect(report!.line).to.be.a('number')
+      if (!title.includes('did not')) expect((await load()).progress).to.have.property('step_b', 'done')
+    })
+
+    it(`refuses ${title}, before any SQL`, async () => {
+      await guarded({ wholeColumnWrites: 'throw' })
+      const error = await rejection(write(), WholeColumnWriteError)
+      expect(error).to.include({ code: 'WHOLE_COLUMN_WRITE', method, model: 'WorkflowRun', column: 'progress' })
+      expect(error.message).to.include(`${error.file}:${error.line}`).and.include(error.instead)
+      expect(log.filter((line) => !line.startsWith('SELECT'))).to.deep.equal([])
+      expect((await load()).progress).to.deep.equal({ step_a: 'done' })
+    })
+  }
+
+  it('names the line of the caller, and the call to write instead', async () => {
+    await guarded({ wholeColumnWrites: 'throw' })
+    const line = hereLine() + 1
+    const saved = rejection(run.update({ progress: { step_a: 'done', step_b: 1 } }), WholeColumnWriteError)
+    expect(await saved).to.include({ line, instead: `await row.mergeJsonKey("progress", "step_b", …)` })
+    run.progress = { b: [1], c: { d: 1 }, e: 1, f: 1, g: 1 }
+    expect((await rejection(run.save(), WholeColumnWriteError)).instead).to.equal(
+      `await row.updateJson("progress", [remove(["step_a"]), set(["b"], …), set(["c"], …), set(["e"], …), set(["f"], …), …])`,
+    )
+    run.progress = null
+    expect((await rejection(run.save(), WholeColumnWriteError)).instead).to.match(/^await row\.withLock\(/)
+  })
+
+  for (const wholeColumnWrites of ['warn', 'throw', 'patch'] as const) {
+    describe(`under '${wholeColumnWrites}'`, () => {
+      beforeEach(() => guarded({ wholeColumnWrites }))
+
+      /** Lets a write of the whole document through, as Sequelize sends it. */
+      async function lets(write: () => Promise<unknown>, progress: object = { new: 'whole' }): Promise<void> {
+        const other = await load()
+        await mergeJsonKey(other, 'progress', 'other', 1)
+        expect(await reports(write)).to.deep.equal([])
+        expect((await load()).progress).to.deep.equal(progress)
+      }
+
+      it('lets a write through that says that it is meant', async () => {
+        const progress = { new: 'whole' }
+        await lets(() => run.update({ progress }, allowed))
+        await lets(() => run.set({ progress: { ...progress, b: 1 } }).save(allowed), { ...progress, b: 1 })
+        const where = { id: run.id }
+        await lets(() => Runs.update({ progress }, { where, ...allowed }))
+        await lets(() => Runs.upsert({ id: run.id, progress }, allowed))
+        await lets(() => Runs.bulkCreate([{ id: run.id, progress }], { updateOnDuplicate: ['progress'], ...allowed }))
+      })
+
+      it('lets a row be written that this library has locked', async () => {
+        await lets(() => run.withLock((row) => row.update({ progress: { new: 'whole' } })))
+        await lets(() => withLock([Runs, run.id], (row) => row.update({ progress: { new: 'whole' } })))
+        await lets(() =>
+          sequelize.transaction(async (transaction) => {
+            await lock(run, { transaction })
+            await run.update({ progress: { new: 1 } }, { transaction })
+            await run.update({ progress: { new: 'whole' } }, { transaction })
+          }),
+        )
+      })
+
+      it('lets a row be written that a finder has locked, in the same transaction', async () => {
+        const progress = { new: 'whole' }
+        await lets(() =>
+          sequelize.transaction(async (transaction) => {
+            const [row] = await Runs.findAll({ where: { id: run.id }, lock: true, transaction })
+            await row!.update({ progress: { new: 1 } }, { transaction })
+            await row!.update({ progress }, { transaction })
+          }),
+        )
+        await lets(() =>
+          sequelize.transaction(async (transaction) => {
+            const level = { level: Transaction.LOCK.UPDATE, of: Runs }
+            await run.reload({ lock: level, transaction })
+            await run.update({ progress }, { transaction })
+          }),
+        )
+      })
+
+      it('lets a locked row be written by a bulk write that names it, in the same transaction', async () => {
+        const progress = { new: 'whole' }
+        const where = { id: run.id }
+        await lets(() => run.withLock((_row, transaction) => Runs.update({ progress }, { where, transaction })))
+        await lets(() =>
+          sequelize.transaction(async (transaction) => {
+            await Runs.findByPk(run.id, { lock: true, transaction })
+            await Runs.upsert({ id: run.id, progress }, { transaction })
+          }),
+        )
+        const others = sequelize.transaction(async (transaction) => {
+          await Runs.findByPk(run.id, { lock: true, transaction })
+          await Runs.update({ progress }, { where: { id: [run.id] }, transaction })
+        })
+        if (wholeColumnWrites === 'warn') await others
+        else await rejection(others, WholeColumnWriteError)
+      })
+
+      it('does not take for locked what is not', async () => {
+        const refused = async (write: () => Promise<unknown>): Promise<void> => {
+          const before = await load()
+          if (wholeColumnWrites === 'throw') await rejection(write(), WholeColumnWriteError)
+          else expect(await reports(write)).to.have.length(wholeColumnWrites === 'warn' ? 1 : 0)
+          const written = { ...before.progress, mine: 1 }
+          expect((await load()).progress).to.deep.equal(wholeColumnWrites === 'throw' ? before.progress : written)
+        }
+        const progress = { ...run.progress, mine: 1 }
+        await refused(async () => {
+          const row = await sequelize.transaction(async (transaction) =>
+            Runs.findByPk(run.id, { lock: true, transaction }),
+          )
+          await row!.update({ progress })
+        })
+        await Runs.update({ progress: { step_a: 'done' } }, { where: {}, ...allowed })
+        await refused(async () => {
+          const row = await Runs.findByPk(run.id, { lock: true })
+          await row!.update({ progress })
+        })
+        await Runs.update({ progress: { step_a: 'done' } }, { where: {}, ...allowed })
+        await refused(() =>
+          sequelize.transaction(async (transaction) => {
+            const row = await Runs.findByPk(run.id, { lock: Transaction.LOCK.KEY_SHARE, transaction })
+            await row!.update({ progress }, { transaction })
+          }),
+        )
+        await Runs.update({ progress: { step_a: 'done' } }, { where: {}, ...allowed })
+        await refused(() =>
+          sequelize.transaction(async (transaction) => {
+            await run.reload({ attributes: ['title'], lock: true, transaction })
+            await run.update({ progress }, { transaction })
+          }),
+        )
+      })
+
+      it('leaves what is written by the database, and other columns, alone', async () => {
+        const document = fn('JSON_OBJECT')
+        await run.update({ title: 'b' })
+        if (database.name === 'postgres') await run.update({ progress: literal(`'{}'::json`) })
+        else await run.update({ progress: document })
+        expect((await load()).progress).to.deep.equal({})
+      })
+    })
+  }
+
+  it('counts a version as a guard of saves, and not of bulk writes', async () => {
+    const Versioned = await guardedRuns(sequelize, { wholeColumnWrites: 'throw' }, { version: true })
+    const { id } = await Versioned.create({ progress: {} })
+    const row = await Versioned.findByPk(id, { rejectOnEmpty: true })
+    await row.update({ progress: { a: 1 } })
+    await rejection(Versioned.update({ progress: {} }, { where: { id } }), WholeColumnWriteError)
+  })
+
+  it('guards every model of a Sequelize instance, but for those with options of their own', async () => {
+    const { sequelize: whole } = database.connect()
+    const Early = await createRuns(whole)
+    expect(lossless(whole, { wholeColumnWrites: 'throw' })).to.equal(whole)
+    const Late = await createRuns(whole)
+    const Own = lossless(await createRuns(whole), { wholeColumnWrites: 'allow' })
+    for (const Model of [Early, Late, Late.unscoped(), Late.scope([])]) {
+      const { id } = await Model.create({ progress: {} })
+      const row = await Model.findByPk(id, { rejectOnEmpty: true })
+      await rejection(row.update({ progress: { a: 1 } }), WholeColumnWriteError)
+    }
+    const row = await Own.create({ progress: {} })
+    await row.update({ progress: { a: 1 } })
+    lossless(whole, { wholeColumnWrites: 'allow' })
+    await (await Early.create({ progress: {} })).update({ progress: { a: 1 } })
+  })
+})
