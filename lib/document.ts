@@ -34,10 +34,11 @@ export type Unmatched = typeof unmatched | typeof unchanged
 interface Answers<R> {
   /** Sends it with a form for each document. */
   readonly send: (forms: readonly Form[]) => Promise<R | Unmatched>
-  /** The documents are as the write would leave them. */
-  readonly isDone: (stored: readonly JsonValue[]) => Promise<R>
   readonly refusal: (document: DocumentChange, inTheWay: Obstacle | Condition) => Error
 }
+
+/** What the last statement answered; or, where nobody knows whether it matched, that the documents are as it would leave them. */
+export type Outcome<R> = { readonly answer: R } | { readonly there: readonly { readonly document: JsonValue }[] }
 
 const attempts = 5
 
@@ -51,8 +52,8 @@ export async function untilMatched<R>(
   { method, identity, documents }: RowWrite,
   dialect: Dialect,
   sending: Sending,
-  { send, isDone, refusal }: Answers<R>,
-): Promise<R> {
+  { send, refusal }: Answers<R>,
+): Promise<Outcome<R>> {
   try {
     for (let attempt = 1; attempt <= attempts; attempt++) {
       let isKnown = true
@@ -61,7 +62,7 @@ export async function untilMatched<R>(
           const isUnknown = !sending.transaction && failureOf(error, dialect) === 'lost'
           throw isUnknown ? new UnknownOutcomeError(method, 'the write', error) : error
         })
-        if (answer !== unmatched && answer !== unchanged) return answer
+        if (answer !== unmatched && answer !== unchanged) return { answer }
         isKnown &&= answer === unmatched
       }
       const stored: { text: string; document: JsonValue }[] = []
@@ -78,7 +79,7 @@ export async function untilMatched<R>(
         const { document } = stored[index]!
         return operations.length > 0 && isDeepStrictEqual(document, applyAll(operations, document))
       })
-      if (isComparable && isThere) return await isDone(stored.map(({ document }) => document))
+      if (isComparable && isThere) return { there: stored }
       for (const [index, each] of documents.entries()) {
         await respell(identity, each, dialect, sending, stored[index]!.text)
       }

@@ -333,14 +333,14 @@ async function update(
   returning: boolean,
 ): Promise<JsonValue | undefined> {
   const { method, identity, column } = request
-  return untilMatched({ method, identity, documents: [request] }, dialect, sending, {
+  const outcome = await untilMatched({ method, identity, documents: [request] }, dialect, sending, {
     send: ([form]) => sendForm(request, dialect, form!, sending, returning),
-    isDone: ([stored]) => Promise.resolve(stored),
     refusal: (_document, inTheWay) =>
       'needed' in inTheWay
         ? new JsonShapeError(method, facts(identity), column, inTheWay)
         : new ConditionNotMetError(method, facts(identity), column, inTheWay),
   })
+  return 'answer' in outcome ? outcome.answer : outcome.there[0]!.document
 }
 
 async function sendForm(

@@ -121,15 +121,16 @@ export async function patch(
   const changed = edits.map((edit) => ({ ...edit, ...changeOf(edit, conflicts) }))
   const documents = changed.filter(({ operations, conditions }) => operations.length + conditions.length > 0)
   const plain = without(values, edits)
-  if (documents.length === 0) return Object.keys(plain).length > 0 ? send(plain) : [instance, 1]
+  const sendPlain = async (): Promise<unknown> => (Object.keys(plain).length > 0 ? send(plain) : [instance, 1])
+  if (documents.length === 0) return sendPlain()
 
   const joined = transactionFor(method, sequelize, options.transaction, undefined)
   const { logging } = options
   const dialect = await dialectOf(sequelize, { transaction: joined, logging })
   for (const each of documents) refuseUnsupported(method, each.column, each, dialect)
   const sending = { transaction: joined, logging }
-  const write = (): Promise<unknown> =>
-    untilMatched({ method, identity, documents }, dialect, sending, {
+  const write = async (): Promise<unknown> => {
+    const outcome = await untilMatched({ method, identity, documents }, dialect, sending, {
       send: async (forms) => {
         const statement = new Statement(model)
         const made = updateOf(documents, forms, dialect, statement)
@@ -153,10 +154,11 @@ export async function patch(
         })) as unknown as [Row, number]
         return answer[1] > 0 ? answer : unmatched
       },
-      // Somebody has written the same into the documents; of the other columns nobody knows.
-      isDone: () => (Object.keys(plain).length > 0 ? send(plain) : Promise.resolve([instance, 1])),
       refusal: ({ column }, { path }) => new StaleRowError(method, facts(identity), 1, [column], undefined, path),
     })
+    // Somebody has written the same into the documents; of the other columns nobody knows.
+    return 'answer' in outcome ? outcome.answer : sendPlain()
+  }
   if (joined) {
     watch(joined, dialect)
     return write()

@@ -237,6 +237,21 @@ eachDatabase('a guarded model', (database) => {
     })
   }
 
+  it('reports also where nobody but Sequelize is on the stack', async () => {
+    await guarded({ wholeColumnWrites: 'warn' })
+    const saved = (): Promise<void> =>
+      new Promise((resolve) => {
+        Runs.addHook('afterSave', () => {
+          resolve()
+        })
+        run.progress = { step_b: 'done' }
+        setImmediate(run.save.bind(run) as () => void)
+      })
+    const [report] = await reports(saved)
+    expect(report).to.include({ method: 'save', file: undefined, line: undefined })
+    expect(log.find((line) => line.startsWith('sequelize-lossless: '))).to.include(`id=${run.id}, over what others`)
+  })
+
   it('counts a version as a guard of saves, and not of bulk writes', async () => {
     const Versioned = await guardedRuns(sequelize, { wholeColumnWrites: 'throw' }, { version: true })
     const { id } = await Versioned.create({ progress: {} })
