@@ -182,9 +182,7 @@ const scenarios: Record<string, Scenario> = {
   'Model.update of other columns, with and without individualHooks': async (Entries) => {
     const row = await created(Entries)
     const seen: unknown[] = []
-    // The time changes if a millisecond has passed.
-    const withoutTime = (entry: Entry): unknown => (entry.changed() || []).filter((name) => name !== 'updatedAt')
-    Entries.addHook('beforeUpdate', 'see', (entry) => void seen.push(withoutTime(entry)))
+    Entries.addHook('beforeUpdate', 'see', (entry) => void seen.push(entry.changed('count' as never)))
     const [one] = await Entries.update({ count: 5 }, { where: { id: row.id } })
     const [many] = await Entries.update({ count: 6 }, { where: { id: row.id }, individualHooks: true })
     Entries.removeHook('beforeUpdate', 'see')
