@@ -1,0 +1,92 @@
+import { BaseError } from 'sequelize'
+import { UsageError } from '../errors.js'
+
+/** The server does not let the kit see who waits for whom. */
+export class ProbeError extends BaseError {
+  readonly code = 'RACE_PROBE'
+  override readonly name = 'ProbeError'
+  /** What to run on the server, as an administrator. */
+  readonly remedy: string
+
+  constructor(what: string, remedy: string, cause?: unknown) {
+    super(`explore: ${what}, so nobody could tell who waits for whom. ${remedy}`)
+    this.remedy = remedy
+    this.cause = cause
+  }
+}
+
+/** Every participant waits for something that no other one of them, and not the server, will ever give. */
+export class StuckError extends BaseError {
+  readonly code = 'RACE_STUCK'
+  override readonly name = 'StuckError'
+
+  constructor(names: readonly string[], milliseconds: number) {
+    super(
+      `explore: ${names.join(' and ')} sent no statement for ${milliseconds} ms and did not end, so the exploration cannot go on. ` +
+        `A participant must not wait for a timer, a lock in this process, or a connection that another one holds: shorten or fake the timer, and set pool: { max } to twice the participants.`,
+    )
+  }
+}
+
+/** Keys that were acknowledged and are not in the document, or the other way round. */
+export class LostKeysError extends Error {
+  override readonly name = 'LostKeysError'
+  /** The participants' keys that are missing, or hold another's value. */
+  readonly lost: readonly LostKey[]
+
+  constructor(lost: readonly LostKey[], document: unknown) {
+    const told = lost.map(({ participant, column, key, is }) => `"${key}" of ${column} (${participant}): ${is}`)
+    super(`${told.join('; ')}. The document is ${JSON.stringify(document)}`)
+    this.lost = lost
+  }
+}
+
+export interface LostKey {
+  readonly participant: string
+  readonly column: string
+  readonly key: string
+  readonly is: 'lost' | 'written by a participant that failed'
+}
+
+/** The row was not there to be read at the end. */
+export class NoFinalReadError extends Error {
+  override readonly name = 'NoFinalReadError'
+
+  constructor() {
+    super('the final read found no row. Return it: checkers.jsonKeys((id) => WorkflowRun.findByPk(id), …)')
+  }
+}
+
+/** Every usage error of the kit, by the mistake it tells of. */
+export const usage = {
+  options: (method: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected an object of options, got ${String(value)}. Write ${method}({ sequelize, setup, participants: { A: (context) => …, B: (context) => … } }).`,
+    ),
+  unknownOption: (method: string, name: string, names: readonly string[]): UsageError =>
+    new UsageError(`${method}: there is no option "${name}". Use: ${names.join(', ')}.`),
+  sequelize: (method: string, name: string): UsageError =>
+    new UsageError(
+      `${method}: expected ${name} to be a Sequelize instance. Write { ${name}: new Sequelize(url, { pool: { max: 10 } }) }.`,
+    ),
+  callback: (method: string, name: string): UsageError =>
+    new UsageError(`${method}: expected ${name} to be a function. Write { ${name}: async () => { … } }.`),
+  participants: (method: string): UsageError =>
+    new UsageError(
+      `${method}: expected participants to be an object of two functions or more. Write { participants: { A: (context) => …, B: (context) => … } }, where context is what setup() returned.`,
+    ),
+  count: (method: string, name: string, value: unknown, least: string): UsageError =>
+    new UsageError(`${method}: expected ${name} to be ${least}, got ${String(value)}. Leave it out for the default.`),
+  pool: (method: string, max: number, participants: number): UsageError =>
+    new UsageError(
+      `${method}: the pool has ${max} connection${max === 1 ? '' : 's'} for ${participants} participants, so they would wait for connections instead of locks. Write new Sequelize(url, { pool: { max: ${participants * 2} } }).`,
+    ),
+  inMemory: (method: string): UsageError =>
+    new UsageError(
+      `${method}: a database in memory has one connection, which all participants would share. Use a file: new Sequelize({ dialect, storage: '/tmp/race.db' }).`,
+    ),
+  gated: (method: string): UsageError =>
+    new UsageError(
+      `${method}: another exploration runs on this Sequelize instance. Await it first, or give each its own instance.`,
+    ),
+} as const

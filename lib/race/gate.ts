@@ -1,0 +1,55 @@
+import type { Model, ModelStatic, Sequelize } from 'sequelize'
+import { nameOf, tableOf } from './statement.js'
+
+/** What Sequelize 6 makes for every statement that it sends, BEGIN and COMMIT included. */
+interface Query {
+  readonly connection: object
+  readonly options: { readonly transaction?: object | null }
+  run(sql: string, parameters?: unknown): Promise<unknown>
+}
+
+type QueryClass = new (...words: unknown[]) => Query
+
+/** A statement that has reached the gate. */
+export interface Passing {
+  readonly sql: string
+  readonly parameters: unknown
+  readonly connection: object
+  readonly inTransaction: boolean
+  /** The model of its table. */
+  readonly model: ModelStatic<Model> | undefined
+  /** Sends it; another text in its place, if one is given. */
+  readonly send: (sql?: string) => Promise<unknown>
+}
+
+/**
+ * Hands every statement of this Sequelize instance to `keep`, which sends it; returns how to take the gate out again.
+ *
+ * Sequelize's hooks do not serve: `beforeQuery` has no text, and `afterQuery` sees neither result nor error. The class is
+ * replaced on the instance alone, so that other instances are as they were.
+ */
+export function installGate(sequelize: Sequelize, keep: (passing: Passing) => Promise<unknown>): () => void {
+  const { dialect } = sequelize as unknown as { dialect: { Query: QueryClass } }
+  const Original = dialect.Query
+  dialect.Query = class extends Original {
+    override run(sql: string, parameters?: unknown): Promise<unknown> {
+      return keep({
+        sql,
+        parameters,
+        connection: this.connection,
+        inTransaction: Boolean(this.options.transaction),
+        model: modelOf(sequelize, nameOf(tableOf(sql) ?? '')),
+        send: (text = sql) => super.run(text, parameters),
+      })
+    }
+  }
+  return () => void (dialect.Query = Original)
+}
+
+/** The model that is stored in a table of this name. */
+export function modelOf(sequelize: Sequelize, table: string): ModelStatic<Model> | undefined {
+  return Object.values(sequelize.models).find((model) => {
+    const name = model.getTableName() as string | { tableName: string }
+    return (typeof name === 'string' ? name : name.tableName) === table
+  })
+}

@@ -1,0 +1,7 @@
+export { explore } from './explore.js'
+export type { ExploreOptions, Failure, Result } from './explore.js'
+export { checkers } from './checkers.js'
+export type { Check } from './checkers.js'
+export { LostKeysError, NoFinalReadError, ProbeError, StuckError } from './errors.js'
+export { NotSerialError } from './explore.js'
+export type { Outcome, Step } from './run.js'

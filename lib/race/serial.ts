@@ -1,0 +1,116 @@
+import { isDeepStrictEqual } from 'node:util'
+import { QueryTypes } from 'sequelize'
+import type { Sequelize } from 'sequelize'
+import { modelOf } from './gate.js'
+import type { Outcome, Step } from './run.js'
+import { nameOf, tableOf } from './statement.js'
+
+/** The rows that changed between the beginning and the end of a run, without what differs in every run. */
+export type Change = readonly RowChange[]
+
+interface RowChange {
+  readonly table: string
+  readonly before: Readonly<Record<string, unknown>> | undefined
+  readonly after: Readonly<Record<string, unknown>> | undefined
+}
+
+/** The rows of some tables, by table and key. */
+export type Rows = ReadonlyMap<string, { readonly table: string; readonly row: Readonly<Record<string, unknown>> }>
+
+/** What a participant wrote to, as its statements name it. */
+export function writtenTables(steps: readonly Step[]): string[] {
+  const written = steps.filter(({ kind, error }) => kind === 'write' && error === undefined)
+  return [...new Set(written.flatMap(({ sql }) => tableOf(sql) ?? []))].sort()
+}
+
+/** Reads whole tables, each named as a statement of a participant names it. */
+export async function readRows(sequelize: Sequelize, tables: readonly string[]): Promise<Rows> {
+  const all = new Map<string, { table: string; row: Record<string, unknown> }>()
+  for (const quoted of tables) {
+    const table = nameOf(quoted)
+    const { keys, times } = columnsOf(sequelize, table)
+    const found = await sequelize.query<Record<string, unknown>>(`SELECT * FROM ${quoted}`, {
+      type: QueryTypes.SELECT,
+      raw: true,
+      logging: false,
+      transaction: null,
+    })
+    for (const [index, columns] of found.entries()) {
+      const row = Object.fromEntries(
+        Object.entries(columns)
+          .filter(([column]) => !times.includes(column))
+          .map(([column, value]) => [column, plain(value)]),
+      )
+      const key = keys.length > 0 ? keys.map((column) => row[column]) : [index]
+      all.set(JSON.stringify([table, ...key]), { table, row })
+    }
+  }
+  return all
+}
+
+/** What became of the rows; a key that the database gave out is left out, since each run gets another one. */
+export function changeOf(sequelize: Sequelize, before: Rows, after: Rows): Change {
+  const changed = [...new Set([...before.keys(), ...after.keys()])].filter(
+    (key) => !isDeepStrictEqual(before.get(key)?.row, after.get(key)?.row),
+  )
+  return changed
+    .map((key) => {
+      const { table } = (before.get(key) ?? after.get(key))!
+      const { given } = columnsOf(sequelize, table)
+      const without = (rows: Rows): RowChange['before'] => {
+        const row = rows.get(key)?.row
+        return row && Object.fromEntries(Object.entries(row).filter(([column]) => !given.includes(column)))
+      }
+      return { table, before: without(before), after: without(after) }
+    })
+    .sort((one, other) => (JSON.stringify(one) < JSON.stringify(other) ? -1 : 1))
+}
+
+/** The columns of a table that are its key, that the database gives out, and that hold the time of a write. */
+function columnsOf(sequelize: Sequelize, table: string): Record<'keys' | 'given' | 'times', string[]> {
+  const model = modelOf(sequelize, table)
+  if (!model) return { keys: [], given: [], times: [] }
+  const attributes = model.getAttributes() as Record<
+    string,
+    { field?: string; primaryKey?: boolean; autoIncrement?: boolean }
+  >
+  const fields = (names: readonly string[]): string[] => names.map((name) => attributes[name]?.field ?? name)
+  const { timestamps, createdAt, updatedAt } = model.options
+  const times = [createdAt ?? 'createdAt', updatedAt ?? 'updatedAt'].filter((name) => typeof name === 'string')
+  const those = (test: (name: string) => boolean | undefined): string[] => fields(Object.keys(attributes).filter(test))
+  return {
+    keys: those((name) => attributes[name]!.primaryKey),
+    given: those((name) => attributes[name]!.autoIncrement),
+    times: timestamps ? fields(times) : [],
+  }
+}
+
+/** A value as JSON, whether the driver has parsed it or not. */
+function plain(value: unknown): unknown {
+  if (typeof value === 'string' && /^\s*[[{]/.test(value)) {
+    try {
+      return JSON.parse(value)
+    } catch {
+      return value
+    }
+  }
+  return JSON.parse(JSON.stringify(value, (_key, each: unknown) => (typeof each === 'bigint' ? String(each) : each)))
+}
+
+/** Every order of every part of `names` that has those that are acknowledged, and of the others any; whole ones first. */
+export function serialOrders(outcomes: Readonly<Record<string, Outcome>>): string[][] {
+  const names = Object.keys(outcomes)
+  const parts = names.reduce<string[][]>(
+    (all, name) => {
+      const withIt = all.map((part) => [...part, name])
+      return outcomes[name] === 'unknown' ? [...withIt, ...all] : outcomes[name] === 'ok' ? withIt : all
+    },
+    [[]],
+  )
+  return parts.flatMap(permutations)
+}
+
+function permutations(names: readonly string[]): string[][] {
+  if (names.length === 0) return [[]]
+  return names.flatMap((name) => permutations(names.filter((each) => each !== name)).map((rest) => [name, ...rest]))
+}

@@ -1,0 +1,192 @@
+import { QueryTypes, Sequelize } from 'sequelize'
+import type { Options } from 'sequelize'
+import { ProbeError, usage } from './errors.js'
+
+/** A connection that waits for a lock, and who holds it, where the server tells. */
+export interface Wait {
+  readonly waiter: number
+  readonly blockers?: readonly number[]
+}
+
+/** What differs from server to server: how it tells who waits, and how a wait is ended. */
+export interface Server {
+  /** The connection's number, as the server knows it. */
+  readonly connectionId: (connection: object) => number
+  /** Those of these connections that wait for a lock, right now. */
+  readonly waits: (ids: readonly number[]) => Promise<Wait[]>
+  /** Ends the statement that this connection waits in, with an error. */
+  readonly cancel: (id: number) => Promise<void>
+  /** The error is the server's own word, so what it says of the statement is certain. */
+  readonly isAnswer: (error: DriverError) => boolean
+  /** Nothing was done because another connection is at work: the kit sends it again when that one has ended. */
+  readonly isBusy: (error: DriverError) => boolean
+  /** Readies a connection that a participant uses. */
+  readonly prepare: (connection: object) => void
+  /** Writers stand in a queue of this process, so that it matters who is started first. */
+  readonly hasQueue: boolean
+  /** How long it takes at most, in milliseconds, until one of a deadlock is ended. */
+  readonly deadlockMs: number
+  readonly close: () => Promise<void>
+}
+
+export interface DriverError {
+  readonly code?: string
+  readonly errno?: number
+  readonly sqlState?: string
+  readonly severity?: string
+}
+
+type Ask = <R extends object>(sql: string) => Promise<R[]>
+
+/** Connects to the server behind `sequelize` a second time, or as `admin`, and makes sure that it tells who waits. */
+export async function connectServer(sequelize: Sequelize, admin: Sequelize | undefined): Promise<Server> {
+  const connect = servers[sequelize.getDialect()]!
+  return connect(sequelize, admin)
+}
+
+const servers: Readonly<Record<string, typeof connectServer>> = {
+  mysql: connectMysqlOrMariadb,
+  mariadb: connectMysqlOrMariadb,
+  postgres: connectPostgres,
+  sqlite: connectSqlite,
+}
+
+/** A Sequelize instance with the same credentials, whose one or two connections nobody else can use up. */
+function secondInstance(sequelize: Sequelize): Sequelize {
+  const { config, options } = sequelize as unknown as {
+    config: { database: string; username: string; password: string; host: string; port: number }
+    options: Options
+  }
+  const { database, username, password, host, port } = config
+  const own: Options = { ...options, host, port, pool: { max: 2 }, logging: false, hooks: {} }
+  return new Sequelize(database, username, password, own)
+}
+
+function asker(instance: Sequelize): Ask {
+  return (sql) => instance.query(sql, { type: QueryTypes.SELECT, raw: true, logging: false, transaction: null })
+}
+
+async function connectMysqlOrMariadb(sequelize: Sequelize, admin: Sequelize | undefined): Promise<Server> {
+  const instance = admin ?? secondInstance(sequelize)
+  const ask = asker(instance)
+  const close = async (): Promise<void> => void (admin ?? (await instance.close()))
+  const [about] = await ask<{ version: string; account: string }>(
+    'SELECT VERSION() AS version, CURRENT_USER() AS account',
+  )
+  const isMariadb = /mariadb/i.test(about!.version)
+  const waits = isMariadb ? mariadbWaits(ask) : mysqlWaits(ask)
+  try {
+    await waits([0])
+  } catch (error) {
+    await close()
+    const account = about!.account.replace(/^(.*)@(.*)$/, `'$1'@'$2'`)
+    const grants = isMariadb
+      ? [`GRANT PROCESS ON *.* TO ${account}`]
+      : lockTables.map((table) => `GRANT SELECT ON performance_schema.${table} TO ${account}`)
+    const remedy = `Run as an administrator: ${grants.join('; ')}; or pass { admin: new Sequelize(…) } of an account that may.`
+    throw new ProbeError(`${account} may not see the server's lock waits`, remedy, error)
+  }
+  return {
+    connectionId: (connection) => (connection as { threadId: number }).threadId,
+    waits,
+    cancel: async (id) => void (await instance.query(`KILL QUERY ${id}`, { logging: false })),
+    isAnswer: ({ errno = 0, sqlState }) => sqlState !== undefined && errno >= 1000 && errno < 45_000,
+    isBusy: () => false,
+    prepare: () => undefined,
+    hasQueue: false,
+    deadlockMs: 3_000,
+    close,
+  }
+}
+
+// eslint-disable-next-line @typescript-eslint/require-await -- as the others, it rejects
+async function connectPostgres(sequelize: Sequelize, admin: Sequelize | undefined): Promise<Server> {
+  const instance = admin ?? secondInstance(sequelize)
+  const ask = asker(instance)
+  return {
+    connectionId: (connection) => (connection as { processID: number }).processID,
+    async waits(ids) {
+      const list = ids.join(', ')
+      return grouped(
+        await ask(`SELECT pid AS waiter, unnest(pg_blocking_pids(pid)) AS blocker FROM unnest(ARRAY[${list}]) AS pid`),
+      )
+    },
+    cancel: async (id) => void (await ask(`SELECT pg_cancel_backend(${id})`)),
+    isAnswer: ({ severity }) => severity !== undefined,
+    isBusy: () => false,
+    prepare: () => undefined,
+    hasQueue: false,
+    // Its `deadlock_timeout` is 1 s.
+    deadlockMs: 3_000,
+    close: async () => void (admin ?? (await instance.close())),
+  }
+}
+
+/** It reports no waits: a statement that finds the file locked is sent again when another connection has ended its own. */
+// eslint-disable-next-line @typescript-eslint/require-await -- as the others, it rejects
+async function connectSqlite(sequelize: Sequelize): Promise<Server> {
+  const { options } = sequelize as unknown as { options: { storage?: string; host?: string; retry?: object } }
+  if (/^(:memory:)?$/.test(options.storage ?? options.host ?? '')) throw usage.inMemory('explore')
+  const ids = new Map<object, number>()
+  const busyTimeout = (connection: object, milliseconds: number): void =>
+    (connection as { configure(name: 'busyTimeout', value: number): void }).configure('busyTimeout', milliseconds)
+  const { retry } = options
+  // Sequelize pauses before it repeats what found the file locked.
+  options.retry = { ...retry, backoffBase: 0 }
+  return {
+    connectionId: (connection) => ids.get(connection) ?? ids.set(connection, ids.size + 1).size,
+    waits: () => Promise.resolve([]),
+    cancel: () => Promise.resolve(),
+    isAnswer: () => true,
+    isBusy: ({ code }) => code === 'SQLITE_BUSY',
+    prepare: (connection) => busyTimeout(connection, 0),
+    hasQueue: true,
+    deadlockMs: 0,
+    close() {
+      Object.assign(options, { retry })
+      // What the driver sets by itself.
+      for (const connection of ids.keys()) if ((connection as { open?: boolean }).open) busyTimeout(connection, 1_000)
+      return Promise.resolve()
+    },
+  }
+}
+
+const lockTables = ['data_lock_waits', 'data_locks', 'threads']
+
+/**
+ * Live, and without rows once the lock is granted; `sys.innodb_lock_waits` joins tables that are cached. The thread of a
+ * row lock is not to be trusted: when a page is reorganised, it becomes that of whoever did so. That of the table lock,
+ * which every transaction with a row lock has, is its own.
+ */
+function mysqlWaits(ask: Ask): Server['waits'] {
+  const threadOf = (side: string): string =>
+    `JOIN performance_schema.data_locks AS ${side}_lock
+       ON ${side}_lock.ENGINE_TRANSACTION_ID = waits.${side}_ENGINE_TRANSACTION_ID AND ${side}_lock.LOCK_TYPE = 'TABLE'
+     JOIN performance_schema.threads AS ${side} ON ${side}.THREAD_ID = ${side}_lock.THREAD_ID`
+  return async (ids) =>
+    grouped(
+      await ask(
+        `SELECT DISTINCT REQUESTING.PROCESSLIST_ID AS waiter, BLOCKING.PROCESSLIST_ID AS blocker
+           FROM performance_schema.data_lock_waits AS waits ${threadOf('REQUESTING')} ${threadOf('BLOCKING')}
+          WHERE REQUESTING.PROCESSLIST_ID IN (${ids.join(', ')})`,
+      ),
+    )
+}
+
+/** INNODB_LOCK_WAITS is a cache that is not refreshed while somebody polls it; the status text is live. */
+function mariadbWaits(ask: Ask): Server['waits'] {
+  return async (ids) => {
+    const [status] = await ask<{ Status: string }>('SHOW ENGINE INNODB STATUS')
+    return status!.Status.split(/^---TRANSACTION /m)
+      .filter((block) => /^LOCK WAIT /m.test(block))
+      .map((block) => ({ waiter: Number(/(?:MySQL|MariaDB) thread id (\d+)/.exec(block)?.[1]) }))
+      .filter(({ waiter }) => ids.includes(waiter))
+  }
+}
+
+function grouped(rows: readonly { waiter: number; blocker: number }[]): Wait[] {
+  return [...new Set(rows.map(({ waiter }) => waiter))].map((waiter) => ({
+    waiter,
+    blockers: rows.filter((row) => row.waiter === waiter).map(({ blocker }) => blocker),
+  }))
+}

@@ -1,0 +1,137 @@
+/**
+ * What a statement does, as far as the order of statements matters:
+ * `local` touches nothing that others can see, two `read`s can be swapped, `end` ends a transaction or a savepoint.
+ */
+export type Kind = 'local' | 'read' | 'lock' | 'write' | 'end' | 'other'
+
+/** How a transaction is begun without a snapshot and without a lock. */
+const begins = /^(START TRANSACTION|BEGIN( DEFERRED)?( TRANSACTION)?)\s*;?$/i
+const locals = /^(SAVEPOINT .*|SET (SESSION )?TRANSACTION .*|SELECT 1)\s*;?$/i
+const ends = /^(COMMIT|ROLLBACK|RELEASE)\b/i
+const writes = /^(INSERT|UPDATE|DELETE|REPLACE|MERGE)\b/i
+
+/** The end of a SELECT that locks what it reads. */
+const lockingClause =
+  /\s(FOR (NO KEY UPDATE|KEY SHARE|UPDATE|SHARE)|LOCK IN SHARE MODE)(\s+OF \S+)?(\s+(NOWAIT|SKIP LOCKED|WAIT \d+))?\s*;?$/i
+
+/** What may stand before a parenthesis in a SELECT that changes nothing. */
+const harmless = new Set(
+  'and or not in on as where from select exists values using over any all count sum min max avg coalesce ifnull nullif lower upper trim length substring concat cast date char varchar decimal numeric'.split(
+    ' ',
+  ),
+)
+
+export function kindOf(sql: string): Kind {
+  if (begins.test(sql) || locals.test(sql)) return 'local'
+  if (ends.test(sql)) return 'end'
+  if (writes.test(sql)) return 'write'
+  if (!/^SELECT\b/i.test(sql)) return 'other'
+  // Words in literals count too: what looks like a lock or a call is taken for one.
+  const isLocking = /\bFOR\s+(UPDATE|SHARE|NO KEY|KEY)\b|\bLOCK IN SHARE MODE\b|\bINTO\b/i.test(sql)
+  const calls = [...sql.matchAll(/([\w.]+)\s*\(/g)].map(([, name]) => name!.toLowerCase())
+  const isPlain = calls.every((name) => harmless.has(name) || /^jsonb?_/.test(name))
+  return isLocking || !isPlain ? 'lock' : 'read'
+}
+
+/** Whether this is how a transaction is left for good, rather than a savepoint. */
+export function endsTransaction(sql: string): boolean {
+  return /^(COMMIT|ROLLBACK)\s*(TRANSACTION\s*)?;?$/i.test(sql)
+}
+
+export function isLockingRead(sql: string): boolean {
+  return lockingClause.test(sql)
+}
+
+/** The statement with literals and numbers taken out: the same for every run of the same code. */
+export function shapeOf(sql: string): string {
+  return sql.replace(/'(?:[^'\\]|\\.|'')*'|\b\d+(\.\d+)?\b/gs, '?')
+}
+
+/** The binds of a statement in the order of their placeholders, however the driver wants them. */
+export function bindList(parameters: unknown): readonly unknown[] {
+  return Array.isArray(parameters) ? parameters : Object.values(parameters ?? {})
+}
+
+interface Token {
+  readonly text: string
+  readonly start: number
+  /** How many parentheses are open around it. */
+  readonly depth: number
+  /** Which bind stands here, from 0. */
+  readonly bind?: number
+}
+
+const tokenPattern = /`(?:[^`]|``)*`|"(?:[^"]|"")*"|'(?:[^'\\]|\\.|'')*'|\$\d+|\?|[\w]+|[^\s]/gs
+
+function tokensOf(sql: string): Token[] {
+  let depth = 0
+  let marks = 0
+  return [...sql.matchAll(tokenPattern)].map(([text], index, all) => {
+    if (text === ')') depth--
+    const token = { text, start: all[index]!.index, depth }
+    if (text === '(') depth++
+    if (text === '?') return { ...token, bind: marks++ }
+    return /^\$\d+$/.test(text) ? { ...token, bind: Number(text.slice(1)) - 1 } : token
+  })
+}
+
+/** The name in quotes, `"public"."docs"` as `docs`. */
+export function nameOf(quoted: string): string {
+  return (quoted.match(/[^`".]+/g) ?? ['']).at(-1)!
+}
+
+const quotedName = /(?:[`"][^`"]+[`"]|\w+)(?:\.(?:[`"][^`"]+[`"]|\w+))?/
+const target = new RegExp(
+  `^(?:UPDATE(?: ONLY)?|INSERT(?: IGNORE)? INTO|REPLACE INTO|DELETE FROM|SELECT\\b.*?\\bFROM)\\s+(${quotedName.source})`,
+  'is',
+)
+
+/** The table that a statement is about, as it is written there. */
+export function tableOf(sql: string): string | undefined {
+  return target.exec(sql)?.[1]
+}
+
+/** One `column = value` of a statement; without `value` it is more than a value, such as `JSON_SET(…)`. */
+export interface Assignment {
+  readonly column: string
+  readonly value?: unknown
+}
+
+function literal(token: Token, binds: readonly unknown[]): Pick<Assignment, 'value'> {
+  if (token.bind !== undefined) return { value: binds[token.bind] }
+  if (/^'/.test(token.text))
+    return { value: token.text.slice(1, -1).replace(/''|\\(.)/g, (text, c: string) => c || text[0]!) }
+  return /^\d+$/.test(token.text) ? { value: Number(token.text) } : {}
+}
+
+/** What an UPDATE sets. */
+export function assignments(sql: string, binds: readonly unknown[]): Assignment[] {
+  const tokens = tokensOf(sql)
+  const start = tokens.findIndex(({ text, depth }) => depth === 0 && /^SET$/i.test(text))
+  if (!/^UPDATE\b/i.test(sql) || start < 0) return []
+  const end = tokens.findIndex(
+    ({ text, depth }, index) => index > start && depth === 0 && /^(WHERE|RETURNING)$/i.test(text),
+  )
+  const parts: Token[][] = [[]]
+  for (const token of tokens.slice(start + 1, end < 0 ? undefined : end)) {
+    if (token.depth === 0 && token.text === ',') parts.push([])
+    else parts.at(-1)!.push(token)
+  }
+  return parts.map((part) => {
+    const equals = part.findIndex(({ text }) => text === '=')
+    const [value, ...more] = part.slice(equals + 1)
+    const column = nameOf(part[equals - 1]!.text)
+    return { column, ...(value && more.length === 0 ? literal(value, binds) : {}) }
+  })
+}
+
+/** The equalities of the condition: `WHERE id = 1 AND version = 2`. */
+export function conditions(sql: string, binds: readonly unknown[]): Assignment[] {
+  const tokens = tokensOf(sql)
+  const start = tokens.findIndex(({ text, depth }) => depth === 0 && /^WHERE$/i.test(text))
+  return tokens.flatMap((token, index) => {
+    const [name, value] = [tokens[index - 1], tokens[index + 1]]
+    if (start < 0 || index < start || token.text !== '=' || !name || !value) return []
+    return [{ column: nameOf(name.text), ...literal(value, binds) }]
+  })
+}

@@ -1,0 +1,238 @@
+import { expect } from 'chai'
+import { DataTypes, Sequelize } from 'sequelize'
+import { mergeJsonKey, UsageError } from 'sequelize-lossless'
+import { checkers, explore, ProbeError, StuckError } from 'sequelize-lossless/race'
+import type { ExploreOptions, Result } from 'sequelize-lossless/race'
+import { eachDatabase, servers } from '../each-database.js'
+import { rejection } from '../rejection.js'
+import { createRuns } from '../workflow-run.js'
+import type { WorkflowRun } from '../workflow-run.js'
+
+eachDatabase('what explore() proves', (database) => {
+  let sequelize: Sequelize
+  let Runs: typeof WorkflowRun
+  const isSqlite = database.name === 'sqlite'
+
+  before(async () => {
+    ;({ sequelize } = database.connect())
+    Runs = await createRuns(sequelize)
+  })
+
+  const setup = async (): Promise<number> => (await Runs.create({ progress: {} })).id
+  const nothing = (): undefined => undefined
+  const merge = (id: number, key: string): Promise<unknown> => mergeJsonKey([Runs, id], 'progress', key, 1)
+
+  function race(
+    participant: (id: number, key: string) => unknown,
+    options: Partial<ExploreOptions<number>> = {},
+  ): Promise<Result> {
+    const participants = { A: (id: number) => participant(id, 'a'), B: (id: number) => participant(id, 'b') }
+    return explore({ sequelize, setup, participants, ...options })
+  }
+
+  describe('is nothing', () => {
+    async function reasons(...words: Parameters<typeof race>): Promise<string> {
+      const { verdict, reasons } = await race(...words)
+      expect(verdict).to.equal('unknown')
+      return reasons.join('\n')
+    }
+
+    it('if there is a single schedule, or no statement', async () => {
+      expect(await reasons(nothing, { check: nothing })).to.match(/no row was touched by two/)
+      if (!isSqlite) expect(await reasons(nothing, { check: nothing })).to.include('single schedule')
+      expect(await reasons(nothing)).to.include('no participant wrote to a table')
+    })
+
+    it('if no row is touched by two', async () => {
+      expect(await reasons(() => Runs.create({ progress: {} }).then(({ id }) => merge(id, 'own')))).to.include(
+        'no row was touched by two',
+      )
+    })
+
+    it('if every participant fails', async () => {
+      const said = await reasons((id) => merge(id, 'a').then(() => Promise.reject(new Error('on purpose'))), {
+        check: nothing,
+      })
+      expect(said).to.equal('every participant failed in every schedule: on purpose')
+    })
+
+    it('if the final read finds no row', async () => {
+      const check = checkers.jsonKeys(() => Runs.findByPk(-1), 'progress', {})
+      expect(await reasons(merge, { check })).to.include('the final read found no row')
+    })
+
+    it('if there are more schedules than anybody asked to leave out', async () => {
+      const reads = async (id: number): Promise<void> => {
+        for (let read = 0; read < 3; read++) await Runs.findByPk(id)
+        await merge(id, 'a')
+      }
+      const cut = await race(reads, { check: nothing, reduce: false, preemptions: Infinity, maxSchedules: 3 })
+      expect(cut).to.deep.include({ verdict: 'kept', schedules: 3, isComplete: false })
+    })
+
+    it('if the participants do something else each time', async () => {
+      let call = 0
+      const said = await reasons(
+        async (id, key) => {
+          await Runs.findAll({ attributes: new Array<string>(++call).fill('id'), limit: 1 })
+          await merge(id, key)
+        },
+        { check: nothing, maxSchedules: 8 },
+      )
+      expect(said).to.match(/do not do the same in every run.*at choice \d+ one run could choose from/s)
+    })
+
+    it('if rows differ by themselves', async () => {
+      let call = 0
+      const said = await reasons((id) => mergeJsonKey([Runs, id], 'progress', 'a', call++), { maxSchedules: 2 })
+      expect(said).to.match(/two runs of the same order ended with different rows \(workflow_runs\.progress\)/)
+    })
+  })
+
+  describe('of participants that wait', () => {
+    if (!isSqlite) {
+      it('a participant that waits for its own lock is told so, and ends', async () => {
+        const participants = {
+          A: (id: number): Promise<unknown> =>
+            sequelize.transaction(async (transaction) => {
+              await Runs.findByPk(id, { lock: true, transaction })
+              await Runs.update({ title: 'a' }, { where: { id } })
+            }),
+          B: (id: number): Promise<unknown> => merge(id, 'b'),
+        }
+        const { failures, outcomes } = await explore({
+          sequelize,
+          setup,
+          participants,
+          check: () => expect.fail('seen'),
+        })
+        expect(Object.keys(outcomes).join()).to.include('A failed, B ok')
+        const waits = failures.flatMap(({ steps }) => steps.filter(({ waitedFor }) => waitedFor.includes('A')))
+        expect(waits.some(({ participant, error }) => participant === 'A' && error !== undefined)).to.equal(true)
+      })
+
+      it('a deadlock ends one of them, and the other goes on', async () => {
+        const pair = async (): Promise<number[]> => [await setup(), await setup()]
+        const both = (ids: readonly number[], key: string): Promise<unknown> =>
+          sequelize.transaction(async (transaction) => {
+            for (const id of ids) await mergeJsonKey([Runs, id], 'progress', key, 1, { transaction })
+          })
+        const participants = {
+          A: (ids: number[]) => both(ids, 'a'),
+          B: (ids: number[]) => both(ids.toReversed(), 'b'),
+        }
+        const { verdict, reasons, outcomes } = await explore({ sequelize, setup: pair, participants, preemptions: 1 })
+        expect([verdict, reasons]).to.deep.equal(['kept', []])
+        expect(Object.keys(outcomes).join()).to.match(/failed/)
+      })
+    }
+
+    if (database.name === 'mysql') {
+      it('a wait that only a lock in this process could end is ended', async () => {
+        let release: () => void
+        let held: Promise<void> | undefined
+        const participants = {
+          A: (id: number): Promise<unknown> =>
+            sequelize.transaction(async (transaction) => {
+              await mergeJsonKey([Runs, id], 'progress', 'a', 1, { transaction })
+              await held
+              held = undefined
+            }),
+          B: (id: number): Promise<unknown> => {
+            held = new Promise((resolve) => (release = resolve))
+            return merge(id, 'b').finally(() => {
+              release()
+            })
+          },
+        }
+        const { schedules, outcomes } = await explore({
+          sequelize,
+          setup,
+          participants,
+          check: nothing,
+          maxSchedules: 1,
+        })
+        expect(schedules).to.equal(1)
+        expect(outcomes).to.deep.equal({ 'A ok, B failed: kept': 1 })
+      })
+
+      it('a participant that never ends is an error', async () => {
+        const error = await rejection(
+          race((id, key) => merge(id, key).then(() => new Promise(nothing))),
+          StuckError,
+        )
+        expect(error.message).to.match(/sent no statement for 5000 ms.*shorten or fake the timer/)
+      })
+    }
+  })
+
+  describe('refuses before any SQL', () => {
+    const refusals: Record<string, [Partial<Record<keyof ExploreOptions<number> | 'seed', unknown>> | null, RegExp]> = {
+      'no options': [null, /expected an object of options, got null/],
+      'an unknown option': [{ seed: 1 }, /no option "seed"/],
+      'no Sequelize instance': [{ sequelize: {} }, /expected sequelize to be a Sequelize instance/],
+      'an admin that is none': [{ admin: {} }, /expected admin to be a Sequelize instance/],
+      'no setup': [{ setup: undefined }, /expected setup to be a function/],
+      'a check that is none': [{ check: 1 }, /expected check to be a function/],
+      'one participant': [{ participants: { A: nothing } }, /two functions or more/],
+      'a bound that is none': [{ preemptions: -1 }, /expected preemptions to be a number from 0, or Infinity, got -1/],
+      'no schedules': [{ maxSchedules: 0 }, /expected maxSchedules to be a number from 1, got 0/],
+    }
+    for (const [title, [options, text]] of Object.entries(refusals)) {
+      it(title, async () => {
+        const given = { sequelize, setup, participants: { A: nothing, B: nothing }, ...options }
+        const error = await rejection(explore((options && given) as never), UsageError)
+        expect(error.message).to.match(text)
+      })
+    }
+
+    it('a pool with too few connections', async () => {
+      const small = database.connect({ pool: { max: 1 } })
+      const error = await rejection(race(merge, { sequelize: small.sequelize }), UsageError)
+      expect(error.message).to.include('1 connection for 2 participants').and.include('pool: { max: 4 }')
+    })
+
+    it('two explorations at once', async () => {
+      const first = race(merge)
+      expect((await rejection(race(merge), UsageError)).message).to.include('another exploration')
+      expect((await first).verdict).to.equal('kept')
+    })
+
+    if (isSqlite) {
+      it('a database in memory', async () => {
+        const memory = new Sequelize({ dialect: 'sqlite', logging: false })
+        const error = await rejection(race(merge, { sequelize: memory }), UsageError)
+        expect(error.message).to.include('one connection').and.include('storage')
+      })
+    }
+  })
+
+  if (database.name === 'mysql' || database.name === 'mariadb') {
+    it('an account that may not see the waits gets the GRANT to run, and an admin serves in its place', async () => {
+      const url = new URL(servers.get(database.name)!.url)
+      const name = `race_${Date.now() % 1e9}_${database.dialect}${/3.5/.test(database.title) ? 5 : ''}`
+      await sequelize.query(`CREATE USER '${name}'@'%' IDENTIFIED BY 'secret'`)
+      await sequelize.query(`GRANT ALL ON ${url.pathname.slice(1)}.* TO '${name}'@'%'`)
+      const { options } = sequelize as unknown as { options: object }
+      const poor = database.connect({ ...options, username: name, password: 'secret' }).sequelize
+      Object.assign((poor as unknown as { config: object }).config, { username: name, password: 'secret' })
+      const PoorRuns = poor.define(
+        'Run',
+        { progress: DataTypes.JSON, title: DataTypes.STRING },
+        { tableName: 'workflow_runs' },
+      )
+      const add = (id: number, key: string): Promise<unknown> =>
+        mergeJsonKey([PoorRuns, id], 'progress' as never, key as never, 1 as never)
+      const error = await rejection(race(add, { sequelize: poor }), ProbeError)
+      expect(error.code).to.equal('RACE_PROBE')
+      expect(error.remedy).to.match(
+        database.name === 'mysql'
+          ? /GRANT SELECT ON performance_schema.data_lock_waits TO 'race_\w+'@'%'/
+          : /GRANT PROCESS ON \*\.\* TO 'race_\w+'@'%'/,
+      )
+      const { verdict, reasons } = await race(add, { sequelize: poor, admin: sequelize })
+      expect([verdict, reasons]).to.deep.equal(['kept', []])
+      await sequelize.query(`DROP USER '${name}'@'%'`)
+    })
+  }
+})
