@@ -85,6 +85,14 @@ export const usage = {
     new UsageError(
       `${method}: a database in memory has one connection, which all participants would share. Use a file: new Sequelize({ dialect, storage: '/tmp/race.db' }).`,
     ),
+  token: (token: unknown): UsageError =>
+    new UsageError(
+      `replay: expected the token of a failure, got ${String(token)}. Write replay(result.first.token, options), with the options of that exploration.`,
+    ),
+  tokenDiffers: (token: string, difference: string): UsageError =>
+    new UsageError(
+      `replay: ${token} is not a schedule of these participants: ${difference}. Call explore() with the code as it is now, for a token of its own.`,
+    ),
   gated: (method: string): UsageError =>
     new UsageError(
       `${method}: another exploration runs on this Sequelize instance. Await it first, or give each its own instance.`,

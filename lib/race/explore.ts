@@ -5,9 +5,9 @@ import { NoFinalReadError, usage } from './errors.js'
 import { installGate } from './gate.js'
 import { keep, Run } from './run.js'
 import type { Outcome, Step } from './run.js'
-import { Frontier } from './schedules.js'
-import type { Walk } from './schedules.js'
-import { changeOf, readRows, serialOrders, writtenTables } from './serial.js'
+import { choicesOf, Frontier, Script, tokenOf } from './schedules.js'
+import type { Chooser } from './schedules.js'
+import { changeOf, columnsThatDiffer, NotSerialError, readRows, serialOrders, writtenTables } from './serial.js'
 import type { Change } from './serial.js'
 import { connectServer } from './servers.js'
 import type { Server } from './servers.js'
@@ -39,6 +39,8 @@ export interface Failure {
   readonly outcomes: Readonly<Record<string, Outcome>>
   /** What the check threw. */
   readonly error: unknown
+  /** Runs this very schedule again: `replay(token, options)`. */
+  readonly token: string
   /** How often one participant followed on another. */
   readonly switches: number
 }
@@ -86,6 +88,19 @@ const defaultMaxSchedules = 1_000
 export async function explore<C>(options: ExploreOptions<C>): Promise<Result> {
   checkOptions('explore', options)
   return withLaboratory(options, (laboratory) => new Exploration(options, laboratory).result())
+}
+
+/**
+ * Runs one schedule again: the one that a failure of {@link explore} names by its `token`, with the same options.
+ *
+ * @throws {UsageError} the token is none, or the participants do not send what they sent then
+ * @example await replay('v1:ABBA', options)
+ */
+export async function replay<C>(token: string, options: ExploreOptions<C>): Promise<Result> {
+  checkOptions('replay', options)
+  const choices = choicesOf(token, Object.keys(options.participants))
+  if (!choices) throw usage.token(token)
+  return withLaboratory(options, (laboratory) => new Exploration(options, laboratory).repeat(token, choices))
 }
 
 const optionNames = ['sequelize', 'admin', 'setup', 'participants', 'check', 'preemptions', 'maxSchedules', 'reduce']
@@ -166,27 +181,44 @@ class Exploration<C> {
   }
 
   async result(): Promise<Result> {
-    const { preemptions = 2, maxSchedules, reduce = true, check } = this.#options
-    // Also fills caches, so that the first schedule sends what the others send.
-    const { run } = await this.#serially(this.#names)
-    if (!check) await this.#prepareOracle(writtenTables(run.steps))
+    const { preemptions = 2, maxSchedules, reduce = true } = this.#options
+    await this.#prepare()
     const frontier = new Frontier({ preemptions, reduce })
     while (this.#reasons.size === 0 && !frontier.isEmpty && this.#schedules < (maxSchedules ?? defaultMaxSchedules)) {
       await this.#visit(frontier.next())
     }
     if (this.#schedules > 0) this.#judge(frontier)
+    return this.#result(frontier.isEmpty)
+  }
+
+  /** Runs one schedule. */
+  async repeat(token: string, choices: readonly string[]): Promise<Result> {
+    await this.#prepare()
+    const script = new Script(choices)
+    await this.#visit(script)
+    if (script.divergence !== undefined) throw usage.tokenDiffers(token, script.divergence)
+    return this.#result(false)
+  }
+
+  #result(isComplete: boolean): Result {
     const reasons = [...this.#reasons]
     const [first] = this.#failures.toSorted((one, other) => one.switches - other.switches)
     return {
       verdict: first ? 'lost' : reasons.length > 0 ? 'unknown' : 'kept',
       reasons,
       schedules: this.#schedules,
-      isComplete: frontier.isEmpty,
+      isComplete,
       failures: this.#failures,
       first,
       outcomes: Object.fromEntries(this.#outcomes),
       serverChoices: this.#serverChoices,
     }
+  }
+
+  /** Runs the participants one after the other: fills caches, so that the first schedule sends what the others send. */
+  async #prepare(): Promise<void> {
+    const { run } = await this.#serially(this.#names)
+    if (!this.#options.check) await this.#prepareOracle(writtenTables(run.steps))
   }
 
   /** Makes sure that the rows of a serial run are always the same, but for what {@link changeOf} leaves out. */
@@ -226,7 +258,7 @@ class Exploration<C> {
   }
 
   /** Runs one schedule; again, if it did not go as it went before. */
-  async #visit(walk: Walk): Promise<void> {
+  async #visit(walk: Chooser): Promise<void> {
     let ended = await this.#execute(walk)
     for (let attempt = 1; walk.divergence !== undefined && attempt < 3; attempt++) {
       walk = walk.again()
@@ -235,6 +267,7 @@ class Exploration<C> {
     if (walk.isRedundant) return
     this.#schedules++
     const { run, outcomes, error } = ended
+    const token = tokenOf(this.#names, run.choices)
     if (walk.divergence !== undefined && run.serverChose) this.#serverChoices++
     else this.#divergence ??= walk.divergence
     this.#anyOk ||= Object.values(outcomes).includes('ok')
@@ -246,7 +279,14 @@ class Exploration<C> {
       const switches = steps.filter(
         ({ participant }, index) => index > 0 && steps[index - 1]!.participant !== participant,
       )
-      this.#failures.push({ schedule: this.#schedules, steps: run.steps, outcomes, error, switches: switches.length })
+      this.#failures.push({
+        schedule: this.#schedules,
+        steps: run.steps,
+        outcomes,
+        error,
+        token,
+        switches: switches.length,
+      })
     }
     const ends = Object.entries(outcomes).map(([name, outcome]) => `${name} ${outcome}`)
     const said = error === undefined ? 'kept' : messageOf(error)
@@ -254,7 +294,7 @@ class Exploration<C> {
     this.#outcomes.set(key, (this.#outcomes.get(key) ?? 0) + 1)
   }
 
-  async #execute(walk: Walk): Promise<Ended> {
+  async #execute(walk: Chooser): Promise<Ended> {
     const { sequelize, setup, participants, check } = this.#options
     const context = await setup()
     const before = check ? undefined : await readRows(sequelize, this.#tables)
@@ -303,41 +343,9 @@ class Exploration<C> {
   }
 }
 
-/** The final rows are not those of any one-after-the-other order. */
-export class NotSerialError extends Error {
-  override readonly name = 'NotSerialError'
-  /** What became of the rows, and what would have, in the order that comes nearest. */
-  readonly actual: Change
-  readonly expected: Change
-  readonly order: readonly string[]
-
-  constructor(orders: readonly (readonly string[])[], changes: readonly Change[], actual: Change) {
-    super(
-      `the rows are not those of any one-after-the-other order: ${JSON.stringify(actual.map(({ after }) => after))} in place of ` +
-        orders
-          .map(
-            (order, index) =>
-              `${JSON.stringify(changes[index]!.map(({ after }) => after))} (${order.join(', ') || 'nobody'})`,
-          )
-          .join(' or '),
-    )
-    this.actual = actual
-    this.expected = changes[0]!
-    this.order = orders[0]!
-  }
-}
-
 /** What is told of a value that was thrown. */
 function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : inspect(error)
-}
-
-function* columnsThatDiffer(one: Change, other: Change): Iterable<string> {
-  for (const [index, { table, after }] of one.entries()) {
-    for (const [column, value] of Object.entries(after ?? {})) {
-      if (!isDeepStrictEqual(value, other[index]?.after?.[column])) yield `${table}.${column}`
-    }
-  }
 }
 
 /** Whether two participants touched the same row, and one of them wrote to it; or one waited for the other. */

@@ -98,6 +98,8 @@ const limits = {
 /** One execution of the participants, whose statements go through one at a time, in an order that the caller chooses. */
 export class Run {
   readonly steps: Step[] = []
+  /** Who was let through, in order. */
+  readonly choices: string[] = []
   /** Participants that waited for something that no server reports, such as a lock in this process. */
   readonly outsiders: Set<string> = new Set()
   /** The server may have chosen who went on: several waited for the same lock, or one of a deadlock was ended. */
@@ -225,6 +227,7 @@ export class Run {
   /** Lets the next statement of a participant through. */
   release(name: string): void {
     const participant = this.#participants.find((each) => each.name === name)!
+    this.choices.push(name)
     if (participant.held) {
       this.#signal(participant)
       participant.held()

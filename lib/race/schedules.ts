@@ -44,7 +44,7 @@ export class Frontier {
   }
 
   /** The next schedule to run. */
-  next(): Walk {
+  next(): Chooser {
     const rank = ({ preemptions, switches }: Item): number => preemptions * 1_000 + switches
     const least = this.#items.reduce((best, item, index) => (rank(item) <= rank(this.#items[best]!) ? index : best), 0)
     return new Walk(this.#items.splice(least, 1)[0]!, this.#bounds, (item) => this.#add(item))
@@ -55,11 +55,20 @@ export class Frontier {
   }
 }
 
-/** One walk from the beginning to the end of a schedule; finds those that branch off from it. */
-export class Walk {
+/** Chooses who goes next, in one run of the participants. */
+export interface Chooser {
   /** In place of what was recorded, this was there: the participants do not do the same in every run. */
-  divergence: string | undefined
+  readonly divergence: string | undefined
   /** It turned out to be a schedule that is run from elsewhere. */
+  readonly isRedundant: boolean
+  choose(ready: readonly Pending[]): string
+  /** The same from its beginning. */
+  again(): Chooser
+}
+
+/** One walk from the beginning to the end of a schedule; finds those that branch off from it. */
+class Walk implements Chooser {
+  divergence: string | undefined
   isRedundant = false
   readonly #item: Item
   readonly #bounds: Bounds
@@ -81,12 +90,10 @@ export class Walk {
     this.#switches = item.switches
   }
 
-  /** The same walk from its beginning, which finds nothing new. */
-  again(): Walk {
+  again(): Chooser {
     return new Walk(this.#item, this.#bounds, this.#branch)
   }
 
-  /** The participant that goes next. */
   choose(pending: readonly Pending[]): string {
     // Nobody sends a statement before all are started, in whatever order.
     const starts = pending.filter(({ kind }) => kind === 'start')
@@ -147,4 +154,47 @@ export class Walk {
 
 function isFree({ kind }: Pending): boolean {
   return kind === 'read' || kind === 'local' || kind === 'start'
+}
+
+/** A schedule that is known from its first choice to its last. */
+export class Script implements Chooser {
+  readonly isRedundant = false
+  divergence: string | undefined
+  readonly #choices: readonly string[]
+  #place = 0
+
+  constructor(choices: readonly string[]) {
+    this.#choices = choices
+  }
+
+  again(): Chooser {
+    this.#place = 0
+    this.divergence = undefined
+    return this
+  }
+
+  choose(ready: readonly Pending[]): string {
+    const name = this.#choices[this.#place++]
+    if (ready.some(({ participant }) => participant === name)) return name!
+    const there = ready.map(({ participant, sql }) => `${participant}: ${sql}`).join(', ')
+    this.divergence ??= `at place ${this.#place}, where ${name ?? 'it ends'}, the next statements are ${there}`
+    return ready[0]!.participant
+  }
+}
+
+const version = 'v1:'
+
+/** The choices of a schedule as text, a letter for each: `v1:ABBA`, where A is the first participant, whatever its name. */
+export function tokenOf(names: readonly string[], choices: readonly string[]): string {
+  return version + choices.map((name) => String.fromCharCode(65 + names.indexOf(name))).join('')
+}
+
+/** The choices that a token stands for; `undefined` if it is none. */
+export function choicesOf(token: string, names: readonly string[]): string[] | undefined {
+  if (typeof token !== 'string' || !token.startsWith(version)) return undefined
+  const choices = token
+    .slice(version.length)
+    .split('')
+    .map((letter) => names[letter.charCodeAt(0) - 65])
+  return choices.includes(undefined) ? undefined : (choices as string[])
 }

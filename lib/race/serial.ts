@@ -114,3 +114,51 @@ function permutations(names: readonly string[]): string[][] {
   if (names.length === 0) return [[]]
   return names.flatMap((name) => permutations(names.filter((each) => each !== name)).map((rest) => [name, ...rest]))
 }
+
+/** The final rows are not those of any one-after-the-other order. */
+export class NotSerialError extends Error {
+  override readonly name = 'NotSerialError'
+  /** What became of the rows, and what would have, in the `order` that was tried first. */
+  readonly actual: Change
+  readonly expected: Change
+  readonly order: readonly string[]
+  /** The first column, and key of its document, that the order would have left otherwise. */
+  readonly difference: { readonly column: string; readonly key: string | undefined } | undefined
+
+  constructor(orders: readonly (readonly string[])[], changes: readonly Change[], actual: Change) {
+    const told = (change: Change): string => JSON.stringify(change.map(({ after }) => after))
+    const instead = orders.map((order, index) => `${told(changes[index]!)} (${order.join(', ') || 'nobody'})`)
+    super(
+      `the rows are not those of any one-after-the-other order: ${told(actual)} in place of ${instead.join(' or ')}`,
+    )
+    this.actual = actual
+    this.expected = changes[0]!
+    this.order = orders[0]!
+    const column = columnsThatDiffer(this.expected, actual)[0]?.split('.').at(-1)
+    this.difference = column === undefined ? undefined : { column, key: keyThatDiffers(this.expected, actual, column) }
+  }
+}
+
+export function columnsThatDiffer(one: Change, other: Change): string[] {
+  return one.flatMap(({ table, after }, index) =>
+    Object.entries(after ?? {})
+      .filter(([column, value]) => !isDeepStrictEqual(value, other[index]?.after?.[column]))
+      .map(([column]) => `${table}.${column}`),
+  )
+}
+
+function keyThatDiffers(expected: Change, actual: Change, column: string): string | undefined {
+  for (const [index, { after }] of expected.entries()) {
+    const [document, theirs] = [after?.[column], actual[index]?.after?.[column]]
+    if (typeof document !== 'object' || document === null) continue
+    const key = Object.keys(document).find(
+      (each) =>
+        !isDeepStrictEqual(
+          (document as Record<string, unknown>)[each],
+          (theirs as Record<string, unknown> | null | undefined)?.[each],
+        ),
+    )
+    if (key !== undefined) return key
+  }
+  return undefined
+}

@@ -3,7 +3,7 @@ import type { Options } from 'sequelize'
 import { ProbeError, usage } from './errors.js'
 
 /** A connection that waits for a lock, and who holds it, where the server tells. */
-export interface Wait {
+interface Wait {
   readonly waiter: number
   readonly blockers?: readonly number[]
 }

@@ -10,10 +10,6 @@ const locals = /^(SAVEPOINT .*|SET (SESSION )?TRANSACTION .*|SELECT 1)\s*;?$/i
 const ends = /^(COMMIT|ROLLBACK|RELEASE)\b/i
 const writes = /^(INSERT|UPDATE|DELETE|REPLACE|MERGE)\b/i
 
-/** The end of a SELECT that locks what it reads. */
-const lockingClause =
-  /\s(FOR (NO KEY UPDATE|KEY SHARE|UPDATE|SHARE)|LOCK IN SHARE MODE)(\s+OF \S+)?(\s+(NOWAIT|SKIP LOCKED|WAIT \d+))?\s*;?$/i
-
 /** What may stand before a parenthesis in a SELECT that changes nothing. */
 const harmless = new Set(
   'and or not in on as where from select exists values using over any all count sum min max avg coalesce ifnull nullif lower upper trim length substring concat cast date char varchar decimal numeric'.split(
@@ -36,10 +32,6 @@ export function kindOf(sql: string): Kind {
 /** Whether this is how a transaction is left for good, rather than a savepoint. */
 export function endsTransaction(sql: string): boolean {
   return /^(COMMIT|ROLLBACK)\s*(TRANSACTION\s*)?;?$/i.test(sql)
-}
-
-export function isLockingRead(sql: string): boolean {
-  return lockingClause.test(sql)
 }
 
 /** The statement with literals and numbers taken out: the same for every run of the same code. */
