@@ -77,6 +77,10 @@ export const usage = {
     ),
   count: (method: string, name: string, value: unknown, least: string): UsageError =>
     new UsageError(`${method}: expected ${name} to be ${least}, got ${String(value)}. Leave it out for the default.`),
+  mutants: (method: string, value: unknown, names: readonly string[]): UsageError =>
+    new UsageError(
+      `${method}: expected mutants to be an array of ${names.join(', ')}, got ${String(value)}. Write { mutants: ['${names[0]!}'] }.`,
+    ),
   pool: (method: string, max: number, participants: number): UsageError =>
     new UsageError(
       `${method}: the pool has ${max} connection${max === 1 ? '' : 's'} for ${participants} participants, so they would wait for connections instead of locks. Write new Sequelize(url, { pool: { max: ${participants * 2} } }).`,

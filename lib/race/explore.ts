@@ -1,11 +1,13 @@
 import { inspect, isDeepStrictEqual } from 'node:util'
-import { Sequelize } from 'sequelize'
+import { QueryTypes, Sequelize } from 'sequelize'
 import type { Check } from './checkers.js'
 import { NoFinalReadError, usage } from './errors.js'
 import { installGate } from './gate.js'
+import { mutants } from './mutants.js'
+import type { Mutant } from './mutants.js'
 import { keep, Run } from './run.js'
 import type { Outcome, Step } from './run.js'
-import { choicesOf, Frontier, Script, tokenOf } from './schedules.js'
+import { Frontier, readToken, Script, tokenOf } from './schedules.js'
 import type { Chooser } from './schedules.js'
 import { changeOf, columnsThatDiffer, NotSerialError, readRows, serialOrders, writtenTables } from './serial.js'
 import type { Change } from './serial.js'
@@ -29,6 +31,8 @@ export interface ExploreOptions<C> {
   readonly maxSchedules?: number
   /** Leave out orders of reads that cannot be told apart. Default: true. */
   readonly reduce?: boolean
+  /** Explores again without a protection: each of these has to lose something, else it proves nothing. Default: none. */
+  readonly mutants?: readonly Mutant[]
 }
 
 /** A schedule after which the check failed. */
@@ -60,6 +64,15 @@ export interface Result {
   readonly outcomes: Readonly<Record<string, number>>
   /** Places where the server, not the kit, chose who goes on: more than one waited, or a deadlock was ended. */
   readonly serverChoices: number
+  readonly mutants: readonly MutantResult[]
+}
+
+export interface MutantResult {
+  readonly mutant: Mutant
+  /** `idle`: without the protection nothing is lost either. */
+  readonly verdict: 'lost' | 'idle'
+  readonly schedules: number
+  readonly first: Failure | undefined
 }
 
 const defaultMaxSchedules = 1_000
@@ -98,12 +111,22 @@ export async function explore<C>(options: ExploreOptions<C>): Promise<Result> {
  */
 export async function replay<C>(token: string, options: ExploreOptions<C>): Promise<Result> {
   checkOptions('replay', options)
-  const choices = choicesOf(token, Object.keys(options.participants))
-  if (!choices) throw usage.token(token)
-  return withLaboratory(options, (laboratory) => new Exploration(options, laboratory).repeat(token, choices))
+  const { choices, mutant } = readToken(token, Object.keys(options.participants)) ?? {}
+  if (!choices || (mutant !== undefined && !isMutant(mutant))) throw usage.token(token)
+  return withLaboratory(options, (laboratory) => new Exploration(options, laboratory, mutant).repeat(token, choices))
 }
 
-const optionNames = ['sequelize', 'admin', 'setup', 'participants', 'check', 'preemptions', 'maxSchedules', 'reduce']
+const optionNames = [
+  'sequelize',
+  'admin',
+  'setup',
+  'participants',
+  'check',
+  'preemptions',
+  'maxSchedules',
+  'reduce',
+  'mutants',
+]
 
 /** @throws {UsageError} an option is missing, unknown, or of no use */
 function checkOptions<C>(method: string, options: ExploreOptions<C>): void {
@@ -119,9 +142,19 @@ function checkOptions<C>(method: string, options: ExploreOptions<C>): void {
   if (functions.length < 2 || functions.some((each) => typeof each !== 'function')) throw usage.participants(method)
   if (!(preemptions >= 0)) throw usage.count(method, 'preemptions', preemptions, 'a number from 0, or Infinity')
   if (!(maxSchedules >= 1)) throw usage.count(method, 'maxSchedules', maxSchedules, 'a number from 1')
-  const { pool } = (sequelize as unknown as { options: { pool?: { max?: number } } }).options
-  const max = pool?.max ?? 5
+  const others = options.mutants ?? []
+  if (!Array.isArray(others) || !others.every(isMutant)) throw usage.mutants(method, others, Object.keys(mutants))
+  const max = poolMax(sequelize)
   if (max < functions.length) throw usage.pool(method, max, functions.length)
+}
+
+function poolMax(sequelize: Sequelize): number {
+  const { pool } = (sequelize as unknown as { options: { pool?: { max?: number } } }).options
+  return pool?.max ?? 5
+}
+
+function isMutant(name: string): name is Mutant {
+  return Object.hasOwn(mutants, name)
 }
 
 /** What all schedules of an exploration run in. */
@@ -160,12 +193,15 @@ interface Ended {
 
 class Exploration<C> {
   readonly #options: ExploreOptions<C>
+  readonly #laboratory: Laboratory
   readonly #server: Server
+  readonly #mutant: Mutant | undefined
   readonly #names: readonly string[]
   readonly #reasons = new Set<string>()
   readonly #failures: Failure[] = []
   readonly #outcomes = new Map<string, number>()
   readonly #serial = new Map<string, Promise<Change>>()
+  readonly #mutants: MutantResult[] = []
   #tables: readonly string[] = []
   #schedules = 0
   #serverChoices = 0
@@ -174,9 +210,11 @@ class Exploration<C> {
   #lastError: unknown
   #divergence: string | undefined
 
-  constructor(options: ExploreOptions<C>, { server }: Laboratory) {
+  constructor(options: ExploreOptions<C>, laboratory: Laboratory, mutant?: Mutant) {
     this.#options = options
-    this.#server = server
+    this.#laboratory = laboratory
+    this.#server = laboratory.server
+    this.#mutant = mutant
     this.#names = Object.keys(options.participants)
   }
 
@@ -184,11 +222,32 @@ class Exploration<C> {
     const { preemptions = 2, maxSchedules, reduce = true } = this.#options
     await this.#prepare()
     const frontier = new Frontier({ preemptions, reduce })
-    while (this.#reasons.size === 0 && !frontier.isEmpty && this.#schedules < (maxSchedules ?? defaultMaxSchedules)) {
+    // A mutant need lose only once.
+    const isFound = (): boolean => this.#mutant !== undefined && this.#failures.length > 0
+    while (
+      !isFound() &&
+      this.#reasons.size === 0 &&
+      !frontier.isEmpty &&
+      this.#schedules < (maxSchedules ?? defaultMaxSchedules)
+    ) {
       await this.#visit(frontier.next())
     }
     if (this.#schedules > 0) this.#judge(frontier)
+    if (this.#failures.length + this.#reasons.size === 0) await this.#exploreMutants()
     return this.#result(frontier.isEmpty)
+  }
+
+  /** Explores again without each of the protections, until something is lost. */
+  async #exploreMutants(): Promise<void> {
+    for (const mutant of this.#options.mutants ?? []) {
+      const options = { ...this.#options, mutants: [] }
+      const { first, schedules } = await new Exploration(options, this.#laboratory, mutant).result()
+      this.#mutants.push({ mutant, verdict: first ? 'lost' : 'idle', schedules, first })
+      if (first) continue
+      this.#reasons.add(
+        `${mutant} loses nothing either, in ${schedules} schedules: that protection does nothing here, or the participants do not put it to the test. Take it out of mutants, or let them collide`,
+      )
+    }
   }
 
   /** Runs one schedule. */
@@ -212,11 +271,19 @@ class Exploration<C> {
       first,
       outcomes: Object.fromEntries(this.#outcomes),
       serverChoices: this.#serverChoices,
+      mutants: this.#mutants,
     }
   }
 
   /** Runs the participants one after the other: fills caches, so that the first schedule sends what the others send. */
   async #prepare(): Promise<void> {
+    const { sequelize } = this.#options
+    // Opens the connections, which can take longer than a participant may compute.
+    const connections = Math.min(poolMax(sequelize), 2 * this.#names.length)
+    const answers = Array.from({ length: connections }, () =>
+      sequelize.query('SELECT 1', { type: QueryTypes.SELECT, logging: false, transaction: null }),
+    )
+    await Promise.all(answers)
     const { run } = await this.#serially(this.#names)
     if (!this.#options.check) await this.#prepareOracle(writtenTables(run.steps))
   }
@@ -267,7 +334,7 @@ class Exploration<C> {
     if (walk.isRedundant) return
     this.#schedules++
     const { run, outcomes, error } = ended
-    const token = tokenOf(this.#names, run.choices)
+    const token = tokenOf(this.#names, run.choices, this.#mutant)
     if (walk.divergence !== undefined && run.serverChose) this.#serverChoices++
     else this.#divergence ??= walk.divergence
     this.#anyOk ||= Object.values(outcomes).includes('ok')
@@ -298,7 +365,7 @@ class Exploration<C> {
     const { sequelize, setup, participants, check } = this.#options
     const context = await setup()
     const before = check ? undefined : await readRows(sequelize, this.#tables)
-    const run = new Run(this.#server)
+    const run = new Run(this.#server, this.#mutant && mutants[this.#mutant])
     for (const name of this.#names) run.start(name, () => participants[name]!(context))
     for (let ready = await run.settle(); ready.length > 0; ready = await run.settle()) run.release(walk.choose(ready))
     const outcomes = run.outcomes()

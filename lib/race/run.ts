@@ -2,6 +2,7 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import type { Model, ModelStatic } from 'sequelize'
 import { StuckError } from './errors.js'
 import type { Passing } from './gate.js'
+import type { Mutate } from './mutants.js'
 import type { DriverError, Server } from './servers.js'
 import { bindList, conditions, endsTransaction, kindOf, nameOf, tableOf } from './statement.js'
 import type { Kind } from './statement.js'
@@ -83,8 +84,6 @@ export function keep(passing: Passing): Promise<unknown> {
 const limits = {
   /** until the server is asked whether a statement that has no answer yet waits */
   answer: 2,
-  /** a participant may compute, before the others go on without it */
-  computing: 60,
   /** the others give one that waits outside of the database to come back, after each statement */
   comeBack: 5,
   /** between two looks at whether the server has ended a wait */
@@ -106,7 +105,7 @@ export class Run {
   serverChose = false
   readonly #server: Server
   readonly #participants: Participant[] = []
-  readonly #mutate: (passing: Passing) => string
+  readonly #mutate: Mutate
   readonly #owners = new Map<number, Participant>()
   /** Connections with an open transaction, and whether it has written. */
   readonly #open = new Map<object, { readonly participant: Participant; wrote: boolean }>()
@@ -114,7 +113,7 @@ export class Run {
   #wake: () => void = () => undefined
   #isOver = false
 
-  constructor(server: Server, mutate: (passing: Passing) => string = ({ sql }) => sql) {
+  constructor(server: Server, mutate: Mutate = ({ sql }) => sql) {
     this.#server = server
     this.#mutate = mutate
   }
@@ -152,7 +151,11 @@ export class Run {
     const { participant, within } = contexts.getStore()!
     if (this.#isOver) return passing.send()
     const statement = this.#arrive(passing, participant)
-    if (within) within.nested++
+    if (within) {
+      // It failed, and the server has rolled back: Sequelize says so to itself before it tells us.
+      this.#lockReleased()
+      within.nested++
+    }
     await new Promise<void>((resolve) => {
       statement.go = resolve
       participant.gates.push(statement)
@@ -200,7 +203,7 @@ export class Run {
         if (seen !== this.#events) continue
         if (unsure.length > 0) await this.#probe(inFlight)
         for (const each of computing) {
-          each.outside = seen === this.#events && performance.now() - each.lastEvent > limits.computing
+          each.outside = seen === this.#events && performance.now() - each.lastEvent > this.#server.computingMs
           if (each.outside) this.outsiders.add(each.name)
         }
       } else {
@@ -257,7 +260,7 @@ export class Run {
   }
 
   #arrive(passing: Passing, { name }: Participant): Statement {
-    const sql = this.#mutate(passing)
+    const sql = this.#mutate(passing, this.#server.nothing)
     const kind = kindOf(sql)
     const step = {
       number: 0,

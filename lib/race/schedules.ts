@@ -182,19 +182,18 @@ export class Script implements Chooser {
   }
 }
 
-const version = 'v1:'
-
 /** The choices of a schedule as text, a letter for each: `v1:ABBA`, where A is the first participant, whatever its name. */
-export function tokenOf(names: readonly string[], choices: readonly string[]): string {
-  return version + choices.map((name) => String.fromCharCode(65 + names.indexOf(name))).join('')
+export function tokenOf(names: readonly string[], choices: readonly string[], mutant?: string): string {
+  const letters = choices.map((name) => String.fromCharCode(65 + names.indexOf(name)))
+  return `v1${mutant === undefined ? '' : `.${mutant}`}:${letters.join('')}`
 }
 
-/** The choices that a token stands for; `undefined` if it is none. */
-export function choicesOf(token: string, names: readonly string[]): string[] | undefined {
-  if (typeof token !== 'string' || !token.startsWith(version)) return undefined
-  const choices = token
-    .slice(version.length)
-    .split('')
-    .map((letter) => names[letter.charCodeAt(0) - 65])
-  return choices.includes(undefined) ? undefined : (choices as string[])
+/** What a token stands for; `undefined` if it is none. */
+export function readToken(
+  token: string,
+  names: readonly string[],
+): { readonly choices: readonly string[]; readonly mutant: string | undefined } | undefined {
+  const [, mutant, letters] = /^v1(?:\.([a-z-]+))?:([A-Z]*)$/.exec(token) ?? []
+  const choices = letters?.split('').map((letter) => names[letter.charCodeAt(0) - 65])
+  return !choices || choices.includes(undefined) ? undefined : { choices: choices as string[], mutant }
 }

@@ -24,8 +24,12 @@ export interface Server {
   readonly prepare: (connection: object) => void
   /** Writers stand in a queue of this process, so that it matters who is started first. */
   readonly hasQueue: boolean
+  /** How long a participant may compute, in milliseconds, before the others go on without it. */
+  readonly computingMs: number
   /** How long it takes at most, in milliseconds, until one of a deadlock is ended. */
   readonly deadlockMs: number
+  /** A statement that does nothing, and answers with no rows where Sequelize trips over those of a COMMIT. */
+  readonly nothing: string
   readonly close: () => Promise<void>
 }
 
@@ -94,7 +98,9 @@ async function connectMysqlOrMariadb(sequelize: Sequelize, admin: Sequelize | un
     isBusy: () => false,
     prepare: () => undefined,
     hasQueue: false,
+    computingMs: 200,
     deadlockMs: 3_000,
+    nothing: 'DO 1',
     close,
   }
 }
@@ -116,8 +122,10 @@ async function connectPostgres(sequelize: Sequelize, admin: Sequelize | undefine
     isBusy: () => false,
     prepare: () => undefined,
     hasQueue: false,
+    computingMs: 200,
     // Its `deadlock_timeout` is 1 s.
     deadlockMs: 3_000,
+    nothing: 'SELECT 1',
     close: async () => void (admin ?? (await instance.close())),
   }
 }
@@ -141,7 +149,9 @@ async function connectSqlite(sequelize: Sequelize): Promise<Server> {
     isBusy: ({ code }) => code === 'SQLITE_BUSY',
     prepare: (connection) => busyTimeout(connection, 0),
     hasQueue: true,
+    computingMs: 60,
     deadlockMs: 0,
+    nothing: 'SELECT 1',
     close() {
       Object.assign(options, { retry })
       // What the driver sets by itself.

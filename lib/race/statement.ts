@@ -6,7 +6,7 @@ export type Kind = 'local' | 'read' | 'lock' | 'write' | 'end' | 'other'
 
 /** How a transaction is begun without a snapshot and without a lock. */
 const begins = /^(START TRANSACTION|BEGIN( DEFERRED)?( TRANSACTION)?)\s*;?$/i
-const locals = /^(SAVEPOINT .*|SET (SESSION )?TRANSACTION .*|SELECT 1)\s*;?$/i
+const locals = /^(SAVEPOINT .*|SET (SESSION )?TRANSACTION .*|(SELECT|DO) 1)\s*;?$/i
 const ends = /^(COMMIT|ROLLBACK|RELEASE)\b/i
 const writes = /^(INSERT|UPDATE|DELETE|REPLACE|MERGE)\b/i
 

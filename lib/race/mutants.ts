@@ -1,0 +1,29 @@
+import type { Passing } from './gate.js'
+
+/** A protection taken out of the SQL: what then loses nothing either was protected by something else, or not tested. */
+export type Mutant = 'strip-lock' | 'strip-version' | 'strip-transaction'
+
+/** What to send in place of a statement; `nothing` is one that does nothing. */
+export type Mutate = (passing: Passing, nothing: string) => string
+
+const lockingClause =
+  /\s(FOR (NO KEY UPDATE|KEY SHARE|UPDATE|SHARE)|LOCK IN SHARE MODE)(\s+OF \S+)?(\s+(NOWAIT|SKIP LOCKED|WAIT \d+))?\s*;?$/i
+
+/** What each mutant sends in place of a statement. */
+export const mutants: Readonly<Record<Mutant, Mutate>> = {
+  'strip-lock': ({ sql }) => (/^SELECT\b/i.test(sql) ? sql.replace(lockingClause, '') : sql),
+
+  'strip-version'({ sql, model }) {
+    const { version } = model?.options ?? {}
+    if (!version || !/^UPDATE\b/i.test(sql)) return sql
+    const attribute = typeof version === 'string' ? version : 'version'
+    const column = model!.getAttributes()[attribute]?.field ?? attribute
+    const where = sql.search(/\bWHERE\b/i)
+    // The placeholder stays, since its bind does.
+    const comparison = new RegExp(`[\`"]${column}[\`"] = (\\?|\\$\\d+|\\d+)`)
+    return sql.slice(0, where) + sql.slice(where).replace(comparison, (text) => `(${text} OR 1 = 1)`)
+  },
+
+  'strip-transaction': ({ sql }, nothing) =>
+    /^(START TRANSACTION|BEGIN|COMMIT|ROLLBACK|SAVEPOINT|RELEASE)\b/i.test(sql) ? nothing : sql,
+}

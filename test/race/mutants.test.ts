@@ -1,0 +1,91 @@
+import { expect } from 'chai'
+import type { Sequelize } from 'sequelize'
+import { mergeJsonKey, UsageError, withLock, withOptimisticLock } from 'sequelize-lossless'
+import { checkers, explore, replay } from 'sequelize-lossless/race'
+import type { ExploreOptions, Mutant, Result } from 'sequelize-lossless/race'
+import { eachDatabase } from '../each-database.js'
+import { rejection } from '../rejection.js'
+import { createRuns } from '../workflow-run.js'
+import type { WorkflowRun } from '../workflow-run.js'
+
+eachDatabase('mutants', (database) => {
+  let sequelize: Sequelize
+  let Runs: typeof WorkflowRun
+  const isSqlite = database.name === 'sqlite'
+
+  before(async () => {
+    ;({ sequelize } = database.connect())
+    Runs = await createRuns(sequelize, { version: true, tableName: 'mutant_runs' })
+  })
+
+  function options(
+    participant: (id: number, key: string) => Promise<unknown>,
+    mutants: readonly Mutant[],
+  ): ExploreOptions<number> {
+    return {
+      sequelize,
+      setup: async () => (await Runs.create({ progress: {} })).id,
+      participants: { A: (id: number) => participant(id, 'a'), B: (id: number) => participant(id, 'b') },
+      check: checkers.jsonKeys((id: number) => Runs.findByPk(id), 'progress', { A: { a: 1 }, B: { b: 1 } }),
+      mutants,
+    }
+  }
+
+  const verdicts = ({ mutants }: Result): unknown =>
+    Object.fromEntries(mutants.map((each) => [each.mutant, each.verdict]))
+
+  const withoutVersion = (id: number, key: string): Promise<unknown> =>
+    withLock([Runs, id], async ({ progress }, transaction) =>
+      Runs.update({ progress: { ...progress, [key]: 1 } }, { where: { id }, transaction }),
+    )
+
+  if (!isSqlite) {
+    it('withLock without its lock, or its transaction, loses; and a token replays that', async () => {
+      const all = options(withoutVersion, ['strip-lock', 'strip-transaction'])
+      const result = await explore(all)
+      expect([result.verdict, verdicts(result)]).to.deep.equal([
+        'kept',
+        { 'strip-lock': 'lost', 'strip-transaction': 'lost' },
+      ])
+      const { token } = result.mutants[0]!.first!
+      expect(token).to.match(/^v1\.strip-lock:[AB]+$/)
+      expect(await replay(token, all)).to.deep.include({ verdict: 'lost', schedules: 1 })
+    })
+  }
+
+  it('withOptimisticLock without its version loses', async () => {
+    const result = await explore(
+      options(
+        (id, key) => withOptimisticLock([Runs, id], (run) => run.set('progress', { ...run.progress, [key]: 1 })),
+        ['strip-version'],
+      ),
+    )
+    // Its writers queue there, but not its readers.
+    expect([result.reasons, verdicts(result)]).to.deep.equal([[], { 'strip-version': 'lost' }])
+  })
+
+  it('one that loses nothing is told: there the protection does nothing', async () => {
+    const result = await explore(
+      options((id, key) => mergeJsonKey([Runs, id], 'progress', key, 1), ['strip-lock', 'strip-version']),
+    )
+    expect(result.verdict).to.equal('unknown')
+    expect(verdicts(result)).to.deep.equal({ 'strip-lock': 'idle', 'strip-version': 'idle' })
+    expect(result.reasons.join()).to.match(/strip-lock loses nothing either, in \d+ schedules/)
+  })
+
+  it('are not tried on code that loses already', async () => {
+    const naive = async (id: number, key: string): Promise<void> => {
+      const run = await Runs.findByPk(id, { rejectOnEmpty: true })
+      await Runs.update({ progress: { ...run.progress, [key]: 1 } }, { where: { id } })
+    }
+    expect(await explore(options(naive, ['strip-lock']))).to.deep.include({ verdict: 'lost', mutants: [] })
+  })
+
+  it('are refused if there is none of that name', async () => {
+    const error = await rejection(explore(options(withoutVersion, ['strip' as never])), UsageError)
+    expect(error.message).to.include('strip-lock, strip-version, strip-transaction')
+    expect((await rejection(replay('v1.strip:AB', options(withoutVersion, [])), UsageError)).message).to.include(
+      'token',
+    )
+  })
+})
