@@ -1,0 +1,84 @@
+import { expect } from 'chai'
+import type { Sequelize } from 'sequelize'
+import { checkers, explain, explore } from 'sequelize-lossless/race'
+import type { ExploreOptions, Result } from 'sequelize-lossless/race'
+import { eachDatabase } from '../each-database.js'
+import { createRuns } from '../workflow-run.js'
+import type { WorkflowRun } from '../workflow-run.js'
+import { bad, good } from './programs.js'
+
+eachDatabase('the corpus', (database) => {
+  // One writer at a time, which waits in this process: nearly nothing can go wrong in these ways.
+  if (database.name === 'sqlite') return
+  let sequelize: Sequelize
+  let Runs: typeof WorkflowRun
+  let Versioned: typeof WorkflowRun
+  const isPostgres = database.name === 'postgres'
+
+  before(async () => {
+    const sooner = { dialectOptions: { options: '-c deadlock_timeout=10ms' } }
+    ;({ sequelize } = database.connect(isPostgres ? sooner : {}))
+    Runs = await createRuns(sequelize)
+    Versioned = await createRuns(sequelize, { version: true, modelName: 'Versioned', tableName: 'versioned_runs' })
+  })
+
+  const setup = async (): Promise<readonly number[]> => {
+    const runs = await Runs.bulkCreate(Array.from({ length: 3 }, () => ({ title: '', progress: { owner: 'nobody' } })))
+    const all = await Runs.findAll({ order: [['id', 'DESC']], limit: runs.length, attributes: ['id'] })
+    return [...all.map(({ id }) => id), (await Versioned.create({ progress: {} })).id]
+  }
+
+  async function race(title: string, options: Partial<ExploreOptions<readonly number[]>> = {}): Promise<Result> {
+    const program = (bad[title] ?? good[title])!
+    const ofVersion = /version|Optimistic|retry/.test(title)
+    const check = checkers.jsonKeys(
+      (ids: readonly number[]) => (ofVersion ? Versioned.findByPk(ids[3]) : Runs.findByPk(ids[0])),
+      'progress',
+      { A: { a: 1 }, B: { b: 1 } },
+    )
+    const participants = {
+      A: (ids: readonly number[]) => program({ sequelize, Runs, Versioned, ids }, 'a'),
+      B: (ids: readonly number[]) => program({ sequelize, Runs, Versioned, ids }, 'b'),
+    }
+    return explore({ sequelize, setup, participants, check, ...options })
+  }
+
+  // PostgreSQL refuses to write over what is newer than the snapshot.
+  const harmless = isPostgres ? ['a plain read of an old snapshot under the lock'] : []
+
+  for (const title of Object.keys(bad)) {
+    const isFound = !harmless.includes(title)
+    it(`${title}: ${isFound ? 'found' : 'refused by the database'}`, async () => {
+      const { verdict, failures, first, reasons } = await race(title)
+      expect([verdict, reasons]).to.deep.equal([isFound ? 'lost' : 'kept', []])
+      if (!isFound) return
+      expect(failures[0]!.schedule).to.be.at.most(20)
+      // There the lost key was never written.
+      if (/swallowed|row count/.test(title)) return
+      const { key, overwriter, staleRead } = explain(first!)!
+      expect(key).to.be.oneOf(['a', 'b'])
+      expect(overwriter.kind).to.equal('write')
+      expect(overwriter.participant).to.equal(key === 'a' ? 'B' : 'A')
+      expect(staleRead).to.include({ participant: overwriter.participant })
+    })
+  }
+
+  for (const title of Object.keys(good)) {
+    it(`${title}: nothing is lost`, async () => {
+      const { verdict, reasons, isComplete, failures } = await race(title)
+      expect([failures.map(({ error }) => error), reasons]).to.deep.equal([[], []])
+      expect([verdict, isComplete]).to.deep.equal(['kept', true])
+    })
+  }
+
+  // What the reduction leaves out does not depend on the database.
+  if (database.name !== 'mysql') return
+  it('has the same outcomes with and without the reduction', async () => {
+    for (const title of [...Object.keys(bad), ...Object.keys(good)]) {
+      const reduced = await race(title, { preemptions: 0 })
+      const all = await race(title, { preemptions: 0, reduce: false })
+      expect(Object.keys(reduced.outcomes).sort(), title).to.deep.equal(Object.keys(all.outcomes).sort())
+      expect(reduced.schedules, title).to.be.at.most(all.schedules)
+    }
+  }).timeout(60_000)
+})
