@@ -1,3 +1,4 @@
+export { assertNoLostUpdate, LostUpdateError, raceAssertions } from './assertions.js'
 export { explore, replay } from './explore.js'
 export type { ExploreOptions, Failure, MutantResult, Result } from './explore.js'
 export { checkers } from './checkers.js'

@@ -80,6 +80,10 @@ export function keep(passing: Passing): Promise<unknown> {
   return contexts.getStore()?.run.pass(passing) ?? passing.send()
 }
 
+function nothing(): void {
+  // Until there is something to wake.
+}
+
 /** How long, in milliseconds. */
 const limits = {
   /** until the server is asked whether a statement that has no answer yet waits */
@@ -110,7 +114,7 @@ export class Run {
   /** Connections with an open transaction, and whether it has written. */
   readonly #open = new Map<object, { readonly participant: Participant; wrote: boolean }>()
   #events = 0
-  #wake: () => void = () => undefined
+  #wake: () => void = nothing
   #isOver = false
 
   constructor(server: Server, mutate: Mutate = ({ sql }) => sql) {
@@ -275,7 +279,7 @@ export class Run {
       touched: [],
     }
     const { connection, inTransaction } = passing
-    const state = { go: () => undefined, again: undefined, waiting: false, waited: false, nested: 0 }
+    const state = { go: nothing, again: undefined, waiting: false, waited: false, nested: 0 }
     return { participant: name, sql, kind, step, connection, inTransaction, ...state }
   }
 
@@ -387,7 +391,7 @@ export class Run {
     const patience = own ? 0 : this.#server.deadlockMs + (live.some(({ outside }) => outside) ? limits.outside : 0)
     if (!last || sinceMs < patience) return
     if (last.again) last.again(true)
-    else await this.#server.cancel(this.#server.connectionId(last.connection))
+    else await this.#server.cancel?.(this.#server.connectionId(last.connection))
     last.waiting = false
   }
 

@@ -14,8 +14,8 @@ export interface Server {
   readonly connectionId: (connection: object) => number
   /** Those of these connections that wait for a lock, right now. */
   readonly waits: (ids: readonly number[]) => Promise<Wait[]>
-  /** Ends the statement that this connection waits in, with an error. */
-  readonly cancel: (id: number) => Promise<void>
+  /** Ends the statement that this connection waits in, with an error; absent where a wait is the kit's own. */
+  readonly cancel?: (id: number) => Promise<void>
   /** The error is the server's own word, so what it says of the statement is certain. */
   readonly isAnswer: (error: DriverError) => boolean
   /** Nothing was done because another connection is at work: the kit sends it again when that one has ended. */
@@ -144,7 +144,6 @@ async function connectSqlite(sequelize: Sequelize): Promise<Server> {
   return {
     connectionId: (connection) => ids.get(connection) ?? ids.set(connection, ids.size + 1).size,
     waits: () => Promise.resolve([]),
-    cancel: () => Promise.resolve(),
     isAnswer: () => true,
     isBusy: ({ code }) => code === 'SQLITE_BUSY',
     prepare: (connection) => busyTimeout(connection, 0),

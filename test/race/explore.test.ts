@@ -100,6 +100,21 @@ eachDatabase('explore', (database) => {
     })
   })
 
+  if (!isSqlite) {
+    it('finds, every time, the race of a locked handler and a naive job that reads after six other queries', async () => {
+      const job = async (id: number): Promise<void> => {
+        for (let query = 0; query < 6; query++) await Runs.count()
+        await naive(id, 'b')
+      }
+      for (let exploration = 0; exploration < 5; exploration++) {
+        const participants = { A: (id: number) => locked(id, 'a'), B: job }
+        const { verdict, failures } = await explore({ sequelize, setup, participants, check: both, maxSchedules: 20 })
+        expect(verdict).to.equal('lost')
+        expect(failures[0]!.schedule).to.be.at.most(20)
+      }
+    })
+  }
+
   for (const [name, merge] of Object.entries({ withLock: locked, mergeJsonKey: atomic })) {
     it(`of ${name} visits every schedule, and nothing is lost`, async () => {
       for (const check of [both, undefined]) {

@@ -1,7 +1,15 @@
 import { expect } from 'chai'
 import { DataTypes, Sequelize } from 'sequelize'
 import { mergeJsonKey, UsageError } from 'sequelize-lossless'
-import { checkers, explore, ProbeError, StuckError } from 'sequelize-lossless/race'
+import {
+  checkers,
+  explain,
+  explore,
+  LostKeysError,
+  NoFinalReadError,
+  ProbeError,
+  StuckError,
+} from 'sequelize-lossless/race'
 import type { ExploreOptions, Result } from 'sequelize-lossless/race'
 import { eachDatabase, servers } from '../each-database.js'
 import { rejection } from '../rejection.js'
@@ -86,6 +94,41 @@ eachDatabase('what explore() proves', (database) => {
       let call = 0
       const said = await reasons((id) => mergeJsonKey([Runs, id], 'progress', 'a', call++), { maxSchedules: 2 })
       expect(said).to.match(/two runs of the same order ended with different rows \(workflow_runs\.progress\)/)
+    })
+  })
+
+  describe('knows how a participant ended', () => {
+    it('by phase: a write that the server refused is none', async () => {
+      const taken = (id: number): Promise<unknown> => Runs.create({ id, progress: {} })
+      const { outcomes } = await race(taken, { check: nothing })
+      expect(outcomes).to.deep.equal({ 'A failed, B failed: kept': isSqlite ? 4 : 2 })
+    })
+
+    it('and asks of each what it promised', async () => {
+      const check = checkers.jsonKeys(() => Promise.resolve({ progress: { a: 1 } }), 'progress', {
+        A: { a: 1 },
+        B: { b: 1 },
+      })
+      await check(undefined, { A: 'ok', B: 'failed' })
+      await check(undefined, { A: 'unknown', B: 'unknown' })
+      const lost = async (outcomes: Parameters<typeof check>[1]): Promise<unknown> =>
+        (await rejection(Promise.resolve(check(undefined, outcomes)), LostKeysError)).lost
+      const phantom = { participant: 'A', column: 'progress', key: 'a', is: 'written by a participant that failed' }
+      expect(await lost({ A: 'failed', B: 'unknown' })).to.deep.equal([phantom])
+      expect(await lost({ A: 'ok', B: 'ok' })).to.deep.equal([
+        { participant: 'B', column: 'progress', key: 'b', is: 'lost' },
+      ])
+      const none = checkers.jsonKeys(() => Promise.resolve(null), 'progress', {})
+      await rejection(Promise.resolve(none(undefined, {})), NoFinalReadError)
+    })
+
+    it('compares columns of any kind', async () => {
+      const { first, verdict } = await race(async (id, key) => {
+        const run = await Runs.findByPk(id, { rejectOnEmpty: true })
+        await run.update({ title: `${run.title ?? '{'}${key}` })
+      })
+      expect(verdict).to.equal('lost')
+      expect(explain(first!)).to.include({ column: 'title', key: undefined })
     })
   })
 
