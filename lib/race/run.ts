@@ -103,8 +103,6 @@ export class Run {
   readonly steps: Step[] = []
   /** Who was let through, in order. */
   readonly choices: string[] = []
-  /** Participants that waited for something that no server reports, such as a lock in this process. */
-  readonly outsiders: Set<string> = new Set()
   /** The server may have chosen who went on: several waited for the same lock, or one of a deadlock was ended. */
   serverChose = false
   readonly #server: Server
@@ -208,7 +206,6 @@ export class Run {
         if (unsure.length > 0) await this.#probe(inFlight)
         for (const each of computing) {
           each.outside = seen === this.#events && performance.now() - each.lastEvent > this.#server.computingMs
-          if (each.outside) this.outsiders.add(each.name)
         }
       } else {
         const ready = live.filter(({ held, gates }) => held ?? gates.length > 0)
