@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import { literal, Op, QueryTypes } from 'sequelize'
 import type { Logging, Transaction } from 'sequelize'
-import { dialectOf, sendForHeader, sequelizeOf, Statement } from './database.js'
+import { dialectOf, sendForHeader, sequelizeOf, statementRetry, Statement } from './database.js'
 import type { Row, RowModel } from './database.js'
 import { unchanged, unmatched, untilMatched } from './document.js'
 import type { DocumentChange, DocumentColumn } from './document.js'
@@ -151,6 +151,7 @@ export async function patch(
           type: QueryTypes.UPDATE,
           instance,
           transaction: joined ?? null,
+          retry: statementRetry(sequelize, joined !== undefined),
         })) as unknown as [Row, number]
         return answer[1] > 0 ? answer : unmatched
       },

@@ -1,6 +1,6 @@
 import { expect } from 'chai'
 import * as sinon from 'sinon'
-import { mergeJsonKey, UnknownOutcomeError, withLock, withOptimisticLock } from 'sequelize-lossless'
+import { lossless, mergeJsonKey, UnknownOutcomeError, withLock, withOptimisticLock } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { Proxy } from '../proxy.js'
 import type { Message } from '../proxy.js'
@@ -68,6 +68,21 @@ eachDatabase('a connection that is lost', (database) => {
       }
     })
   }
+
+  it('is an unknown outcome of a save that is patched, which is not sent again', async () => {
+    const table = { tableName: 'patched_runs', modelName: 'Patched' }
+    const Stored = await createRuns(Observed.sequelize!, table)
+    const Patched = lossless(defineRuns(Runs.sequelize!, table), { wholeColumnWrites: 'patch' })
+    const { id: patched } = await Stored.create({ progress: { log: [] } })
+    const run = await Patched.findByPk(patched, { rejectOnEmpty: true })
+    const cut = proxy.hold(isWrite, async (held) => {
+      await held.answer()
+      held.cut('reset')
+    })
+    await rejection(run.update({ progress: { log: ['probe'] } }), UnknownOutcomeError)
+    await cut
+    expect((await Stored.findByPk(patched, { rejectOnEmpty: true })).progress).to.deep.equal({ log: ['probe'] })
+  })
 
   it('calls no afterCommit hook, and puts the row back as it was', async () => {
     const hook = sinon.spy()
