@@ -75,14 +75,15 @@ async function summary(): Promise<string> {
 
 /** From now on COMMITs are done, and the connection is lost before the answer to them arrives. */
 function loseAnswers(sequelize: Sequelize, count: number): void {
-  const query = sequelize.query.bind(sequelize) as (...words: unknown[]) => Promise<unknown>
-  const losing = async (...words: unknown[]): Promise<unknown> => {
-    const answer = await query(...words)
-    if (count === 0 || !String(words[0]).startsWith('COMMIT')) return answer
+  type Run = (sql: string, ...words: unknown[]) => Promise<unknown>
+  const { prototype } = (sequelize as unknown as { dialect: { Query: { prototype: { run: Run } } } }).dialect.Query
+  const { run } = prototype
+  prototype.run = async function (sql, ...words) {
+    const answer = await run.call(this, sql, ...words)
+    if (count === 0 || !sql.startsWith('COMMIT')) return answer
     count--
-    throw new DatabaseError(Object.assign(new Error('read ECONNRESET'), { sql: 'COMMIT' }))
+    throw new DatabaseError(Object.assign(new Error('read ECONNRESET'), { sql }))
   }
-  sequelize.query = losing as Sequelize['query']
 }
 
 void main()
