@@ -172,11 +172,11 @@ const joinIt =
 const nestIt =
   'Nest it, with the second argument of the callback: sequelize.transaction({ transaction }, …), Model.findOrCreate({ …, transaction }); or open it before.'
 
-function refuseOutside(method: string, sequelize: Sequelize, what: string, remedy = joinIt): void {
+function refuseOutside(method: string | undefined, sequelize: Sequelize, what: string, remedy = joinIt): void {
   const scope = scopeOf(sequelize)
   if (!scope) return
   throw new OutsideTransactionError(
-    method === '' ? scope.method : method,
+    method ?? scope.method,
     `${what} would run outside the transaction of the ${scope.method}() around it: it would commit apart from it, and could wait for its lock`,
     remedy,
   )
@@ -331,7 +331,8 @@ export interface RetryTransactionOptions extends RetryOptions, Logging {
  * attempts it pauses for a random time that grows (full jitter). What it can never do is to run `fn` again when it may
  * have been committed. Lock timeouts and lost connections are not tried again: the holder may be at work for long, and
  * after COMMIT the outcome is unknown. `fn` may run several times: it has to read inside, and to leave alone what a
- * rollback does not undo, such as mail. Rows that `withLock` and `lock` refreshed in it are put back before each attempt.
+ * rollback does not undo, such as mail. Rows that `withLock` and `lock` refreshed in it, or a JSON method wrote, are put back
+ * before each attempt.
  *
  * @returns what `fn` returned, once it is committed
  * @throws {UsageError} before any SQL: a wrong option; or a transaction is open already, which cannot be run again here
@@ -456,11 +457,11 @@ function interceptQueries(sequelize: Sequelize, dialect: Dialect): void {
 function refuseUntold(sequelize: Sequelize, sql: unknown, { transaction, type, model, instance }: SentOptions): void {
   if (transaction === undefined && modelWrites.has(type)) {
     const name = model?.name ?? instance?.constructor.name ?? 'a model'
-    refuseOutside('', sequelize, `a write of ${name} (${type})`)
+    refuseOutside(undefined, sequelize, `a write of ${name} (${type})`)
   }
   // findOrCreate() opens one of its own.
   const isOpened = transaction && !internals(transaction).parent && /^(START|BEGIN)\b/i.test(String(sql))
-  if (isOpened) refuseOutside('', sequelize, 'a transaction that is opened in the callback', nestIt)
+  if (isOpened) refuseOutside(undefined, sequelize, 'a transaction that is opened in the callback', nestIt)
 }
 
 async function sendWatched(

@@ -87,7 +87,7 @@ export const usage = {
     ),
   inMemory: (method: string): UsageError =>
     new UsageError(
-      `${method}: a database in memory has one connection, which all participants would share. Use a file: new Sequelize({ dialect, storage: '/tmp/race.db' }).`,
+      `${method}: a database in memory has one connection, which all participants would share. Use a file: new Sequelize({ dialect, storage: './race.sqlite' }).`,
     ),
   token: (token: unknown): UsageError =>
     new UsageError(
