@@ -1,4 +1,4 @@
-import { ConnectionError, QueryTypes } from 'sequelize'
+import { BaseError, ConnectionError, QueryTypes } from 'sequelize'
 import type { Logging, Model, ModelStatic, Sequelize, Transaction } from 'sequelize'
 import { connectorOf, probeText } from './dialects/index.js'
 import type { Dialect, DriverError, Failure } from './dialects/index.js'
@@ -216,17 +216,30 @@ function queryOptions(sequelize: Sequelize, { transaction, logging }: Sending) {
 }
 
 const dialects = new WeakMap<Sequelize, Dialect>()
+const recognitions = new WeakMap<Sequelize, Promise<Dialect>>()
 
 /** The database behind a Sequelize instance. Asked once who it is, by a SELECT of its version. */
 export async function dialectOf(sequelize: Sequelize, sending: Sending): Promise<Dialect> {
   const known = dialects.get(sequelize)
   if (known) return known
-  // Nobody waits for another caller's answer: that caller may wait for a connection which this one's transaction holds.
+  // In a transaction nobody waits for another caller's answer, who may wait for the connection that the transaction holds.
+  if (sending.transaction) return recognise(sequelize, sending)
+  const asked = recognitions.get(sequelize) ?? recognise(sequelize, sending)
+  recognitions.set(sequelize, asked)
+  return asked.finally(() => recognitions.delete(sequelize))
+}
+
+async function recognise(sequelize: Sequelize, sending: Sending): Promise<Dialect> {
   const connector = connectorOf(sequelize.getDialect())
   const [answer] = await sendForRows<Record<string, unknown>>(sequelize, connector.probe, [probeText], sending)
   const dialect = connector.recognise(answer ?? {})
   dialects.set(sequelize, dialect)
   return dialect
+}
+
+/** Whether the database answered with an error, rather than that there was no connection, or a mistake before. */
+export function isRefused(error: unknown): boolean {
+  return error instanceof BaseError && 'parent' in error && !(error instanceof ConnectionError)
 }
 
 /** What a failed statement died of, also if its error is the cause of another one. */

@@ -468,10 +468,8 @@ export const usage = {
     new UsageError(
       `${method}: row.${name}() in the callback would write apart from the check that follows it. Assign what is to change, row.title = …, which ${method}() saves; or write in withLock().`,
     ),
-  sequelize: (method: string, value: unknown): UsageError =>
-    new UsageError(
-      `${method}: expected a Sequelize instance, got ${given(value)}. Write ${method}(sequelize, async (transaction) => { … }).`,
-    ),
+  sequelize: (method: string, value: unknown, call: string): UsageError =>
+    new UsageError(`${method}: expected a Sequelize instance, got ${given(value)}. Write ${call}.`),
   option: (method: string, name: string, known: readonly string[]): UsageError =>
     new UsageError(`${method}: there is no option "${name}". Use: ${known.join(', ')}.`),
   options: (method: string, value: unknown): UsageError =>
@@ -505,6 +503,10 @@ export const usage = {
   wholeColumnWrites: (method: string, value: unknown): UsageError =>
     new UsageError(
       `${method}: expected wholeColumnWrites to be 'allow', 'warn', 'throw' or 'patch', got ${given(value)}. Write ${method}(WorkflowRun, { wholeColumnWrites: 'warn' }).`,
+    ),
+  coalesce: (method: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected coalesce to be true or false, got ${given(value)}. Write { coalesce: true }, or leave it out.`,
     ),
   conflicts: (method: string, value: unknown): UsageError =>
     new UsageError(

@@ -73,7 +73,7 @@ function policyIsIdle({ wholeColumnWrites = 'allow' }: LosslessOptions): boolean
 /** What is to be done about a model's writes; nothing where they are allowed. */
 function activePolicy(model: RowModel, options?: CallOptions): Policy | undefined {
   const policy = policyOf(model)
-  return policy && !policyIsIdle(policy) && options?.wholeColumnWrites !== 'allow' ? policy : undefined
+  return !policyIsIdle(policy) && options?.wholeColumnWrites !== 'allow' ? policy : undefined
 }
 
 function wrap<This>(subject: object, name: string, around: (original: Method<This>) => Method<This>): void {

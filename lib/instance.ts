@@ -4,7 +4,7 @@ import type { Transaction } from 'sequelize'
 import type { Row, RowModel } from './database.js'
 import { UnsavedChangesError } from './errors.js'
 import { policyOf } from './policy.js'
-import { attributeType, facts } from './target.js'
+import { attributeType, facts, keyText } from './target.js'
 import type { Identity } from './target.js'
 import { isInScope, isSameTransaction, live, outcomeOf, outermostOf } from './transaction.js'
 
@@ -92,7 +92,7 @@ function keepCopy(instance: Row, column: string, copy: Copy): void {
 const lockedRows = new WeakMap<Transaction, Map<string, Row>>()
 
 function placeOf(model: RowModel, primaryKey: Readonly<Record<string, unknown>>): string {
-  return JSON.stringify([model.getTableName(), ...model.primaryKeyAttributes.map((name) => String(primaryKey[name]))])
+  return JSON.stringify([model.getTableName(), keyText(model, primaryKey)])
 }
 
 /** The primary key that an instance was loaded with. */
@@ -211,7 +211,7 @@ export function observeSent(instance: object, columns: readonly string[]): () =>
  * locked, or its model is patched.
  */
 export function markChangesInPlace(instance: Row, columns?: readonly string[]): void {
-  const isSeen = holdOn(instance) ?? policyOf(instance.constructor as RowModel)?.wholeColumnWrites === 'patch'
+  const isSeen = holdOn(instance) ?? policyOf(instance.constructor as RowModel).wholeColumnWrites === 'patch'
   if (!isSeen) return
   const kept = [...(copies.get(instance)?.keys() ?? [])].map((column) => [column, copyOf(instance, column)] as const)
   markChangesSince(instance, new Map(kept.filter(([column]) => columns?.includes(column) ?? true)))

@@ -1,6 +1,10 @@
 import type { Logging, Model, Transaction, Transactionable } from 'sequelize'
+import { coalesce, untilSettled } from './coalesce.js'
+import type { Call } from './coalesce.js'
 import {
   dialectOf,
+  failureOf,
+  isRefused,
   sendForHeader,
   sendForRows,
   sequelizeOf,
@@ -9,15 +13,17 @@ import {
   versionAttribute,
 } from './database.js'
 import type { Sending } from './database.js'
+import { connectorOf } from './dialects/index.js'
 import type { Column, Dialect, Form } from './dialects/index.js'
 import { applyAll, readDocument, unchanged, unmatched, untilMatched } from './document.js'
 import type { Unmatched } from './document.js'
-import { ConditionNotMetError, JsonShapeError, usage } from './errors.js'
+import { ConditionNotMetError, JsonShapeError, UnsupportedValueError, usage } from './errors.js'
 import { adopt, adoptWrite, heldTransaction, refuseUnsavedChanges, snapshot, values } from './instance.js'
-import { condition, operation, overlap } from './operation.js'
+import { condition, operation, overlap, repeated } from './operation.js'
 import type { Condition, JsonValue, Operation, PathInput } from './operation.js'
 import { refuseTooLarge, refuseUnsupported } from './limits.js'
-import { checkOptions, facts, identify, jsonColumnType } from './target.js'
+import { policyOf } from './policy.js'
+import { checkOptions, facts, identify, jsonColumnType, keyText } from './target.js'
 import type {
   Fitting,
   Identity,
@@ -29,7 +35,7 @@ import type {
   Patch,
   Target,
 } from './target.js'
-import { oneWriter } from './queue.js'
+import { oneWriter, refuseOwnTurn } from './queue.js'
 import { checkRetryOptions, retry } from './retry.js'
 import type { RetryOptions } from './retry.js'
 import { isConflict, onRollback, openTransaction, transactionFor, watch } from './transaction.js'
@@ -50,6 +56,13 @@ export interface JsonWriteOptions extends Logging, Transactionable {
    * which has to be run again as a whole. Default: 3 attempts.
    */
   readonly retry?: RetryOptions
+  /**
+   * While a write of this row and column is on its way, wait and go out together with the others that wait, as one
+   * statement: for a row that everybody writes. Resolves after the commit that holds the call's own operations, in the
+   * order of calls; see the chapter "A row that everybody writes" of README. Does nothing in a transaction. Default: that
+   * of the model, see {@link lossless}; else false.
+   */
+  readonly coalesce?: boolean
 }
 
 /** A row by its model and primary key, which has no instance to return. */
@@ -280,6 +293,8 @@ function identifyWrite(
 
 /** One JSON write: what was asked for, and of which row and column. */
 interface JsonWrite {
+  /** How many calls it is; 1 if it is left out. */
+  readonly calls?: number
   readonly method: string
   readonly identity: Identity
   readonly column: string
@@ -290,39 +305,82 @@ interface JsonWrite {
   readonly now: Date
 }
 
-async function write(asked: Omit<JsonWrite, 'conditions'>, options: JsonWriteOptions): Promise<unknown> {
+function write(asked: Omit<JsonWrite, 'conditions'>, options: JsonWriteOptions): Promise<unknown> {
   const { method, identity, column, operations } = asked
   const { instance, model } = identity
-  const checked = checkOptions(method, options, ['transaction', 'returning', 'if', 'retry', 'logging'])
+  const names = ['transaction', 'returning', 'if', 'retry', 'coalesce', 'logging'] as const
+  const checked = checkOptions(method, options, names)
   const { returning, logging, if: conditions = [] } = checked
   const policy = checked.retry === undefined ? undefined : checkRetryOptions(method, checked.retry)
   if (!isMadeHere(conditions)) throw usage.conditions(method, conditions)
+  if (!['undefined', 'boolean'].includes(typeof checked.coalesce)) throw usage.coalesce(method, checked.coalesce)
   const request: JsonWrite = { ...asked, conditions }
   const sequelize = sequelizeOf(model)
   const joined = transactionFor(method, sequelize, checked.transaction, heldTransaction(instance))
   if (joined && policy) throw usage.retryJoined(method)
   refuseUnsavedChanges(method, identity, 'before', column)
+  const isCoalesced = !joined && (checked.coalesce ?? policyOf(model).coalesce)
 
-  const dialect = await dialectOf(sequelize, { transaction: joined, logging })
-  refuseUnsupported(method, column, request, dialect)
+  const perform = async (): Promise<unknown> => {
+    const dialect = await dialectOf(sequelize, { transaction: joined, logging })
+    refuseUnsupported(method, column, request, dialect)
 
-  const send = (transaction: Transaction | undefined): Promise<JsonValue | undefined> => {
-    if (transaction) watch(transaction, dialect)
-    return update(request, dialect, { transaction, logging }, returning === true)
+    const send = (write: JsonWrite, transaction: Transaction | undefined): Promise<JsonValue | undefined> => {
+      if (transaction) watch(transaction, dialect)
+      return update(write, dialect, { transaction, logging }, returning === true)
+    }
+    const again = { ...policy, maxAttempts: policy?.maxAttempts ?? 3 }
+    const sendApart = (write: JsonWrite): Promise<JsonValue | undefined> => {
+      const attempt = (): Promise<JsonValue | undefined> =>
+        returning && dialect.matched
+          ? openTransaction(method, sequelize, dialect, { logging }, (transaction) => send(write, transaction))
+          : oneWriter(method, sequelize, dialect, () => send(write, undefined))
+      return retry(attempt, (error) => isConflict(error, dialect), again)
+    }
+    const sendCoalesced = (): Promise<JsonValue | undefined> => {
+      refuseOwnTurn(method, sequelize, dialect)
+      return coalesce(model, `${column} ${keyText(model, identity.primaryKey)}`, callOf(request, checked), {
+        send: (calls, together) => sendApart(joinedWrite(calls, together)),
+        maxBytes: Math.min(maxSharedBytes, (dialect.maxStatementBytes ?? Infinity) / 4),
+        isOfOneCall: (error) =>
+          error instanceof JsonShapeError ||
+          error instanceof UnsupportedValueError ||
+          (isRefused(error) && failureOf(error, dialect) === undefined),
+      })
+    }
+    const sendOutside = isCoalesced ? sendCoalesced : () => sendApart(request)
+    const found = joined ? await send(request, joined) : await sendOutside()
+
+    const document = returning ? found : undefined
+    if (!instance) return document
+    if (joined) onRollback(joined, () => snapshot(instance))
+    adoptWrite(instance, column, (before) => applyAll(operations, before), document)
+    adopt(instance, bookkeeping(request, values(instance)))
+    return instance
   }
-  const attempt = (): Promise<JsonValue | undefined> =>
-    returning && dialect.matched
-      ? openTransaction(method, sequelize, dialect, { logging }, send)
-      : oneWriter(method, sequelize, dialect, () => send(undefined))
-  const again = { ...policy, maxAttempts: policy?.maxAttempts ?? 3 }
-  const found = joined ? await send(joined) : await retry(attempt, (error) => isConflict(error, dialect), again)
+  return isCoalesced ? untilSettled(sequelize, perform()) : perform()
+}
 
-  const document = returning ? found : undefined
-  if (!instance) return document
-  if (joined) onRollback(joined, () => snapshot(instance))
-  adoptWrite(instance, column, (before) => applyAll(operations, before), document)
-  adopt(instance, bookkeeping(request, values(instance)))
-  return instance
+/** A call of one of the JSON methods that may share a statement. */
+interface JsonCall extends Call {
+  readonly request: JsonWrite
+}
+
+/** What a statement that is shared may hold: longer ones win nothing. */
+const maxSharedBytes = 2 ** 20
+
+/** What is judged, answered, logged or told apart is of one call alone. */
+function callOf(request: JsonWrite, { returning, logging, retry: policy }: JsonWriteOptions): JsonCall {
+  const isAlone =
+    request.conditions.length > 0 || returning || logging !== undefined || policy?.signal || policy?.onRetry
+  return { request, operations: request.operations, terms: isAlone ? undefined : JSON.stringify(policy ?? {}) }
+}
+
+/** The write that does what all of the calls do. */
+function joinedWrite(calls: readonly JsonCall[], operations: readonly Operation[]): JsonWrite {
+  const [{ request }] = calls as [JsonCall]
+  const method = calls.every((call) => call.request.method === request.method) ? request.method : 'updateJson'
+  return { ...request, method, operations, calls: calls.length, now: calls.at(-1)!.request.now }
 }
 
 /** Sends the write until it matched the row; returns the document after it, if asked for. */
@@ -344,7 +402,7 @@ async function update(
 }
 
 async function sendForm(
-  { method, identity, column, type, operations, conditions, now }: JsonWrite,
+  { method, identity, column, type, operations, conditions, calls = 1, now }: JsonWrite,
   dialect: Dialect,
   form: Form,
   sending: Sending,
@@ -353,15 +411,20 @@ async function sendForm(
   const { model, primaryKey } = identity
   const statement = new Statement(model)
   const target: Column = { sql: statement.column(column), type }
-  const { document, guard, prefix = '' } = form({ operations, conditions }, target, statement.bind)
+  const sequelize = sequelizeOf(model)
+  const sent = connectorOf(sequelize.getDialect()).prepares ? repeated(operations) : operations
+  const { document, guard, prefix = '' } = form({ operations: sent, conditions }, target, statement.bind)
   const assignments = [`${target.sql} = ${document}`]
   const updatedAt = updatedAtAttribute(model)
   if (updatedAt) assignments.push(`${statement.column(updatedAt)} = ${statement.value(updatedAt, now)}`)
   const version = versionAttribute(model)
-  if (version) assignments.push(`${statement.column(version)} = COALESCE(${statement.column(version)}, 0) + 1`)
+  if (version) {
+    // Each of the calls counts one more: a row that has not seen the others is stale, and its save() has to conflict.
+    const by = calls === 1 ? '1' : statement.bind(calls)
+    assignments.push(`${statement.column(version)} = COALESCE(${statement.column(version)}, 0) + ${by}`)
+  }
   const sql = `${prefix}UPDATE ${statement.table()} SET ${assignments.join(', ')} WHERE ${statement.row(primaryKey)} AND ${guard}`
   if (dialect.maxStatementBytes !== undefined) refuseTooLarge(method, column, statement.bytes(sql), dialect)
-  const sequelize = sequelizeOf(model)
 
   if (!dialect.matched) {
     const answer = `RETURNING ${returning ? dialect.documentText(target) : '1'} AS ${statement.name('document')}`

@@ -11,7 +11,7 @@ import { withOptimisticLock } from './optimistic.js'
 import type { WithOptimisticLockOptions } from './optimistic.js'
 import type { Operation, PathInput } from './operation.js'
 import type { LosslessOptions } from './policy.js'
-import { checkOptions, isModel } from './target.js'
+import { checkOptions, isModel, isSequelize } from './target.js'
 import type {
   Fitting,
   JsonColumn,
@@ -137,21 +137,20 @@ export function lossless(subject: ModelStatic<Model> | Sequelize, options?: Loss
   if (!version.startsWith('6.')) throw usage.host(method, version)
   connectorOf(sequelize.getDialect())
   // Of a Sequelize instance there is nothing but options.
-  if (options !== undefined || !isModel(subject)) checkGuard(method, options as LosslessOptions)
+  if (options !== undefined || !isModel(subject)) checkPolicy(method, options as LosslessOptions)
   if (isModel(subject)) attach(subject)
   if (options) guard(subject, options)
   return subject
 }
 
-function isSequelize(value: unknown): value is Sequelize {
-  return typeof (value as Partial<Sequelize> | null)?.getQueryInterface === 'function'
-}
-
 /** @throws {UsageError} an option is unknown, or has no such value */
-function checkGuard(method: string, options: LosslessOptions): void {
-  const { wholeColumnWrites, conflicts } = checkOptions(method, options, ['wholeColumnWrites', 'conflicts'])
+function checkPolicy(method: string, options: LosslessOptions): void {
+  const names = ['wholeColumnWrites', 'conflicts', 'coalesce'] as const
+  const { wholeColumnWrites, conflicts, coalesce } = checkOptions(method, options, names)
   const isMode = ['allow', 'warn', 'throw', 'patch'].includes(wholeColumnWrites as string)
-  if (!isMode) throw usage.wholeColumnWrites(method, wholeColumnWrites)
+  const isLeftOut = wholeColumnWrites === undefined && coalesce !== undefined
+  if (!isMode && !isLeftOut) throw usage.wholeColumnWrites(method, wholeColumnWrites)
+  if (!['undefined', 'boolean'].includes(typeof coalesce)) throw usage.coalesce(method, coalesce)
   const isConflicts = ['overwrite', 'throw'].includes(conflicts as string) && wholeColumnWrites === 'patch'
   if (conflicts !== undefined && !isConflicts) throw usage.conflicts(method, conflicts)
 }

@@ -15,6 +15,11 @@ export interface LosslessOptions {
    * `StaleRowError`, and nothing is written. Default: `'overwrite'`.
    */
   readonly conflicts?: 'overwrite' | 'throw'
+  /**
+   * Whether the JSON methods, unless a call says otherwise, share statements: see `coalesce` of their options. Default:
+   * that of the Sequelize instance, else false.
+   */
+  readonly coalesce?: boolean
 }
 
 /** States that this one call is meant to write whole columns. */
@@ -34,21 +39,26 @@ declare module 'sequelize/types/model' {
 
 export type Policy = Required<LosslessOptions>
 
-const policies = new WeakMap<object, Policy>()
+const policies = new WeakMap<object, LosslessOptions>()
 
 /** Sets the policy of a model, or of all models of a Sequelize instance that have none of their own. */
-export function setPolicy(
-  subject: RowModel | Sequelize,
-  { wholeColumnWrites = 'allow', conflicts = 'overwrite' }: LosslessOptions,
-): void {
-  policies.set(subject, { wholeColumnWrites, conflicts })
+export function setPolicy(subject: RowModel | Sequelize, options: LosslessOptions): void {
+  const { wholeColumnWrites, conflicts = 'overwrite', coalesce } = options
+  policies.set(subject, {
+    ...policies.get(subject),
+    ...(wholeColumnWrites !== undefined && { wholeColumnWrites, conflicts }),
+    ...(coalesce !== undefined && { coalesce }),
+  })
 }
 
+const nothing: Policy = { wholeColumnWrites: 'allow', conflicts: 'overwrite', coalesce: false }
+
 /** The policy of a model; a scope or a subclass has that of the model it is made of. */
-export function policyOf(model: RowModel): Policy | undefined {
+export function policyOf(model: RowModel): Policy {
+  const own: LosslessOptions[] = []
   for (let each = model as object | null; typeof each === 'function'; each = Object.getPrototypeOf(each) as object) {
-    const policy = policies.get(each)
-    if (policy) return policy
+    const options = policies.get(each)
+    if (options) own.unshift(options)
   }
-  return policies.get(sequelizeOf(model))
+  return Object.assign({}, nothing, policies.get(sequelizeOf(model)), ...own) as Policy
 }

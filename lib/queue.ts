@@ -40,16 +40,20 @@ export async function oneWriter<R>(
   fn: () => Promise<R>,
   wait?: TurnWait,
 ): Promise<R> {
+  refuseOwnTurn(method, sequelize, dialect)
   const queue = queueOf(sequelize, dialect)
-  if (queue === undefined) return fn()
-  if (hasTurn(queue)) {
-    throw new OutsideTransactionError(
-      method,
-      `${dialect.name} has one writer at a time, and it is the call around this one, so this write would wait for ever`,
-      'Write after that call has returned; or, through the same Sequelize instance, pass the second argument of the callback, { transaction }.',
-    )
-  }
-  return inTurn(queue, fn, wait)
+  return queue === undefined ? fn() : inTurn(queue, fn, wait)
+}
+
+/** @throws {OutsideTransactionError} the writer that this code would wait for is the call around it */
+export function refuseOwnTurn(method: string, sequelize: Sequelize, dialect: Dialect): void {
+  const queue = queueOf(sequelize, dialect)
+  if (queue === undefined || !hasTurn(queue)) return
+  throw new OutsideTransactionError(
+    method,
+    `${dialect.name} has one writer at a time, and it is the call around this one, so this write would wait for ever`,
+    'Write after that call has returned; or, through the same Sequelize instance, pass the second argument of the callback, { transaction }.',
+  )
 }
 
 /** Runs a statement in its turn, where one connection serves all: else it would fall into the transaction that is open. */

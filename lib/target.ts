@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util'
 import { Model } from 'sequelize'
-import type { Attributes, ModelStatic } from 'sequelize'
+import type { Attributes, ModelStatic, Sequelize } from 'sequelize'
 import type { Row, RowModel } from './database.js'
 import type { Column } from './dialects/index.js'
 import { usage } from './errors.js'
@@ -183,8 +183,22 @@ export interface Identity {
   readonly instance: Row | undefined
 }
 
+/** A primary key of a model as text, which no two rows share. */
+export function keyText(model: RowModel, primaryKey: Readonly<Record<string, unknown>>): string {
+  const parts = model.primaryKeyAttributes.map((name) => {
+    const value = primaryKey[name]
+    if (value instanceof Date) return [value.getTime()]
+    return value instanceof Uint8Array ? [Buffer.from(value).toString('base64')] : String(value)
+  })
+  return JSON.stringify(parts)
+}
+
 export function facts({ model, primaryKey }: Identity): RowFacts {
   return { model: model.name, primaryKey }
+}
+
+export function isSequelize(value: unknown): value is Sequelize {
+  return typeof (value as Partial<Sequelize> | null)?.getQueryInterface === 'function'
 }
 
 export function isModel(value: unknown): value is RowModel {

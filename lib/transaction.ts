@@ -353,7 +353,7 @@ export async function retryTransaction<R>(
 ): Promise<R> {
   const method = 'retryTransaction'
   if (typeof (sequelize as Partial<Sequelize> | undefined)?.transaction !== 'function') {
-    throw usage.sequelize(method, sequelize)
+    throw usage.sequelize(method, sequelize, `${method}(sequelize, async (transaction) => { … })`)
   }
   if (typeof fn !== 'function') throw usage.callback(method, fn, 'transaction')
   const policy = checkRetryOptions(method, options, ['isolationLevel', 'logging'])

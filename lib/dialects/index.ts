@@ -113,6 +113,8 @@ export interface Connector {
   readonly probe: string
   /** Its driver puts bound text into the statement, where quotes and the like take a backslash each. */
   readonly escapes?: true
+  /** Its driver has the server prepare each text once, and keep it; a server keeps so many and no more. */
+  readonly prepares?: true
   /** An error that says that nothing was done, and that the same statement may succeed if it is sent again. */
   readonly busy?: RegExp
   readonly recognise: (answer: Readonly<Record<string, unknown>>) => Dialect
@@ -149,7 +151,7 @@ const mysqlOrMariadb: Connector = {
 export const probeText = '\\'
 
 const connectors: Readonly<Record<string, Connector>> = {
-  mysql: mysqlOrMariadb,
+  mysql: { ...mysqlOrMariadb, prepares: true },
   mariadb: { ...mysqlOrMariadb, escapes: true },
   postgres: { probe: 'SELECT version() AS version, $1::text AS echo', recognise: () => postgres },
   sqlite: {

@@ -14,8 +14,11 @@ export interface Vocabulary {
   readonly objectOrEmpty: (parent: string) => string
   /** True if `value` is an object, or NULL, or JSON null. */
   readonly isObjectOrNull: (value: string) => string
-  /** True if a path is there once at most: of a key that was stored twice, writers change the first and readers see the last. */
-  readonly isUnique?: (document: string, path: string) => string
+  /**
+   * True if each path is there once at most: of a key that was stored twice, writers change the first and readers see the
+   * last. None of the paths lies inside another.
+   */
+  readonly isUnique?: (document: string, paths: readonly string[]) => string
   /** True if a value is there and equals a bound text, whatever the order of keys. */
   readonly equals: (value: string, text: string) => string
   readonly set: (document: string, pairs: readonly string[]) => string
@@ -67,10 +70,12 @@ export function write(
   bind: Bind,
 ): Written {
   const placeholders = new Map<string, string>()
+  const depthOf = new Map<string, number>()
   const bound = (path: Path): string => {
     const text = pathText(path)
     const known = placeholders.get(text) ?? bind(text)
     placeholders.set(text, known)
+    depthOf.set(known, path.length)
     return known
   }
   const read = new Set<string>()
@@ -143,8 +148,12 @@ export function write(
     if (kind === 'equals') return words.equals(value, bind(json))
     return `${value} IS ${kind === 'exists' ? 'NOT ' : ''}NULL`
   })
-  const { isUnique } = words
-  if (isUnique) guards.push(...[...placeholders.values()].map((path) => isUnique(document, path)))
+  if (words.isUnique) {
+    for (const depth of new Set(depthOf.values())) {
+      const paths = [...depthOf].filter(([, each]) => each === depth).map(([placeholder]) => placeholder)
+      guards.push(words.isUnique(document, paths))
+    }
+  }
   return { document: after, guards, met, read: [...read], operands }
 }
 

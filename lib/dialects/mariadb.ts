@@ -13,6 +13,10 @@ const appended = (value: string, item: string): string =>
 const lesser = (value: string, bound: string, than: '<' | '>'): string =>
   `IF(${value} IS NULL OR CAST(${bound} AS DOUBLE) ${than} CAST(${value} AS DOUBLE), JSON_EXTRACT(${bound}, '$'), ${value})`
 
+// Of three paths or more in one call, it passes over the third one and those after it if their keys are not ASCII.
+const removed = (document: string, paths: readonly string[]): string =>
+  paths.reduce((before, path) => `JSON_REMOVE(${before}, ${path})`, document)
+
 /** @see https://mariadb.com/kb/en/json-functions/ */
 const words: Vocabulary = {
   at: (document, path) => `JSON_EXTRACT(${document}, ${path})`,
@@ -21,11 +25,11 @@ const words: Vocabulary = {
   same: (value) => value,
   objectOrEmpty: (parent) => `IF(JSON_TYPE(${parent}) = 'OBJECT', ${parent}, JSON_OBJECT())`,
   isObjectOrNull: (value) => `COALESCE(JSON_TYPE(${value}), 'NULL') IN ('OBJECT', 'NULL')`,
-  isUnique: (document, path) =>
-    `COALESCE(JSON_CONTAINS_PATH(JSON_REMOVE(${document}, ${path}), 'one', ${path}), 0) = 0`,
+  isUnique: (document, paths) =>
+    `COALESCE(JSON_CONTAINS_PATH(${removed(document, paths)}, 'one', ${paths.join(', ')}), 0) = 0`,
   equals: (value, text) => `COALESCE(JSON_EQUALS(${value}, ${text}), 0) = 1`,
   set: (document, pairs) => `JSON_SET(${document}, ${pairs.join(', ')})`,
-  remove: (document, paths) => `JSON_REMOVE(${document}, ${paths.join(', ')})`,
+  remove: removed,
   patch: (document, text) => `JSON_MERGE_PATCH(${document}, ${text})`,
   // JSON_MERGE_PATCH passes over the second key of an object when the patch removes the first one after it.
   patchesWithoutNull: true,

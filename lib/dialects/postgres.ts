@@ -70,23 +70,33 @@ function merged(value: string, patch: object, bind: Bind): string {
 
 const child = (value: string, key: string, bind: Bind): string => `(${value} -> ${bind(key)}::text)`
 
+/** What is done to a key, and inside its value. */
+type KeyOperations = readonly [key: string, operations: readonly [Operation, ...Operation[]]]
+
 /** Operations by the first key of their path, which is taken off. */
-function byKey(operations: readonly Operation[]): ReadonlyMap<string, readonly Operation[]> {
+function byKey(operations: readonly Operation[]): readonly KeyOperations[] {
   const groups = new Map<string, Operation[]>()
   for (const operation of operations) {
     const [key, ...path] = operation.path
     const group = groups.get(key!) ?? []
-    groups.set(key!, [...group, { ...operation, path }])
+    group.push({ ...operation, path })
+    groups.set(key!, group)
   }
-  return groups
+  return [...groups] as unknown as KeyOperations[]
 }
 
 /** The object after operations inside it. jsonb_set would not make missing parents. */
 function written(object: string, operations: readonly Operation[], bind: Bind): string {
-  return [...byKey(operations)].reduce(
-    (after, [key, inner]) => {
+  const isSet = ([, [{ kind, path }]]: KeyOperations): boolean => kind === 'set' && path.length === 0
+  const all = byKey(operations)
+  const sets = all.filter(isSet).map(([key, [{ json }]]) => `${JSON.stringify(key)}:${json}`)
+  const start =
+    sets.length > 0 ? `(${objectOrEmpty(object)} || ${bind(`{${sets.join()}}`)}::jsonb)` : `(${objectOrEmpty(object)})`
+  return all
+    .filter((each) => !isSet(each))
+    .reduce((after, [key, inner]) => {
       const value = lazy(() => child(object, key, bind))
-      const [{ kind, path, json }] = inner as [Operation]
+      const [{ kind, path, json }] = inner
       if (path.length === 0) {
         if (kind === 'remove') return `(${after} - ${bind(key)}::text)`
         const isRename = kind === 'rename'
@@ -98,17 +108,15 @@ function written(object: string, operations: readonly Operation[], bind: Bind): 
       const entry = (): string => `jsonb_build_object(${bind(key)}::text, ${written(value(), inner, bind)})`
       if (inner.some((operation) => creates(operation.kind))) return `(${after} || ${entry()})`
       return `(${after} || CASE WHEN jsonb_typeof(${value()}) = 'object' THEN ${entry()} ELSE '{}'::jsonb END)`
-    },
-    `(${objectOrEmpty(object)})`,
-  )
+    }, start)
 }
 
 function guards(object: string, operations: readonly Operation[], bind: Bind): string[] {
   return [
     `COALESCE(jsonb_typeof(${object}), 'null') IN ('object', 'null')`,
-    ...[...byKey(operations)].flatMap(([key, inner]) => {
+    ...byKey(operations).flatMap(([key, inner]) => {
       const value = lazy(() => child(object, key, bind))
-      const [{ kind, path }] = inner as [Operation]
+      const [{ kind, path }] = inner
       const needed = neededType(kind)
       return path.length > 0 ? guards(value(), inner, bind) : needed ? [accepts[needed](value())] : []
     }),

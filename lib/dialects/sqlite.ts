@@ -23,7 +23,10 @@ const words: Vocabulary = {
   same: (value) => `json(${value})`,
   objectOrEmpty: (parent) => `json(CASE WHEN ${typeOf(parent)} = 'object' THEN ${parent} ELSE '{}' END)`,
   isObjectOrNull: (value) => `COALESCE(${typeOf(value)}, 'null') IN ('object', 'null')`,
-  isUnique: (document, path) => `json_type(json_remove(${document}, ${path}), ${path}) IS NULL`,
+  isUnique: (document, paths) => {
+    const rest = `json_remove(${document}, ${paths.join(', ')})`
+    return `COALESCE(json_remove(${rest}, ${paths.join(', ')}) = ${rest}, TRUE)`
+  },
   equals: (value, text) => `(${value} IS NOT NULL AND ${equal(value, text)})`,
   set: (document, pairs) => `json_set(${document}, ${pairs.join(', ')})`,
   remove: (document, paths) => `json_remove(${document}, ${paths.join(', ')})`,

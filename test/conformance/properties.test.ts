@@ -9,7 +9,9 @@ import {
   append,
   increment,
   JsonShapeError,
+  max,
   merge,
+  min,
   prepend,
   pull,
   remove,
@@ -23,7 +25,7 @@ import type { Operation } from 'sequelize-lossless'
 import { ScriptTarget, transpileModule } from 'typescript'
 import { eachDatabase } from '../each-database.js'
 import { outcomeOf, rejection } from '../rejection.js'
-import { createRuns } from '../workflow-run.js'
+import { createRuns, storeText } from '../workflow-run.js'
 import type { Progress, WorkflowRun } from '../workflow-run.js'
 import { expected } from './expected.js'
 import { rowSource } from './row.js'
@@ -189,5 +191,44 @@ eachDatabase('updateJson, on random documents', (database) => {
       if (wanted === undefined) return outcome instanceof JsonShapeError && isDeepStrictEqual(after, start)
       return outcome === 'written' && isDeepStrictEqual(after, JSON.parse(JSON.stringify(wanted)))
     })
+  })
+
+  it('that are coalesced, mean what they mean one after the other', async function () {
+    this.timeout(120_000)
+    const few = fc.constantFrom('a', 'b', 'c')
+    const places = fc.oneof(few, fc.tuple(few, few))
+    const leaves = fc.oneof(fc.integer({ min: -9, max: 9 }), few, fc.constant([1]), fc.constantFrom(null, true))
+    const patches = fc.dictionary(few, fc.oneof(leaves, fc.dictionary(few, leaves)), { noNullPrototype: true })
+    const one: fc.Arbitrary<Operation> = fc.oneof(
+      fc
+        .tuple(fc.constantFrom(set, setIfAbsent, prepend, addToSet, pull), places, leaves)
+        .map(([make, at, operand]) => make(at, operand)),
+      fc
+        .tuple(fc.constantFrom(increment, min, max), places, fc.integer({ min: -9, max: 9 }))
+        .map(([make, at, by]) => make(at, by)),
+      fc.tuple(places, leaves).map(([at, item]) => append(at, item)),
+      places.map((at) => remove(at)),
+      places.map((at) => rename(at, 'z')),
+      fc.tuple(fc.oneof(places, fc.constant([])), patches).map(([at, patch]) => merge(at, patch)),
+    )
+    const starts = fc.dictionary(few, fc.oneof(leaves, patches), { noNullPrototype: true })
+    const property = fc.asyncProperty(starts, fc.array(one, { minLength: 2, maxLength: 12 }), async (before, calls) => {
+      await storeText(Runs, run.id, JSON.stringify(before))
+      const outcomes = await Promise.all(
+        calls.map((operation) =>
+          outcomeOf(updateJson([Runs, run.id], 'progress', [operation] as never, { coalesce: true })),
+        ),
+      )
+      let wanted: unknown = before
+      for (const [index, operation] of calls.entries()) {
+        const after = expected([operation], wanted)
+        expect(outcomes[index] instanceof JsonShapeError, `call ${index}`).to.equal(after === undefined)
+        expect(outcomes[index] === 'written', `call ${index}`).to.equal(after !== undefined)
+        wanted = after ?? wanted
+      }
+      const { progress } = await Runs.findByPk(run.id, { rejectOnEmpty: true })
+      expect(progress).to.deep.equal(JSON.parse(JSON.stringify(wanted)))
+    })
+    await fc.assert(property, { seed, numRuns: 200 })
   })
 })

@@ -69,6 +69,25 @@ eachDatabase('a connection that is lost', (database) => {
     })
   }
 
+  it('is an unknown outcome of every call that was in the statement, none of which is sent again', async () => {
+    for (const isWritten of [false, true]) {
+      await Observed.update({ progress: {} }, { where: { id } })
+      const first = mergeJsonKey([Runs, id], 'progress', 'first', 1, { coalesce: true })
+      const cut = proxy.hold(isWrite, async (held) => {
+        if (isWritten) await held.answer()
+        held.cut('reset')
+      })
+      const keys = ['a', 'b', 'c', 'd']
+      const calls = keys.map((key) => mergeJsonKey([Runs, id], 'progress', key, 'probe', { coalesce: true }))
+      await first
+      for (const call of calls) await rejection(call, UnknownOutcomeError)
+      await cut
+      await mergeJsonKey([Runs, id], 'progress', 'after', 1, { coalesce: true })
+      const { progress } = await Observed.findByPk(id, { rejectOnEmpty: true })
+      expect(progress).to.have.all.keys(['first', 'after', ...(isWritten ? keys : [])])
+    }
+  })
+
   it('is an unknown outcome of a save that is patched, which is not sent again', async () => {
     const table = { tableName: 'patched_runs', modelName: 'Patched' }
     const Stored = await createRuns(Observed.sequelize!, table)

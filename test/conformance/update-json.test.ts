@@ -61,6 +61,8 @@ const documents: readonly (string | null)[] = [
   '{"\\u00e9":{"\\u00fc":5},"\\u0061":{"\\u0062":[1]},"a\\u0022b":["\\/"],"n":12345678901234567890}',
   // Keys that were stored twice: what is read is the last.
   '{"a":1,"b":2,"a":{"b":"x","b":[1]},"n":12345678901234567890}',
+  // MariaDB's JSON_REMOVE of several paths passes over such keys from the third one on.
+  '{"é":1,"ü":2,"ö":3,"ä":{"ß":1,"à":2,"ñ":3},"z":4}',
   '[]',
   '[{"a":1}]',
   '"text"',
@@ -104,6 +106,8 @@ const lists: readonly (readonly Operation[])[] = [
   [set(['a', 'b', 'c'], 1), remove(['a', 'z']), increment(['a', 'n'])],
   [remove(['a']), set(['b'], 1)],
   [remove(['a', 'b']), remove(['a', 'c'])],
+  [remove('é'), remove('ü'), remove('ö'), remove(['ä', 'ß']), remove(['ä', 'à']), remove(['ä', 'ñ'])],
+  [merge([], { é: null, ü: null, ö: null, ä: { ß: null, à: null, ñ: null } })],
   [rename(['a', 'b'], 'x'), rename(['a', 'c'], 'y'), set(['a', 'z'], 1)],
   [rename('a', 'z'), rename('é', 'e'), remove('b'), pull('log', 1)],
   [rename(['a', 'b'], 'x'), pull(['a', 'z'], 1)],

@@ -1,0 +1,349 @@
+import { expect } from 'chai'
+import { BaseError, OptimisticLockError } from 'sequelize'
+import {
+  absent,
+  append,
+  compareAndSetJson,
+  ConditionNotMetError,
+  flush,
+  increment,
+  JsonShapeError,
+  lossless,
+  max,
+  merge,
+  mergeJsonKey,
+  min,
+  OutsideTransactionError,
+  prepend,
+  pull,
+  addToSet,
+  remove,
+  rename,
+  RowNotFoundError,
+  set,
+  setIfAbsent,
+  updateJson,
+  UsageError,
+  withLock,
+} from 'sequelize-lossless'
+import type { Operation } from 'sequelize-lossless'
+import { eachDatabase } from '../each-database.js'
+import { rejection } from '../rejection.js'
+import { createRuns } from '../workflow-run.js'
+import type { Progress, WorkflowRun } from '../workflow-run.js'
+
+const coalesce = { coalesce: true }
+
+function list<T>(length: number, make: (index: number) => T): T[] {
+  return Array.from({ length }, (_, index) => make(index))
+}
+
+eachDatabase('calls that are coalesced', (database) => {
+  let Runs: typeof WorkflowRun
+  let log: string[]
+  let id: number
+
+  before(async () => {
+    const connection = database.connect()
+    log = connection.log
+    Runs = await createRuns(connection.sequelize)
+    const warm = await Runs.create({ progress: {} })
+    await warm.mergeJsonKey('progress', 'warm', 1)
+  })
+
+  beforeEach(async () => {
+    ;({ id } = await Runs.create({ progress: {} }))
+    log.length = 0
+  })
+
+  async function progress(): Promise<Progress> {
+    return (await Runs.findByPk(id, { rejectOnEmpty: true })).progress!
+  }
+
+  const updates = (): string[] => log.filter((sql) => /UPDATE \S+ SET/.test(sql))
+
+  async function write(operations: readonly Operation[], options: object = coalesce): Promise<void> {
+    await updateJson<WorkflowRun, 'progress', readonly Operation[]>(
+      [Runs, id],
+      'progress',
+      operations as never,
+      options,
+    )
+  }
+
+  it('are two statements: the first call alone, then all that came meanwhile, told in the order of calls', async () => {
+    const told: number[] = []
+    const calls = list(100, async (index) => {
+      await mergeJsonKey([Runs, id], 'progress', `step_${index}`, index, coalesce)
+      told.push(index)
+    })
+    await Promise.all(calls)
+    expect(updates()).to.have.length(2)
+    expect(told).to.deep.equal(list(100, (index) => index))
+    expect(await progress()).to.deep.equal(Object.fromEntries(list(100, (index) => [`step_${index}`, index])))
+  })
+
+  it('start from NULL', async () => {
+    await Runs.update({ progress: null }, { where: { id } })
+    await Promise.all(list(50, () => write([increment('count'), append('log', 'x')])))
+    expect(await progress()).to.deep.equal({ count: 50, log: list(50, () => 'x') })
+  })
+
+  it('do to one path what they do one after the other', async () => {
+    const calls = list(60, (index) =>
+      write([
+        set(['last', 'call'], index),
+        setIfAbsent('first', index),
+        increment('count', index),
+        append('log', index, `${index}`),
+        min('low', -index),
+        max('high', index),
+        remove('draft'),
+        merge('state', { [`s${index % 7}`]: index, gone: null }),
+      ]),
+    )
+    await Promise.all(calls)
+    expect(updates()).to.have.length(2)
+    expect(await progress()).to.deep.equal({
+      last: { call: 59 },
+      first: 0,
+      count: (59 * 60) / 2,
+      log: list(60, (index) => [index, `${index}`]).flat(),
+      low: -59,
+      high: 59,
+      state: Object.fromEntries(list(7, (rest) => [`s${rest}`, rest + 7 * Math.floor((59 - rest) / 7)])),
+    })
+  })
+
+  it('wait for the next statement if they do not go together', async () => {
+    const calls: readonly (readonly Operation[])[] = [
+      [set('alone', 1)],
+      [set(['a', 'b'], 1)],
+      [set(['a', 'c'], 1)],
+      // Its parent.
+      [merge('a', { d: [1] })],
+      // Inside it.
+      [append(['a', 'd'], 2)],
+      // Of other kinds, and two ends of a rename.
+      [rename('a', 'z')],
+      [set('z', 2)],
+      [increment('z', 0.5)],
+      [increment('z', 0.25)],
+      [addToSet('tags', 'x')],
+      [addToSet('tags', 'y')],
+      [pull('tags', 'x')],
+      [prepend('tags', 'w')],
+      // null, and then an object: no patch says both.
+      [merge([], { y: null, gone: 1 })],
+      [merge([], { y: { inner: 1 }, gone: null })],
+    ]
+    await Promise.all(calls.map((operations) => write(operations)))
+    expect(await progress()).to.deep.equal({ alone: 1, z: 2.75, tags: ['w', 'y'], y: { inner: 1 } })
+    expect(updates()).to.have.length(13)
+  })
+
+  it('fail alone where it is their own fault, and their neighbours are written', async () => {
+    await Runs.update({ progress: { count: 5 } }, { where: { id } })
+    log.length = 0
+    const calls = list(64, (index) =>
+      index % 20 === 7 ? write([set(`k${index}`, 1), append('count', 1)]) : write([set(`k${index}`, 1)]),
+    )
+    const settled = await Promise.allSettled(calls)
+    const failed = settled.flatMap((each, index) =>
+      each.status === 'rejected' ? [[index, each.reason as unknown]] : [],
+    )
+    expect(failed.map(([index]) => index)).to.deep.equal([7, 27, 47])
+    for (const [, error] of failed) expect(error).to.be.instanceOf(JsonShapeError)
+    const good = list(64, (index) => index).filter((index) => index % 20 !== 7)
+    expect(await progress()).to.deep.equal({ count: 5, ...Object.fromEntries(good.map((index) => [`k${index}`, 1])) })
+    // Halves of halves, not each on its own.
+    expect(updates().length).to.be.below(60)
+  })
+
+  it('fail alone where the database refuses them', async () => {
+    const at = database.name === 'postgres' ? `progress->>'poison'` : `JSON_EXTRACT(progress, '$.poison')`
+    if (database.name === 'sqlite') {
+      await Runs.sequelize!.query(
+        `CREATE TRIGGER no_poison BEFORE UPDATE ON workflow_runs WHEN json_extract(new.progress, '$.poison') IS NOT NULL ` +
+          `BEGIN SELECT RAISE(ABORT, 'poisoned'); END`,
+      )
+    } else await Runs.sequelize!.query(`ALTER TABLE workflow_runs ADD CONSTRAINT no_poison CHECK (${at} IS NULL)`)
+    try {
+      const calls = list(20, (index) =>
+        mergeJsonKey([Runs, id], 'progress', index === 11 ? 'poison' : `k${index}`, 1, coalesce),
+      )
+      const settled = await Promise.allSettled(calls)
+      expect(settled.flatMap(({ status }, index) => (status === 'rejected' ? [index] : []))).to.deep.equal([11])
+      expect((settled[11] as PromiseRejectedResult).reason).to.be.instanceOf(BaseError)
+      expect(Object.keys(await progress())).to.have.length(19)
+    } finally {
+      const drop =
+        database.name === 'sqlite' ? 'DROP TRIGGER no_poison' : 'ALTER TABLE workflow_runs DROP CONSTRAINT no_poison'
+      await Runs.sequelize!.query(drop)
+    }
+  })
+
+  it('to a row that is not there are told so, and not sent again', async () => {
+    await Runs.destroy({ where: { id } })
+    log.length = 0
+    const settled = await Promise.allSettled(list(40, (index) => write([set(`k${index}`, 1)])))
+    for (const each of settled) expect((each as PromiseRejectedResult).reason).to.be.instanceOf(RowNotFoundError)
+    expect(log.length).to.be.below(10)
+  })
+
+  it('with a condition, or an answer of their own, keep their place in the order', async () => {
+    const before = [write([set('a', 1)]), write([set('b', 1)])]
+    const claimed = compareAndSetJson([Runs, id], 'progress', 'b', 1, 2, coalesce)
+    const answered = mergeJsonKey([Runs, id], 'progress', 'c', 1, { ...coalesce, returning: true })
+    const refused = write([set('d', 1)], { ...coalesce, if: [absent('a')] })
+    const after = write([set('e', 1)])
+    expect(await claimed).to.equal(true)
+    expect(await answered).to.deep.equal({ a: 1, b: 2, c: 1 })
+    await rejection(refused, ConditionNotMetError)
+    await Promise.all([...before, after])
+    expect(await progress()).to.deep.equal({ a: 1, b: 2, c: 1, e: 1 })
+  })
+
+  it('share a statement only with calls that are to be repeated as often', async () => {
+    const patient = { ...coalesce, retry: { maxAttempts: 10 } }
+    await Promise.all(list(9, (index) => write([set(`k${index}`, 1)], index < 5 ? coalesce : { ...patient })))
+    expect(updates()).to.have.length(3)
+    const seen: unknown[] = []
+    const watched = { ...coalesce, retry: { onRetry: () => seen.push(1) } }
+    await Promise.all(list(4, (index) => write([set(`k${index}`, 2)], watched)))
+    expect(updates()).to.have.length(7)
+  })
+
+  it('of another row or column do not wait', async () => {
+    const other = await Runs.create({ progress: {} })
+    log.length = 0
+    await Promise.all([write([set('a', 1)]), mergeJsonKey(other, 'progress', 'a', 1, coalesce)])
+    expect(updates()).to.have.length(2)
+    await other.reload()
+    expect([await progress(), other.progress]).to.deep.equal([{ a: 1 }, { a: 1 }])
+  })
+
+  it('are as many as a statement may hold', async () => {
+    await Promise.all(list(600, (index) => write([set(`k${index}`, index)])))
+    expect(updates()).to.have.length(4)
+    expect(Object.keys(await progress())).to.have.length(600)
+    log.length = 0
+    // Counted three times, since paths and values may be sent so often.
+    await Promise.all(list(5, (index) => write([set(`long${index}`, 'x'.repeat(150_000))])))
+    expect(updates()).to.have.length(3)
+    expect(Object.values(await progress()).filter((each) => String(each).length === 150_000)).to.have.length(5)
+  })
+
+  it('inside a transaction are part of it, at once', async () => {
+    const rolledBack = withLock([Runs, id], async (run) => {
+      await run.mergeJsonKey('progress', 'inside', 1, coalesce)
+      expect((await run.reload()).progress).to.deep.equal({ inside: 1 })
+      throw new Error('rolled back')
+    })
+    await rejection(rolledBack, Error)
+    expect(await progress()).to.deep.equal({})
+    const outside = withLock([Runs, id], () => mergeJsonKey([Runs, id], 'progress', 'a', 1, coalesce))
+    await rejection(outside, OutsideTransactionError)
+  })
+
+  if (database.name === 'sqlite') {
+    it('do not wait for the call around them', async () => {
+      const other = await Runs.create({ progress: {} })
+      const call = withLock([Runs, id], () =>
+        mergeJsonKey(other, 'progress', 'a', 1, { ...coalesce, transaction: null }),
+      )
+      await rejection(call, OutsideTransactionError)
+    })
+  } else {
+    it('are sent for every caller, whatever the one who was first is in the middle of', async () => {
+      const other = await Runs.create({ progress: {} })
+      await withLock(other, async () => {
+        const first = mergeJsonKey([Runs, id], 'progress', 'inside', 1, { ...coalesce, transaction: null })
+        const more = list(5, (index) =>
+          mergeJsonKey([Runs, id], 'progress', `k${index}`, 1, { ...coalesce, transaction: null }),
+        )
+        await Promise.all([first, ...more])
+      })
+      expect(Object.keys(await progress())).to.have.length(6)
+    })
+  }
+
+  it('leave each row as after its own operations, with the database ahead by all of them', async () => {
+    const Versioned = await createRuns(database.connect().sequelize, { version: true, tableName: 'versioned_runs' })
+    const stored = await Versioned.create({ progress: { start: 1 } })
+    const runs = await Promise.all(list(10, () => Versioned.findByPk(stored.id, { rejectOnEmpty: true })))
+    const before = Number(runs[0]!.get('version'))
+    const returned = await Promise.all(runs.map((run, index) => run.mergeJsonKey('progress', `k${index}`, 1, coalesce)))
+    for (const [index, run] of returned.entries()) {
+      expect(run).to.equal(runs[index])
+      expect(run.progress).to.deep.equal({ start: 1, [`k${index}`]: 1 })
+      expect(run.changed()).to.equal(false)
+    }
+    await stored.reload()
+    expect(stored.get('version')).to.equal(before + 10)
+    expect(stored.updatedAt.getTime()).to.be.at.least(runs[0]!.updatedAt.getTime() - 1000)
+    // It has not seen the keys of the others.
+    await rejection(runs[3]!.update({ progress: { ...runs[3]!.progress, mine: 1 } }), OptimisticLockError)
+    expect(Object.keys((await stored.reload()).progress!)).to.have.length(11)
+  })
+
+  it('are waited for by flush, whatever becomes of them', async () => {
+    await flush(Runs.sequelize!)
+    const calls = [
+      ...list(20, (index) => write([set(`k${index}`, 1)])),
+      write([append('k1', 1)]).catch(() => undefined),
+      write([set('apart', 1)], { coalesce: false }),
+    ]
+    await flush(Runs.sequelize!)
+    expect(Object.keys(await progress())).to.include.members(list(20, (index) => `k${index}`))
+    await Promise.all(calls)
+    expect((await rejection(flush({} as never), UsageError)).message).to.include('await flush(sequelize)')
+  })
+
+  it('can be those of a model, or of all models of a Sequelize instance', async () => {
+    const { sequelize, log: sent } = database.connect()
+    const Own = await createRuns(sequelize, { tableName: 'coalesced_runs' })
+    const { id: row } = await Own.create({ progress: {} })
+    const statements = async (options?: object): Promise<number> => {
+      await mergeJsonKey([Own, row], 'progress', 'warm', 1, { coalesce: false })
+      sent.length = 0
+      await Promise.all(list(30, (index) => mergeJsonKey([Own, row], 'progress', `k${index}`, 1, options)))
+      return sent.filter((sql) => sql.includes('UPDATE')).length
+    }
+    expect(await statements()).to.equal(30)
+    lossless(sequelize, { coalesce: true })
+    expect(await statements()).to.equal(2)
+    expect(await statements({ coalesce: false })).to.equal(30)
+    lossless(Own, { coalesce: false })
+    expect(await statements()).to.equal(30)
+    lossless(Own, { wholeColumnWrites: 'warn' })
+    expect(await statements()).to.equal(30)
+    lossless(Own, { coalesce: true, wholeColumnWrites: 'allow' })
+    expect(await statements()).to.equal(2)
+  })
+
+  it('are asked for by true', async () => {
+    const error = await rejection(write([set('a', 1)], { coalesce: 1 }), UsageError)
+    expect(error.message).to.equal(
+      'updateJson: expected coalesce to be true or false, got 1 (number). Write { coalesce: true }, or leave it out.',
+    )
+    expect(() => lossless(Runs, { coalesce: 'yes' as never })).to.throw(
+      UsageError,
+      'expected coalesce to be true or false',
+    )
+    expect(() => lossless(Runs, {})).to.throw(UsageError, 'wholeColumnWrites')
+  })
+
+  if (database.name === 'mysql') {
+    it('are statements of few texts, each of which the server has to prepare', async () => {
+      const all = list(256, (index): Operation => (index % 3 === 0 ? increment(`n${index}`) : set(`k${index}`, 1)))
+      for (const length of [9, 10, 17, 33, 40, 63, 64, 65, 100, 128, 129, 200, 255]) {
+        await Promise.all([write([set('first', 1)]), ...all.slice(0, length).map((each) => write([each]))])
+      }
+      // Of each kind 16, 32, 64, 128 or 256; and the first call alone.
+      expect(new Set(updates()).size).to.be.below(12)
+      const document = await progress()
+      expect(document['n0']).to.equal(13)
+    })
+  }
+})
