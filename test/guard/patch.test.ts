@@ -13,7 +13,6 @@ import {
   WholeColumnWriteError,
 } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
-import { Job, recordStep } from '../races/two-jobs.js'
 import { rejection } from '../rejection.js'
 import { storedText } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
@@ -105,19 +104,6 @@ eachDatabase('a patched model', (database) => {
         expect(b.changed()).to.equal(false)
       })
     }
-
-    it('in 100 of 100 runs of two jobs, one after the other and at once', async () => {
-      for (let round = 0; round < 50; round++) {
-        for (const atOnce of [false, true]) {
-          const { id } = await Runs.create({ progress: {} })
-          const jobs = ['step_a', 'step_b'].map((step) => new Job(Runs, id, step, recordStep.naive))
-          await Promise.all(jobs.map((job) => job.ready))
-          if (atOnce) await Promise.all(jobs.map((job) => job.go()))
-          else for (const job of jobs) await job.go()
-          expect(await stored(id)).to.deep.equal({ step_a: 'done', step_b: 'done' })
-        }
-      }
-    })
 
     it('20 holders of one row, all at once', async () => {
       const { id } = await Runs.create({ progress: { log: [] } })
