@@ -3,6 +3,7 @@ import { failureOf, sendForHeader, sendForRows, sequelizeOf, Statement, versionA
 import type { Sending } from './database.js'
 import type { Change, Column, Dialect, Form } from './dialects/index.js'
 import { ConflictError, JsonShapeError, RowNotFoundError, UnknownOutcomeError } from './errors.js'
+import { refuseRounded } from './limits.js'
 import { apply, meets, obstacle } from './operation.js'
 import type { Condition, JsonValue, Obstacle, Operation } from './operation.js'
 import { facts } from './target.js'
@@ -46,6 +47,7 @@ const attempts = 5
  * Sends a write until it matched its row, and finds out why it did not.
  * @throws {RowNotFoundError} the row does not exist
  * @throws {ConflictError} it was replaced in every attempt
+ * @throws {UnsupportedValueError} it holds a number that cannot be compared with what JavaScript made of it
  * @throws {UnknownOutcomeError} the connection was lost after a write outside a transaction was sent
  */
 export async function untilMatched<R>(
@@ -54,6 +56,7 @@ export async function untilMatched<R>(
   sending: Sending,
   { send, refusal }: Answers<R>,
 ): Promise<Outcome<R>> {
+  let before: string | undefined
   try {
     for (let attempt = 1; attempt <= attempts; attempt++) {
       let isKnown = true
@@ -80,6 +83,12 @@ export async function untilMatched<R>(
         return operations.length > 0 && isDeepStrictEqual(document, applyAll(operations, document))
       })
       if (isComparable && isThere) return { there: stored }
+      const now = JSON.stringify(stored.map(({ text }) => text))
+      for (const [index, { column, conditions }] of documents.entries()) {
+        const isCompared = conditions.some(({ kind }) => kind === 'equals')
+        if (isCompared && now === before) refuseRounded(method, column, stored[index]!.text)
+      }
+      before = now
       for (const [index, each] of documents.entries()) {
         await respell(identity, each, dialect, sending, stored[index]!.text)
       }

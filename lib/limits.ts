@@ -92,6 +92,22 @@ export function refuseTooLarge(method: string, column: string, bytes: number, di
   )
 }
 
+/**
+ * Of a document that is found different from what was read, although nobody has changed it.
+ * @throws {UnsupportedValueError} it holds a number that JavaScript rounds, which equals what it was rounded to nowhere else
+ */
+export function refuseRounded(method: string, column: string, text: string): void {
+  const numbers = (text.match(stringOrNumber) ?? []).filter((token) => !token.startsWith('"'))
+  const rounded = numbers.find((token) => /(\d\.?){16}/.test(token) || !Number.isFinite(Number(token)))
+  if (rounded === undefined) return
+  throw new UnsupportedValueError(
+    method,
+    `"${column}" holds ${rounded}, which JavaScript rounds when it reads it, so that it cannot be compared with what was read`,
+    'Write without a comparison, with updateJson() or inside withLock(); store such numbers as strings.',
+    column,
+  )
+}
+
 function shorten(text: string): string {
   return JSON.stringify(text.length > 40 ? `${text.slice(0, 40)}…` : text)
 }

@@ -14,7 +14,7 @@ import {
 } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { rejection } from '../rejection.js'
-import { storedText } from '../workflow-run.js'
+import { storedText, storeText } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
 import { guardedRuns, reports } from './guarded-runs.js'
 
@@ -502,6 +502,18 @@ type Edit = readonly (readonly [path: readonly string[], kind: string, value: un
 function edited(before: Document | null, changes: Edit): Document {
   const after = structuredClone(before ?? {})
   for (const [path, kind, to] of changes) {
+  it('says so where a number was rounded as it was read, which nothing equals', async () => {
+    const [a, b] = await two({ n: 1, m: 1 })
+    await storeText(Runs, a.id, '{"n": 9007199254740993, "text": "12345678901234567890", "m": 1}')
+    await a.reload()
+    const error = await rejection(a.update({ progress: { ...a.progress, n: 5 } }), UnsupportedValueError)
+    expect(error.message).to.match(/^save: "progress" holds 9007199254740993, which JavaScript rounds .*updateJson\(\)/)
+    await rejection(a.update({ progress: null }), UnsupportedValueError)
+    await b.reload()
+    await b.update({ progress: { ...b.progress, m: 2 } })
+    expect(await storedText(Runs, a.id)).to.match(/9007199254740993.*"m": ?2|"m": ?2.*9007199254740993/)
+  })
+
     let parent: unknown = after
     for (const each of path.slice(0, -1)) parent = isObject(parent) ? parent[each] : undefined
     const last = path.at(-1)!
