@@ -20,11 +20,11 @@ import {
 } from './instance.js'
 import type { JsonValue, Operation } from './operation.js'
 import { difference, patch } from './patch.js'
-import type { EditedColumn } from './patch.js'
+import type { EditedColumn, RowUpdate } from './patch.js'
 import { policyOf, setPolicy } from './policy.js'
 import type { LosslessOptions, Policy, StatedIntent } from './policy.js'
 import { attributeType } from './target.js'
-import { ambientTransaction } from './transaction.js'
+import { ambientTransaction, outermostOf } from './transaction.js'
 
 /** Sequelize's methods, as they are called here. */
 type Method<This = unknown> = (this: This, ...words: never[]) => unknown
@@ -36,14 +36,18 @@ const callSite = Symbol('call site')
 
 /** The options of Sequelize's calls, as far as they matter here. */
 interface CallOptions extends Logging, StatedIntent {
-  readonly transaction?: Transaction | null
+  readonly transaction?: Transaction | null | undefined
   readonly lock?: unknown
   readonly fields?: readonly string[]
   readonly raw?: boolean
   readonly isNewRecord?: boolean
+  readonly subQuery?: boolean
+  readonly groupedLimit?: unknown
   readonly returning?: unknown
   readonly ignoreDuplicates?: boolean
+  readonly individualHooks?: boolean
   readonly updateOnDuplicate?: readonly string[]
+  readonly conflictFields?: readonly string[]
   readonly model?: RowModel
   readonly [callSite]?: Error
 }
@@ -115,26 +119,17 @@ function attend(model: RowModel): void {
   })
   wrap<Row>(prototype, 'reload', (original) => {
     return async function (...words: [options?: CallOptions]) {
-      const locked = lockingTransaction(modelOf(this), words[0])
       const result = await original.apply(this, words as never)
       if (!activePolicy(modelOf(this))) return result
-      const { attributes } = (this as unknown as { _options: { attributes?: readonly string[] } })._options
+      const { attributes } = builtWith(this)
       const loaded = loadedColumns(this).filter((column) => attributes?.includes(column) ?? true)
-      rememberRead(this, loaded, locked)
+      const { transaction, locksIncluded = false } = lockingReads.get(builtWith(this)) ?? {}
+      rememberRead(this, loaded, transaction)
+      for (const row of locksIncluded ? includedIn(this) : []) rememberLocked(row, loadedColumns(row), transaction!)
       for (const column of jsonAttributes(modelOf(this))) {
         if (!Object.hasOwn(valuesOf(this), column)) forgetStored(this, column)
       }
       return result
-    }
-  })
-  wrap<RowModel>(model, 'findAll', (original) => {
-    return async function (...words: [options?: CallOptions]) {
-      const locked = lockingTransaction(this, words[0])
-      const found = await original.apply(this, words as never)
-      for (const row of locked ? [found].flat() : []) {
-        if (row instanceof Model) rememberLocked(row as Row, loadedColumns(row as Row), locked!)
-      }
-      return found
     }
   })
   for (const name of ['update', 'upsert'] as const) {
@@ -151,13 +146,17 @@ function attend(model: RowModel): void {
       if (!activePolicy(this)) return original.apply(this, words as never)
       words[1] = withCallSite(options)
       const rows = (await original.apply(this, words as never)) as Row[]
-      for (const row of options.ignoreDuplicates ? [] : rows) {
+      const { fields, updateOnDuplicate, transaction = ambientTransaction(sequelizeOf(this)) } = options
+      // With individualHooks each row was inserted by itself.
+      for (const row of options.ignoreDuplicates || options.individualHooks ? [] : rows) {
+        const isGiven = (name: string): boolean => fields?.includes(name) ?? true
+        const given = [...jsonAttributes(this)]
+          .filter(isGiven)
+          .map((name) => [fieldOf(this, name), valuesOf(row)[name]])
+        const values = Object.fromEntries(given) as Fields
         // A row that was there before keeps the columns that updateOnDuplicate leaves out.
-        const { updateOnDuplicate = loadedColumns(row) } = options
-        rememberRead(
-          row,
-          loadedColumns(row).filter((column) => updateOnDuplicate.includes(column)),
-        )
+        const columns = storedColumns(this, values).filter((name) => updateOnDuplicate?.includes(name) ?? true)
+        observe(row, columns, values, { returning: true, ...options, transaction })()
       }
       return rows
     }
@@ -172,12 +171,41 @@ function loadedColumns(instance: Row): string[] {
   return [...jsonAttributes(modelOf(instance))].filter((column) => Object.hasOwn(valuesOf(instance), column))
 }
 
-/** The transaction in which a finder with these options locks the rows of `model` that it reads, against every writer. */
-function lockingTransaction(model: RowModel, options: CallOptions = {}): Transaction | undefined {
-  const { lock, transaction = ambientTransaction(sequelizeOf(model)) } = options
-  if (!lock || !transaction) return undefined
+/** What an instance was built with, when its row was read. */
+function builtWith(instance: Row): { attributes?: readonly string[]; include?: readonly Included[] } {
+  return (instance as unknown as { _options: ReturnType<typeof builtWith> })._options
+}
+
+interface Included {
+  readonly as: string
+  /** Read by a statement of its own. */
+  readonly separate?: boolean
+}
+
+/** The rows that were read with a row, in the same statement. */
+function includedIn(instance: Row): Row[] {
+  const { include = [] } = builtWith(instance)
+  const direct = include.flatMap(({ as, separate }) => (separate ? [] : [valuesOf(instance)[as]].flat()))
+  return (direct.filter((each) => each instanceof Model) as Row[]).flatMap((row) => [row, ...includedIn(row)])
+}
+
+/** A read that locks its rows against every writer. */
+interface LockingRead {
+  readonly transaction: Transaction
+  /** Whether it also locks the rows that are read with them. */
+  readonly locksIncluded: boolean
+}
+
+/** By what an instance was built with, the locking read that it came from. */
+const lockingReads = new WeakMap<object, LockingRead>()
+
+function lockingRead(model: RowModel, options: CallOptions = {}): LockingRead | undefined {
+  const { lock, transaction, subQuery, groupedLimit } = options
+  // On MySQL and MariaDB, what a subquery reads may be that of an older snapshot.
+  if (!lock || !transaction || subQuery || groupedLimit) return undefined
   const { level = lock, of }: { level?: unknown; of?: RowModel } = typeof lock === 'object' ? lock : {}
-  return level === 'KEY SHARE' || (of && of.name !== model.name) ? undefined : transaction
+  if (level === 'KEY SHARE' || (of && of.name !== model.name)) return undefined
+  return { transaction, locksIncluded: !of }
 }
 
 function withCallSite(options: CallOptions | undefined): CallOptions {
@@ -202,7 +230,8 @@ const internal = /^node:|[\\/]node_modules[\\/]sequelize(-typescript)?[\\/]/
 function placeOf(site: Error): { file: string; line: number } | undefined {
   for (let each: unknown = site; each instanceof Error; each = each.cause) {
     for (const frame of (each.stack ?? '').split('\n').slice(1)) {
-      const place = /\((.*)\)$/.exec(frame)?.[1] ?? frame.trim().replace(/^at (async )?/, '')
+      // The name of a function may have parentheses too.
+      const place = / \(((?:[\\/]|\w+:).*)\)$/.exec(frame)?.[1] ?? frame.trim().replace(/^at (async )?/, '')
       const [, file, line] = /^(.*):(\d+):\d+$/.exec(place) ?? []
       if (file !== undefined && !internal.test(file) && !file.startsWith(__dirname)) return { file, line: Number(line) }
     }
@@ -210,13 +239,14 @@ function placeOf(site: Error): { file: string; line: number } | undefined {
   return undefined
 }
 
-/** The part of Sequelize's query interface that writes rows. */
-interface Writes {
+/** The part of Sequelize's query interface that reads and writes rows. */
+interface Statements {
+  select(model: RowModel, table: unknown, options: CallOptions): Promise<unknown>
   insert(instance: Row | null, table: unknown, values: Fields, options: CallOptions): Promise<unknown>
   update(instance: Row, table: unknown, values: Fields, where: object, options: CallOptions): Promise<unknown>
-  bulkUpdate(table: unknown, values: Fields, where: Fields, options: CallOptions, more: unknown): Promise<unknown>
+  bulkUpdate(table: unknown, values: Fields, where: Fields, options?: CallOptions, more?: unknown): Promise<unknown>
   upsert(table: unknown, inserted: Fields, updated: Fields, where: object, options: CallOptions): Promise<unknown>
-  bulkInsert(table: unknown, records: Fields[], options: CallOptions, more: unknown): Promise<unknown>
+  bulkInsert(table: unknown, records: Fields[], options?: CallOptions, more?: unknown): Promise<unknown>
 }
 
 const intercepted = new WeakSet<Sequelize>()
@@ -229,60 +259,29 @@ function intercept(sequelize: Sequelize): void {
   if (intercepted.has(sequelize)) return
   intercepted.add(sequelize)
   const queryInterface = sequelize.getQueryInterface()
-  const { returnValues } = (sequelize as unknown as { dialect: { supports: { returnValues: unknown } } }).dialect
-    .supports
 
-  const observe = (instance: Row, columns: readonly string[], options: CallOptions, isWhole = true): (() => void) =>
-    observeWrite(instance, columns, {
-      transaction: options.transaction,
-      isWhole,
-      isAnswered: Boolean(returnValues && options.returning),
-    })
-
-  wrap<Writes>(queryInterface, 'insert', (original) => {
-    return async function (...words: Parameters<Writes['insert']>) {
-      const [instance, , values, options] = words
-      const isKnown = instance && activePolicy(modelOf(instance)) && !options.ignoreDuplicates
-      const done = isKnown && observe(instance, wholeColumns(modelOf(instance), values), options)
-      const result = await original.apply(this, words as never)
-      if (done) done()
-      return result
-    }
-  })
-
-  wrap<Writes>(queryInterface, 'update', (original) => {
-    return async function (...words: Parameters<Writes['update']>) {
-      const [instance, tableName, values, where, options] = words
-      const model = modelOf(instance)
-      if (!activePolicy(model)) return original.apply(this, words as never)
-      const written = wholeColumns(model, values)
-      const policy = activePolicy(model, options)
-      const version = versionAttribute(model)
-      // SQL finds no NULL equal to another.
-      const isVersioned = version !== undefined && valuesOf(instance)[version] !== null
-      const atRisk =
-        policy && !isVersioned ? written.filter((column) => !isLockedSince(instance, column, options.transaction)) : []
-      const isPatched = policy?.wholeColumnWrites === 'patch' && atRisk.length > 0
-      const edits = isPatched ? atRisk.map((column) => editOf(instance, column, values)) : []
-      for (const [index, column] of atRisk.entries()) {
-        if (edits[index]) continue
-        meet(sequelize, policy!, options, { method: 'save', model: model.name, column }, () =>
-          instanceWrite(instance, column, editOf(instance, column, values)),
-        )
+  wrap<Statements>(queryInterface, 'select', (original) => {
+    return async function (...words: Parameters<Statements['select']>) {
+      const [model, , options] = words
+      const found = await original.apply(this, words as never)
+      const read = lockingRead(model, options)
+      for (const row of read ? [found].flat() : []) {
+        if (!(row instanceof Model)) continue
+        lockingReads.set(builtWith(row as Row), read!)
+        const locked = [row as Row, ...(read!.locksIncluded ? includedIn(row as Row) : [])]
+        for (const each of locked) rememberLocked(each, loadedColumns(each), read!.transaction)
       }
-      const done = observe(instance, written, options, !isPatched)
-      const send = (changed: Fields): Promise<unknown> =>
-        original.apply(this, [instance, tableName, changed, where, options] as never) as Promise<unknown>
-      const result = isPatched
-        ? await patch({ instance, tableName, values, where, options, send }, edits as EditedColumn[], policy.conflicts)
-        : await send(values)
-      done()
-      return result
+      return found
     }
   })
 
   /** Judges a write of rows that were not loaded. */
-  const judge = (method: string, columns: (model: RowModel) => string[], where: object, options: CallOptions): void => {
+  const judge = (
+    method: string,
+    columns: (model: RowModel) => string[],
+    where: object,
+    options: CallOptions = {},
+  ): void => {
     const { model } = options
     const policy = model && activePolicy(model, options)
     if (!policy) return
@@ -296,37 +295,137 @@ function intercept(sequelize: Sequelize): void {
       meet(sequelize, policy, options, { method, model: model.name, column }, () => details)
     }
   }
-  wrap<Writes>(queryInterface, 'bulkUpdate', (original) => {
-    return function (...words: Parameters<Writes['bulkUpdate']>) {
+  wrap<Statements>(queryInterface, 'insert', (original) => {
+    return async function (...words: Parameters<Statements['insert']>) {
+      const [instance, , values, options] = words
+      const model = instance && modelOf(instance)
+      if (!model || !activePolicy(model)) return original.apply(this, words as never)
+      const { updateOnDuplicate, ignoreDuplicates } = options
+      if (updateOnDuplicate) {
+        judge('save', () => wholeColumns(model, only(values, updateOnDuplicate)), {}, { ...options, model })
+      }
+      const isKnown = !ignoreDuplicates && !updateOnDuplicate
+      // What is not given is NULL, or what the database itself puts there.
+      const done = observe(instance, isKnown ? storedColumns(model, values) : [], values, options)
+      const result = await original.apply(this, words as never)
+      done()
+      return result
+    }
+  })
+
+  wrap<Statements>(queryInterface, 'update', (original) => {
+    return async function (...words: Parameters<Statements['update']>) {
+      const [instance, tableName, values, where, options] = words
+      const model = modelOf(instance)
+      if (!activePolicy(model)) return original.apply(this, words as never)
+      const send = (changed: Fields): Promise<unknown> =>
+        original.apply(this, [instance, tableName, changed, where, options] as never) as Promise<unknown>
+      const write = (): Promise<unknown> => save({ instance, tableName, values, where, options, send })
+      const isPatching = activePolicy(model, options)?.wholeColumnWrites === 'patch'
+      return isPatching ? inTurn(instance, options.transaction, write) : write()
+    }
+  })
+
+  wrap<Statements>(queryInterface, 'bulkUpdate', (original) => {
+    return function (...words: Parameters<Statements['bulkUpdate']>) {
       const [, values, where, options] = words
       judge('update', (model) => wholeColumns(model, values), where, options)
       return original.apply(this, words as never)
     }
   })
-  wrap<Writes>(queryInterface, 'upsert', (original) => {
-    return function (...words: Parameters<Writes['upsert']>) {
+  wrap<Statements>(queryInterface, 'upsert', (original) => {
+    return function (...words: Parameters<Statements['upsert']>) {
       const [, inserted, updated, , options] = words
-      judge('upsert', (model) => wholeColumns(model, updated), inserted, options)
+      // A row with the same value of another unique column may be the one that is updated.
+      const { model, conflictFields } = options
+      const isByPrimaryKey =
+        !conflictFields?.length && model?.primaryKeyAttributes.every((name) => fieldOf(model, name) in updated)
+      judge('upsert', () => wholeColumns(model!, updated), isByPrimaryKey ? inserted : {}, options)
       return original.apply(this, words as never)
     }
   })
-  wrap<Writes>(queryInterface, 'bulkInsert', (original) => {
-    return function (...words: Parameters<Writes['bulkInsert']>) {
+  wrap<Statements>(queryInterface, 'bulkInsert', (original) => {
+    return function (...words: Parameters<Statements['bulkInsert']>) {
       const [, records, options] = words
-      const { updateOnDuplicate = [] } = options
-      const updated = Object.fromEntries(updateOnDuplicate.map((field) => [field, records[0]?.[field]]))
-      judge('bulkCreate', (model) => wholeColumns(model, updated), {}, options)
+      const { updateOnDuplicate = [] } = options ?? {}
+      const columns = (model: RowModel): string[] => [
+        ...new Set(records.flatMap((record) => wholeColumns(model, only(record, updateOnDuplicate)))),
+      ]
+      judge('bulkCreate', columns, {}, options)
       return original.apply(this, words as never)
     }
   })
 }
 
-/** The JSON attributes that are written as a whole by these values of columns. */
-function wholeColumns(model: RowModel, values: Fields): string[] {
-  return [...jsonAttributes(model)].filter((column) => {
-    const field = fieldOf(model, column)
-    return Object.hasOwn(values, field) && !(values[field] instanceof Utils.SequelizeMethod)
+/** By instance, its save that is on its way, and the transaction of the server that it is part of. */
+const saving = new WeakMap<Row, { readonly outermost: Transaction | undefined; readonly settled: Promise<unknown> }>()
+
+/** Of patches of one instance that are on their way at once, each goes on from what the one before it has written. */
+function inTurn<R>(instance: Row, transaction: Transaction | null | undefined, write: () => Promise<R>): Promise<R> {
+  const outermost = transaction ? outermostOf(transaction) : undefined
+  const before = saving.get(instance)
+  // One of another transaction may wait for this one, by its lock.
+  const written = before && before.outermost === outermost ? before.settled.then(write) : write()
+  saving.set(instance, { outermost, settled: written.catch(() => undefined) })
+  return written
+}
+
+/** Judges an UPDATE of a row that was loaded, and sends it, whole or patched. */
+async function save(update: RowUpdate & { readonly options: CallOptions }): Promise<unknown> {
+  const { instance, values, options, send } = update
+  const model = modelOf(instance)
+  const policy = activePolicy(model, options)
+  const written = wholeColumns(model, values)
+  const version = versionAttribute(model)
+  // SQL finds no NULL equal to another.
+  const isVersioned = version !== undefined && valuesOf(instance)[version] !== null
+  const atRisk =
+    policy && !isVersioned ? written.filter((column) => !isLockedSince(instance, column, options.transaction)) : []
+  const isPatched = policy?.wholeColumnWrites === 'patch' && atRisk.length > 0
+  const edits = isPatched ? atRisk.map((column) => editOf(instance, column, values)) : []
+  for (const [index, column] of atRisk.entries()) {
+    if (edits[index]) continue
+    meet(sequelizeOf(model), policy!, options, { method: 'save', model: model.name, column }, () =>
+      instanceWrite(instance, column, editOf(instance, column, values)),
+    )
+  }
+  const done = observe(instance, written, values, options, !isPatched)
+  const result = isPatched ? await patch(update, edits as EditedColumn[], policy.conflicts) : await send(values)
+  done()
+  return result
+}
+
+/** {@link observeWrite} of `columns`, by a statement with these values of fields. */
+function observe(
+  instance: Row,
+  columns: readonly string[],
+  values: Fields,
+  { returning, transaction }: CallOptions,
+  isWhole = true,
+): () => void {
+  const model = modelOf(instance)
+  const { dialect } = sequelizeOf(model) as unknown as { dialect: { supports: { returnValues: unknown } } }
+  const answered = dialect.supports.returnValues ? returning : false
+  const written = columns.map((column) => [column, values[fieldOf(model, column)]] as const)
+  return observeWrite(instance, Object.fromEntries(written), {
+    transaction,
+    isWhole,
+    isAnswered: (column) => (Array.isArray(answered) ? answered.includes(fieldOf(model, column)) : Boolean(answered)),
   })
+}
+
+/** The JSON attributes that a new row holds as these values of fields say. */
+function storedColumns(model: RowModel, values: Fields): string[] {
+  return [...jsonAttributes(model)].filter((name) => !(values[fieldOf(model, name)] instanceof Utils.SequelizeMethod))
+}
+
+/** The JSON attributes that are written as a whole by these values of fields. */
+function wholeColumns(model: RowModel, values: Fields): string[] {
+  return storedColumns(model, values).filter((column) => Object.hasOwn(values, fieldOf(model, column)))
+}
+
+function only(values: Fields, fields: readonly string[]): Fields {
+  return Object.fromEntries(fields.map((field) => [field, values[field]]))
 }
 
 /** What was loaded and what is to be written; `undefined` if it is not known what was loaded. */

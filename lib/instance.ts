@@ -174,23 +174,23 @@ interface Sent {
   readonly transaction: Transaction | null | undefined
   /** The columns are written as they are; otherwise the database may hold more than this instance knows. */
   readonly isWhole: boolean
-  /** The answer replaces the instance's own values by those of the database. */
-  readonly isAnswered: boolean
+  /** The answer replaces the instance's own value of a column by that of the database. */
+  readonly isAnswered: (column: string) => boolean
 }
 
 /** Takes note of what a statement writes as it is sent, since later changes are not part of it; returns what to do once it is done. */
 export function observeWrite(
   instance: Row,
-  columns: readonly string[],
+  written: Readonly<Record<string, unknown>>,
   { transaction, isWhole, isAnswered }: Sent,
 ): () => void {
-  const sent = columns.map((column) => [column, copied(instance, values(instance)[column])] as const)
+  const sent = Object.entries(written).map(([column, value]) => [column, copied(instance, value)] as const)
   return () => {
     for (const [column, copy] of sent) {
       const before = copyOf(instance, column)
       const isSame = transaction && before?.before && isSameTransaction(before.before.transaction, transaction)
       keepCopy(instance, column, {
-        ...(isAnswered ? copied(instance, values(instance)[column]) : copy),
+        ...(isAnswered(column) ? copied(instance, values(instance)[column]) : copy),
         locked: isWhole ? (transaction ?? undefined) : undefined,
         before: transaction ? { transaction, copy: isSame ? before.before.copy : before } : undefined,
       })
@@ -203,7 +203,8 @@ export function observeSent(instance: object, columns: readonly string[]): () =>
   const row = instance as Row
   const hold = holdOn(row)
   const known = hold ? columns.filter((column) => copies.get(row)?.has(column)) : []
-  return observeWrite(row, known, { transaction: hold?.transaction, isWhole: true, isAnswered: false })
+  const written = Object.fromEntries(known.map((column) => [column, values(row)[column]]))
+  return observeWrite(row, written, { transaction: hold?.transaction, isWhole: true, isAnswered: () => false })
 }
 
 /**

@@ -94,7 +94,7 @@ export interface RowUpdate {
   readonly tableName: unknown
   readonly values: Readonly<Record<string, unknown>>
   readonly where: object
-  readonly options: Logging & { readonly transaction?: Transaction | null }
+  readonly options: Logging & { readonly transaction?: Transaction | null | undefined }
   /** Sends it, with these values. */
   readonly send: (values: Readonly<Record<string, unknown>>) => Promise<unknown>
 }

@@ -179,6 +179,80 @@ eachDatabase('a patched model', (database) => {
     }
   })
 
+  it('sends two saves of one row one after the other, of which the second goes on from the first', async () => {
+    const [a, b] = await two({ log: [] })
+    await b.update({ progress: { log: ['b'] } })
+    const both = async (options: object): Promise<void> => {
+      const items = a.progress!['log'] as string[]
+      const saving = a.update({ progress: { log: [...items, 'x'] } }, options)
+      await Promise.all([saving, a.update({ progress: { log: [...items, 'x', 'y'] } }, options)])
+    }
+    await both({})
+    expect(await stored(a.id)).to.deep.equal({ log: ['b', 'x', 'y'] })
+    await sequelize.transaction((transaction) => both({ transaction }))
+    expect(await stored(a.id)).to.deep.equal({ log: ['b', 'x', 'y', 'x', 'y'] })
+  })
+
+  it('tells each of two saves that fail', async () => {
+    const [a, b] = await two({ o: {} })
+    await b.update({ progress: { o: 5 } })
+    const saving = a.update({ progress: { o: { x: 1 } } })
+    const errors = await Promise.all([saving, a.save()].map((each) => rejection(each, StaleRowError)))
+    expect(errors.map(({ path }) => path)).to.deep.equal([['o'], ['o']])
+    await a.update({ progress: { o: 1 } })
+    expect(await stored(a.id)).to.deep.equal({ o: 1 })
+  })
+
+  it('does not hold up a transaction that the save before may wait for', async () => {
+    // SQLite has no row to wait for.
+    if (database.name === 'sqlite') return
+    const [a] = await two({})
+    let waiting: Promise<unknown> | undefined
+    await sequelize.transaction(async (transaction) => {
+      await Runs.update({ title: 'locked' }, { where: { id: a.id }, transaction })
+      waiting = a.update({ progress: { a: 1 } })
+      await a.update({ progress: { a: 1, b: 1 } }, { transaction })
+    })
+    await waiting
+    expect(await stored(a.id)).to.deep.equal({ a: 1, b: 1 })
+  })
+
+  it('knows what was inserted, and what was left out', async () => {
+    const made = await Runs.create({ title: 'a' })
+    const partly = await Runs.create({ progress: { unsaved: 1 } }, { fields: ['title'] })
+    const returning = await Runs.create({ progress: { a: 1 } }, { returning: ['id'] })
+    const [bulk] = await Runs.bulkCreate([{ id: made.id + 1000, progress: { unsaved: 1 } }], {
+      fields: ['id', 'title'],
+    })
+    const hooked = await Runs.bulkCreate([{ id: made.id + 2000, progress: { a: 1 } }], { individualHooks: true })
+    for (const row of [made, partly, bulk!]) {
+      await mergeJsonKey([Runs, row.id], 'progress', 'other', 1)
+      await row.update({ progress: { a: 1 } })
+      expect(await stored(row.id)).to.deep.equal({ other: 1, a: 1 })
+    }
+    for (const row of [returning, hooked[0]!]) {
+      await mergeJsonKey([Runs, row.id], 'progress', 'other', 1)
+      row.progress!['b'] = 1
+      await row.save()
+      expect(await stored(row.id)).to.deep.equal({ a: 1, other: 1, b: 1 })
+    }
+    await Runs.destroy({ where: { id: [bulk!.id, hooked[0]!.id] } })
+  })
+
+  it('does not take for stored what bulkCreate wrote in a transaction that was rolled back', async () => {
+    const [a] = await two({ stored: 1 })
+    const transaction = await sequelize.transaction()
+    const options = { updateOnDuplicate: ['progress'], wholeColumnWrites: 'allow', transaction } as const
+    const [row] = await Runs.bulkCreate([{ id: a.id, progress: { a: 1 } }], {
+      ...options,
+      updateOnDuplicate: ['progress'],
+    })
+    await row!.update({ progress: { a: 1, b: 1 } }, { transaction })
+    await transaction.rollback()
+    await rejection(row!.update({ progress: { a: 1, c: 1 } }), WholeColumnWriteError)
+    expect(await stored(a.id)).to.deep.equal({ stored: 1 })
+  })
+
   it('goes on from what it knew before, when a transaction is rolled back', async () => {
     const [a] = await two({ a: 1 })
     for (const key of ['b', 'c']) {
@@ -428,6 +502,18 @@ eachDatabase("a patched model, with conflicts: 'throw'", (database) => {
     })
   }
 
+  it('says so where a number was rounded as it was read, which nothing equals', async () => {
+    const [a, b] = await two({ n: 1, m: 1 })
+    await storeText(Runs, a.id, '{"n": 9007199254740993, "text": "12345678901234567890", "m": 1}')
+    await a.reload()
+    const error = await rejection(a.update({ progress: { ...a.progress, n: 5 } }), UnsupportedValueError)
+    expect(error.message).to.match(/^save: "progress" holds 9007199254740993, which JavaScript rounds .*updateJson\(\)/)
+    await rejection(a.update({ progress: null }), UnsupportedValueError)
+    await b.reload()
+    await b.update({ progress: { ...b.progress, m: 2 } })
+    expect(await storedText(Runs, a.id)).to.match(/9007199254740993.*"m": ?2|"m": ?2.*9007199254740993/)
+  })
+
   it('10 holders that count up the same key lose nothing', async () => {
     const { id } = await Runs.create({ progress: { n: 0 } })
     const count = async (): Promise<void> => {
@@ -502,18 +588,6 @@ type Edit = readonly (readonly [path: readonly string[], kind: string, value: un
 function edited(before: Document | null, changes: Edit): Document {
   const after = structuredClone(before ?? {})
   for (const [path, kind, to] of changes) {
-  it('says so where a number was rounded as it was read, which nothing equals', async () => {
-    const [a, b] = await two({ n: 1, m: 1 })
-    await storeText(Runs, a.id, '{"n": 9007199254740993, "text": "12345678901234567890", "m": 1}')
-    await a.reload()
-    const error = await rejection(a.update({ progress: { ...a.progress, n: 5 } }), UnsupportedValueError)
-    expect(error.message).to.match(/^save: "progress" holds 9007199254740993, which JavaScript rounds .*updateJson\(\)/)
-    await rejection(a.update({ progress: null }), UnsupportedValueError)
-    await b.reload()
-    await b.update({ progress: { ...b.progress, m: 2 } })
-    expect(await storedText(Runs, a.id)).to.match(/9007199254740993.*"m": ?2|"m": ?2.*9007199254740993/)
-  })
-
     let parent: unknown = after
     for (const each of path.slice(0, -1)) parent = isObject(parent) ? parent[each] : undefined
     const last = path.at(-1)!

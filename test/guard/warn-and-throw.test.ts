@@ -1,4 +1,5 @@
 import { basename } from 'node:path'
+import { runInThisContext } from 'node:vm'
 import { expect } from 'chai'
 import type { Sequelize } from 'sequelize'
 import { fn, literal, Transaction } from 'sequelize'
@@ -236,6 +237,91 @@ eachDatabase('a guarded model', (database) => {
       })
     })
   }
+
+  it('refuses what overwrites a row by way of an insert', async () => {
+    await guarded({ wholeColumnWrites: 'throw' })
+    const other = await Runs.create({ progress: {} })
+    const progress = { mine: 1 }
+    const updateOnDuplicate: 'progress'[] = ['progress']
+    const literalFirst = [
+      { id: other.id, progress: literal("'{}'") as never },
+      { id: run.id, progress },
+    ]
+    await rejection(Runs.bulkCreate(literalFirst, { updateOnDuplicate }), WholeColumnWriteError)
+    const hooked = Runs.bulkCreate([{ id: run.id, progress }], { updateOnDuplicate, individualHooks: true })
+    await rejection(hooked, WholeColumnWriteError)
+    // Not in Sequelize's types, and taken all the same.
+    const options = { updateOnDuplicate, upsertKeys: ['id'] } as object
+    await rejection(Runs.create({ id: run.id, progress }, options), WholeColumnWriteError)
+    expect((await load()).progress).to.deep.equal({ step_a: 'done' })
+  })
+
+  it('refuses an upsert that may find another row than the one that is locked', async () => {
+    await guarded({ wholeColumnWrites: 'throw' })
+    await sequelize.transaction(async (transaction) => {
+      await Runs.findByPk(run.id, { lock: true, transaction })
+      const values = { id: run.id, title: 'of another', progress: {} }
+      await rejection(Runs.upsert(values, { fields: ['title', 'progress'], transaction }), WholeColumnWriteError)
+      await rejection(Runs.upsert(values, { conflictFields: ['title'], transaction }), WholeColumnWriteError)
+    })
+  })
+
+  it('leaves the query interface, which knows no model, alone', async () => {
+    await guarded({ wholeColumnWrites: 'throw' })
+    const queryInterface = sequelize.getQueryInterface()
+    const now = new Date()
+    const times = Object.hasOwn(Runs.getAttributes(), 'createdAt') ? { createdAt: now, updatedAt: now } : {}
+    await queryInterface.bulkInsert('workflow_runs', [{ title: 'inserted', progress: '{}', ...times }])
+    await queryInterface.bulkUpdate('workflow_runs', { title: 'updated', progress: '{}' }, { title: 'inserted' })
+    expect(await Runs.count({ where: { title: 'updated' } })).to.equal(1)
+  })
+
+  it('names the place also of a function with parentheses in its name', async () => {
+    await guarded({ wholeColumnWrites: 'throw' })
+    const { 'save (all of it)': save } = { 'save (all of it)': () => run.update({ progress: {} }) }
+    const line = hereLine() - 1
+    const error = await rejection(save(), WholeColumnWriteError)
+    expect(error).to.include({ file: __filename, line })
+  })
+
+  it('lets what was created in a transaction be written in it', async () => {
+    await guarded({ wholeColumnWrites: 'throw' })
+    await sequelize.transaction(async (transaction) => {
+      const made = await Runs.create({ title: 'a' }, { transaction })
+      await made.update({ progress: { a: 1 } }, { transaction })
+      const [bulk] = await Runs.bulkCreate([{ id: made.id + 1000, progress: {} }], { transaction })
+      await bulk!.update({ progress: { a: 1 } }, { transaction })
+      await bulk!.destroy({ transaction })
+    })
+    await rejection(run.update({ progress: { a: 1 } }), WholeColumnWriteError)
+  })
+
+  it('remembers 1000 call sites, and reports again what it has forgotten', async () => {
+    await guarded({ wholeColumnWrites: 'warn' })
+    // In one that is over, a write is judged and not sent.
+    const transaction = await sequelize.transaction()
+    await transaction.commit()
+    type Write = (Model: typeof Runs, options: object) => Promise<unknown>
+    // A call site each, in a file of their own.
+    const line = '(Model, options) => Model.update({ progress: {} }, options),'
+    const sites = runInThisContext(`[${`${line}\n`.repeat(1001)}]`, { filename: '/sites.js' }) as Write[]
+    const reported = async (first: number, last = first): Promise<unknown> => {
+      const seen = await reports(async () => {
+        for (const site of sites.slice(first, last + 1)) {
+          await rejection(site(Runs, { where: { id: run.id }, transaction }), Error)
+        }
+      })
+      return seen.map(({ line }) => line! - 1)
+    }
+    const all = Array.from({ length: 1000 }, (_, index) => index)
+    expect(await reported(0, 999)).to.deep.equal(all)
+    expect(await reported(0, 999)).to.deep.equal([])
+    expect(await reported(1000)).to.deep.equal([1000])
+    expect(await reported(1, 999)).to.deep.equal([])
+    expect(await reported(0)).to.deep.equal([0])
+    expect(await reported(2, 1000)).to.deep.equal([])
+    expect(await reported(1)).to.deep.equal([1])
+  }).timeout(120_000)
 
   it('reports also where nobody but Sequelize is on the stack', async () => {
     await guarded({ wholeColumnWrites: 'warn' })

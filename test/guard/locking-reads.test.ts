@@ -1,0 +1,133 @@
+import { expect } from 'chai'
+import { DataTypes, Model } from 'sequelize'
+import type { FindOptions, Sequelize } from 'sequelize'
+import { lossless, LockTimeoutError, mergeJsonKey, WholeColumnWriteError, withLock } from 'sequelize-lossless'
+import { eachDatabase } from '../each-database.js'
+import { rejection } from '../rejection.js'
+import type { WorkflowRun } from '../workflow-run.js'
+import { guardedRuns } from './guarded-runs.js'
+
+class Step extends Model {
+  declare id: number
+  declare state: Record<string, unknown>
+  declare parts: Step[]
+}
+
+type RunWithSteps = WorkflowRun & { steps: Step[] }
+
+eachDatabase('what a locking finder locks, for a guard', (database) => {
+  let sequelize: Sequelize
+  let Runs: typeof WorkflowRun
+  let Steps: typeof Step
+  let id: number
+
+  before(async () => {
+    ;({ sequelize } = database.connect())
+    Runs = await guardedRuns(sequelize, { wholeColumnWrites: 'throw' })
+    Steps = class extends Step {}
+    Steps.init(
+      { state: DataTypes.JSON, runId: DataTypes.INTEGER, stepId: DataTypes.INTEGER },
+      { sequelize, modelName: 'Step', tableName: 'guarded_steps' },
+    )
+    await Steps.sync({ force: true })
+    lossless(Steps, { wholeColumnWrites: 'throw' })
+    Runs.hasMany(Steps, { as: 'steps', foreignKey: 'runId', constraints: false })
+    Steps.hasMany(Steps, { as: 'parts', foreignKey: 'stepId', constraints: false })
+  })
+
+  beforeEach(async () => {
+    ;({ id } = await Runs.create({ title: 'a', progress: {} }))
+    const step = await Steps.create({ runId: id, state: {} })
+    await Steps.create({ stepId: step.id, state: {} })
+  })
+
+  // PostgreSQL locks no side of an outer join that may be missing.
+  const include = { association: 'steps', required: true, include: [{ association: 'parts', required: true }] }
+
+  async function find(options: FindOptions): Promise<RunWithSteps> {
+    return (await Runs.findByPk(id, { rejectOnEmpty: true, ...options })) as RunWithSteps
+  }
+
+  it('the rows that it includes, at any depth', async () => {
+    await sequelize.transaction(async (transaction) => {
+      const run = await find({ include, lock: true, transaction })
+      const step = run.steps[0]!
+      const part = step.parts[0]!
+      for (const each of [step, part]) {
+        // SQLite locks no row: it refuses what comes too late.
+        if (database.name === 'sqlite') continue
+        const waiting = withLock([Steps, each.id], () => undefined, { nowait: true, transaction: null })
+        await rejection(waiting, LockTimeoutError)
+      }
+      for (const each of [step, part]) await each.update({ state: { locked: true } }, { transaction })
+      await Steps.update({ state: { again: true } }, { where: { id: part.id }, transaction })
+      await run.update({ progress: { locked: true } }, { transaction })
+    })
+    const states = (await Steps.findAll({ order: ['id'] })).slice(-2).map(({ state }) => state)
+    expect(states).to.deep.equal([{ locked: true }, { again: true }])
+  })
+
+  it('those that reload() reads again', async () => {
+    const run = await find({ include })
+    await sequelize.transaction(async (transaction) => {
+      await run.reload({ lock: true, transaction })
+      await run.steps[0]!.update({ state: { locked: true } }, { transaction })
+      await run.update({ progress: { locked: true } }, { transaction })
+      await run.reload({ transaction })
+      await rejection(run.steps[0]!.update({ state: {} }, { transaction }), WholeColumnWriteError)
+    })
+  })
+
+  it('no more than the model that `of` names', async () => {
+    await sequelize.transaction(async (transaction) => {
+      const run = await find({ include, lock: { level: transaction.LOCK.UPDATE, of: Runs }, transaction })
+      await run.update({ progress: { locked: true } }, { transaction })
+      await rejection(run.steps[0]!.update({ state: { locked: true } }, { transaction }), WholeColumnWriteError)
+    })
+  })
+
+  it('not the rows of a statement of its own', async () => {
+    const steps = { association: 'steps', separate: true }
+    const run = await find({ include: steps })
+    await sequelize.transaction(async (transaction) => {
+      await run.reload({ lock: true, transaction })
+      await rejection(run.steps[0]!.update({ state: { locked: true } }, { transaction }), WholeColumnWriteError)
+    })
+  })
+
+  it('nothing by a subquery, which may read an older snapshot', async () => {
+    await sequelize.transaction(async (transaction) => {
+      await find({ transaction })
+      // SQLite lets nobody write over a reader.
+      if (database.name !== 'sqlite') await mergeJsonKey([Runs, id], 'progress', 'other', 1, { transaction: null })
+      const where = { title: 'a' }
+      const lock = { level: transaction.LOCK.UPDATE, of: Runs }
+      const run = (await Runs.findOne({ where, include: 'steps', order: [['id', 'DESC']], lock, transaction }))!
+      expect(run.id).to.equal(id)
+      const write = run.update({ progress: { ...run.progress, mine: 1 } }, { transaction })
+      await rejection(write, WholeColumnWriteError)
+      await rejection(Runs.update({ progress: {} }, { where: { id }, transaction }), WholeColumnWriteError)
+    })
+    if (database.name !== 'sqlite') expect((await find({})).progress).to.deep.equal({ other: 1 })
+  })
+
+  it('what a scope, or a hook, locks', async () => {
+    Runs.addScope('locked', { lock: true })
+    await sequelize.transaction(async (transaction) => {
+      const run = await Runs.scope('locked').findByPk(id, { transaction, rejectOnEmpty: true })
+      await run.update({ progress: { scope: 1 } }, { transaction })
+    })
+    Runs.addHook('beforeFind', 'lock', (options) => void (options.lock = true))
+    await sequelize.transaction(async (transaction) => {
+      const run = await find({ transaction })
+      await run.update({ progress: { hook: 1 } }, { transaction })
+    })
+    Runs.removeHook('beforeFind', 'lock')
+  })
+
+  it('leaves finders of no model alone', async () => {
+    const queryInterface = sequelize.getQueryInterface()
+    const rows = (await queryInterface.select(null, 'workflow_runs', { where: { id } }))
+    expect(rows).to.have.length(1)
+  })
+})
