@@ -7,6 +7,7 @@ import { format } from 'prettier'
 import { requestedDatabases, startServer } from '../test/databases/index.js'
 import type { DatabaseName, Server } from '../test/databases/index.js'
 import { dropBinaryLogs, measureBinaryLog } from './binary-log.js'
+import { guardLines, measureGuard } from './guard-cost.js'
 import { Contest } from './measure.js'
 import type { Cell, MeasuredCell } from './measure.js'
 import { peers } from './peers.js'
@@ -113,21 +114,38 @@ async function write(result: Result, folder: string): Promise<void> {
   await writeFile(join(folder, 'performance.md'), await format(page(result), { ...style, parser: 'markdown' }))
 }
 
-async function main(): Promise<void> {
-  const { values } = parseArgs({ options: { quick: { type: 'boolean', default: false }, output: { type: 'string' } } })
-  const isQuick = values.quick
-  // What a quick run measures is not worth keeping.
-  const folder = values.output ?? join(root, isQuick ? join('build', 'bench', 'quick') : 'docs')
-  const databases: DatabaseResult[] = []
+/** Starts each database that the run asked for, one after the other, and stops it when it was measured. */
+async function measureEach<R>(measure: (server: Server) => Promise<R>): Promise<R[]> {
+  const results: R[] = []
   for (const name of requestedDatabases()) {
     const server = await startServer(name)
     progress.show(`${name}: ${server.version} (${server.source})`, true)
     try {
-      databases.push(await measureDatabase(server, isQuick))
+      results.push(await measure(server))
     } finally {
       await server.stop()
     }
   }
+  return results
+}
+
+/** Prints what the guard costs; it is written nowhere. */
+async function printGuardCost(isQuick: boolean): Promise<void> {
+  await measureEach(async ({ name, url }) => {
+    const size = { documentBytes: middle, rounds: isQuick ? 3 : 11, callsPerRound: isQuick ? 50 : 1000 }
+    const costs = await measureGuard(name === 'sqlite' ? `sqlite:${url}` : url, size)
+    console.log(`\n${name}, a document of ${bytesText(middle)}\n${guardLines(costs).join('\n')}\n`)
+  })
+}
+
+async function main(): Promise<void> {
+  const flag = { type: 'boolean', default: false } as const
+  const { values } = parseArgs({ options: { quick: flag, guard: flag, output: { type: 'string' } } })
+  const isQuick = values.quick
+  if (values.guard) return printGuardCost(isQuick)
+  // What a quick run measures is not worth keeping.
+  const folder = values.output ?? join(root, isQuick ? join('build', 'bench', 'quick') : 'docs')
+  const databases = await measureEach((server) => measureDatabase(server, isQuick))
   const result: Result = {
     date: new Date().toISOString().slice(0, 10),
     isQuick,
