@@ -56,6 +56,8 @@ interface Copy {
   readonly text: string | undefined
   /** Of a text that is not kept. */
   readonly digest?: string | undefined
+  /** The read that it goes back to. */
+  readonly read?: object | undefined
   /** The transaction that has kept others from changing it since. */
   readonly locked?: Transaction | undefined
   /** What it was before it was written, in a transaction that may be rolled back. */
@@ -119,7 +121,9 @@ function mutableColumns(instance: Row): string[] {
 
 /** Takes what an instance has just read, in a row that is locked or not, for what the database holds in `columns`. */
 export function rememberRead(instance: Row, columns: readonly string[], locked?: Transaction): void {
-  for (const column of columns) keepCopy(instance, column, { ...copied(instance, values(instance)[column]), locked })
+  const read = {}
+  for (const column of columns)
+    keepCopy(instance, column, { ...copied(instance, values(instance)[column]), read, locked })
 }
 
 /** Takes what the instance, whose row is locked, has just read for what the database holds. */
@@ -184,13 +188,18 @@ export function observeWrite(
   written: Readonly<Record<string, unknown>>,
   { transaction, isWhole, isAnswered }: Sent,
 ): () => void {
-  const sent = Object.entries(written).map(([column, value]) => [column, copied(instance, value)] as const)
+  const sent = Object.entries(written).map(([column, value]) => {
+    return [column, { ...copied(instance, value), read: copyOf(instance, column)?.read }] as const
+  })
   return () => {
     for (const [column, copy] of sent) {
       const before = copyOf(instance, column)
+      // Read meanwhile, perhaps from before the write: the instance goes on from that.
+      if (before?.read !== copy.read) continue
       const isSame = transaction && before?.before && isSameTransaction(before.before.transaction, transaction)
       keepCopy(instance, column, {
-        ...(isAnswered(column) ? copied(instance, values(instance)[column]) : copy),
+        ...copy,
+        ...(isAnswered(column) ? copied(instance, values(instance)[column]) : undefined),
         locked: isWhole ? (transaction ?? undefined) : undefined,
         before: transaction ? { transaction, copy: isSame ? before.before.copy : before } : undefined,
       })

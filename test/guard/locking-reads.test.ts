@@ -127,7 +127,7 @@ eachDatabase('what a locking finder locks, for a guard', (database) => {
 
   it('leaves finders of no model alone', async () => {
     const queryInterface = sequelize.getQueryInterface()
-    const rows = (await queryInterface.select(null, 'workflow_runs', { where: { id } }))
+    const rows = await queryInterface.select(null, 'workflow_runs', { where: { id } })
     expect(rows).to.have.length(1)
   })
 })
