@@ -62,6 +62,22 @@ export function sequelizeOf(model: RowModel): Sequelize {
 /** The type and length that stand before a value. */
 const perValue = 16
 
+/** What is no text is a number, or a key. */
+const longestOther = 20_000
+
+/** Names that were quoted before: by generator, each by what it was. */
+const quotedNames = new WeakMap<QueryGenerator, Map<string, string>>()
+
+/** How the times of one second are written in an attribute's type. */
+interface Second {
+  readonly start: number
+  /** At its start; the thousandths stand in it as `.000`, if it has them. `undefined` where that is not so. */
+  readonly text: string | undefined
+}
+
+/** By an attribute's type, the second that was formatted last. */
+const seconds = new WeakMap<object, Second>()
+
 /** A statement in the making for one model's table: names are quoted, values become binds. */
 export class Statement {
   readonly #binds: unknown[] = []
@@ -84,16 +100,47 @@ export class Statement {
 
   /** The placeholder of a value for `attribute`, in the form its type is stored in. */
   value(attribute: string, value: unknown): string {
-    return this.#generator.format(
-      value,
-      this.#model.getAttributes()[attribute as never],
-      { context: 'WHERE' },
-      this.bind,
-    )
+    return this.#format(attribute, value, this.bind)
   }
 
-  /** What `sql` takes on its way, at most: a value is sent as often as its placeholder stands there. */
-  bytes(sql: string): number {
+  /** {@link value} of a time of now: Sequelize, which takes as long for it as for all else, is asked once in a second. */
+  time(attribute: string, time: Date): string {
+    const { type } = this.#model.getAttributes()[attribute as never] as { type: object }
+    const milliseconds = time.getUTCMilliseconds()
+    const start = time.getTime() - milliseconds
+    const known = seconds.get(type)
+    const second = known?.start === start ? known : this.#second(attribute, start)
+    seconds.set(type, second)
+    if (second.text === undefined) return this.value(attribute, time)
+    return this.bind(inSecond(second.text, milliseconds))
+  }
+
+  #second(attribute: string, start: number): Second {
+    const [text, other] = [0, 123].map((milliseconds) => {
+      const binds: unknown[] = []
+      this.#format(attribute, new Date(start + milliseconds), (bound) => `$${binds.push(bound)}`)
+      return binds[0]
+    })
+    const isKnown = typeof text === 'string' && inSecond(text, 123) === other
+    return { start, text: isKnown ? text : undefined }
+  }
+
+  #format(attribute: string, value: unknown, bind: (value: unknown) => string): string {
+    return this.#generator.format(value, this.#model.getAttributes()[attribute as never], { context: 'WHERE' }, bind)
+  }
+
+  /**
+   * What `sql` takes on its way, at most: a value is sent as often as its placeholder stands there. Only roughly, where it
+   * is far from `limit`.
+   */
+  bytes(sql: string, limit: number = Infinity): number {
+    const longest = this.#binds.reduce<number>(
+      (length, value) => Math.max(length, typeof value === 'string' ? value.length : longestOther),
+      0,
+    )
+    // A placeholder has 2 characters at least; a character has 3 bytes at most, and one more where it is escaped.
+    const roughly = sql.length * (3 + (perValue + 4 * longest) / 2)
+    if (roughly <= limit) return roughly
     const { escapes } = connectorOf(sequelizeOf(this.#model).getDialect())
     const sizes = this.#binds.map((value) => {
       const text = String(value)
@@ -107,7 +154,9 @@ export class Statement {
   }
 
   table(): string {
-    return escapeDollars(this.#generator.quoteTable(this.#model.getTableName()))
+    const name: unknown = this.#model.getTableName()
+    const quote = (): string => this.#generator.quoteTable(name)
+    return typeof name === 'string' ? this.#quoted(`table ${name}`, quote) : escapeDollars(quote())
   }
 
   /** The column that holds `attribute`. */
@@ -124,7 +173,15 @@ export class Statement {
   }
 
   name(identifier: string): string {
-    return escapeDollars(this.#generator.quoteIdentifier(identifier))
+    return this.#quoted(`name ${identifier}`, () => this.#generator.quoteIdentifier(identifier))
+  }
+
+  #quoted(what: string, quote: () => string): string {
+    const known = quotedNames.get(this.#generator) ?? new Map<string, string>()
+    quotedNames.set(this.#generator, known)
+    const quoted = known.get(what) ?? escapeDollars(quote())
+    known.set(what, quoted)
+    return quoted
   }
 
   /** Sequelize's own UPDATE; `undefined` where it would put values into the text, as it does for a `searchPath`. */
@@ -140,6 +197,11 @@ export class Statement {
       .map(([attribute, value]) => `${this.column(attribute)} = ${this.value(attribute, value)}`)
       .join(' AND ')
   }
+}
+
+/** A time in a second, from the text of its start. */
+function inSecond(text: string, milliseconds: number): string {
+  return text.replace('.000', `.${String(milliseconds).padStart(3, '0')}`)
 }
 
 // Sequelize reads `$name` as a bind even inside a quoted identifier; `$$` is its escape.

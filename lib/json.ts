@@ -416,7 +416,7 @@ async function sendForm(
   const { document, guard, prefix = '' } = form({ operations: sent, conditions }, target, statement.bind)
   const assignments = [`${target.sql} = ${document}`]
   const updatedAt = updatedAtAttribute(model)
-  if (updatedAt) assignments.push(`${statement.column(updatedAt)} = ${statement.value(updatedAt, now)}`)
+  if (updatedAt) assignments.push(`${statement.column(updatedAt)} = ${statement.time(updatedAt, now)}`)
   const version = versionAttribute(model)
   if (version) {
     // Each of the calls counts one more: a row that has not seen the others is stale, and its save() has to conflict.
@@ -424,7 +424,7 @@ async function sendForm(
     assignments.push(`${statement.column(version)} = COALESCE(${statement.column(version)}, 0) + ${by}`)
   }
   const sql = `${prefix}UPDATE ${statement.table()} SET ${assignments.join(', ')} WHERE ${statement.row(primaryKey)} AND ${guard}`
-  if (dialect.maxStatementBytes !== undefined) refuseTooLarge(method, column, statement.bytes(sql), dialect)
+  refuseTooLarge(method, column, statement.bytes(sql, dialect.maxStatementBytes), dialect)
 
   if (!dialect.matched) {
     const answer = `RETURNING ${returning ? dialect.documentText(target) : '1'} AS ${statement.name('document')}`

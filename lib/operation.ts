@@ -413,6 +413,7 @@ function jsonText(method: string, value: unknown): string {
     }
     return each
   }
+  if (typeof value === 'string' || Number.isFinite(value)) return JSON.stringify(value)
   let text: string | undefined
   try {
     text = JSON.stringify(value, check)

@@ -137,9 +137,7 @@ export async function patch(
         const update = { ...plain, ...made.values }
         const sql = statement.update(tableName, update, { [Op.and]: [where, literal(made.guard)] }, options)
         if (sql === undefined) throw usage.searchPath(method)
-        if (dialect.maxStatementBytes !== undefined) {
-          refuseTooLarge(method, documents[0]!.column, statement.bytes(sql), dialect)
-        }
+        refuseTooLarge(method, documents[0]!.column, statement.bytes(sql, dialect.maxStatementBytes), dialect)
         if (dialect.matched) {
           const isMatched = dialect.matched(await sendForHeader(sequelize, sql, statement.binds, sending))
           return isMatched ? [instance, 1] : isMatched === undefined ? unchanged : unmatched
