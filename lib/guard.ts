@@ -1,6 +1,7 @@
 import { channel } from 'node:diagnostics_channel'
 import { Model, Op, Utils } from 'sequelize'
 import type { Logging, Sequelize, Transaction } from 'sequelize'
+import { captured, placeOf } from './caller.js'
 import { fieldOf, jsonAttributes, sequelizeOf, versionAttribute } from './database.js'
 import type { Row, RowModel } from './database.js'
 import type { Column } from './dialects/index.js'
@@ -31,7 +32,7 @@ type Method<This = unknown> = (this: This, ...words: never[]) => unknown
 
 type Fields = Readonly<Record<string, unknown>>
 
-/** Where a write was called from; Sequelize hands it on with the options, and formats its stack only if it is asked for. */
+/** Where a write was called from; Sequelize hands it on with the options. */
 const callSite = Symbol('call site')
 
 /** The options of Sequelize's calls, as far as they matter here. */
@@ -210,33 +211,6 @@ function lockingRead(model: RowModel, options: CallOptions = {}): LockingRead | 
 
 function withCallSite(options: CallOptions | undefined): CallOptions {
   return { ...options, [callSite]: captured(options?.[callSite]) }
-}
-
-/** Far enough to reach the caller's code through Sequelize's and a few wrappers. */
-const stackFrames = 50
-
-/** This place in the code; where one call of Sequelize's makes another, also that of the first. */
-function captured(cause: Error | undefined): Error {
-  const { stackTraceLimit } = Error
-  Error.stackTraceLimit = stackFrames
-  const error = new Error('', { cause })
-  Error.stackTraceLimit = stackTraceLimit
-  return error
-}
-
-const internal = /^node:|[\\/]node_modules[\\/]sequelize(-typescript)?[\\/]/
-
-/** The first place on the stack that is neither Sequelize's nor this library's nor Node's. */
-function placeOf(site: Error): { file: string; line: number } | undefined {
-  for (let each: unknown = site; each instanceof Error; each = each.cause) {
-    for (const frame of (each.stack ?? '').split('\n').slice(1)) {
-      // The name of a function may have parentheses too.
-      const place = / \(((?:[\\/]|\w+:).*)\)$/.exec(frame)?.[1] ?? frame.trim().replace(/^at (async )?/, '')
-      const [, file, line] = /^(.*):(\d+):\d+$/.exec(place) ?? []
-      if (file !== undefined && !internal.test(file) && !file.startsWith(__dirname)) return { file, line: Number(line) }
-    }
-  }
-  return undefined
 }
 
 /** The part of Sequelize's query interface that reads and writes rows. */
