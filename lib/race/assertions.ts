@@ -1,31 +1,43 @@
+import type { AuditReport } from './audit.js'
 import type { Result } from './explore.js'
+import { reportText } from './findings.js'
 import { timeline } from './report.js'
 
-/** An exploration that lost something, or proved nothing. */
+/** What `explore()` or `audit()` resolves to. */
+type Judged = Result | AuditReport<unknown>
+
+/** An exploration that lost something, an audit with findings, or one of both that proved nothing. */
 export class LostUpdateError extends Error {
   readonly code = 'LOST_UPDATE'
   override readonly name = 'LostUpdateError'
-  readonly result: Result
+  readonly result: Judged
 
-  constructor(result: Result) {
-    const { verdict, first, failures, schedules, reasons } = result
-    super(
-      first && verdict === 'lost'
-        ? `expected every order to keep every update, but ${failures.length} of ${schedules} lost one. The one with the fewest switches:\n\n${timeline(first)}\n`
-        : `expected every order to keep every update, but the exploration proves nothing:\n${reasons.map((reason) => `- ${reason}`).join('\n')}`,
-    )
+  constructor(result: Judged) {
+    super('findings' in result ? `expected every write to be covered, but ${reportText(result)}` : explored(result))
     this.result = result
   }
 }
 
+function explored({ verdict, first, failures, schedules, reasons }: Result): string {
+  return first && verdict === 'lost'
+    ? `expected every order to keep every update, but ${failures.length} of ${schedules} lost one. The one with the fewest switches:\n\n${timeline(first)}\n`
+    : `expected every order to keep every update, but the exploration proves nothing:\n${reasons.map((reason) => `- ${reason}`).join('\n')}`
+}
+
+function isKept({ verdict }: Judged): boolean {
+  return verdict === 'kept' || verdict === 'covered'
+}
+
 /**
- * Asserts that nothing was lost in any schedule, and that the exploration proves so: for any test runner.
+ * Asserts that nothing was lost in any schedule, and that the exploration proves so; or that an audit found nothing, among
+ * writes that it saw: for any test runner.
  *
- * @throws {LostUpdateError} with the timeline and the token of the first failure, or with why nothing is proved
+ * @throws {LostUpdateError} with the timeline and the token of the first failure, with the findings, or with why nothing is
+ *   proved
  * @example assertNoLostUpdate(await explore({ … }))
  */
-export function assertNoLostUpdate(result: Result): void {
-  if (result.verdict !== 'kept') throw new LostUpdateError(result)
+export function assertNoLostUpdate(result: Judged): void {
+  if (!isKept(result)) throw new LostUpdateError(result)
 }
 
 /** What chai hands to a plugin, as far as it is used here. */
@@ -39,16 +51,20 @@ interface ChaiAssertion {
 }
 
 /**
- * A chai plugin: `expect(await explore({ … })).to.loseNothing()`, and `.not.to.loseNothing()` for code that is to lose.
+ * A chai plugin: `expect(await explore({ … })).to.loseNothing()`, or of an audit, and `.not.to.loseNothing()` for code that
+ * is to lose.
  * @example chai.use(raceAssertions)
  */
 export function raceAssertions({ Assertion }: Chai): void {
   Assertion.addMethod('loseNothing', function () {
-    const result = this._obj as Result
-    const message = result.verdict === 'kept' ? '' : new LostUpdateError(result).message
-    const negated = `expected some order to lose an update, but ${result.schedules} kept all`
+    const result = this._obj as Judged
+    const message = isKept(result) ? '' : new LostUpdateError(result).message
+    const negated =
+      'findings' in result
+        ? `expected a write that nothing covers, but all ${result.writes} are covered`
+        : `expected some order to lose an update, but ${result.schedules} kept all`
     // What proves nothing proves no loss either.
-    this.assert(result.verdict === 'kept', message, negated)
+    this.assert(isKept(result), message, negated)
     if (result.verdict === 'unknown') throw new LostUpdateError(result)
   })
 }
@@ -57,7 +73,7 @@ declare global {
   // eslint-disable-next-line @typescript-eslint/no-namespace -- as chai's own types are extended
   namespace Chai {
     interface Assertion {
-      /** Of a result of `explore()`: in no schedule was anything lost, and that is proved. */
+      /** Of a result of `explore()` or `audit()`: nothing was lost in any schedule, or could be by any write; and that is proved. */
       loseNothing(): void
     }
   }

@@ -97,8 +97,16 @@ export const usage = {
     new UsageError(
       `replay: ${token} is not a schedule of these participants: ${difference}. Call explore() with the code as it is now, for a token of its own.`,
     ),
+  audited: (value: unknown): UsageError =>
+    new UsageError(
+      `audit: expected a function to run, got ${String(value)}. Write await audit(sequelize, async () => { … }); or, where the code is not one function, const running = audit(sequelize), and running.stop().`,
+    ),
+  ignore: (value: unknown): UsageError =>
+    new UsageError(
+      `audit: expected ignore to be a regular expression for file names, got ${String(value)}. Write { ignore: /\\.test\\.[jt]s$/ }.`,
+    ),
   gated: (method: string): UsageError =>
     new UsageError(
-      `${method}: another exploration runs on this Sequelize instance. Await it first, or give each its own instance.`,
+      `${method}: another exploration or audit runs on this Sequelize instance. End it first, or give each its own instance.`,
     ),
 } as const

@@ -2,7 +2,7 @@ import { inspect, isDeepStrictEqual } from 'node:util'
 import { QueryTypes, Sequelize } from 'sequelize'
 import type { Check } from './checkers.js'
 import { NoFinalReadError, usage } from './errors.js'
-import { installGate } from './gate.js'
+import { gated, installGate } from './gate.js'
 import { mutants } from './mutants.js'
 import type { Mutant } from './mutants.js'
 import { keep, Run } from './run.js'
@@ -161,8 +161,6 @@ function isMutant(name: string): name is Mutant {
 interface Laboratory {
   readonly server: Server
 }
-
-const gated = new WeakSet<Sequelize>()
 
 async function withLaboratory<C, R>(
   { sequelize, admin }: ExploreOptions<C>,

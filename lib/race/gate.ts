@@ -4,8 +4,15 @@ import { nameOf, tableOf } from './statement.js'
 /** What Sequelize 6 makes for every statement that it sends, BEGIN and COMMIT included. */
 interface Query {
   readonly connection: object
-  readonly options: { readonly transaction?: object | null }
+  readonly options: QueryOptions
   run(sql: string, parameters?: unknown): Promise<unknown>
+}
+
+/** What a statement was asked for with. */
+interface QueryOptions {
+  readonly transaction?: object | null
+  readonly instance?: unknown
+  readonly wholeColumnWrites?: unknown
 }
 
 type QueryClass = new (...words: unknown[]) => Query
@@ -16,11 +23,15 @@ export interface Passing {
   readonly parameters: unknown
   readonly connection: object
   readonly inTransaction: boolean
+  readonly options: QueryOptions
   /** The model of its table. */
   readonly model: ModelStatic<Model> | undefined
   /** Sends it; another text in its place, if one is given. */
   readonly send: (sql?: string) => Promise<unknown>
 }
+
+/** The instances whose statements pass a gate. */
+export const gated: WeakSet<Sequelize> = new WeakSet()
 
 /**
  * Hands every statement of this Sequelize instance to `keep`, which sends it; returns how to take the gate out again.
@@ -38,6 +49,7 @@ export function installGate(sequelize: Sequelize, keep: (passing: Passing) => Pr
         parameters,
         connection: this.connection,
         inTransaction: Boolean(this.options.transaction),
+        options: this.options,
         model: modelOf(sequelize, nameOf(tableOf(sql) ?? '')),
         send: (text = sql) => super.run(text, parameters),
       })

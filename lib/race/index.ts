@@ -1,4 +1,7 @@
 export { assertNoLostUpdate, LostUpdateError, raceAssertions } from './assertions.js'
+export { audit } from './audit.js'
+export type { AuditOptions, AuditReport, RunningAudit } from './audit.js'
+export type { Finding, Reason } from './findings.js'
 export { explore, replay } from './explore.js'
 export type { ExploreOptions, Failure, MutantResult, Result } from './explore.js'
 export { checkers } from './checkers.js'

@@ -44,6 +44,8 @@ export function bindList(parameters: unknown): readonly unknown[] {
   return Array.isArray(parameters) ? parameters : Object.values(parameters ?? {})
 }
 
+/** A word, literal or sign of a statement. */
+export /** A word, a literal or a sign of a statement. */
 interface Token {
   readonly text: string
   readonly start: number
@@ -51,20 +53,52 @@ interface Token {
   readonly depth: number
   /** Which bind stands here, from 0. */
   readonly bind?: number
+  /** The text of a literal. */
+  readonly literal?: string
 }
 
-const tokenPattern = /`(?:[^`]|``)*`|"(?:[^"]|"")*"|'(?:[^'\\]|\\.|'')*'|\$\d+|\?|[\w]+|[^\s]/gs
+const rest = String.raw`\$\d+|\d+\.\d+|[\w\u0080-\uffff]+|::|->>?|#>>?|<=>|[<>!]=|<>|\|\||@>|<@|[^\s]`
 
-function tokensOf(sql: string): Token[] {
+/** Whether a backslash in a literal hides what follows it. */
+export type Literals = 'backslashes' | 'plain'
+
+/** What a statement is made of: a comment, or a token. */
+const tokenPatterns: Readonly<Record<Literals, RegExp>> = {
+  backslashes: new RegExp(
+    String.raw`/\*.*?\*/|(?:--\s|#)[^\n]*|(${'`(?:[^`]|``)*`'}|"(?:[^"\\]|\\.|"")*"|[xXbB]?'(?:[^'\\]|\\.|'')*'|${rest})`,
+    'gs',
+  ),
+  plain: new RegExp(
+    String.raw`/\*.*?\*/|--[^\n]*|(${'`(?:[^`]|``)*`'}|"(?:[^"]|"")*"|[eE]'(?:[^'\\]|\\.|'')*'|[xXbB]?'(?:[^']|'')*'|\$([A-Za-z_]\w*)?\$.*?\$\2\$|${rest})`,
+    'gs',
+  ),
+}
+
+/** The tokens of a statement, without comments. */
+export function tokensOf(sql: string, literals: Literals = 'backslashes'): Token[] {
   let depth = 0
   let marks = 0
-  return [...sql.matchAll(tokenPattern)].map(([text], index, all) => {
+  return [...sql.matchAll(tokenPatterns[literals])].flatMap(({ 1: text, index: start }) => {
+    if (text === undefined) return []
     if (text === ')') depth--
-    const token = { text, start: all[index]!.index, depth }
+    const token = { text, start, depth }
     if (text === '(') depth++
     if (text === '?') return { ...token, bind: marks++ }
-    return /^\$\d+$/.test(text) ? { ...token, bind: Number(text.slice(1)) - 1 } : token
+    if (/^\$\d+$/.test(text)) return { ...token, bind: Number(text.slice(1)) - 1 }
+    const literal = literalOf(text, literals)
+    return literal === undefined ? token : { ...token, literal }
   })
+}
+
+const escaped: Readonly<Record<string, string>> = { n: '\n', r: '\r', t: '\t', b: '\b', 0: '\0', Z: '\x1a' }
+
+function literalOf(text: string, literals: Literals): string | undefined {
+  const [, prefix, inner] = /^([eExXbB]?)'(.*)'$/s.exec(text) ?? []
+  if (inner === undefined) return undefined
+  const hides = literals === 'backslashes' || /^e$/i.test(prefix!)
+  return inner.replace(hides ? /''|\\(.)/gs : /''/g, (_text, hidden?: string) =>
+    typeof hidden === 'string' ? (escaped[hidden] ?? hidden) : "'",
+  )
 }
 
 /** The name in quotes, `"public"."docs"` as `docs`. */
@@ -91,8 +125,7 @@ export interface Assignment {
 
 function literal(token: Token, binds: readonly unknown[]): Pick<Assignment, 'value'> {
   if (token.bind !== undefined) return { value: binds[token.bind] }
-  if (/^'/.test(token.text))
-    return { value: token.text.slice(1, -1).replace(/''|\\(.)/g, (text, c: string) => c || text[0]!) }
+  if (token.literal !== undefined) return { value: token.literal }
   return /^\d+$/.test(token.text) ? { value: Number(token.text) } : {}
 }
 

@@ -1,0 +1,77 @@
+import type { Model, ModelStatic } from 'sequelize'
+import type { AuditReport } from './audit.js'
+
+/** A write of a whole JSON column that could overwrite what others have written. */
+export interface Finding {
+  readonly model: string
+  /** The attribute that holds the document. */
+  readonly column: string
+  /** Of the one row that the statement names, when it was first seen. */
+  readonly primaryKey: Readonly<Record<string, unknown>> | undefined
+  readonly reason: Reason
+  /** The statement, shortened, as it was first seen. */
+  readonly sql: string
+  readonly file: string | undefined
+  readonly line: number | undefined
+  /** How often it was seen. */
+  readonly times: number
+  /** The code to write in its place. */
+  readonly instead: string
+}
+
+/** What is missing. */
+export type Reason = keyof typeof reasons
+
+const reasons = {
+  'no lock': 'no lock, version or condition keeps others from writing between the read and this write',
+  'lock outside of a transaction': 'the lock was asked for outside of a transaction, where it ends with its SELECT',
+  'lock of another transaction': 'the transaction that locked the row has ended, or this write was not told of it',
+  'lock of another row': 'its transaction locks other rows of the table, and not this one',
+  'lock does not reach the row':
+    'FOR UPDATE stands outside of the parentheses that Sequelize puts around a query with include and limit, and locks no row in them',
+  'more rows than locked': 'it writes more rows than its transaction has locked',
+  'column not read under the lock': 'the row is locked, but the column was read before, and not by the read that locks',
+  'old snapshot':
+    'the row is locked, but the column was read again without a lock, from a snapshot that is older than the lock',
+  'loaded before the lock': 'the row is locked, but the instance that is saved was loaded before, or without the lock',
+  'version not compared': 'the model has a version, which this statement does not compare',
+} as const
+
+/** A finding as it is seen first; by what it is told. */
+export function findingOf({
+  model,
+  ...seen
+}: Pick<Finding, 'column' | 'primaryKey' | 'reason' | 'sql' | 'file' | 'line'> & {
+  model: ModelStatic<Model>
+}): Finding {
+  const keys = model.primaryKeyAttributes.join(', ')
+  const target = `[${model.name}, ${model.primaryKeyAttributes.length > 1 ? `{ ${keys} }` : keys}]`
+  const { column, reason, sql } = seen
+  const instead =
+    reason === 'no lock'
+      ? `await updateJson(${target}, ${JSON.stringify(column)}, [set(…)])`
+      : reason === 'version not compared'
+        ? `await withOptimisticLock(${target}, (row) => { row.${column} = … })`
+        : `await withLock(${target}, async (row) => { row.${column} = …; await row.save() })`
+  return { model: model.name, ...seen, sql: sql.length > 200 ? `${sql.slice(0, 199)}…` : sql, times: 0, instead }
+}
+
+function findingText({ model, column, primaryKey, reason, file, line, times, sql, instead }: Finding): string {
+  const row = [model, ...Object.entries(primaryKey ?? {}).map(([name, value]) => `${name}=${String(value)}`)].join(' ')
+  const place = file === undefined ? 'somewhere' : `${file}:${line!}`
+  return [
+    `${place} writes the whole "${column}" of ${row}${times > 1 ? `, ${times} times` : ''}: ${reasons[reason]}.`,
+    `  ${sql}`,
+    `  Write: ${instead}; or, if it is meant, say so: { wholeColumnWrites: 'allow' }.`,
+  ].join('\n')
+}
+
+/** What an audit found, or why it proves nothing. */
+export function reportText({ findings, writes, meant, verdict }: Omit<AuditReport<unknown>, 'result'>): string {
+  if (verdict === 'unknown') {
+    const which = meant > 0 ? `but for ${meant} that ${meant === 1 ? 'is' : 'are'} meant, none` : 'none'
+    return `the audit proves nothing: of the statements that it saw, ${which} wrote to a JSON column of a row that was there. Run tests inside it that do, on the Sequelize instance that it was given.`
+  }
+  const total = findings.reduce((sum, { times }) => sum + times, 0)
+  return `${total} of ${writes} that wrote to a JSON column could overwrite what others have written:\n\n${findings.map(findingText).join('\n\n')}\n`
+}

@@ -1,0 +1,299 @@
+import { readFileSync } from 'node:fs'
+import { expect, use } from 'chai'
+import type { Sequelize } from 'sequelize'
+import { lossless, mergeJsonKey, UsageError, WholeColumnWriteError, withLock } from 'sequelize-lossless'
+import { assertNoLostUpdate, audit, explore, LostUpdateError, raceAssertions } from 'sequelize-lossless/race'
+import type { AuditReport, Reason } from 'sequelize-lossless/race'
+import { stub } from 'sinon'
+import { eachDatabase } from '../each-database.js'
+import { rejection } from '../rejection.js'
+import { createRuns } from '../workflow-run.js'
+import type { WorkflowRun } from '../workflow-run.js'
+import { bad, good } from './programs.js'
+
+use(raceAssertions)
+
+/** What an audit finds in one run of a program that loses a key in some order. */
+const found: Record<string, Reason> = {
+  'read, change, save': 'no lock',
+  'the same in a transaction': 'no lock',
+  'a lock outside of a transaction': 'lock outside of a transaction',
+  'a plain read of an old snapshot under the lock': 'old snapshot',
+  'a locking read that was not told of its transaction': 'lock outside of a transaction',
+  'a write after the commit': 'lock of another transaction',
+  'a lock on the wrong row': 'lock of another row',
+  'a bulk update that skips the version': 'version not compared',
+  'a callback that saves the instance from outside of the lock': 'loaded before the lock',
+}
+
+/** What no statement shows: only `explore()` finds these. */
+const unseen = [
+  'a read before the lock',
+  'a retry with what was read first',
+  'a version check whose row count nobody reads',
+  'a swallowed deadlock',
+]
+
+eachDatabase('audit()', (database) => {
+  let sequelize: Sequelize
+  let Runs: typeof WorkflowRun
+  let Versioned: typeof WorkflowRun
+
+  before(async () => {
+    ;({ sequelize } = database.connect())
+    Runs = await createRuns(sequelize)
+    Versioned = await createRuns(sequelize, { version: true, modelName: 'Versioned', tableName: 'versioned_runs' })
+  })
+
+  const create = async (): Promise<number> => (await Runs.create({ progress: {} })).id
+
+  let time = 0
+  async function naive(id: number): Promise<void> {
+    const run = await Runs.findByPk(id, { rejectOnEmpty: true })
+    await run.update({ progress: { ...run.progress, a: ++time } })
+  }
+
+  describe('of the corpus, each program once', () => {
+    // There a transaction is as good as a lock, and a lock outside of one is no SQL at all; PostgreSQL refuses what is old.
+    const here: Record<string, Record<string, Reason | undefined>> = {
+      postgres: { 'a plain read of an old snapshot under the lock': undefined },
+      sqlite: {
+        'the same in a transaction': undefined,
+        'a lock outside of a transaction': 'no lock',
+        'a plain read of an old snapshot under the lock': undefined,
+        'a locking read that was not told of its transaction': 'no lock',
+        'a lock on the wrong row': undefined,
+      },
+    }
+
+    async function once(title: string): Promise<AuditReport<unknown>> {
+      await Runs.bulkCreate(Array.from({ length: 3 }, () => ({ title: '', progress: { owner: 'nobody' } })))
+      const runs = await Runs.findAll({ order: [['id', 'DESC']], limit: 3, attributes: ['id'] })
+      const ids = [...runs.map(({ id }) => id), (await Versioned.create({ progress: {} })).id]
+      return audit(sequelize, () => (bad[title] ?? good[title])!({ sequelize, Runs, Versioned, ids }, 'a'))
+    }
+
+    it('knows what it does not find', () => {
+      expect([...Object.keys(found), ...unseen].sort()).to.deep.equal(Object.keys(bad).sort())
+    })
+
+    for (const title of Object.keys(bad)) {
+      const reason = title in (here[database.name] ?? {}) ? here[database.name]![title] : found[title]
+      it(`${title}: ${reason ?? 'not found'}`, async () => {
+        const { verdict, findings } = await once(title)
+        expect(findings.map((finding) => finding.reason)).to.deep.equal(reason ? [reason] : [])
+        expect(verdict).to.equal(reason ? 'uncovered' : 'covered')
+        if (!reason) return
+        const [{ file, line, column, times }] = findings as [(typeof findings)[number]]
+        expect(readFileSync(file!, 'utf8').split('\n')[line! - 1]).to.match(/\.update\(/)
+        expect([column, times]).to.deep.equal(['progress', 1])
+      })
+    }
+
+    for (const title of Object.keys(good)) {
+      it(`${title}: no finding`, async () => {
+        const { verdict, findings } = await once(title)
+        expect([verdict, findings]).to.deep.equal(['covered', []])
+      })
+    }
+  })
+
+  describe('reports', () => {
+    it('the row, the place, how often, and the code to write', async () => {
+      const id = await create()
+      const { findings, writes, verdict } = await audit(sequelize, async () => {
+        await naive(id)
+        await naive(id)
+        await mergeJsonKey([Runs, id], 'progress', 'b', 1)
+      })
+      expect([verdict, writes, findings.length]).to.deep.equal(['uncovered', 3, 1])
+      const [{ sql, file, ...finding }] = findings as [(typeof findings)[number]]
+      expect(sql).to.match(/^UPDATE .workflow_runs. SET .progress./)
+      expect(file).to.equal(__filename)
+      expect(finding).to.deep.include({ model: 'WorkflowRun', reason: 'no lock', times: 2, primaryKey: { id } })
+      expect(finding.instead).to.equal('await updateJson([WorkflowRun, id], "progress", [set(…)])')
+      expect(Object.isFrozen(findings) && Object.isFrozen(findings[0])).to.equal(true)
+    })
+
+    it('what fn returned', async () => {
+      expect((await audit(sequelize, () => Promise.resolve(7))).result).to.equal(7)
+    })
+
+    it('the caller that did not await, and the hook of a user', async () => {
+      const id = await create()
+      const place = (line: number): string => readFileSync(__filename, 'utf8').split('\n')[line - 1]!
+      const write = (run: WorkflowRun): Promise<unknown> => run.update({ progress: { mine: 1 } }) // not awaited here
+      const first = await audit(sequelize, () => Runs.findByPk(id, { rejectOnEmpty: true }).then(write))
+      expect(place(first.findings[0]!.line!)).to.include('// not awaited here')
+      Runs.addHook('beforeUpdate', 'ours', async (run) => {
+        await Runs.update({ progress: {} }, { where: { id: run.get('id') as number }, hooks: false }) // from a hook
+      })
+      const second = await audit(sequelize, () =>
+        Runs.findByPk(id, { rejectOnEmpty: true }).then((run) => run.update({ title: 'x' })),
+      )
+      Runs.removeHook('beforeUpdate', 'ours')
+      expect(second.findings.map(({ line }) => place(line!))).to.have.length(1)
+      expect(place(second.findings[0]!.line!)).to.include('// from a hook')
+    })
+
+    it('nothing that is meant: by the call, or by its file', async () => {
+      const id = await create()
+      const stated = await audit(sequelize, () =>
+        Runs.update({ progress: {} }, { where: { id }, wholeColumnWrites: 'allow' }),
+      )
+      expect(stated).to.deep.include({ verdict: 'unknown', findings: [], writes: 1, meant: 1 })
+      const ignored = await audit(sequelize, () => naive(id), { ignore: /audit\.test\.[jt]s$/ })
+      expect(ignored).to.deep.include({ verdict: 'unknown', findings: [], writes: 1, meant: 1 })
+      expect(() => assertNoLostUpdate(ignored)).to.throw(/but for 1 that is meant, none wrote to a JSON column/)
+      const other = await audit(sequelize, () => naive(id), { ignore: /fixtures/ })
+      expect(other.findings).to.have.length(1)
+    })
+
+    it('a write of a model that was defined in it', async () => {
+      const { findings } = await audit(sequelize, async () => {
+        const Late = await createRuns(sequelize, { modelName: 'Late', tableName: 'late_runs' })
+        const { id } = await Late.create({ progress: {} })
+        await Late.update({ progress: { a: 1 } }, { where: { id } })
+      })
+      expect(findings.map(({ model, file }) => [model, file])).to.deep.equal([['Late', __filename]])
+    })
+  })
+
+  describe('leaves everything as it was', () => {
+    it('for a suite: begins before all tests, and stops after them', async () => {
+      const id = await create()
+      const { dialect } = sequelize as unknown as { dialect: { Query: unknown } }
+      const methods = (): unknown[] => [
+        dialect.Query,
+        ...[Runs.prototype, Runs, sequelize].flatMap((subject) =>
+          ['save', 'update', 'upsert', 'bulkCreate', 'query'].map((name) => Reflect.get(subject, name) as unknown),
+        ),
+      ]
+      const before = methods()
+      const running = audit(sequelize)
+      expect(methods()).to.not.deep.equal(before)
+      await naive(id)
+      const { findings, verdict } = running.stop()
+      expect([findings.length, verdict]).to.deep.equal([1, 'uncovered'])
+      expect(methods()).to.deep.equal(before)
+      await naive(id)
+      expect(findings[0]!.times).to.equal(1)
+    })
+
+    it('when a method was replaced meanwhile', async () => {
+      const id = await create()
+      const running = audit(sequelize)
+      const save = stub(Runs.prototype, 'save').callThrough()
+      running.stop()
+      await naive(id)
+      expect(save.calledOnce).to.equal(true)
+      save.restore()
+      await naive(id)
+    })
+
+    it('when fn throws: its own error, and what was found is told', async () => {
+      const id = await create()
+      const warn = stub(console, 'warn')
+      const fails = (): Promise<never> => Promise.reject(new RangeError('on purpose'))
+      try {
+        await rejection(
+          audit(sequelize, () => naive(id).then(fails)),
+          RangeError,
+        )
+        await rejection(audit(sequelize, fails), RangeError)
+      } finally {
+        warn.restore()
+      }
+      expect(warn.args.map(([text]) => String(text))).to.have.length(1)
+      expect(warn.args[0]![0]).to.include('1 of 1 that wrote to a JSON column could overwrite')
+      assertNoLostUpdate(await audit(sequelize, () => mergeJsonKey([Runs, id], 'progress', 'a', 1)))
+    })
+
+    for (const wholeColumnWrites of ['warn', 'throw', 'patch'] as const) {
+      it(`beside the guard, which goes on to ${wholeColumnWrites}`, async () => {
+        const logging = stub()
+        const other = database.connect({ logging }).sequelize
+        const Guarded = await createRuns(other)
+        lossless(Guarded, { wholeColumnWrites })
+        const { id } = await Guarded.create({ progress: {} })
+        const write = async (): Promise<unknown> => {
+          const run = await Guarded.findByPk(id, { rejectOnEmpty: true })
+          return run.update({ progress: { ...run.progress, a: 1 } })
+        }
+        if (wholeColumnWrites === 'throw') {
+          const { line, file } = await rejection(audit(other, write), WholeColumnWriteError)
+          expect([file, line! > 0]).to.deep.equal([__filename, true])
+          return
+        }
+        const { findings } = await audit(other, write)
+        expect(findings).to.have.length(wholeColumnWrites === 'warn' ? 1 : 0)
+        const warnings = logging.args.filter(([text]) => String(text).includes('writes the whole "progress"'))
+        expect(warnings).to.have.length(wholeColumnWrites === 'warn' ? 1 : 0)
+      })
+    }
+
+    it('with several flows at once', async () => {
+      const id = await create()
+      const report = await audit(sequelize, () =>
+        Promise.all(
+          ['a', 'b', 'c'].map((key) =>
+            withLock([Runs, id], (run) => run.update({ progress: { ...run.progress, [key]: 1 } })),
+          ),
+        ),
+      )
+      expect(report).to.deep.include({ verdict: 'covered', writes: 3 })
+      const { progress } = await Runs.findByPk(id, { rejectOnEmpty: true })
+      expect(progress).to.deep.equal({ a: 1, b: 1, c: 1 })
+    })
+  })
+
+  describe('is asserted', () => {
+    it('to have found nothing', async () => {
+      const id = await create()
+      const covered = await audit(sequelize, () => mergeJsonKey([Runs, id], 'progress', 'a', 1))
+      assertNoLostUpdate(covered)
+      expect(covered).to.loseNothing()
+      expect(() => expect(covered).not.to.loseNothing()).to.throw(/a write that nothing covers, but all 1 are covered/)
+    })
+
+    it('with each finding in the text', async () => {
+      const id = await create()
+      const report = await audit(sequelize, () => naive(id))
+      expect(() => assertNoLostUpdate(report)).to.throw(
+        LostUpdateError,
+        /^expected every write to be covered, but 1 of 1 that wrote .*audit\.test\.js:\d+ writes the whole "progress" of WorkflowRun id=\d+: no lock.*\n {2}UPDATE .*\n {2}Write: await updateJson/s,
+      )
+      expect(report).not.to.loseNothing()
+    })
+
+    it('to have seen a write', async () => {
+      const nothing = await audit(sequelize, create)
+      expect(() => assertNoLostUpdate(nothing)).to.throw(
+        LostUpdateError,
+        /the audit proves nothing: .* none wrote to a JSON column/,
+      )
+      expect(() => expect(nothing).not.to.loseNothing()).to.throw(LostUpdateError)
+      // Somebody forgot that the form without a function returns no report.
+      expect(() => assertNoLostUpdate({} as never)).to.throw()
+    })
+  })
+
+  it('refuses what it cannot do, before any SQL', async () => {
+    const told = async (...words: unknown[]): Promise<string> => {
+      // eslint-disable-next-line @typescript-eslint/require-await -- what is thrown at once is a rejection too
+      const call = async (): Promise<unknown> => (audit as (...given: unknown[]) => unknown)(...words)
+      return (await rejection(call(), UsageError)).message
+    }
+    expect(await told({})).to.include('expected sequelize to be a Sequelize instance')
+    expect(await told(sequelize, undefined)).to.include('expected a function to run, got undefined')
+    expect(await told(sequelize, 'x')).to.include('expected a function to run, got x')
+    expect(await told(sequelize, create, { ignor: /x/ })).to.include('there is no option "ignor". Use: ignore.')
+    expect(await told(sequelize, { ignore: 'x' })).to.include('expected ignore to be a regular expression')
+    const running = audit(sequelize, {})
+    expect(await told(sequelize)).to.include('another exploration or audit runs')
+    const participants = { A: create, B: create }
+    const { message } = await rejection(explore({ sequelize, setup: create, participants }), UsageError)
+    expect(message).to.include('another exploration or audit runs')
+    running.stop()
+  })
+})
