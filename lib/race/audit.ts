@@ -224,8 +224,18 @@ class Audit {
     }
     const [, level] = /^SET TRANSACTION ISOLATION LEVEL ([A-Z ]+)/i.exec(sql) ?? []
     if (level !== undefined) this.#levels.set(connection, level.trim().toUpperCase())
-    if (options.transaction) this.#followSavepoint(sql, this.#heldBy(passing)!)
+    const held = this.#heldBy(passing)
+    if (held) this.#followSavepoint(sql, held)
+    // PostgreSQL's findOrCreate wraps its INSERT in a function.
+    if (held && options.type === 'INSERT') this.#takeCreated(options.instance, held)
     return answer
+  }
+
+  #takeCreated(instance: unknown, held: Held): void {
+    if (!(instance instanceof Model)) return
+    const [row] = included(instance, undefined) as [AnsweredRow]
+    const locked = this.#lock(held, row.table, valuesOf(row, instance.constructor as ModelStatic<Model>))
+    for (const field of this.#jsonFields(row.table)) locked.columns.add(field)
   }
 
   #followSavepoint(sql: string, held: Held): void {
@@ -599,6 +609,8 @@ function isNumber(text: string): boolean {
 
 function plain(value: unknown): string | undefined {
   if (Buffer.isBuffer(value)) return value.toString('hex')
+  // Rounded, perhaps, by the driver.
+  if (typeof value === 'number' && Math.abs(value) > Number.MAX_SAFE_INTEGER) return undefined
   if (typeof value === 'boolean') return value ? '1' : '0'
   if (typeof value === 'string') return /^\d{4}-\d\d-\d\d[ T]/.test(value) ? undefined : value.toLowerCase().trim()
   return typeof value === 'number' || typeof value === 'bigint' ? String(value) : undefined

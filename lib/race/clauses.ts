@@ -362,20 +362,19 @@ function branchesOf(value: Tokens, written: string): Tokens[] | undefined {
 const faithful =
   /^(COALESCE|IFNULL|CAST|CONVERT|JSON_EQUALS|JSON_NORMALIZE|JSON_COMPACT|JSON|JSONB|TO_JSONB?|MD5|SHA1|SHA2|SHA256|HEX|CRC32|DIGEST|ENCODE|BINARY)$/i
 
-/** Whether a condition compares a whole column with what it was, or is to be. */
+/** Whether a condition compares a whole column with what it was, or is to be; or says that there is nothing to lose in it. */
 export function comparesWhole(condition: Tokens, column: string): boolean {
-  const isMentioned = condition.some(
-    ({ text }) => nameOf(text).toLowerCase() === column.toLowerCase() && !text.startsWith("'"),
-  )
-  if (!isMentioned) return false
+  const isWritten = ({ text, literal }: Token): boolean =>
+    literal === undefined && nameOf(text).toLowerCase() === column.toLowerCase()
+  if (!condition.some(isWritten)) return false
+  const words = condition.map(({ text }) => text.toUpperCase())
   // How SQLite compares two documents.
-  if (condition.some(({ text }) => /^EXCEPT$/i.test(text))) return true
-  return (
-    condition.some(({ text }) => /^(=|<=>|JSON_EQUALS|DISTINCT)$/i.test(text)) &&
-    condition.every(
-      ({ text }, index) =>
-        !/^(->>?|#>>?|@>|<@|NOT|OR)$/i.test(text) &&
-        (condition[index + 1]?.text !== '(' || !/^\w/.test(text) || faithful.test(text)),
-    )
-  )
+  if (words.includes('EXCEPT')) return true
+  if (words.some((word) => /^(->>?|#>>?|@>|<@|NOT|OR)$/.test(word))) return false
+  const calls = words.filter((word, index) => words[index + 1] === '(' && /^\w/.test(word))
+  const literals = condition.flatMap(({ literal }) => literal ?? [])
+  const isAboutNull = literals.length > 0 && literals.every((text) => /^null$/i.test(text))
+  const others = calls.filter((word) => !faithful.test(word) && !(isAboutNull && /^JSONB?_TYPE(OF)?$/.test(word)))
+  const isNull = words.at(-2) === 'IS' && words.at(-1) === 'NULL'
+  return others.length === 0 && (isNull || words.some((word) => /^(=|<=>|JSON_EQUALS|DISTINCT)$/.test(word)))
 }

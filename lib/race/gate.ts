@@ -11,6 +11,7 @@ interface Query {
 /** What a statement was asked for with. */
 interface QueryOptions {
   readonly transaction?: object | null
+  readonly type?: string
   readonly instance?: unknown
   readonly wholeColumnWrites?: unknown
 }

@@ -8,7 +8,7 @@ import type {
   ModelStatic,
   Sequelize,
 } from 'sequelize'
-import { lock, withLock } from 'sequelize-lossless'
+import { lock, mergeJsonKey, withLock } from 'sequelize-lossless'
 import { audit } from 'sequelize-lossless/race'
 import type { Reason } from 'sequelize-lossless/race'
 import { eachDatabase } from '../each-database.js'
@@ -64,7 +64,7 @@ eachDatabase('audit() of forms', (database) => {
         name: { type: DataTypes.STRING, unique: true },
         team: DataTypes.INTEGER,
         revision: { type: DataTypes.INTEGER, defaultValue: 1 },
-        attempts: { type: DataTypes.INTEGER, defaultValue: 0 },
+        attempts: { type: DataTypes.BIGINT, defaultValue: 0 },
         note: DataTypes.STRING,
         data: { type: DataTypes.JSON, field: 'job_data' },
         updatedAt: DataTypes.DATE,
@@ -260,6 +260,25 @@ eachDatabase('audit() of forms', (database) => {
         const job = await Jobs.findByPk(id, { rejectOnEmpty: true, transaction })
         await job.update({ data: { ...job.data, c: 1 } }, { transaction })
       }, Transaction.ISOLATION_LEVELS.SERIALIZABLE),
+    'a row that findOrCreate has made': () =>
+      within(async (transaction) => {
+        const name = `job ${++count}`
+        const [job] = await Jobs.findOrCreate({ where: { name }, defaults: { name, team: 0, data: {} }, transaction })
+        await job.update(data, { transaction })
+      }),
+    'a number that the driver rounds': ({ job: { name } }) =>
+      within(async (transaction) => {
+        const attempts = '9007199254740993' as never
+        await Jobs.update({ attempts }, { where: { name }, transaction })
+        await Jobs.findOne({ where: { name }, lock: true, transaction })
+        await Jobs.update(data, { where: { name, attempts }, transaction })
+      }),
+    'a document where there is none': async ({ job: { id } }) => {
+      await Jobs.update({ data: null }, { where: { id }, wholeColumnWrites: 'allow' })
+      await Jobs.update(data, { where: { id, data: null } })
+      await Jobs.update({ data: null }, { where: { id }, wholeColumnWrites: 'allow' })
+      await mergeJsonKey([Jobs, id], 'data', 'c', 1)
+    },
     'a function of the column': ({ job: { id } }) => Jobs.update({ data: literal(merged) }, { where: { id } }),
     'a copy of another column': ({ job: { id } }) =>
       Jobs.update({ note: 'x', data: col('job_data') }, { where: { id } }),
