@@ -153,8 +153,8 @@ async function connectSqlite(sequelize: Sequelize): Promise<Server> {
     nothing: 'SELECT 1',
     close() {
       Object.assign(options, { retry })
-      // What the driver sets by itself.
-      for (const connection of ids.keys()) if ((connection as { open?: boolean }).open) busyTimeout(connection, 1_000)
+      // What the driver sets by itself. That of a transaction, which has an id, is being closed by Sequelize.
+      for (const connection of ids.keys()) if (!('uuid' in connection)) busyTimeout(connection, 1_000)
       return Promise.resolve()
     },
   }

@@ -209,6 +209,14 @@ eachDatabase('what explore() proves', (database) => {
     }
   })
 
+  it('ends well while the connection of the last transaction is being closed', async () => {
+    const inTransaction = (id: number): Promise<unknown> =>
+      sequelize.transaction((transaction) => Runs.update({ title: 'a' }, { where: { id }, transaction }))
+    for (let exploration = 0; exploration < 5; exploration++) {
+      expect((await race(inTransaction, { check: nothing, maxSchedules: 2 })).reasons).to.deep.equal([])
+    }
+  })
+
   describe('refuses before any SQL', () => {
     const refusals: Record<string, [Partial<Record<keyof ExploreOptions<number> | 'seed', unknown>> | null, RegExp]> = {
       'no options': [null, /expected an object of options, got null/],
