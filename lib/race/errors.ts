@@ -1,3 +1,4 @@
+import { inspect, types } from 'node:util'
 import { BaseError } from 'sequelize'
 import { UsageError } from '../errors.js'
 
@@ -55,6 +56,11 @@ export class NoFinalReadError extends Error {
   constructor() {
     super('the final read found no row. Return it: checkers.jsonKeys((id) => WorkflowRun.findByPk(id), …)')
   }
+}
+
+/** What is told of a value that was thrown; errors of Node's own are of another realm than a test of Jest. */
+export function messageOf(error: unknown): string {
+  return types.isNativeError(error) ? error.message : inspect(error)
 }
 
 /** Every usage error of the kit, by the mistake it tells of. */

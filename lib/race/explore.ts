@@ -1,7 +1,7 @@
-import { inspect, isDeepStrictEqual } from 'node:util'
+import { isDeepStrictEqual } from 'node:util'
 import { QueryTypes, Sequelize } from 'sequelize'
 import type { Check } from './checkers.js'
-import { NoFinalReadError, usage } from './errors.js'
+import { messageOf, NoFinalReadError, usage } from './errors.js'
 import { gated, installGate } from './gate.js'
 import { mutants } from './mutants.js'
 import type { Mutant } from './mutants.js'
@@ -406,11 +406,6 @@ class Exploration<C> {
     if (!this.#sharesRow) this.#reasons.add('no row was touched by two participants, one of which wrote to it')
     if (!this.#anyOk) this.#reasons.add(`every participant failed in every schedule: ${messageOf(this.#lastError)}`)
   }
-}
-
-/** What is told of a value that was thrown. */
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : inspect(error)
 }
 
 /** Whether two participants touched the same row, and one of them wrote to it; or one waited for the other. */

@@ -7,7 +7,7 @@ export type { ExploreOptions, Failure, MutantResult, Result } from './explore.js
 export { checkers } from './checkers.js'
 export type { Check } from './checkers.js'
 export { LostKeysError, NoFinalReadError, ProbeError, StuckError } from './errors.js'
-export { explain, timeline } from './report.js'
+export { explain, sequenceDiagram, timeline } from './report.js'
 export type { Explanation } from './report.js'
 export { NotSerialError } from './serial.js'
 export type { Mutant } from './mutants.js'

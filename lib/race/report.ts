@@ -1,4 +1,6 @@
-import { LostKeysError } from './errors.js'
+import { inspect, stripVTControlCharacters, types } from 'node:util'
+import { padded, visible, wrapped } from './columns.js'
+import { LostKeysError, messageOf } from './errors.js'
 import type { Failure } from './explore.js'
 import type { Step } from './run.js'
 import { NotSerialError } from './serial.js'
@@ -64,59 +66,120 @@ function whatIsLost(error: unknown): { column: string; key: string | undefined }
   return error instanceof NotSerialError ? error.difference : undefined
 }
 
-/** Which participant's statement, and in how many words. */
+/** What a participant did at one place of the schedule: it sent a statement, or one that had waited went on. */
 interface Entry {
-  readonly number: number | undefined
   readonly participant: string
-  readonly lines: readonly string[]
+  readonly number: number
+  /** The statement; `undefined` where it goes on. */
+  readonly sent: string | undefined
+  readonly waitsFor: readonly string[]
+  readonly answers: readonly string[]
+  readonly error: string | undefined
 }
+
+/** A column is no narrower, however many there are. */
+const leastColumns = 16
 
 /**
  * The failure as a table with a column for each participant: what was sent, with its values shortened, what each read
- * returned, and who waited for whom; then what was lost, and the token to replay it.
+ * returned, and who waited for whom; then what was lost, and the token to replay it, which is never broken in two.
  *
- * @param width in characters. Default: 120
+ * @param width in columns of a terminal. Default: 120
+ * @example console.log(timeline(result.first, process.stdout.columns))
  */
 export function timeline(failure: Failure, width: number = 120): string {
   const names = Object.keys(failure.outcomes)
-  const room = Math.floor((width - 4 - 3 * (names.length - 1)) / names.length)
-  const row = (number: string, cells: readonly string[]): string =>
-    `${number.padStart(3)} ${cells.map((cell) => cell.padEnd(room)).join(' │ ')}`.trimEnd()
-  const heading = row(
-    '',
-    names.map((name) => `${name} (${failure.outcomes[name]!})`),
-  )
-  const lines = entries(failure.steps).flatMap(({ number, participant, lines }) =>
-    lines
-      .flatMap((line, index) => wrapped(line, room, index === 0 ? '  ' : '    '))
-      .map((line, index) =>
-        row(
-          index === 0 ? String(number ?? '') : '',
-          names.map((name) => (name === participant ? line : '')),
-        ),
-      ),
-  )
+  const columns = Math.max(Math.floor((width - 4 - 3 * (names.length - 1)) / names.length), leastColumns)
+  const row = (number: number | undefined, cells: readonly (readonly string[])[]): string[] =>
+    Array.from({ length: Math.max(...cells.map(({ length }) => length)) }, (_line, index) => {
+      const texts = cells.map((cell) => padded(cell[index] ?? '', columns))
+      return `${(index === 0 ? String(number ?? '') : '').padStart(3)} ${texts.join(' │ ')}`.trimEnd()
+    })
+  const headings = names.map((name) => wrapped(heading(failure, name), columns, '  '))
+  const rule = names.map(() => ['─'.repeat(columns)])
+  const rows = entries(failure.steps).flatMap(({ participant, number, sent, waitsFor, answers, error }) => {
+    const lines = [
+      sent ?? `${number} goes on`,
+      ...(waitsFor.length > 0 ? [waiting(waitsFor)] : []),
+      ...answers.map((answer) => `→ ${answer}`),
+      ...(error === undefined ? [] : [`✗ ${error}`]),
+    ].flatMap((line, index) => wrapped(line, columns, index === 0 ? '  ' : '    '))
+    return row(
+      sent === undefined ? undefined : number,
+      names.map((name) => (name === participant ? lines : [])),
+    )
+  })
   return [
-    heading,
-    row(
-      '',
-      names.map(() => '─'.repeat(room)),
-    ),
-    ...lines,
-    ...wrapped(lastLine(failure), width, '  '),
+    ...row(undefined, headings),
+    ...row(undefined, rule),
+    ...rows,
+    ...lastLines(failure).flatMap((line) => wrapped(line, width, '  ')),
     `replay: ${failure.token}`,
   ].join('\n')
 }
 
-/** What was lost, the statement that overwrote it, and the stale read that it came from. */
-function lastLine({ steps, error }: Pick<Failure, 'steps' | 'error'>): string {
+/** A line of a diagram is broken after so many columns. */
+const diagramColumns = 60
+
+/**
+ * The same as a Mermaid sequence diagram, with the database among the participants: for a pull request, an issue, or any
+ * other page in Markdown.
+ *
+ * @example `\`\`\`mermaid\n${sequenceDiagram(result.first)}\n\`\`\``
+ */
+export function sequenceDiagram(failure: Failure): string {
+  const names = Object.keys(failure.outcomes)
+  const idOf = (name: string): string => `p${names.indexOf(name) + 1}`
+  const told = (text: string): string => wrapped(text, diagramColumns, '').map(escaped).join('<br/>')
+  const participants = names.map((name) => `participant ${idOf(name)} as ${told(heading(failure, name))}`)
+  const messages = entries(failure.steps).flatMap(({ participant, number, sent, waitsFor, answers, error }) => {
+    const id = idOf(participant)
+    return [
+      sent === undefined ? `db-->>${id}: ${number} goes on` : `${id}->>db: ${told(`${number} ${sent}`)}`,
+      ...(waitsFor.length > 0 ? [`Note over ${id}: ${told(waiting(waitsFor))}`] : []),
+      ...answers.map((answer) => `db-->>${id}: ${told(answer)}`),
+      ...(error === undefined ? [] : [`db--x${id}: ${told(`✗ ${error}`)}`]),
+    ]
+  })
+  const note = [...lastLines(failure), `replay: ${failure.token}`].map(told).join('<br/>')
+  return [
+    'sequenceDiagram',
+    ...participants.toSpliced(Math.ceil(names.length / 2), 0, 'participant db as database'),
+    ...messages,
+    `Note over p1,p${names.length}: ${note}`,
+  ].join('\n  ')
+}
+
+/** The text with all that means something to Mermaid as an entity. It takes away the end of one that follows on `style`. */
+function escaped(text: string): string {
+  const special = /[#;<>&%\\$ﬂ¶]|s(?=tyle)|c(?=lassDef)|(?<=^:?(?:no)?wrap):/g
+  return text.replace(special, (character) => `#${character.charCodeAt(0)};`)
+}
+
+function heading({ outcomes }: Failure, name: string): string {
+  return `${visible(name)} (${outcomes[name]!})`
+}
+
+function waiting(names: readonly string[]): string {
+  return `⏳ waits for ${names.map(visible).join(', ')}`
+}
+
+/** What was lost, the statement that overwrote it, and the stale read that it came from; or what the check said. */
+function lastLines({ steps, error }: Pick<Failure, 'steps' | 'error'>): string[] {
   const found = explain({ steps, error })
-  if (!found) return `the check failed: ${error instanceof Error ? error.message : String(error)}`
+  if (!found) {
+    const message = stripVTControlCharacters(messageOf(error)).slice(0, 1_000)
+    return `the check failed: ${message}`.split('\n').map(visible)
+  }
   const { column, key, overwriter, staleRead, undone } = found
   const what = key === undefined ? `${column} as` : `"${key}" of ${column}, which`
   const from =
     staleRead && ` from its read at ${staleRead.number}${staleRead.kind === 'read' ? ', which took no lock' : ''}`
-  return `lost: ${what} ${undone!.participant} wrote at ${undone!.number}: ${overwriter.participant} overwrote it at ${overwriter.number} with ${verb(overwriter)},${from ?? ' which it had not read'}`
+  return [
+    visible(
+      `lost: ${what} ${undone!.participant} wrote at ${undone!.number}: ${overwriter.participant} overwrote it at ${overwriter.number} with ${verb(overwriter)},${from ?? ' which it had not read'}`,
+    ),
+  ]
 }
 
 function verb({ sql }: Step): string {
@@ -125,21 +188,28 @@ function verb({ sql }: Step): string {
 
 function entries(steps: readonly Step[]): Entry[] {
   const columns = new Set(steps.flatMap(({ sql, binds }) => assignments(sql, binds).map(({ column }) => column)))
-  const all = steps.flatMap((step) => {
-    const { number, participant, waitedFor, answeredAfter, error } = step
-    const answer = [
-      ...step.rows.map((row) => `→ ${shortened(JSON.stringify(interesting(row, columns)), 200)}`),
-      ...(error === undefined ? [] : [`✗ ${error}`]),
-    ]
-    if (waitedFor.length === 0) return [{ at: number, entry: { number, participant, lines: [told(step), ...answer] } }]
-    const waits = { number, participant, lines: [told(step), `⏳ waits for ${waitedFor.join(', ')}`] }
-    const goesOn = { number: undefined, participant, lines: [`${number} goes on`, ...answer] }
+  const all = steps.flatMap((step): { at: number; entry: Entry }[] => {
+    const { number, participant, waitedFor, answeredAfter } = step
+    const sent = { participant, number, sent: told(step), waitsFor: waitedFor, answers: [], error: undefined }
+    const answer = {
+      answers: answersOf(step, columns),
+      error: step.error === undefined ? undefined : shortened(step.error, 500),
+    }
+    if (waitedFor.length === 0) return [{ at: number, entry: { ...sent, ...answer } }]
     return [
-      { at: number, entry: waits },
-      { at: answeredAfter + 0.5, entry: goesOn },
+      { at: number, entry: sent },
+      { at: answeredAfter + 0.5, entry: { ...sent, sent: undefined, waitsFor: [], ...answer } },
     ]
   })
   return all.sort((one, other) => one.at - other.at).map(({ entry }) => entry)
+}
+
+/** More rows than these are only counted. */
+const shownRows = 3
+
+function answersOf({ rows }: Step, columns: ReadonlySet<string>): string[] {
+  const shown = rows.slice(0, shownRows).map((row) => shortened(JSON.stringify(interesting(row, columns)), 200))
+  return rows.length > shownRows ? [...shown, `… and ${rows.length - shownRows} more`] : shown
 }
 
 /** Of a row that was read, what somebody writes in this schedule. */
@@ -149,29 +219,30 @@ function interesting(row: Readonly<Record<string, unknown>>, columns: ReadonlySe
 }
 
 function isTime(value: unknown): boolean {
-  return value instanceof Date || (typeof value === 'string' && /^\d{4}-\d\d-\d\d[ T]\d\d:/.test(value))
+  return types.isDate(value) || (typeof value === 'string' && /^\d{4}-\d\d-\d\d[ T]\d\d:/.test(value))
 }
+
+/** A literal, a name in quotes, a placeholder, or what stands between the words. */
+const parts = /'(?:[^'\\]|\\.|'')*'|[`"](\w+)[`"]|\?|\$(\d+)|\s+/gs
 
 /** A statement without quotes and column lists, its binds in their places. */
 function told({ sql, binds }: Step): string {
   let mark = 0
-  return sql
-    .replace(/[`"](\w+)[`"]/g, '$1')
-    .replace(/^SELECT\b.*?\bFROM\b/is, 'SELECT … FROM')
-    .replace(/\?|\$(\d+)/g, (_text, number?: string) => {
-      const value = binds[number === undefined ? mark++ : Number(number) - 1]
-      return isTime(value) ? '‹time›' : shortened(typeof value === 'string' ? value : JSON.stringify(value), 60)
-    })
-    .replace(/;$/, '')
+  const plain = sql.replace(parts, (part, name: string | undefined, number: string | undefined) => {
+    if (name !== undefined) return name
+    if (part.startsWith("'")) return shortened(part, 60)
+    if (!/^[?$]/.test(part)) return ' '
+    const value = binds[number === undefined ? mark++ : Number(number) - 1]
+    return shortened(valueText(value), 60)
+  })
+  return plain.replace(/^SELECT\b.*?\bFROM\b/i, 'SELECT … FROM').replace(/;$/, '')
+}
+
+function valueText(value: unknown): string {
+  if (isTime(value)) return '‹time›'
+  return typeof value === 'string' ? value : inspect(value, { breakLength: Infinity })
 }
 
 function shortened(text: string, length: number): string {
-  return text.length > length ? `${text.slice(0, length - 1)}…` : text
-}
-
-function wrapped(line: string, width: number, indent: string): string[] {
-  if (line.length <= width) return [line]
-  const space = line.lastIndexOf(' ', width)
-  const end = space > width / 2 ? space : width
-  return [line.slice(0, end), ...wrapped(indent + line.slice(end).trimStart(), width, indent)]
+  return visible(text.length > length ? `${text.slice(0, length - 1)}…` : text)
 }

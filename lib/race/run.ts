@@ -1,6 +1,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import type { Model, ModelStatic } from 'sequelize'
-import { StuckError } from './errors.js'
+import { messageOf, StuckError } from './errors.js'
 import type { Passing } from './gate.js'
 import type { Mutate } from './mutants.js'
 import type { DriverError, Server } from './servers.js'
@@ -176,7 +176,7 @@ export class Run {
       step.touched = touchedBy(step, passing.model)
       return answer
     } catch (error) {
-      step.error = error instanceof Error ? error.message : String(error)
+      step.error = messageOf(error)
       step.touched = touchedBy(step, passing.model)
       this.#takeError(statement, participant, error)
       throw error

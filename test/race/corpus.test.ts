@@ -6,6 +6,7 @@ import { eachDatabase } from '../each-database.js'
 import { createRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
 import { bad, good } from './programs.js'
+import { expectReadable } from './readable.js'
 
 eachDatabase('the corpus', (database) => {
   // One writer at a time, which waits in this process: nearly nothing can go wrong in these ways.
@@ -53,6 +54,7 @@ eachDatabase('the corpus', (database) => {
       expect([verdict, reasons]).to.deep.equal([isFound ? 'lost' : 'kept', []])
       if (!isFound) return
       expect(failures[0]!.schedule).to.be.at.most(20)
+      for (const failure of failures) await expectReadable(failure)
       // There the lost key was never written.
       if (/swallowed|row count/.test(title)) return
       const { key, overwriter, staleRead } = explain(first!)!

@@ -1,3 +1,4 @@
+import { runInNewContext } from 'node:vm'
 import { expect } from 'chai'
 import { DataTypes, Sequelize } from 'sequelize'
 import { mergeJsonKey, UsageError } from 'sequelize-lossless'
@@ -120,6 +121,16 @@ eachDatabase('what explore() proves', (database) => {
       ])
       const none = checkers.jsonKeys(() => Promise.resolve(null), 'progress', {})
       await rejection(Promise.resolve(none(undefined, {})), NoFinalReadError)
+    })
+
+    it('and tells what was thrown, also by code of another realm', async () => {
+      const failed = async (said: Error): Promise<string> => {
+        const { outcomes } = await race(merge, { check: () => Promise.reject(said), maxSchedules: 1 })
+        return Object.keys(outcomes).join()
+      }
+      // As those of Node are in Jest.
+      expect(await failed(runInNewContext('new RangeError("of its own")') as Error)).to.equal('A ok, B ok: of its own')
+      expect(await failed('text' as never)).to.equal("A ok, B ok: 'text'")
     })
 
     it('compares columns of any kind', async () => {

@@ -1,12 +1,14 @@
 import { expect } from 'chai'
 import type { Sequelize } from 'sequelize'
 import { mergeJsonKey, UsageError, withLock } from 'sequelize-lossless'
-import { checkers, explain, explore, replay, timeline } from 'sequelize-lossless/race'
-import type { ExploreOptions } from 'sequelize-lossless/race'
+import { checkers, explain, explore, replay, sequenceDiagram, timeline } from 'sequelize-lossless/race'
+import type { ExploreOptions, Failure, Step } from 'sequelize-lossless/race'
 import { eachDatabase } from '../each-database.js'
 import { rejection } from '../rejection.js'
 import { createRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
+import { bad } from './programs.js'
+import { expectReadable } from './readable.js'
 
 eachDatabase('the report of a failure', (database) => {
   let sequelize: Sequelize
@@ -14,7 +16,8 @@ eachDatabase('the report of a failure', (database) => {
   const isSqlite = database.name === 'sqlite'
 
   before(async () => {
-    ;({ sequelize } = database.connect())
+    const sooner = { dialectOptions: { options: '-c deadlock_timeout=10ms' } }
+    ;({ sequelize } = database.connect(database.name === 'postgres' ? sooner : {}))
     Runs = await createRuns(sequelize)
   })
 
@@ -51,9 +54,7 @@ eachDatabase('the report of a failure', (database) => {
       /lost: "a" of progress, which A wrote at \d: B overwrote it at 4 with UPDATE workflow_runs, from its read at \d, which took no lock replay/,
     )
     expect(lines.at(-1)).to.equal(`replay: ${first!.token}`)
-    for (const width of [80, 120]) {
-      for (const line of timeline(first!, width).split('\n')) expect(line.length).to.be.at.most(width)
-    }
+    await expectReadable(first!)
   })
 
   it('needs no check to name the key', async () => {
@@ -83,6 +84,31 @@ eachDatabase('the report of a failure', (database) => {
     })
   }
 
+  // Of two participants the corpus itself sees to it, except here.
+  const counts = isSqlite ? [2, 3] : /3\.5|through/.test(database.title) ? [] : [3]
+  for (const count of counts) {
+    it(`can be read of programs that lose, with ${count} participants`, async () => {
+      const Versioned = await createRuns(sequelize, { version: true, modelName: 'Versioned', tableName: 'report_runs' })
+      const names = ['a', 'b', 'c'].slice(0, count)
+      for (const [title, program] of Object.entries(bad)) {
+        const { failures } = await explore({
+          sequelize,
+          setup: async () => {
+            const ids = [await setup(), await setup(), await setup(), (await Versioned.create({ progress: {} })).id]
+            return { sequelize, Runs, Versioned, ids }
+          },
+          participants: Object.fromEntries(
+            names.map((name) => [name, (rows: Parameters<typeof program>[0]) => program(rows, name)]),
+          ),
+          check: () => expect.fail(`on purpose, of ${title}`),
+          maxSchedules: 3,
+        })
+        expect(failures).to.have.length.of.at.least(2)
+        for (const failure of failures) await expectReadable(failure)
+      }
+    }).timeout(60_000)
+  }
+
   const times = /3\.5|through|SQLite/.test(database.title) ? 5 : 50
   it(`has a token that replays it, ${times} of ${times} times`, async () => {
     const { first } = await explore(options(naive))
@@ -101,5 +127,100 @@ eachDatabase('the report of a failure', (database) => {
     }
     const { message } = await rejection(replay('v1:AB', options(naive)), UsageError)
     expect(message).to.match(/v1:AB is not a schedule of these participants: at place 3, where it ends/)
+  })
+})
+
+describe('the report of a failure', () => {
+  const step = (participant: string, sql: string, binds: readonly unknown[], rest: Partial<Step> = {}): Step => ({
+    number: 1,
+    participant,
+    sql,
+    binds,
+    kind: 'write',
+    answeredAfter: 1,
+    waitedFor: [],
+    rows: [],
+    error: undefined,
+    touched: [],
+    ...rest,
+  })
+  const failureOf = (steps: readonly Step[], rest: Partial<Failure> = {}): Failure => ({
+    schedule: 1,
+    steps: steps.map((each, index) => ({ ...each, number: index + 1, answeredAfter: index + 1 })),
+    outcomes: { A: 'ok', B: 'ok' },
+    error: new Error('on purpose'),
+    token: 'v1:AB',
+    switches: 1,
+    ...rest,
+  })
+
+  const hostile = {
+    'a newline, a tab and a bell': 'one\r\ntwo\tthree\u0007\u001b[31m\u2028',
+    'wide letters': '東京都'.repeat(30),
+    'emoji of several parts': '👩‍👩‍👧⏳👍🏽❤️🇨🇭'.repeat(12),
+    'letters of several parts': 'é'.normalize('NFD').repeat(90),
+    'half a letter': 'a\ud83d',
+    'one long word': 'x'.repeat(500),
+    'what Mermaid reads': 'style: x; #35; %% note <br/> "end" &amp; {{}} @{a} \\ $$x$$ ﬂ°°59¶ß classDef a:#1;',
+    'a document of a megabyte': JSON.stringify({ text: '👍'.repeat(500_000) }),
+    'an option of Mermaid': 'nowrap: x',
+    'its keywords': 'end',
+  }
+  for (const [title, text] of Object.entries(hostile)) {
+    it(`can be read with ${title}, wherever it stands`, async () => {
+      const name = text.slice(0, 300)
+      const steps = [
+        step(name, "SELECT id\n  FROM `docs` WHERE id = $1 AND x = 'it''s?'", [text], { rows: [{ id: text }] }),
+        step(name, `UPDATE docs SET x=? WHERE id = '${text.replaceAll('\\', '')}'`, [text], { waitedFor: [name] }),
+        step('B', 'UPDATE docs SET x=?', [{ x: text }], { error: `${text}\n${text}` }),
+      ]
+      for (const third of [{}, { [`C ${name}`]: 'unknown' as const }]) {
+        const outcomes = { [name]: 'ok', B: 'failed', ...third } as const
+        await expectReadable(failureOf(steps, { outcomes }))
+        await expectReadable(failureOf(steps, { outcomes, error: new Error(text) }))
+      }
+    })
+  }
+
+  it('puts every bind where it belongs, whatever it is', () => {
+    const binds = ['a', 10n, null, undefined, new Date(), Buffer.from('a'), [1], '2026-01-01 10:00:00.000 +00:00']
+    const sql = `SELECT a FROM t WHERE "a" = '?"b"' AND b IN (${binds.map((_bind, index) => `$${index + 1}`).join()});`
+    const shown = 'SELECT … FROM t WHERE a = \'?"b"\' AND b IN (a,10n,null,undefined,‹time›,<Buffer 61>,[ 1 ],‹time›)'
+    expect(timeline(failureOf([step('A', sql, binds)]), 400)).to.include(shown)
+  })
+
+  it('shows three rows of a read, and counts the others', () => {
+    const rows = Array.from({ length: 100 }, (_row, id) => ({ id }))
+    const text = timeline(failureOf([step('A', 'SELECT id FROM t', [], { kind: 'read', rows })]))
+    expect(text).to.match(/→ {"id":2} +│\n +→ … and 97 more/)
+  })
+
+  it('tells what the check said line by line, without its colours', () => {
+    const error = new Error('\u001b[31mexpected\u001b[39m\n+ 1\n- 2')
+    expect(timeline(failureOf([], { error }))).to.include('the check failed: expected\n+ 1\n- 2\nreplay: v1:AB')
+    expect(timeline(failureOf([], { error: 'text' }))).to.include("the check failed: 'text'")
+  })
+
+  it('keeps its columns wide enough for a word, of any number of participants', () => {
+    const outcomes = Object.fromEntries(Array.from({ length: 12 }, (_name, index) => [`job_${index}`, 'ok' as const]))
+    const text = timeline(failureOf([step('job_3', 'UPDATE t SET x=1 WHERE id = 1', [])], { outcomes }), 80)
+    expect(text).to.match(/│ UPDATE t SET x=1 +│/)
+  })
+
+  it('is drawn with the database in the middle', () => {
+    const read = { kind: 'read', rows: [{ x: { a: 1 } }] } as const
+    const steps = [step('A', 'SELECT x FROM t', [], read), step('B', 'UPDATE t SET x=?', ['{}'], { waitedFor: ['A'] })]
+    expect(sequenceDiagram(failureOf(steps)).split('\n')).to.deep.equal([
+      'sequenceDiagram',
+      '  participant p1 as A (ok)',
+      '  participant db as database',
+      '  participant p2 as B (ok)',
+      '  p1->>db: 1 SELECT … FROM t',
+      '  db-->>p1: {"x":{"a":1}}',
+      '  p2->>db: 2 UPDATE t SET x={}',
+      '  Note over p2: ⏳ waits for A',
+      '  db-->>p2: 2 goes on',
+      '  Note over p1,p2: the check failed: on purpose<br/>replay: v1:AB',
+    ])
   })
 })

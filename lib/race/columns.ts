@@ -1,0 +1,58 @@
+/** What a reader takes for one character. Intl.Segmenter copies the whole text for each, so a long one fills the memory. */
+const clusters =
+  /(?:\p{RI}\p{RI}|\p{ExtPict}[\p{EMod}\uFE0F]*(?:\u200D\p{ExtPict}[\p{EMod}\uFE0F]*)*|.)[\p{M}\p{Cf}]*/gsu
+
+/** What a terminal shows two columns wide: emoji, and the scripts of East Asia. */
+const wide =
+  /^(?:\p{Emoji_Presentation}|[\u1100-\u115F\u2E80-\u303E\u3041-\uA4CF\uA960-\uA97C\uAC00-\uD7A3\uF900-\uFAFF\uFE10-\uFE6F\uFF01-\uFF60\uFFE0-\uFFE6\u{16FE0}-\u{18CFF}\u{1B000}-\u{1B2FF}\u{1F200}-\u{1F2FF}\u{20000}-\u{3FFFD}])|\uFE0F/u
+const invisible = /^[\p{M}\p{Cf}]+$/u
+
+/** How many columns of a terminal a text takes, of one line. */
+function columnsOf(text: string): number {
+  return (text.match(clusters) ?? []).reduce((sum, cluster) => sum + columnsOfCluster(cluster), 0)
+}
+
+function columnsOfCluster(cluster: string): number {
+  return invisible.test(cluster) ? 0 : wide.test(cluster) ? 2 : 1
+}
+
+/** The text with spaces after it, as many columns wide. */
+export function padded(text: string, columns: number): string {
+  return text + ' '.repeat(Math.max(columns - columnsOf(text), 0))
+}
+
+/** The text in lines of so many columns at most, each but the first with `indent` before it. */
+export function wrapped(text: string, columns: number, indent: string): string[] {
+  const lines: string[] = []
+  for (let rest = text; ;) {
+    const end = endOfLine(rest, columns)
+    lines.push(rest.slice(0, end).trimEnd())
+    if (end === rest.length) return lines
+    rest = indent + rest.slice(end).trimStart()
+  }
+}
+
+/** Where the line ends that fits: after a word or a comma, unless that would leave more than half of it empty. */
+function endOfLine(text: string, columns: number): number {
+  let [end, taken, afterWord] = [0, 0, 0]
+  for (const [cluster] of text.matchAll(clusters)) {
+    taken += columnsOfCluster(cluster)
+    if (cluster === ' ' && taken > columns / 2) afterWord = end
+    if (taken > columns) return afterWord || end
+    end += cluster.length
+    if (cluster === ',' && taken > columns / 2) afterWord = end
+  }
+  return end
+}
+
+/** The text with what would move the cursor, or turn the line around, written as an escape. */
+export function visible(text: string): string {
+  return text
+    .toWellFormed()
+    .replace(
+      /[\p{Cc}\u2028-\u202E\u2066-\u2069]/gu,
+      (character) => short[character] ?? `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
+    )
+}
+
+const short: Readonly<Record<string, string>> = { '\n': '\\n', '\r': '\\r', '\t': '\\t' }
