@@ -26,6 +26,8 @@ function run(command: string, databaseUrl: string | undefined): Promise<Outcome>
     DATABASE_URL: databaseUrl,
     COMPLETE_STEP: undefined,
     FORCE_COLOR: undefined,
+    // Vitest has colours wherever CI is set.
+    NO_COLOR: '1',
     // Without it npm prints the script's name and command before the output.
     npm_config_loglevel: 'silent',
   }
@@ -39,8 +41,8 @@ function run(command: string, databaseUrl: string | undefined): Promise<Outcome>
 /** The output without what differs from run to run: times, and places in files. */
 function steady(output: string): string {
   return output
-    .replaceAll(/ \(\d+ms\)/g, '')
-    .replaceAll(/^ +at .*$/gm, '')
+    .replaceAll(/ \(?\d+(\.\d+)? ?m?s\)?$/gm, '')
+    .replaceAll(/^( +at| RUN| +Start at| +Duration|Time:|ℹ duration_ms) .*$/gm, '')
     .trim()
 }
 
@@ -58,7 +60,8 @@ describe('the examples', function () {
               command,
               name === 'sqlite' ? undefined : servers.get(name)!.url,
             )
-            expect(steady(stdout), stderr).to.equal(steady(output))
+            // Jest reports to stderr.
+            expect(steady(stdout || stderr), stderr).to.equal(steady(output))
             expect(exitCode, command).to.equal(command.startsWith('COMPLETE_STEP=naive ') ? 1 : 0)
           }
         })
