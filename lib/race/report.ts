@@ -1,4 +1,4 @@
-import { inspect, stripVTControlCharacters, types } from 'node:util'
+import { inspect, isDeepStrictEqual, stripVTControlCharacters, types } from 'node:util'
 import { padded, visible, wrapped } from './columns.js'
 import { LostKeysError, messageOf } from './errors.js'
 import type { Failure } from './explore.js'
@@ -43,13 +43,21 @@ export function explain({ steps, error }: Pick<Failure, 'steps' | 'error'>): Exp
         assignments(sql, binds).some((each) => each.column === column) &&
         (lost?.key !== undefined || number > (staleRead?.answeredAfter ?? 0) - 1),
     )
-    if (undone) return { column, key: lost?.key, overwriter, staleRead, undone }
+    if (!undone) continue
+    const theirs = assignments(undone.sql, undone.binds).find((each) => each.column === column)!
+    return { column, key: lost?.key ?? keyUndone(theirs.value, written.value), overwriter, staleRead, undone }
   }
   return undefined
 }
 
 function bareTable(sql: string): string {
   return nameOf(tableOf(sql) ?? '')
+}
+
+/** The first key of a written document that is not the same in the one that was written over it. */
+function keyUndone(value: unknown, over: unknown): string | undefined {
+  const [document, other] = [documentOf(value), documentOf(over)] as (Record<string, unknown> | undefined)[]
+  return Object.keys(document ?? {}).find((key) => !isDeepStrictEqual(document![key], other?.[key]))
 }
 
 function documentOf(value: unknown): object | undefined {

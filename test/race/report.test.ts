@@ -65,6 +65,15 @@ eachDatabase('the report of a failure', (database) => {
     expect(overwriter.participant).to.equal(staleRead!.participant).and.not.equal(undone!.participant)
   })
 
+  it('names the key that a check of any kind found out about', async () => {
+    const all = async (id: number): Promise<void> => {
+      expect((await Runs.findByPk(id))!.progress).to.deep.equal({ a: 1, b: 1 })
+    }
+    const { first } = await explore({ ...options(naive), check: all })
+    const { column, key, undone } = explain(first!)!
+    expect([column, key]).to.deep.equal(['progress', undone!.participant.toLowerCase()])
+  })
+
   it('says so if nothing was overwritten, or the check fails of something else', async () => {
     const merge = (id: number, key: string): Promise<void> => mergeJsonKey([Runs, id], 'progress', key, 1)
     const { first } = await explore({ ...options(merge), check: () => expect.fail('on purpose') })
