@@ -1,3 +1,4 @@
+import { runInNewContext } from 'node:vm'
 import { expect } from 'chai'
 import { DatabaseError, DataTypes } from 'sequelize'
 import type { Model, ModelStatic, Sequelize } from 'sequelize'
@@ -60,6 +61,8 @@ const jsonValues: readonly (readonly [value: unknown, refusedBy: readonly Databa
   [{ '': { '$."a"': ["'"] } }, []],
   [JSON.parse('{"__proto__":{"polluted":true}}'), []],
   [new Date(0), []],
+  // As those that fetch() and structuredClone() make in a test of Jest.
+  [runInNewContext('({ another: [{ realm: new Date(0) }] })'), []],
   ['a\0b', ['postgres']],
   ['\udc00', everyDatabase],
   [{ inner: ['\ud800'] }, everyDatabase],

@@ -123,6 +123,19 @@ eachDatabase('what explore() proves', (database) => {
       await rejection(Promise.resolve(none(undefined, {})), NoFinalReadError)
     })
 
+    it('and compares what was promised as JSON, whatever realm it is of', async () => {
+      const promised = runInNewContext('({ at: new Date(0), list: [{ n: 1 }], big: 2n ** 40n })') as Record<
+        string,
+        unknown
+      >
+      const check = checkers.jsonKeys(
+        () => Promise.resolve({ progress: { at: '1970-01-01T00:00:00.000Z', list: [{ n: 1 }], big: 2 ** 40 } }),
+        'progress',
+        { A: promised },
+      )
+      await check(undefined, { A: 'ok' })
+    })
+
     it('and tells what was thrown, also by code of another realm', async () => {
       const failed = async (said: Error): Promise<string> => {
         const { outcomes } = await race(merge, { check: () => Promise.reject(said), maxSchedules: 1 })
