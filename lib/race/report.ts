@@ -230,14 +230,16 @@ function isTime(value: unknown): boolean {
   return types.isDate(value) || (typeof value === 'string' && /^\d{4}-\d\d-\d\d[ T]\d\d:/.test(value))
 }
 
-/** A literal, a name in quotes, a placeholder, or what stands between the words. */
-const parts = /'(?:[^'\\]|\\.|'')*'|[`"](\w+)[`"]|\?|\$(\d+)|\s+/gs
+/** A literal, an alias, a name in quotes, a placeholder, or what stands between the words. */
+const parts = /'(?:[^'\\]|\\.|'')*'|\sAS\s+[`"](\w+)[`"]|[`"](\w+)[`"](\.?)|\?|\$(\d+)|\s+/gs
 
-/** A statement without quotes and column lists, its binds in their places. */
+/** A statement without quotes and column lists, its binds in their places; without the alias of a table that is alone. */
 function told({ sql, binds }: Step): string {
   let mark = 0
-  const plain = sql.replace(parts, (part, name: string | undefined, number: string | undefined) => {
-    if (name !== undefined) return name
+  const alias = /\bJOIN\b/i.test(sql) ? undefined : /\bFROM\s+\S+\sAS\s+[`"](\w+)[`"]/i.exec(sql)?.[1]
+  const plain = sql.replace(parts, (part, as?: string, name?: string, dot?: string, number?: string) => {
+    if (as !== undefined) return as === alias ? '' : ` AS ${as}`
+    if (name !== undefined) return name === alias && dot !== '' ? '' : `${name}${dot!}`
     if (part.startsWith("'")) return shortened(part, 60)
     if (!/^[?$]/.test(part)) return ' '
     const value = binds[number === undefined ? mark++ : Number(number) - 1]

@@ -48,7 +48,7 @@ eachDatabase('the report of a failure', (database) => {
     const text = timeline(first!)
     const lines = text.split('\n')
     expect(lines[0]).to.match(/^ {4}A \(ok\) +│ B \(ok\)$/)
-    expect(text).to.match(/^ {2}\d (.*│ )?SELECT … FROM workflow_runs AS WorkflowRun/m)
+    expect(text).to.match(/^ {2}\d (.*│ )?SELECT … FROM workflow_runs WHERE id = /m)
     expect(text).to.include('→ {"progress":').and.include('UPDATE workflow_runs SET progress={"b":1}')
     expect(text.replace(/\n */g, ' ')).to.match(
       /lost: "a" of progress, which A wrote at \d: B overwrote it at 4 with UPDATE workflow_runs, from its read at \d, which took no lock replay/,
@@ -196,6 +196,14 @@ describe('the report of a failure', () => {
     const sql = `SELECT a FROM t WHERE "a" = '?"b"' AND b IN (${binds.map((_bind, index) => `$${index + 1}`).join()});`
     const shown = 'SELECT … FROM t WHERE a = \'?"b"\' AND b IN (a,10n,null,undefined,‹time›,<Buffer 61>,[ 1 ],‹time›)'
     expect(timeline(failureOf([step('A', sql, binds)]), 400)).to.include(shown)
+  })
+
+  it('leaves out the name of a table that is alone', () => {
+    const shown = (sql: string): string => timeline(failureOf([step('A', sql, [])]), 400)
+    const sql = "SELECT `a`.`x` AS `a` FROM `t` AS `a` WHERE `a`.`x` = 'AS `a`.' AND `b`.`x` = 1"
+    expect(shown(sql)).to.include("SELECT … FROM t WHERE x = 'AS `a`.' AND b.x = 1 ")
+    const joined = 'SELECT `a`.`x` FROM `t` AS `a` LEFT JOIN `u` AS `b` ON `a`.`id` = `b`.`a`'
+    expect(shown(joined)).to.include('SELECT … FROM t AS a LEFT JOIN u AS b ON a.id = b.a')
   })
 
   it('shows three rows of a read, and counts the others', () => {
