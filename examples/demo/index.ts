@@ -1,12 +1,13 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
-import { DataTypes, Model, OptimisticLockError, Sequelize } from 'sequelize'
+import { parseArgs, styleText } from 'node:util'
+import { DataTypes, Model, Sequelize } from 'sequelize'
 import type { CreationOptional, InferAttributes, InferCreationAttributes } from 'sequelize'
-import { lossless, mergeJsonKey } from 'sequelize-lossless'
+import { lossless } from 'sequelize-lossless'
 import type { Lossless } from 'sequelize-lossless'
-import { Timeline } from './timeline.js'
+import { explore, timeline } from 'sequelize-lossless/race'
+import type { Result } from 'sequelize-lossless/race'
 
 class WorkflowRun extends Model<InferAttributes<WorkflowRun>, InferCreationAttributes<WorkflowRun>> {
   declare id: CreationOptional<number>
@@ -14,149 +15,79 @@ class WorkflowRun extends Model<InferAttributes<WorkflowRun>, InferCreationAttri
 }
 interface WorkflowRun extends Lossless<WorkflowRun> {}
 
-type Step = 'step_a' | 'step_b'
-type Connect = (logging: false | ((text: string) => void)) => Sequelize
-
-const timeline = new Timeline(process.stdout, process.env)
-
-/** One of the two jobs: a connection of its own, whose statements go to its column of the timeline. */
-class Job {
-  readonly sequelize: Sequelize
-  readonly Runs: typeof WorkflowRun
-  #onStatement: (sql: string) => void = () => undefined
-
-  constructor(
-    connect: Connect,
-    readonly column: 0 | 1,
-    readonly step: Step,
-    version: boolean,
-  ) {
-    this.sequelize = connect((text) => this.#log(text))
-    this.Runs = class extends WorkflowRun {}
-    this.Runs.init(
-      { id: { type: DataTypes.INTEGER, primaryKey: true, autoIncrement: true }, progress: DataTypes.JSON },
-      { sequelize: this.sequelize, tableName: table, modelName: 'WorkflowRun', timestamps: false, version },
-    )
-    lossless(this.Runs)
-  }
-
-  #log(text: string): void {
-    const sql = text.replace(/^Executing \([^)]*\): /, '')
-    this.#onStatement(sql)
-    timeline.entry(this.column, sql.replace(/^SELECT .* FROM/, 'SELECT … FROM'))
-  }
-
-  /** Resolves when this job sends a statement that matches. */
-  sends(statement: RegExp): Promise<void> {
-    return new Promise((resolve) => (this.#onStatement = (sql) => statement.test(sql) && resolve()))
-  }
-
-  load(id: number): Promise<WorkflowRun> {
-    return this.Runs.findByPk(id, { rejectOnEmpty: true })
-  }
-}
-
-const table = 'lossless_demo'
-
-/** One way of recording a step; `a` and `b` have both loaded the run already. */
-interface Story {
-  readonly title: string
-  readonly explanation: string
+/** A way to record a step, as a job would write it. */
+interface Way {
+  readonly code: string
   readonly version?: boolean
-  tell(a: Job, b: Job, runs: { a: WorkflowRun; b: WorkflowRun }, show: () => Promise<void>): Promise<void>
+  record(run: WorkflowRun, step: string): Promise<unknown>
 }
 
-const stories: readonly Story[] = [
+const ways: readonly Way[] = [
   {
-    title: 'The lost update: read, change in JavaScript, save the whole document',
-    explanation: 'run.update({ progress: { ...run.progress, step_a: "done" } })',
-    async tell(_a, _b, runs, show) {
-      await runs.a.update({ progress: { ...runs.a.progress, step_a: 'done' } })
-      await show()
-      await runs.b.update({ progress: { ...runs.b.progress, step_b: 'done' } })
-      await show()
-    },
+    code: 'await run.update({ progress: { ...run.progress, step_a: "done" } })',
+    record: (run, step) => run.update({ progress: { ...run.progress, [step]: 'done' } }),
   },
   {
-    title: 'Cure 1, pessimistic: withLock',
-    explanation: 'run.withLock(async (run) => { run.progress.step_a = "done"; await run.save() })',
-    async tell(a, b, runs, show) {
-      // SQLite's writers queue inside this process, before their first statement.
-      const queued = a.sequelize.getDialect() === 'sqlite' ? undefined : b.sends(/FOR (NO KEY )?UPDATE/)
-      let enter!: () => void
-      const entered = new Promise<void>((resolve) => (enter = resolve))
-      const second = entered.then(() =>
-        runs.b.withLock(async (run) => {
-          timeline.note(`job B has the lock, and read progress = ${JSON.stringify(run.progress)} with it`)
-          run.progress['step_b'] = 'done'
-          await run.save()
-        }),
-      )
-      await runs.a.withLock(async (run) => {
-        enter()
-        await queued
-        timeline.note('job B waits for the lock of job A')
-        run.progress['step_a'] = 'done'
+    code: 'await run.withLock(async (run) => { run.progress.step_a = "done"; await run.save() })',
+    record: (run, step) =>
+      run.withLock(async (run) => {
+        run.progress[step] = 'done'
         await run.save()
-      })
-      await second
-      await show()
-    },
+      }),
   },
   {
-    title: 'Cure 2, optimistic: version: true, and again on conflict',
-    explanation: 'run.update({ progress: … }) throws OptimisticLockError; reload, and try again',
+    code: 'await run.withOptimisticLock((run) => { run.progress.step_a = "done" }) // version: true',
     version: true,
-    async tell(_a, _b, runs, show) {
-      await runs.a.update({ progress: { ...runs.a.progress, step_a: 'done' } })
-      await show()
-      const record = (): Promise<WorkflowRun> => runs.b.update({ progress: { ...runs.b.progress, step_b: 'done' } })
-      await record().catch(async (error: unknown) => {
-        if (!(error instanceof OptimisticLockError)) throw error
-        timeline.note('OptimisticLockError: job B matched no row, loads it again and repeats')
-        await runs.b.reload()
-        await record()
-      })
-      await show()
-    },
+    record: (run, step) => run.withOptimisticLock((run) => void (run.progress[step] = 'done')),
   },
   {
-    title: 'Cure 3, one atomic statement: mergeJsonKey',
-    explanation: 'run.mergeJsonKey("progress", "step_a", "done")',
-    async tell(_a, _b, runs, show) {
-      await runs.a.mergeJsonKey('progress', 'step_a', 'done')
-      await show()
-      await runs.b.mergeJsonKey('progress', 'step_b', 'done')
-      await show()
-    },
+    code: 'await run.mergeJsonKey("progress", "step_a", "done")',
+    record: (run, step) => run.mergeJsonKey('progress', step, 'done'),
   },
 ]
 
-async function tell(story: Story, connect: Connect): Promise<void> {
-  const version = story.version ?? false
-  const [a, b] = [new Job(connect, 0, 'step_a', version), new Job(connect, 1, 'step_b', version)]
-  const quiet = { logging: false } as const
-  const { Runs } = a
+/** Two jobs that each load the run and record a step, in every order of their statements. */
+async function race(sequelize: Sequelize, way: Way): Promise<Result> {
+  class Runs extends WorkflowRun {}
+  Runs.init(
+    { id: { type: DataTypes.INTEGER, primaryKey: true, autoIncrement: true }, progress: DataTypes.JSON },
+    {
+      sequelize,
+      tableName: 'lossless_demo',
+      modelName: 'WorkflowRun',
+      timestamps: false,
+      version: way.version ?? false,
+    },
+  )
+  lossless(Runs)
+  const job = (step: string) => async (id: number) => way.record(await Runs.findByPk(id, { rejectOnEmpty: true }), step)
   try {
-    await Runs.sync({ force: true, ...quiet })
-    const { id } = await Runs.create({ progress: {} }, quiet)
-    const read = async (): Promise<WorkflowRun['progress']> =>
-      (await Runs.findByPk(id, { rejectOnEmpty: true, ...quiet })).progress
-    // Each job's first statement asks the server who it is; here, before the story.
-    for (const job of [a, b]) await mergeJsonKey([job.Runs, id], 'progress', 'x', '', quiet)
-    await Runs.update({ progress: {} }, { where: { id }, ...quiet })
-
-    timeline.heading(story.title, story.explanation)
-    const runs = { a: await a.load(id), b: await b.load(id) }
-    await story.tell(a, b, runs, async () => timeline.note(`progress = ${JSON.stringify(await read())}`))
-    const progress = await read()
-    const lost = [a.step, b.step].filter((step) => progress[step] !== 'done')
-    if (lost.length > 0) timeline.note(`${lost.join(', ')} is LOST, and nothing was raised`, 'red')
-    else timeline.note('both steps are there', 'green')
+    await Runs.sync({ force: true })
+    return await explore({
+      sequelize,
+      setup: async () => (await Runs.create({ progress: {} })).id,
+      participants: { 'job A': job('step_a'), 'job B': job('step_b') },
+    })
   } finally {
-    await Runs.drop(quiet)
-    for (const { sequelize } of [a, b]) await sequelize.close()
+    await Runs.drop()
   }
+}
+
+function style(format: 'bold' | 'green' | 'red', text: string): string {
+  return process.stdout.isTTY && !process.env['NO_COLOR'] ? styleText(format, text) : text
+}
+
+function report({ code }: Way, { verdict, schedules, failures, first, reasons }: Result): void {
+  console.log(`\n${style('bold', code)}`)
+  if (verdict === 'unknown') throw new Error(reasons.join('; '))
+  if (!first) {
+    console.log(style('green', `✔ both steps are there, after each of ${schedules} orders`))
+    return
+  }
+  console.log(
+    style('red', `✗ a step is lost in ${failures.length} of ${schedules} orders, and nothing is raised. One of them:`),
+  )
+  console.log(`\n${timeline(first, Math.min(process.stdout.columns ?? 80, 120))}`)
 }
 
 async function main(): Promise<void> {
@@ -166,21 +97,17 @@ async function main(): Promise<void> {
     throw new Error(`--url must be mysql://, mariadb:// or postgres://user:password@host:port/database, got "${url}"`)
   }
   const folder = await mkdtemp(join(tmpdir(), 'sequelize-lossless-demo-'))
-  const options = { pool: { max: 2, acquire: 5_000 } } as const
-  const connect: Connect = (logging) =>
+  const options = { logging: false, pool: { max: 4, acquire: 5_000 } } as const
+  const sequelize =
     url === undefined
-      ? new Sequelize({ dialect: 'sqlite', storage: join(folder, 'demo.sqlite'), logging, ...options })
-      : new Sequelize(url, { logging, ...options })
+      ? new Sequelize({ dialect: 'sqlite', storage: join(folder, 'demo.sqlite'), ...options })
+      : new Sequelize(url, options)
   try {
-    const probe = connect(false)
-    await probe.authenticate()
-    const version = await probe.databaseVersion()
-    await probe.close()
-    console.log(
-      `Two jobs finish two steps of one workflow run, on ${probe.getDialect()} ${version}. Both have read progress = {}.`,
-    )
-    for (const story of stories) await tell(story, connect)
+    const server = `${sequelize.getDialect()} ${await sequelize.databaseVersion()}`
+    console.log(`Two jobs each add their step to one workflow run, on ${server}, in every order of their statements.`)
+    for (const way of ways) report(way, await race(sequelize, way))
   } finally {
+    await sequelize.close()
     await rm(folder, { recursive: true, force: true })
   }
 }
