@@ -21,15 +21,17 @@ export function padded(text: string, columns: number): string {
   return text + ' '.repeat(Math.max(columns - columnsOf(text), 0))
 }
 
-/** The text in lines of so many columns at most, each but the first with `indent` before it. */
+/** The text in lines of so many columns at most, none of them empty, each but the first with `indent` before it. */
 export function wrapped(text: string, columns: number, indent: string): string[] {
   const lines: string[] = []
-  for (let rest = text; ;) {
+  let rest = text.trimEnd()
+  while (rest !== '') {
     const end = endOfLine(rest, columns)
     lines.push(rest.slice(0, end).trimEnd())
-    if (end === rest.length) return lines
-    rest = indent + rest.slice(end).trimStart()
+    const more = rest.slice(end).trimStart()
+    rest = more && indent + more
   }
+  return lines
 }
 
 /** Where the line ends that fits: after a word or a comma, unless that would leave more than half of it empty. */

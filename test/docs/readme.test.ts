@@ -1,9 +1,13 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect } from 'chai'
+import mermaid from 'mermaid'
 import * as lossless from 'sequelize-lossless'
+import * as race from 'sequelize-lossless/race'
+import type { Result } from 'sequelize-lossless/race'
 import ts from 'typescript'
 import { eachDatabase } from '../each-database.js'
+import { rejection } from '../rejection.js'
 import { createRuns } from '../workflow-run.js'
 import { codeBlocks, promisedProgress, readme, root } from './readme.js'
 
@@ -45,6 +49,35 @@ eachDatabase('the README', (database) => {
       const sent = log.join(' ').replace('`updatedAt` AS `updatedAt`', '…')
       const shown = codeBlocks('README.md', 'sql').join(' ').replaceAll('-- MySQL', '')
       expect(words(shown)).to.equal(words(sent))
+    })
+
+    it('ends the chapter on proofs as it says: red with the timeline shown, and green with the line that mends it', async () => {
+      const { sequelize } = database.connect()
+      const Runs = await createRuns(sequelize, { tableName: 'WorkflowRuns', createdAt: false })
+      Runs.removeAttribute('title')
+      const blocks = readme().rest
+      const red = blocks.find((block) => block.includes('await explore({'))!
+      const green = red.replace(/^const finish[^]*?^}$/m, blocks[blocks.indexOf(red) + 1]!.trim())
+      const prove = (block: string): Promise<Result> => {
+        const { outputText } = ts.transpileModule(block.replace(/^import .*$/gm, '') + '\nreturn result', {
+          compilerOptions: { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext },
+        })
+        const names = { sequelize, WorkflowRun: Runs, ...lossless, ...race }
+        const run = new AsyncFunction(...Object.keys(names), outputText) as unknown as (
+          ...values: unknown[]
+        ) => Promise<Result>
+        return run(...Object.values(names))
+      }
+      const { result } = await rejection(prove(red), race.LostUpdateError)
+      expect([result.failures.length, result.schedules]).to.deep.equal([2, 4])
+      const shown = codeBlocks('README.md', 'text').at(-1)!
+      const withoutKeys = (text: string): string =>
+        text
+          .replace(/\bid = \d+/g, 'id = 1')
+          .replace(/ +/g, ' ')
+          .trim()
+      expect(withoutKeys(race.timeline(result.first!, 100))).to.equal(withoutKeys(shown))
+      expect(await prove(green)).to.deep.include({ verdict: 'kept', failures: [] })
     })
   }
 })
@@ -95,6 +128,12 @@ describe('the README', () => {
     const [quoted] = codeBlocks('README.md', 'text')
     const [printed] = codeBlocks('examples/7-test-it/README.md', 'text')
     expect(printed).to.include(quoted!.trim())
+  })
+
+  it('draws what Mermaid can read', async () => {
+    const diagrams = codeBlocks('README.md', 'mermaid')
+    expect(diagrams).to.have.length.of.at.least(1)
+    for (const diagram of diagrams) await mermaid.parse(diagram)
   })
 
   it('lists every error class with its code', () => {
