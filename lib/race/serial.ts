@@ -3,7 +3,7 @@ import { QueryTypes } from 'sequelize'
 import type { Sequelize } from 'sequelize'
 import { modelOf } from './gate.js'
 import type { Outcome, Step } from './run.js'
-import { nameOf, tableOf } from './statement.js'
+import { nameOf, tablesWritten } from './statement.js'
 
 /** The rows that changed between the beginning and the end of a run, without what differs in every run. */
 export type Change = readonly RowChange[]
@@ -20,7 +20,7 @@ export type Rows = ReadonlyMap<string, { readonly table: string; readonly row: R
 /** What a participant wrote to, as its statements name it. */
 export function writtenTables(steps: readonly Step[]): string[] {
   const written = steps.filter(({ kind, error }) => kind === 'write' && error === undefined)
-  return [...new Set(written.flatMap(({ sql }) => tableOf(sql) ?? []))].sort()
+  return [...new Set(written.flatMap(({ sql }) => tablesWritten(sql)))].sort()
 }
 
 /** Reads whole tables, each named as a statement of a participant names it. */

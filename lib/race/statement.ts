@@ -8,7 +8,7 @@ export type Kind = 'local' | 'read' | 'lock' | 'write' | 'end' | 'other'
 const begins = /^(START TRANSACTION|BEGIN( DEFERRED)?( TRANSACTION)?)\s*;?$/i
 const locals = /^(SAVEPOINT .*|SET (SESSION )?TRANSACTION .*|(SELECT|DO) 1)\s*;?$/i
 const ends = /^(COMMIT|ROLLBACK|RELEASE)\b/i
-const writes = /^(INSERT|UPDATE|DELETE|REPLACE|MERGE)\b/i
+const writes = /^(INSERT|UPDATE|DELETE|REPLACE|MERGE|TRUNCATE)\b/i
 
 /** What may stand before a parenthesis in a SELECT that changes nothing. */
 const harmless = new Set(
@@ -20,8 +20,9 @@ const harmless = new Set(
 export function kindOf(sql: string): Kind {
   if (begins.test(sql) || locals.test(sql)) return 'local'
   if (ends.test(sql)) return 'end'
-  if (writes.test(sql)) return 'write'
-  if (!/^SELECT\b/i.test(sql)) return 'other'
+  const main = sql.slice(mainStart(sql))
+  if (writes.test(main) || tablesWritten(sql).length > 0) return 'write'
+  if (!/^SELECT\b/i.test(main)) return 'other'
   // Words in literals count too: what looks like a lock or a call is taken for one.
   const isLocking = /\bFOR\s+(UPDATE|SHARE|NO KEY|KEY)\b|\bLOCK IN SHARE MODE\b|\bINTO\b/i.test(sql)
   const calls = [...sql.matchAll(/([\w.]+)\s*\(/g)].map(([, name]) => name!.toLowerCase())
@@ -44,9 +45,8 @@ export function bindList(parameters: unknown): readonly unknown[] {
   return Array.isArray(parameters) ? parameters : Object.values(parameters ?? {})
 }
 
-/** A word, literal or sign of a statement. */
-export /** A word, a literal or a sign of a statement. */
-interface Token {
+/** A word, a literal or a sign of a statement. */
+export interface Token {
   readonly text: string
   readonly start: number
   /** How many parentheses are open around it. */
@@ -101,6 +101,21 @@ function literalOf(text: string, literals: Literals): string | undefined {
   )
 }
 
+/** Where the statement itself begins: after comments, MariaDB's `SET STATEMENT … FOR`, and the queries of a WITH. */
+function mainStart(sql: string): number {
+  const [before] = /^(\s|--[^\n]*\n|\/\*(?!!).*?\*\/)*(SET STATEMENT\b.*?\bFOR\s+)?/is.exec(sql)!
+  if (!/^WITH\b/i.test(sql.slice(before.length))) return before.length
+  const isVerb = ({ text, depth }: Token): boolean =>
+    depth === 0 && /^(SELECT|INSERT|UPDATE|DELETE|REPLACE|MERGE)$/i.test(text)
+  return tokensOf(sql).find(isVerb)?.start ?? before.length
+}
+
+/** The tokens of the statement itself; the binds before them are counted. */
+function mainTokens(sql: string): Token[] {
+  const from = mainStart(sql)
+  return tokensOf(sql).filter(({ start }) => start >= from)
+}
+
 /** The name in quotes, `"public"."docs"` as `docs`. */
 export function nameOf(quoted: string): string {
   return (quoted.match(/[^`".]+/g) ?? ['']).at(-1)!
@@ -108,13 +123,25 @@ export function nameOf(quoted: string): string {
 
 const quotedName = /(?:[`"][^`"]+[`"]|\w+)(?:\.(?:[`"][^`"]+[`"]|\w+))?/
 const target = new RegExp(
-  `^(?:UPDATE(?: ONLY)?|INSERT(?: IGNORE)? INTO|REPLACE INTO|DELETE FROM|SELECT\\b.*?\\bFROM)\\s+(${quotedName.source})`,
+  `^(?:UPDATE(?: ONLY)?|INSERT(?: IGNORE)? INTO|REPLACE INTO|DELETE FROM|MERGE INTO|TRUNCATE(?: TABLE)?|SELECT\\b.*?\\bFROM)\\s+(${quotedName.source})`,
   'is',
+)
+const written = new RegExp(
+  `\\b(?:(?<!FOR |KEY |DO )UPDATE(?: ONLY)?|INSERT INTO|DELETE FROM|MERGE INTO)\\s+(${quotedName.source})`,
+  'gi',
 )
 
 /** The table that a statement is about, as it is written there. */
 export function tableOf(sql: string): string | undefined {
-  return target.exec(sql)?.[1]
+  return target.exec(sql.slice(mainStart(sql)))?.[1]
+}
+
+/** The tables that a statement writes to; more than one if the queries of its WITH write too. */
+export function tablesWritten(sql: string): string[] {
+  const start = mainStart(sql)
+  const within = [...shapeOf(sql.slice(0, start)).matchAll(written)].map(([, table]) => table!)
+  const table = writes.test(sql.slice(start)) ? tableOf(sql) : undefined
+  return table === undefined ? within : [...within, table]
 }
 
 /** One `column = value` of a statement; without `value` it is more than a value, such as `JSON_SET(…)`. */
@@ -131,9 +158,9 @@ function literal(token: Token, binds: readonly unknown[]): Pick<Assignment, 'val
 
 /** What an UPDATE sets. */
 export function assignments(sql: string, binds: readonly unknown[]): Assignment[] {
-  const tokens = tokensOf(sql)
+  const tokens = mainTokens(sql)
   const start = tokens.findIndex(({ text, depth }) => depth === 0 && /^SET$/i.test(text))
-  if (!/^UPDATE\b/i.test(sql) || start < 0) return []
+  if (!/^UPDATE$/i.test(tokens[0]!.text) || start < 0) return []
   const end = tokens.findIndex(
     ({ text, depth }, index) => index > start && depth === 0 && /^(WHERE|RETURNING)$/i.test(text),
   )
@@ -152,7 +179,7 @@ export function assignments(sql: string, binds: readonly unknown[]): Assignment[
 
 /** The equalities of the condition: `WHERE id = 1 AND version = 2`. */
 export function conditions(sql: string, binds: readonly unknown[]): Assignment[] {
-  const tokens = tokensOf(sql)
+  const tokens = mainTokens(sql)
   const start = tokens.findIndex(({ text, depth }) => depth === 0 && /^WHERE$/i.test(text))
   return tokens.flatMap((token, index) => {
     const [name, value] = [tokens[index - 1], tokens[index + 1]]

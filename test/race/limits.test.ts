@@ -1,6 +1,6 @@
 import { runInNewContext } from 'node:vm'
 import { expect } from 'chai'
-import { DataTypes, Sequelize } from 'sequelize'
+import { DataTypes, QueryTypes, Sequelize } from 'sequelize'
 import { mergeJsonKey, UsageError } from 'sequelize-lossless'
 import {
   checkers,
@@ -154,6 +154,27 @@ eachDatabase('what explore() proves', (database) => {
       expect(verdict).to.equal('lost')
       expect(explain(first!)).to.include({ column: 'title', key: undefined })
     })
+  })
+
+  describe('sees raw statements, whatever stands before them', () => {
+    const before = [
+      '/* by hand */ -- in two ways\n',
+      ...(database.name === 'mariadb' ? [] : ['WITH given AS (SELECT 1) ']),
+    ]
+    for (const start of before) {
+      it(start.trim(), async () => {
+        const { verdict, reasons, first } = await race(async (id, key) => {
+          const [run] = await sequelize.query<{ title: string | null }>(
+            `${start}SELECT title FROM workflow_runs WHERE id = ${id}`,
+            { type: QueryTypes.SELECT },
+          )
+          const title = `${run!.title ?? ''}${key}`
+          await sequelize.query(`${start}UPDATE workflow_runs SET title = '${title}' WHERE id = ${id}`)
+        })
+        expect([verdict, reasons]).to.deep.equal(['lost', []])
+        expect(explain(first!)).to.include({ column: 'title' })
+      })
+    }
   })
 
   describe('of participants that wait', () => {

@@ -1,0 +1,279 @@
+import { expect } from 'chai'
+import type { Sequelize } from 'sequelize'
+import {
+  addToSet,
+  append,
+  compareAndSetJson,
+  increment,
+  max,
+  merge,
+  mergeJson,
+  mergeJsonKey,
+  min,
+  prepend,
+  pull,
+  remove,
+  rename,
+  set,
+  setIfAbsent,
+  updateJson,
+  withLock,
+  withLocks,
+  withOptimisticLock,
+} from 'sequelize-lossless'
+import type { JsonWriteOptions, Operation } from 'sequelize-lossless'
+import { explore } from 'sequelize-lossless/race'
+import type { Mutant } from 'sequelize-lossless/race'
+import { eachDatabase } from '../each-database.js'
+import { createRuns } from '../workflow-run.js'
+import type { Progress, WorkflowRun } from '../workflow-run.js'
+
+type Who = 'a' | 'b'
+type Target = readonly [typeof WorkflowRun, number]
+
+/** A way to write, and what it means in plain JavaScript, which shares no code with the library. */
+interface Writer {
+  readonly write: (target: Target, who: Who, options?: JsonWriteOptions) => Promise<unknown>
+  readonly means: (document: Progress, who: Who) => Progress
+}
+
+/** Where a document starts, unless it is NULL. */
+const start = { key: 'nobody', number: 5, list: ['a', 'b', 'c'], object: { old: true } }
+type Start = Partial<typeof start>
+
+const operation = (of: (who: Who) => Operation, means: (document: Start, who: Who) => Progress): Writer => ({
+  write: (target, who, options) => updateJson(target, 'progress', [of(who)] as never, options),
+  means,
+})
+
+const step = (who: Who): number => (who === 'a' ? 1 : 10)
+const without = (document: Progress, ...keys: string[]): Progress =>
+  Object.fromEntries(Object.entries(document).filter(([key]) => !keys.includes(key)))
+const patch = (who: Who): { readonly object: Record<string, 1 | null> } => ({ object: { [who]: 1, old: null } })
+const patched = (document: Start, who: Who): Progress => ({
+  ...document,
+  object: { ...without(document.object ?? {}, 'old'), [who]: 1 },
+})
+
+/** Every one-statement write, each on what the other one of its kind writes too, wherever that matters. */
+const writers: Record<string, Writer> = {
+  set: operation(
+    (who) => set('key', who),
+    (document, who) => ({ ...document, key: who }),
+  ),
+  setIfAbsent: operation(
+    (who) => setIfAbsent('first', who),
+    (document, who) => ({ first: who, ...document }),
+  ),
+  remove: operation(
+    (who) => remove(who === 'a' ? 'key' : 'number'),
+    (document, who) => without(document, who === 'a' ? 'key' : 'number'),
+  ),
+  rename: operation(
+    (who) => rename('key', who),
+    ({ key, ...rest }, who) => (key === undefined ? rest : { ...rest, [who]: key }),
+  ),
+  increment: operation(
+    (who) => increment('number', step(who)),
+    (document, who) => ({ ...document, number: (document.number ?? 0) + step(who) }),
+  ),
+  min: operation(
+    (who) => min('number', -step(who)),
+    (document, who) => ({ ...document, number: Math.min(document.number ?? Infinity, -step(who)) }),
+  ),
+  max: operation(
+    (who) => max('number', 5 + step(who)),
+    (document, who) => ({ ...document, number: Math.max(document.number ?? -Infinity, 5 + step(who)) }),
+  ),
+  append: operation(
+    (who) => append('list', who),
+    (document, who) => ({ ...document, list: [...(document.list ?? []), who] }),
+  ),
+  prepend: operation(
+    (who) => prepend('list', who),
+    (document, who) => ({ ...document, list: [who, ...(document.list ?? [])] }),
+  ),
+  addToSet: operation(
+    (who) => addToSet('list', `new ${who}`),
+    (document, who) => ({ ...document, list: [...(document.list ?? []), `new ${who}`] }),
+  ),
+  pull: operation(
+    (who) => pull('list', who),
+    ({ list, ...rest }, who) => (list ? { ...rest, list: list.filter((item) => item !== who) } : rest),
+  ),
+  merge: operation((who) => merge([], patch(who)), patched),
+  mergeJson: { write: (target, who, options) => mergeJson(target, 'progress', patch(who), options), means: patched },
+  mergeJsonKey: {
+    write: (target, who, options) => mergeJsonKey(target, 'progress', who, 1, options),
+    means: (document, who) => ({ ...document, [who]: 1 }),
+  },
+}
+
+const comparing: Writer = {
+  write: (target, who) => compareAndSetJson(target, 'progress', 'key', 'nobody', who),
+  means: (document, who) => (document.key === 'nobody' ? { ...document, key: who } : document),
+}
+
+const add = ({ progress }: WorkflowRun, who: Who): { progress: Progress } => ({
+  progress: { ...progress, [who]: 'added' },
+})
+const added: Writer['means'] = (document, who) => ({ ...document, [who]: 'added' })
+
+/** Ways to read, decide and write; without one of these protections each of them loses something. */
+const lockers: Record<string, Writer & { readonly mutants: readonly Mutant[] }> = {
+  withLock: {
+    write: (target, who) => withLock(target, (run) => run.update(add(run, who))),
+    means: added,
+    mutants: ['strip-lock', 'strip-transaction'],
+  },
+  'a locking read in a transaction': {
+    write: ([Runs, id], who) =>
+      Runs.sequelize!.transaction(async (transaction) => {
+        const run = await Runs.findByPk(id, { rejectOnEmpty: true, lock: true, transaction })
+        await run.update(add(run, who), { transaction })
+      }),
+    means: added,
+    mutants: ['strip-lock', 'strip-transaction'],
+  },
+  withOptimisticLock: {
+    write: (target, who) => withOptimisticLock(target, (run) => void run.set('progress', add(run, who).progress)),
+    means: added,
+    mutants: ['strip-version'],
+  },
+}
+
+eachDatabase('our own guarantees, in every order', (database) => {
+  // The statements are those of the first way to reach it.
+  if (/3\.5|through/.test(database.title)) return
+  let sequelize: Sequelize
+  let Runs: typeof WorkflowRun
+  let Versioned: typeof WorkflowRun
+  const isSqlite = database.name === 'sqlite'
+  const isMysql = database.name === 'mysql'
+  // `returning` is one statement there.
+  const isPostgres = database.name === 'postgres'
+
+  before(async () => {
+    ;({ sequelize } = database.connect())
+    Runs = await createRuns(sequelize)
+    Versioned = await createRuns(sequelize, { version: true, modelName: 'Versioned', tableName: 'versioned_runs' })
+  })
+
+  interface Race {
+    readonly from?: typeof start | null
+    readonly mutants?: readonly Mutant[]
+    readonly options?: JsonWriteOptions
+    /** What the two calls resolved to, and the document that they left; throws if they cannot have. */
+    readonly answered?: (answers: Readonly<Record<Who, unknown>>, document: Progress | null) => void
+  }
+
+  /** Every order of two writers of one row: the document is that of one after the other, and so are all the rows. */
+  async function race(
+    orders: number,
+    [a, b]: readonly [Writer, Writer],
+    { from = start, mutants = [], options = {}, answered = () => undefined }: Race = {},
+  ): Promise<void> {
+    const Model = mutants.includes('strip-version') ? Versioned : Runs
+    await Model.destroy({ where: {} })
+    const serial = [b.means(a.means({ ...from }, 'a'), 'b'), a.means(b.means({ ...from }, 'b'), 'a')]
+    const setup = async (): Promise<{ id: number; answers: Record<Who, unknown> }> => {
+      const { id } = await Model.create({ progress: from })
+      return { id, answers: { a: undefined, b: undefined } }
+    }
+    type Context = Awaited<ReturnType<typeof setup>>
+    const check = async ({ id, answers }: Context): Promise<void> => {
+      const { progress } = await Model.findByPk(id, { rejectOnEmpty: true })
+      expect(serial).to.deep.include(progress)
+      answered(answers, progress)
+    }
+    const part = (writer: Writer, who: Who) => async (context: Context) => {
+      context.answers[who] = await writer.write([Model, context.id], who, options)
+    }
+    const participants = { A: part(a, 'a'), B: part(b, 'b') }
+    const all = { sequelize, setup, participants, preemptions: Infinity }
+    const checked = await explore({ ...all, check, mutants })
+    expect([checked.failures.map(({ error }) => error), checked.reasons]).to.deep.equal([[], []])
+    const compared = isSqlite ? checked : await explore(all)
+    for (const result of [checked, compared]) {
+      const { verdict, reasons, isComplete, outcomes, schedules } = result
+      expect({ verdict, reasons, isComplete }).to.deep.equal({ verdict: 'kept', reasons: [], isComplete: true })
+      expect(outcomes).to.deep.equal({ 'A ok, B ok: kept': schedules })
+      // There the order in which they are started counts too.
+      if (!isSqlite) expect(schedules).to.equal(orders)
+    }
+  }
+
+  for (const [title, writer] of Object.entries(writers)) {
+    const pair = [writer, writer] as const
+    it(`${title} beside ${title}: 2 orders`, () => race(2, pair))
+    if (isSqlite) continue
+
+    const fromNull = isMysql ? 6 : 2
+    it(`${title} beside ${title}, from NULL: ${fromNull} orders`, () => race(fromNull, pair, { from: null }))
+
+    const returning = isPostgres ? 2 : 6
+    it(`${title} beside ${title}, returning the document right after it: ${returning} orders`, async () => {
+      const inOrder = (first: Who, last: Who): Progress => {
+        const one = writer.means({ ...start }, first)
+        const document = writer.means(one, last)
+        return { [first]: one, [last]: document, document }
+      }
+      const answered: Race['answered'] = (answers, document) =>
+        expect([inOrder('a', 'b'), inOrder('b', 'a')]).to.deep.include({ ...answers, document })
+      await race(returning, pair, { options: { returning: true }, answered })
+    })
+
+    const returningFromNull = isPostgres ? 2 : isMysql ? 8 : 6
+    it(`${title} beside ${title}, returning, from NULL: ${returningFromNull} orders`, () =>
+      race(returningFromNull, pair, { from: null, options: { returning: true } }))
+  }
+
+  it('compareAndSetJson beside compareAndSetJson: 2 orders, and exactly one is told that it did', () =>
+    race(2, [comparing, comparing], {
+      answered: ({ a, b }, document) =>
+        expect({ a, b }).to.deep.equal({ a: document?.key === 'a', b: document?.key === 'b' }),
+    }))
+  if (isSqlite) return
+
+  for (const [title, writer] of Object.entries({ ...writers, compareAndSetJson: comparing })) {
+    for (const [locker, { mutants, ...other }] of Object.entries(lockers)) {
+      const orders = locker === 'withOptimisticLock' ? 3 : 4
+      it(`${title} beside ${locker}: ${orders} orders; without ${mutants.join(' or ')} it loses`, () =>
+        race(orders, [writer, other], { mutants }))
+    }
+  }
+
+  const pairs: readonly (readonly [one: string, other: string, orders: number, mutants: readonly Mutant[]])[] = [
+    ['withLock', 'withLock', 6, ['strip-lock', 'strip-transaction']],
+    ['withLock', 'a locking read in a transaction', 6, ['strip-lock', 'strip-transaction']],
+    // There the version guards, and the lock need not.
+    ['withLock', 'withOptimisticLock', 10, ['strip-version']],
+    ['a locking read in a transaction', 'withOptimisticLock', 10, ['strip-version']],
+    ['withOptimisticLock', 'withOptimisticLock', 4, ['strip-version']],
+  ]
+  for (const [one, other, orders, mutants] of pairs) {
+    it(`${one} beside ${other}: ${orders} orders; without ${mutants.join(' or ')} it loses`, () =>
+      race(orders, [lockers[one]!, lockers[other]!], { mutants }))
+  }
+
+  it('withLocks of two rows, named crosswise: 10 orders; without strip-lock or strip-transaction it loses', async () => {
+    const result = await explore({
+      sequelize,
+      setup: async () => [await Runs.create({ progress: {} }), await Runs.create({ progress: {} })].map(({ id }) => id),
+      participants: { A: (ids: number[]) => addToAll(ids, 'a'), B: (ids: number[]) => addToAll(ids.toReversed(), 'b') },
+      preemptions: Infinity,
+      mutants: ['strip-lock', 'strip-transaction'],
+    })
+    const { verdict, reasons, isComplete, outcomes, schedules } = result
+    expect({ verdict, reasons, isComplete }).to.deep.equal({ verdict: 'kept', reasons: [], isComplete: true })
+    expect([outcomes, schedules]).to.deep.equal([{ 'A ok, B ok: kept': schedules }, 10])
+  })
+
+  const addToAll = (ids: readonly number[], who: Who): Promise<unknown> =>
+    withLocks(
+      ids.map((id) => [Runs, id] as const),
+      async (runs) => {
+        for (const run of runs) await run.update(add(run, who))
+      },
+    )
+})
