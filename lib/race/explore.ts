@@ -1,39 +1,17 @@
-import { isDeepStrictEqual } from 'node:util'
-import { QueryTypes, Sequelize } from 'sequelize'
-import type { Check } from './checkers.js'
 import { messageOf, NoFinalReadError, usage } from './errors.js'
-import { gated, installGate } from './gate.js'
+import { Evidence } from './evidence.js'
+import { withLaboratory } from './laboratory.js'
+import type { Laboratory } from './laboratory.js'
 import { mutants } from './mutants.js'
 import type { Mutant } from './mutants.js'
-import { keep, Run } from './run.js'
-import type { Outcome, Step } from './run.js'
+import { checkOptions, isMutant } from './options.js'
+import type { ExploreOptions } from './options.js'
+import { Oracle } from './oracle.js'
+import type { Judge } from './oracle.js'
+import type { Outcome, Run } from './run.js'
 import { Frontier, readToken, Script, tokenOf } from './schedules.js'
 import type { Chooser } from './schedules.js'
-import { changeOf, columnsThatDiffer, NotSerialError, readRows, serialOrders, writtenTables } from './serial.js'
-import type { Change } from './serial.js'
-import { connectServer } from './servers.js'
-import type { Server } from './servers.js'
-
-export interface ExploreOptions<C> {
-  /** The instance that the participants use; its pool needs a connection for each of them at least. */
-  readonly sequelize: Sequelize
-  /** An instance of an account that may see the server's lock waits. Default: the credentials of `sequelize`. */
-  readonly admin?: Sequelize
-  /** Makes the rows anew, before every schedule; the participants and `check` get what it returns. */
-  readonly setup: () => C | Promise<C>
-  /** Two or more, by name. They run again and again, and must not share instances. */
-  readonly participants: Readonly<Record<string, (context: C) => unknown>>
-  /** Throws if something is wrong at the end. Default: the rows have to be as if the participants had run one after the other. */
-  readonly check?: Check<C>
-  /** How often, in one schedule, a participant that could go on is interrupted; reads are not counted. Default: 2; `Infinity` for all. */
-  readonly preemptions?: number
-  /** Ends the exploration; one that is cut off without being asked to proves nothing. Default: 1000. */
-  readonly maxSchedules?: number
-  /** Leave out orders of reads that cannot be told apart. Default: true. */
-  readonly reduce?: boolean
-  /** Explores again without a protection: each of these has to lose something, else it proves nothing. Default: none. */
-  readonly mutants?: readonly Mutant[]
-}
+import type { Step } from './step.js'
 
 /** A schedule after which the check failed. */
 export interface Failure {
@@ -116,123 +94,115 @@ export async function replay<C>(token: string, options: ExploreOptions<C>): Prom
   return withLaboratory(options, (laboratory) => new Exploration(options, laboratory, mutant).repeat(token, choices))
 }
 
-const optionNames = [
-  'sequelize',
-  'admin',
-  'setup',
-  'participants',
-  'check',
-  'preemptions',
-  'maxSchedules',
-  'reduce',
-  'mutants',
-]
-
-/** @throws {UsageError} an option is missing, unknown, or of no use */
-function checkOptions<C>(method: string, options: ExploreOptions<C>): void {
-  if (typeof options !== 'object' || options === null) throw usage.options(method, options)
-  for (const name of Object.keys(options))
-    if (!optionNames.includes(name)) throw usage.unknownOption(method, name, optionNames)
-  const { sequelize, admin, setup, participants, check, preemptions = 2, maxSchedules = 1 } = options
-  if (!(sequelize instanceof Sequelize)) throw usage.sequelize(method, 'sequelize')
-  if (admin !== undefined && !(admin instanceof Sequelize)) throw usage.sequelize(method, 'admin')
-  if (typeof setup !== 'function') throw usage.callback(method, 'setup')
-  if (check !== undefined && typeof check !== 'function') throw usage.callback(method, 'check')
-  const functions = Object.values(participants ?? {})
-  if (functions.length < 2 || functions.some((each) => typeof each !== 'function')) throw usage.participants(method)
-  if (!(preemptions >= 0)) throw usage.count(method, 'preemptions', preemptions, 'a number from 0, or Infinity')
-  if (!(maxSchedules >= 1)) throw usage.count(method, 'maxSchedules', maxSchedules, 'a number from 1')
-  const others = options.mutants ?? []
-  if (!Array.isArray(others) || !others.every(isMutant)) throw usage.mutants(method, others, Object.keys(mutants))
-  const max = poolMax(sequelize)
-  if (max < functions.length) throw usage.pool(method, max, functions.length)
-}
-
-function poolMax(sequelize: Sequelize): number {
-  const { pool } = (sequelize as unknown as { options: { pool?: { max?: number } } }).options
-  return pool?.max ?? 5
-}
-
-function isMutant(name: string): name is Mutant {
-  return Object.hasOwn(mutants, name)
-}
-
-/** What all schedules of an exploration run in. */
-interface Laboratory {
-  readonly server: Server
-}
-
-async function withLaboratory<C, R>(
-  { sequelize, admin }: ExploreOptions<C>,
-  fn: (laboratory: Laboratory) => Promise<R>,
-): Promise<R> {
-  if (gated.has(sequelize)) throw usage.gated('explore')
-  gated.add(sequelize)
-  try {
-    const server = await connectServer(sequelize, admin)
-    const uninstall = installGate(sequelize, keep)
-    try {
-      return await fn({ server })
-    } finally {
-      uninstall()
-      await server.close()
-    }
-  } finally {
-    gated.delete(sequelize)
-  }
-}
-
-/** What came of one schedule. */
-interface Ended {
-  readonly run: Run
-  readonly outcomes: Readonly<Record<string, Outcome>>
-  readonly error: unknown
-}
-
+/** The schedules of some participants: which there are, and what came of them. */
 class Exploration<C> {
   readonly #options: ExploreOptions<C>
-  readonly #laboratory: Laboratory
-  readonly #server: Server
+  readonly #laboratory: Laboratory<C>
+  readonly #oracle: Oracle<C>
   readonly #mutant: Mutant | undefined
   readonly #names: readonly string[]
+  readonly #evidence = new Evidence()
   readonly #reasons = new Set<string>()
   readonly #failures: Failure[] = []
   readonly #outcomes = new Map<string, number>()
-  readonly #serial = new Map<string, Promise<Change>>()
   readonly #mutants: MutantResult[] = []
-  #tables: readonly string[] = []
-  #schedules = 0
   #serverChoices = 0
-  #sharesRow = false
-  #anyOk = false
-  #lastError: unknown
-  #divergence: string | undefined
 
-  constructor(options: ExploreOptions<C>, laboratory: Laboratory, mutant?: Mutant) {
+  constructor(options: ExploreOptions<C>, laboratory: Laboratory<C>, mutant?: Mutant) {
     this.#options = options
     this.#laboratory = laboratory
-    this.#server = laboratory.server
+    this.#oracle = new Oracle(options, laboratory)
     this.#mutant = mutant
     this.#names = Object.keys(options.participants)
   }
 
+  /** Runs every schedule. */
   async result(): Promise<Result> {
-    const { preemptions = 2, maxSchedules, reduce = true } = this.#options
+    const { preemptions = 2, maxSchedules = defaultMaxSchedules, reduce = true } = this.#options
     await this.#prepare()
     const frontier = new Frontier({ preemptions, reduce })
     // A mutant need lose only once.
     const isFound = (): boolean => this.#mutant !== undefined && this.#failures.length > 0
-    while (
-      !isFound() &&
-      this.#reasons.size === 0 &&
-      !frontier.isEmpty &&
-      this.#schedules < (maxSchedules ?? defaultMaxSchedules)
-    ) {
-      await this.#visit(frontier.next())
-    }
-    if (this.#schedules > 0) this.#judge(frontier)
+    const goesOn = (): boolean => !isFound() && this.#reasons.size === 0 && this.#evidence.schedules < maxSchedules
+    while (goesOn() && !frontier.isEmpty) await this.#visit(frontier.next())
+    if (this.#evidence.schedules > 0) this.#object(frontier)
     if (this.#failures.length + this.#reasons.size === 0) await this.#exploreMutants()
     return this.#result(frontier.isEmpty)
+  }
+
+  /** Runs one schedule. */
+  async repeat(token: string, choices: readonly string[]): Promise<Result> {
+    await this.#prepare()
+    const script = new Script(choices)
+    await this.#visit(script)
+    if (script.divergence !== undefined) throw usage.tokenDiffers(token, script.divergence)
+    return this.#result(false)
+  }
+
+  /** Runs the participants one after the other: fills caches, so that the first schedule sends what the others send. */
+  async #prepare(): Promise<void> {
+    const { setup, check } = this.#options
+    await this.#laboratory.openConnections()
+    if (check) await this.#laboratory.runSerially(await setup(), this.#names)
+    else for (const reason of await this.#oracle.prepare()) this.#reasons.add(reason)
+  }
+
+  /** Runs one schedule; again, if it did not go as it went before. */
+  async #visit(walk: Chooser): Promise<void> {
+    let ended = await this.#execute(walk)
+    for (let attempt = 1; walk.divergence !== undefined && attempt < 3; attempt++) {
+      walk = walk.again()
+      ended = await this.#execute(walk)
+    }
+    if (walk.isRedundant) return
+    const { run, error } = ended
+    const outcomes = run.outcomes()
+    const isServerChoice = walk.divergence !== undefined && run.serverChose
+    if (isServerChoice) this.#serverChoices++
+    this.#evidence.add(run, outcomes, isServerChoice ? undefined : walk.divergence)
+    if (error instanceof NoFinalReadError) this.#reasons.add(error.message)
+    else if (error !== undefined) this.#failures.push(this.#failure(run, error))
+    const ends = Object.entries(outcomes).map(([name, outcome]) => `${name} ${outcome}`)
+    const said = error === undefined ? 'kept' : messageOf(error)
+    const key = `${ends.join(', ')}: ${said}`
+    this.#outcomes.set(key, (this.#outcomes.get(key) ?? 0) + 1)
+  }
+
+  async #execute(walk: Chooser): Promise<Ended> {
+    const { setup, check } = this.#options
+    const context = await setup()
+    const judge: Judge = check ? (outcomes) => check(context, outcomes) : await this.#oracle.judge()
+    const run = await this.#laboratory.run(context, walk, this.#mutant && mutants[this.#mutant])
+    try {
+      await judge(run.outcomes())
+      return { run, error: undefined }
+    } catch (error) {
+      return { run, error: error ?? new Error('the check threw nothing') }
+    }
+  }
+
+  #failure(run: Run, error: unknown): Failure {
+    const steps = run.steps.filter(({ kind }) => kind !== 'local')
+    const switches = steps.filter(
+      ({ participant }, index) => index > 0 && steps[index - 1]!.participant !== participant,
+    )
+    return {
+      schedule: this.#evidence.schedules,
+      steps: run.steps,
+      outcomes: run.outcomes(),
+      error,
+      token: tokenOf(this.#names, run.choices, this.#mutant),
+      switches: switches.length,
+    }
+  }
+
+  /** Adds why nothing is proved. */
+  #object(frontier: Frontier): void {
+    for (const objection of this.#evidence.objections()) this.#reasons.add(objection)
+    if (frontier.isEmpty || this.#options.maxSchedules !== undefined) return
+    this.#reasons.add(
+      `there are more than ${defaultMaxSchedules} schedules: pass maxSchedules to stop there on purpose, fewer preemptions, or fewer statements`,
+    )
   }
 
   /** Explores again without each of the protections, until something is lost. */
@@ -248,22 +218,13 @@ class Exploration<C> {
     }
   }
 
-  /** Runs one schedule. */
-  async repeat(token: string, choices: readonly string[]): Promise<Result> {
-    await this.#prepare()
-    const script = new Script(choices)
-    await this.#visit(script)
-    if (script.divergence !== undefined) throw usage.tokenDiffers(token, script.divergence)
-    return this.#result(false)
-  }
-
   #result(isComplete: boolean): Result {
     const reasons = [...this.#reasons]
     const [first] = this.#failures.toSorted((one, other) => one.switches - other.switches)
     return {
       verdict: first ? 'lost' : reasons.length > 0 ? 'unknown' : 'kept',
       reasons,
-      schedules: this.#schedules,
+      schedules: this.#evidence.schedules,
       isComplete,
       failures: this.#failures,
       first,
@@ -272,157 +233,11 @@ class Exploration<C> {
       mutants: this.#mutants,
     }
   }
-
-  /** Runs the participants one after the other: fills caches, so that the first schedule sends what the others send. */
-  async #prepare(): Promise<void> {
-    const { sequelize } = this.#options
-    // Opens the connections, which can take longer than a participant may compute.
-    const connections = Math.min(poolMax(sequelize), 2 * this.#names.length)
-    const answers = Array.from({ length: connections }, () =>
-      sequelize.query('SELECT 1', { type: QueryTypes.SELECT, logging: false, transaction: null }),
-    )
-    await Promise.all(answers)
-    const { run } = await this.#serially(this.#names)
-    if (!this.#options.check) await this.#prepareOracle(writtenTables(run.steps))
-  }
-
-  /** Makes sure that the rows of a serial run are always the same, but for what {@link changeOf} leaves out. */
-  async #prepareOracle(tables: readonly string[]): Promise<void> {
-    this.#tables = tables
-    if (this.#tables.length === 0) {
-      this.#reasons.add('no participant wrote to a table, so there is nothing to compare: pass a check')
-      return
-    }
-    const [one, other] = [await this.#serialChange(this.#names), (await this.#serially(this.#names)).change]
-    if (!isDeepStrictEqual(one, other)) {
-      const differing = [...columnsThatDiffer(one, other)].join(', ')
-      this.#reasons.add(
-        `two runs of the same order ended with different rows (${differing}), so rows cannot be compared: make setup() and the participants write the same each time, or pass a check`,
-      )
-    }
-  }
-
-  async #serialChange(order: readonly string[]): Promise<Change> {
-    const key = order.join('\n')
-    const known = this.#serial.get(key) ?? this.#serially(order).then(({ change }) => change)
-    this.#serial.set(key, known)
-    return known
-  }
-
-  async #serially(order: readonly string[]): Promise<{ run: Run; change: Change }> {
-    const { sequelize, setup, participants } = this.#options
-    const context = await setup()
-    const before = await readRows(sequelize, this.#tables)
-    const run = new Run(this.#server)
-    for (const name of order) {
-      run.start(name, () => participants[name]!(context))
-      for (let ready = await run.settle(); ready.length > 0; ready = await run.settle()) run.release(name)
-    }
-    run.outcomes()
-    return { run, change: changeOf(sequelize, before, await readRows(sequelize, this.#tables)) }
-  }
-
-  /** Runs one schedule; again, if it did not go as it went before. */
-  async #visit(walk: Chooser): Promise<void> {
-    let ended = await this.#execute(walk)
-    for (let attempt = 1; walk.divergence !== undefined && attempt < 3; attempt++) {
-      walk = walk.again()
-      ended = await this.#execute(walk)
-    }
-    if (walk.isRedundant) return
-    this.#schedules++
-    const { run, outcomes, error } = ended
-    const token = tokenOf(this.#names, run.choices, this.#mutant)
-    if (walk.divergence !== undefined && run.serverChose) this.#serverChoices++
-    else this.#divergence ??= walk.divergence
-    this.#anyOk ||= Object.values(outcomes).includes('ok')
-    this.#lastError = run.errors().at(-1)
-    this.#sharesRow ||= shareRow(run.steps)
-    if (error instanceof NoFinalReadError) this.#reasons.add(error.message)
-    else if (error !== undefined) {
-      const steps = run.steps.filter(({ kind }) => kind !== 'local')
-      const switches = steps.filter(
-        ({ participant }, index) => index > 0 && steps[index - 1]!.participant !== participant,
-      )
-      this.#failures.push({
-        schedule: this.#schedules,
-        steps: run.steps,
-        outcomes,
-        error,
-        token,
-        switches: switches.length,
-      })
-    }
-    const ends = Object.entries(outcomes).map(([name, outcome]) => `${name} ${outcome}`)
-    const said = error === undefined ? 'kept' : messageOf(error)
-    const key = `${ends.join(', ')}: ${said}`
-    this.#outcomes.set(key, (this.#outcomes.get(key) ?? 0) + 1)
-  }
-
-  async #execute(walk: Chooser): Promise<Ended> {
-    const { sequelize, setup, participants, check } = this.#options
-    const context = await setup()
-    const before = check ? undefined : await readRows(sequelize, this.#tables)
-    const run = new Run(this.#server, this.#mutant && mutants[this.#mutant])
-    for (const name of this.#names) run.start(name, () => participants[name]!(context))
-    for (let ready = await run.settle(); ready.length > 0; ready = await run.settle()) run.release(walk.choose(ready))
-    const outcomes = run.outcomes()
-    try {
-      if (check) await check(context, outcomes)
-      else await this.#compare(outcomes, changeOf(sequelize, before!, await readRows(sequelize, this.#tables)))
-      return { run, outcomes, error: undefined }
-    } catch (error) {
-      return { run, outcomes, error: error ?? new Error('the check threw nothing') }
-    }
-  }
-
-  /** @throws {Error} the participants cannot have run one after the other, in any order */
-  async #compare(outcomes: Readonly<Record<string, Outcome>>, change: Change): Promise<void> {
-    const orders = serialOrders(outcomes)
-    const changes: Change[] = []
-    for (const order of orders) {
-      const serial = await this.#serialChange(order)
-      if (isDeepStrictEqual(serial, change)) return
-      changes.push(serial)
-    }
-    throw new NotSerialError(orders, changes, change)
-  }
-
-  #judge(frontier: Frontier): void {
-    const { maxSchedules } = this.#options
-    if (this.#divergence !== undefined) {
-      this.#reasons.add(
-        `the participants do not do the same in every run, so not every order was seen: ${this.#divergence}. Take random values, clocks and timers out of them`,
-      )
-    }
-    if (!frontier.isEmpty && maxSchedules === undefined) {
-      this.#reasons.add(
-        `there are more than ${defaultMaxSchedules} schedules: pass maxSchedules to stop there on purpose, fewer preemptions, or fewer statements`,
-      )
-    }
-    if (this.#schedules === 1) {
-      this.#reasons.add('there was a single schedule: the participants never had a choice of who goes first')
-    }
-    if (!this.#sharesRow) this.#reasons.add('no row was touched by two participants, one of which wrote to it')
-    if (!this.#anyOk) this.#reasons.add(`every participant failed in every schedule: ${messageOf(this.#lastError)}`)
-  }
 }
 
-/** Whether two participants touched the same row, and one of them wrote to it; or one waited for the other. */
-function shareRow(steps: readonly Step[]): boolean {
-  const writes = steps.filter(({ kind }) => kind === 'write')
-  return steps.some(
-    ({ participant, touched, waitedFor }) =>
-      waitedFor.some((name) => name !== participant) ||
-      writes.some(
-        (write) =>
-          write.participant !== participant &&
-          touched.some((row) => write.touched.some((their) => isSameRow(row, their))),
-      ),
-  )
-}
-
-function isSameRow(one: string, other: string): boolean {
-  const [[table, key], [theirs, itsKey]] = [one.split(/#(.*)/s), other.split(/#(.*)/s)]
-  return table === theirs && (key === itsKey || key === '*' || itsKey === '*')
+/** What came of one schedule. */
+interface Ended {
+  readonly run: Run
+  /** What its judge threw. */
+  readonly error: unknown
 }

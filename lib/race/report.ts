@@ -2,9 +2,9 @@ import { inspect, isDeepStrictEqual, stripVTControlCharacters, types } from 'nod
 import { padded, visible, wrapped } from './columns.js'
 import { LostKeysError, messageOf } from './errors.js'
 import type { Failure } from './explore.js'
-import type { Step } from './run.js'
 import { NotSerialError } from './serial.js'
 import { assignments, nameOf, tableOf } from './statement.js'
+import type { Step } from './step.js'
 
 /** What was lost, by whom, and why. */
 export interface Explanation {

@@ -1,4 +1,4 @@
-import type { Pending } from './run.js'
+import type { Pending } from './participant.js'
 import { shapeOf } from './statement.js'
 
 /** A schedule still to be run: the choices it begins with, and what has been seen already from there. */

@@ -2,8 +2,9 @@ import { isDeepStrictEqual } from 'node:util'
 import { QueryTypes } from 'sequelize'
 import type { Sequelize } from 'sequelize'
 import { modelOf } from './gate.js'
-import type { Outcome, Step } from './run.js'
+import type { Outcome } from './run.js'
 import { nameOf, tablesWritten } from './statement.js'
+import type { Step } from './step.js'
 
 /** The rows that changed between the beginning and the end of a run, without what differs in every run. */
 export type Change = readonly RowChange[]

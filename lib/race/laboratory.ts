@@ -1,0 +1,80 @@
+import { QueryTypes } from 'sequelize'
+import { usage } from './errors.js'
+import { gated, installGate } from './gate.js'
+import { poolMax } from './options.js'
+import type { ExploreOptions } from './options.js'
+import type { Mutate } from './mutants.js'
+import { keep, Run } from './run.js'
+import type { Chooser } from './schedules.js'
+import { connectServer } from './servers.js'
+import type { Server } from './servers.js'
+
+/** Where the participants run again and again: behind the gate, on a server that tells who waits. */
+export class Laboratory<C> {
+  readonly #options: ExploreOptions<C>
+  readonly #server: Server
+  readonly #names: readonly string[]
+
+  constructor(options: ExploreOptions<C>, server: Server) {
+    this.#options = options
+    this.#server = server
+    this.#names = Object.keys(options.participants)
+  }
+
+  /** Opens the connections, which can take longer than a participant may compute. */
+  async openConnections(): Promise<void> {
+    const { sequelize } = this.#options
+    const connections = Math.min(poolMax(sequelize), 2 * this.#names.length)
+    const answers = Array.from({ length: connections }, () =>
+      sequelize.query('SELECT 1', { type: QueryTypes.SELECT, logging: false, transaction: null }),
+    )
+    await Promise.all(answers)
+  }
+
+  /** Runs the participants at once, in the order of statements that is chosen. */
+  async run(context: C, chooser: Chooser, mutate?: Mutate): Promise<Run> {
+    const run = new Run(this.#server, mutate)
+    for (const name of this.#names) this.#start(run, name, context)
+    for (let ready = await run.settle(); ready.length > 0; ready = await run.settle())
+      run.release(chooser.choose(ready))
+    run.end()
+    return run
+  }
+
+  /** Runs the participants one after the other. */
+  async runSerially(context: C, order: readonly string[]): Promise<Run> {
+    const run = new Run(this.#server)
+    for (const name of order) {
+      this.#start(run, name, context)
+      for (let ready = await run.settle(); ready.length > 0; ready = await run.settle()) run.release(name)
+    }
+    run.end()
+    return run
+  }
+
+  #start(run: Run, name: string, context: C): void {
+    run.start(name, () => this.#options.participants[name]!(context))
+  }
+}
+
+/** Calls `fn` with the gate in place, and takes it out again. */
+export async function withLaboratory<C, R>(
+  options: ExploreOptions<C>,
+  fn: (laboratory: Laboratory<C>) => Promise<R>,
+): Promise<R> {
+  const { sequelize, admin } = options
+  if (gated.has(sequelize)) throw usage.gated('explore')
+  gated.add(sequelize)
+  try {
+    const server = await connectServer(sequelize, admin)
+    const uninstall = installGate(sequelize, keep)
+    try {
+      return await fn(new Laboratory(options, server))
+    } finally {
+      uninstall()
+      await server.close()
+    }
+  } finally {
+    gated.delete(sequelize)
+  }
+}

@@ -1,0 +1,68 @@
+import { Sequelize } from 'sequelize'
+import type { Check } from './checkers.js'
+import { usage } from './errors.js'
+import { mutants } from './mutants.js'
+import type { Mutant } from './mutants.js'
+
+export interface ExploreOptions<C> {
+  /** The instance that the participants use; its pool needs a connection for each of them at least. */
+  readonly sequelize: Sequelize
+  /** An instance of an account that may see the server's lock waits. Default: the credentials of `sequelize`. */
+  readonly admin?: Sequelize
+  /** Makes the rows anew, before every schedule; the participants and `check` get what it returns. */
+  readonly setup: () => C | Promise<C>
+  /** Two or more, by name. They run again and again, and must not share instances. */
+  readonly participants: Readonly<Record<string, (context: C) => unknown>>
+  /** Throws if something is wrong at the end. Default: the rows have to be as if the participants had run one after the other. */
+  readonly check?: Check<C>
+  /** How often, in one schedule, a participant that could go on is interrupted; reads are not counted. Default: 2; `Infinity` for all. */
+  readonly preemptions?: number
+  /** Ends the exploration; one that is cut off without being asked to proves nothing. Default: 1000. */
+  readonly maxSchedules?: number
+  /** Leave out orders of reads that cannot be told apart. Default: true. */
+  readonly reduce?: boolean
+  /** Explores again without a protection: each of these has to lose something, else it proves nothing. Default: none. */
+  readonly mutants?: readonly Mutant[]
+}
+
+const optionNames = [
+  'sequelize',
+  'admin',
+  'setup',
+  'participants',
+  'check',
+  'preemptions',
+  'maxSchedules',
+  'reduce',
+  'mutants',
+]
+
+/** @throws {UsageError} an option is missing, unknown, or of no use */
+export function checkOptions<C>(method: string, options: ExploreOptions<C>): void {
+  if (typeof options !== 'object' || options === null) throw usage.options(method, options)
+  for (const name of Object.keys(options))
+    if (!optionNames.includes(name)) throw usage.unknownOption(method, name, optionNames)
+  const { sequelize, admin, setup, participants, check, preemptions = 2, maxSchedules = 1 } = options
+  if (!(sequelize instanceof Sequelize)) throw usage.sequelize(method, 'sequelize')
+  if (admin !== undefined && !(admin instanceof Sequelize)) throw usage.sequelize(method, 'admin')
+  if (typeof setup !== 'function') throw usage.callback(method, 'setup')
+  if (check !== undefined && typeof check !== 'function') throw usage.callback(method, 'check')
+  const functions = Object.values(participants ?? {})
+  if (functions.length < 2 || functions.some((each) => typeof each !== 'function')) throw usage.participants(method)
+  if (!(preemptions >= 0)) throw usage.count(method, 'preemptions', preemptions, 'a number from 0, or Infinity')
+  if (!(maxSchedules >= 1)) throw usage.count(method, 'maxSchedules', maxSchedules, 'a number from 1')
+  const others = options.mutants ?? []
+  if (!Array.isArray(others) || !others.every(isMutant)) throw usage.mutants(method, others, Object.keys(mutants))
+  const max = poolMax(sequelize)
+  if (max < functions.length) throw usage.pool(method, max, functions.length)
+}
+
+/** How many connections there can be at a time. */
+export function poolMax(sequelize: Sequelize): number {
+  const { pool } = (sequelize as unknown as { options: { pool?: { max?: number } } }).options
+  return pool?.max ?? 5
+}
+
+export function isMutant(name: string): name is Mutant {
+  return Object.hasOwn(mutants, name)
+}

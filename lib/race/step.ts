@@ -1,0 +1,80 @@
+import type { Model, ModelStatic } from 'sequelize'
+import { conditions, nameOf, tableOf } from './statement.js'
+import type { Kind } from './statement.js'
+
+/** One statement of a schedule. */
+export interface Step {
+  /** Its place in the order in which statements were let through, from 1. */
+  readonly number: number
+  readonly participant: string
+  readonly sql: string
+  readonly binds: readonly unknown[]
+  readonly kind: Kind
+  /** The last statement that had been let through when this one's answer came. */
+  readonly answeredAfter: number
+  /** The participants whose locks it waited for. */
+  readonly waitedFor: readonly string[]
+  /** What a read returned, as it was then. */
+  readonly rows: readonly Readonly<Record<string, unknown>>[]
+  readonly error: string | undefined
+  /** The rows that it read or wrote, as `table#key`; `table#*` where they cannot be told. */
+  readonly touched: readonly string[]
+}
+
+/** The rows of an answer, copied: Sequelize goes on to change the instances that it has built. */
+export function copyOf(answer: unknown): Record<string, unknown>[] {
+  const all: unknown[] = Array.isArray(answer)
+    ? Array.isArray(answer[0])
+      ? (answer[0] as unknown[])
+      : answer
+    : [answer]
+  const rows = all.map((row) => (row as { dataValues?: unknown } | null)?.dataValues ?? row)
+  const text = JSON.stringify(rows, (_key, value: unknown) => (typeof value === 'bigint' ? String(value) : value))
+  return (JSON.parse(text) as unknown[]).filter((row) => typeof row === 'object' && row !== null) as Record<
+    string,
+    unknown
+  >[]
+}
+
+/** The rows that a statement read or wrote, as far as it and its answer tell. */
+export function touchedBy({ sql, binds, kind, rows }: Step, model: ModelStatic<Model> | undefined): string[] {
+  const table = tableOf(sql)
+  const isNewRow = /^INSERT\b(?!.*\bON (CONFLICT|DUPLICATE)\b)/is.test(sql)
+  if (table === undefined || isNewRow) return []
+  const name = nameOf(table)
+  const keys = (model?.primaryKeyAttributes ?? []).map((attribute) => ({
+    attribute,
+    field: model!.getAttributes()[attribute]!.field ?? attribute,
+  }))
+  if (kind !== 'write') {
+    const isKnown = keys.length > 0 && rows.every((row) => keys.every(({ attribute }) => attribute in row))
+    return isKnown
+      ? rows.map((row) => `${name}#${keys.map(({ attribute }) => String(row[attribute])).join('#')}`)
+      : [`${name}#*`]
+  }
+  const given = conditions(sql, binds)
+  const values = keys.map(
+    ({ field }) => given.find(({ column, value }) => column === field && value !== undefined)?.value,
+  )
+  const isOne = keys.length > 0 && values.every((value) => value !== undefined)
+  return [`${name}#${isOne ? values.map(String).join('#') : '*'}`]
+}
+
+/** Whether two participants touched the same row, and one of them wrote to it; or one waited for the other. */
+export function shareRow(steps: readonly Step[]): boolean {
+  const writes = steps.filter(({ kind }) => kind === 'write')
+  return steps.some(
+    ({ participant, touched, waitedFor }) =>
+      waitedFor.some((name) => name !== participant) ||
+      writes.some(
+        (write) =>
+          write.participant !== participant &&
+          touched.some((row) => write.touched.some((their) => isSameRow(row, their))),
+      ),
+  )
+}
+
+function isSameRow(one: string, other: string): boolean {
+  const [[table, key], [theirs, itsKey]] = [one.split(/#(.*)/s), other.split(/#(.*)/s)]
+  return table === theirs && (key === itsKey || key === '*' || itsKey === '*')
+}
