@@ -24,7 +24,7 @@ export class StuckError extends BaseError {
   constructor(names: readonly string[], milliseconds: number) {
     super(
       `explore: ${names.join(' and ')} sent no statement for ${milliseconds} ms and did not end, so the exploration cannot go on. ` +
-        `A participant must not wait for a timer, a lock in this process, or a connection that another one holds: shorten or fake the timer, and set pool: { max } to twice the participants.`,
+        `A participant must not wait for a timer, a lock in this process, a connection that another one holds, or a lock of the server that is none on rows, such as GET_LOCK: shorten or fake the timer, and set pool: { max } to twice the participants.`,
     )
   }
 }

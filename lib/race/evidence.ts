@@ -8,15 +8,15 @@ export class Evidence {
   /** What was there in place of what was recorded, where the server had no choice. */
   #divergence: string | undefined
   #sharesRow = false
-  #anyOk = false
-  #lastError: unknown
+  readonly #ok = new Set<string>()
+  readonly #errors = new Map<string, unknown>()
 
   /** Takes a schedule down; `divergence` tells how it went otherwise than before. */
   add(run: Run, outcomes: Readonly<Record<string, Outcome>>, divergence: string | undefined): void {
     this.schedules++
     this.#divergence ??= divergence
-    this.#anyOk ||= Object.values(outcomes).includes('ok')
-    this.#lastError = run.errors().at(-1)
+    for (const [name, outcome] of Object.entries(outcomes)) if (outcome === 'ok') this.#ok.add(name)
+    for (const [name, error] of run.errors()) this.#errors.set(name, error)
     this.#sharesRow ||= shareRow(run.steps)
   }
 
@@ -28,7 +28,9 @@ export class Evidence {
         `the participants do not do the same in every run, so not every order was seen: ${this.#divergence}. Take random values, clocks and timers out of them`,
       schedules === 1 && 'there was a single schedule: the participants never had a choice of who goes first',
       !this.#sharesRow && 'no row was touched by two participants, one of which wrote to it',
-      !this.#anyOk && `every participant failed in every schedule: ${messageOf(this.#lastError)}`,
+      ...[...this.#errors]
+        .filter(([name]) => !this.#ok.has(name))
+        .map(([name, error]) => `${name} failed in every schedule: ${messageOf(error)}`),
     ].filter((objection) => objection !== false)
   }
 }

@@ -127,7 +127,7 @@ class Exploration<C> {
     while (goesOn() && !frontier.isEmpty) await this.#visit(frontier.next())
     if (this.#evidence.schedules > 0) this.#object(frontier)
     if (this.#failures.length + this.#reasons.size === 0) await this.#exploreMutants()
-    return this.#result(frontier.isEmpty)
+    return this.#result(frontier.isEmpty && this.#serverChoices === 0)
   }
 
   /** Runs one schedule. */
@@ -171,10 +171,10 @@ class Exploration<C> {
   async #execute(walk: Chooser): Promise<Ended> {
     const { setup, check } = this.#options
     const context = await setup()
-    const judge: Judge = check ? (outcomes) => check(context, outcomes) : await this.#oracle.judge()
+    const judge: Judge = check ? (run) => check(context, run.outcomes()) : await this.#oracle.judge()
     const run = await this.#laboratory.run(context, walk, this.#mutant && mutants[this.#mutant])
     try {
-      await judge(run.outcomes())
+      await judge(run)
       return { run, error: undefined }
     } catch (error) {
       return { run, error: error ?? new Error('the check threw nothing') }
@@ -198,7 +198,8 @@ class Exploration<C> {
 
   /** Adds why nothing is proved. */
   #object(frontier: Frontier): void {
-    for (const objection of this.#evidence.objections()) this.#reasons.add(objection)
+    const objections = [this.#evidence.objections(), this.#oracle.objections(), this.#laboratory.strays]
+    for (const objection of objections.flatMap((each) => [...each])) this.#reasons.add(objection)
     if (frontier.isEmpty || this.#options.maxSchedules !== undefined) return
     this.#reasons.add(
       `there are more than ${defaultMaxSchedules} schedules: pass maxSchedules to stop there on purpose, fewer preemptions, or fewer statements`,

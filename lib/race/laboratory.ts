@@ -1,12 +1,14 @@
 import { QueryTypes } from 'sequelize'
 import { usage } from './errors.js'
 import { gated, installGate } from './gate.js'
+import type { Passing } from './gate.js'
 import { poolMax } from './options.js'
 import type { ExploreOptions } from './options.js'
 import type { Mutate } from './mutants.js'
-import { keep, Run } from './run.js'
+import { Run, sender } from './run.js'
 import type { Chooser } from './schedules.js'
 import { connectServer } from './servers.js'
+import { shapeOf } from './statement.js'
 import type { Server } from './servers.js'
 
 /** Where the participants run again and again: behind the gate, on a server that tells who waits. */
@@ -14,6 +16,9 @@ export class Laboratory<C> {
   readonly #options: ExploreOptions<C>
   readonly #server: Server
   readonly #names: readonly string[]
+  /** What was sent when nobody had let it through. */
+  readonly strays: Set<string> = new Set()
+  #isRunning = false
 
   constructor(options: ExploreOptions<C>, server: Server) {
     this.#options = options
@@ -31,12 +36,29 @@ export class Laboratory<C> {
     await Promise.all(answers)
   }
 
+  /** Sends what a participant of a running schedule asked for when its turn comes, and all else at once. */
+  keep(passing: Passing): Promise<unknown> {
+    const from = sender()
+    if (from && !from.run.isOver) return from.run.pass(passing)
+    const sql = shapeOf(passing.sql)
+    if (from)
+      this.strays.add(`${from.name} sent something after it had ended (${sql}): let it await all that it starts`)
+    else if (this.#isRunning) {
+      this.strays.add(
+        `something was sent by none of the participants (${sql}), so at any time: stop what runs beside them, or give it a Sequelize instance of its own`,
+      )
+    }
+    return passing.send()
+  }
+
   /** Runs the participants at once, in the order of statements that is chosen. */
   async run(context: C, chooser: Chooser, mutate?: Mutate): Promise<Run> {
     const run = new Run(this.#server, mutate)
+    this.#isRunning = true
     for (const name of this.#names) this.#start(run, name, context)
     for (let ready = await run.settle(); ready.length > 0; ready = await run.settle())
       run.release(chooser.choose(ready))
+    this.#isRunning = false
     run.end()
     return run
   }
@@ -66,10 +88,12 @@ export async function withLaboratory<C, R>(
   if (gated.has(sequelize)) throw usage.gated('explore')
   gated.add(sequelize)
   try {
-    const server = await connectServer(sequelize, admin)
-    const uninstall = installGate(sequelize, keep)
+    // What the kit itself asks must not go through the gate.
+    const server = await connectServer(sequelize, admin === sequelize ? undefined : admin)
+    const laboratory = new Laboratory(options, server)
+    const uninstall = installGate(sequelize, (passing) => laboratory.keep(passing))
     try {
-      return await fn(new Laboratory(options, server))
+      return await fn(laboratory)
     } finally {
       uninstall()
       await server.close()

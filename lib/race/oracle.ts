@@ -1,12 +1,14 @@
 import { isDeepStrictEqual } from 'node:util'
+import { messageOf } from './errors.js'
 import type { Laboratory } from './laboratory.js'
 import type { ExploreOptions } from './options.js'
-import type { Outcome } from './run.js'
+import type { Outcome, Run } from './run.js'
 import { changeOf, columnsThatDiffer, NotSerialError, readRows, serialOrders, writtenTables } from './serial.js'
 import type { Change } from './serial.js'
+import { isOpaque, shapeOf } from './statement.js'
 
 /** Looks at the end of one schedule; what it throws says what is wrong there. */
-export type Judge = (outcomes: Readonly<Record<string, Outcome>>) => unknown
+export type Judge = (run: Run) => unknown
 
 /** The check for who gives none: the rows have to be as if the participants had run one after the other. */
 export class Oracle<C> {
@@ -14,6 +16,7 @@ export class Oracle<C> {
   readonly #laboratory: Laboratory<C>
   readonly #names: readonly string[]
   readonly #serial = new Map<string, Promise<Change>>()
+  readonly #objections = new Set<string>()
   #tables: readonly string[] = []
 
   constructor(options: ExploreOptions<C>, laboratory: Laboratory<C>) {
@@ -27,7 +30,9 @@ export class Oracle<C> {
     const run = await this.#laboratory.runSerially(await this.#options.setup(), this.#names)
     this.#tables = writtenTables(run.steps)
     if (this.#tables.length === 0) {
-      return ['no participant wrote to a table, so there is nothing to compare: pass a check']
+      const [failed] = run.errors()
+      const remedy = failed ? `${failed[0]} failed: ${messageOf(failed[1])}` : 'pass a check'
+      return [`no participant wrote to a table, so there is nothing to compare: ${remedy}`]
     }
     const [one, other] = [await this.#changeOf(this.#names), await this.#runSerially(this.#names)]
     if (isDeepStrictEqual(one, other)) return []
@@ -40,7 +45,12 @@ export class Oracle<C> {
   /** Looks at the rows before a schedule, and is then the judge of what it made of them. */
   async judge(): Promise<Judge> {
     const changed = await this.#watch()
-    return async (outcomes) => this.#compare(outcomes, await changed())
+    return async (run) => this.#compare(run.outcomes(), await changed(run))
+  }
+
+  /** What was written that was not compared. */
+  objections(): readonly string[] {
+    return [...this.#objections]
   }
 
   /** @throws {NotSerialError} the participants cannot have run one after the other, in any order */
@@ -66,13 +76,26 @@ export class Oracle<C> {
   async #runSerially(order: readonly string[]): Promise<Change> {
     const context = await this.#options.setup()
     const changed = await this.#watch()
-    await this.#laboratory.runSerially(context, order)
-    return changed()
+    return changed(await this.#laboratory.runSerially(context, order))
   }
 
-  async #watch(): Promise<() => Promise<Change>> {
+  async #watch(): Promise<(run: Run) => Promise<Change>> {
     const { sequelize } = this.#options
     const before = await readRows(sequelize, this.#tables)
-    return async () => changeOf(sequelize, before, await readRows(sequelize, this.#tables))
+    return async ({ steps }) => {
+      for (const table of writtenTables(steps)) {
+        if (this.#tables.includes(table)) continue
+        this.#objections.add(
+          `${table} is written to in some orders only, and was not compared: pass a check that looks at it`,
+        )
+      }
+      const opaque = steps.find(({ kind, sql }) => kind === 'other' && isOpaque(sql))
+      if (opaque) {
+        this.#objections.add(
+          `nobody can tell which tables ${shapeOf(opaque.sql)} writes to: pass a check that looks at them`,
+        )
+      }
+      return changeOf(sequelize, before, await readRows(sequelize, this.#tables))
+    }
   }
 }

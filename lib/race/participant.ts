@@ -35,6 +35,8 @@ export interface Participant {
   /** It computes, or waits for something that is no statement. */
   outside: boolean
   lastEvent: number
+  /** How often nothing was there since then. */
+  looks: number
   /** A write of its lasts, or may last. */
   lasting: boolean
 }
@@ -48,6 +50,7 @@ export function newParticipant(name: string): Participant {
     settled: undefined,
     outside: false,
     lastEvent: performance.now(),
+    looks: 0,
     lasting: false,
   }
 }

@@ -21,9 +21,10 @@ interface Context {
 
 const contexts = new AsyncLocalStorage<Context>()
 
-/** Sends what a participant of a running schedule asked for when its turn comes, and all else at once. */
-export function keep(passing: Passing): Promise<unknown> {
-  return contexts.getStore()?.run.pass(passing) ?? passing.send()
+/** The run, and the participant of it, that the caller belongs to. */
+export function sender(): { readonly run: Run; readonly name: string } | undefined {
+  const context = contexts.getStore()
+  return context && { run: context.run, name: context.participant.name }
 }
 
 function nothing(): void {
@@ -59,6 +60,11 @@ export class Run {
   #wake: () => void = nothing
   #isOver = false
 
+  /** All of its participants have ended, or it was given up. */
+  get isOver(): boolean {
+    return this.#isOver
+  }
+
   constructor(server: Server, mutate: Mutate = ({ sql }) => sql) {
     this.#server = server
     this.#waits = new Waits(server)
@@ -87,7 +93,6 @@ export class Run {
   /** Holds a participant's statement until it is let through, and takes down what became of it. */
   async pass(passing: Passing): Promise<unknown> {
     const { participant, within } = contexts.getStore()!
-    if (this.#isOver) return passing.send()
     const statement = this.#arrive(passing, participant)
     if (within) {
       // It failed, and the server has rolled back: Sequelize says so to itself before it tells us.
@@ -138,8 +143,11 @@ export class Run {
         await this.#event(isKnown ? 0 : limits.answer)
         if (seen !== this.#events) continue
         if (unsure.length > 0) await this.#waits.ask(inFlight, () => seen !== this.#events)
-        for (const each of computing) {
-          each.outside = seen === this.#events && performance.now() - each.lastEvent > this.#server.computingMs
+        // Looks are counted too: where this process gets no processor, time alone says nothing.
+        for (const each of seen === this.#events ? computing : []) {
+          const { computingMs } = this.#server
+          const isLong = performance.now() - each.lastEvent > computingMs
+          each.outside = isLong && ++each.looks * limits.answer * 4 > computingMs
         }
       } else {
         const ready = live.filter(({ held, gates }) => held ?? gates.length > 0)
@@ -196,13 +204,15 @@ export class Run {
   }
 
   /** What the participants were rejected with. */
-  errors(): unknown[] {
-    return this.#participants.flatMap(({ settled }) => (settled!.rejected ? [settled!.error] : []))
+  errors(): ReadonlyMap<string, unknown> {
+    const rejected = this.#participants.filter(({ settled }) => settled!.rejected)
+    return new Map(rejected.map(({ name, settled }) => [name, settled!.error]))
   }
 
   #arrive(passing: Passing, { name }: Participant): Statement {
     const sql = this.#mutate(passing, this.#server.nothing)
-    const kind = kindOf(sql)
+    // Sent by a participant, it would fix the snapshot of a transaction.
+    const kind = sql !== passing.sql && sql === this.#server.nothing ? 'local' : kindOf(sql)
     const step = {
       number: 0,
       participant: name,
@@ -243,7 +253,8 @@ export class Run {
     const isLastWord = /^COMMIT/i.test(sql) ? open?.wrote : kind === 'write' && !open
     if (isLastWord && mayBeDone) participant.lasting = true
     this.#waits.answered(statement, participant)
-    if (kind === 'end' || !inTransaction || step.error !== undefined) this.#lockReleased()
+    const unlocks = kind === 'end' || !inTransaction || step.error !== undefined || /unlock|release/i.test(sql)
+    if (unlocks) this.#lockReleased()
   }
 
   /** Those who waited may go on: the server has to be asked again. */
@@ -267,6 +278,7 @@ export class Run {
   #signal(participant: Participant): void {
     this.#events++
     participant.lastEvent = performance.now()
+    participant.looks = 0
     participant.outside = false
     this.#wake()
   }

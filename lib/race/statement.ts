@@ -6,7 +6,7 @@ export type Kind = 'local' | 'read' | 'lock' | 'write' | 'end' | 'other'
 
 /** How a transaction is begun without a snapshot and without a lock. */
 const begins = /^(START TRANSACTION|BEGIN( DEFERRED)?( TRANSACTION)?)\s*;?$/i
-const locals = /^(SAVEPOINT .*|SET (SESSION )?TRANSACTION .*|(SELECT|DO) 1)\s*;?$/i
+const locals = /^(SAVEPOINT [^;]*|SET (SESSION )?TRANSACTION [^;]*)\s*;?$/i
 const ends = /^(COMMIT|ROLLBACK|RELEASE)\b/i
 const writes = /^(INSERT|UPDATE|DELETE|REPLACE|MERGE|TRUNCATE)\b/i
 
@@ -22,10 +22,10 @@ export function kindOf(sql: string): Kind {
   if (ends.test(sql)) return 'end'
   const main = sql.slice(mainStart(sql))
   if (writes.test(main) || tablesWritten(sql).length > 0) return 'write'
-  if (!/^SELECT\b/i.test(main)) return 'other'
+  if (!/^SELECT\b/i.test(main) || isSeveral(sql)) return 'other'
   // Words in literals count too: what looks like a lock or a call is taken for one.
   const isLocking = /\bFOR\s+(UPDATE|SHARE|NO KEY|KEY)\b|\bLOCK IN SHARE MODE\b|\bINTO\b/i.test(sql)
-  const calls = [...sql.matchAll(/([\w.]+)\s*\(/g)].map(([, name]) => name!.toLowerCase())
+  const calls = [...sql.matchAll(/([\w."`]+)\s*\(/g)].map(([, name]) => name!.toLowerCase())
   const isPlain = calls.every((name) => harmless.has(name) || /^jsonb?_/.test(name))
   return isLocking || !isPlain ? 'lock' : 'read'
 }
@@ -136,10 +136,21 @@ export function tableOf(sql: string): string | undefined {
   return target.exec(sql.slice(mainStart(sql)))?.[1]
 }
 
-/** The tables that a statement writes to; more than one if the queries of its WITH write too. */
+/** Whether it is more than one statement. */
+function isSeveral(sql: string): boolean {
+  return /;\s*\S/.test(shapeOf(sql))
+}
+
+/** Whether a statement may write to tables that it does not name. */
+export function isOpaque(sql: string): boolean {
+  return /^(CALL|EXECUTE|DO|COPY|LOAD)\b/i.test(sql.slice(mainStart(sql)))
+}
+
+/** The tables that a statement writes to; more than one if the queries of its WITH write too, or if it is several. */
 export function tablesWritten(sql: string): string[] {
   const start = mainStart(sql)
-  const within = [...shapeOf(sql.slice(0, start)).matchAll(written)].map(([, table]) => table!)
+  const beside = isSeveral(sql) ? sql : sql.slice(0, start)
+  const within = [...shapeOf(beside).matchAll(written)].map(([, table]) => table!)
   const table = writes.test(sql.slice(start)) ? tableOf(sql) : undefined
   return table === undefined ? within : [...within, table]
 }

@@ -1,6 +1,6 @@
 import { runInNewContext } from 'node:vm'
 import { expect } from 'chai'
-import { DataTypes, QueryTypes, Sequelize } from 'sequelize'
+import { DataTypes, QueryTypes, Sequelize, Transaction } from 'sequelize'
 import { mergeJsonKey, UsageError } from 'sequelize-lossless'
 import {
   checkers,
@@ -62,7 +62,72 @@ eachDatabase('what explore() proves', (database) => {
       const said = await reasons((id) => merge(id, 'a').then(() => Promise.reject(new Error('on purpose'))), {
         check: nothing,
       })
-      expect(said).to.equal('every participant failed in every schedule: on purpose')
+      expect(said).to.equal('A failed in every schedule: on purpose\nB failed in every schedule: on purpose')
+    })
+
+    it('if one of them fails whatever the other does', async () => {
+      const said = await reasons(async (id, key) => {
+        await merge(id, key)
+        if (key === 'b') throw new Error('on purpose')
+      })
+      expect(said).to.equal('B failed in every schedule: on purpose')
+    })
+
+    it('if the first one failed before it wrote, and says of what', async () => {
+      const said = await reasons(() => Promise.reject(new Error('on purpose')))
+      expect(said).to.equal('no participant wrote to a table, so there is nothing to compare: A failed: on purpose')
+    })
+
+    if (!isSqlite) {
+      it('if a table is written to in some orders only', async () => {
+        const Conflicts = await createRuns(sequelize, { modelName: 'Conflict', tableName: 'conflicts' })
+        const said = await reasons(async (id, key) => {
+          const run = await Runs.findByPk(id, { rejectOnEmpty: true })
+          const [count] = await Runs.update({ title: key }, { where: { id, title: run.title } })
+          if (count === 0) await Conflicts.create({ title: key })
+        })
+        expect(said).to.match(/^.conflicts. is written to in some orders only, and was not compared: pass a check/)
+      })
+
+      it('if nobody can tell where something is written to', async () => {
+        const call = database.name === 'postgres' ? 'DO $$ BEGIN END $$' : 'DO SLEEP(0)'
+        const said = await reasons(async (id, key) => {
+          await merge(id, key)
+          await sequelize.query(call)
+        })
+        expect(said).to.match(/^nobody can tell which tables DO .* writes to: pass a check that looks at them$/)
+      })
+
+      it('if somebody else sends something meanwhile', async () => {
+        let isOver = false
+        const others = (async () => {
+          while (!isOver) await Runs.count()
+        })()
+        const said = await reasons(merge)
+        isOver = true
+        await others
+        expect(said).to.match(/^something was sent by none of the participants \(SELECT count/)
+      })
+    }
+
+    it('if one of them goes on after it has ended', async () => {
+      let goOn: () => void
+      let late: Promise<unknown>
+      const said = await reasons(
+        async (id, key) => {
+          await merge(id, key)
+          late = new Promise<void>((resolve) => (goOn = resolve)).then(() => Runs.count())
+        },
+        {
+          check: () => {
+            goOn()
+            return late
+          },
+        },
+      )
+      expect(said).to.match(
+        /^[AB] sent something after it had ended \(SELECT count.*: let it await all that it starts$/m,
+      )
     })
 
     it('if the final read finds no row', async () => {
@@ -176,6 +241,36 @@ eachDatabase('what explore() proves', (database) => {
       })
     }
   })
+
+  if (database.name === 'postgres') {
+    it('takes a query for a read only if it can be nothing else', async () => {
+      await sequelize.query(
+        `CREATE OR REPLACE FUNCTION entitle(text) RETURNS void LANGUAGE sql AS 'UPDATE workflow_runs SET title = $1'`,
+      )
+      for (const query of [
+        `SELECT "entitle"('new')`,
+        `SELECT title FROM workflow_runs; UPDATE workflow_runs SET title = 'new'`,
+      ]) {
+        const { schedules } = await race(() => sequelize.query(query), { check: nothing })
+        expect(schedules, query).to.equal(2)
+      }
+    })
+
+    it('sees the snapshot that a query fixes, whatever it asks for', async () => {
+      const isolationLevel = Transaction.ISOLATION_LEVELS.REPEATABLE_READ
+      const { outcomes } = await race((id, key) =>
+        sequelize.transaction({ isolationLevel }, async (transaction) => {
+          await sequelize.query('SELECT 1', { transaction })
+          await mergeJsonKey([Runs, id], 'progress', key, 1, { transaction })
+        }),
+      )
+      expect(Object.keys(outcomes).sort()).to.deep.equal([
+        'A failed, B ok: kept',
+        'A ok, B failed: kept',
+        'A ok, B ok: kept',
+      ])
+    })
+  }
 
   describe('of participants that wait', () => {
     if (!isSqlite) {
