@@ -21,6 +21,8 @@ export interface Statement extends Pending {
   /** The server said that it waits, since the last time that a lock may have been released. */
   waiting: boolean
   waited: boolean
+  /** The connections whose locks it waits for, where the server says. */
+  blockers: readonly number[] | undefined
   /** Statements sent inside it, such as the ROLLBACK after a deadlock, which it waits for. */
   nested: number
 }

@@ -28,6 +28,8 @@ export interface Server {
   readonly computingMs: number
   /** How long it takes at most, in milliseconds, until one of a deadlock is ended. */
   readonly deadlockMs: number
+  /** The same, where it does not tell who holds the lock, so that what looks like a deadlock need be none. */
+  readonly guessedDeadlockMs: number
   /** A statement that does nothing, and answers with no rows where Sequelize trips over those of a COMMIT. */
   readonly nothing: string
   readonly close: () => Promise<void>
@@ -100,6 +102,8 @@ async function connectMysqlOrMariadb(sequelize: Sequelize, admin: Sequelize | un
     hasQueue: false,
     computingMs: 200,
     deadlockMs: 3_000,
+    // It looks for a deadlock before a statement begins to wait.
+    guessedDeadlockMs: 100,
     nothing: 'DO 1',
     close,
   }
@@ -125,6 +129,7 @@ async function connectPostgres(sequelize: Sequelize, admin: Sequelize | undefine
     computingMs: 200,
     // Its `deadlock_timeout` is 1 s.
     deadlockMs: 3_000,
+    guessedDeadlockMs: 0,
     nothing: 'SELECT 1',
     close: async () => void (admin ?? (await instance.close())),
   }
@@ -150,6 +155,7 @@ async function connectSqlite(sequelize: Sequelize): Promise<Server> {
     hasQueue: true,
     computingMs: 60,
     deadlockMs: 0,
+    guessedDeadlockMs: 0,
     nothing: 'SELECT 1',
     close() {
       Object.assign(options, { retry })

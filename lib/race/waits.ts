@@ -49,43 +49,39 @@ export class Waits {
   }
 
   /** Takes down that a statement waits, for these connections, or for nobody knows whom. */
-  block(statement: Statement, ids?: readonly number[]): void {
+  block(statement: Statement, blockers?: readonly number[]): void {
     statement.waiting = true
     statement.waited = true
+    statement.blockers = blockers
     const { step } = statement
-    const known = ids?.map((id) => this.#owners.get(id)?.name ?? `connection ${id}`)
+    const known = blockers?.map((id) => this.#owners.get(id)?.name ?? `connection ${id}`)
     step.waitedFor = [...new Set([...step.waitedFor, ...(known ?? this.#likelyBlockers(statement))])]
   }
 
-  /** Whether a chain of waits leads from one of these over others back to it: the server will end one of them. */
-  hasCircle(live: readonly Participant[]): boolean {
-    return live.some((participant) => {
-      const reached = new Set<string>()
-      const visit = ({ sent }: Participant): void => {
-        for (const { step, waiting } of sent) {
-          for (const name of waiting ? step.waitedFor : []) {
-            if (reached.has(name)) continue
-            reached.add(name)
-            const next = live.find((each) => each.name === name)
-            if (next) visit(next)
-          }
-        }
-      }
-      visit(participant)
-      return reached.size > 1 && reached.has(participant.name)
-    })
+  /** How long the server may take, in milliseconds, to end one of a deadlock among these; 0 if there is none. */
+  deadlockMs(live: readonly Participant[]): number {
+    const waiting = waitingOf(live)
+    const connections = waiting.map(
+      (each) => [this.#server.connectionId(each.connection), each.blockers ?? []] as const,
+    )
+    if (hasCircle(connections)) return this.#server.deadlockMs
+    const guessed = waiting.filter(({ blockers }) => !blockers)
+    const isGuessed = hasCircle(guessed.map(({ participant, step }) => [participant, step.waitedFor] as const))
+    return isGuessed ? this.#server.guessedDeadlockMs : 0
   }
 
   /** Where nobody can go on: the wait to end, after so many milliseconds if the server has not ended one by itself. */
   toEnd(live: readonly Participant[]): { readonly statement: Statement; readonly afterMs: number } | undefined {
-    const waiting = live
-      .flatMap(({ sent }) => [...sent])
-      .filter((each) => each.waiting)
-      .sort((one, other) => one.step.number - other.step.number)
+    const waiting = waitingOf(live)
     // A COMMIT that SQLite has refused for good would leave its file locked.
-    const own = waiting.findLast(waitsForItsOwn)
+    const own = waiting.findLast((each) => this.#waitsForItsOwn(each))
     const statement = own ?? waiting.findLast(({ kind }) => kind !== 'end') ?? waiting.at(-1)
-    return statement && { statement, afterMs: own ? 0 : this.#server.deadlockMs }
+    if (!statement) return undefined
+    const isKnown = waiting.every(({ blockers }) => blockers?.every((id) => this.#owners.has(id)))
+    const { computingMs, deadlockMs } = this.#server
+    // Nobody but the participants holds what they wait for, so nothing but a participant that computes can end it.
+    if (isKnown && this.deadlockMs(live) === 0) return { statement, afterMs: computingMs }
+    return { statement, afterMs: own ? 0 : deadlockMs }
   }
 
   /** Ends a wait, with an error for whoever waits. */
@@ -104,9 +100,36 @@ export class Waits {
     const likely = working.length > 0 ? working : holders
     return likely.length > 0 ? likely.map(({ name }) => name) : [participant]
   }
+
+  /** Whether it waits for a lock that its own participant holds, on another connection. */
+  #waitsForItsOwn({ step, participant, blockers }: Statement): boolean {
+    if (blockers) return blockers.some((id) => this.#owners.get(id)?.name === participant)
+    return step.waitedFor.every((name) => name === participant)
+  }
 }
 
-/** Whether it waits for a lock that only its own participant holds, on another connection. */
-function waitsForItsOwn({ step, waiting, participant }: Statement): boolean {
-  return waiting && step.waitedFor.every((name) => name === participant)
+/** The statements that wait, in the order in which they were sent. */
+function waitingOf(live: readonly Participant[]): Statement[] {
+  return live
+    .flatMap(({ sent }) => [...sent])
+    .filter(({ waiting }) => waiting)
+    .sort((one, other) => one.step.number - other.step.number)
+}
+
+/** Whether a chain of waits leads from somebody over others back. */
+function hasCircle<N>(waits: readonly (readonly [waiter: N, blockers: readonly N[]])[]): boolean {
+  return waits.some(([start]) => {
+    const reached = new Set<N>()
+    const visit = (node: N): void => {
+      for (const [waiter, blockers] of waits) {
+        for (const blocker of waiter === node ? blockers : []) {
+          if (reached.has(blocker)) continue
+          reached.add(blocker)
+          visit(blocker)
+        }
+      }
+    }
+    visit(start)
+    return reached.size > 1 && reached.has(start)
+  })
 }

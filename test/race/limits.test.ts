@@ -23,7 +23,8 @@ eachDatabase('what explore() proves', (database) => {
   const isSqlite = database.name === 'sqlite'
 
   before(async () => {
-    ;({ sequelize } = database.connect())
+    const sooner = { dialectOptions: { options: '-c deadlock_timeout=10ms' } }
+    ;({ sequelize } = database.connect(database.name === 'postgres' ? sooner : {}))
     Runs = await createRuns(sequelize)
   })
 
@@ -344,7 +345,7 @@ eachDatabase('what explore() proves', (database) => {
           race((id, key) => merge(id, key).then(() => new Promise(nothing))),
           StuckError,
         )
-        expect(error.message).to.match(/sent no statement for 5000 ms.*shorten or fake the timer/)
+        expect(error.message).to.match(/sent no statement for 4000 ms.*shorten or fake the timer/)
       })
     }
   })
