@@ -192,7 +192,9 @@ function mysqlWaits(ask: Ask): Server['waits'] {
 function mariadbWaits(ask: Ask): Server['waits'] {
   return async (ids) => {
     const [status] = await ask<{ Status: string }>('SHOW ENGINE INNODB STATUS')
+    // Before the first of them stands the last deadlock, however long ago.
     return status!.Status.split(/^---TRANSACTION /m)
+      .slice(1)
       .filter((block) => /^LOCK WAIT /m.test(block))
       .map((block) => ({ waiter: Number(/(?:MySQL|MariaDB) thread id (\d+)/.exec(block)?.[1]) }))
       .filter(({ waiter }) => ids.includes(waiter))

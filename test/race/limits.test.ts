@@ -100,13 +100,21 @@ eachDatabase('what explore() proves', (database) => {
       })
 
       it('if somebody else sends something meanwhile', async () => {
-        let isOver = false
-        const others = (async () => {
-          while (!isOver) await Runs.count()
-        })()
-        const said = await reasons(merge)
-        isOver = true
-        await others
+        let ask: () => void
+        let other: Promise<unknown>
+        const said = await reasons(
+          async (id, key) => {
+            ask()
+            await other
+            await merge(id, key)
+          },
+          {
+            setup: () => {
+              other = new Promise<void>((resolve) => (ask = resolve)).then(() => Runs.count())
+              return setup()
+            },
+          },
+        )
         expect(said).to.match(/^something was sent by none of the participants \(SELECT count/)
       })
     }
@@ -308,6 +316,29 @@ eachDatabase('what explore() proves', (database) => {
         const { verdict, reasons, outcomes } = await explore({ sequelize, setup: pair, participants, preemptions: 1 })
         expect([verdict, reasons]).to.deep.equal(['kept', []])
         expect(Object.keys(outcomes).join()).to.match(/failed/)
+      })
+    }
+
+    if (database.name === 'mariadb') {
+      it('a deadlock of the past is not taken for a wait', async () => {
+        const { sequelize: two } = database.connect({ pool: { max: 2 } })
+        const pair = async (): Promise<number[]> => [await setup(), await setup()]
+        const both = (ids: readonly number[]): Promise<unknown> =>
+          two.transaction(async (transaction) => {
+            for (const id of ids) {
+              await two.query(`UPDATE workflow_runs SET title = 'new' WHERE id = ${id}`, { transaction })
+            }
+          })
+        const crossing = { A: (ids: number[]) => both(ids), B: (ids: number[]) => both(ids.toReversed()) }
+        const deadlocked = await explore({ sequelize: two, setup: pair, participants: crossing, check: nothing })
+        expect(Object.keys(deadlocked.outcomes).join()).to.include('failed')
+
+        // On both connections, and long enough for the server to be asked.
+        const slowly = (): Promise<unknown> => two.query('SELECT SLEEP(0.05)')
+        const participants = { A: slowly, B: slowly }
+        const check = (): never => expect.fail('seen')
+        const { failures } = await explore({ sequelize: two, setup, participants, check })
+        expect(failures.flatMap(({ steps }) => steps.flatMap(({ waitedFor }) => waitedFor))).to.deep.equal([])
       })
     }
 
