@@ -107,27 +107,38 @@ class Exploration<C> {
   readonly #outcomes = new Map<string, number>()
   readonly #mutants: MutantResult[] = []
   #serverChoices = 0
+  #isComplete = false
 
-  constructor(options: ExploreOptions<C>, laboratory: Laboratory<C>, mutant?: Mutant) {
+  constructor(
+    options: ExploreOptions<C>,
+    laboratory: Laboratory<C>,
+    mutant?: Mutant,
+    oracle: Oracle<C> = new Oracle(options, laboratory),
+  ) {
     this.#options = options
     this.#laboratory = laboratory
-    this.#oracle = new Oracle(options, laboratory)
+    this.#oracle = oracle
     this.#mutant = mutant
     this.#names = Object.keys(options.participants)
   }
 
-  /** Runs every schedule. */
+  /** Runs every schedule, and then again without each of the protections. */
   async result(): Promise<Result> {
-    const { preemptions = 2, maxSchedules = defaultMaxSchedules, reduce = true } = this.#options
     await this.#prepare()
+    await this.#visitAll()
+    if (this.#failures.length + this.#reasons.size === 0) await this.#exploreMutants()
+    return this.#result()
+  }
+
+  async #visitAll(): Promise<void> {
+    const { preemptions = 2, maxSchedules = defaultMaxSchedules, reduce = true } = this.#options
     const frontier = new Frontier({ preemptions, reduce })
     // A mutant need lose only once.
     const isFound = (): boolean => this.#mutant !== undefined && this.#failures.length > 0
     const goesOn = (): boolean => !isFound() && this.#reasons.size === 0 && this.#evidence.schedules < maxSchedules
     while (goesOn() && !frontier.isEmpty) await this.#visit(frontier.next())
     if (this.#evidence.schedules > 0) this.#object(frontier)
-    if (this.#failures.length + this.#reasons.size === 0) await this.#exploreMutants()
-    return this.#result(frontier.isEmpty && this.#serverChoices === 0)
+    this.#isComplete = frontier.isEmpty && this.#serverChoices === 0
   }
 
   /** Runs one schedule. */
@@ -136,7 +147,7 @@ class Exploration<C> {
     const script = new Script(choices)
     await this.#visit(script)
     if (script.divergence !== undefined) throw usage.tokenDiffers(token, script.divergence)
-    return this.#result(false)
+    return this.#result()
   }
 
   /** Runs the participants one after the other: fills caches, so that the first schedule sends what the others send. */
@@ -209,8 +220,9 @@ class Exploration<C> {
   /** Explores again without each of the protections, until something is lost. */
   async #exploreMutants(): Promise<void> {
     for (const mutant of this.#options.mutants ?? []) {
-      const options = { ...this.#options, mutants: [] }
-      const { first, schedules } = await new Exploration(options, this.#laboratory, mutant).result()
+      const mutated = new Exploration(this.#options, this.#laboratory, mutant, this.#oracle)
+      await mutated.#visitAll()
+      const { first, schedules } = mutated.#result()
       this.#mutants.push({ mutant, verdict: first ? 'lost' : 'idle', schedules, first })
       if (first) continue
       this.#reasons.add(
@@ -219,14 +231,14 @@ class Exploration<C> {
     }
   }
 
-  #result(isComplete: boolean): Result {
+  #result(): Result {
     const reasons = [...this.#reasons]
     const [first] = this.#failures.toSorted((one, other) => one.switches - other.switches)
     return {
       verdict: first ? 'lost' : reasons.length > 0 ? 'unknown' : 'kept',
       reasons,
       schedules: this.#evidence.schedules,
-      isComplete,
+      isComplete: this.#isComplete,
       failures: this.#failures,
       first,
       outcomes: Object.fromEntries(this.#outcomes),

@@ -142,7 +142,11 @@ export class Run {
         const isKnown = computing.length === 0 && unsure.every(({ waited }) => waited)
         await this.#event(isKnown ? 0 : limits.answer)
         if (seen !== this.#events) continue
-        if (unsure.length > 0) await this.#waits.ask(inFlight, () => seen !== this.#events)
+        if (unsure.length > 0) {
+          // An answer from the statement itself makes this one needless.
+          await Promise.race([this.#waits.ask(inFlight, () => seen !== this.#events), this.#event(limits.stuck)])
+          this.#wake()
+        }
         // Looks are counted too: where this process gets no processor, time alone says nothing.
         for (const each of seen === this.#events ? computing : []) {
           const { computingMs } = this.#server
@@ -226,7 +230,15 @@ export class Run {
       touched: [],
     }
     const { connection, inTransaction } = passing
-    const state = { go: nothing, again: undefined, waiting: false, waited: false, blockers: undefined, nested: 0 }
+    const state = {
+      go: nothing,
+      again: undefined,
+      waiting: false,
+      waited: false,
+
+      blockers: undefined,
+      nested: 0,
+    }
     return { participant: name, sql, kind, step, connection, inTransaction, ...state }
   }
 
