@@ -33,7 +33,7 @@ export interface Result {
   readonly reasons: readonly string[]
   /** How many schedules were run. */
   readonly schedules: number
-  /** Every schedule was run that has no more preemptions than asked for. */
+  /** Every schedule was run that has no more preemptions than asked for; false too if the server kept choosing otherwise. */
   readonly isComplete: boolean
   readonly failures: readonly Failure[]
   /** The failure with the fewest switches. */

@@ -158,10 +158,10 @@ export class Run {
         if (live.length === 0) return []
         const sinceMs = performance.now() - start
         const deadlockMs = this.#waits.deadlockMs(live)
-        const isDeadlock = sinceMs < deadlockMs
+        const isDeadlock = deadlockMs !== undefined && sinceMs < deadlockMs
         const comeBack = live.some(({ outside }) => outside) ? limits.comeBack : 0
         const waitMs = isDeadlock || ready.length === 0 ? limits.resolve : comeBack
-        this.serverChose ||= deadlockMs > 0
+        this.serverChose ||= deadlockMs !== undefined
         if (waitMs > 0) await this.#event(waitMs)
         if (seen === this.#events && ready.length === 0) await this.#unblock(live, sinceMs)
         else if (seen === this.#events && !isDeadlock) return ready.map(nextOf)

@@ -58,8 +58,8 @@ export class Waits {
     step.waitedFor = [...new Set([...step.waitedFor, ...(known ?? this.#likelyBlockers(statement))])]
   }
 
-  /** How long the server may take, in milliseconds, to end one of a deadlock among these; 0 if there is none. */
-  deadlockMs(live: readonly Participant[]): number {
+  /** How long the server may take, in milliseconds, to end one of a deadlock among these; `undefined` if there is none. */
+  deadlockMs(live: readonly Participant[]): number | undefined {
     const waiting = waitingOf(live)
     const connections = waiting.map(
       (each) => [this.#server.connectionId(each.connection), each.blockers ?? []] as const,
@@ -67,7 +67,7 @@ export class Waits {
     if (hasCircle(connections)) return this.#server.deadlockMs
     const guessed = waiting.filter(({ blockers }) => !blockers)
     const isGuessed = hasCircle(guessed.map(({ participant, step }) => [participant, step.waitedFor] as const))
-    return isGuessed ? this.#server.guessedDeadlockMs : 0
+    return isGuessed ? this.#server.guessedDeadlockMs : undefined
   }
 
   /** Where nobody can go on: the wait to end, after so many milliseconds if the server has not ended one by itself. */
@@ -80,7 +80,7 @@ export class Waits {
     const isKnown = waiting.every(({ blockers }) => blockers?.every((id) => this.#owners.has(id)))
     const { computingMs, deadlockMs } = this.#server
     // Nobody but the participants holds what they wait for, so nothing but a participant that computes can end it.
-    if (isKnown && this.deadlockMs(live) === 0) return { statement, afterMs: computingMs }
+    if (isKnown && this.deadlockMs(live) === undefined) return { statement, afterMs: computingMs }
     return { statement, afterMs: own ? 0 : deadlockMs }
   }
 
