@@ -1,6 +1,6 @@
 import { expect } from 'chai'
 import { BaseError, Sequelize } from 'sequelize'
-import { mergeJsonKey, UnknownOutcomeError, withLock, withOptimisticLock } from 'sequelize-lossless'
+import { ConflictError, mergeJsonKey, UnknownOutcomeError, withLock, withOptimisticLock } from 'sequelize-lossless'
 import type { FailedAttempt } from 'sequelize-lossless'
 import { outcomeOf } from '../rejection.js'
 import { createRuns, defineRuns } from '../workflow-run.js'
@@ -52,6 +52,30 @@ describe('three MySQL servers that all take writes', () => {
     const { progress } = await plain[0]!.findByPk(id, { rejectOnEmpty: true })
     expect(acknowledged.filter((key) => !(key in progress!))).to.not.deep.equal([])
   })
+
+  for (const isWritten of [false, true]) {
+    it(`let two nodes hold the lock of one row, and ${isWritten ? 'refuse one of them' : 'commit both'} if the row is ${isWritten ? '' : 'not '}written`, async () => {
+      const { id } = await plain[0]!.create({ progress: {} })
+      await cluster.caughtUp()
+      let [missing, proceed] = [2, (): void => undefined]
+      const bothLocked = new Promise<void>((resolve) => (proceed = resolve))
+
+      const lockAndAdd = (Runs: typeof WorkflowRun): Promise<unknown> =>
+        withLock([Runs, id], async (run, transaction) => {
+          if (--missing === 0) proceed()
+          await bothLocked
+          await Runs.create({ title: 'another row' }, { transaction })
+          if (isWritten) await run.update({ title: 'the locked one' })
+        })
+      const outcomes = await Promise.all(plain.slice(0, 2).map((Runs) => outcomeOf(lockAndAdd(Runs))))
+
+      const refused = outcomes.filter((outcome) => outcome !== 'written')
+      if (isWritten) {
+        expect(refused).to.have.length(1)
+        expect(refused[0]).to.be.an.instanceOf(ConflictError)
+      } else expect(refused).to.deep.equal([])
+    })
+  }
 
   it('lose no acknowledged write, and make none twice, while one is killed and comes back', async () => {
     const account = new Account({ before: 300, dead: 200, returning: 200, after: 300 })
