@@ -1,4 +1,3 @@
-import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect } from 'chai'
 import mermaid from 'mermaid'
@@ -9,7 +8,7 @@ import ts from 'typescript'
 import { eachDatabase } from '../each-database.js'
 import { rejection } from '../rejection.js'
 import { createRuns } from '../workflow-run.js'
-import { codeBlocks, promisedProgress, readme, root } from './readme.js'
+import { codeBlocks, problemsOf, promisedProgress, readme, root } from './readme.js'
 
 type Runnable = (...values: unknown[]) => Promise<{ toJSON(): { progress: unknown } }>
 const AsyncFunction = (async () => {}).constructor as new (...code: string[]) => Runnable
@@ -96,21 +95,7 @@ describe('the README', () => {
       stats: { attempts?: number; log?: { lines?: string[] }; tags?: string[]; owner?: string; phase?: string }
     }
     interface Job extends Lossless<Job> {}`
-    const folder = join(root, 'build', 'readme')
-    mkdirSync(folder, { recursive: true })
-    const file = join(folder, 'readme.ts')
-    writeFileSync(file, [...imports, model, job, ...blocks].join('\n'))
-    const program = ts.createProgram([file], {
-      strict: true,
-      noEmit: true,
-      skipLibCheck: true,
-      target: ts.ScriptTarget.ES2022,
-      module: ts.ModuleKind.Node20,
-      types: ['node'],
-    })
-    const problems = ts
-      .getPreEmitDiagnostics(program)
-      .map((diagnostic) => ts.flattenDiagnosticMessageText(diagnostic.messageText, '\n'))
+    const problems = problemsOf('readme', { 'readme.ts': [...imports, model, job, ...blocks].join('\n') })
     expect(problems).to.deep.equal([])
     expect(blocks).to.have.length.greaterThan(4)
   })

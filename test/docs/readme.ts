@@ -1,5 +1,6 @@
-import { readFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import ts from 'typescript'
 
 export const root = join(__dirname, '..', '..', '..')
 
@@ -21,4 +22,23 @@ export function readme(): { lostUpdate: string; cure: string; model: string; res
 export function promisedProgress(block: string): unknown {
   const promise = [...block.matchAll(/\/\/ progress: (\{.*?\})/g)].at(-1)![1]!
   return JSON.parse(promise.replace(/(\w+):/g, '"$1":').replaceAll("'", '"'))
+}
+
+/** What the compiler has against these files, in a folder of their own below `build/`. */
+export function problemsOf(folder: string, files: Readonly<Record<string, string>>): string[] {
+  const path = join(root, 'build', folder)
+  mkdirSync(path, { recursive: true })
+  for (const [name, code] of Object.entries(files)) writeFileSync(join(path, name), code)
+  const program = ts.createProgram(
+    Object.keys(files).map((name) => join(path, name)),
+    {
+      strict: true,
+      noEmit: true,
+      skipLibCheck: true,
+      target: ts.ScriptTarget.ES2022,
+      module: ts.ModuleKind.Node20,
+      types: ['node'],
+    },
+  )
+  return ts.getPreEmitDiagnostics(program).map(({ messageText }) => ts.flattenDiagnosticMessageText(messageText, '\n'))
 }
