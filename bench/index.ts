@@ -1,10 +1,10 @@
 import { readFileSync } from 'node:fs'
-import { mkdir, rm, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { cpus, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { format } from 'prettier'
-import { requestedDatabases, startServer } from '../test/databases/index.js'
+import { requestedDatabases, startDurableServer, startServer } from '../test/databases/index.js'
 import type { DatabaseName, Server } from '../test/databases/index.js'
 import { dropBinaryLogs, measureBinaryLog } from './binary-log.js'
 import { guardLines, measureGuard } from './guard-cost.js'
@@ -12,8 +12,9 @@ import { Contest } from './measure.js'
 import type { Cell, MeasuredCell } from './measure.js'
 import { peers } from './peers.js'
 import { profileCalls } from './profile.js'
-import { bytesText, callersText, charts, page } from './report.js'
-import type { DatabaseResult, Result } from './report.js'
+import { bytesText, callersText, charts, page, shapesPart } from './report.js'
+import type { DatabaseResult, Result, ShapeResult } from './report.js'
+import { measureShapes } from './shapes.js'
 import { libraries, order } from './variants.js'
 
 const root = join(__dirname, '..', '..')
@@ -103,12 +104,13 @@ function versionsOf(packages: readonly string[]): Record<string, string> {
   return { node: process.versions.node, ...(Object.fromEntries(versions) as Record<string, string>) }
 }
 
+const style = { semi: false, singleQuote: true, printWidth: 120 }
+
 async function write(result: Result, folder: string): Promise<void> {
   const chartFolder = join(folder, 'performance')
   await rm(chartFolder, { recursive: true, force: true })
   await mkdir(chartFolder, { recursive: true })
   for (const { file, svg } of charts(result)) await writeFile(join(chartFolder, file), svg)
-  const style = { semi: false, singleQuote: true, printWidth: 120 }
   const json = await format(JSON.stringify(result), { ...style, parser: 'json' })
   await writeFile(join(chartFolder, 'result.json'), json)
   await writeFile(join(folder, 'performance.md'), await format(page(result), { ...style, parser: 'markdown' }))
@@ -138,22 +140,59 @@ async function printGuardCost(isQuick: boolean): Promise<void> {
   })
 }
 
-async function main(): Promise<void> {
-  const flag = { type: 'boolean', default: false } as const
-  const { values } = parseArgs({ options: { quick: flag, guard: flag, output: { type: 'string' } } })
-  const isQuick = values.quick
-  if (values.guard) return printGuardCost(isQuick)
+/** Measures how what many write at once can be stored, on servers that wait for the disk, and puts it into the guide. */
+async function writeShapes(isQuick: boolean): Promise<void> {
+  const callers = [1, 16, 64]
+  const results: ShapeResult[] = []
+  for (const name of requestedDatabases()) {
+    // It has one writer at a time, whatever the tables are.
+    if (name === 'sqlite') continue
+    const server = await startDurableServer(name)
+    progress.show(`${name}: ${server.version} (${server.source})`, true)
+    try {
+      const size = { callers, calls: isQuick ? 64 : 512, rounds: isQuick ? 1 : 5 }
+      results.push({ name, version: server.version, callers, speeds: await measureShapes(server.url, size) })
+    } finally {
+      await server.stop()
+    }
+  }
+  if (results.length === 0) throw new Error('--shapes needs one of mysql, mariadb and postgres in DATABASES')
+  const part = shapesPart(setting(), results)
   // What a quick run measures is not worth keeping.
-  const folder = values.output ?? join(root, isQuick ? join('build', 'bench', 'quick') : 'docs')
-  const databases = await measureEach((server) => measureDatabase(server, isQuick))
-  const result: Result = {
+  if (isQuick) {
+    console.log(part)
+    return
+  }
+  const guide = join(root, 'docs', 'past-one-row.md')
+  const [before, after] = (await readFile(guide, 'utf8')).split(/(?<=<!-- shapes\b.*-->)[^]*(?=<!-- \/shapes -->)/)
+  await writeFile(guide, await format(`${before!}\n\n${part}\n\n${after!}`, { ...style, parser: 'markdown' }))
+  progress.show(`written: ${guide}`, true)
+}
+
+/** When and where it was measured. */
+function setting(): Pick<Result, 'date' | 'machine'> {
+  return {
     date: new Date().toISOString().slice(0, 10),
-    isQuick,
     machine: {
       processor: cpus()[0]!.model,
       cores: cpus().length,
       memoryGiB: Math.round(totalmem() / 2 ** 30),
     },
+  }
+}
+
+async function main(): Promise<void> {
+  const flag = { type: 'boolean', default: false } as const
+  const { values } = parseArgs({ options: { quick: flag, guard: flag, shapes: flag, output: { type: 'string' } } })
+  const isQuick = values.quick
+  if (values.guard) return printGuardCost(isQuick)
+  if (values.shapes) return writeShapes(isQuick)
+  // What a quick run measures is not worth keeping.
+  const folder = values.output ?? join(root, isQuick ? join('build', 'bench', 'quick') : 'docs')
+  const databases = await measureEach((server) => measureDatabase(server, isQuick))
+  const result: Result = {
+    ...setting(),
+    isQuick,
     versions: versionsOf(['sequelize', 'mysql2', 'mariadb', 'pg', 'sqlite3', 'knex', 'typeorm']),
     databases,
   }

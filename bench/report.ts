@@ -3,6 +3,7 @@ import { barChart } from './chart.js'
 import { rounded } from './measure.js'
 import type { Cell, MeasuredCell, Measurement } from './measure.js'
 import type { Shares } from './profile.js'
+import type { ShapeSpeed } from './shapes.js'
 import { bareQuery, byHand, naive, order, ours } from './variants.js'
 
 /** All that a run has found out. */
@@ -39,8 +40,8 @@ export function page(result: Result): string {
   const packages = Object.entries(versions).map(([name, version]) => `${name} ${version}`)
   return [
     '# Performance',
-    `Measured on ${date} by \`npm run bench\`, which wrote this page, on ${machine.processor}, ${machine.cores} cores, ` +
-      `${machine.memoryGiB} GiB, shared by the servers and this process: ${servers.join(', ')}; ${packages.join(', ')}.`,
+    `Measured on ${date} by \`npm run bench\`, which wrote this page, on ${machineText(machine)}, ` +
+      `shared by the servers and this process: ${servers.join(', ')}; ${packages.join(', ')}.`,
     ...(result.isQuick ? ['**A quick run: a few calls of each, good for nothing but to see that all works.**'] : []),
     howToRead,
     '## What was aimed at',
@@ -48,6 +49,36 @@ export function page(result: Result): string {
     ...databases.flatMap(databaseSection),
     '',
   ].join('\n\n')
+}
+
+function machineText({ processor, cores, memoryGiB }: Result['machine']): string {
+  return `${processor}, ${cores} cores, ${memoryGiB} GiB`
+}
+
+/** What each shape takes on one server. */
+export interface ShapeResult {
+  readonly name: string
+  readonly version: string
+  readonly callers: readonly number[]
+  readonly speeds: readonly ShapeSpeed[]
+}
+
+/** The part of the guide that `npm run bench -- --shapes` writes, in Markdown. */
+export function shapesPart(
+  { date, machine }: Pick<Result, 'date' | 'machine'>,
+  results: readonly ShapeResult[],
+): string {
+  return [
+    `Writes in a second, measured on ${date} on ${machineText(machine)}, shared by the server and the one process with all`,
+    'callers, which have 16 connections. The server waits for the disk at every commit. A shape that loses a write fails the run.',
+    ...results.flatMap(({ name, version, callers, speeds }) => [
+      '',
+      table(
+        [`${titles[name]} ${version}`, ...callers.map(callersText)],
+        speeds.map(({ shape, perSecond }) => [shape, ...perSecond.map((each) => each.toLocaleString('en'))]),
+      ),
+    ]),
+  ].join('\n')
 }
 
 const howToRead = [
