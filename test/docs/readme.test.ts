@@ -67,7 +67,7 @@ eachDatabase('the README', (database) => {
         ) => Promise<Result>
         return run(...Object.values(names))
       }
-      const { result } = await rejection(prove(red), race.LostUpdateError)
+      const result = (await rejection(prove(red), race.LostUpdateError)).result as Result
       expect([result.failures.length, result.schedules]).to.deep.equal([2, 4])
       const shown = codeBlocks('README.md', 'text').at(-1)!
       const withoutKeys = (text: string): string =>

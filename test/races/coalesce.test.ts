@@ -26,9 +26,9 @@ eachDatabase('a row that everybody writes', (database) => {
         const worker = fork(join(__dirname, 'crowd.js'), { execArgv: [] })
         const task: Crowd = { url: database.url(), id, name, calls: each, callers }
         worker.send(task)
-        const [[mebibytes], [status]] = await Promise.all([once(worker, 'message'), once(worker, 'exit')])
-        expect(status).to.equal(0)
-        return mebibytes as number
+        const [message, exit] = await Promise.all([once(worker, 'message'), once(worker, 'exit')])
+        expect(exit).to.deep.equal([0, null])
+        return message[0] as number
       }),
     )
     const document = JSON.parse((await storedText(Runs, id))!) as Record<string, number>
