@@ -83,8 +83,9 @@ export class Contest {
   }
 
   /** Each caller sets one key after the other, all callers at once. */
-  async #turn(cell: Cell, { table = 'runs', setKey }: Variant, document: string): Promise<Turn> {
-    const { callers, calls, rows } = cell
+  async #turn(cell: Cell, { table = 'runs', moreCalls = 1, setKey }: Variant, document: string): Promise<Turn> {
+    const { callers, rows } = cell
+    const calls = rows === 'hot' && callers > 1 ? cell.calls * moreCalls : cell.calls
     const rowsUsed = rows === 'hot' ? 1 : Math.min(callers, rowCount)
     await this.#tables.fill(table, rowsUsed, document)
     const acknowledged: string[] = []
@@ -136,7 +137,7 @@ function summary(variant: string, turns: readonly Turn[], reference: readonly Tu
     microseconds: Math.round(median(times)),
     least: Math.round(Math.min(...times)),
     greatest: Math.round(Math.max(...times)),
-    ratio: rounded(median(times.map((time, round) => time / reference[round]!.microseconds))),
+    ratio: Number(median(times.map((time, round) => time / reference[round]!.microseconds)).toPrecision(3)),
     acknowledged: sum((turn) => turn.acknowledged),
     found: sum((turn) => turn.found),
     failed: sum((turn) => turn.failed),

@@ -4,7 +4,7 @@ import { createPool as createMysqlPool } from 'mysql2/promise'
 import { Pool as PostgresPool } from 'pg'
 import { QueryTypes } from 'sequelize'
 import type { Sequelize } from 'sequelize'
-import { mergeJsonKey, withLock, withOptimisticLock } from 'sequelize-lossless'
+import { lossless, mergeJsonKey, withLock, withOptimisticLock } from 'sequelize-lossless'
 import { Database as SqliteDatabase } from 'sqlite3'
 import { connections, defineRun, openSequelize } from './table.js'
 import type { TableName } from './table.js'
@@ -15,6 +15,8 @@ export interface Variant {
   readonly table?: TableName
   /** More callers than these, on one row or on a row each, would do little but wait, or fail. */
   readonly maxCallers?: { readonly hot?: number; readonly spread?: number }
+  /** So many times the calls of the others, where many callers write one row: it would be over before it had begun. */
+  readonly moreCalls?: number
   readonly setKey: (id: number, key: string) => Promise<unknown>
 }
 
@@ -26,6 +28,7 @@ export interface Library {
 
 /** What every other variant is compared with. */
 export const ours = 'mergeJsonKey'
+export const coalesced = 'mergeJsonKey, coalesced'
 export const bareQuery = 'sequelize.query, the same SQL'
 export const byHand = 'transaction, FOR UPDATE, save'
 export const naive = 'read, change, save'
@@ -35,12 +38,14 @@ export const order: readonly string[] = [
   'driver, the same SQL',
   bareQuery,
   ours,
+  coalesced,
   'mergeJsonKey, returning',
   'Model.update, JSON_SET',
   naive,
   byHand,
   'withLock',
   'withOptimisticLock',
+  'read, change, save, patched',
   'Knex, jsonSet',
   'TypeORM, JSON_SET',
 ]
@@ -169,14 +174,27 @@ async function openSequelizeAlone(url: string): Promise<Library> {
   }
 }
 
-/** What one writes with this library. The guard against whole-column writes, and its `patch`, get their line here. */
+/** What one writes with this library. */
 // eslint-disable-next-line @typescript-eslint/require-await -- as the others are
 async function openLossless(url: string): Promise<Library> {
   const sequelize = openSequelize(url)
   const Runs = defineRun(sequelize, 'runs')
   const Versioned = defineRun(sequelize, 'versioned_runs')
+  const Patched = lossless(defineRun(sequelize, 'runs'), { wholeColumnWrites: 'patch' })
   return {
     variants: [
+      {
+        name: coalesced,
+        moreCalls: 8,
+        setKey: (id, key) => mergeJsonKey([Runs, id], 'progress', key, value, { coalesce: true }),
+      },
+      {
+        name: 'read, change, save, patched',
+        async setKey(id, key) {
+          const run = await Patched.findByPk(id, { rejectOnEmpty: true })
+          await run.update({ progress: { ...run.progress, [key]: value } })
+        },
+      },
       { name: ours, setKey: (id, key) => mergeJsonKey([Runs, id], 'progress', key, value) },
       {
         name: 'mergeJsonKey, returning',

@@ -103,6 +103,8 @@ const attached = Symbol.for('sequelize-lossless')
  * Attaches to the model given and returns that same model, so that finders and associations have the methods too; a second
  * call changes nothing but the options. No statement is sent.
  *
+ * With `coalesce: true` the JSON methods share statements on rows that many write at once.
+ *
  * Given a Sequelize instance, it guards all its models, those defined later too, unless one has options of its own; the
  * methods are attached model by model.
  *

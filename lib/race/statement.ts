@@ -171,7 +171,7 @@ function literal(token: Token, binds: readonly unknown[]): Pick<Assignment, 'val
 export function assignments(sql: string, binds: readonly unknown[]): Assignment[] {
   const tokens = mainTokens(sql)
   const start = tokens.findIndex(({ text, depth }) => depth === 0 && /^SET$/i.test(text))
-  if (!/^UPDATE$/i.test(tokens[0]!.text) || start < 0) return []
+  if (!/^UPDATE$/i.test(tokens[0]?.text ?? '') || start < 0) return []
   const end = tokens.findIndex(
     ({ text, depth }, index) => index > start && depth === 0 && /^(WHERE|RETURNING)$/i.test(text),
   )

@@ -33,6 +33,21 @@ export const lossless: readonly Way[] = [
   },
 ]
 
+/** The same without a transaction, in statements that many calls share. */
+export const coalesced: readonly Way[] = [
+  {
+    rows: 1,
+    inTransaction: false,
+    write: (Runs, [row], id) => mergeJsonKey([Runs, row!], 'progress', id, 1, { coalesce: true }),
+  },
+  {
+    rows: 1,
+    inTransaction: false,
+    write: (Runs, [row], id) =>
+      updateJson([Runs, row!], 'progress', [increment('count'), append('log', id)], { coalesce: true }),
+  },
+]
+
 /** Two rows in one transaction, in whichever order: what deadlocks are made of. */
 export const crossing: readonly Way[] = [
   {

@@ -9,7 +9,7 @@ import { createRuns, defineRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
 import { endure, flaws } from './endure.js'
 import type { Endured, Scene } from './endure.js'
-import { crossing, idPattern, lossless, naive } from './load.js'
+import { coalesced, crossing, idPattern, lossless, naive } from './load.js'
 import type { Way } from './load.js'
 import { Operator } from './operator.js'
 import { Proxy } from '../proxy.js'
@@ -33,6 +33,7 @@ interface Fault {
   /** If it is certain to us, who made the fault: whether every write whose outcome the caller cannot know was written. */
   readonly written?: boolean
   readonly ways?: readonly Way[]
+  readonly writers?: number
   readonly lockTimeoutSeconds?: number
   readonly options?: Options
 }
@@ -76,6 +77,10 @@ async function killAfter(held: Held, { operator }: Means): Promise<void> {
   held.deliver()
   await operator.kill(session)
   await operator.gone(session)
+}
+
+function killAndRestart({ server, load }: Means): Promise<void> {
+  return load.around(server.kill().then(() => server.restart()))
 }
 
 const faults: readonly Fault[] = [
@@ -143,7 +148,22 @@ const faults: readonly Fault[] = [
   {
     title: 'the server is killed and started again',
     times: 5,
-    inject: ({ server, load }) => load.around(server.kill().then(() => server.restart())),
+    inject: killAndRestart,
+  },
+  {
+    title: 'the server is killed and started again, while calls share statements',
+    times: 5,
+    ways: coalesced,
+    writers: 64,
+    inject: killAndRestart,
+  },
+  {
+    title: 'the answer to a statement that calls share is lost',
+    times: 10,
+    ways: coalesced,
+    writers: 64,
+    written: true,
+    inject: atMessage(isWrite, cutBeforeTheAnswer),
   },
 ]
 
@@ -173,7 +193,7 @@ eachDatabase('faults', (database) => {
         Runs: defineRuns(sequelize),
         Observed,
         ways,
-        writers: 8,
+        writers: fault.writers ?? 8,
         random,
         times,
         fails,
