@@ -76,6 +76,7 @@ async function measureDatabase(server: Server, isQuick: boolean): Promise<Databa
   }
   const cells: MeasuredCell[] = []
   const contest = await Contest.open(url, [...libraries, ...peers])
+  if (!isQuick) await contest.warmUp(name === 'sqlite' ? 500 : 2000)
   const planned = cellsOf(name, isQuick)
   for (const [index, cell] of planned.entries()) {
     const title = `${name} ${index + 1}/${planned.length}: ${bytesText(cell.documentBytes)}, ${cell.rows}, ${callersText(cell.callers)}`

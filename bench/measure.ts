@@ -52,6 +52,14 @@ export class Contest {
     return new Contest(tables, opened)
   }
 
+  /** Has every variant make so many calls: what is measured is a process that has run for a while. */
+  async warmUp(calls: number): Promise<void> {
+    const document = JSON.stringify(documentOf(100))
+    for (const variant of this.#variants) {
+      await this.#turn({ documentBytes: 100, rows: 'spread', callers: 4, calls, rounds: 1 }, variant, document)
+    }
+  }
+
   /**
    * Measures a cell; the round before the first one is not counted.
    * @param only the variants to measure; all, if left out

@@ -83,8 +83,9 @@ export function shapesPart(
 
 const howToRead = [
   'Each variant sets one new key of a JSON document to `"done"`. In a round all variants take their turn, each on fresh',
-  'documents, and begin at another place in the next round; the first round is not counted. A time is that of a round by',
-  'the calls that were acknowledged, the median of the rounds; behind it, in parentheses, how many times our',
+  'documents, and begin at another place in the next round; the first round, and 2000 calls before it (500 on SQLite), are',
+  'not counted. Calls that share statements are 8 times as many. A time is that of a round by the calls that were acknowledged,',
+  'the median of the rounds; behind it, in parentheses, how many times our',
   '`mergeJsonKey` it is, the median of the comparisons within a round. With many callers a time is what is left of a',
   'second for each call, not how long a caller waits. Absolute times are those of this machine; ratios travel better.',
   '',

@@ -33,7 +33,7 @@ export interface TurnWait {
 }
 
 /** Runs `fn` when no other write of this process holds the database, in the order of calls. */
-export async function oneWriter<R>(
+export function oneWriter<R>(
   method: string,
   sequelize: Sequelize,
   dialect: Dialect,
