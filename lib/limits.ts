@@ -58,6 +58,7 @@ export function refuseUnsupported(
       )
     }
   }
+  let nesting = 0
   // The keys of a patch are paths, as long as they are those of objects.
   const walk = (value: unknown, depth: number, isPatch: boolean): void => {
     if (typeof value === 'string') refuseText(`the string ${shorten(value)}`, value)
@@ -66,6 +67,7 @@ export function refuseUnsupported(
     for (const [key, each] of Object.entries(value)) {
       const isKey = !Array.isArray(value)
       if (isKey && isPatch) refuseKey(key)
+      if (isKey && isPatch && each === null) nesting++
       else if (isKey) refuseText(`the inner key ${shorten(key)}`, key)
       walk(each, depth + 1, isKey && isPatch)
     }
@@ -78,7 +80,15 @@ export function refuseUnsupported(
     refuseInteger(json, comparing.has(kind))
     if (kind === 'rename') refuseKey(JSON.parse(json) as string)
     walk(JSON.parse(json), path.length + (isItem ? 2 : 1), kind === 'merge')
+    if (kind === 'remove' || kind === 'rename' || kind === 'merge') nesting++
   }
+  if (dialect.maxNesting === undefined || nesting <= dialect.maxNesting) return
+  throw new UnsupportedValueError(
+    method,
+    `the write would remove and merge at ${nesting} places, and ${dialect.name} does ${dialect.maxNesting} in one statement`,
+    'Write in several calls.',
+    column,
+  )
 }
 
 /** @throws {UnsupportedValueError} the server would close the connection on a statement this long, and not say why */

@@ -94,6 +94,8 @@ export interface Dialect {
   readonly maxDepth: number
   /** The integers that it keeps exact, past those that JavaScript does; absent where there is no end. */
   readonly integers?: readonly [least: bigint, greatest: bigint]
+  /** How many keys one write may remove, and patches merge, where each is a call around another one; absent where there is no end. */
+  readonly maxNesting?: number
   /** What the server takes in one statement; absent where there is no such limit. */
   readonly maxStatementBytes?: number
   /** Why this key cannot be held, or `undefined`. */

@@ -440,6 +440,30 @@ eachDatabase('updateJson', (database) => {
     expect(await stored(run.id)).to.deep.equal({})
   })
 
+  it('removes and merges at many places, or refuses to', async () => {
+    const start = Object.fromEntries(Array.from({ length: 600 }, (_, index) => [`k${index}`, index]))
+    const { id } = await Runs.create({ progress: start })
+    const names = Object.keys(start)
+    await updateJson([Runs, id], 'progress', [merge([], Object.fromEntries(names.map((name) => [name, 'merged'])))])
+    await updateJson([Runs, id], 'progress', [
+      ...names.slice(0, 85).map((name) => remove(name)),
+      ...names.slice(100, 185).map((name) => rename(name, `${name} moved`)),
+      ...names.slice(200, 242).map((name) => merge(name, { a: 1, b: null })),
+    ])
+    const after = (await stored(id)) as Progress
+    expect(Object.keys(after)).to.have.length(515)
+    expect([after['k0'], after['k100 moved'], after['k200'], after['k599']]).to.deep.equal([
+      undefined,
+      'merged',
+      { a: 1 },
+      'merged',
+    ])
+    const call = updateJson([Runs, id], 'progress', [merge([], Object.fromEntries(names.map((name) => [name, null])))])
+    if (database.name !== 'mariadb') await call
+    else
+      expect((await rejection(call, UnsupportedValueError)).message).to.include('at 601 places, and MariaDB does 256')
+  })
+
   it('counts the path and the item into the depth that the database holds', async () => {
     const levels = { mysql: 100, mariadb: 31, postgres: undefined, sqlite: 1000 }[database.name]
     if (levels === undefined) return
