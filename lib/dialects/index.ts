@@ -44,7 +44,7 @@ export interface DriverError {
  * What a statement failed of, where another session or the network got in the way. All but `'lost'` say for certain
  * that it wrote nothing; of a connection lost while the answer was awaited nobody knows.
  */
-export type Failure = 'deadlock' | 'conflict' | 'lock timeout' | 'lost'
+export type Failure = 'deadlock' | 'conflict' | 'lock timeout' | 'cancelled' | 'lost'
 
 /** A locking read that does not wait for ever. */
 interface LockWait {

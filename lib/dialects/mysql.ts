@@ -86,6 +86,9 @@ const failures: Readonly<Record<number, Failure>> = {
   1205: 'lock timeout',
   3024: 'lock timeout',
   3572: 'lock timeout',
+  // KILL QUERY, and MariaDB's max_statement_time.
+  1317: 'cancelled',
+  1969: 'cancelled',
   // Shut down, or cut off by a proxy, while it may have been committing.
   1053: 'lost',
   1927: 'lost',

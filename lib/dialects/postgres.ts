@@ -144,6 +144,8 @@ const failures: Readonly<Record<string, Failure>> = {
   '40P01': 'deadlock',
   '40001': 'conflict',
   '55P03': 'lock timeout',
+  // By statement_timeout too.
+  '57014': 'cancelled',
 }
 
 /**

@@ -29,7 +29,7 @@ import {
 import type { Operation } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { rejection } from '../rejection.js'
-import { createRuns } from '../workflow-run.js'
+import { createRuns, defineRuns } from '../workflow-run.js'
 import type { Progress, WorkflowRun } from '../workflow-run.js'
 
 const coalesce = { coalesce: true }
@@ -206,6 +206,25 @@ eachDatabase('calls that are coalesced', (database) => {
 
   it('share a statement only with calls that are to be repeated as often', async () => {
     const patient = { ...coalesce, retry: { maxAttempts: 10 } }
+  if (database.name === 'mariadb' || database.name === 'postgres') {
+    it('are not sent again where the server gave up waiting, since that is no fault of theirs', async () => {
+      const { sequelize, log: sent } = database.connect({ pool: { max: 1 } })
+      const limit = database.name === 'postgres' ? 'statement_timeout = 200' : 'max_statement_time = 0.2'
+      await sequelize.query(`SET SESSION ${limit}`)
+      const Hasty = defineRuns(sequelize)
+      await mergeJsonKey([Hasty, id], 'progress', 'warm', 1)
+      sent.length = 0
+      await withLock([Runs, id], async () => {
+        const settled = await Promise.allSettled(
+          list(9, (index) => mergeJsonKey([Hasty, id], 'progress', `k${index}`, 1, coalesce)),
+        )
+        for (const each of settled) expect((each as PromiseRejectedResult).reason).to.be.instanceOf(BaseError)
+      })
+      expect(sent).to.have.length(2)
+      expect(await progress()).to.deep.equal({ warm: 1 })
+    })
+  }
+
     await Promise.all(list(9, (index) => write([set(`k${index}`, 1)], index < 5 ? coalesce : { ...patient })))
     expect(updates()).to.have.length(3)
     const seen: unknown[] = []
