@@ -1,7 +1,6 @@
 import { AsyncResource } from 'node:async_hooks'
 import { setImmediate } from 'node:timers/promises'
 import type { Sequelize } from 'sequelize'
-import type { RowModel } from './database.js'
 import { usage } from './errors.js'
 import { destination, fold } from './operation.js'
 import type { Operation, Path } from './operation.js'
@@ -16,7 +15,7 @@ export interface Call {
 
 /** How the calls of one row and column are sent. */
 interface Sender<C extends Call, R> {
-  /** One statement, from any caller's context. */
+  /** One statement, from any caller's context; a call that is alone is sent from its own. */
   readonly send: (calls: readonly C[], operations: readonly Operation[]) => Promise<R>
   /** What a statement may hold. */
   readonly maxBytes: number
@@ -31,8 +30,8 @@ interface Waiting {
   readonly reject: (error: unknown) => void
 }
 
-/** What waits, by model and place, while a statement is on its way; nothing is kept of a row that nobody writes. */
-const lanes = new Map<RowModel, Map<string, Waiting[]>>()
+/** What waits while a statement is on its way, by table and place; nothing is kept of a row that nobody writes. */
+const lanes = new Map<object, Map<string, Waiting[]>>()
 
 // A statement that is many callers' is sent in the context of none: not in a transaction, a scope, or a turn of one of them.
 const nobody = new AsyncResource('sequelize-lossless')
@@ -41,13 +40,15 @@ const nobody = new AsyncResource('sequelize-lossless')
  * Sends a call at once, or, while a statement for the same place is on its way, with those that wait like it: in the order
  * of calls, and so that each call is told the fate of its own operations.
  *
- * @param place the row and column, among those of its model
+ * @param table whose columns they are; the same object for every scope of a model
+ * @param place the row and column in it
  */
-export function coalesce<C extends Call, R>(model: RowModel, place: string, call: C, sender: Sender<C, R>): Promise<R> {
+export function coalesce<C extends Call, R>(table: object, place: string, call: C, sender: Sender<C, R>): Promise<R> {
   return new Promise<R>((resolve, reject) => {
-    const waiting = { call, sender, resolve, reject } as unknown as Waiting
-    const places = lanes.get(model) ?? new Map<string, Waiting[]>()
-    lanes.set(model, places)
+    const send = call.terms === undefined ? AsyncResource.bind(sender.send) : sender.send
+    const waiting = { call, sender: { ...sender, send }, resolve, reject } as unknown as Waiting
+    const places = lanes.get(table) ?? new Map<string, Waiting[]>()
+    lanes.set(table, places)
     const lane = places.get(place)
     if (lane) {
       lane.push(waiting)
@@ -57,45 +58,44 @@ export function coalesce<C extends Call, R>(model: RowModel, place: string, call
     places.set(place, opened)
     const sendAll = async (): Promise<void> => {
       while (opened.length > 0) {
-        await sendTogether(opened.splice(0, sharing(opened)))
+        await sendNext(opened)
         // Whoever was told calls again, if it does, before the event loop turns.
         await setImmediate()
       }
       places.delete(place)
-      if (places.size === 0) lanes.delete(model)
+      if (places.size === 0) lanes.delete(table)
     }
     void nobody.runInAsyncScope(sendAll)
   })
 }
 
-/** How many of the calls in front can share a statement. */
-function sharing(lane: readonly Waiting[]): number {
-  const [first] = lane as [Waiting]
-  const { terms } = first.call
-  const batch = new Batch(first.sender.maxBytes)
-  let count = 0
-  while (count < lane.length && lane[count]!.call.terms === terms && batch.add(lane[count]!.call.operations)) {
-    count++
-    if (terms === undefined) break
-  }
-  return count
-}
-
-/** Sends calls in one statement; if that is refused for what may be the fault of one of them, in two. */
-async function sendTogether(batch: readonly Waiting[]): Promise<void> {
-  const { send, isOfOneCall } = batch[0]!.sender
-  const together = new Batch(Infinity)
-  for (const { call } of batch) together.add(call.operations)
+/**
+ * Takes the calls in front that go together out of the lane, and sends them in one statement; if that is refused for what
+ * may be the fault of one of them, in halves.
+ */
+async function sendNext(lane: Waiting[]): Promise<void> {
+  const taken = lane.splice(0, 1)
+  const [{ call, sender }] = taken as [Waiting]
   try {
-    const calls = batch.map(({ call }) => call)
-    const result = await send(calls, batch.length === 1 ? calls[0]!.operations : together.operations)
-    for (const { resolve } of batch) resolve(result)
+    const batch = new Batch(call.operations, sender.maxBytes)
+    let more = 0
+    while (
+      call.terms !== undefined &&
+      lane[more]?.call.terms === call.terms &&
+      batch.add(lane[more]!.call.operations)
+    ) {
+      more++
+    }
+    taken.push(...lane.splice(0, more))
+    const calls = taken.map((each) => each.call)
+    const result = await sender.send(calls, more === 0 ? call.operations : batch.operations)
+    for (const { resolve } of taken) resolve(result)
   } catch (error) {
-    if (batch.length > 1 && isOfOneCall(error)) {
-      const middle = batch.length >> 1
-      await sendTogether(batch.slice(0, middle))
-      await sendTogether(batch.slice(middle))
-    } else for (const { reject } of batch) reject(error)
+    if (taken.length === 1 || !sender.isOfOneCall(error)) for (const { reject } of taken) reject(error)
+    else {
+      const rest = taken.splice(taken.length >> 1)
+      for (const half of [taken, rest]) while (half.length > 0) await sendNext(half)
+    }
   }
 }
 
@@ -105,44 +105,67 @@ interface Place {
   readonly inner: Map<string, Place>
 }
 
-/** More would make the statement's own work, and its text, long. */
-const maxOperations = 256
+/**
+ * More would make the statement's own work, and its text, long. It is far from where databases end: functions of SQLite
+ * take 1000 arguments, the stack of MariaDB 400 calls in each other.
+ */
+const maxKeys = 256
 
 /** Operations for one statement: their paths do not overlap, or what they do to one path is folded into one operation. */
 class Batch {
   readonly #root: Place = { inner: new Map() }
+  readonly #operations = new Set<Operation>()
   readonly #maxBytes: number
-  #count = 0
+  #keys = 0
   #bytes = 0
 
-  constructor(maxBytes: number) {
+  /** @param first what is sent in any case, be it larger than a statement for several calls may be */
+  constructor(first: readonly Operation[], maxBytes: number) {
     this.#maxBytes = maxBytes
+    this.#put(first, first)
   }
 
   get operations(): Operation[] {
-    const found = new Set<Operation>()
-    const visit = ({ operation, inner }: Place): void => {
-      if (operation) found.add(operation)
-      for (const place of inner.values()) visit(place)
-    }
-    visit(this.#root)
-    // What does not depend on the order of calls is a text that the server has seen before.
-    return [...found].sort((one, other) =>
-      one.kind === other.kind ? one.path.length - other.path.length : one.kind < other.kind ? -1 : 1,
-    )
+    return [...this.#operations]
   }
 
   /** Takes all of these operations, or, if they do not go together with those that are there, none. */
   add(operations: readonly Operation[]): boolean {
     const folded = operations.map((each) => this.#folded(each))
-    const more = operations.filter((each, index) => each === folded[index]).length
-    const bytes = operations.reduce((sum, { path, json }) => sum + 3 * (json.length + path.join().length), 0)
-    const isRoom = this.#count + more <= maxOperations && this.#bytes + bytes <= this.#maxBytes
-    if (this.#count > 0 && !(isRoom && folded.every((each) => each !== undefined))) return false
-    for (const each of folded) if (each) for (const path of pathsOf(each)) this.#make(path).operation = each
-    this.#count += more
-    this.#bytes += bytes
+    const isRoom =
+      this.#keys + this.#keysOf(operations) <= maxKeys && this.#bytes + bytesOf(operations) <= this.#maxBytes
+    if (!isRoom || !folded.every((each) => each !== undefined)) return false
+    this.#put(operations, folded)
     return true
+  }
+
+  #put(operations: readonly Operation[], folded: readonly Operation[]): void {
+    this.#keys += this.#keysOf(operations)
+    this.#bytes += bytesOf(operations)
+    for (const each of folded) {
+      for (const path of pathsOf(each)) {
+        const place = this.#make(path)
+        if (place.operation) this.#operations.delete(place.operation)
+        place.operation = each
+      }
+      this.#operations.add(each)
+    }
+  }
+
+  /** How many keys they add at most. */
+  #keysOf(operations: readonly Operation[]): number {
+    const ofPaths = operations.flatMap(pathsOf).map((path) => path.length - this.#known(path))
+    // A colon for each key of a patch; those in strings count too.
+    const ofPatches = operations.map(({ kind, json }) => (kind === 'merge' ? json.split(':').length - 1 : 0))
+    return [...ofPaths, ...ofPatches].reduce((sum, each) => sum + each, 0)
+  }
+
+  /** How many keys of the path are those of others. */
+  #known(path: Path): number {
+    let place: Place | undefined = this.#root
+    let known = 0
+    while (known < path.length && (place = place.inner.get(path[known]!))) known++
+    return known
   }
 
   /** `operation`, with what another call does to the same path; `undefined` if it overlaps what others do. */
@@ -173,6 +196,11 @@ class Batch {
     }
     return place
   }
+}
+
+/** What they take at most, in UTF-8. */
+function bytesOf(operations: readonly Operation[]): number {
+  return operations.reduce((sum, { path, json }) => sum + 3 * (json.length + path.join().length), 0)
 }
 
 function pathsOf(operation: Operation): Path[] {

@@ -93,7 +93,8 @@ function keepCopy(instance: Row, column: string, copy: Copy): void {
 /** By transaction, the rows that are locked in it, each by its place. */
 const lockedRows = new WeakMap<Transaction, Map<string, Row>>()
 
-function placeOf(model: RowModel, primaryKey: Readonly<Record<string, unknown>>): string {
+/** A row as text: its table and its primary key. */
+export function placeOf(model: RowModel, primaryKey: Readonly<Record<string, unknown>>): string {
   return JSON.stringify([model.getTableName(), keyText(model, primaryKey)])
 }
 

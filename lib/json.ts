@@ -14,16 +14,16 @@ import {
 } from './database.js'
 import type { Sending } from './database.js'
 import { connectorOf } from './dialects/index.js'
-import type { Column, Dialect, Form } from './dialects/index.js'
+import type { Change, Column, Dialect, Form } from './dialects/index.js'
 import { applyAll, readDocument, unchanged, unmatched, untilMatched } from './document.js'
 import type { Unmatched } from './document.js'
 import { ConditionNotMetError, JsonShapeError, UnsupportedValueError, usage } from './errors.js'
-import { adopt, adoptWrite, heldTransaction, refuseUnsavedChanges, snapshot, values } from './instance.js'
-import { condition, operation, overlap, repeated } from './operation.js'
+import { adopt, adoptWrite, heldTransaction, placeOf, refuseUnsavedChanges, snapshot, values } from './instance.js'
+import { condition, operation, overlap } from './operation.js'
 import type { Condition, JsonValue, Operation, PathInput } from './operation.js'
 import { refuseTooLarge, refuseUnsupported } from './limits.js'
 import { policyOf } from './policy.js'
-import { checkOptions, facts, identify, jsonColumnType, keyText } from './target.js'
+import { checkOptions, facts, identify, jsonColumnType } from './target.js'
 import type {
   Fitting,
   Identity,
@@ -292,15 +292,13 @@ function identifyWrite(
 }
 
 /** One JSON write: what was asked for, and of which row and column. */
-interface JsonWrite {
+interface JsonWrite extends Change {
   /** How many calls it is; 1 if it is left out. */
   readonly calls?: number
   readonly method: string
   readonly identity: Identity
   readonly column: string
   readonly type: Column['type']
-  readonly operations: readonly Operation[]
-  readonly conditions: readonly Condition[]
   /** The time of the call, for `updatedAt`. */
   readonly now: Date
 }
@@ -339,7 +337,8 @@ function write(asked: Omit<JsonWrite, 'conditions'>, options: JsonWriteOptions):
     }
     const sendCoalesced = (): Promise<JsonValue | undefined> => {
       refuseOwnTurn(method, sequelize, dialect)
-      return coalesce(model, `${column} ${keyText(model, identity.primaryKey)}`, callOf(request, checked), {
+      const place = `${column} ${placeOf(model, identity.primaryKey)}`
+      return coalesce(model.getAttributes(), place, callOf(request, checked), {
         send: (calls, together) => sendApart(joinedWrite(calls, together)),
         maxBytes: Math.min(maxSharedBytes, (dialect.maxStatementBytes ?? Infinity) / 4),
         isOfOneCall: (error) =>
@@ -372,8 +371,9 @@ const maxSharedBytes = 2 ** 20
 /** What is judged, answered, logged or told apart is of one call alone. */
 function callOf(request: JsonWrite, { returning, logging, retry: policy }: JsonWriteOptions): JsonCall {
   const isAlone =
-    request.conditions.length > 0 || returning || logging !== undefined || policy?.signal || policy?.onRetry
-  return { request, operations: request.operations, terms: isAlone ? undefined : JSON.stringify(policy ?? {}) }
+    request.conditions.length > 0 || returning || typeof logging === 'function' || policy?.signal || policy?.onRetry
+  const terms = isAlone ? undefined : JSON.stringify({ ...policy, logging })
+  return { request, operations: request.operations, terms }
 }
 
 /** The write that does what all of the calls do. */
@@ -402,18 +402,19 @@ async function update(
 }
 
 async function sendForm(
-  { method, identity, column, type, operations, conditions, calls = 1, now }: JsonWrite,
+  request: JsonWrite,
   dialect: Dialect,
   form: Form,
   sending: Sending,
   returning: boolean,
 ): Promise<JsonValue | undefined | Unmatched> {
+  const { method, identity, column, type, operations, conditions, calls = 1, now } = request
   const { model, primaryKey } = identity
   const statement = new Statement(model)
   const target: Column = { sql: statement.column(column), type }
   const sequelize = sequelizeOf(model)
-  const sent = connectorOf(sequelize.getDialect()).prepares ? repeated(operations) : operations
-  const { document, guard, prefix = '' } = form({ operations: sent, conditions }, target, statement.bind)
+  const { isPrepared = connectorOf(sequelize.getDialect()).prepares === true } = request
+  const { document, guard, prefix = '' } = form({ operations, conditions, isPrepared }, target, statement.bind)
   const assignments = [`${target.sql} = ${document}`]
   const updatedAt = updatedAtAttribute(model)
   if (updatedAt) assignments.push(`${statement.column(updatedAt)} = ${statement.time(updatedAt, now)}`)
@@ -424,7 +425,11 @@ async function sendForm(
     assignments.push(`${statement.column(version)} = COALESCE(${statement.column(version)}, 0) + ${by}`)
   }
   const sql = `${prefix}UPDATE ${statement.table()} SET ${assignments.join(', ')} WHERE ${statement.row(primaryKey)} AND ${guard}`
-  refuseTooLarge(method, column, statement.bytes(sql, dialect.maxStatementBytes), dialect)
+  const bytes = statement.bytes(sql, dialect.maxStatementBytes)
+  if (isPrepared && bytes > (dialect.maxStatementBytes ?? Infinity)) {
+    return sendForm({ ...request, isPrepared: false }, dialect, form, sending, returning)
+  }
+  refuseTooLarge(method, column, bytes, dialect)
 
   if (!dialect.matched) {
     const answer = `RETURNING ${returning ? dialect.documentText(target) : '1'} AS ${statement.name('document')}`

@@ -312,24 +312,6 @@ export function overlap(operations: readonly Operation[]): readonly [Path, Path]
   return undefined
 }
 
-/** So many of a kind are in an ordinary call; more come from calls that are sent together. */
-const fewOperations = 8
-
-/**
- * Many operations, the last of each kind so often that there are 16, 32, 64 … of it: so that there are few texts, each of
- * which a server has to prepare. Each reads what is stored, not what another one has made of it, so that to do it twice is
- * to do it once.
- */
-export function repeated(operations: readonly Operation[]): readonly Operation[] {
-  if (operations.length <= fewOperations) return operations
-  return [...new Set(operations.map(({ kind }) => kind))].flatMap((kind) => {
-    const ofKind = operations.filter((each) => each.kind === kind)
-    if (ofKind.length <= fewOperations) return ofKind
-    const length = 2 ** Math.ceil(Math.log2(ofKind.length))
-    return [...ofKind, ...new Array<Operation>(length - ofKind.length).fill(ofKind.at(-1)!)]
-  })
-}
-
 /**
  * One operation that does what `one` and then `other`, of the same kind and path, do; `undefined` if there is none. Both
  * have the same {@link obstacle}.
@@ -345,15 +327,17 @@ function foldedOperand(kind: Kind, one: string, other: string): string | undefin
   if (kind === 'setIfAbsent') return one
   if (kind === 'append') return `${one.slice(0, -1)},${other.slice(1)}`
   // JavaScript would round them.
-  if (/\d{16}/.test(one + other)) return undefined
+  if (/\d{16}/.test(`${one} ${other}`)) return undefined
   const [before, after] = [JSON.parse(one), JSON.parse(other)] as [JsonValue, JsonValue]
   if (kind === 'merge') {
     const patch = foldedPatch(before as JsonObject, after as JsonObject)
     return patch && JSON.stringify(patch)
   }
-  const sum = (before as number) + (after as number)
-  // The sum of fractions depends on their order.
-  if (kind === 'increment') return Number.isSafeInteger(before) && Number.isSafeInteger(sum) ? String(sum) : undefined
+  if (kind === 'increment') {
+    const sum = (before as number) + (after as number)
+    // The sum of fractions depends on their order.
+    return [before, after, sum].every(Number.isSafeInteger) ? String(sum) : undefined
+  }
   if (kind === 'min' || kind === 'max') return String(Math[kind](before as number, after as number))
   return undefined
 }

@@ -26,6 +26,8 @@ interface Write {
 export interface Change {
   readonly operations: readonly Operation[]
   readonly conditions: readonly Condition[]
+  /** The server has to prepare each text, so there had better be few, be they longer. */
+  readonly isPrepared?: boolean
 }
 
 /** A way to write a change to a column. */
@@ -92,10 +94,10 @@ export interface Dialect {
   readonly isolationLevels: readonly string[]
   /** Levels of arrays and objects that a document may have, its root included. */
   readonly maxDepth: number
-  /** The integers that it keeps exact, past those that JavaScript does; absent where there is no end. */
-  readonly integers?: readonly [least: bigint, greatest: bigint]
   /** How many keys one write may remove, and patches merge, where each is a call around another one; absent where there is no end. */
   readonly maxNesting?: number
+  /** The integers that it keeps exact, past those that JavaScript does; absent where there is no end. */
+  readonly integers?: readonly [least: bigint, greatest: bigint]
   /** What the server takes in one statement; absent where there is no such limit. */
   readonly maxStatementBytes?: number
   /** Why this key cannot be held, or `undefined`. */
@@ -115,7 +117,7 @@ export interface Connector {
   readonly probe: string
   /** Its driver puts bound text into the statement, where quotes and the like take a backslash each. */
   readonly escapes?: true
-  /** Its driver has the server prepare each text once, and keep it; a server keeps so many and no more. */
+  /** Its driver has the server prepare each text once, and keep it; a server keeps so many for all its clients, and no more. */
   readonly prepares?: true
   /** An error that says that nothing was done, and that the same statement may succeed if it is sent again. */
   readonly busy?: RegExp

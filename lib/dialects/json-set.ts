@@ -1,5 +1,5 @@
 import { creates, destination, neededType, pathText, stringOrNumber } from '../operation.js'
-import type { Kind, Path } from '../operation.js'
+import type { Kind, Operation, Path } from '../operation.js'
 import type { Bind, Change } from './index.js'
 
 /** What MySQL, MariaDB and SQLite, whose JSON_SET functions are alike, say differently. */
@@ -43,6 +43,31 @@ interface Operand {
 /** No database finds a key inside an item of a document that is an object, or makes one: a value set there is left out. */
 const nowhere = `'$[1].a'`
 
+/** So many operations are in an ordinary call; more come from calls that are sent together. */
+const few = 8
+
+/**
+ * The last of `items` so often that there are 1, 2, 4, 8 …, so that there are few texts. To do one twice is to do it once,
+ * since each reads what is stored, not what another one has made of it.
+ */
+function repeated<T>(items: readonly T[]): readonly T[] {
+  if (items.length === 0) return items
+  const length = 2 ** Math.ceil(Math.log2(items.length))
+  return [...items, ...new Array<T>(length - items.length).fill(items.at(-1)!)]
+}
+
+export const isInteger = (json: string): boolean => /^-?\d+$/.test(json)
+
+/** Operations by what makes their SQL look alike, in an order that does not depend on theirs. */
+function bySort(operations: readonly Operation[]): Operation[][] {
+  const groups = new Map<string, Operation[]>()
+  for (const each of operations) {
+    const sort = each.kind === 'increment' && isInteger(each.json) ? 'increment by an integer' : each.kind
+    groups.set(sort, [...(groups.get(sort) ?? []), each])
+  }
+  return [...groups].sort(([one], [other]) => (one < other ? -1 : 1)).map(([, group]) => group)
+}
+
 /** An expression for the document, and what must be true of the stored one. */
 interface Written {
   readonly document: string
@@ -66,9 +91,11 @@ export function write(
   words: Vocabulary,
   root: string,
   document: string,
-  { operations, conditions }: Change,
+  { operations, conditions, isPrepared }: Change,
   bind: Bind,
 ): Written {
+  const isMany = isPrepared === true && operations.length > few
+  const many = <T>(items: readonly T[]): readonly T[] => (isMany ? repeated(items) : items)
   const placeholders = new Map<string, string>()
   const depthOf = new Map<string, number>()
   const bound = (path: Path): string => {
@@ -83,13 +110,12 @@ export function write(
     read.add(bound(path))
     return words.at(document, bound(path))
   }
-  const guards: string[] = []
-  const operands: string[] = []
+  const [parentGuards, guards, operands]: [string[], string[], string[]] = [[], [], []]
   const [parentPairs, pairs, removed]: [string[], string[], string[]] = [[], [], []]
   const parents = new Map<string, boolean>()
   let patched: ((document: string) => string) | undefined
 
-  for (const operation of operations) {
+  for (const operation of isPrepared ? bySort(operations).flatMap(many) : operations) {
     const { kind, path, json } = operation
     // JSON_MERGE_PATCH makes the parents of what it merges.
     const makesParents = creates(kind) && kind !== 'merge'
@@ -97,8 +123,8 @@ export function write(
       const parent = path.slice(0, depth)
       const placeholder = bound(parent)
       const value = at(parent)
-      if (!parents.has(placeholder)) guards.push(words.isObjectOrNull(value))
-      if (makesParents && !parents.get(placeholder)) parentPairs.push(placeholder, words.objectOrEmpty(value))
+      if (!parents.has(placeholder)) parentGuards.push(words.isObjectOrNull(value))
+      if (makesParents && !parents.get(placeholder)) parentPairs.push(`${placeholder}, ${words.objectOrEmpty(value)}`)
       parents.set(placeholder, makesParents || parents.get(placeholder) === true)
     }
     if (kind === 'remove') {
@@ -138,8 +164,8 @@ export function write(
   }
 
   // A parent before what is inside it.
-  let after = pairs.length > 0 ? words.set(root, [...parentPairs, ...pairs]) : root
-  if (removed.length > 0) after = words.remove(after, removed)
+  let after = pairs.length > 0 ? words.set(root, [...many(parentPairs), ...pairs]) : root
+  if (removed.length > 0) after = words.remove(after, many([...new Set(removed)]))
   if (patched) after = patched(after)
   const met = conditions.map(({ kind, path, json }) => {
     // A parent that was stored twice hides what is in the other one.
@@ -151,10 +177,10 @@ export function write(
   if (words.isUnique) {
     for (const depth of new Set(depthOf.values())) {
       const paths = [...depthOf].filter(([, each]) => each === depth).map(([placeholder]) => placeholder)
-      guards.push(words.isUnique(document, paths))
+      guards.push(words.isUnique(document, many(paths)))
     }
   }
-  return { document: after, guards, met, read: [...read], operands }
+  return { document: after, guards: [...many(parentGuards), ...guards], met, read: many([...read]), operands }
 }
 
 /** The paths that a patch changes or removes, and those of the objects that it goes into. */

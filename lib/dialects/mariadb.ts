@@ -1,4 +1,4 @@
-import { respelled, write } from './json-set.js'
+import { isInteger, respelled, write } from './json-set.js'
 import type { Vocabulary } from './json-set.js'
 import type { Dialect, Form } from './index.js'
 import { classify, matched, mysql, refuseLongKey } from './mysql.js'
@@ -38,7 +38,7 @@ const words: Vocabulary = {
   result: {
     setIfAbsent: (value, { bound }) => `COALESCE(${value}, JSON_EXTRACT(${bound}, '$'))`,
     increment: (value, { text, bound }) =>
-      /^-?\d+$/.test(text)
+      isInteger(text)
         ? // 1e2 is an INTEGER to JSON_TYPE, and no DECIMAL.
           `JSON_EXTRACT(CASE WHEN ${value} IS NULL THEN ${bound} ` +
           `WHEN JSON_TYPE(${value}) = 'INTEGER' AND ${value} NOT LIKE '%e%' ` +

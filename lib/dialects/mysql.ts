@@ -1,4 +1,4 @@
-import { write } from './json-set.js'
+import { isInteger, write } from './json-set.js'
 import type { Vocabulary } from './json-set.js'
 import type { Dialect, DriverError, Failure, Form } from './index.js'
 
@@ -26,7 +26,7 @@ const words: Vocabulary = {
   result: {
     setIfAbsent: (value, { bound }) => `COALESCE(${value}, CAST(${bound} AS JSON))`,
     increment: (value, { text, bound }) =>
-      /^-?\d+$/.test(text)
+      isInteger(text)
         ? // Integers are added as DECIMAL, past 2^53 too; JSON_UNQUOTE, since CAST makes 0 of the largest.
           `CAST(CASE WHEN ${value} IS NULL THEN ${bound} ` +
           `WHEN JSON_TYPE(${value}) IN ('INTEGER', 'UNSIGNED INTEGER') ` +

@@ -1,5 +1,6 @@
+import { AsyncLocalStorage } from 'node:async_hooks'
 import { expect } from 'chai'
-import { BaseError, OptimisticLockError } from 'sequelize'
+import { BaseError, OptimisticLockError, QueryTypes } from 'sequelize'
 import {
   absent,
   append,
@@ -31,6 +32,7 @@ import { eachDatabase } from '../each-database.js'
 import { rejection } from '../rejection.js'
 import { createRuns, defineRuns } from '../workflow-run.js'
 import type { Progress, WorkflowRun } from '../workflow-run.js'
+import { expected } from './expected.js'
 
 const coalesce = { coalesce: true }
 
@@ -95,6 +97,7 @@ eachDatabase('calls that are coalesced', (database) => {
         set(['last', 'call'], index),
         setIfAbsent('first', index),
         increment('count', index),
+        increment('bytes', 100_000_000 + index),
         append('log', index, `${index}`),
         min('low', -index),
         max('high', index),
@@ -108,6 +111,7 @@ eachDatabase('calls that are coalesced', (database) => {
       last: { call: 59 },
       first: 0,
       count: (59 * 60) / 2,
+      bytes: 60 * 100_000_000 + (59 * 60) / 2,
       log: list(60, (index) => [index, `${index}`]).flat(),
       low: -59,
       high: 59,
@@ -129,6 +133,9 @@ eachDatabase('calls that are coalesced', (database) => {
       [set('z', 2)],
       [increment('z', 0.5)],
       [increment('z', 0.25)],
+      // A fraction that the sum would round off.
+      [increment('long', 99_999_999_999_999)],
+      [increment('long', 0.00001)],
       [addToSet('tags', 'x')],
       [addToSet('tags', 'y')],
       [pull('tags', 'x')],
@@ -138,8 +145,14 @@ eachDatabase('calls that are coalesced', (database) => {
       [merge([], { y: { inner: 1 }, gone: null })],
     ]
     await Promise.all(calls.map((operations) => write(operations)))
-    expect(await progress()).to.deep.equal({ alone: 1, z: 2.75, tags: ['w', 'y'], y: { inner: 1 } })
-    expect(updates()).to.have.length(13)
+    expect(await progress()).to.deep.equal({
+      alone: 1,
+      z: 2.75,
+      long: 99_999_999_999_999,
+      tags: ['w', 'y'],
+      y: { inner: 1 },
+    })
+    expect(updates()).to.have.length(14)
   })
 
   it('fail alone where it is their own fault, and their neighbours are written', async () => {
@@ -158,6 +171,16 @@ eachDatabase('calls that are coalesced', (database) => {
     expect(await progress()).to.deep.equal({ count: 5, ...Object.fromEntries(good.map((index) => [`k${index}`, 1])) })
     // Halves of halves, not each on its own.
     expect(updates().length).to.be.below(60)
+  })
+
+  it('are put together anew where some of them are sent apart', async () => {
+    await Runs.update({ progress: { count: 5 } }, { where: { id } })
+    const most = 999_999_999_999_999
+    const calls = [set('first', 1), increment('n', -most), append('count', 1), ...list(3, () => increment('n', most))]
+    const settled = await Promise.allSettled(calls.map((each) => write([each])))
+    expect(settled.flatMap(({ status }, index) => (status === 'rejected' ? [index] : []))).to.deep.equal([2])
+    // The last three have no sum that JavaScript holds for certain.
+    expect(await progress()).to.deep.equal({ count: 5, first: 1, n: 2 * most })
   })
 
   it('fail alone where the database refuses them', async () => {
@@ -183,6 +206,25 @@ eachDatabase('calls that are coalesced', (database) => {
     }
   })
 
+  if (database.name === 'mariadb' || database.name === 'postgres') {
+    it('are not sent again where the server gave up waiting, since that is no fault of theirs', async () => {
+      const { sequelize, log: sent } = database.connect({ pool: { max: 1 } })
+      const limit = database.name === 'postgres' ? 'statement_timeout = 200' : 'max_statement_time = 0.2'
+      await sequelize.query(`SET SESSION ${limit}`)
+      const Hasty = defineRuns(sequelize)
+      await mergeJsonKey([Hasty, id], 'progress', 'warm', 1)
+      sent.length = 0
+      await withLock([Runs, id], async () => {
+        const settled = await Promise.allSettled(
+          list(9, (index) => mergeJsonKey([Hasty, id], 'progress', `k${index}`, 1, coalesce)),
+        )
+        for (const each of settled) expect((each as PromiseRejectedResult).reason).to.be.instanceOf(BaseError)
+      })
+      expect(sent).to.have.length(2)
+      expect(await progress()).to.deep.equal({ warm: 1 })
+    })
+  }
+
   it('to a row that is not there are told so, and not sent again', async () => {
     await Runs.destroy({ where: { id } })
     log.length = 0
@@ -206,31 +248,34 @@ eachDatabase('calls that are coalesced', (database) => {
 
   it('share a statement only with calls that are to be repeated as often', async () => {
     const patient = { ...coalesce, retry: { maxAttempts: 10 } }
-  if (database.name === 'mariadb' || database.name === 'postgres') {
-    it('are not sent again where the server gave up waiting, since that is no fault of theirs', async () => {
-      const { sequelize, log: sent } = database.connect({ pool: { max: 1 } })
-      const limit = database.name === 'postgres' ? 'statement_timeout = 200' : 'max_statement_time = 0.2'
-      await sequelize.query(`SET SESSION ${limit}`)
-      const Hasty = defineRuns(sequelize)
-      await mergeJsonKey([Hasty, id], 'progress', 'warm', 1)
-      sent.length = 0
-      await withLock([Runs, id], async () => {
-        const settled = await Promise.allSettled(
-          list(9, (index) => mergeJsonKey([Hasty, id], 'progress', `k${index}`, 1, coalesce)),
-        )
-        for (const each of settled) expect((each as PromiseRejectedResult).reason).to.be.instanceOf(BaseError)
-      })
-      expect(sent).to.have.length(2)
-      expect(await progress()).to.deep.equal({ warm: 1 })
-    })
-  }
-
     await Promise.all(list(9, (index) => write([set(`k${index}`, 1)], index < 5 ? coalesce : { ...patient })))
     expect(updates()).to.have.length(3)
     const seen: unknown[] = []
     const watched = { ...coalesce, retry: { onRetry: () => seen.push(1) } }
     await Promise.all(list(4, (index) => write([set(`k${index}`, 2)], watched)))
     expect(updates()).to.have.length(7)
+  })
+
+  it('share a statement whichever scope of the model they name, and with logging off', async () => {
+    Runs.addScope('untitled', { where: { title: null } }, { override: true })
+    const models = [Runs, Runs.unscoped(), Runs.scope('untitled')]
+    const untold = list(3, (index) => mergeJsonKey([models[index]!, id], 'progress', `k${index}`, 1, coalesce))
+    await Promise.all([...untold, ...models.map((each) => mergeJsonKey([each, id], 'progress', 'last', 1, coalesce))])
+    expect(updates()).to.have.length(2)
+    const sent: string[] = []
+    Runs.sequelize!.addHook('beforeQuery', 'count', () => void sent.push('one'))
+    await Promise.all(list(9, (index) => write([set(`quiet${index}`, 1)], { ...coalesce, logging: false })))
+    Runs.sequelize!.removeHook('beforeQuery', 'count')
+    expect(sent.length).to.be.below(3)
+    expect(Object.keys(await progress())).to.have.length(13)
+  })
+
+  it('tell callbacks of their own in the context of their own', async () => {
+    const request = new AsyncLocalStorage<number>()
+    const seen: unknown[] = []
+    const logging = (): void => void seen.push(request.getStore())
+    await Promise.all(list(3, (index) => request.run(index, () => write([set('a', index)], { ...coalesce, logging }))))
+    expect(seen).to.deep.equal([0, 1, 2])
   })
 
   it('of another row or column do not wait', async () => {
@@ -251,6 +296,28 @@ eachDatabase('calls that are coalesced', (database) => {
     await Promise.all(list(5, (index) => write([set(`long${index}`, 'x'.repeat(150_000))])))
     expect(updates()).to.have.length(3)
     expect(Object.values(await progress()).filter((each) => String(each).length === 150_000)).to.have.length(5)
+  })
+
+  it('are as many as a statement can hold, whatever they do', async () => {
+    const kinds: Readonly<Record<string, (index: number) => Operation>> = {
+      rename: (index) => rename(`k${index}`, `moved${index}`),
+      remove: (index) => remove(`k${index}`),
+      merge: (index) => merge(`k${index}`, { a: { b: index }, c: null }),
+      'merge of the whole': (index) => merge([], { [`k${index}`]: null, [`n${index}`]: { a: index } }),
+      'set at four keys': (index) => set([`p${index}`, 'q', 'r', 's'], index),
+      pull: (index) => pull(`l${index}`, 1),
+    }
+    const start: Progress = {}
+    for (const index of list(300, (each) => each)) Object.assign(start, { [`k${index}`]: 1, [`l${index}`]: [1, 2] })
+    for (const [name, make] of Object.entries(kinds)) {
+      await Runs.update({ progress: start }, { where: { id } })
+      log.length = 0
+      await Promise.all(list(300, (index) => write([make(index)])))
+      // None was refused and sent again in halves.
+      expect(updates().length, name).to.be.below(name.startsWith('merge') ? 9 : 8)
+      expect(log.length - updates().length, name).to.be.below(2)
+      expect(await progress(), name).to.deep.equal(expected(list(300, make), start))
+    }
   })
 
   it('inside a transaction are part of it, at once', async () => {
@@ -363,6 +430,40 @@ eachDatabase('calls that are coalesced', (database) => {
       expect(new Set(updates()).size).to.be.below(12)
       const document = await progress()
       expect(document['n0']).to.equal(13)
+    })
+
+    it('are not refused for being of few texts', async () => {
+      const { sequelize } = database.connect()
+      const [row] = await sequelize.query<{ bytes: number }>('SELECT @@global.max_allowed_packet AS bytes', {
+        type: QueryTypes.SELECT,
+      })
+      await sequelize.query('SET GLOBAL max_allowed_packet = 1048576')
+      try {
+        const Small = defineRuns(database.connect().sequelize)
+        // Of 16 of them there would be more bytes than it takes.
+        const all = list(9, (index) => set(`k${index}`, 'x'.repeat(100_000)))
+        await updateJson<WorkflowRun, 'progress', readonly Operation[]>([Small, id], 'progress', all as never)
+      } finally {
+        await sequelize.query(`SET GLOBAL max_allowed_packet = ${row!.bytes}`)
+      }
+      expect(Object.keys(await progress())).to.have.length(9)
+    })
+
+    it('are statements of few texts, whatever they have in common', async () => {
+      const make = (index: number, user: string): readonly Operation[] =>
+        [
+          [increment(['users', user, 'clicks'])],
+          [increment(['users', user, 'seconds'], 0.5)],
+          [set(['users', user, 'last'], index), remove(['users', user, 'draft'])],
+          [append(`log of ${user}`, index)],
+        ][index % 4]!
+      for (let round = 0; round < 30; round++) {
+        // 97 is prime, so that other users and operations meet in every round.
+        const calls = list(20 + round, (index) => write(make(index, `user${(((index + 1) * (round + 7)) % 97) % 31}`)))
+        await Promise.all(calls)
+      }
+      expect(updates().length).to.be.within(40, 90)
+      expect(new Set(updates()).size).to.be.below(26)
     })
   }
 })
