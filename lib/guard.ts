@@ -263,7 +263,8 @@ function intercept(sequelize: Sequelize): void {
     for (const column of columns(model)) {
       const isWhole = Object.keys(primaryKey).length === model.primaryKeyAttributes.length
       if (isWhole && isRowLocked(model, primaryKey, column, options.transaction)) continue
-      const names = [model.name, ...model.primaryKeyAttributes].join(', ')
+      const keys = model.primaryKeyAttributes.join(', ')
+      const names = `${model.name}, ${model.primaryKeyAttributes.length > 1 ? `{ ${keys} }` : keys}`
       const instead = `await updateJson([${names}], ${JSON.stringify(column)}, [set(…)])`
       const details = { primaryKey, keys: undefined, instead }
       meet(sequelize, policy, options, { method, model: model.name, column }, () => details)

@@ -2,7 +2,7 @@ import { basename } from 'node:path'
 import { runInThisContext } from 'node:vm'
 import { expect } from 'chai'
 import type { Sequelize } from 'sequelize'
-import { fn, literal, Transaction } from 'sequelize'
+import { DataTypes, fn, literal, Transaction } from 'sequelize'
 import { lock, lossless, mergeJsonKey, WholeColumnWriteError, withLock } from 'sequelize-lossless'
 import type { LosslessOptions } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
@@ -120,6 +120,17 @@ eachDatabase('a guarded model', (database) => {
     )
     run.progress = null
     expect((await rejection(run.save(), WholeColumnWriteError)).instead).to.match(/^await row\.withLock\(/)
+  })
+
+  it('names a primary key of one attribute or of several as it has to be given', async () => {
+    await guarded({ wholeColumnWrites: 'throw' })
+    const one = await rejection(Runs.update({ progress: {} }, { where: { id: run.id } }), WholeColumnWriteError)
+    expect(one.instead).to.equal('await updateJson([WorkflowRun, id], "progress", [set(…)])')
+    const key = { type: DataTypes.STRING(20), primaryKey: true }
+    const Setting = sequelize.define('Setting', { tenant: key, name: key, value: DataTypes.JSON })
+    lossless(Setting, { wholeColumnWrites: 'throw' })
+    const both = await rejection(Setting.update({ value: {} }, { where: { tenant: 'a' } }), WholeColumnWriteError)
+    expect(both.instead).to.equal('await updateJson([Setting, { tenant, name }], "value", [set(…)])')
   })
 
   for (const wholeColumnWrites of ['warn', 'throw', 'patch'] as const) {
