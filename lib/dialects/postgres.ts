@@ -21,9 +21,8 @@ function lazy(make: Lazy): Lazy {
 
 /** The new value at a path, from the one there; one left out does not compile. */
 const results: Readonly<
-  Record<Exclude<Operation['kind'], 'remove' | 'rename'>, (value: Lazy, json: string, bind: Bind) => string>
+  Record<Exclude<Operation['kind'], 'set' | 'remove' | 'rename'>, (value: Lazy, json: string, bind: Bind) => string>
 > = {
-  set: (_value, json, bind) => `${bind(json)}::jsonb`,
   setIfAbsent: (value, json, bind) => `COALESCE(${value()}, ${bind(json)}::jsonb)`,
   increment: (value, json, bind) => `to_jsonb(COALESCE(${value()}::numeric, 0) + ${bind(json)}::numeric)`,
   min: (value, json, bind) => lesser(value(), json, bind, '<'),
@@ -87,28 +86,29 @@ function byKey(operations: readonly Operation[]): readonly KeyOperations[] {
 
 /** The object after operations inside it. jsonb_set would not make missing parents. */
 function written(object: string, operations: readonly Operation[], bind: Bind): string {
-  const isSet = ([, [{ kind, path }]]: KeyOperations): boolean => kind === 'set' && path.length === 0
   const all = byKey(operations)
-  const sets = all.filter(isSet).map(([key, [{ json }]]) => `${JSON.stringify(key)}:${json}`)
+  const sets = all.flatMap(([key, [{ kind, path, json }]]) =>
+    kind === 'set' && path.length === 0 ? [`${JSON.stringify(key)}:${json}`] : [],
+  )
   const start =
     sets.length > 0 ? `(${objectOrEmpty(object)} || ${bind(`{${sets.join()}}`)}::jsonb)` : `(${objectOrEmpty(object)})`
-  return all
-    .filter((each) => !isSet(each))
-    .reduce((after, [key, inner]) => {
-      const value = lazy(() => child(object, key, bind))
-      const [{ kind, path, json }] = inner
-      if (path.length === 0) {
-        if (kind === 'remove') return `(${after} - ${bind(key)}::text)`
-        const isRename = kind === 'rename'
-        const rest = isRename ? `(${after} - ${bind(key)}::text)` : after
-        const name = isRename ? bind(JSON.parse(json) as string) : bind(key)
-        const entry = `jsonb_build_object(${name}::text, ${isRename ? value() : results[kind](value, json, bind)})`
-        return `(${rest} || ${creates(kind) ? entry : `CASE WHEN ${value()} IS NULL THEN '{}'::jsonb ELSE ${entry} END`})`
-      }
-      const entry = (): string => `jsonb_build_object(${bind(key)}::text, ${written(value(), inner, bind)})`
-      if (inner.some((operation) => creates(operation.kind))) return `(${after} || ${entry()})`
-      return `(${after} || CASE WHEN jsonb_typeof(${value()}) = 'object' THEN ${entry()} ELSE '{}'::jsonb END)`
-    }, start)
+  return all.reduce((after, [key, inner]) => {
+    const value = lazy(() => child(object, key, bind))
+    const [{ kind, path, json }] = inner
+    if (path.length === 0) {
+      // At the start, all at once.
+      if (kind === 'set') return after
+      if (kind === 'remove') return `(${after} - ${bind(key)}::text)`
+      const isRename = kind === 'rename'
+      const rest = isRename ? `(${after} - ${bind(key)}::text)` : after
+      const name = isRename ? bind(JSON.parse(json) as string) : bind(key)
+      const entry = `jsonb_build_object(${name}::text, ${isRename ? value() : results[kind](value, json, bind)})`
+      return `(${rest} || ${creates(kind) ? entry : `CASE WHEN ${value()} IS NULL THEN '{}'::jsonb ELSE ${entry} END`})`
+    }
+    const entry = (): string => `jsonb_build_object(${bind(key)}::text, ${written(value(), inner, bind)})`
+    if (inner.some((operation) => creates(operation.kind))) return `(${after} || ${entry()})`
+    return `(${after} || CASE WHEN jsonb_typeof(${value()}) = 'object' THEN ${entry()} ELSE '{}'::jsonb END)`
+  }, start)
 }
 
 function guards(object: string, operations: readonly Operation[], bind: Bind): string[] {
