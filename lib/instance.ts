@@ -87,14 +87,14 @@ function keepCopy(instance: Row, column: string, copy: Copy): void {
   if (!copy.locked) return
   const rows = lockedRows.get(outermostOf(copy.locked)) ?? new Map<string, Row>()
   const model = instance.constructor as RowModel
-  lockedRows.set(outermostOf(copy.locked), rows.set(placeOf(model, keyOf(instance)), instance))
+  lockedRows.set(outermostOf(copy.locked), rows.set(rowText(model, keyOf(instance)), instance))
 }
 
 /** By transaction, the rows that are locked in it, each by its place. */
 const lockedRows = new WeakMap<Transaction, Map<string, Row>>()
 
 /** A row as text: its table and its primary key. */
-export function placeOf(model: RowModel, primaryKey: Readonly<Record<string, unknown>>): string {
+export function rowText(model: RowModel, primaryKey: Readonly<Record<string, unknown>>): string {
   return JSON.stringify([model.getTableName(), keyText(model, primaryKey)])
 }
 
@@ -164,7 +164,7 @@ export function isRowLocked(
   column: string,
   transaction: Transaction | null | undefined,
 ): boolean {
-  const row = transaction && lockedRows.get(outermostOf(transaction))?.get(placeOf(model, primaryKey))
+  const row = transaction && lockedRows.get(outermostOf(transaction))?.get(rowText(model, primaryKey))
   return Boolean(row && isLockedSince(row, column, transaction))
 }
 

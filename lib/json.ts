@@ -18,7 +18,7 @@ import type { Change, Column, Dialect, Form } from './dialects/index.js'
 import { applyAll, readDocument, unchanged, unmatched, untilMatched } from './document.js'
 import type { Unmatched } from './document.js'
 import { ConditionNotMetError, JsonShapeError, UnsupportedValueError, usage } from './errors.js'
-import { adopt, adoptWrite, heldTransaction, placeOf, refuseUnsavedChanges, snapshot, values } from './instance.js'
+import { adopt, adoptWrite, heldTransaction, rowText, refuseUnsavedChanges, snapshot, values } from './instance.js'
 import { condition, operation, overlap } from './operation.js'
 import type { Condition, JsonValue, Operation, PathInput } from './operation.js'
 import { refuseTooLarge, refuseUnsupported } from './limits.js'
@@ -337,7 +337,7 @@ function write(asked: Omit<JsonWrite, 'conditions'>, options: JsonWriteOptions):
     }
     const sendCoalesced = (): Promise<JsonValue | undefined> => {
       refuseOwnTurn(method, sequelize, dialect)
-      const place = `${column} ${placeOf(model, identity.primaryKey)}`
+      const place = `${column} ${rowText(model, identity.primaryKey)}`
       return coalesce(model.getAttributes(), place, callOf(request, checked), {
         send: (calls, together) => sendApart(joinedWrite(calls, together)),
         maxBytes: Math.min(maxSharedBytes, (dialect.maxStatementBytes ?? Infinity) / 4),

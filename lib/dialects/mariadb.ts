@@ -1,13 +1,7 @@
 import { isInteger, respelled, write } from './json-set.js'
 import type { Vocabulary } from './json-set.js'
 import type { Dialect, Form } from './index.js'
-import { classify, matched, mysql, refuseLongKey } from './mysql.js'
-
-const isAbsentOr = (value: string, types: string): string =>
-  `COALESCE(JSON_TYPE(${value}), 'ABSENT') IN ('ABSENT', ${types})`
-
-const appended = (value: string, item: string): string =>
-  `IF(JSON_TYPE(${value}) = 'ARRAY', JSON_ARRAY_APPEND(${value}, '$', ${item}), JSON_ARRAY(${item}))`
+import { appended, classify, isAbsentOr, matched, mysql, refuseLongKey } from './mysql.js'
 
 // JSON is text here, and would be compared as text.
 const lesser = (value: string, bound: string, than: '<' | '>'): string =>

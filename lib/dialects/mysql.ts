@@ -3,10 +3,10 @@ import type { Vocabulary } from './json-set.js'
 import type { Dialect, DriverError, Failure, Form } from './index.js'
 
 const numbers = `'INTEGER', 'UNSIGNED INTEGER', 'DOUBLE', 'DECIMAL'`
-const isAbsentOr = (value: string, types: string): string =>
+export const isAbsentOr = (value: string, types: string): string =>
   `COALESCE(JSON_TYPE(${value}), 'ABSENT') IN ('ABSENT', ${types})`
 
-const appended = (value: string, item: string): string =>
+export const appended = (value: string, item: string): string =>
   `IF(JSON_TYPE(${value}) = 'ARRAY', JSON_ARRAY_APPEND(${value}, '$', ${item}), JSON_ARRAY(${item}))`
 
 const lesser = (value: string, bound: string, than: '<' | '>'): string =>

@@ -1,5 +1,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { expect } from 'chai'
+import * as sinon from 'sinon'
 import { BaseError, OptimisticLockError, QueryTypes } from 'sequelize'
 import {
   absent,
@@ -371,6 +372,16 @@ eachDatabase('calls that are coalesced', (database) => {
     // It has not seen the keys of the others.
     await rejection(runs[3]!.update({ progress: { ...runs[3]!.progress, mine: 1 } }), OptimisticLockError)
     expect(Object.keys((await stored.reload()).progress!)).to.have.length(11)
+  })
+
+  it('go on where a test has replaced the timers', async () => {
+    const clock = sinon.useFakeTimers({ toFake: ['setImmediate'] })
+    try {
+      for (const key of ['a', 'b', 'c']) await write([set(key, 1)])
+    } finally {
+      clock.restore()
+    }
+    expect(await progress()).to.deep.equal({ a: 1, b: 1, c: 1 })
   })
 
   it('are waited for by flush, whatever becomes of them', async () => {
