@@ -110,7 +110,7 @@ export class Statement {
     const start = time.getTime() - milliseconds
     const known = seconds.get(type)
     const second = known?.start === start ? known : this.#second(attribute, start)
-    seconds.set(type, second)
+    if (second !== known) seconds.set(type, second)
     if (second.text === undefined) return this.value(attribute, time)
     return this.bind(inSecond(second.text, milliseconds))
   }
@@ -177,10 +177,11 @@ export class Statement {
   }
 
   #quoted(what: string, quote: () => string): string {
-    const known = quotedNames.get(this.#generator) ?? new Map<string, string>()
-    quotedNames.set(this.#generator, known)
-    const quoted = known.get(what) ?? escapeDollars(quote())
-    known.set(what, quoted)
+    const known = quotedNames.get(this.#generator)?.get(what)
+    if (known !== undefined) return known
+    const names = quotedNames.get(this.#generator) ?? new Map<string, string>()
+    const quoted = escapeDollars(quote())
+    quotedNames.set(this.#generator, names.set(what, quoted))
     return quoted
   }
 

@@ -57,14 +57,14 @@ export async function untilMatched<R>(
   { send, refusal }: Answers<R>,
 ): Promise<Outcome<R>> {
   let before: string | undefined
+  let isSending = false
   try {
     for (let attempt = 1; attempt <= attempts; attempt++) {
       let isKnown = true
       for (const forms of eachForm(documents, dialect)) {
-        const answer = await send(forms).catch((error: unknown) => {
-          const isUnknown = !sending.transaction && failureOf(error, dialect) === 'lost'
-          throw isUnknown ? new UnknownOutcomeError(method, 'the write', error) : error
-        })
+        isSending = true
+        const answer = await send(forms)
+        isSending = false
         if (answer !== unmatched && answer !== unchanged) return { answer }
         isKnown &&= answer === unmatched
       }
@@ -94,6 +94,8 @@ export async function untilMatched<R>(
       }
     }
   } catch (error) {
+    const isUnknown = isSending && !sending.transaction && failureOf(error, dialect) === 'lost'
+    if (isUnknown) throw new UnknownOutcomeError(method, 'the write', error)
     throw translated(error, dialect, method, facts(identity), sending.transaction)
   }
   const columns = documents.map(({ column }) => `"${column}"`).join(', ')
@@ -107,12 +109,12 @@ export async function untilMatched<R>(
 
 /** Every way to choose a form for each of the documents; one that is replaced as a whole needs none. */
 function eachForm(documents: readonly DocumentChange[], dialect: Dialect): Form[][] {
-  return documents.reduce<Form[][]>(
-    (chosen, { operations }) => {
-      const forms = operations.length > 0 ? dialect.forms : dialect.forms.slice(0, 1)
-      return chosen.flatMap((before) => forms.map((form) => [...before, form]))
-    },
-    [[]],
+  const formsOf = ({ operations }: DocumentChange): readonly Form[] =>
+    operations.length > 0 ? dialect.forms : dialect.forms.slice(0, 1)
+  const [first, ...others] = documents
+  return others.reduce<Form[][]>(
+    (chosen, each) => chosen.flatMap((before) => formsOf(each).map((form) => [...before, form])),
+    formsOf(first!).map((form) => [form]),
   )
 }
 

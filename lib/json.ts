@@ -1,6 +1,7 @@
 import type { Logging, Model, Transaction, Transactionable } from 'sequelize'
 import { coalesce, untilSettled } from './coalesce.js'
 import type { Call } from './coalesce.js'
+import { compile } from './compile.js'
 import {
   dialectOf,
   failureOf,
@@ -303,11 +304,12 @@ interface JsonWrite extends Change {
   readonly now: Date
 }
 
+const optionNames = ['transaction', 'returning', 'if', 'retry', 'coalesce', 'logging'] as const
+
 function write(asked: Omit<JsonWrite, 'conditions'>, options: JsonWriteOptions): Promise<unknown> {
   const { method, identity, column, operations } = asked
   const { instance, model } = identity
-  const names = ['transaction', 'returning', 'if', 'retry', 'coalesce', 'logging'] as const
-  const checked = checkOptions(method, options, names)
+  const checked = checkOptions(method, options, optionNames)
   const { returning, logging, if: conditions = [] } = checked
   const policy = checked.retry === undefined ? undefined : checkRetryOptions(method, checked.retry)
   if (!isMadeHere(conditions)) throw usage.conditions(method, conditions)
@@ -414,7 +416,7 @@ async function sendForm(
   const target: Column = { sql: statement.column(column), type }
   const sequelize = sequelizeOf(model)
   const { isPrepared = connectorOf(sequelize.getDialect()).prepares === true } = request
-  const { document, guard, prefix = '' } = form({ operations, conditions, isPrepared }, target, statement.bind)
+  const { document, guard, prefix = '' } = compile(form, { operations, conditions, isPrepared }, target, statement.bind)
   const assignments = [`${target.sql} = ${document}`]
   const updatedAt = updatedAtAttribute(model)
   if (updatedAt) assignments.push(`${statement.column(updatedAt)} = ${statement.time(updatedAt, now)}`)

@@ -1,10 +1,24 @@
 import type { Change, Dialect } from './dialects/index.js'
 import { UnsupportedValueError } from './errors.js'
 import { stringOrNumber } from './operation.js'
-import type { Condition, Kind } from './operation.js'
+import type { Condition, Kind, Operation } from './operation.js'
 
 /** Those whose operand is compared with what is stored. */
 const comparing: ReadonlySet<Kind | Condition['kind']> = new Set(['addToSet', 'pull', 'min', 'max', 'equals'])
+
+/** Operations that are ordinary, and no more of them, are within every limit. */
+const few = 8
+
+/** Whether its path, of a few keys, and its operand, no array or object, are what every database holds, as most are. */
+function isOrdinary({ kind, path, json }: Operation | Condition): boolean {
+  // The operand of a rename is a key.
+  return (
+    kind !== 'rename' && path.length <= few && path.every((key) => ordinaryKey.test(key)) && ordinaryOperand.test(json)
+  )
+}
+
+const ordinaryKey = /^\w[\w -]{0,99}$/
+const ordinaryOperand = /^(?:"[\w -]*"|-?\d{1,15}|true|false|null)$/
 
 /** @throws {UnsupportedValueError} a key, a value or the depth of the document is more than this database holds exactly */
 export function refuseUnsupported(
@@ -13,6 +27,7 @@ export function refuseUnsupported(
   { operations, conditions }: Change,
   dialect: Dialect,
 ): void {
+  if (operations.length <= few && operations.every(isOrdinary) && conditions.every(isOrdinary)) return
   const refuse = (what: string, reason: string): never => {
     throw new UnsupportedValueError(
       method,

@@ -49,9 +49,11 @@ export function operation<K extends Kind, const P extends PathInput, V>(
   value: V,
 ): Operation<K, PathOf<P>, V> {
   if (kind === 'merge' && jsonType(value) !== 'object') throw usage.patch(method, value)
-  const keys = kind === 'merge' && path.length === 0 && typeof path !== 'string' ? [] : keysOf(method, path)
-  return Object.freeze({ kind, path: Object.freeze(keys) as never, json: jsonText(method, value) })
+  const keys = kind === 'merge' && path.length === 0 && typeof path !== 'string' ? root : keysOf(method, path)
+  return Object.freeze({ kind, path: keys as never, json: jsonText(method, value) })
 }
+
+const root: Path = Object.freeze([])
 
 function keysOf(method: string, path: PathInput): Path {
   const keys: readonly string[] = typeof path === 'string' ? [path] : path
@@ -359,6 +361,11 @@ function foldedPatch(one: JsonObject, other: JsonObject): JsonObject | undefined
 
 /** The strings and numbers of a JSON text. */
 export const stringOrNumber: RegExp = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g
+
+/** Whether a JSON text is an integer, of any length. */
+export function isInteger(json: string): boolean {
+  return /^-?\d+$/.test(json)
+}
 
 /** A path in the grammar of MySQL, MariaDB and SQLite, for a bind: `$."steps"."a.b"`. */
 export function pathText(path: Path): string {

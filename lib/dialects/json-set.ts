@@ -1,4 +1,4 @@
-import { creates, destination, neededType, pathText, stringOrNumber } from '../operation.js'
+import { creates, destination, isInteger, neededType, pathText, stringOrNumber } from '../operation.js'
 import type { Kind, Operation, Path } from '../operation.js'
 import type { Bind, Change } from './index.js'
 
@@ -55,8 +55,6 @@ function repeated<T>(items: readonly T[]): readonly T[] {
   const length = 2 ** Math.ceil(Math.log2(items.length))
   return [...items, ...new Array<T>(length - items.length).fill(items.at(-1)!)]
 }
-
-export const isInteger = (json: string): boolean => /^-?\d+$/.test(json)
 
 /** Operations by what makes their SQL look alike, in an order that does not depend on theirs. */
 function bySort(operations: readonly Operation[]): Operation[][] {

@@ -1,4 +1,5 @@
-import { isInteger, respelled, write } from './json-set.js'
+import { isInteger } from '../operation.js'
+import { respelled, write } from './json-set.js'
 import type { Vocabulary } from './json-set.js'
 import type { Dialect, Form } from './index.js'
 import { appended, classify, isAbsentOr, matched, mysql, refuseLongKey } from './mysql.js'

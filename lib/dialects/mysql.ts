@@ -1,4 +1,5 @@
-import { isInteger, write } from './json-set.js'
+import { isInteger } from '../operation.js'
+import { write } from './json-set.js'
 import type { Vocabulary } from './json-set.js'
 import type { Dialect, DriverError, Failure, Form } from './index.js'
 

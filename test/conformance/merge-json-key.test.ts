@@ -8,9 +8,11 @@ import {
   JsonShapeError,
   lossless,
   mergeJsonKey,
+  rename,
   RowNotFoundError,
   UnsavedChangesError,
   UnsupportedValueError,
+  updateJson,
   UsageError,
 } from 'sequelize-lossless'
 import type { DatabaseName } from '../databases/index.js'
@@ -128,7 +130,7 @@ eachDatabase('mergeJsonKey', (database) => {
     }
   })
 
-  describe('sets exactly the key', () => {
+  describe('sets exactly the key, and gives exactly this name', () => {
     for (const [key, refusedBy] of hostileTexts) {
       it(JSON.stringify(key.length > 40 ? `${key.slice(0, 8)}… ${key.length}` : key), async () => {
         const others = { a: 0, '': 0, b: { a: 0 } }
@@ -143,6 +145,14 @@ eachDatabase('mergeJsonKey', (database) => {
             await call
             expect(await stored(run.id)).to.deep.equal({ ...others, [key]: value })
           }
+        }
+        const call = updateJson([Runs, run.id], 'progress', [rename('b', key)])
+        if (refusedBy.includes(database.name)) {
+          await rejection(call, UnsupportedValueError)
+          expect(log).to.deep.equal([])
+        } else {
+          await call
+          expect(await stored(run.id)).to.deep.equal({ a: others.a, '': others[''], [key]: others.b })
         }
       })
     }
