@@ -13,9 +13,9 @@ import type { Cell, MeasuredCell } from './measure.js'
 import { peers } from './peers.js'
 import { profileCalls } from './profile.js'
 import { bytesText, callersText, charts, page, shapesPart } from './report.js'
-import type { DatabaseResult, Result, ShapeResult } from './report.js'
+import type { DatabaseResult, Durable, Price, Result, ShapeResult } from './report.js'
 import { measureShapes } from './shapes.js'
-import { libraries, order } from './variants.js'
+import { libraries, order, price } from './variants.js'
 
 const root = join(__dirname, '..', '..')
 
@@ -46,6 +46,15 @@ const quickGrid: readonly Cell[] = [
   { documentBytes: large, rows: 'hot', callers: 1, calls: 3, rounds: 3 },
 ]
 
+/** What a call costs is seen best where there is little else. */
+const isPrice = ({ documentBytes, callers }: Cell): boolean => documentBytes === small && callers <= 16
+
+const priceGrid: readonly Cell[] = [
+  { documentBytes: small, rows: 'hot', callers: 1, calls: 600, rounds: 21 },
+  { documentBytes: small, rows: 'hot', callers: 16, calls: 960, rounds: 11 },
+  { documentBytes: small, rows: 'spread', callers: 16, calls: 960, rounds: 11 },
+]
+
 function cellsOf(name: DatabaseName, isQuick: boolean): readonly Cell[] {
   return isQuick ? quickGrid : name === 'mysql' ? grid : grid.filter(isEssential)
 }
@@ -67,34 +76,53 @@ class Progress {
 
 const progress = new Progress()
 
-async function measureDatabase(server: Server, isQuick: boolean): Promise<DatabaseResult> {
-  const { name, version, source } = server
-  const url = name === 'sqlite' ? `sqlite:${server.url}` : server.url
-  const isOwnMysql = name === 'mysql' && source !== 'MYSQL_URL'
+/** All that is asked of a server that waits for the disk at every commit, as each of them does by default. */
+async function measureDurable(name: DatabaseName, url: string, isQuick: boolean): Promise<Durable> {
+  const cells = await measureCells(name, url, cellsOf(name, isQuick), order, isQuick)
+  if (name !== 'mysql') return { cells }
+  progress.show(`${name}: binary log`, true)
+  return { cells, binaryLog: await measureBinaryLog(url, [small, middle, large]) }
+}
+
+/** What a call itself costs, of a server that waits for no disk, so that there is little else. */
+async function measurePrice(name: DatabaseName, url: string, isQuick: boolean): Promise<Price> {
+  const cells = await measureCells(name, url, isQuick ? quickGrid.filter(isPrice) : priceGrid, price, isQuick)
+  progress.show(`${name}: profile`, true)
+  return { cells, profile: await profileCalls(url, isQuick ? 300 : name === 'sqlite' ? 1000 : 5000) }
+}
+
+async function measureCells(
+  name: DatabaseName,
+  url: string,
+  planned: readonly Cell[],
+  variants: readonly string[],
+  isQuick: boolean,
+): Promise<MeasuredCell[]> {
   const betweenRounds = async (): Promise<void> => {
-    if (isOwnMysql) await dropBinaryLogs(url)
+    if (name === 'mysql') await dropBinaryLogs(url)
   }
   const cells: MeasuredCell[] = []
   const contest = await Contest.open(url, [...libraries, ...peers])
-  if (!isQuick) await contest.warmUp(name === 'sqlite' ? 500 : 2000)
-  const planned = cellsOf(name, isQuick)
+  if (!isQuick) await contest.warmUp(variants, name === 'sqlite' ? 500 : 2000)
   for (const [index, cell] of planned.entries()) {
     const title = `${name} ${index + 1}/${planned.length}: ${bytesText(cell.documentBytes)}, ${cell.rows}, ${callersText(cell.callers)}`
     const onTurn = (variant: string, round: number): void => {
       progress.show(`${title}, round ${round} of ${cell.rounds}: ${variant}`, false)
     }
-    const measured = await contest.measure(cell, order, onTurn, betweenRounds)
+    const measured = await contest.measure(cell, variants, onTurn, betweenRounds)
     cells.push(measured)
     const brief = measured.variants.map(({ variant, ratio }) => `${variant} ${ratio}`)
     progress.show(`${title}: ${brief.join('; ')}`, true)
   }
   await contest.close()
-  progress.show(`${name}: profile`, true)
-  const profile = await profileCalls(url, isQuick ? 300 : name === 'sqlite' ? 1000 : 5000)
-  if (name !== 'mysql') return { name, version, source, cells, profile }
-  progress.show(`${name}: binary log`, true)
-  const binaryLog = await measureBinaryLog(url, [small, middle, large])
-  return { name, version, source, cells, profile, binaryLog }
+  return cells
+}
+
+async function measureDatabase(name: DatabaseName, isQuick: boolean): Promise<DatabaseResult> {
+  const durable = await withServer(await startDurably(name), ({ url }) => measureDurable(name, url, isQuick))
+  return withServer(await startServer(name), async ({ url, version, source }) => {
+    return { name, version, source, ...durable, price: await measurePrice(name, url, isQuick) }
+  })
 }
 
 function versionsOf(packages: readonly string[]): Record<string, string> {
@@ -117,28 +145,29 @@ async function write(result: Result, folder: string): Promise<void> {
   await writeFile(join(folder, 'performance.md'), await format(page(result), { ...style, parser: 'markdown' }))
 }
 
-/** Starts each database that the run asked for, one after the other, and stops it when it was measured. */
-async function measureEach<R>(measure: (server: Server) => Promise<R>): Promise<R[]> {
-  const results: R[] = []
-  for (const name of requestedDatabases()) {
-    const server = await startServer(name)
-    progress.show(`${name}: ${server.version} (${server.source})`, true)
-    try {
-      results.push(await measure(server))
-    } finally {
-      await server.stop()
-    }
+/** A server as it is by default: it waits for the disk at every commit, as SQLite always does. */
+function startDurably(name: DatabaseName): Promise<Server> {
+  return name === 'sqlite' ? startServer(name) : startDurableServer(name)
+}
+
+/** Measures a server that was started for it, by its whole URL, and stops it. */
+async function withServer<R>(server: Server, measure: (server: Server) => Promise<R>): Promise<R> {
+  const { name, url, version, source } = server
+  progress.show(`${name}: ${version} (${source})`, true)
+  try {
+    return await measure({ ...server, url: name === 'sqlite' ? `sqlite:${url}` : url })
+  } finally {
+    await server.stop()
   }
-  return results
 }
 
 /** Prints what the guard costs; it is written nowhere. */
 async function printGuardCost(isQuick: boolean): Promise<void> {
-  await measureEach(async ({ name, url }) => {
-    const size = { documentBytes: middle, rounds: isQuick ? 3 : 11, callsPerRound: isQuick ? 50 : 1000 }
-    const costs = await measureGuard(name === 'sqlite' ? `sqlite:${url}` : url, size)
+  const size = { documentBytes: middle, rounds: isQuick ? 3 : 11, callsPerRound: isQuick ? 50 : 1000 }
+  for (const name of requestedDatabases()) {
+    const costs = await withServer(await startServer(name), ({ url }) => measureGuard(url, size))
     console.log(`\n${name}, a document of ${bytesText(middle)}\n${guardLines(costs).join('\n')}\n`)
-  })
+  }
 }
 
 /** Measures how what many write at once can be stored, on servers that wait for the disk, and puts it into the guide. */
@@ -148,14 +177,11 @@ async function writeShapes(isQuick: boolean): Promise<void> {
   for (const name of requestedDatabases()) {
     // It has one writer at a time, whatever the tables are.
     if (name === 'sqlite') continue
-    const server = await startDurableServer(name)
-    progress.show(`${name}: ${server.version} (${server.source})`, true)
-    try {
-      const size = { callers, calls: isQuick ? 64 : 512, rounds: isQuick ? 1 : 5 }
-      results.push({ name, version: server.version, callers, speeds: await measureShapes(server.url, size) })
-    } finally {
-      await server.stop()
-    }
+    const size = { callers, calls: isQuick ? 64 : 512, rounds: isQuick ? 1 : 5 }
+    const result = await withServer(await startDurably(name), async ({ url, version }) => {
+      return { name, version, callers, speeds: await measureShapes(url, size) }
+    })
+    results.push(result)
   }
   if (results.length === 0) throw new Error('--shapes needs one of mysql, mariadb and postgres in DATABASES')
   const part = shapesPart(setting(), results)
@@ -190,7 +216,8 @@ async function main(): Promise<void> {
   if (values.shapes) return writeShapes(isQuick)
   // What a quick run measures is not worth keeping.
   const folder = values.output ?? join(root, isQuick ? join('build', 'bench', 'quick') : 'docs')
-  const databases = await measureEach((server) => measureDatabase(server, isQuick))
+  const databases: DatabaseResult[] = []
+  for (const name of requestedDatabases()) databases.push(await measureDatabase(name, isQuick))
   const result: Result = {
     ...setting(),
     isQuick,

@@ -52,10 +52,11 @@ export class Contest {
     return new Contest(tables, opened)
   }
 
-  /** Has every variant make so many calls: what is measured is a process that has run for a while. */
-  async warmUp(calls: number): Promise<void> {
+  /** Has the variants of these names make so many calls: what is measured is a process that has run for a while. */
+  async warmUp(names: readonly string[], calls: number): Promise<void> {
     const document = JSON.stringify(documentOf(100))
     for (const variant of this.#variants) {
+      if (!names.includes(variant.name)) continue
       await this.#turn({ documentBytes: 100, rows: 'spread', callers: 4, calls, rounds: 1 }, variant, document)
     }
   }

@@ -50,6 +50,9 @@ export const order: readonly string[] = [
   'TypeORM, JSON_SET',
 ]
 
+/** The same statement, sent by more and more code. */
+export const price: readonly string[] = order.slice(0, 3)
+
 export const value = 'done'
 export const valueJson: string = JSON.stringify(value)
 
