@@ -34,9 +34,9 @@ const spelledOut: readonly Kind[] = ['merge', 'rename']
 const compiled = new WeakMap<Form, Map<string, Compiled>>()
 
 /**
- * A form's text for a change, with its values bound, the first ones of their statement. Of a single operation it depends
- * on its kind, the length of its path and whether it is an integer; so it is compiled once, and used again for other keys
- * and values.
+ * A form's text for a change, whose values are bound as the first ones of their statement. The text of a single operation
+ * depends on its kind, the length of its path and whether its operand is an integer: it is compiled once, and used again
+ * for other keys and values.
  */
 export function compile(form: Form, change: Change, column: Column, bind: Bind): Write {
   const [operation] = change.operations
