@@ -25,8 +25,8 @@ const [small, middle, large] = [100, 10_000, 1_000_000]
 const grid: readonly Cell[] = [
   { documentBytes: small, rows: 'hot', callers: 1, calls: 150, rounds: 9 },
   { documentBytes: small, rows: 'hot', callers: 16, calls: 192, rounds: 5 },
-  { documentBytes: small, rows: 'hot', callers: 64, calls: 256, rounds: 3 },
-  { documentBytes: small, rows: 'hot', callers: 256, calls: 512, rounds: 3 },
+  { documentBytes: small, rows: 'hot', callers: 64, calls: 512, rounds: 3 },
+  { documentBytes: small, rows: 'hot', callers: 256, calls: 1024, rounds: 3 },
   { documentBytes: small, rows: 'spread', callers: 16, calls: 480, rounds: 7 },
   { documentBytes: small, rows: 'spread', callers: 256, calls: 1024, rounds: 3 },
   { documentBytes: middle, rows: 'hot', callers: 1, calls: 100, rounds: 5 },

@@ -91,10 +91,23 @@ export class Contest {
     return { ...cell, variants: [...turns].map(([variant, each]) => summary(variant, each, reference)) }
   }
 
-  /** Each caller sets one key after the other, all callers at once. */
-  async #turn(cell: Cell, { table = 'runs', moreCalls = 1, setKey }: Variant, document: string): Promise<Turn> {
-    const { callers, rows } = cell
-    const calls = rows === 'hot' && callers > 1 ? cell.calls * moreCalls : cell.calls
+  async #turn(cell: Cell, variant: Variant, document: string): Promise<Turn> {
+    const { times = 1 } = cell.rows === 'hot' && cell.callers > 1 ? variant : {}
+    const turns: Turn[] = []
+    while (turns.length < times) turns.push(await this.#once(cell, variant, document))
+    const sum = (count: (turn: Turn) => number): number => turns.reduce((total, turn) => total + count(turn), 0)
+    const acknowledged = sum((turn) => turn.acknowledged)
+    return {
+      microseconds: sum((turn) => turn.microseconds * turn.acknowledged) / acknowledged,
+      acknowledged,
+      found: sum((turn) => turn.found),
+      failed: sum((turn) => turn.failed),
+    }
+  }
+
+  /** On fresh documents each caller sets one key after the other, all callers at once. */
+  async #once(cell: Cell, { table = 'runs', setKey }: Variant, document: string): Promise<Turn> {
+    const { callers, calls, rows } = cell
     const rowsUsed = rows === 'hot' ? 1 : Math.min(callers, rowCount)
     await this.#tables.fill(table, rowsUsed, document)
     const acknowledged: string[] = []

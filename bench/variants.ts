@@ -15,8 +15,8 @@ export interface Variant {
   readonly table?: TableName
   /** More callers than these, on one row or on a row each, would do little but wait, or fail. */
   readonly maxCallers?: { readonly hot?: number; readonly spread?: number }
-  /** So many times the calls of the others, where many callers write one row: it would be over before it had begun. */
-  readonly moreCalls?: number
+  /** A turn is so many times that of the others, where many callers write one row: it would be over before it had begun. */
+  readonly times?: number
   readonly setKey: (id: number, key: string) => Promise<unknown>
 }
 
@@ -188,7 +188,7 @@ async function openLossless(url: string): Promise<Library> {
     variants: [
       {
         name: coalesced,
-        moreCalls: 8,
+        times: 8,
         setKey: (id, key) => mergeJsonKey([Runs, id], 'progress', key, value, { coalesce: true }),
       },
       {
