@@ -50,8 +50,8 @@ export const order: readonly string[] = [
   'TypeORM, JSON_SET',
 ]
 
-/** The same statement, sent by more and more code. */
-export const price: readonly string[] = order.slice(0, 3)
+/** The same statement, sent by more and more code; and what else one would write. */
+export const price: readonly string[] = [...order.slice(0, 3), byHand]
 
 export const value = 'done'
 export const valueJson: string = JSON.stringify(value)
