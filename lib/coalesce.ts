@@ -1,7 +1,7 @@
 import { AsyncResource } from 'node:async_hooks'
 import { setImmediate as turn } from 'node:timers/promises'
 import type { Sequelize } from 'sequelize'
-import { usage } from './errors.js'
+import { usage } from './errors/usage.js'
 import { destination, fold } from './operation.js'
 import type { Operation, Path } from './operation.js'
 import { isSequelize } from './target.js'

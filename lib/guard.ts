@@ -5,8 +5,8 @@ import { captured, placeOf } from './caller.js'
 import { fieldOf, jsonAttributes, sequelizeOf, versionAttribute } from './database.js'
 import type { Row, RowModel } from './database.js'
 import type { Column } from './dialects/index.js'
-import { describeWrite, WholeColumnWriteError } from './errors.js'
-import type { WholeColumnWrite } from './errors.js'
+import { describeWrite, WholeColumnWriteError } from './errors/errors.js'
+import type { WholeColumnWrite } from './errors/errors.js'
 import {
   forgetStored,
   isLockedSince,

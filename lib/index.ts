@@ -33,9 +33,11 @@ export type { Condition, JsonValue, Operation, Path } from './operation.js'
 export {
   ConditionNotMetError,
   ConflictError,
+  isLosslessError,
   JsonShapeError,
   LockTimeoutError,
   OutsideTransactionError,
+  PendingStatementsError,
   RolledBackError,
   RowNotFoundError,
   StaleRowError,
@@ -45,5 +47,5 @@ export {
   UnsupportedValueError,
   UsageError,
   WholeColumnWriteError,
-} from './errors.js'
-export type { WholeColumnWrite } from './errors.js'
+} from './errors/errors.js'
+export type { LosslessError, LosslessErrorCode, RowError, UsageReason, WholeColumnWrite } from './errors/errors.js'

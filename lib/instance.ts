@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { isDeepStrictEqual } from 'node:util'
 import type { Transaction } from 'sequelize'
 import type { Row, RowModel } from './database.js'
-import { UnsavedChangesError } from './errors.js'
+import { UnsavedChangesError } from './errors/errors.js'
 import { policyOf } from './policy.js'
 import { attributeType, facts, keyText } from './target.js'
 import type { Identity } from './target.js'
@@ -258,7 +258,9 @@ export function refuseUnsavedChanges(
   const changed = (instance.changed() || []).filter(
     (name) => (column === undefined || name === column) && attributeType(model, name) !== 'VIRTUAL',
   )
-  if (changed.length > 0) throw new UnsavedChangesError(method, facts(row), changed, when)
+  if (changed.length === 0) return
+  if (when === 'before') throw UnsavedChangesError.beforeCall(method, facts(row), changed)
+  throw UnsavedChangesError.leftByCallback(method, facts(row), changed, { isJoined: when === 'joined' })
 }
 
 const notJson = 'not JSON'

@@ -1,5 +1,5 @@
 import type { Change, Dialect } from './dialects/index.js'
-import { UnsupportedValueError } from './errors.js'
+import { UnsupportedValueError } from './errors/errors.js'
 import { stringOrNumber } from './operation.js'
 import type { Condition, Kind, Operation } from './operation.js'
 

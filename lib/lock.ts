@@ -10,7 +10,8 @@ import {
 } from './database.js'
 import type { Row, RowModel, Sending } from './database.js'
 import type { Dialect, Setting } from './dialects/index.js'
-import { LockTimeoutError, RowNotFoundError, usage } from './errors.js'
+import { LockTimeoutError, RowNotFoundError } from './errors/errors.js'
+import { usage } from './errors/usage.js'
 import {
   adopt,
   endScope,

@@ -1,7 +1,7 @@
 import type { Model, ModelStatic, Sequelize, Transaction } from 'sequelize'
 import { sequelizeOf } from './database.js'
 import { connectorOf } from './dialects/index.js'
-import { usage } from './errors.js'
+import { usage } from './errors/usage.js'
 import { guard } from './guard.js'
 import { compareAndSetJson, mergeJson, mergeJsonKey, updateJson } from './json.js'
 import type { JsonWriteOptions } from './json.js'

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { isDeepStrictEqual, types } from 'node:util'
-import { UnsupportedValueError, usage } from './errors.js'
+import { UnsupportedValueError } from './errors/errors.js'
+import { usage } from './errors/usage.js'
 
 /** Any value that JSON can hold. */
 export type JsonValue = string | number | boolean | null | readonly JsonValue[] | { readonly [key: string]: JsonValue }

@@ -2,7 +2,8 @@ import { OptimisticLockError } from 'sequelize'
 import type { Logging, Model, Transactionable } from 'sequelize'
 import { dialectOf, failureOf, sequelizeOf, statementRetry, versionAttribute } from './database.js'
 import type { Dialect } from './dialects/index.js'
-import { RowNotFoundError, StaleRowError, UnknownOutcomeError, UnsupportedValueError, usage } from './errors.js'
+import { RowNotFoundError, StaleRowError, UnknownOutcomeError, UnsupportedValueError } from './errors/errors.js'
+import { usage } from './errors/usage.js'
 import { adopt, heldTransaction, refuseUnsavedChanges, snapshot, trackChangesInPlace, values } from './instance.js'
 import { claim, refuseOtherHolder, selectRow, withLock } from './lock.js'
 import { oneWriter } from './queue.js'
@@ -104,7 +105,7 @@ export async function withOptimisticLock<M extends Model, R>(
       else restore()
       if (!isSaving) throw error
       if (error instanceof OptimisticLockError)
-        throw new StaleRowError(method, facts(identity), attempts, columns, error)
+        throw StaleRowError.afterAttempts(method, facts(identity), attempts, columns, error)
       if (failureOf(error, dialect) === 'lost') throw new UnknownOutcomeError(method, 'the write', error)
       throw translated(error, dialect, method, facts(identity), undefined)
     }

@@ -6,7 +6,8 @@ import type { Row, RowModel } from './database.js'
 import { unchanged, unmatched, untilMatched } from './document.js'
 import type { DocumentChange, DocumentColumn } from './document.js'
 import type { Change, Dialect, Form } from './dialects/index.js'
-import { StaleRowError, usage } from './errors.js'
+import { StaleRowError } from './errors/errors.js'
+import { usage } from './errors/usage.js'
 import { keyOf } from './instance.js'
 import { refuseTooLarge, refuseUnsupported } from './limits.js'
 import { condition, operation } from './operation.js'
@@ -153,7 +154,7 @@ export async function patch(
         })) as unknown as [Row, number]
         return answer[1] > 0 ? answer : unmatched
       },
-      refusal: ({ column }, { path }) => new StaleRowError(method, facts(identity), 1, [column], undefined, path),
+      refusal: ({ column }, { path }) => StaleRowError.changedSinceLoad(method, facts(identity), column, path),
     })
     // Somebody has written the same into the documents; of the other columns nobody knows.
     return 'answer' in outcome ? outcome.answer : sendPlain()

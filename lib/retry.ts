@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { usage } from './errors.js'
+import { usage } from './errors/usage.js'
 
 /** How often, and after which pauses, something is tried again. */
 export interface RetryOptions {

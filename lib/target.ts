@@ -3,8 +3,8 @@ import { Model } from 'sequelize'
 import type { Attributes, ModelStatic, Sequelize } from 'sequelize'
 import type { Row, RowModel } from './database.js'
 import type { Column } from './dialects/index.js'
-import { usage } from './errors.js'
-import type { RowFacts, UsageError } from './errors.js'
+import { usage } from './errors/usage.js'
+import type { RowFacts, UsageError } from './errors/errors.js'
 import type { JsonValue, Kind, Operation, Path, PathInput, PathOf } from './operation.js'
 
 /**

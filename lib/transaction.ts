@@ -9,9 +9,9 @@ import {
   OutsideTransactionError,
   RolledBackError,
   UnknownOutcomeError,
-  usage,
-} from './errors.js'
-import type { RowFacts } from './errors.js'
+} from './errors/errors.js'
+import { usage } from './errors/usage.js'
+import type { RowFacts } from './errors/errors.js'
 import { alone, oneWriter } from './queue.js'
 import type { TurnWait } from './queue.js'
 import { checkRetryOptions, retry } from './retry.js'
@@ -279,7 +279,7 @@ export async function openTransaction<R>(
     // A statement was told so, and the callback caught its error.
     const firstError = firstErrors.get(transaction)
     if (internals(transaction).finished === 'rollback' && firstError !== undefined)
-      throw new RolledBackError(firstError)
+      throw new RolledBackError(method, firstError)
     isCommitting = true
     return result
   }
@@ -484,7 +484,7 @@ async function sendWatched(
     }
     // Only a RAW result carries the word that a database answers with.
     const result = await query(sql, { ...options, type: QueryTypes.RAW })
-    if (dialect.isRollback(result)) throw new RolledBackError(firstErrors.get(transaction))
+    if (dialect.isRollback(result)) throw new RolledBackError('sequelize-lossless', firstErrors.get(transaction))
     committed.add(outermost)
     return result
   } catch (error) {

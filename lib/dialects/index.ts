@@ -1,4 +1,4 @@
-import { UnsupportedDatabaseError } from '../errors.js'
+import { UnsupportedDatabaseError } from '../errors/errors.js'
 import type { Condition, Operation } from '../operation.js'
 import { mariadb } from './mariadb.js'
 import { mysql } from './mysql.js'

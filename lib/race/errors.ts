@@ -1,6 +1,6 @@
 import { inspect, types } from 'node:util'
 import { BaseError } from 'sequelize'
-import { UsageError } from '../errors.js'
+import { UsageError } from '../errors/errors.js'
 
 /** The server does not let the kit see who waits for whom. */
 export class ProbeError extends BaseError {

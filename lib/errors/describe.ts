@@ -1,0 +1,26 @@
+/** Facts that name one row: its model and its primary key. */
+export interface RowFacts {
+  readonly model: string
+  readonly primaryKey: Readonly<Record<string, unknown>>
+}
+
+/** The name of a row in every error text: `WorkflowRun id=7`. */
+export function describeRow(row: RowFacts): string {
+  return [row.model, ...Object.entries(row.primaryKey).map(([name, value]) => `${name}=${shown(value)}`)].join(' ')
+}
+
+function shown(value: unknown): string {
+  if (value instanceof Date) return value.toISOString()
+  if (Buffer.isBuffer(value)) return `0x${value.toString('hex')}`
+  return typeof value === 'string' ? JSON.stringify(value) : String(value)
+}
+
+/** A wrong argument as a usage error shows it: `"progress" (string)`, `an array of 2`. */
+export function describeValue(value: unknown): string {
+  if (value === null || value === undefined) return String(value)
+  if (typeof value === 'function') return `the function ${value.name || '(anonymous)'}`
+  if (Array.isArray(value)) return `an array of ${value.length}`
+  return typeof value === 'object'
+    ? `an instance of ${value.constructor?.name ?? 'Object'}`
+    : `${shown(value)} (${typeof value})`
+}

@@ -1,0 +1,454 @@
+import { BaseError, OptimisticLockError } from 'sequelize'
+import { describeRow } from './describe.js'
+import type { RowFacts } from './describe.js'
+import { UsageError } from './usage.js'
+
+export type { RowFacts } from './describe.js'
+export { UsageError } from './usage.js'
+export type { UsageReason } from './usage.js'
+
+/** An error about one row, which it names. */
+export abstract class RowError extends BaseError {
+  readonly model: string
+  readonly primaryKey: Readonly<Record<string, unknown>>
+
+  constructor(row: RowFacts, message: string) {
+    super(message)
+    this.model = row.model
+    this.primaryKey = row.primaryKey
+  }
+}
+
+/** The row is not in the table (any more); nothing was written. */
+export class RowNotFoundError extends RowError {
+  readonly code = 'ROW_NOT_FOUND'
+  override readonly name = 'RowNotFoundError'
+
+  constructor(method: string, row: RowFacts) {
+    super(
+      row,
+      `${method}: ${describeRow(row)} does not exist, so nothing was written. ` +
+        `It was deleted or never saved: create it with ${row.model}.create({ … }), or treat its absence in a catch by code 'ROW_NOT_FOUND'.`,
+    )
+  }
+}
+
+/** The column or the path holds a value of another type than the operation needs; nothing was written. */
+export class JsonShapeError extends RowError {
+  readonly code = 'JSON_SHAPE'
+  override readonly name = 'JsonShapeError'
+  readonly column: string
+  /** Where in the document; empty for its root. */
+  readonly path: readonly string[]
+  readonly needed: 'an object' | 'a number' | 'an array'
+  /** The stored type: `'array'`, `'string'`, `'number'`, `'boolean'`, `'null'`, `'object'` or `'text that is not JSON'`. */
+  readonly found: string
+
+  constructor(
+    method: string,
+    row: RowFacts,
+    column: string,
+    { path, needed, found }: Pick<JsonShapeError, 'path' | 'needed' | 'found'>,
+  ) {
+    const place = path.length === 0 ? `"${column}"` : `"${column}" at ${JSON.stringify(path)}`
+    super(
+      row,
+      `${method}: ${place} of ${describeRow(row)} holds ${withArticle(found)}, not ${needed}, so nothing was written. ` +
+        conversion(column, path, needed, found),
+    )
+    this.column = column
+    this.path = path
+    this.needed = needed
+    this.found = found
+  }
+}
+
+/** How to convert a value of another type, without losing it. */
+function conversion(column: string, path: readonly string[], needed: JsonShapeError['needed'], found: string): string {
+  if (found === 'text that is not JSON') {
+    return `Look at the stored text with a SELECT in SQL, and convert it to JSON in SQL too: Sequelize cannot parse it.`
+  }
+  const place = `row.${column}${path.map((key) => `[${JSON.stringify(key)}]`).join('')}`
+  const withLock = (value: string): string =>
+    `await row.withLock(async (row) => { ${place} = ${value}; await row.save() })`
+  if (needed === 'an object') {
+    const [what, key] = found === 'array' ? ['array', 'items'] : ['value', 'value']
+    return (
+      `The operations need an object. Look at the ${what} first; if it is to be kept, store it under a key: ` +
+      `${withLock(`{ ${key}: ${place} }`)}.`
+    )
+  }
+  if (needed === 'an array') {
+    return `Look at the value first; if it is the first item, put it into an array: ${withLock(`[${place}]`)}.`
+  }
+  if (found === 'string')
+    return `Look at the value first; if it is a number, convert it: ${withLock(`Number(${place})`)}.`
+  const newKey = JSON.stringify(`${path.at(-1)}_old`)
+  return (
+    `Look at the value first; if it is to be kept, move it to another key: ` +
+    `await row.updateJson(${JSON.stringify(column)}, [rename(${JSON.stringify(path)}, ${newKey})]).`
+  )
+}
+
+/** A key or a value which JSON, or this database, cannot hold exactly; thrown before the write. */
+export class UnsupportedValueError extends BaseError {
+  readonly code = 'UNSUPPORTED_VALUE'
+  override readonly name = 'UnsupportedValueError'
+  /** The column that was to be written; unknown to an operation that was made and not used yet. */
+  readonly column: string | undefined
+
+  constructor(method: string, reason: string, remedy: string, column?: string) {
+    super(`${method}: ${reason}, so nothing was written. ${remedy}`)
+    this.column = column
+  }
+}
+
+/** The stored document does not meet a condition of the write, so nothing was written. */
+export class ConditionNotMetError extends RowError {
+  readonly code = 'CONDITION_NOT_MET'
+  override readonly name = 'ConditionNotMetError'
+  readonly column: string
+  readonly condition: Readonly<{ kind: string; path: readonly string[]; json: string }>
+
+  constructor(method: string, row: RowFacts, column: string, condition: ConditionNotMetError['condition']) {
+    const { kind, path, json } = condition
+    const told = kind === 'equals' ? `equals(${JSON.stringify(path)}, ${json})` : `${kind}(${JSON.stringify(path)})`
+    super(
+      row,
+      `${method}: "${column}" of ${describeRow(row)} does not meet ${told}, so nothing was written. ` +
+        `Read it again with await row.reload() and decide anew, or treat this in a catch by code 'CONDITION_NOT_MET'.`,
+    )
+    this.column = column
+    this.condition = condition
+  }
+}
+
+/** The row has changes that were not saved, and this call would lose or mix them. */
+export class UnsavedChangesError extends RowError {
+  readonly code = 'UNSAVED_CHANGES'
+  override readonly name = 'UnsavedChangesError'
+  /** The attributes that were changed and not saved. */
+  readonly columns: readonly string[]
+
+  constructor(row: RowFacts, columns: readonly string[], message: string) {
+    super(row, message)
+    this.columns = columns
+  }
+
+  /** The row had unsaved changes when the method was called; nothing was sent. */
+  static beforeCall(method: string, row: RowFacts, columns: readonly string[]): UnsavedChangesError {
+    return new UnsavedChangesError(
+      row,
+      columns,
+      `${method}: ${describeRow(row)} has unsaved changes in ${quoted(columns)}. ` +
+        `Keep them with await row.save(), or drop them with await row.reload(), first.`,
+    )
+  }
+
+  /** The callback returned without saving its changes of the row. */
+  static leftByCallback(
+    method: string,
+    row: RowFacts,
+    columns: readonly string[],
+    { isJoined }: { readonly isJoined: boolean },
+  ): UnsavedChangesError {
+    return new UnsavedChangesError(
+      row,
+      columns,
+      `${method}: the callback left unsaved changes in ${quoted(columns)} of ${describeRow(row)}, ` +
+        (isJoined ? `${joinedRollback}, and end` : `so its transaction was rolled back. End`) +
+        ` the callback with await row.save().`,
+    )
+  }
+}
+
+/** The rest of a sentence about a callback in a transaction that it did not open. */
+const joinedRollback = 'and its other writes are in the transaction that it joined. Let this error roll that one back'
+
+/** A write inside `withLock` that would not be part of its transaction, and could wait for its own lock. */
+export class OutsideTransactionError extends BaseError {
+  readonly code = 'OUTSIDE_TRANSACTION'
+  override readonly name = 'OutsideTransactionError'
+
+  constructor(method: string, what: string, remedy: string) {
+    super(`${method}: ${what}. ${remedy}`)
+  }
+}
+
+/** Another session got there first (a deadlock, or a row newer than the transaction's snapshot); nothing was written. */
+export class ConflictError extends OptimisticLockError {
+  readonly code = 'CONFLICT'
+  override readonly name = 'ConflictError'
+  readonly primaryKey: Readonly<Record<string, unknown>>
+
+  constructor(method: string, row: RowFacts, reason: string, inTransaction: boolean, cause?: unknown) {
+    super({
+      modelName: row.model,
+      message:
+        `${method}: ${describeRow(row)} met ${reason}, so nothing was written. ` +
+        (inTransaction ? `Run the whole transaction again, from its first read.` : `Call ${method}() again.`),
+    })
+    this.primaryKey = row.primaryKey
+    this.cause = cause
+  }
+}
+
+/** The row was locked by another session for as long as this call could wait; nothing was written. */
+export class LockTimeoutError extends RowError {
+  readonly code = 'LOCK_TIMEOUT'
+  override readonly name = 'LockTimeoutError'
+  /** How long it waited at most, in milliseconds; 0 for `nowait`, `undefined` for as long as the server waits. */
+  readonly timeoutMs: number | undefined
+
+  constructor(method: string, row: RowFacts, timeoutMs: number | undefined, holders: string, cause?: unknown) {
+    const [waited, remedy] =
+      timeoutMs === undefined
+        ? ['for longer than the server waits', 'Try again later']
+        : timeoutMs === 0
+          ? ['and nowait was asked for', 'Try again later, leave nowait out to wait']
+          : [`for more than ${timeoutMs} ms, or than the server waits`, 'Try again later, with a longer timeoutMs']
+    super(
+      row,
+      `${method}: ${describeRow(row)} is locked by another session ${waited}, so nothing was written. ` +
+        `${remedy}, or find who holds the lock: ${holders}.`,
+    )
+    this.timeoutMs = timeoutMs
+    this.cause = cause
+  }
+}
+
+/**
+ * The row was changed by another session between its read and its save: in every attempt of `withOptimisticLock`, or in a
+ * column that a save under `wholeColumnWrites: 'patch'` needs to find as it was loaded. Nothing was written.
+ */
+export class StaleRowError extends OptimisticLockError {
+  readonly code = 'STALE_ROW'
+  override readonly name = 'StaleRowError'
+  readonly primaryKey: Readonly<Record<string, unknown>>
+  readonly attempts: number
+  /** The attributes that were to be saved, in the last attempt. */
+  readonly columns: readonly string[]
+  /** Where in the document the other session wrote, if that is known; empty for its root. */
+  readonly path: readonly string[] | undefined
+
+  constructor(
+    row: RowFacts,
+    message: string,
+    { attempts, columns, path, cause }: Pick<StaleRowError, 'attempts' | 'columns' | 'path'> & { cause?: unknown },
+  ) {
+    super({ modelName: row.model, message })
+    this.primaryKey = row.primaryKey
+    this.attempts = attempts
+    this.columns = columns
+    this.path = path
+    this.cause = cause
+  }
+
+  /** A document differs at `path` from the one that was loaded. */
+  static changedSinceLoad(method: string, row: RowFacts, column: string, path: readonly string[]): StaleRowError {
+    const place = path.length > 0 ? `"${column}" at ${JSON.stringify(path)}` : `"${column}"`
+    return new StaleRowError(
+      row,
+      `${method}: ${place} of ${describeRow(row)} was changed by others since it was loaded, so nothing was written. ` +
+        `Read it again with await row.reload() and decide anew, or let callers wait for each other instead: await row.withLock(fn).`,
+      { attempts: 1, columns: [column], path },
+    )
+  }
+
+  /** The version of the row differed in every attempt; `cause` is the error of the last one. */
+  static afterAttempts(
+    method: string,
+    row: RowFacts,
+    attempts: number,
+    columns: readonly string[],
+    cause: unknown,
+  ): StaleRowError {
+    return new StaleRowError(
+      row,
+      `${method}: ${describeRow(row)} was written by others in each of ${attempts} attempts, before the change of ${quoted(columns)} was saved, so nothing was written. ` +
+        `Raise retry: { maxAttempts }, or let callers wait for each other instead: await row.withLock(fn).`,
+      { attempts, columns, path: undefined, cause },
+    )
+  }
+}
+
+/** A write of a whole JSON column that nothing keeps from overwriting what others have written. */
+export interface WholeColumnWrite extends RowFacts {
+  /** The call: `'save'`, `'update'`, `'upsert'` or `'bulkCreate'`. */
+  readonly method: string
+  readonly column: string
+  /** The keys of the document that changed since it was loaded; `undefined` where nobody knows. */
+  readonly keys: readonly string[] | undefined
+  /** Where the call stands; `undefined` if no code but Sequelize's is on the stack. */
+  readonly file: string | undefined
+  readonly line: number | undefined
+  /** The call to write instead. */
+  readonly instead: string
+}
+
+/** `jobs.ts:12 writes the whole "progress" of WorkflowRun id=7 …`: what is at risk, and the call to write instead. */
+export function describeWrite({ column, keys, file, line, instead, ...row }: WholeColumnWrite): string {
+  const place = file === undefined ? '' : ` at ${file}:${line}`
+  const changed =
+    keys && ` Changed since it was loaded: ${keys.map((key) => JSON.stringify(key)).join(', ') || 'nothing'}.`
+  return (
+    `writes the whole "${column}" of ${describeRow(row)}${place}, over what others have written since.${changed ?? ''} ` +
+    `Write only what changes: ${instead}; or say that it is meant, with the option { wholeColumnWrites: 'allow' }.`
+  )
+}
+
+/** A whole JSON column would have been written over what others have written; refused before any SQL. */
+export class WholeColumnWriteError extends RowError implements WholeColumnWrite {
+  readonly code = 'WHOLE_COLUMN_WRITE'
+  override readonly name = 'WholeColumnWriteError'
+  readonly method: string
+  readonly column: string
+  readonly keys: readonly string[] | undefined
+  readonly file: string | undefined
+  readonly line: number | undefined
+  readonly instead: string
+
+  constructor(write: WholeColumnWrite) {
+    super(write, `${write.method}: was refused, since it ${describeWrite(write)}`)
+    this.method = write.method
+    this.column = write.column
+    this.keys = write.keys
+    this.file = write.file
+    this.line = write.line
+    this.instead = write.instead
+  }
+}
+
+/** The connection was lost after a COMMIT, or a write outside a transaction, was sent: it is done, or it is not. */
+export class UnknownOutcomeError extends BaseError {
+  readonly code = 'UNKNOWN_OUTCOME'
+  override readonly name = 'UnknownOutcomeError'
+
+  constructor(method: string, sent: 'COMMIT' | 'the write', cause: unknown) {
+    super(
+      `${method}: the connection was lost after ${sent} was sent, so nobody knows whether it was done. ` +
+        `Look under the lock, await withLock([Model, id], (row) => …), which waits for a COMMIT that is still under way: what has the same result twice (set, merge, addToSet) can be repeated, increment() and append() cannot.`,
+    )
+    this.cause = cause
+  }
+}
+
+/** The transaction was rolled back although its callback succeeded; nothing was written. */
+export class RolledBackError extends BaseError {
+  readonly code = 'ROLLED_BACK'
+  override readonly name = 'RolledBackError'
+
+  /** @param cause the first error of a statement in the transaction; `undefined` if the callback rolled it back itself */
+  constructor(method: string, cause: unknown) {
+    super(
+      cause === undefined
+        ? `${method}: the transaction was rolled back in the callback, by transaction.rollback(), so nothing was written. ` +
+            'Throw an error to leave the callback and roll back, or let the callback return to commit.'
+        : `${method}: the transaction was rolled back instead of committed, because a statement in it had failed and the error was caught. Nothing was written. ` +
+            'Let that statement’s error leave the callback instead of catching it, or run the statement in its own savepoint: sequelize.transaction({ transaction }, …).',
+    )
+    this.cause = cause
+  }
+}
+
+const maxStatements = 3
+const maxStatementLength = 80
+
+/** The callback returned before statements of its transaction were done, so the transaction was not committed. */
+export class PendingStatementsError extends BaseError {
+  readonly code = 'PENDING_STATEMENTS'
+  override readonly name = 'PendingStatementsError'
+  /** The SQL of the statements that were not awaited. */
+  readonly statements: readonly string[]
+
+  /** @param isJoined the callback ran in a transaction that it did not open */
+  constructor(method: string, statements: readonly string[], isJoined: boolean) {
+    const shown = statements
+      .slice(0, maxStatements)
+      .map((sql) => (sql.length > maxStatementLength ? `${sql.slice(0, maxStatementLength - 1)}…` : sql))
+    const more = statements.length - shown.length
+    const list = [...shown, ...(more > 0 ? [`and ${more} more`] : [])].join('; ')
+    const what =
+      statements.length === 1
+        ? '1 statement of its transaction was'
+        : `${statements.length} statements of its transaction were`
+    super(
+      `${method}: the callback returned while ${what} still under way (${list}), ` +
+        (isJoined ? `${joinedRollback}. ` : 'so the transaction was rolled back and nothing was written. ') +
+        `Await ${statements.length === 1 ? 'it' : 'them'}: await Promise.all(keys.map(async (key) => …)) in place of keys.forEach(…).`,
+    )
+    this.statements = statements
+  }
+}
+
+/** The database, its version or its connection cannot keep what this library promises. */
+export class UnsupportedDatabaseError extends BaseError {
+  readonly code = 'UNSUPPORTED_DATABASE'
+  override readonly name = 'UnsupportedDatabaseError'
+
+  constructor(what: string, remedy: string) {
+    super(`sequelize-lossless: ${what}. ${remedy}`)
+  }
+}
+
+function withArticle(noun: string): string {
+  return noun.startsWith('text') ? noun : /^[aeiou]/.test(noun) ? `an ${noun}` : `a ${noun}`
+}
+
+/** `"progress", "title"`. */
+function quoted(columns: readonly string[]): string {
+  return columns.map((column) => `"${column}"`).join(', ')
+}
+
+/** Any error of this library. */
+export type LosslessError =
+  | ConditionNotMetError
+  | ConflictError
+  | JsonShapeError
+  | LockTimeoutError
+  | OutsideTransactionError
+  | PendingStatementsError
+  | RolledBackError
+  | RowNotFoundError
+  | StaleRowError
+  | UnknownOutcomeError
+  | UnsavedChangesError
+  | UnsupportedDatabaseError
+  | UnsupportedValueError
+  | UsageError
+  | WholeColumnWriteError
+
+/** The stable code of each error class: `error.code`. */
+export type LosslessErrorCode = LosslessError['code']
+
+/** A class that is left out does not compile. */
+const classes: { readonly [Name in LosslessError['name']]: abstract new (...values: never[]) => LosslessError } = {
+  ConditionNotMetError,
+  ConflictError,
+  JsonShapeError,
+  LockTimeoutError,
+  OutsideTransactionError,
+  PendingStatementsError,
+  RolledBackError,
+  RowNotFoundError,
+  StaleRowError,
+  UnknownOutcomeError,
+  UnsavedChangesError,
+  UnsupportedDatabaseError,
+  UnsupportedValueError,
+  UsageError,
+  WholeColumnWriteError,
+}
+
+/**
+ * Whether an error was made by this library: by its class, whatever its text.
+ *
+ * @example
+ *     catch (error) {
+ *       if (isLosslessError(error) && error.code === 'ROW_NOT_FOUND') return undefined
+ *       throw error
+ *     }
+ */
+export function isLosslessError(error: unknown): error is LosslessError {
+  return Object.values(classes).some((type) => error instanceof type)
+}

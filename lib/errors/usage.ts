@@ -1,0 +1,142 @@
+import { describeRow, describeValue } from './describe.js'
+import type { RowFacts } from './describe.js'
+
+/** The text of every usage error, by its reason. */
+const texts = {
+  target: (method: string, value: unknown): string =>
+    `${method}: expected a row or [Model, primaryKey], got ${describeValue(value)}. ` +
+    `Write ${method}(row, …) with an instance, or ${method}([WorkflowRun, id], …).`,
+  model: (method: string, value: unknown): string =>
+    `${method}: expected an initialised Sequelize model, got ${describeValue(value)}. ` +
+    `Call ${method}() after sequelize.define(…), Model.init(…) or new Sequelize({ models: […] }).`,
+  host: (method: string, version: string): string =>
+    `${method}: Sequelize ${version} is not supported. Install it with: npm install sequelize@^6.37.0`,
+  taken: (model: string, name: string, what: string): string =>
+    `lossless: ${model} already has ${what} named "${name}", which would be hidden. ` +
+    `Keep it and call the function instead: import { ${name} } from 'sequelize-lossless'; await ${name}(row, …).`,
+  noPrimaryKey: (method: string, model: string): string =>
+    `${method}: ${model} has no primary key, so one row of it cannot be named. ` +
+    `Mark the column that identifies a row: id: { type: DataTypes.INTEGER, primaryKey: true }.`,
+  primaryKeyNotLoaded: (method: string, model: string, name: string): string =>
+    `${method}: this ${model} was loaded without its primary key "${name}". Load it with attributes: ['${name}', …], or write ${method}([${model}, ${name}], …).`,
+  primaryKeyShape: (method: string, model: string, names: readonly string[], value: unknown): string =>
+    `${method}: expected the primary key of ${model}, got ${describeValue(value)}. Write ${method}([${model}, ` +
+    (names.length === 1 ? `${names[0]}` : `{ ${names.map((name) => `${name}: …`).join(', ')} }`) +
+    `], …).`,
+  primaryKeyType: (method: string, model: string, name: string, expected: string, value: unknown): string =>
+    `${method}: expected "${name}", the primary key of ${model}, to be ${expected}, got ${describeValue(value)}. ` +
+    `Databases convert such values silently and can match other rows: convert it yourself, for example ${expected === 'a string' ? `String(${name})` : `Number(${name})`}.`,
+  newRecord: (method: string, model: string): string =>
+    `${method}: this ${model} was built and never saved, so it has no row in the database. Call await row.save() first.`,
+  column: (method: string, model: string, column: unknown, columns: readonly string[]): string =>
+    `${method}: expected a JSON attribute of ${model}, got ${describeValue(column)}. ` +
+    (columns.length > 0
+      ? `Its JSON attributes: ${columns.map((name) => `'${name}'`).join(', ')}.`
+      : `Declare one: progress: { type: DataTypes.JSON }.`),
+  key: (method: string, value: unknown): string =>
+    `${method}: expected a key to be a string, got ${describeValue(value)}. Write String(key).`,
+  sameKey: (method: string, key: string): string =>
+    `${method}: the new key "${key}" is the old one. Write ${method}(['steps', 'old'], 'new').`,
+  path: (method: string, value: unknown): string =>
+    `${method}: expected a path to be a key or an array of keys, got ${describeValue(value)}. Write ${method}(['steps', 'a'], …), with String(key) for each.`,
+  emptyPath: (method: string): string =>
+    `${method}: the path is empty, and the document itself is only merged into. Name a key, or write merge([], { … }).`,
+  amount: (method: string, value: unknown): string =>
+    `${method}: expected the operand to be a number, got ${describeValue(value)}. Write ${method}('attempts', 1).`,
+  patch: (method: string, value: unknown): string =>
+    `${method}: expected the patch to be an object, got ${describeValue(value)}. Write set(path, value) to replace a value.`,
+  operations: (method: string, value: unknown): string =>
+    `${method}: expected an array of at least one operation, got ${describeValue(value)}. Write ${method}(column, [set('step_a', 'done'), increment('attempts')]).`,
+  conditions: (method: string, value: unknown): string =>
+    `${method}: expected options.if to be an array of conditions, got ${describeValue(value)}. Write { if: [equals('state', 'new'), absent('owner')] }.`,
+  overlap: (method: string, one: readonly string[], other: readonly string[]): string =>
+    `${method}: the paths ${JSON.stringify(one)} and ${JSON.stringify(other)} overlap, so their order would matter. Write them as one operation, or as two calls.`,
+  value: (method: string, place: string, what: string): string =>
+    `${method}: ${place} is ${what}, which JSON does not have. Use null for "no value", or leave the key out.`,
+  circular: (method: string): string =>
+    `${method}: the value refers to itself, which JSON cannot. Store an identifier in place of the inner reference.`,
+  callback: (method: string, value: unknown, words: string = 'row, transaction'): string =>
+    `${method}: expected a callback, got ${describeValue(value)}. Write ${method}(…, async (${words}) => { … }).`,
+  targets: (method: string, value: unknown): string =>
+    `${method}: expected an array of at least one row or [Model, primaryKey], got ${describeValue(value)}. Write ${method}([from, to], async ([from, to], transaction) => { … }).`,
+  targetsApart: (method: string): string =>
+    `${method}: the rows belong to different Sequelize instances, and no transaction spans both. Lock those of one, and write the others by an outbox.`,
+  targetTwice: (method: string, row: RowFacts): string =>
+    `${method}: ${describeRow(row)} is named twice. Name each row once.`,
+  timeout: (method: string, value: unknown): string =>
+    `${method}: expected timeoutMs to be a whole number of milliseconds from 1 to ${2 ** 31 - 1}, got ${describeValue(value)}. Write { timeoutMs: 2000 }, or { nowait: true } for none.`,
+  nowait: (method: string, value: unknown): string =>
+    `${method}: expected nowait to be a boolean, and to be used without timeoutMs, got ${describeValue(value)}. Write { nowait: true } or { timeoutMs: 2000 }.`,
+  retry: (method: string, value: unknown): string =>
+    `${method}: expected the retry options to be an object, got ${describeValue(value)}. Write { maxAttempts: 5 }; 1 is for no second attempt.`,
+  retryNumber: (method: string, name: string, value: unknown): string =>
+    `${method}: expected ${name} to be ${name === 'maxAttempts' ? 'an integer from 1' : 'a number of milliseconds from 0'}, got ${describeValue(value)}. Write { maxAttempts: 5, baseDelayMs: 10, maxDelayMs: 1000 }.`,
+  retrySignal: (method: string, value: unknown): string =>
+    `${method}: expected signal to be an AbortSignal, got ${describeValue(value)}. Write { signal: controller.signal } of a new AbortController().`,
+  retryCallback: (method: string, value: unknown): string =>
+    `${method}: expected onRetry to be a function, got ${describeValue(value)}. Write { onRetry: ({ error, attempt }) => { … } }.`,
+  retryJoined: (method: string): string =>
+    `${method}: a transaction that is already open cannot be run again from here. Retry where it is opened: retryTransaction(sequelize, async (transaction) => { … }).`,
+  noVersion: (method: string, model: string): string =>
+    `${method}: ${model} has no version column to tell that a row was changed. ` +
+    `Declare ${model} with { version: true }, and migrate: await queryInterface.addColumn('<table>', 'version', { type: DataTypes.INTEGER, allowNull: false, defaultValue: 0 }).`,
+  writeInside: (method: string, name: string): string =>
+    `${method}: row.${name}() in the callback would write apart from the check that follows it. Assign what is to change, row.title = …, which ${method}() saves; or write in withLock().`,
+  sequelize: (method: string, value: unknown, call: string): string =>
+    `${method}: expected a Sequelize instance, got ${describeValue(value)}. Write ${call}.`,
+  option: (method: string, name: string, known: readonly string[]): string =>
+    `${method}: there is no option "${name}". Use: ${known.join(', ')}.`,
+  options: (method: string, value: unknown): string =>
+    `${method}: expected the options to be an object, got ${describeValue(value)}. Write { transaction } around a transaction.`,
+  transaction: (method: string, value: unknown): string =>
+    `${method}: expected options.transaction to be a transaction of this row's Sequelize instance, got ${describeValue(value)}. ` +
+    `Pass the one that sequelize.transaction() gave you, null for none, or leave the option out.`,
+  transactionMissing: (method: string): string =>
+    `${method}: a lock lasts as long as its transaction, and none was given. ` +
+    `Write await sequelize.transaction(async (transaction) => { await ${method}(row, { transaction }); … }), or use withLock().`,
+  transactionFinished: (method: string, state: string): string =>
+    `${method}: the transaction given is over (${state}). Do the write before the callback of sequelize.transaction() returns, or pass another one.`,
+  transactionReadOnly: (method: string): string =>
+    `${method}: the transaction is read-only, so it can neither lock nor write. Open it without readOnly: true.`,
+  isolationLevelJoined: (method: string): string =>
+    `${method}: isolationLevel cannot be set on a transaction that is already open. Set it where the transaction is opened: sequelize.transaction({ isolationLevel }, …).`,
+  isolationLevel: (method: string, level: unknown, database: string): string =>
+    `${method}: ${database} has no isolation level ${describeValue(level)}. Leave isolationLevel out.`,
+  wholeColumnWrites: (method: string, value: unknown): string =>
+    `${method}: expected wholeColumnWrites to be 'allow', 'warn', 'throw' or 'patch', got ${describeValue(value)}. Write ${method}(WorkflowRun, { wholeColumnWrites: 'warn' }).`,
+  coalesce: (method: string, value: unknown): string =>
+    `${method}: expected coalesce to be true or false, got ${describeValue(value)}. Write { coalesce: true }, or leave it out.`,
+  conflicts: (method: string, value: unknown): string =>
+    `${method}: expected conflicts to be 'overwrite' or 'throw', and to stand beside wholeColumnWrites: 'patch', got ${describeValue(value)}. Write ${method}(WorkflowRun, { wholeColumnWrites: 'patch', conflicts: 'throw' }).`,
+  searchPath: (method: string): string =>
+    `${method}: with a searchPath Sequelize puts values into the text of a statement, which cannot be patched. Name the schema instead: Model.schema('…').`,
+  lockedElsewhere: (method: string, row: RowFacts): string =>
+    `${method}: this instance of ${describeRow(row)} is inside another withLock() already, and two flows cannot share one instance. ` +
+    `Give each its own: withLock([${row.model}, primaryKey], fn), or load the row once per job.`,
+} as const
+
+/** The mistake in a call: one for each text. */
+export type UsageReason = keyof typeof texts
+
+/** The call was wrong, whatever the data: a `TypeError`, thrown before any SQL. */
+export class UsageError extends TypeError {
+  readonly code = 'USAGE'
+  override readonly name = 'UsageError'
+  /** The mistake; `undefined` in the errors of `sequelize-lossless/race`. */
+  readonly reason: UsageReason | undefined
+
+  constructor(message: string, reason?: UsageReason) {
+    super(message)
+    this.reason = reason
+  }
+}
+
+type Usage = { readonly [R in UsageReason]: (...values: Parameters<(typeof texts)[R]>) => UsageError }
+
+/** Makes the usage error of each reason: `throw usage.options(method, options)`. */
+export const usage: Usage = Object.fromEntries(
+  Object.entries(texts).map(([reason, text]) => [
+    reason,
+    (...values: never[]) => new UsageError((text as (...values: never[]) => string)(...values), reason as UsageReason),
+  ]),
+) as unknown as Usage

@@ -1,0 +1,90 @@
+import { expect } from 'chai'
+import {
+  isLosslessError,
+  JsonShapeError,
+  PendingStatementsError,
+  RolledBackError,
+  set,
+  UsageError,
+  withLock,
+} from 'sequelize-lossless'
+import type { LosslessErrorCode } from 'sequelize-lossless'
+import { rejection } from '../rejection.js'
+
+const row = { model: 'WorkflowRun', primaryKey: { id: 7 } }
+
+describe('isLosslessError', () => {
+  it('recognises the classes of this library, not their texts and codes', () => {
+    const error: unknown = new RolledBackError('withLock', undefined)
+    if (!isLosslessError(error)) throw error
+    const code: LosslessErrorCode = error.code
+    expect(code).to.equal('ROLLED_BACK')
+    expect(isLosslessError(Object.assign(new Error(error.message), { code, name: error.name }))).to.equal(false)
+    for (const other of [undefined, null, 'ROLLED_BACK', { code }]) expect(isLosslessError(other)).to.equal(false)
+  })
+})
+
+describe('UsageError', () => {
+  it('has the reason, by which its mistake can be told from others', async () => {
+    expect(
+      await rejection(
+        withLock(7 as never, () => undefined),
+        UsageError,
+      ),
+    ).to.include({ reason: 'target' })
+    expect(() => set([], 1))
+      .to.throw(UsageError)
+      .with.property('reason', 'emptyPath')
+  })
+})
+
+describe('JsonShapeError', () => {
+  const text = (path: string[], needed: JsonShapeError['needed'], found: string): string =>
+    new JsonShapeError('updateJson', row, 'progress', { path, needed, found }).message
+
+  it('advises to look at the stored value and to convert it, never to overwrite it', () => {
+    expect(text([], 'an object', 'array')).to.equal(
+      'updateJson: "progress" of WorkflowRun id=7 holds an array, not an object, so nothing was written. ' +
+        'The operations need an object. Look at the array first; if it is to be kept, store it under a key: ' +
+        'await row.withLock(async (row) => { row.progress = { items: row.progress }; await row.save() }).',
+    )
+    expect(text(['a', 'b'], 'an object', 'string')).to.include(
+      'row.progress["a"]["b"] = { value: row.progress["a"]["b"] }',
+    )
+    expect(text(['a'], 'an array', 'object')).to.include('row.progress["a"] = [row.progress["a"]]')
+    expect(text(['a'], 'a number', 'string')).to.include('row.progress["a"] = Number(row.progress["a"])')
+    expect(text(['a'], 'a number', 'null')).to.include('await row.updateJson("progress", [rename(["a"], "a_old")])')
+    expect(text([], 'an object', 'text that is not JSON'))
+      .to.include('SELECT')
+      .and.not.include('row.progress')
+  })
+})
+
+describe('PendingStatementsError', () => {
+  it('names the statements, three at most and each cut off, and how to await them', () => {
+    const insert = `INSERT INTO \`logs\` (${'x'.repeat(100)})`
+    const error = new PendingStatementsError('withLock', [insert, 'UPDATE `a`', 'UPDATE `b`', 'UPDATE `c`'], false)
+    expect(error).to.include({ code: 'PENDING_STATEMENTS', name: 'PendingStatementsError' })
+    expect(error.statements).to.have.length(4)
+    expect(error.message).to.equal(
+      'withLock: the callback returned while 4 statements of its transaction were still under way ' +
+        `(${insert.slice(0, 79)}…; UPDATE \`a\`; UPDATE \`b\`; and 1 more), so the transaction was rolled back and nothing was written. ` +
+        'Await them: await Promise.all(keys.map(async (key) => …)) in place of keys.forEach(…).',
+    )
+  })
+
+  it('says whose transaction has to be rolled back if the callback joined one', () => {
+    const { message } = new PendingStatementsError('withLock', ['UPDATE `a`'], true)
+    expect(message).to.include('(UPDATE `a`), and its other writes are in the transaction that it joined.')
+    expect(message).to.include('Let this error roll that one back. Await it: ').and.not.include('nothing was written')
+  })
+})
+
+describe('RolledBackError', () => {
+  it('says whether a caught error or the callback itself rolled back', () => {
+    expect(new RolledBackError('withLock', new Error('deadlock')).message).to.match(
+      /^withLock: .* the error was caught/,
+    )
+    expect(new RolledBackError('withLock', undefined).message).to.match(/^withLock: .* by transaction.rollback\(\)/)
+  })
+})
