@@ -2,8 +2,8 @@ import { AsyncResource } from 'node:async_hooks'
 import { setImmediate as turn } from 'node:timers/promises'
 import type { Sequelize } from 'sequelize'
 import { usage } from './errors/usage.js'
-import { destination, fold } from './operation.js'
-import type { Operation, Path } from './operation.js'
+import { Batch } from './json/combine.js'
+import type { Operation } from './json/operation.js'
 import { isSequelize } from './target.js'
 
 /** A call that may share a statement with others of its row and column. */
@@ -100,114 +100,6 @@ async function sendNext(lane: Waiting[]): Promise<void> {
       for (const half of [taken, rest]) while (half.length > 0) await sendNext(half)
     }
   }
-}
-
-/** A key of a document that some operation is about, or that leads to one. */
-interface Place {
-  operation?: Operation
-  readonly inner: Map<string, Place>
-}
-
-/**
- * More would make the statement's own work, and its text, long. It is far from where databases end: functions of SQLite
- * take 1000 arguments, the stack of MariaDB 400 calls in each other.
- */
-const maxKeys = 256
-
-/** Operations for one statement: their paths do not overlap, or what they do to one path is folded into one operation. */
-class Batch {
-  readonly #root: Place = { inner: new Map() }
-  readonly #operations = new Set<Operation>()
-  readonly #maxBytes: number
-  #keys = 0
-  #bytes = 0
-
-  /** @param first what is sent in any case, be it larger than a statement for several calls may be */
-  constructor(first: readonly Operation[], maxBytes: number) {
-    this.#maxBytes = maxBytes
-    this.#put(first, first)
-  }
-
-  get operations(): Operation[] {
-    return [...this.#operations]
-  }
-
-  /** Takes all of these operations, or, if they do not go together with those that are there, none. */
-  add(operations: readonly Operation[]): boolean {
-    const folded = operations.map((each) => this.#folded(each))
-    const isRoom =
-      this.#keys + this.#keysOf(operations) <= maxKeys && this.#bytes + bytesOf(operations) <= this.#maxBytes
-    if (!isRoom || !folded.every((each) => each !== undefined)) return false
-    this.#put(operations, folded)
-    return true
-  }
-
-  #put(operations: readonly Operation[], folded: readonly Operation[]): void {
-    this.#keys += this.#keysOf(operations)
-    this.#bytes += bytesOf(operations)
-    for (const each of folded) {
-      for (const path of pathsOf(each)) {
-        const place = this.#make(path)
-        if (place.operation) this.#operations.delete(place.operation)
-        place.operation = each
-      }
-      this.#operations.add(each)
-    }
-  }
-
-  /** How many keys they add at most. */
-  #keysOf(operations: readonly Operation[]): number {
-    const ofPaths = operations.flatMap(pathsOf).map((path) => path.length - this.#known(path))
-    // A colon for each key of a patch; those in strings count too.
-    const ofPatches = operations.map(({ kind, json }) => (kind === 'merge' ? json.split(':').length - 1 : 0))
-    return [...ofPaths, ...ofPatches].reduce((sum, each) => sum + each, 0)
-  }
-
-  /** How many keys of the path are those of others. */
-  #known(path: Path): number {
-    let place: Place | undefined = this.#root
-    let known = 0
-    while (known < path.length && (place = place.inner.get(path[known]!))) known++
-    return known
-  }
-
-  /** `operation`, with what another call does to the same path; `undefined` if it overlaps what others do. */
-  #folded(operation: Operation): Operation | undefined {
-    const found = pathsOf(operation).map((path) => this.#find(path))
-    if (found.every((place) => place === undefined)) return operation
-    const [place] = found as [Place | undefined]
-    const isSame = found.length === 1 && place?.operation?.path.length === operation.path.length
-    return isSame ? fold(place.operation!, operation) : undefined
-  }
-
-  /** The operation at `path`, or around it, or the place that leads to one inside it; `undefined` if there is none. */
-  #find(path: Path): Place | undefined {
-    let place: Place | undefined = this.#root
-    for (const key of path) {
-      if (place?.operation) return place
-      place = place?.inner.get(key)
-    }
-    return place?.operation || place?.inner.size ? place : undefined
-  }
-
-  #make(path: Path): Place {
-    let place = this.#root
-    for (const key of path) {
-      const inner: Place = place.inner.get(key) ?? { inner: new Map<string, Place>() }
-      place.inner.set(key, inner)
-      place = inner
-    }
-    return place
-  }
-}
-
-/** What they take at most, in UTF-8. */
-function bytesOf(operations: readonly Operation[]): number {
-  return operations.reduce((sum, { path, json }) => sum + 3 * (json.length + path.join().length), 0)
-}
-
-function pathsOf(operation: Operation): Path[] {
-  return operation.kind === 'rename' ? [operation.path, destination(operation)] : [operation.path]
 }
 
 /** The calls that were made and are not settled. */

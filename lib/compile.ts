@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto'
 import type { Bind, Change, Column, Form } from './dialects/index.js'
-import { isInteger, pathText } from './operation.js'
-import type { Kind, Operation } from './operation.js'
+import { isInteger, pathText } from './json/encode.js'
+import type { Kind } from './json/values.js'
+import type { Operation } from './json/operation.js'
 
 type Write = ReturnType<Form>
 

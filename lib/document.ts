@@ -4,8 +4,11 @@ import type { Sending } from './database.js'
 import type { Change, Column, Dialect, Form } from './dialects/index.js'
 import { ConflictError, JsonShapeError, RowNotFoundError, UnknownOutcomeError } from './errors/errors.js'
 import { refuseRounded } from './limits.js'
-import { apply, meets, obstacle } from './operation.js'
-import type { Condition, JsonValue, Obstacle, Operation } from './operation.js'
+import { parseJson } from './json/encode.js'
+import { applyAll, findMismatch, meets } from './json/semantics.js'
+import type { Condition } from './json/operation.js'
+import type { JsonValue } from './json/values.js'
+import type { Mismatch } from './json/semantics.js'
 import { facts } from './target.js'
 import type { Identity } from './target.js'
 import { translated } from './transaction.js'
@@ -35,7 +38,7 @@ export type Unmatched = typeof unmatched | typeof unchanged
 interface Answers<R> {
   /** Sends it with a form for each document. */
   readonly send: (forms: readonly Form[]) => Promise<R | Unmatched>
-  readonly refusal: (document: DocumentChange, inTheWay: Obstacle | Condition) => Error
+  readonly refusal: (document: DocumentChange, inTheWay: Mismatch | Condition) => Error
 }
 
 /** What the last statement answered; or, where nobody knows whether it matched, that the documents are as it would leave them. */
@@ -71,7 +74,7 @@ export async function untilMatched<R>(
       const stored: { text: string; document: JsonValue }[] = []
       for (const each of documents) stored.push(await readDocument(method, identity, each, dialect, sending))
       for (const [index, each] of documents.entries()) {
-        const inTheWay = hindrance(each, stored[index]!.document)
+        const inTheWay = mismatchOf(each, stored[index]!.document)
         if (inTheWay) throw refusal(each, inTheWay)
       }
       // This one may hold the values already. With a version it would have changed, and long numbers are rounded here.
@@ -118,14 +121,9 @@ function eachForm(documents: readonly DocumentChange[], dialect: Dialect): Form[
   )
 }
 
-function hindrance({ operations, conditions }: Change, document: JsonValue): Obstacle | Condition | undefined {
-  const inTheWay = operations.map((each) => obstacle(each, document)).find((each) => each !== undefined)
+function mismatchOf({ operations, conditions }: Change, document: JsonValue): Mismatch | Condition | undefined {
+  const inTheWay = operations.map((each) => findMismatch(each, document)).find((each) => each !== undefined)
   return inTheWay ?? conditions.find((each) => !meets(each, document))
-}
-
-/** The document after `operations`; one that does not fit, since another document was seen before, is left out. */
-export function applyAll(operations: readonly Operation[], document: unknown): unknown {
-  return operations.reduce((before, each) => (obstacle(each, before) ? before : apply(each, before)), document)
 }
 
 /**
@@ -148,7 +146,7 @@ export async function readDocument(
   const [row] = await sendForRows<{ document: string | null }>(sequelizeOf(model), locked, select.binds, sending)
   if (!row) throw new RowNotFoundError(method, facts(identity))
   const text = row.document ?? 'null'
-  const document = parse(text)
+  const document = parseJson(text)
   if (document !== undefined) return { text, document }
   const found = 'text that is not JSON'
   throw new JsonShapeError(method, facts(identity), column, { path: [], needed: 'an object', found })
@@ -168,12 +166,4 @@ async function respell(
   const target: Column = { sql: update.column(column), type }
   const sql = `UPDATE ${update.table()} SET ${target.sql} = ${update.bind(respelled)} WHERE ${update.row(primaryKey)} AND ${dialect.respell.isText(target, update.bind(text))}`
   await sendForHeader(sequelizeOf(model), sql, update.binds, sending)
-}
-
-function parse(text: string): JsonValue | undefined {
-  try {
-    return JSON.parse(text) as JsonValue
-  } catch {
-    return undefined
-  }
 }

@@ -19,8 +19,10 @@ import {
   storedText,
   values as valuesOf,
 } from './instance.js'
-import type { JsonValue, Operation } from './operation.js'
-import { difference, patch } from './patch.js'
+import type { JsonValue } from './json/values.js'
+import type { Operation } from './json/operation.js'
+import { difference } from './json/difference.js'
+import { patch } from './patch.js'
 import type { EditedColumn, RowUpdate } from './patch.js'
 import { policyOf, setPolicy } from './policy.js'
 import type { LosslessOptions, Policy, StatedIntent } from './policy.js'

@@ -11,7 +11,8 @@ export type { FailedAttempt, RetryOptions } from './retry.js'
 export { flush } from './coalesce.js'
 export { compareAndSetJson, mergeJson, mergeJsonKey, updateJson } from './json.js'
 export type { JsonWriteOptions } from './json.js'
-export type { JsonColumn, JsonDocument, JsonKey, JsonKeyValue, Patch, PrimaryKey, Target } from './target.js'
+export type { JsonColumn, JsonDocument, JsonKey, JsonKeyValue, Patch } from './json/document-types.js'
+export type { PrimaryKey, Target } from './target.js'
 export {
   absent,
   addToSet,
@@ -28,8 +29,9 @@ export {
   rename,
   set,
   setIfAbsent,
-} from './operation.js'
-export type { Condition, JsonValue, Operation, Path } from './operation.js'
+} from './json/operation.js'
+export type { Condition, Operation } from './json/operation.js'
+export type { JsonValue, Path } from './json/values.js'
 export {
   ConditionNotMetError,
   ConflictError,

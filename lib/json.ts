@@ -16,27 +16,29 @@ import {
 import type { Sending } from './database.js'
 import { connectorOf } from './dialects/index.js'
 import type { Change, Column, Dialect, Form } from './dialects/index.js'
-import { applyAll, readDocument, unchanged, unmatched, untilMatched } from './document.js'
+import { applyAll } from './json/semantics.js'
+import { readDocument, unchanged, unmatched, untilMatched } from './document.js'
 import type { Unmatched } from './document.js'
 import { ConditionNotMetError, JsonShapeError, UnsupportedValueError } from './errors/errors.js'
 import { usage } from './errors/usage.js'
 import { adopt, adoptWrite, heldTransaction, rowText, refuseUnsavedChanges, snapshot, values } from './instance.js'
-import { condition, operation, overlap } from './operation.js'
-import type { Condition, JsonValue, Operation, PathInput } from './operation.js'
+import { condition, operation } from './json/operation.js'
+import { overlap } from './json/combine.js'
+import type { Condition, Operation } from './json/operation.js'
+import type { JsonValue, PathInput } from './json/values.js'
 import { refuseTooLarge, refuseUnsupported } from './limits.js'
 import { policyOf } from './policy.js'
 import { checkOptions, facts, identify, jsonColumnType } from './target.js'
 import type {
   Fitting,
-  Identity,
   JsonColumn,
   JsonDocument,
   JsonKey,
   JsonKeyValue,
   JsonValueAt,
   Patch,
-  Target,
-} from './target.js'
+} from './json/document-types.js'
+import type { Identity, Target } from './target.js'
 import { oneWriter, refuseOwnTurn } from './queue.js'
 import { checkRetryOptions, retry } from './retry.js'
 import type { RetryOptions } from './retry.js'

@@ -1,7 +1,8 @@
 import type { Change, Dialect } from './dialects/index.js'
 import { UnsupportedValueError } from './errors/errors.js'
-import { stringOrNumber } from './operation.js'
-import type { Condition, Kind, Operation } from './operation.js'
+import { stringOrNumber } from './json/encode.js'
+import type { Condition, Operation } from './json/operation.js'
+import type { Kind } from './json/values.js'
 
 /** Those whose operand is compared with what is stored. */
 const comparing: ReadonlySet<Kind | Condition['kind']> = new Set(['addToSet', 'pull', 'min', 'max', 'equals'])

@@ -9,7 +9,8 @@ import { withLock } from './lock.js'
 import type { WithLockOptions } from './lock.js'
 import { withOptimisticLock } from './optimistic.js'
 import type { WithOptimisticLockOptions } from './optimistic.js'
-import type { Operation, PathInput } from './operation.js'
+import type { Operation } from './json/operation.js'
+import type { PathInput } from './json/values.js'
 import type { LosslessOptions } from './policy.js'
 import { checkOptions, isModel, isSequelize } from './target.js'
 import type {
@@ -21,7 +22,7 @@ import type {
   JsonValueAt,
   MethodName,
   Patch,
-} from './target.js'
+} from './json/document-types.js'
 
 /**
  * The instance methods that {@link lossless} attaches, for the one line of TypeScript that a class model needs:

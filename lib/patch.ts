@@ -1,4 +1,3 @@
-import { isDeepStrictEqual } from 'node:util'
 import { literal, Op, QueryTypes } from 'sequelize'
 import type { Logging, Transaction } from 'sequelize'
 import { dialectOf, sendForHeader, sequelizeOf, statementRetry, Statement } from './database.js'
@@ -10,8 +9,11 @@ import { StaleRowError } from './errors/errors.js'
 import { usage } from './errors/usage.js'
 import { keyOf } from './instance.js'
 import { refuseTooLarge, refuseUnsupported } from './limits.js'
-import { condition, operation } from './operation.js'
-import type { Condition, JsonValue, Operation, Path } from './operation.js'
+import { difference } from './json/difference.js'
+import type { Edit } from './json/difference.js'
+import { condition } from './json/operation.js'
+import type { Condition, Operation } from './json/operation.js'
+import type { JsonObject, JsonValue } from './json/values.js'
 import type { Policy } from './policy.js'
 import { oneWriter } from './queue.js'
 import { retry } from './retry.js'
@@ -19,47 +21,6 @@ import { facts } from './target.js'
 import { isConflict, transactionFor, watch } from './transaction.js'
 
 const method = 'save'
-
-/** What was loaded of a document, and what is to be written, as JSON has it. */
-export interface Edit {
-  readonly before: JsonValue
-  readonly after: JsonValue
-}
-
-type JsonObject = { readonly [key: string]: JsonValue }
-
-function isObject(value: JsonValue | undefined): value is JsonObject {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
-/**
- * The operations that turn `before` into `after`, each at the deepest path that changed; an array that only grew is
- * appended to. `undefined` where there are none that could: one of them is no object.
- */
-export function difference({ before, after }: Edit): readonly Operation[] | undefined {
-  if (!isObject(after) || !isObject(before ?? {})) return undefined
-  const operations = changes((before ?? {}) as JsonObject, after, [])
-  // NULL that becomes an empty object is a change that no key shows.
-  return before === null && operations.length === 0 ? undefined : operations
-}
-
-function changes(before: JsonObject, after: JsonObject, parent: Path): Operation[] {
-  const removed = Object.keys(before).filter((key) => !Object.hasOwn(after, key))
-  return [
-    ...removed.map((key) => operation(method, 'remove', [...parent, key], null)),
-    ...Object.entries(after).flatMap(([key, value]) => {
-      const path = [...parent, key]
-      const old = Object.hasOwn(before, key) ? before[key] : undefined
-      if (isDeepStrictEqual(old, value)) return []
-      if (isObject(old) && isObject(value)) return changes(old, value, path)
-      const hasGrown =
-        Array.isArray(old) && Array.isArray(value) && isDeepStrictEqual(value.slice(0, old.length), old as JsonValue[])
-      return hasGrown
-        ? operation(method, 'append', path, (value as JsonValue[]).slice((old as JsonValue[]).length))
-        : operation(method, 'set', path, value)
-    }),
-  ]
-}
 
 /** Past this many operations a statement grows beyond what every database takes. */
 const maxOperations = 50

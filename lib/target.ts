@@ -1,11 +1,10 @@
 import { isDeepStrictEqual } from 'node:util'
 import { Model } from 'sequelize'
-import type { Attributes, ModelStatic, Sequelize } from 'sequelize'
+import type { ModelStatic, Sequelize } from 'sequelize'
 import type { Row, RowModel } from './database.js'
 import type { Column } from './dialects/index.js'
 import { usage } from './errors/usage.js'
 import type { RowFacts, UsageError } from './errors/errors.js'
-import type { JsonValue, Kind, Operation, Path, PathInput, PathOf } from './operation.js'
 
 /**
  * The row that a function works on: an instance, or its model and primary key, which needs no read.
@@ -14,166 +13,6 @@ import type { JsonValue, Kind, Operation, Path, PathInput, PathOf } from './oper
 export type Target<M extends Model> = M | readonly [model: ModelStatic<M>, primaryKey: PrimaryKey]
 
 export type PrimaryKey = string | number | bigint | Date | Uint8Array | { readonly [attribute: string]: unknown }
-
-type IsAny<T> = 0 extends 1 & T ? true : false
-
-type NotADocument =
-  | string
-  | number
-  | bigint
-  | boolean
-  | symbol
-  | Date
-  | Uint8Array
-  | Model
-  | readonly unknown[]
-  | ReadonlyMap<unknown, unknown>
-  | ReadonlySet<unknown>
-  | ((...args: never[]) => unknown)
-
-// A model without declared attributes, as in sequelize-typescript, is checked by the fields of its class.
-type AttributesOf<M extends Model> =
-  IsAny<Attributes<M>> extends true ? Omit<M, keyof Model | MethodName> : Attributes<M>
-
-/** The methods that lossless() attaches. */
-export type MethodName =
-  'withLock' | 'withOptimisticLock' | 'mergeJsonKey' | 'mergeJson' | 'updateJson' | 'compareAndSetJson'
-
-type IsDocument<T> =
-  IsAny<T> extends true
-    ? true
-    : unknown extends T
-      ? true
-      : [NonNullable<T>] extends [never]
-        ? false
-        : NonNullable<T> extends NotADocument
-          ? false
-          : NonNullable<T> extends object
-            ? true
-            : false
-
-/** The names of a model's attributes that hold a JSON document. */
-export type JsonColumn<M extends Model> = keyof AttributesOf<M> extends never
-  ? string
-  : {
-      [K in keyof AttributesOf<M>]-?: IsDocument<AttributesOf<M>[K]> extends true ? K : never
-    }[keyof AttributesOf<M>] &
-      string
-
-/** The document in a JSON column, as the model declares it. What an untyped column holds is the caller's to say. */
-export type JsonDocument<M extends Model, C extends JsonColumn<M>> = C extends keyof AttributesOf<M>
-  ? IsAny<AttributesOf<M>[C]> extends true
-    ? Untyped
-    : unknown extends AttributesOf<M>[C]
-      ? Record<string, JsonValue>
-      : Exclude<NonNullable<AttributesOf<M>[C]>, readonly unknown[]>
-  : Untyped
-
-// eslint-disable-next-line @typescript-eslint/no-explicit-any
-type Untyped = Record<string, any>
-
-// Over each member of a union, since each may have keys of its own.
-type KeyOf<D> = D extends unknown ? Extract<keyof D, string> | `${Extract<keyof D, number>}` : never
-type ValueAt<D, K> = D extends unknown
-  ? K extends keyof D
-    ? D[K]
-    : K extends `${infer N extends number}`
-      ? N extends keyof D
-        ? D[N]
-        : never
-      : never
-  : never
-
-/** The keys of a document. */
-export type JsonKey<M extends Model, C extends JsonColumn<M>> = KeyOf<JsonDocument<M, C>>
-
-/** What a document holds at a key. */
-export type JsonKeyValue<M extends Model, C extends JsonColumn<M>, K extends JsonKey<M, C>> = Exclude<
-  ValueAt<JsonDocument<M, C>, K>,
-  undefined
->
-
-type DeepReadonly<T> = T extends (...args: never[]) => unknown
-  ? T
-  : T extends object
-    ? { readonly [K in keyof T]: DeepReadonly<T[K]> }
-    : T
-
-/** What a document holds at a path; `never` if it has no such path. Deeper than 5 keys is not checked. */
-type At<D, P extends readonly string[], Depth extends unknown[] = []> =
-  IsAny<D> extends true
-    ? D
-    : unknown extends D
-      ? unknown
-      : Depth['length'] extends 5
-        ? unknown
-        : P extends readonly [infer K extends string, ...infer Rest extends readonly string[]]
-          ? K extends KeyOf<NonNullable<D>>
-            ? At<Exclude<ValueAt<NonNullable<D>, K>, undefined>, Rest, [...Depth, 0]>
-            : never
-          : P extends readonly []
-            ? D
-            : unknown
-
-type Item<T> =
-  IsAny<T> extends true
-    ? unknown
-    : unknown extends T
-      ? unknown
-      : NonNullable<T> extends readonly (infer I)[]
-        ? I
-        : never
-
-/** A JSON Merge Patch of a document: any part of it, where null removes. */
-export type Patch<T> =
-  IsAny<T> extends true
-    ? object
-    : T extends readonly unknown[]
-      ? T
-      : T extends object
-        ? { readonly [K in keyof T]?: Patch<NonNullable<T[K]>> | null | undefined }
-        : T
-
-/** What a document holds at a path. */
-export type JsonValueAt<M extends Model, C extends JsonColumn<M>, P extends PathInput> = DeepReadonly<
-  Exclude<At<JsonDocument<M, C>, PathOf<P>>, undefined>
->
-
-/** The operand that an operation of a kind takes at a place that holds `T`. */
-type OperandAt<K extends Kind, T> = {
-  set: DeepReadonly<T>
-  setIfAbsent: DeepReadonly<T>
-  remove: null
-  rename: string
-  increment: unknown extends T ? number : NonNullable<T> extends number ? number : never
-  min: OperandAt<'increment', T>
-  max: OperandAt<'increment', T>
-  append: DeepReadonly<Item<T>>
-  prepend: DeepReadonly<Item<T>>
-  addToSet: DeepReadonly<Item<T>>
-  pull: DeepReadonly<Item<T>>
-  merge: DeepReadonly<Patch<NonNullable<T>>>
-}[K]
-
-/** The operations as they are, where each fits the document; `never` in place of one that does not. */
-export type Fitting<M extends Model, C extends JsonColumn<M>, O extends readonly Operation[]> = {
-  readonly [I in keyof O]: O[I] extends Operation<infer K, infer P, infer V>
-    ? [At<JsonDocument<M, C>, P>] extends [never]
-      ? never
-      : V extends OperandAt<K, At<JsonDocument<M, C>, P>>
-        ? K extends 'rename'
-          ? At<JsonDocument<M, C>, P> extends At<JsonDocument<M, C>, Sibling<P, V>>
-            ? O[I]
-            : never
-          : O[I]
-        : never
-    : never
-}
-
-/** The path to another key of the same object. */
-type Sibling<P extends Path, K> = P extends readonly [...infer Parent extends string[], string]
-  ? readonly [...Parent, Extract<K, string>]
-  : never
 
 /** One row of one table: what every statement of ours is about. */
 export interface Identity {

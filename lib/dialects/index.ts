@@ -1,5 +1,5 @@
 import { UnsupportedDatabaseError } from '../errors/errors.js'
-import type { Condition, Operation } from '../operation.js'
+import type { Condition, Operation } from '../json/operation.js'
 import { mariadb } from './mariadb.js'
 import { mysql } from './mysql.js'
 import { postgres } from './postgres.js'

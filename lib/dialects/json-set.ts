@@ -1,5 +1,8 @@
-import { creates, destination, isInteger, neededType, pathText, stringOrNumber } from '../operation.js'
-import type { Kind, Operation, Path } from '../operation.js'
+import { isInteger, pathText, stringOrNumber } from '../json/encode.js'
+import type { Operation } from '../json/operation.js'
+import { createsMissing, neededType, renamedPath } from '../json/semantics.js'
+import { isObject } from '../json/values.js'
+import type { Kind, Path } from '../json/values.js'
 import type { Bind, Change } from './index.js'
 
 /** What MySQL, MariaDB and SQLite, whose JSON_SET functions are alike, say differently. */
@@ -116,7 +119,7 @@ export function write(
   for (const operation of isPrepared ? bySort(operations).flatMap(many) : operations) {
     const { kind, path, json } = operation
     // JSON_MERGE_PATCH makes the parents of what it merges.
-    const makesParents = creates(kind) && kind !== 'merge'
+    const makesParents = createsMissing(kind) && kind !== 'merge'
     for (let depth = 1; depth < path.length; depth++) {
       const parent = path.slice(0, depth)
       const placeholder = bound(parent)
@@ -146,7 +149,7 @@ export function write(
       `CASE WHEN ${at(path)} IS NULL THEN ${nowhere} ELSE ${placeholder} END`
     if (kind === 'rename') {
       removed.push(bound(path))
-      pairs.push(ifThere(bound(destination(operation))), words.same(at(path)))
+      pairs.push(ifThere(bound(renamedPath(operation))), words.same(at(path)))
       continue
     }
     const operand = { text: json, bound: bind(json) }
@@ -158,7 +161,7 @@ export function write(
     const value = at(path)
     const needed = neededType(kind)
     if (needed) guards.push(words.accepts[needed](value))
-    pairs.push(creates(kind) ? bound(path) : ifThere(bound(path)), words.result[kind](value, operand))
+    pairs.push(createsMissing(kind) ? bound(path) : ifThere(bound(path)), words.result[kind](value, operand))
   }
 
   // A parent before what is inside it.
@@ -188,10 +191,6 @@ function pathsOf(patch: object, parent: Path): { readonly path: Path; readonly i
     return isObject(value) ? pathsOf(value, path) : [{ path, isNull: value === null }]
   })
   return parent.length > 0 ? [{ path: parent }, ...inner] : inner
-}
-
-function isObject(value: unknown): value is object {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
 /**

@@ -1,4 +1,4 @@
-import { isInteger } from '../operation.js'
+import { isInteger } from '../json/encode.js'
 import { respelled, write } from './json-set.js'
 import type { Vocabulary } from './json-set.js'
 import type { Dialect, Form } from './index.js'

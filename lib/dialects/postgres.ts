@@ -1,5 +1,6 @@
-import { creates, neededType } from '../operation.js'
-import type { Operation } from '../operation.js'
+import { createsMissing, neededType } from '../json/semantics.js'
+import type { Operation } from '../json/operation.js'
+import { isObject } from '../json/values.js'
 import type { Bind, Column, Dialect, DriverError, Failure, Form } from './index.js'
 
 const refuseNul = (text: string): string | undefined =>
@@ -59,8 +60,9 @@ function merged(value: string, patch: object, bind: Bind): string {
   return Object.entries(patch).reduce(
     (object, [key, inner]: [string, unknown]) => {
       if (inner === null) return `(${object} - ${bind(key)}::text)`
-      const isObject = typeof inner === 'object' && !Array.isArray(inner)
-      const after = isObject ? merged(child(value, key, bind), inner, bind) : `${bind(JSON.stringify(inner))}::jsonb`
+      const after = isObject(inner)
+        ? merged(child(value, key, bind), inner, bind)
+        : `${bind(JSON.stringify(inner))}::jsonb`
       return `(${object} || jsonb_build_object(${bind(key)}::text, ${after}))`
     },
     `(${objectOrEmpty(value)})`,
@@ -103,10 +105,10 @@ function written(object: string, operations: readonly Operation[], bind: Bind): 
       const rest = isRename ? `(${after} - ${bind(key)}::text)` : after
       const name = isRename ? bind(JSON.parse(json) as string) : bind(key)
       const entry = `jsonb_build_object(${name}::text, ${isRename ? value() : results[kind](value, json, bind)})`
-      return `(${rest} || ${creates(kind) ? entry : `CASE WHEN ${value()} IS NULL THEN '{}'::jsonb ELSE ${entry} END`})`
+      return `(${rest} || ${createsMissing(kind) ? entry : `CASE WHEN ${value()} IS NULL THEN '{}'::jsonb ELSE ${entry} END`})`
     }
     const entry = (): string => `jsonb_build_object(${bind(key)}::text, ${written(value(), inner, bind)})`
-    if (inner.some((operation) => creates(operation.kind))) return `(${after} || ${entry()})`
+    if (inner.some((operation) => createsMissing(operation.kind))) return `(${after} || ${entry()})`
     return `(${after} || CASE WHEN jsonb_typeof(${value()}) = 'object' THEN ${entry()} ELSE '{}'::jsonb END)`
   }, start)
 }

@@ -1,0 +1,171 @@
+import { isDeepStrictEqual } from 'node:util'
+import type { Operation } from './operation.js'
+import { renamedPath } from './semantics.js'
+import { isObject } from './values.js'
+import type { JsonObject, JsonValue, Kind, Path } from './values.js'
+
+/** Two paths of `operations` of which one equals or contains the other, so that the order of the operations would matter. */
+export function overlap(operations: readonly Operation[]): readonly [Path, Path] | undefined {
+  const paths = operations.flatMap(pathsOf)
+  for (const [index, one] of paths.entries()) {
+    for (const other of paths.slice(index + 1)) {
+      const shared = Math.min(one.length, other.length)
+      if (isDeepStrictEqual(one.slice(0, shared), other.slice(0, shared))) return [one, other]
+    }
+  }
+  return undefined
+}
+
+/**
+ * One operation with the effect of `one` followed by `other`, of the same path; `undefined` if there is none. All three
+ * have the same mismatch with any document.
+ */
+export function fold(one: Operation, other: Operation): Operation | undefined {
+  if (one.kind !== other.kind) return undefined
+  const json = foldedOperand(one.kind, one.json, other.json)
+  return json === undefined ? undefined : Object.freeze({ ...one, json })
+}
+
+function foldedOperand(kind: Kind, one: string, other: string): string | undefined {
+  if (kind === 'set' || kind === 'remove') return other
+  if (kind === 'setIfAbsent') return one
+  if (kind === 'append') return `${one.slice(0, -1)},${other.slice(1)}`
+  // JavaScript would round these numbers.
+  if (/\d{16}/.test(`${one} ${other}`)) return undefined
+  const [before, after] = [JSON.parse(one), JSON.parse(other)] as [JsonValue, JsonValue]
+  if (kind === 'merge') {
+    const patch = foldedPatch(before as JsonObject, after as JsonObject)
+    return patch && JSON.stringify(patch)
+  }
+  if (kind === 'increment') {
+    const sum = (before as number) + (after as number)
+    // The sum of fractions depends on their order.
+    return [before, after, sum].every(Number.isSafeInteger) ? String(sum) : undefined
+  }
+  if (kind === 'min' || kind === 'max') return String(Math[kind](before as number, after as number))
+  return undefined
+}
+
+/** The patch with the effect of `one` followed by `other`; `undefined` if `other` merges into a value that `one` removes or sets. */
+function foldedPatch(one: JsonObject, other: JsonObject): JsonObject | undefined {
+  const folded = new Map(Object.entries(one))
+  for (const [key, value] of Object.entries(other)) {
+    const before = folded.get(key)
+    if (before === undefined || !isObject(value)) folded.set(key, value)
+    else {
+      const inner = isObject(before) && foldedPatch(before, value)
+      if (!inner) return undefined
+      folded.set(key, inner)
+    }
+  }
+  return Object.fromEntries(folded)
+}
+
+/** A node of the tree of all paths of a batch. */
+interface PathNode {
+  operation?: Operation
+  readonly inner: Map<string, PathNode>
+}
+
+/**
+ * Bounds the text and the work of one statement. The limits of the databases are higher: 1000 arguments of a function in
+ * SQLite, 400 nested calls in MariaDB.
+ */
+const maxKeys = 256
+
+/** Operations of several calls for one statement: no two paths overlap, and operations at the same path are folded into one. */
+export class Batch {
+  readonly #root: PathNode = { inner: new Map() }
+  readonly #operations = new Set<Operation>()
+  readonly #maxBytes: number
+  #keys = 0
+  #bytes = 0
+
+  /** @param first the operations of the first call, which are sent even if they exceed the limits of a batch */
+  constructor(first: readonly Operation[], maxBytes: number) {
+    this.#maxBytes = maxBytes
+    this.#put(first, first)
+  }
+
+  get operations(): Operation[] {
+    return [...this.#operations]
+  }
+
+  /** Adds all operations of a call, or none if there is no room or they conflict with the operations of the batch. */
+  add(operations: readonly Operation[]): boolean {
+    const folded = operations.map((each) => this.#folded(each))
+    const isRoom =
+      this.#keys + this.#keysOf(operations) <= maxKeys && this.#bytes + bytesOf(operations) <= this.#maxBytes
+    if (!isRoom || !folded.every((each) => each !== undefined)) return false
+    this.#put(operations, folded)
+    return true
+  }
+
+  #put(operations: readonly Operation[], folded: readonly Operation[]): void {
+    this.#keys += this.#keysOf(operations)
+    this.#bytes += bytesOf(operations)
+    for (const each of folded) {
+      for (const path of pathsOf(each)) {
+        const node = this.#make(path)
+        if (node.operation) this.#operations.delete(node.operation)
+        node.operation = each
+      }
+      this.#operations.add(each)
+    }
+  }
+
+  /** The number of keys that the operations add, at most. */
+  #keysOf(operations: readonly Operation[]): number {
+    const ofPaths = operations.flatMap(pathsOf).map((path) => path.length - this.#known(path))
+    // Each key of a patch has a colon; colons in strings are counted too.
+    const ofPatches = operations.map(({ kind, json }) => (kind === 'merge' ? json.split(':').length - 1 : 0))
+    return [...ofPaths, ...ofPatches].reduce((sum, each) => sum + each, 0)
+  }
+
+  /** How many keys of the path are in the tree. */
+  #known(path: Path): number {
+    let node: PathNode | undefined = this.#root
+    let known = 0
+    while (known < path.length && (node = node.inner.get(path[known]!))) known++
+    return known
+  }
+
+  /** `operation`, folded with the one at the same path; `undefined` if it overlaps another one. */
+  #folded(operation: Operation): Operation | undefined {
+    const found = pathsOf(operation).map((path) => this.#find(path))
+    if (found.every((node) => node === undefined)) return operation
+    const [node] = found as [PathNode | undefined]
+    const isSame = found.length === 1 && node?.operation?.path.length === operation.path.length
+    return isSame ? fold(node.operation!, operation) : undefined
+  }
+
+  /** The node of the operation at `path` or around it, or the node that leads to operations inside; `undefined` if there is none. */
+  #find(path: Path): PathNode | undefined {
+    let node: PathNode | undefined = this.#root
+    for (const key of path) {
+      if (node?.operation) return node
+      node = node?.inner.get(key)
+    }
+    return node?.operation || node?.inner.size ? node : undefined
+  }
+
+  #make(path: Path): PathNode {
+    let node = this.#root
+    for (const key of path) {
+      const inner: PathNode = node.inner.get(key) ?? { inner: new Map<string, PathNode>() }
+      node.inner.set(key, inner)
+      node = inner
+    }
+    return node
+  }
+}
+
+/** The size of the operations in UTF-8, at most. */
+function bytesOf(operations: readonly Operation[]): number {
+  return operations.reduce((sum, { path, json }) => sum + 3 * (json.length + path.join().length), 0)
+}
+
+/** The paths that an operation changes. */
+function pathsOf(operation: Operation): Path[] {
+  return operation.kind === 'rename' ? [operation.path, renamedPath(operation)] : [operation.path]
+}

@@ -1,0 +1,87 @@
+import { randomUUID } from 'node:crypto'
+import { types } from 'node:util'
+import { UnsupportedValueError } from '../errors/errors.js'
+import { usage } from '../errors/usage.js'
+import type { JsonValue, Path } from './values.js'
+
+/** The strings and numbers of a JSON text. */
+export const stringOrNumber: RegExp = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g
+
+/** Whether a JSON text is an integer, of any length. */
+export function isInteger(json: string): boolean {
+  return /^-?\d+$/.test(json)
+}
+
+/** A path in the grammar of MySQL, MariaDB and SQLite, for a bind: `$."steps"."a.b"`. */
+export function pathText(path: Path): string {
+  return '$' + path.map((key) => '.' + JSON.stringify(key)).join('')
+}
+
+/** The value of a JSON text; `undefined` if the text is not JSON. */
+export function parseJson(text: string): JsonValue | undefined {
+  try {
+    return JSON.parse(text) as JsonValue
+  } catch {
+    return undefined
+  }
+}
+
+/**
+ * The JSON text of a value.
+ *
+ * @throws {UsageError} the value, or a part of it, is not a JSON value
+ * @throws {UnsupportedValueError} JSON.stringify would silently change a part of the value
+ */
+export function jsonText(method: string, value: unknown): string {
+  const place = (key: string): string => (key === '' ? 'the value' : `the value at "${key}"`)
+  const refuse = (key: string, what: string, remedy: string): never => {
+    throw new UnsupportedValueError(method, `${place(key)} is ${what}`, remedy)
+  }
+  // JSON.stringify cannot write a bigint, so a unique string stands for it and is replaced in the text.
+  let mark: string | undefined
+  const check = function (this: unknown, key: string, each: unknown): unknown {
+    const original = (this as Record<string, unknown>)[key]
+    if (typeof each === 'function' || typeof each === 'symbol')
+      throw usage.value(method, place(key), `a ${typeof each}`)
+    if (each === undefined && Array.isArray(this)) throw usage.value(method, place(key), 'undefined')
+    if (typeof each === 'number' && !Number.isFinite(each)) refuse(key, String(each), 'Store null, or a string.')
+    // Checked before toJSON, since an application may have defined BigInt.prototype.toJSON.
+    if (typeof original === 'bigint') return `${(mark ??= randomUUID())}${original}`
+    if (types.isDate(original) && each === null) refuse(key, 'an invalid Date', 'Store null.')
+    if (types.isPromise(original)) refuse(key, 'a promise', 'Write await before it.')
+    if (isLossyInJson(original)) {
+      const name = (original as object).constructor.name
+      refuse(
+        key,
+        `of class ${name}, of which JSON would keep nothing or something else`,
+        'Convert it: Object.fromEntries(map), [...set], String(error), buffer.toString("base64").',
+      )
+    }
+    return each
+  }
+  if (typeof value === 'string' || Number.isFinite(value)) return JSON.stringify(value)
+  let text: string | undefined
+  try {
+    text = JSON.stringify(value, check)
+  } catch (error) {
+    if (error instanceof TypeError && /circular/i.test(error.message)) throw usage.circular(method)
+    throw error
+  }
+  if (text === undefined) throw usage.value(method, 'the value', 'undefined')
+  return mark === undefined ? text : text.replace(new RegExp(`"${mark}(-?\\d+)"`, 'g'), '$1')
+}
+
+/** Whether JSON.stringify keeps nothing of a value, or turns it into another type. */
+function isLossyInJson(value: unknown): boolean {
+  return [
+    types.isMap,
+    types.isSet,
+    types.isWeakMap,
+    types.isWeakSet,
+    types.isNativeError,
+    types.isRegExp,
+    types.isAnyArrayBuffer,
+    types.isArrayBufferView,
+    types.isBoxedPrimitive,
+  ].some((is) => is(value))
+}

@@ -1,0 +1,148 @@
+import { usage } from '../errors/usage.js'
+import { jsonText } from './encode.js'
+import { isObject } from './values.js'
+import type { Kind, Path, PathInput, PathOf } from './values.js'
+
+/**
+ * A change at one path of a JSON document, as frozen data. Each dialect translates it to SQL; `apply` of semantics.ts
+ * defines the result of that SQL.
+ */
+export interface Operation<K extends Kind = Kind, P extends Path = Path, V = unknown> {
+  readonly kind: K
+  readonly path: P
+  /** The operand's JSON text, for `append` an array. It is encoded when the operation is made, so later changes of the value have no effect. */
+  readonly json: string
+  /** The operand's type, for the compiler only. */
+  readonly operand?: V
+}
+
+/** Makes an operation; errors name `method`. In those of the constructors below it is their own name. */
+export function operation<K extends Kind, const P extends PathInput, V>(
+  method: string,
+  kind: K,
+  path: P,
+  value: V,
+): Operation<K, PathOf<P>, V> {
+  if (kind === 'merge' && !isObject(value)) throw usage.patch(method, value)
+  const keys = kind === 'merge' && path.length === 0 && typeof path !== 'string' ? root : keysOf(method, path)
+  return Object.freeze({ kind, path: keys as never, json: jsonText(method, value) })
+}
+
+const root: Path = Object.freeze([])
+
+function keysOf(method: string, path: PathInput): Path {
+  const keys: readonly string[] = typeof path === 'string' ? [path] : path
+  if (!Array.isArray(keys) || !keys.every((key) => typeof key === 'string')) throw usage.path(method, path)
+  if (keys.length === 0) throw usage.emptyPath(method)
+  return Object.freeze([...keys])
+}
+
+/** Replaces the value at `path`; parents that are missing become objects. MongoDB's `$set`. */
+export function set<const P extends PathInput, const V>(path: P, value: V): Operation<'set', PathOf<P>, V> {
+  return operation('set', 'set', path, value)
+}
+
+/** Sets the value at `path` if nothing is there; JSON null is something. */
+export function setIfAbsent<const P extends PathInput, const V>(
+  path: P,
+  value: V,
+): Operation<'setIfAbsent', PathOf<P>, V> {
+  return operation('setIfAbsent', 'setIfAbsent', path, value)
+}
+
+/** Removes the key at `path`; one that is not there is no error. MongoDB's `$unset`. */
+export function remove<const P extends PathInput>(path: P): Operation<'remove', PathOf<P>, null> {
+  return operation('remove', 'remove', path, null)
+}
+
+/**
+ * Moves the value at `path` to another `key` of the same object, over what is there; one that is not there is no error.
+ * MongoDB's `$rename`.
+ */
+export function rename<const P extends PathInput, const K extends string>(
+  path: P,
+  key: K,
+): Operation<'rename', PathOf<P>, K> {
+  if (typeof key !== 'string') throw usage.key('rename', key)
+  const renamed = operation('rename', 'rename', path, key)
+  if (renamed.path.at(-1) === key) throw usage.sameKey('rename', key)
+  return renamed
+}
+
+/** Adds `by`, which may be negative or a fraction, to the number at `path`; a missing one starts at 0. MongoDB's `$inc`. */
+export function increment<const P extends PathInput>(
+  path: P,
+  by: number | bigint = 1,
+): Operation<'increment', PathOf<P>, number> {
+  if (typeof by !== 'number' && typeof by !== 'bigint') throw usage.amount('increment', by)
+  return operation<'increment', P, number>('increment', 'increment', path, by as number)
+}
+
+/** Lowers the number at `path` to `value` if it is higher; a missing one becomes it. MongoDB's `$min`. */
+export function min<const P extends PathInput>(path: P, value: number): Operation<'min', PathOf<P>, number> {
+  if (typeof value !== 'number') throw usage.amount('min', value)
+  return operation('min', 'min', path, value)
+}
+
+/** Raises the number at `path` to `value` if it is lower; a missing one becomes it. MongoDB's `$max`. */
+export function max<const P extends PathInput>(path: P, value: number): Operation<'max', PathOf<P>, number> {
+  if (typeof value !== 'number') throw usage.amount('max', value)
+  return operation('max', 'max', path, value)
+}
+
+/** Adds `items` to the end of the array at `path`; a missing one starts empty. MongoDB's `$push` with `$each`. */
+export function append<const P extends PathInput, const V extends readonly [unknown, ...unknown[]]>(
+  path: P,
+  ...items: V
+): Operation<'append', PathOf<P>, V[number]> {
+  if (items.length < 1 || items.includes(undefined)) throw usage.value('append', 'the value', 'undefined')
+  return operation<'append', P, V[number]>('append', 'append', path, items)
+}
+
+/** Adds `item` to the beginning of the array at `path`; a missing one starts empty. MongoDB's `$push` with `$position: 0`. */
+export function prepend<const P extends PathInput, const V>(path: P, item: V): Operation<'prepend', PathOf<P>, V> {
+  return operation('prepend', 'prepend', path, item)
+}
+
+/** Appends `item` to the array at `path` if no equal one is in it; the order of keys does not matter. MongoDB's `$addToSet`. */
+export function addToSet<const P extends PathInput, const V>(path: P, item: V): Operation<'addToSet', PathOf<P>, V> {
+  return operation('addToSet', 'addToSet', path, item)
+}
+
+/** Removes every item that equals `item` from the array at `path`; the order of keys does not matter. MongoDB's `$pull`. */
+export function pull<const P extends PathInput, const V>(path: P, item: V): Operation<'pull', PathOf<P>, V> {
+  return operation('pull', 'pull', path, item)
+}
+
+/** Merges `patch` into the value at `path`, objects key by key, where null removes: RFC 7396 JSON Merge Patch. */
+export function merge<const P extends PathInput, const V>(path: P, patch: V): Operation<'merge', PathOf<P>, V> {
+  return operation('merge', 'merge', path, patch)
+}
+
+/** What must be true of the stored document for a write to happen; made by {@link equals}, {@link exists}, {@link absent}. */
+export interface Condition {
+  readonly kind: 'equals' | 'exists' | 'absent'
+  readonly path: Path
+  /** The expected value's JSON text. */
+  readonly json: string
+}
+
+/** Makes a condition; errors name `method`. */
+export function condition(method: string, kind: Condition['kind'], path: PathInput, value: unknown): Condition {
+  return Object.freeze({ kind, path: keysOf(method, path), json: jsonText(method, value) })
+}
+
+/** The value at `path` equals `value`: deeply, whatever the order of keys, and 1 is 1.0. What is not there equals nothing. */
+export function equals(path: PathInput, value: unknown): Condition {
+  return condition('equals', 'equals', path, value)
+}
+
+/** Something is at `path`; JSON null is something. */
+export function exists(path: PathInput): Condition {
+  return condition('exists', 'exists', path, null)
+}
+
+/** Nothing is at `path`. */
+export function absent(path: PathInput): Condition {
+  return condition('absent', 'absent', path, null)
+}

@@ -1,0 +1,134 @@
+import { isDeepStrictEqual } from 'node:util'
+import type { Condition, Operation } from './operation.js'
+import { isObject, jsonType } from './values.js'
+import type { JsonObject, JsonValue, Kind, Path } from './values.js'
+
+/** Whether a document meets a condition. The SQL of every dialect must give the same answer. */
+export function meets({ kind, path, json }: Condition, document: unknown): boolean {
+  const value = valueAt(document, path)
+  if (kind !== 'equals') return (value === undefined) === (kind === 'absent')
+  // Some databases store -0; JSON text has only 0.
+  return value !== undefined && isDeepStrictEqual(JSON.parse(JSON.stringify(value)), JSON.parse(json))
+}
+
+/** The value at a path of a document; `undefined` if there is none. */
+export function valueAt(document: unknown, path: Path): unknown {
+  let value = document
+  for (const key of path) {
+    if (!isObject(value) || !Object.hasOwn(value, key)) return undefined
+    value = value[key]
+  }
+  return value
+}
+
+/** A stored value of another type than an operation needs. */
+export interface Mismatch {
+  readonly path: Path
+  readonly needed: 'an object' | 'a number' | 'an array'
+  /** JSON's name of the stored type. */
+  readonly found: string
+}
+
+const needs: Partial<Record<Kind, readonly [type: 'number' | 'array', needed: Mismatch['needed']]>> = {
+  increment: ['number', 'a number'],
+  min: ['number', 'a number'],
+  max: ['number', 'a number'],
+  append: ['array', 'an array'],
+  prepend: ['array', 'an array'],
+  addToSet: ['array', 'an array'],
+  pull: ['array', 'an array'],
+}
+
+/** Whether operations of a kind create a missing value and its missing parents; the other kinds change nothing then. */
+export function createsMissing(kind: Kind): boolean {
+  return kind !== 'remove' && kind !== 'rename' && kind !== 'pull'
+}
+
+/** The path of a value after its rename. */
+export function renamedPath({ path, json }: Operation): Path {
+  return [...path.slice(0, -1), JSON.parse(json) as string]
+}
+
+/** The type that an existing value must have for operations of a kind; `undefined` if any type will do. */
+export function neededType(kind: Kind): 'number' | 'array' | undefined {
+  return needs[kind]?.[0]
+}
+
+/** Why `operation` cannot change `document`: a parent is an array or a scalar, or the value has the wrong type. */
+export function findMismatch({ kind, path }: Operation, document: unknown): Mismatch | undefined {
+  for (let depth = 0; depth === 0 || depth < path.length; depth++) {
+    const parent = path.slice(0, depth)
+    const found = jsonType(valueAt(document, parent))
+    if (found !== 'object' && found !== 'null') return { path: parent, needed: 'an object', found }
+  }
+  const need = needs[kind]
+  const value = valueAt(document, path)
+  if (!need || value === undefined || jsonType(value) === need[0]) return undefined
+  return { path, needed: need[1], found: jsonType(value) }
+}
+
+/**
+ * The document after `operation`. The SQL of every dialect must have the same result. NULL and JSON null, as document or
+ * as parent, count as an empty object. Does not modify its argument. Call {@link findMismatch} first.
+ */
+export function apply(operation: Operation, document: unknown): JsonValue {
+  const { kind, path, json } = operation
+  const operand = JSON.parse(json) as JsonValue
+  const value = valueAt(document, path) as JsonValue | undefined
+  if (value === undefined && !createsMissing(kind)) return (document ?? {}) as JsonValue
+  const items = (value ?? []) as readonly JsonValue[]
+  switch (kind) {
+    case 'set':
+      return setAt(document, path, operand)
+    case 'setIfAbsent':
+      return setAt(document, path, value === undefined ? operand : value)
+    case 'remove':
+      return setAt(document, path, undefined)
+    case 'rename':
+      return setAt(setAt(document, path, undefined), renamedPath(operation), value)
+    case 'increment':
+      return setAt(document, path, ((value ?? 0) as number) + (operand as number))
+    case 'min':
+    case 'max':
+      return setAt(document, path, Math[kind]((value ?? operand) as number, operand as number))
+    case 'prepend':
+      return setAt(document, path, [operand, ...items])
+    case 'append':
+      return setAt(document, path, [...items, ...(operand as readonly JsonValue[])])
+    case 'addToSet':
+      return setAt(document, path, items.some((item) => isDeepStrictEqual(item, operand)) ? items : [...items, operand])
+    case 'pull':
+      return setAt(
+        document,
+        path,
+        items.filter((item) => !isDeepStrictEqual(item, operand)),
+      )
+    case 'merge':
+      return setAt(document, path, mergePatch(value, operand))
+  }
+}
+
+function setAt(document: unknown, path: Path, value: JsonValue | undefined): JsonValue {
+  const [key, ...rest] = path
+  if (key === undefined) return value ?? null
+  const object = (document ?? {}) as JsonObject
+  if (rest.length > 0) value = setAt(Object.hasOwn(object, key) ? object[key] : undefined, rest, value)
+  if (value !== undefined) return { ...object, [key]: value }
+  return Object.fromEntries(Object.entries(object).filter(([name]) => name !== key))
+}
+
+/** RFC 7396, section 2. */
+function mergePatch(target: JsonValue | undefined, patch: JsonValue): JsonValue {
+  if (!isObject(patch)) return patch
+  const merged = new Map(isObject(target) ? Object.entries(target) : [])
+  for (const [key, value] of Object.entries(patch)) {
+    if (value === null) merged.delete(key)
+    else merged.set(key, mergePatch(merged.get(key), value))
+  }
+  return Object.fromEntries(merged)
+}
+
+/** The document after all of `operations`; an operation that does not match the document is skipped. */
+export function applyAll(operations: readonly Operation[], document: unknown): unknown {
+  return operations.reduce((before, each) => (findMismatch(each, before) ? before : apply(each, before)), document)
+}

@@ -1,0 +1,41 @@
+/** Any value that JSON can hold. */
+export type JsonValue = string | number | boolean | null | readonly JsonValue[] | JsonObject
+
+/** An object of a JSON document. */
+export interface JsonObject {
+  readonly [key: string]: JsonValue
+}
+
+/** Object keys from the root of a document, each literal: `['steps', 'a.b']` are two. Array elements have no path. */
+export type Path = readonly string[]
+
+/** A path as an argument; a bare string is one literal key, never a dotted path. */
+export type PathInput = string | Path
+
+/** The {@link Path} that a {@link PathInput} means. */
+export type PathOf<P extends PathInput> = P extends string ? readonly [P] : P
+
+/** The kinds of operations; each has a constructor of the same name. */
+export type Kind =
+  | 'set'
+  | 'setIfAbsent'
+  | 'remove'
+  | 'rename'
+  | 'increment'
+  | 'min'
+  | 'max'
+  | 'append'
+  | 'prepend'
+  | 'addToSet'
+  | 'pull'
+  | 'merge'
+
+/** JSON's name of a type, `'object'`, `'array'`, `'null'`, `'string'` …; SQL NULL and a missing value count as `'null'`. */
+export function jsonType(value: unknown): string {
+  return value === null || value === undefined ? 'null' : Array.isArray(value) ? 'array' : typeof value
+}
+
+/** Whether a value is a JSON object: not an array, not null. */
+export function isObject(value: unknown): value is JsonObject {
+  return jsonType(value) === 'object'
+}
