@@ -22,7 +22,7 @@ import type { Unmatched } from './document.js'
 import { ConditionNotMetError, JsonShapeError, UnsupportedValueError } from './errors/errors.js'
 import { usage } from './errors/usage.js'
 import { adopt, adoptWrite, heldTransaction, rowText, refuseUnsavedChanges, snapshot, values } from './instance.js'
-import { condition, operation } from './json/operation.js'
+import { condition, isCondition, isOperation, operation } from './json/operation.js'
 import { overlap } from './json/combine.js'
 import type { Condition, Operation } from './json/operation.js'
 import type { JsonValue, PathInput } from './json/values.js'
@@ -197,7 +197,8 @@ export async function updateJson(
 ): Promise<unknown> {
   const method = 'updateJson'
   const request = identifyWrite(method, target, column)
-  if (!isMadeHere(operations) || operations.length === 0) throw usage.operations(method, operations)
+  if (!Array.isArray(operations) || !operations.every(isOperation) || operations.length === 0)
+    throw usage.operations(method, operations)
   const overlapping = overlap(operations)
   if (overlapping) throw usage.overlap(method, ...overlapping)
   return write({ ...request, operations }, options)
@@ -281,11 +282,6 @@ export async function compareAndSetJson<M extends Model, C extends JsonColumn<M>
   }
 }
 
-/** An array of operations or conditions, as this library makes them. */
-function isMadeHere(value: unknown): boolean {
-  return Array.isArray(value) && value.every((each) => typeof (each as Partial<Operation> | null)?.json === 'string')
-}
-
 function identifyWrite(
   method: string,
   target: Target<Model>,
@@ -315,7 +311,7 @@ function write(asked: Omit<JsonWrite, 'conditions'>, options: JsonWriteOptions):
   const checked = checkOptions(method, options, optionNames)
   const { returning, logging, if: conditions = [] } = checked
   const policy = checked.retry === undefined ? undefined : checkRetryOptions(method, checked.retry)
-  if (!isMadeHere(conditions)) throw usage.conditions(method, conditions)
+  if (!Array.isArray(conditions) || !conditions.every(isCondition)) throw usage.conditions(method, conditions)
   if (!['undefined', 'boolean'].includes(typeof checked.coalesce)) throw usage.coalesce(method, checked.coalesce)
   const request: JsonWrite = { ...asked, conditions }
   const sequelize = sequelizeOf(model)

@@ -46,9 +46,9 @@ const texts = {
   patch: (method: string, value: unknown): string =>
     `${method}: expected the patch to be an object, got ${describeValue(value)}. Write set(path, value) to replace a value.`,
   operations: (method: string, value: unknown): string =>
-    `${method}: expected an array of at least one operation, got ${describeValue(value)}. Write ${method}(column, [set('step_a', 'done'), increment('attempts')]).`,
+    `${method}: expected an array of at least one operation, got ${describeValue(value)}. Write ${method}(column, [set('step_a', 'done'), increment('attempts')]); an object that such a function did not make, for example of a request's body, is not an operation.`,
   conditions: (method: string, value: unknown): string =>
-    `${method}: expected options.if to be an array of conditions, got ${describeValue(value)}. Write { if: [equals('state', 'new'), absent('owner')] }.`,
+    `${method}: expected options.if to be an array of conditions, got ${describeValue(value)}. Write { if: [equals('state', 'new'), absent('owner')] }; an object that such a function did not make is not a condition.`,
   overlap: (method: string, one: readonly string[], other: readonly string[]): string =>
     `${method}: the paths ${JSON.stringify(one)} and ${JSON.stringify(other)} overlap, so their order would matter. Write them as one operation, or as two calls.`,
   value: (method: string, place: string, what: string): string =>

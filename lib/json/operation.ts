@@ -25,7 +25,32 @@ export function operation<K extends Kind, const P extends PathInput, V>(
 ): Operation<K, PathOf<P>, V> {
   if (kind === 'merge' && !isObject(value)) throw usage.patch(method, value)
   const keys = kind === 'merge' && path.length === 0 && typeof path !== 'string' ? root : keysOf(method, path)
-  return Object.freeze({ kind, path: keys as never, json: jsonText(method, value) })
+  return new MadeOperation(kind, keys as PathOf<P>, jsonText(method, value))
+}
+
+/** The class of every operation: JSON text, such as a request's body, cannot carry its private member. */
+class MadeOperation<K extends Kind, P extends Path, V> implements Operation<K, P, V> {
+  readonly #made = true
+  readonly kind: K
+  readonly path: P
+  readonly json: string
+  declare readonly operand?: V
+
+  constructor(kind: K, path: P, json: string) {
+    this.kind = kind
+    this.path = path
+    this.json = json
+    Object.freeze(this)
+  }
+
+  static isOperation(value: unknown): value is Operation {
+    return typeof value === 'object' && value !== null && #made in value
+  }
+}
+
+/** Whether a value is an operation that its constructor made; copies and parsed JSON are not. */
+export function isOperation(value: unknown): value is Operation {
+  return MadeOperation.isOperation(value)
 }
 
 const root: Path = Object.freeze([])
@@ -129,7 +154,31 @@ export interface Condition {
 
 /** Makes a condition; errors name `method`. */
 export function condition(method: string, kind: Condition['kind'], path: PathInput, value: unknown): Condition {
-  return Object.freeze({ kind, path: keysOf(method, path), json: jsonText(method, value) })
+  return new MadeCondition(kind, keysOf(method, path), jsonText(method, value))
+}
+
+/** The class of every condition, as {@link MadeOperation} is of every operation. */
+class MadeCondition implements Condition {
+  readonly #made = true
+  readonly kind: Condition['kind']
+  readonly path: Path
+  readonly json: string
+
+  constructor(kind: Condition['kind'], path: Path, json: string) {
+    this.kind = kind
+    this.path = path
+    this.json = json
+    Object.freeze(this)
+  }
+
+  static isCondition(value: unknown): value is Condition {
+    return typeof value === 'object' && value !== null && #made in value
+  }
+}
+
+/** Whether a value is a condition that its constructor made; copies and parsed JSON are not. */
+export function isCondition(value: unknown): value is Condition {
+  return MadeCondition.isCondition(value)
 }
 
 /** The value at `path` equals `value`: deeply, whatever the order of keys, and 1 is 1.0. What is not there equals nothing. */
