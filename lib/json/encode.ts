@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { types } from 'node:util'
+import { Model, Utils } from 'sequelize'
 import { UnsupportedValueError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import type { JsonValue, Path } from './values.js'
@@ -49,6 +50,16 @@ export function jsonText(method: string, value: unknown): string {
     if (typeof original === 'bigint') return `${(mark ??= randomUUID())}${original}`
     if (types.isDate(original) && each === null) refuse(key, 'an invalid Date', 'Store null.')
     if (types.isPromise(original)) refuse(key, 'a promise', 'Write await before it.')
+    if (original instanceof Utils.SequelizeMethod) {
+      refuse(key, 'an expression of SQL', 'Compute the value in JavaScript, or send the UPDATE with sequelize.query().')
+    }
+    if (original instanceof Model) {
+      const instance = `an instance of the model ${original.constructor.name}`
+      refuse(key, instance, 'Store its primary key, or its values: row.get({ plain: true }).')
+    }
+    if (hasSymbolKeys(each)) {
+      refuse(key, 'an object with symbol keys, which JSON has not', 'Use strings as keys, or leave these keys out.')
+    }
     if (isLossyInJson(original)) {
       const name = (original as object).constructor.name
       refuse(
@@ -69,6 +80,15 @@ export function jsonText(method: string, value: unknown): string {
   }
   if (text === undefined) throw usage.value(method, 'the value', 'undefined')
   return mark === undefined ? text : text.replace(new RegExp(`"${mark}(-?\\d+)"`, 'g'), '$1')
+}
+
+/** Whether an object has data under symbols, such as the operators of a Sequelize query. */
+function hasSymbolKeys(value: unknown): boolean {
+  return (
+    typeof value === 'object' &&
+    value !== null &&
+    Object.getOwnPropertySymbols(value).some((key) => Object.prototype.propertyIsEnumerable.call(value, key))
+  )
 }
 
 /** Whether JSON.stringify keeps nothing of a value, or turns it into another type. */

@@ -1,6 +1,6 @@
 import { runInNewContext } from 'node:vm'
 import { expect } from 'chai'
-import { DatabaseError, DataTypes } from 'sequelize'
+import { DatabaseError, DataTypes, literal } from 'sequelize'
 import type { Model, ModelStatic, Sequelize } from 'sequelize'
 import { useFakeTimers } from 'sinon'
 import {
@@ -220,6 +220,16 @@ eachDatabase('mergeJsonKey', (database) => {
         (run) => run.mergeJsonKey('progress', 'k', new Uint8Array(1)),
         UnsupportedValueError,
         /of class Uint8Array/,
+      ],
+      'a literal of SQL': [
+        (run) => run.mergeJsonKey('progress', 'k', literal('1 + 1')),
+        UnsupportedValueError,
+        /an expression of SQL.*Compute the value/,
+      ],
+      'a model instance': [
+        (run) => run.mergeJsonKey('progress', 'k', { run }),
+        UnsupportedValueError,
+        /"run" is an instance of the model WorkflowRun.*row.get\(\{ plain: true \}\)/,
       ],
       'an invalid Date': [
         (run) => run.mergeJsonKey('progress', 'k', new Date(NaN)),
