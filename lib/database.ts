@@ -1,7 +1,7 @@
 import { BaseError, ConnectionError, QueryTypes } from 'sequelize'
 import type { Logging, Model, ModelStatic, Sequelize, Transaction } from 'sequelize'
-import { connectorOf, probeText } from './dialects/index.js'
-import type { Dialect, DriverError, Failure } from './dialects/index.js'
+import { connectorOf, probeText } from './dialects/connector.js'
+import type { Dialect, DriverError, Failure } from './dialects/dialect.js'
 
 /** What Sequelize 6 keeps about a model and does not put in its types. */
 interface ModelInternals {

@@ -1,9 +1,9 @@
 import { isDeepStrictEqual } from 'node:util'
 import { failureOf, sendForHeader, sendForRows, sequelizeOf, Statement, versionAttribute } from './database.js'
 import type { Sending } from './database.js'
-import type { Change, Column, Dialect, Form } from './dialects/index.js'
+import type { Change, Column, Dialect, UpdateVariant } from './dialects/dialect.js'
 import { ConflictError, JsonShapeError, RowNotFoundError, UnknownOutcomeError } from './errors/errors.js'
-import { refuseRounded } from './limits.js'
+import { refuseRounded } from './dialects/limits.js'
 import { parseJson } from './json/encode.js'
 import { applyAll, findMismatch, meets } from './json/semantics.js'
 import type { Condition } from './json/operation.js'
@@ -37,7 +37,7 @@ export type Unmatched = typeof unmatched | typeof unchanged
 /** How a write is sent, and what is made of its answers. */
 interface Answers<R> {
   /** Sends it with a form for each document. */
-  readonly send: (forms: readonly Form[]) => Promise<R | Unmatched>
+  readonly send: (forms: readonly UpdateVariant[]) => Promise<R | Unmatched>
   readonly refusal: (document: DocumentChange, inTheWay: Mismatch | Condition) => Error
 }
 
@@ -93,7 +93,7 @@ export async function untilMatched<R>(
       }
       before = now
       for (const [index, each] of documents.entries()) {
-        await respell(identity, each, dialect, sending, stored[index]!.text)
+        await normalizeStoredText(identity, each, dialect, sending, stored[index]!.text)
       }
     }
   } catch (error) {
@@ -111,11 +111,11 @@ export async function untilMatched<R>(
 }
 
 /** Every way to choose a form for each of the documents; one that is replaced as a whole needs none. */
-function eachForm(documents: readonly DocumentChange[], dialect: Dialect): Form[][] {
-  const formsOf = ({ operations }: DocumentChange): readonly Form[] =>
-    operations.length > 0 ? dialect.forms : dialect.forms.slice(0, 1)
+function eachForm(documents: readonly DocumentChange[], dialect: Dialect): UpdateVariant[][] {
+  const formsOf = ({ operations }: DocumentChange): readonly UpdateVariant[] =>
+    operations.length > 0 ? dialect.variants : dialect.variants.slice(0, 1)
   const [first, ...others] = documents
-  return others.reduce<Form[][]>(
+  return others.reduce<UpdateVariant[][]>(
     (chosen, each) => chosen.flatMap((before) => formsOf(each).map((form) => [...before, form])),
     formsOf(first!).map((form) => [form]),
   )
@@ -153,17 +153,17 @@ export async function readDocument(
 }
 
 /** Writes the same document in the spelling that this database reads, if nobody has changed it meanwhile. */
-async function respell(
+async function normalizeStoredText(
   { model, primaryKey }: Identity,
   { column, type }: DocumentColumn,
   dialect: Dialect,
   sending: Sending,
   text: string,
 ): Promise<void> {
-  const respelled = dialect.respell?.text(text)
-  if (!dialect.respell || respelled === undefined) return
+  const normalized = dialect.normalizeStoredText?.text(text)
+  if (!dialect.normalizeStoredText || normalized === undefined) return
   const update = new Statement(model)
   const target: Column = { sql: update.column(column), type }
-  const sql = `UPDATE ${update.table()} SET ${target.sql} = ${update.bind(respelled)} WHERE ${update.row(primaryKey)} AND ${dialect.respell.isText(target, update.bind(text))}`
+  const sql = `UPDATE ${update.table()} SET ${target.sql} = ${update.bind(normalized)} WHERE ${update.row(primaryKey)} AND ${dialect.normalizeStoredText.isText(target, update.bind(text))}`
   await sendForHeader(sequelizeOf(model), sql, update.binds, sending)
 }

@@ -4,7 +4,7 @@ import type { Logging, Sequelize, Transaction } from 'sequelize'
 import { captured, placeOf } from './caller.js'
 import { fieldOf, jsonAttributes, sequelizeOf, versionAttribute } from './database.js'
 import type { Row, RowModel } from './database.js'
-import type { Column } from './dialects/index.js'
+import type { Column } from './dialects/dialect.js'
 import { describeWrite, WholeColumnWriteError } from './errors/errors.js'
 import type { WholeColumnWrite } from './errors/errors.js'
 import {

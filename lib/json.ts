@@ -1,7 +1,6 @@
 import type { Logging, Model, Transaction, Transactionable } from 'sequelize'
 import { coalesce, untilSettled } from './coalesce.js'
 import type { Call } from './coalesce.js'
-import { compile } from './compile.js'
 import {
   dialectOf,
   failureOf,
@@ -14,8 +13,8 @@ import {
   versionAttribute,
 } from './database.js'
 import type { Sending } from './database.js'
-import { connectorOf } from './dialects/index.js'
-import type { Change, Column, Dialect, Form } from './dialects/index.js'
+import { connectorOf } from './dialects/connector.js'
+import type { Change, Column, Dialect, UpdateVariant } from './dialects/dialect.js'
 import { applyAll } from './json/semantics.js'
 import { readDocument, unchanged, unmatched, untilMatched } from './document.js'
 import type { Unmatched } from './document.js'
@@ -26,7 +25,7 @@ import { condition, isCondition, isOperation, operation } from './json/operation
 import { overlap } from './json/combine.js'
 import type { Condition, Operation } from './json/operation.js'
 import type { JsonValue, PathInput } from './json/values.js'
-import { refuseTooLarge, refuseUnsupported } from './limits.js'
+import { refuseTooLarge, refuseUnsupported } from './dialects/limits.js'
 import { policyOf } from './policy.js'
 import { checkOptions, facts, identify, jsonColumnType } from './target.js'
 import type {
@@ -405,7 +404,7 @@ async function update(
 async function sendForm(
   request: JsonWrite,
   dialect: Dialect,
-  form: Form,
+  form: UpdateVariant,
   sending: Sending,
   returning: boolean,
 ): Promise<JsonValue | undefined | Unmatched> {
@@ -415,7 +414,7 @@ async function sendForm(
   const target: Column = { sql: statement.column(column), type }
   const sequelize = sequelizeOf(model)
   const { isPrepared = connectorOf(sequelize.getDialect()).prepares === true } = request
-  const { document, guard, prefix = '' } = compile(form, { operations, conditions, isPrepared }, target, statement.bind)
+  const { document, guard, prefix = '' } = form({ operations, conditions, isPrepared }, target, statement.bind)
   const assignments = [`${target.sql} = ${document}`]
   const updatedAt = updatedAtAttribute(model)
   if (updatedAt) assignments.push(`${statement.column(updatedAt)} = ${statement.time(updatedAt, now)}`)

@@ -9,7 +9,7 @@ import {
   versionAttribute,
 } from './database.js'
 import type { Row, RowModel, Sending } from './database.js'
-import type { Dialect, Setting } from './dialects/index.js'
+import type { Dialect, Setting } from './dialects/dialect.js'
 import { LockTimeoutError, RowNotFoundError } from './errors/errors.js'
 import { usage } from './errors/usage.js'
 import {

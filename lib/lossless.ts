@@ -1,6 +1,6 @@
 import type { Model, ModelStatic, Sequelize, Transaction } from 'sequelize'
 import { sequelizeOf } from './database.js'
-import { connectorOf } from './dialects/index.js'
+import { connectorOf } from './dialects/connector.js'
 import { usage } from './errors/usage.js'
 import { guard } from './guard.js'
 import { compareAndSetJson, mergeJson, mergeJsonKey, updateJson } from './json.js'

@@ -1,7 +1,7 @@
 import { OptimisticLockError } from 'sequelize'
 import type { Logging, Model, Transactionable } from 'sequelize'
 import { dialectOf, failureOf, sequelizeOf, statementRetry, versionAttribute } from './database.js'
-import type { Dialect } from './dialects/index.js'
+import type { Dialect } from './dialects/dialect.js'
 import { RowNotFoundError, StaleRowError, UnknownOutcomeError, UnsupportedValueError } from './errors/errors.js'
 import { usage } from './errors/usage.js'
 import { adopt, heldTransaction, refuseUnsavedChanges, snapshot, trackChangesInPlace, values } from './instance.js'

@@ -4,11 +4,11 @@ import { dialectOf, sendForHeader, sequelizeOf, statementRetry, Statement } from
 import type { Row, RowModel } from './database.js'
 import { unchanged, unmatched, untilMatched } from './document.js'
 import type { DocumentChange, DocumentColumn } from './document.js'
-import type { Change, Dialect, Form } from './dialects/index.js'
+import type { Change, Dialect, UpdateVariant } from './dialects/dialect.js'
 import { StaleRowError } from './errors/errors.js'
 import { usage } from './errors/usage.js'
 import { keyOf } from './instance.js'
-import { refuseTooLarge, refuseUnsupported } from './limits.js'
+import { refuseTooLarge, refuseUnsupported } from './dialects/limits.js'
 import { difference } from './json/difference.js'
 import type { Edit } from './json/difference.js'
 import { condition } from './json/operation.js'
@@ -142,7 +142,7 @@ function without(
 /** The values of the documents' columns, by field, and the condition to write them on. */
 function updateOf(
   documents: readonly (EditedColumn & DocumentChange)[],
-  forms: readonly Form[],
+  forms: readonly UpdateVariant[],
   dialect: Dialect,
   statement: Statement,
 ): { readonly values: Record<string, unknown>; readonly guard: string } {

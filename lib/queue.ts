@@ -1,6 +1,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import type { Sequelize } from 'sequelize'
-import type { Dialect } from './dialects/index.js'
+import type { Dialect } from './dialects/dialect.js'
 import { OutsideTransactionError } from './errors/errors.js'
 
 /** What the writers of one database stand in line for: its file, or the one connection of a database in memory. */

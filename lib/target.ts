@@ -2,7 +2,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { Model } from 'sequelize'
 import type { ModelStatic, Sequelize } from 'sequelize'
 import type { Row, RowModel } from './database.js'
-import type { Column } from './dialects/index.js'
+import type { Column } from './dialects/dialect.js'
 import { usage } from './errors/usage.js'
 import type { RowFacts, UsageError } from './errors/errors.js'
 

@@ -2,7 +2,7 @@ import { AsyncLocalStorage, AsyncResource } from 'node:async_hooks'
 import { OptimisticLockError, QueryTypes, Transaction } from 'sequelize'
 import type { Logging, Sequelize } from 'sequelize'
 import { dialectOf, failureOf, statementRetry } from './database.js'
-import type { Dialect } from './dialects/index.js'
+import type { Dialect } from './dialects/dialect.js'
 import {
   ConflictError,
   LockTimeoutError,

@@ -1,21 +1,21 @@
 import { isInteger } from '../json/encode.js'
-import { respelled, write } from './json-set.js'
-import type { Vocabulary } from './json-set.js'
-import type { Dialect, Form } from './index.js'
+import { canonicalJson, write } from './json-set.js'
+import type { JsonFunctions } from './json-set.js'
+import type { Dialect, UpdateVariant } from './dialect.js'
 import { appended, classify, isAbsentOr, matched, mysql, refuseLongKey } from './mysql.js'
 
-// JSON is text here, and would be compared as text.
+// MariaDB stores JSON as text, and would compare it as text.
 const lesser = (value: string, bound: string, than: '<' | '>'): string =>
   `IF(${value} IS NULL OR CAST(${bound} AS DOUBLE) ${than} CAST(${value} AS DOUBLE), JSON_EXTRACT(${bound}, '$'), ${value})`
 
-// Of three paths or more in one call, it passes over the third one and those after it if their keys are not ASCII.
+// JSON_REMOVE with three or more paths ignores the third one and later ones if their keys are not ASCII.
 const removed = (document: string, paths: readonly string[]): string =>
   paths.reduce((before, path) => `JSON_REMOVE(${before}, ${path})`, document)
 
 /** @see https://mariadb.com/kb/en/json-functions/ */
-const words: Vocabulary = {
+const functions: JsonFunctions = {
   at: (document, path) => `JSON_EXTRACT(${document}, ${path})`,
-  // There is no CAST AS JSON.
+  // MariaDB has no CAST AS JSON.
   value: (text) => `JSON_EXTRACT(${text}, '$')`,
   same: (value) => value,
   objectOrEmpty: (parent) => `IF(JSON_TYPE(${parent}) = 'OBJECT', ${parent}, JSON_OBJECT())`,
@@ -28,13 +28,13 @@ const words: Vocabulary = {
   set: (document, pairs) => `JSON_SET(${document}, ${pairs.join(', ')})`,
   remove: removed,
   patch: (document, text) => `JSON_MERGE_PATCH(${document}, ${text})`,
-  // JSON_MERGE_PATCH passes over the second key of an object when the patch removes the first one after it.
+  // JSON_MERGE_PATCH skips the second key of an object if the patch removes the first one.
   patchesWithoutNull: true,
   result: {
     setIfAbsent: (value, { bound }) => `COALESCE(${value}, JSON_EXTRACT(${bound}, '$'))`,
     increment: (value, { text, bound }) =>
       isInteger(text)
-        ? // 1e2 is an INTEGER to JSON_TYPE, and no DECIMAL.
+        ? // JSON_TYPE of 1e2 is INTEGER, but it cannot be cast to DECIMAL.
           `JSON_EXTRACT(CASE WHEN ${value} IS NULL THEN ${bound} ` +
           `WHEN JSON_TYPE(${value}) = 'INTEGER' AND ${value} NOT LIKE '%e%' ` +
           `THEN CAST(CAST(${value} AS DECIMAL(65, 0)) + CAST(${bound} AS DECIMAL(65, 0)) AS CHAR) ` +
@@ -61,13 +61,13 @@ const words: Vocabulary = {
 }
 
 /**
- * A bad path, value or depth makes the whole column NULL when sql_mode is not strict, and functions that read compare
- * the text of keys, where those that write compare what it stands for ("\u00e9" is "é" only to them): so operands, paths
- * and the new document are proved in the guard.
+ * The guard proves operands, paths and the new document: if sql_mode is not strict, an invalid path, value or depth would
+ * set the column to NULL; and reading functions compare keys by their text, writing functions by their meaning (only for
+ * the latter "\u00e9" is "é").
  */
-const form: Form = (change, { sql }, bind) => {
+const variant: UpdateVariant = (change, { sql }, bind) => {
   const root = `IF(JSON_TYPE(${sql}) = 'OBJECT', ${sql}, JSON_OBJECT())`
-  const { document, guards, met, read, operands } = write(words, root, sql, change, bind)
+  const { document, guards, met, read, operands } = write(functions, root, sql, change, bind)
   const proofs = [
     ...operands.map((operand) => `JSON_EXTRACT(${operand}, '$') IS NOT NULL`),
     ...read.map(
@@ -78,7 +78,7 @@ const form: Form = (change, { sql }, bind) => {
   const isDocument = `(${sql} IS NULL OR CASE WHEN JSON_VALID(${sql}) THEN JSON_TYPE(${sql}) END IN ('OBJECT', 'NULL'))`
   const guard = [isDocument, ...guards, ...met, ...proofs].join(' AND ')
   if (!change.operations.some(({ kind }) => kind === 'pull')) return { document, guard }
-  // GROUP_CONCAT cuts off what is longer, in silence.
+  // GROUP_CONCAT silently truncates a longer text.
   return {
     document,
     guard: `${guard} AND COALESCE(OCTET_LENGTH(${sql}), 0) <= LEAST(@@max_allowed_packet, @@group_concat_max_len)`,
@@ -88,13 +88,13 @@ const form: Form = (change, { sql }, bind) => {
 
 export const mariadb: Dialect = {
   name: 'MariaDB',
-  forms: [form],
-  respell: {
-    text: respelled,
+  variants: [variant],
+  normalizeStoredText: {
+    text: canonicalJson,
     isText: (column, text) => `CAST(${column.sql} AS BINARY) = CAST(${text} AS BINARY)`,
   },
-  holds: ({ sql }, text) => words.equals(`COALESCE(${sql}, 'null')`, text),
-  // The connector parses a JSON column on its own, and would round its numbers.
+  holds: ({ sql }, text) => functions.equals(`COALESCE(${sql}, 'null')`, text),
+  // The connector would parse a JSON column, and round its numbers.
   documentText: (column) => `CAST(${column.sql} AS CHAR)`,
   matched,
   lockClause: 'FOR UPDATE',
@@ -104,9 +104,9 @@ export const mariadb: Dialect = {
   lockHolders: 'SELECT * FROM information_schema.INNODB_TRX ORDER BY trx_started',
   isolationLevels: mysql.isolationLevels,
   maxDepth: 31,
-  // The server does not look at the end of its stack when it removes, and crashes at 500 (thread_stack 292 KiB).
+  // The server does not check its stack in JSON_REMOVE, and crashes at 500 nested calls (thread_stack 292 KiB).
   maxNesting: 256,
-  // "$.\"-1\"" is read as an array index counted from the end (error 4042).
+  // "$.\"-1\"" is parsed as an array index from the end (error 4042).
   refuseKey: (key) => (key.startsWith('-') ? 'a key may not start with "-"' : refuseLongKey(key)),
   refuseText: () => undefined,
   classify,

@@ -1,7 +1,7 @@
 import { isInteger } from '../json/encode.js'
 import { write } from './json-set.js'
-import type { Vocabulary } from './json-set.js'
-import type { Dialect, DriverError, Failure, Form } from './index.js'
+import type { JsonFunctions } from './json-set.js'
+import type { Dialect, DriverError, Failure, UpdateVariant } from './dialect.js'
 
 const numbers = `'INTEGER', 'UNSIGNED INTEGER', 'DOUBLE', 'DECIMAL'`
 export const isAbsentOr = (value: string, types: string): string =>
@@ -14,7 +14,7 @@ const lesser = (value: string, bound: string, than: '<' | '>'): string =>
   `IF(${value} IS NULL OR CAST(${bound} AS JSON) ${than} ${value}, CAST(${bound} AS JSON), ${value})`
 
 /** @see https://dev.mysql.com/doc/refman/9.7/en/json-modification-functions.html */
-const words: Vocabulary = {
+const functions: JsonFunctions = {
   at: (document, path) => `JSON_EXTRACT(${document}, ${path})`,
   value: (text) => `CAST(${text} AS JSON)`,
   same: (value) => value,
@@ -28,7 +28,7 @@ const words: Vocabulary = {
     setIfAbsent: (value, { bound }) => `COALESCE(${value}, CAST(${bound} AS JSON))`,
     increment: (value, { text, bound }) =>
       isInteger(text)
-        ? // Integers are added as DECIMAL, past 2^53 too; JSON_UNQUOTE, since CAST makes 0 of the largest.
+        ? // DECIMAL adds integers past 2^53 exactly; JSON_UNQUOTE, since CAST turns the largest ones into 0.
           `CAST(CASE WHEN ${value} IS NULL THEN ${bound} ` +
           `WHEN JSON_TYPE(${value}) IN ('INTEGER', 'UNSIGNED INTEGER') ` +
           `THEN CAST(CAST(JSON_UNQUOTE(${value}) AS DECIMAL(65, 0)) + CAST(${bound} AS DECIMAL(65, 0)) AS CHAR) ` +
@@ -42,7 +42,7 @@ const words: Vocabulary = {
       `IF(JSON_TYPE(${value}) = 'ARRAY', JSON_MERGE_PRESERVE(${value}, CAST(${bound} AS JSON)), CAST(${bound} AS JSON))`,
     addToSet: (value, { bound }) =>
       `IF(CAST(${bound} AS JSON) MEMBER OF (COALESCE(${value}, JSON_ARRAY())), ${value}, ${appended(value, `CAST(${bound} AS JSON)`)})`,
-    // An aggregate has no order of its own; a window has. JSON_TABLE makes NULL of JSON null.
+    // Only a window function keeps the order of items. JSON_TABLE turns JSON null into NULL.
     pull: (value, { bound }) =>
       `COALESCE((SELECT JSON_ARRAYAGG(item) OVER (ORDER BY position ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) ` +
       `FROM JSON_TABLE(${value}, '$[*]' COLUMNS(position FOR ORDINALITY, item JSON PATH '$')) items ` +
@@ -55,21 +55,21 @@ const words: Vocabulary = {
 }
 
 /**
- * For a document that is an object. The column itself is the first argument, which keeps MySQL's partial update.
+ * For a document that is an object. The column is the first argument, as MySQL's partial update requires.
  * @see https://dev.mysql.com/doc/refman/9.7/en/json.html#json-partial-updates
  */
-const partial: Form = (change, { sql }, bind) => {
-  const { document, guards, met } = write(words, sql, sql, change, bind)
+const partial: UpdateVariant = (change, { sql }, bind) => {
+  const { document, guards, met } = write(functions, sql, sql, change, bind)
   return { document, guard: [`JSON_TYPE(${sql}) = 'OBJECT'`, ...guards, ...met].join(' AND ') }
 }
 
-/** For NULL and JSON null, where JSON_SET alone would answer NULL, or change nothing, and report success. */
-const initialising: Form = (change, { sql }, bind) => {
-  const { document, met } = write(words, 'JSON_OBJECT()', 'JSON_OBJECT()', change, bind)
+/** For NULL and JSON null, of which JSON_SET would make NULL, or which it would leave unchanged, without an error. */
+const initialising: UpdateVariant = (change, { sql }, bind) => {
+  const { document, met } = write(functions, 'JSON_OBJECT()', 'JSON_OBJECT()', change, bind)
   return { document, guard: [`COALESCE(JSON_TYPE(${sql}), 'NULL') = 'NULL'`, ...met].join(' AND ') }
 }
 
-/** Whether an UPDATE matched its row: `affectedRows` counts changed rows only, the header's text tells both. */
+/** Whether an UPDATE matched its row: `affectedRows` counts only changed rows, the text of the header has both numbers. */
 export function matched(header: unknown): boolean | undefined {
   const { affectedRows, info } = header as { affectedRows: number; info?: string }
   const count = /Rows matched: (\d+)/.exec(info ?? '')?.[1]
@@ -77,10 +77,10 @@ export function matched(header: unknown): boolean | undefined {
   return affectedRows > 0 ? true : undefined
 }
 
-/** What the server answered with, by its number. */
+/** The errors of the server, by their number. */
 const failures: Readonly<Record<number, Failure>> = {
   1213: 'deadlock',
-  // Another node of the cluster was first.
+  // Another node of the cluster committed first.
   3101: 'conflict',
   // innodb_snapshot_isolation, the default since MariaDB 11.6.2.
   1020: 'conflict',
@@ -90,19 +90,19 @@ const failures: Readonly<Record<number, Failure>> = {
   // KILL QUERY, and MariaDB's max_statement_time.
   1317: 'cancelled',
   1969: 'cancelled',
-  // Shut down, or cut off by a proxy, while it may have been committing.
+  // The server shut down, or a proxy closed the connection, perhaps during a commit.
   1053: 'lost',
   1927: 'lost',
-  // A node that has lost the majority: rolled back here, and yet applied by the others.
+  // The node has lost the majority: it rolls back, but the other nodes may apply the write.
   3100: 'lost',
 }
 
-/** The numbers that servers give to what they say. From 2000 on are those of clients, which proxies pass on; drivers have others. */
+/** Whether an error number is the server's own: clients use 2000 to 2999, which proxies pass on, and drivers use others. */
 const isServers = (errno: number): boolean => (errno >= 1000 && errno < 2000) || (errno >= 3000 && errno < 45_000)
 
-/** Both drivers know a connection that was closed before the statement was sent; of any other end they cannot tell. */
+/** Both drivers report a connection that was closed before the statement was sent; after any other loss the outcome is unknown. */
 export function classify({ errno, message }: DriverError): Failure | undefined {
-  // Another node was first, if it names InnoDB's error 149; of others nothing is known.
+  // InnoDB's error 149 is a conflict with another node; after another error of a COMMIT the outcome is unknown.
   if (errno === 1180) return /\b149\b/.test(message) ? 'conflict' : 'lost'
   if (errno !== undefined && isServers(errno)) return failures[errno]
   const isUnsent = errno === 45_013 || /closed state/.test(message)
@@ -117,12 +117,12 @@ export function refuseLongKey(key: string): string | undefined {
 
 export const mysql: Dialect = {
   name: 'MySQL',
-  forms: [partial, initialising],
+  variants: [partial, initialising],
   holds: ({ sql }, text) => `COALESCE(${sql}, CAST('null' AS JSON)) = CAST(${text} AS JSON)`,
   documentText: (column) => `CAST(${column.sql} AS CHAR)`,
   matched,
   lockClause: 'FOR UPDATE',
-  // No SET_VAR: innodb_lock_wait_timeout cannot be set by it.
+  // SET_VAR cannot set innodb_lock_wait_timeout.
   lockWait: (timeoutMs) =>
     timeoutMs === 0 ? { clause: 'FOR UPDATE NOWAIT' } : { hint: `/*+ MAX_EXECUTION_TIME(${timeoutMs}) */ ` },
   lockHolders: `SELECT * FROM performance_schema.data_locks WHERE LOCK_TYPE = 'RECORD'`,

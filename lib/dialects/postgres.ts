@@ -1,18 +1,18 @@
 import { createsMissing, neededType } from '../json/semantics.js'
 import type { Operation } from '../json/operation.js'
 import { isObject } from '../json/values.js'
-import type { Bind, Column, Dialect, DriverError, Failure, Form } from './index.js'
+import type { Bind, Column, Dialect, DriverError, Failure, UpdateVariant } from './dialect.js'
 
 const refuseNul = (text: string): string | undefined =>
   text.includes('\0') ? 'a text may not contain the NUL character' : undefined
 
-/** A json column is read and written through jsonb. */
+/** The column as jsonb. */
 const jsonb = (column: Column): string => (column.type === 'JSONB' ? column.sql : `${column.sql}::jsonb`)
 
 const objectOrEmpty = (value: string): string =>
   `CASE WHEN jsonb_typeof(${value}) = 'object' THEN ${value} ELSE '{}'::jsonb END`
 
-/** An expression that binds its keys when it is first used: PostgreSQL refuses a bind that no text refers to. */
+/** An expression that binds its keys on first use: PostgreSQL refuses a bind that the SQL does not use. */
 type Lazy = () => string
 
 function lazy(make: Lazy): Lazy {
@@ -20,7 +20,7 @@ function lazy(make: Lazy): Lazy {
   return () => (made ??= make())
 }
 
-/** The new value at a path, from the one there; one left out does not compile. */
+/** The new value at a path, computed from the old one; a missing entry does not compile. */
 const results: Readonly<
   Record<Exclude<Operation['kind'], 'set' | 'remove' | 'rename'>, (value: Lazy, json: string, bind: Bind) => string>
 > = {
@@ -39,23 +39,23 @@ const results: Readonly<
   merge: (value, json, bind) => merged(value(), JSON.parse(json) as object, bind),
 }
 
-/** True if an operation can work on the value at its path. */
+/** True if the value has the type that an operation needs. */
 const accepts = {
   number: (value: string): string => `COALESCE(jsonb_typeof(${value}), 'number') = 'number'`,
   array: (value: string): string => `COALESCE(jsonb_typeof(${value}), 'array') = 'array'`,
 }
 
-// jsonb orders numbers as numbers, and keeps all their digits.
+// jsonb compares numbers by value, and keeps all their digits.
 function lesser(value: string, json: string, bind: Bind, than: '<' | '>'): string {
   const operand = `${bind(json)}::jsonb`
   return `CASE WHEN ${value} IS NULL OR ${operand} ${than} ${value} THEN ${operand} ELSE ${value} END`
 }
 
-// jsonb_array_elements fails on what is no array, even where the guard would refuse it.
+// jsonb_array_elements fails if its argument is not an array, even if the guard is false.
 const arrayOrEmpty = (value: string): string =>
   `CASE WHEN jsonb_typeof(${value}) = 'array' THEN ${value} ELSE '[]'::jsonb END`
 
-/** RFC 7396, which PostgreSQL has no function for: the patch is known, so it is written out. */
+/** RFC 7396. PostgreSQL has no function for it, so each key of the patch becomes an expression. */
 function merged(value: string, patch: object, bind: Bind): string {
   return Object.entries(patch).reduce(
     (object, [key, inner]: [string, unknown]) => {
@@ -71,10 +71,10 @@ function merged(value: string, patch: object, bind: Bind): string {
 
 const child = (value: string, key: string, bind: Bind): string => `(${value} -> ${bind(key)}::text)`
 
-/** What is done to a key, and inside its value. */
+/** The operations on a key and inside its value. */
 type KeyOperations = readonly [key: string, operations: readonly [Operation, ...Operation[]]]
 
-/** Operations by the first key of their path, which is taken off. */
+/** Groups operations by the first key of their path, without that key. */
 function byKey(operations: readonly Operation[]): readonly KeyOperations[] {
   const groups = new Map<string, Operation[]>()
   for (const operation of operations) {
@@ -86,7 +86,7 @@ function byKey(operations: readonly Operation[]): readonly KeyOperations[] {
   return [...groups] as unknown as KeyOperations[]
 }
 
-/** The object after operations inside it. jsonb_set would not make missing parents. */
+/** The object after operations inside it. jsonb_set does not create missing parents. */
 function written(object: string, operations: readonly Operation[], bind: Bind): string {
   const all = byKey(operations)
   const sets = all.flatMap(([key, [{ kind, path, json }]]) =>
@@ -98,7 +98,7 @@ function written(object: string, operations: readonly Operation[], bind: Bind): 
     const value = lazy(() => child(object, key, bind))
     const [{ kind, path, json }] = inner
     if (path.length === 0) {
-      // At the start, all at once.
+      // All of them are in `start`.
       if (kind === 'set') return after
       if (kind === 'remove') return `(${after} - ${bind(key)}::text)`
       const isRename = kind === 'rename'
@@ -126,7 +126,7 @@ function guards(object: string, operations: readonly Operation[], bind: Bind): s
 }
 
 /** @see https://www.postgresql.org/docs/18/functions-json.html */
-const form: Form = ({ operations, conditions }, column, bind) => {
+const variant: UpdateVariant = ({ operations, conditions }, column, bind) => {
   const stored = jsonb(column)
   const [only] = operations as [Operation]
   const isRoot = only.path.length === 0
@@ -146,25 +146,25 @@ const failures: Readonly<Record<string, Failure>> = {
   '40P01': 'deadlock',
   '40001': 'conflict',
   '55P03': 'lock timeout',
-  // By statement_timeout too.
+  // Also by statement_timeout.
   '57014': 'cancelled',
 }
 
 /**
- * Shut down, crashed, cut off, or failed inside, while it may have been committing: with synchronous replication it can
- * be committed even if it says that it was not.
+ * Shutdown, crash, lost connection or internal error, perhaps during a commit: with synchronous replication the
+ * transaction can be committed although the server reports an error.
  */
 const lost = /^(08|57P0|58|XX)/
 
 function classify({ severity, code = '', message }: DriverError): Failure | undefined {
   if (severity !== undefined) return failures[code] ?? (lost.test(code) ? 'lost' : undefined)
-  // The driver knew that the connection was gone, and sent nothing.
+  // The driver knew that the connection was lost, and sent nothing.
   return /not queryable/.test(message) ? undefined : 'lost'
 }
 
 export const postgres: Dialect = {
   name: 'PostgreSQL',
-  forms: [form],
+  variants: [variant],
   holds: (column, text) => `COALESCE(${jsonb(column)}, 'null'::jsonb) = ${text}::jsonb`,
   documentText: (column) => `${column.sql}::text`,
   // FOR UPDATE would also block the foreign-key checks of rows that refer to this one.
@@ -181,7 +181,7 @@ export const postgres: Dialect = {
         },
   lockHolders: 'SELECT * FROM pg_stat_activity WHERE xact_start IS NOT NULL ORDER BY xact_start',
   isolationLevels: ['READ UNCOMMITTED', 'READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'],
-  // It holds more; JavaScript's own JSON gives up not far above.
+  // PostgreSQL stores deeper documents, but JSON.parse fails not far above.
   maxDepth: 5000,
   refuseKey: refuseNul,
   refuseText: refuseNul,

@@ -1,11 +1,11 @@
 import { resolve } from 'node:path'
-import { respelled, write } from './json-set.js'
-import type { Vocabulary } from './json-set.js'
-import type { Dialect, Form } from './index.js'
+import { canonicalJson, write } from './json-set.js'
+import type { JsonFunctions } from './json-set.js'
+import type { Dialect, UpdateVariant } from './dialect.js'
 
 const typeOf = (value: string): string => `json_type(${value})`
 
-/** Deep equality of two JSON texts, whatever the order of keys: the same leaves at the same places. */
+/** Deep equality of two JSON texts, in any order of keys: the same leaves at the same paths. */
 function equal(one: string, other: string): string {
   const leaves = (json: string): string =>
     `SELECT fullkey, replace(type, 'real', 'integer'), atom FROM json_tree(${json})`
@@ -16,8 +16,8 @@ const lesser = (value: string, bound: string, than: '<' | '>'): string =>
   `json(CASE WHEN ${value} IS NULL OR json_extract(${bound}, '$') ${than} json_extract(${value}, '$') THEN ${bound} ELSE ${value} END)`
 
 /** @see https://www.sqlite.org/json1.html */
-const words: Vocabulary = {
-  // Not json_extract, which makes NULL of JSON null.
+const functions: JsonFunctions = {
+  // json_extract would turn JSON null into NULL.
   at: (document, path) => `(${document} -> ${path})`,
   value: (text) => `json(${text})`,
   same: (value) => `json(${value})`,
@@ -36,7 +36,7 @@ const words: Vocabulary = {
     increment: (value, { bound }) => `COALESCE(json_extract(${value}, '$'), 0) + json_extract(${bound}, '$')`,
     min: (value, { bound }) => lesser(value, bound, '<'),
     max: (value, { bound }) => lesser(value, bound, '>'),
-    // No function inserts at the beginning: "[" and the item stand before what follows the "[" of the array.
+    // No function inserts at the beginning, so the item is inserted into the text, after its "[".
     prepend: (value, { bound }) =>
       `json(CASE WHEN COALESCE(json_array_length(${value}), 0) = 0 THEN '[' || ${bound} || ']' ` +
       `ELSE '[' || ${bound} || ',' || substr(json(${value}), 2) END)`,
@@ -57,22 +57,22 @@ const words: Vocabulary = {
   },
 }
 
-const form: Form = (change, { sql }, bind) => {
+const variant: UpdateVariant = (change, { sql }, bind) => {
   const root = `CASE WHEN json_type(${sql}) = 'object' THEN ${sql} ELSE '{}' END`
-  const { document, guards, met } = write(words, root, sql, change, bind)
+  const { document, guards, met } = write(functions, root, sql, change, bind)
   const isDocument = `(${sql} IS NULL OR CASE WHEN json_valid(${sql}) THEN json_type(${sql}) END IN ('object', 'null'))`
   return { document, guard: [isDocument, ...guards, ...met].join(' AND ') }
 }
 
 export const sqlite: Dialect = {
   name: 'SQLite',
-  forms: [form],
+  variants: [variant],
   holds: ({ sql }, text) =>
     `CASE WHEN json_valid(COALESCE(${sql}, 'null')) THEN ${equal(`COALESCE(${sql}, 'null')`, text)} END`,
   documentText: (column) => `CAST(${column.sql} AS TEXT)`,
-  respell: { text: respelled, isText: (column, text) => `CAST(${column.sql} AS TEXT) = ${text}` },
+  normalizeStoredText: { text: canonicalJson, isText: (column, text) => `CAST(${column.sql} AS TEXT) = ${text}` },
   lockClause: '',
-  // Waiting writers block the threads that the writer in front needs.
+  // Waiting writers block the threads that the current writer needs.
   writerQueue: ({ storage, host }) => {
     const path = storage ?? host ?? ':memory:'
     return path === ':memory:' || path === '' ? 'in memory' : resolve(path)
@@ -80,7 +80,7 @@ export const sqlite: Dialect = {
   lockWait: (timeoutMs) => ({
     setting: {
       value: String(timeoutMs),
-      // Not pragma_busy_timeout: a SELECT would take the read lock, and SQLite waits for no lock beyond that one.
+      // A SELECT of pragma_busy_timeout would take the read lock, and SQLite does not wait to upgrade it.
       read: 'PRAGMA busy_timeout',
       write: (value) => [`PRAGMA busy_timeout = ${value}`],
     },
@@ -89,7 +89,7 @@ export const sqlite: Dialect = {
   isolationLevels: ['SERIALIZABLE'],
   maxDepth: 1000,
   integers: [-(2n ** 63n), 2n ** 63n - 1n],
-  // A path ends at NUL: "a\0b" would write the key "a".
+  // NUL ends a path: "a\0b" would write the key "a".
   refuseKey: (key) => (key.includes('\0') ? 'a key may not contain the NUL character' : undefined),
   refuseText: () => undefined,
   classify: ({ code }) => (code === 'SQLITE_BUSY' ? 'lock timeout' : undefined),

@@ -20,7 +20,7 @@ export function overlap(operations: readonly Operation[]): readonly [Path, Path]
  * One operation with the effect of `one` followed by `other`, of the same path; `undefined` if there is none. All three
  * have the same mismatch with any document.
  */
-export function fold(one: Operation, other: Operation): Operation | undefined {
+function fold(one: Operation, other: Operation): Operation | undefined {
   if (one.kind !== other.kind) return undefined
   const json = foldedOperand(one.kind, one.json, other.json)
   return json === undefined ? undefined : Object.freeze({ ...one, json })

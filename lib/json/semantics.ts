@@ -12,7 +12,7 @@ export function meets({ kind, path, json }: Condition, document: unknown): boole
 }
 
 /** The value at a path of a document; `undefined` if there is none. */
-export function valueAt(document: unknown, path: Path): unknown {
+function valueAt(document: unknown, path: Path): unknown {
   let value = document
   for (const key of path) {
     if (!isObject(value) || !Object.hasOwn(value, key)) return undefined
@@ -71,7 +71,7 @@ export function findMismatch({ kind, path }: Operation, document: unknown): Mism
  * The document after `operation`. The SQL of every dialect must have the same result. NULL and JSON null, as document or
  * as parent, count as an empty object. Does not modify its argument. Call {@link findMismatch} first.
  */
-export function apply(operation: Operation, document: unknown): JsonValue {
+function apply(operation: Operation, document: unknown): JsonValue {
   const { kind, path, json } = operation
   const operand = JSON.parse(json) as JsonValue
   const value = valueAt(document, path) as JsonValue | undefined

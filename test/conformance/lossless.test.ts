@@ -110,8 +110,8 @@ describe('lossless', () => {
   ] as const) {
     it(`${supported ? 'takes' : 'refuses'} SQLite ${version}`, async () => {
       // Inside the package: no old SQLite can be had in this run.
-      const dialects = join(root, 'dist', 'dialects', 'index.js')
-      const { connectorOf } = (await import(dialects)) as typeof import('../../dist/dialects/index.js')
+      const connector = join(root, 'dist', 'dialects', 'connector.js')
+      const { connectorOf } = (await import(connector)) as typeof import('../../dist/dialects/connector.js')
       const recognise = (): unknown => connectorOf('sqlite').recognise({ version })
       if (supported) expect(recognise()).to.have.property('name', 'SQLite')
       else expect((await thrown(recognise, UnsupportedDatabaseError)).message).to.include('npm install sqlite3@6')

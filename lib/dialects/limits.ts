@@ -1,34 +1,23 @@
-import type { Change, Dialect } from './dialects/index.js'
-import { UnsupportedValueError } from './errors/errors.js'
-import { stringOrNumber } from './json/encode.js'
-import type { Condition, Operation } from './json/operation.js'
-import type { Kind } from './json/values.js'
+import type { Change, Dialect } from './dialect.js'
+import { UnsupportedValueError } from '../errors/errors.js'
+import { stringOrNumber } from '../json/encode.js'
+import type { Condition } from '../json/operation.js'
+import type { Kind } from '../json/values.js'
 
-/** Those whose operand is compared with what is stored. */
+/** The kinds whose operand is compared with the stored value. */
 const comparing: ReadonlySet<Kind | Condition['kind']> = new Set(['addToSet', 'pull', 'min', 'max', 'equals'])
 
-/** Operations that are ordinary, and no more of them, are within every limit. */
-const few = 8
-
-/** Whether its path, of a few keys, and its operand, no array or object, are what every database holds, as most are. */
-function isOrdinary({ kind, path, json }: Operation | Condition): boolean {
-  // The operand of a rename is a key.
-  return (
-    kind !== 'rename' && path.length <= few && path.every((key) => ordinaryKey.test(key)) && ordinaryOperand.test(json)
-  )
-}
-
-const ordinaryKey = /^\w[\w -]{0,99}$/
-const ordinaryOperand = /^(?:"[\w -]*"|-?\d{1,15}|true|false|null)$/
-
-/** @throws {UnsupportedValueError} a key, a value or the depth of the document is more than this database holds exactly */
+/**
+ * Checks the keys, values and depth of a change against the limits of a database.
+ *
+ * @throws {UnsupportedValueError} the database cannot store one of them exactly
+ */
 export function refuseUnsupported(
   method: string,
   column: string,
   { operations, conditions }: Change,
   dialect: Dialect,
 ): void {
-  if (operations.length <= few && operations.every(isOrdinary) && conditions.every(isOrdinary)) return
   const refuse = (what: string, reason: string): never => {
     throw new UnsupportedValueError(
       method,
@@ -57,7 +46,7 @@ export function refuseUnsupported(
     const reason = dialect.refuseKey(key)
     if (reason) refuse(shown, reason)
   }
-  // Digits that are not those of a JavaScript number came from a bigint.
+  // An integer that JavaScript would print otherwise came from a bigint.
   const refuseInteger = (json: string, isCompared: boolean): void => {
     for (const token of /\d{16}/.test(json) ? (json.match(stringOrNumber) ?? []) : []) {
       if (!/^-?\d{16,}$/.test(token) || String(Number(token)) === token) continue
@@ -75,7 +64,7 @@ export function refuseUnsupported(
     }
   }
   let nesting = 0
-  // The keys of a patch are paths, as long as they are those of objects.
+  // The keys of a patch are keys of paths, except inside arrays.
   const walk = (value: unknown, depth: number, isPatch: boolean): void => {
     if (typeof value === 'string') refuseText(`the string ${shorten(value)}`, value)
     if (typeof value !== 'object' || value === null) return
@@ -91,7 +80,7 @@ export function refuseUnsupported(
   for (const { kind, path, json } of [...operations, ...conditions]) {
     for (const key of path) refuseKey(key)
     refuseDepth(path.length)
-    // The root is one level, each key of the path leads to the next, and an item is inside its array; `append` has the array.
+    // The root is level 1, and each key of the path is one more; an item is inside an array, which `append` has as its operand.
     const isItem = kind === 'prepend' || kind === 'addToSet' || kind === 'pull'
     refuseInteger(json, comparing.has(kind))
     if (kind === 'rename') refuseKey(JSON.parse(json) as string)
@@ -107,7 +96,11 @@ export function refuseUnsupported(
   )
 }
 
-/** @throws {UnsupportedValueError} the server would close the connection on a statement this long, and not say why */
+/**
+ * Checks the length of a statement: the server closes the connection, without a reason, if it is too long.
+ *
+ * @throws {UnsupportedValueError} the statement is longer than max_allowed_packet
+ */
 export function refuseTooLarge(method: string, column: string, bytes: number, dialect: Dialect): void {
   if (bytes <= (dialect.maxStatementBytes ?? Infinity)) return
   throw new UnsupportedValueError(
@@ -119,8 +112,9 @@ export function refuseTooLarge(method: string, column: string, bytes: number, di
 }
 
 /**
- * Of a document that is found different from what was read, although nobody has changed it.
- * @throws {UnsupportedValueError} it holds a number that JavaScript rounds, which equals what it was rounded to nowhere else
+ * Explains why a document differs from the one that was read although it has not changed.
+ *
+ * @throws {UnsupportedValueError} it holds a number that JavaScript rounded when it read the document
  */
 export function refuseRounded(method: string, column: string, text: string): void {
   const numbers = (text.match(stringOrNumber) ?? []).filter((token) => !token.startsWith('"'))

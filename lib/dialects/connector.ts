@@ -1,0 +1,79 @@
+import { UnsupportedDatabaseError } from '../errors/errors.js'
+import type { Dialect } from './dialect.js'
+import { mariadb } from './mariadb.js'
+import { mysql } from './mysql.js'
+import { postgres } from './postgres.js'
+import { sqlite } from './sqlite.js'
+
+/** One of Sequelize's dialects: its driver, and how to recognise the server behind it. */
+export interface Connector {
+  /** Selects the `version` of the server, and as `echo` the text bound to `$1`. */
+  readonly probe: string
+  /** The driver inserts bound text into the statement, and escapes quotes and the like by a backslash. */
+  readonly escapes?: true
+  /** The driver makes the server prepare each SQL text once and keep it; the number of them is limited on the server. */
+  readonly prepares?: true
+  /** An error after which nothing was written, and the same statement may succeed. */
+  readonly busy?: RegExp
+  /** The dialect of the server, from its answer to the probe. */
+  readonly recognise: (answer: Readonly<Record<string, unknown>>) => Dialect
+}
+
+// Each of the two connectors can reach both servers, and the SQL depends on the server.
+const mysqlOrMariadb: Connector = {
+  probe:
+    'SELECT VERSION() AS version, @@character_set_client AS charset, @@max_allowed_packet AS packet, ' +
+    '@@innodb_rollback_on_timeout AS timeoutEnds, $1 AS echo',
+  recognise({ version, charset, packet, timeoutEnds, echo }) {
+    if (charset !== 'utf8mb4') {
+      throw new UnsupportedDatabaseError(
+        `the connection's character set is ${String(charset)}, which cannot carry every JSON text`,
+        `Connect with utf8mb4: new Sequelize({ …, dialectOptions: { charset: 'utf8mb4' } }).`,
+      )
+    }
+    if (echo !== probeText) {
+      throw new UnsupportedDatabaseError(
+        `the driver changes bound text (sql_mode NO_BACKSLASH_ESCAPES, which mariadb before 3.5 does not heed), so that any value could be taken for SQL`,
+        `Take NO_BACKSLASH_ESCAPES out of sql_mode, or use dialect: 'mysql' with mysql2, or npm install mariadb@^3.5.4.`,
+      )
+    }
+    const dialect = /mariadb/i.test(String(version)) ? mariadb : mysql
+    return {
+      ...dialect,
+      maxStatementBytes: Number(packet),
+      endsTransaction: [...dialect.endsTransaction, ...(Number(timeoutEnds) === 1 ? (['lock timeout'] as const) : [])],
+    }
+  },
+}
+
+/** A text that a driver changes if it escapes it instead of binding it. */
+export const probeText = '\\'
+
+const connectors: Readonly<Record<string, Connector>> = {
+  mysql: { ...mysqlOrMariadb, prepares: true },
+  mariadb: { ...mysqlOrMariadb, escapes: true },
+  postgres: { probe: 'SELECT version() AS version, $1::text AS echo', recognise: () => postgres },
+  sqlite: {
+    busy: /SQLITE_BUSY/,
+    probe: 'SELECT sqlite_version() AS version, $1 AS echo',
+    recognise({ version }) {
+      const [major = 0, minor = 0] = String(version).split('.').map(Number)
+      // SQLite before 3.45 misreads a quote or backslash in the key of a path, and writes another key.
+      if (major > 3 || (major === 3 && minor >= 45)) return sqlite
+      throw new UnsupportedDatabaseError(
+        `SQLite ${String(version)} does not understand every JSON key`,
+        `Use SQLite 3.45 or newer: npm install sqlite3@6.`,
+      )
+    },
+  },
+}
+
+/** The connector of a Sequelize dialect. */
+export function connectorOf(name: string): Connector {
+  const connector = Object.hasOwn(connectors, name) ? connectors[name] : undefined
+  if (connector) return connector
+  throw new UnsupportedDatabaseError(
+    `the dialect "${name}" is not supported`,
+    `Use one of: ${Object.keys(connectors).join(', ')}.`,
+  )
+}
