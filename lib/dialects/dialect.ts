@@ -40,8 +40,9 @@ export interface DriverError {
 /**
  * Why a statement failed, if not for the statement itself. After all of them but `'lost'` it is certain that the
  * statement wrote nothing; `'lost'` is a connection that was lost before the answer, so the outcome is unknown.
+ * `'resources'`: the server ran out of memory, disk or locks, and rolled the transaction back.
  */
-export type Failure = 'deadlock' | 'conflict' | 'lock timeout' | 'cancelled' | 'lost'
+export type Failure = 'deadlock' | 'conflict' | 'lock timeout' | 'cancelled' | 'resources' | 'read-only' | 'lost'
 
 /** The SQL of a locking read with a limited wait. */
 interface LockWait {

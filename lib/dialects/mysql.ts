@@ -90,6 +90,11 @@ const failures: Readonly<Record<number, Failure>> = {
   // KILL QUERY, and MariaDB's max_statement_time.
   1317: 'cancelled',
   1969: 'cancelled',
+  // The lock table is full: InnoDB rolls back the whole transaction.
+  1206: 'resources',
+  // A transaction, or a server, that is read-only; for a server option see classify().
+  1792: 'read-only',
+  1836: 'read-only',
   // The server shut down, or a proxy closed the connection, perhaps during a commit.
   1053: 'lost',
   1927: 'lost',
@@ -98,13 +103,15 @@ const failures: Readonly<Record<number, Failure>> = {
 }
 
 /** Whether an error number is the server's own: clients use 2000 to 2999, which proxies pass on, and drivers use others. */
-const isServers = (errno: number): boolean => (errno >= 1000 && errno < 2000) || (errno >= 3000 && errno < 45_000)
+const isServerError = (errno: number): boolean => (errno >= 1000 && errno < 2000) || (errno >= 3000 && errno < 45_000)
 
 /** Both drivers report a connection that was closed before the statement was sent; after any other loss the outcome is unknown. */
 export function classify({ errno, message }: DriverError): Failure | undefined {
   // InnoDB's error 149 is a conflict with another node; after another error of a COMMIT the outcome is unknown.
   if (errno === 1180) return /\b149\b/.test(message) ? 'conflict' : 'lost'
-  if (errno !== undefined && isServers(errno)) return failures[errno]
+  // A server option forbids the statement, for example --read-only on a replica, or --secure-file-priv.
+  if (errno === 1290) return /read-only/.test(message) ? 'read-only' : undefined
+  if (errno !== undefined && isServerError(errno)) return failures[errno]
   const isUnsent = errno === 45_013 || /closed state/.test(message)
   return isUnsent ? undefined : 'lost'
 }
@@ -132,6 +139,6 @@ export const mysql: Dialect = {
   refuseKey: refuseLongKey,
   refuseText: () => undefined,
   classify,
-  endsTransaction: ['deadlock', 'conflict'],
+  endsTransaction: ['deadlock', 'conflict', 'resources'],
   isRollback: () => false,
 }

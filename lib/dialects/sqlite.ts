@@ -64,6 +64,9 @@ const variant: UpdateVariant = (change, { sql }, bind) => {
   return { document, guard: [isDocument, ...guards, ...met].join(' AND ') }
 }
 
+/** No disk space, a failed read or write, or no memory; also with the name of an extended code. */
+const outOfResources = /^SQLITE_(FULL|IOERR|NOMEM)(_|$)/
+
 export const sqlite: Dialect = {
   name: 'SQLite',
   variants: [variant],
@@ -92,7 +95,9 @@ export const sqlite: Dialect = {
   // NUL ends a path: "a\0b" would write the key "a".
   refuseKey: (key) => (key.includes('\0') ? 'a key may not contain the NUL character' : undefined),
   refuseText: () => undefined,
-  classify: ({ code }) => (code === 'SQLITE_BUSY' ? 'lock timeout' : undefined),
-  endsTransaction: [],
+  classify: ({ code = '' }) =>
+    code === 'SQLITE_BUSY' ? 'lock timeout' : outOfResources.test(code) ? 'resources' : undefined,
+  // @see https://www.sqlite.org/lang_transaction.html#response_to_errors_within_a_transaction
+  endsTransaction: ['resources'],
   isRollback: () => false,
 }

@@ -6,10 +6,11 @@ import { expect } from 'chai'
 const { mysql } = require(resolve('dist/dialects/mysql.js')) as typeof import('../../dist/dialects/mysql.js')
 const { mariadb } = require(resolve('dist/dialects/mariadb.js')) as typeof import('../../dist/dialects/mariadb.js')
 const { postgres } = require(resolve('dist/dialects/postgres.js')) as typeof import('../../dist/dialects/postgres.js')
+const { sqlite } = require(resolve('dist/dialects/sqlite.js')) as typeof import('../../dist/dialects/sqlite.js')
 /* eslint-enable @typescript-eslint/no-require-imports */
 
 describe('what a failed statement died of', () => {
-  for (const { name, classify } of [mysql, mariadb]) {
+  for (const { name, classify, endsTransaction } of [mysql, mariadb]) {
     it(`is told by its number on ${name}, and in doubt unknown`, () => {
       const ofNumber = (errno: number, message = ''): unknown => classify({ errno, message })
       expect([1213, 3101, 1020, 1205, 3024, 3572].map((errno) => ofNumber(errno))).to.deep.equal([
@@ -22,12 +23,30 @@ describe('what a failed statement died of', () => {
       ])
       expect(ofNumber(1180, "Got error 149 - 'Lock deadlock; Retry transaction' during COMMIT")).to.equal('conflict')
       for (const errno of [1180, 1053, 1927, 2006, 2013, 3100, 45_009, -104]) expect(ofNumber(errno)).to.equal('lost')
+      expect(ofNumber(1206, 'The total number of locks exceeds the lock table size')).to.equal('resources')
+      expect(endsTransaction).to.include('resources')
+      for (const option of ['--read-only', '--super-read-only', '--innodb-read-only']) {
+        const message = `The MySQL server is running with the ${option} option so it cannot execute this statement`
+        expect(ofNumber(1290, message)).to.equal('read-only')
+      }
+      // The same number is given for other options.
+      expect(ofNumber(1290, 'running with the --secure-file-priv option')).to.equal(undefined)
+      for (const errno of [1792, 1836]) expect(ofNumber(errno)).to.equal('read-only')
       for (const errno of [1317, 1969]) expect(ofNumber(errno)).to.equal('cancelled')
       for (const errno of [1062, 4031, 45_013]) expect(ofNumber(errno)).to.equal(undefined)
       expect(classify({ message: 'Connection lost', code: 'PROTOCOL_CONNECTION_LOST' })).to.equal('lost')
       expect(classify({ message: "Can't add new command when connection is in closed state" })).to.equal(undefined)
     })
   }
+
+  it('is told by its code on SQLite, which may be an extended one', () => {
+    const ofCode = (code: string): unknown => sqlite.classify({ code, message: '' })
+    expect(ofCode('SQLITE_BUSY')).to.equal('lock timeout')
+    const ended = ['SQLITE_FULL', 'SQLITE_IOERR', 'SQLITE_IOERR_WRITE', 'SQLITE_IOERR_NOMEM', 'SQLITE_NOMEM']
+    for (const code of ended) expect(ofCode(code)).to.equal('resources')
+    for (const code of ['SQLITE_CONSTRAINT', 'SQLITE_ERROR', 'SQLITE_FULLY']) expect(ofCode(code)).to.equal(undefined)
+    expect(sqlite.endsTransaction).to.deep.equal(['resources'])
+  })
 
   it('is told by its code on PostgreSQL, and in doubt unknown', () => {
     const ofCode = (code: string): unknown => postgres.classify({ code, severity: 'FEHLER', message: '' })
