@@ -1,8 +1,11 @@
-/** Far enough to reach the caller's code through Sequelize's and a few wrappers. */
+/** Enough frames to reach the application's code through Sequelize and a few wrappers. */
 const stackFrames = 50
 
-/** This place in the code; where one call of Sequelize's makes another, also that of the first. Formatted only if it is asked for. */
-export function captured(cause: Error | undefined): Error {
+/**
+ * The stack of this call. If one method of Sequelize calls another one, `cause` is the stack of the first call. V8 formats
+ * a stack only when it is read.
+ */
+export function captureCallSite(cause: Error | undefined): Error {
   const { stackTraceLimit } = Error
   Error.stackTraceLimit = stackFrames
   const error = new Error('', { cause })
@@ -12,22 +15,23 @@ export function captured(cause: Error | undefined): Error {
 
 const internal = /^node:|[\\/]node_modules[\\/]sequelize(-typescript)?[\\/]/
 
-interface Place {
+/** A position in the application's code. */
+export interface CallSite {
   readonly file: string
   readonly line: number
 }
 
 /**
- * The first place on the stack that is neither Sequelize's nor this library's nor Node's. Who only awaits comes last: a
- * caller that handed a promise on is not on the stack by then, but on that of the call before.
+ * The first frame that belongs to neither Sequelize, nor this library, nor Node. Prefers synchronous frames to `async`
+ * ones: a caller that returned the promise is no longer on this stack, only on the earlier one.
  */
-export function placeOf(site: Error): Place | undefined {
-  let awaiting: Place | undefined
+export function firstUserFrame(site: Error): CallSite | undefined {
+  let awaiting: CallSite | undefined
   for (let each: unknown = site; each instanceof Error; each = each.cause) {
     for (const frame of (each.stack ?? '').split('\n').slice(1)) {
-      // The name of a function may have parentheses too.
-      const place = / \(((?:[\\/]|\w+:).*)\)$/.exec(frame)?.[1] ?? frame.trim().replace(/^at (async )?/, '')
-      const [, file, line] = /^(.*):(\d+):\d+$/.exec(place) ?? []
+      // The name of a function can contain parentheses, too.
+      const location = / \(((?:[\\/]|\w+:).*)\)$/.exec(frame)?.[1] ?? frame.trim().replace(/^at (async )?/, '')
+      const [, file, line] = /^(.*):(\d+):\d+$/.exec(location) ?? []
       if (file === undefined || internal.test(file) || file.startsWith(__dirname)) continue
       const found = { file, line: Number(line) }
       if (!/^\s*at async /.test(frame)) return found

@@ -1,7 +1,7 @@
 import { channel } from 'node:diagnostics_channel'
 import { Model, Op, Utils } from 'sequelize'
 import type { Logging, Sequelize, Transaction } from 'sequelize'
-import { captured, placeOf } from './caller.js'
+import { captureCallSite, firstUserFrame } from './call-site.js'
 import { fieldOf, jsonAttributes, sequelizeOf, versionAttribute } from './database.js'
 import type { Row, RowModel } from './database.js'
 import type { Column } from './dialects/dialect.js'
@@ -212,7 +212,7 @@ function lockingRead(model: RowModel, options: CallOptions = {}): LockingRead | 
 }
 
 function withCallSite(options: CallOptions | undefined): CallOptions {
-  return { ...options, [callSite]: captured(options?.[callSite]) }
+  return { ...options, [callSite]: captureCallSite(options?.[callSite]) }
 }
 
 /** The part of Sequelize's query interface that reads and writes rows. */
@@ -469,7 +469,7 @@ function meet(
   call: Pick<WholeColumnWrite, 'method' | 'model' | 'column'>,
   detailsOf: () => Details,
 ): void {
-  const { file, line } = placeOf(options[callSite] ?? captured(undefined)) ?? {}
+  const { file, line } = firstUserFrame(options[callSite] ?? captureCallSite(undefined)) ?? {}
   const known = reported.get(sequelize) ?? new Set()
   const site = JSON.stringify([file, line, call])
   if (wholeColumnWrites === 'warn' && known.has(site)) return

@@ -6,7 +6,7 @@ import { root } from './docs/readme.js'
 /** The rooms of lib/, from top to bottom, as CONTRIBUTING lists them. */
 function rooms(): string[] {
   const text = readFileSync(join(root, 'CONTRIBUTING.md'), 'utf8')
-  return [...text.matchAll(/^\s*\| `([\w./]+)`/gm)].map(([, name]) => room(name!))
+  return [...text.matchAll(/^\s*\| `([\w./-]+)`/gm)].map(([, name]) => room(name!))
 }
 
 function files(folder: string): string[] {

@@ -1,6 +1,6 @@
 import { Model, Sequelize } from 'sequelize'
 import type { ModelStatic } from 'sequelize'
-import { placeOf } from '../caller.js'
+import { firstUserFrame } from '../call-site.js'
 import { callSite, jsonColumns, noteCallers } from './callers.js'
 import { clausesOf, comparesWhole, isComputed } from './clauses.js'
 import type { Clauses } from './clauses.js'
@@ -419,7 +419,7 @@ class Audit {
     sql: string,
     isAllowed: boolean,
   ): void {
-    const { file, line } = (isAllowed ? undefined : placeOf(callSite())) ?? {}
+    const { file, line } = (isAllowed ? undefined : firstUserFrame(callSite())) ?? {}
     if (isAllowed || (this.#ignore && file !== undefined && file.search(this.#ignore) >= 0)) {
       this.#meant++
       return

@@ -1,6 +1,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import type { Model, ModelStatic, Sequelize } from 'sequelize'
-import { captured } from '../caller.js'
+import { captureCallSite } from '../call-site.js'
 
 type Method = (this: unknown, ...words: unknown[]) => unknown
 
@@ -8,7 +8,7 @@ const sites = new AsyncLocalStorage<Error>()
 
 /** The place of the innermost call that is at work here, and of those that made it. */
 export function callSite(): Error {
-  return captured(sites.getStore())
+  return captureCallSite(sites.getStore())
 }
 
 /**
@@ -30,7 +30,7 @@ export function noteCallers(sequelize: Sequelize): () => void {
     const wrapped: Method = function (this: unknown, ...words) {
       const original = (own?.value ?? Reflect.get(Object.getPrototypeOf(subject) as object, name)) as Method
       const call = (): unknown => original.apply(this, words)
-      return isOver || !isWrite(this, words) ? call() : sites.run(captured(sites.getStore()), call)
+      return isOver || !isWrite(this, words) ? call() : sites.run(captureCallSite(sites.getStore()), call)
     }
     Object.defineProperty(subject, name, {
       value: wrapped,
