@@ -1,18 +1,8 @@
 import type { Model, ModelStatic, Sequelize, Transaction } from 'sequelize'
-import { sequelizeOf } from './database.js'
 import { connectorOf } from './dialects/connector.js'
+import { checkOptions } from './errors/check-options.js'
 import { usage } from './errors/usage.js'
-import { guard } from './guard.js'
-import { compareAndSetJson, mergeJson, mergeJsonKey, updateJson } from './json.js'
-import type { JsonWriteOptions } from './json.js'
-import { withLock } from './lock.js'
-import type { WithLockOptions } from './lock.js'
-import { withOptimisticLock } from './optimistic.js'
-import type { WithOptimisticLockOptions } from './optimistic.js'
-import type { Operation } from './json/operation.js'
-import type { PathInput } from './json/values.js'
-import type { LosslessOptions } from './policy.js'
-import { checkOptions, isModel, isSequelize } from './target.js'
+import { guard } from './guard/guard.js'
 import type {
   Fitting,
   JsonColumn,
@@ -23,6 +13,20 @@ import type {
   MethodName,
   Patch,
 } from './json/document-types.js'
+import type { Operation } from './json/operation.js'
+import type { PathInput } from './json/values.js'
+import { withLock } from './locking/lock.js'
+import type { WithLockOptions } from './locking/lock.js'
+import { withOptimisticLock } from './locking/optimistic.js'
+import type { WithOptimisticLockOptions } from './locking/optimistic.js'
+import { joinRowMethods } from './locking/row-methods.js'
+import { isModel, isSequelize } from './rows/row-ref.js'
+import { sequelizeInternals, sequelizeOf } from './sequelize/internals.js'
+import type { LosslessOptions } from './sequelize/options.js'
+import { sessionOf } from './sequelize/session.js'
+import { watchSession } from './transactions/watch.js'
+import { compareAndSetJson, mergeJson, mergeJsonKey, updateJson } from './writes/json-methods.js'
+import type { JsonWriteOptions } from './writes/options.js'
 
 /**
  * The instance methods that {@link lossless} attaches, for the one line of TypeScript that a class model needs:
@@ -68,33 +72,14 @@ export interface Lossless<M extends Model> {
   ): Promise<boolean>
 }
 
-// Each method is a forward to the function of the same name.
-const methods: Record<MethodName, (...words: never[]) => Promise<unknown>> = {
-  withLock(this: Model, fn: never, options?: WithLockOptions): Promise<unknown> {
-    return withLock(this, fn, options)
-  },
-  withOptimisticLock(this: Model, fn: never, options?: WithOptimisticLockOptions): Promise<unknown> {
-    return withOptimisticLock(this, fn, options)
-  },
-  mergeJsonKey(this: Model, column: never, key: never, value: never, options?: JsonWriteOptions): Promise<unknown> {
-    return mergeJsonKey(this, column, key, value, options)
-  },
-  mergeJson(this: Model, column: never, patch: never, options?: JsonWriteOptions): Promise<unknown> {
-    return mergeJson(this, column, patch, options)
-  },
-  updateJson(this: Model, column: never, operations: never, options?: JsonWriteOptions): Promise<unknown> {
-    return updateJson(this, column, operations, options)
-  },
-  compareAndSetJson(
-    this: Model,
-    column: never,
-    path: never,
-    expected: never,
-    value: never,
-    options?: JsonWriteOptions,
-  ): Promise<unknown> {
-    return compareAndSetJson(this, column, path, expected, value, options)
-  },
+/** The functions that become methods: each takes the row first. */
+const functions: Record<MethodName, (row: never, ...args: never[]) => Promise<unknown>> = {
+  withLock,
+  withOptimisticLock,
+  mergeJsonKey,
+  mergeJson,
+  updateJson,
+  compareAndSetJson,
 }
 
 const attached = Symbol.for('sequelize-lossless')
@@ -136,18 +121,19 @@ export function lossless(subject: ModelStatic<Model> | Sequelize, options?: Loss
   const method = 'lossless'
   if (!isModel(subject) && !isSequelize(subject)) throw usage.model(method, subject)
   const sequelize = isModel(subject) ? sequelizeOf(subject) : subject
-  const version = (sequelize.constructor as unknown as { version: string }).version
+  const { version } = sequelizeInternals(sequelize).constructor
   if (!version.startsWith('6.')) throw usage.host(method, version)
   connectorOf(sequelize.getDialect())
-  // Of a Sequelize instance there is nothing but options.
-  if (options !== undefined || !isModel(subject)) checkPolicy(method, options as LosslessOptions)
+  // A Sequelize instance has nothing but options.
+  if (options !== undefined || !isModel(subject)) checkLosslessOptions(method, options as LosslessOptions)
   if (isModel(subject)) attach(subject)
+  watchSession(sessionOf(sequelize))
   if (options) guard(subject, options)
   return subject
 }
 
 /** @throws {UsageError} an option is unknown, or has no such value */
-function checkPolicy(method: string, options: LosslessOptions): void {
+function checkLosslessOptions(method: string, options: LosslessOptions): void {
   const names = ['wholeColumnWrites', 'conflicts', 'coalesce'] as const
   const { wholeColumnWrites, conflicts, coalesce } = checkOptions(method, options, names)
   const isMode = ['allow', 'warn', 'throw', 'patch'].includes(wholeColumnWrites as string)
@@ -163,12 +149,16 @@ function attach(model: ModelStatic<Model>): void {
   const prototype = model.prototype as object
   // A subclass of a model that has them has them too.
   if (attached in prototype) return
-  for (const name of Object.keys(methods)) {
+  for (const name of Object.keys(functions)) {
     if (name in model.getAttributes()) throw usage.taken(model.name, name, 'an attribute')
     if (name in prototype) throw usage.taken(model.name, name, 'a method')
   }
-  for (const [name, value] of Object.entries(methods)) {
+  for (const [name, fn] of Object.entries(functions)) {
+    const value = function (this: never, ...args: never[]): Promise<unknown> {
+      return fn(this, ...args)
+    }
     Object.defineProperty(prototype, name, { value, configurable: true, writable: true, enumerable: false })
   }
   Object.defineProperty(prototype, attached, { value: true })
+  joinRowMethods(model)
 }

@@ -3,11 +3,12 @@ import { join, posix, relative } from 'node:path'
 import { expect } from 'chai'
 import { root } from './docs/readme.js'
 
-/** The rooms of lib/, from top to bottom, as CONTRIBUTING lists them. */
-function rooms(): string[] {
-  const text = readFileSync(join(root, 'CONTRIBUTING.md'), 'utf8')
-  return [...text.matchAll(/^\s*\| `([\w./-]+)`/gm)].map(([, name]) => room(name!))
-}
+/** The layers of lib/ from top to bottom, each with the layers that it imports, as the map in CONTRIBUTING says. */
+const layers = new Map(
+  [...readFileSync(join(root, 'CONTRIBUTING.md'), 'utf8').matchAll(/^\s*\| `([\w./-]+)`\s*\|[^|]*\|([^|]*)\|$/gm)].map(
+    ([, name, imports]) => [layerOf(name!), imports!.match(/[\w-]+/g) ?? []] as const,
+  ),
+)
 
 function files(folder: string): string[] {
   return readdirSync(folder, { withFileTypes: true }).flatMap((entry) =>
@@ -15,21 +16,34 @@ function files(folder: string): string[] {
   )
 }
 
-/** The unit of the rule: a folder, or a file at the top level. */
-function room(path: string): string {
-  return /^\w+\//.exec(path)?.[0] ?? path.replace(/\.[jt]s$/, '')
+/** A folder of lib/, or a file at its top level. */
+function layerOf(path: string): string {
+  return /^(\w+)\//.exec(path)?.[1] ?? path.replace(/\.[jt]s$/, '')
+}
+
+/** The layers that a file imports. */
+function importsOf(path: string, text: string): string[] {
+  return [...text.matchAll(/from '(\.[^']*)'/g)].map(([, from]) => layerOf(posix.join(posix.dirname(path), from!)))
 }
 
 describe('the house', () => {
   const lib = join(root, 'lib')
   const sources = files(lib).map((file) => ({ path: relative(lib, file), text: readFileSync(file, 'utf8') }))
 
-  it('has every file in the list, and no other', () => {
-    expect(rooms().sort()).to.deep.equal([...new Set(sources.map(({ path }) => room(path)))].sort())
+  it('has every layer in the map, and no other', () => {
+    expect([...layers.keys()].sort()).to.deep.equal([...new Set(sources.map(({ path }) => layerOf(path)))].sort())
+  })
+
+  it('imports as the map says', () => {
+    for (const [layer, named] of layers) {
+      const imported = sources.flatMap(({ path, text }) => (layerOf(path) === layer ? importsOf(path, text) : []))
+      const others = new Set(imported.filter((each) => each !== layer))
+      expect([...others].sort(), layer).to.deep.equal([...named].sort())
+    }
   })
 
   it('has no circle of imports inside a folder', () => {
-    const importsOf = new Map(
+    const filesImportedBy = new Map(
       sources.map(({ path, text }) => [
         path,
         [...text.matchAll(/from '(\.[^']*)\.js'/g)].map(([, from]) => `${posix.join(posix.dirname(path), from!)}.ts`),
@@ -37,23 +51,25 @@ describe('the house', () => {
     )
     /** Everything that a file imports, and what that imports. */
     const reached = (path: string, seen = new Set<string>()): Set<string> => {
-      for (const each of importsOf.get(path) ?? []) if (!seen.has(each)) reached(each, seen.add(each))
+      for (const each of filesImportedBy.get(path) ?? []) if (!seen.has(each)) reached(each, seen.add(each))
       return seen
     }
-    const circular = [...importsOf.keys()].filter((path) => reached(path).has(path))
+    const circular = [...filesImportedBy.keys()].filter((path) => reached(path).has(path))
     // findings.ts uses a type of audit.ts, which calls it.
     expect(circular.sort()).to.deep.equal(['race/audit.ts', 'race/findings.ts'])
   })
 
   for (const { path, text } of sources) {
-    it(`${path} imports only what stands below it`, () => {
-      const imports = [...text.matchAll(/from '(\.[^']*)'/g)].map(([, from]) =>
-        room(posix.join(posix.dirname(path), from!)),
-      )
-      const below = rooms().slice(rooms().indexOf(room(path)))
-      for (const imported of imports) expect(below).to.include(imported)
-      // It tests other people's code, and nothing of it is loaded with the rest.
-      if (room(path) !== 'race/') expect(imports).to.not.include('race/')
+    it(`${path} imports only layers below its own`, () => {
+      const order = [...layers.keys()]
+      const below = order.slice(order.indexOf(layerOf(path)))
+      for (const imported of importsOf(path, text)) expect(below).to.include(imported)
+    })
+
+    it(`${path} touches no private member of Sequelize`, () => {
+      if (/^(sequelize|race|eslint)\//.test(path)) return
+      const code = text.replace(/^\s*(\/?\*.*|\/\/.*)$/gm, '')
+      expect(code).to.not.match(/\._[a-z]/i)
     })
 
     it(`${path} names no dialect`, () => {

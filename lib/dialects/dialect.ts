@@ -104,6 +104,14 @@ export interface Dialect {
   readonly classify: (error: DriverError) => Failure | undefined
   /** The failures after which the server has rolled back the whole transaction, including every savepoint. */
   readonly endsTransaction: readonly Failure[]
+  /** SQL that ends a transaction, as a COMMIT in a raw query or, on MySQL, DDL. */
+  readonly endsTransactionBySql: RegExp
+  /** The error of any statement makes all that follow fail, and COMMIT roll back, up to the last savepoint. */
+  readonly abortsOnError?: true
   /** Whether a COMMIT that succeeded has rolled back. */
   readonly isRollback: (result: unknown) => boolean
 }
+
+/** The statements that begin or end a transaction on every database; `ROLLBACK TO` a savepoint does not. */
+export const transactionControl: RegExp =
+  /^\s*(?:COMMIT|END|ABORT|BEGIN|START\s+TRANSACTION|ROLLBACK(?!\s+(?:(?:WORK|TRANSACTION)\s+)?TO\b))\b/i

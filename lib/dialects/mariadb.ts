@@ -111,5 +111,6 @@ export const mariadb: Dialect = {
   refuseText: () => undefined,
   classify,
   endsTransaction: mysql.endsTransaction,
+  endsTransactionBySql: mysql.endsTransactionBySql,
   isRollback: () => false,
 }

@@ -1,6 +1,7 @@
 import { isInteger } from '../json/encode.js'
 import { write } from './json-set.js'
 import type { JsonFunctions } from './json-set.js'
+import { transactionControl } from './dialect.js'
 import type { Dialect, DriverError, Failure, UpdateVariant } from './dialect.js'
 
 const numbers = `'INTEGER', 'UNSIGNED INTEGER', 'DOUBLE', 'DECIMAL'`
@@ -122,6 +123,15 @@ export function refuseLongKey(key: string): string | undefined {
   return Buffer.byteLength(key) > maxKeyBytes ? `a key may have ${maxKeyBytes} bytes at most` : undefined
 }
 
+/**
+ * Statements that commit the open transaction.
+ * @see https://dev.mysql.com/doc/refman/9.7/en/implicit-commit.html
+ */
+const implicitCommit = new RegExp(
+  `${transactionControl.source}|^\\s*(?:(?:CREATE|DROP)(?!\\s+TEMPORARY)|ALTER|TRUNCATE|RENAME|GRANT|REVOKE|(?:UN)?LOCK\\s+TABLES)\\b`,
+  'i',
+)
+
 export const mysql: Dialect = {
   name: 'MySQL',
   variants: [partial, initialising],
@@ -140,5 +150,6 @@ export const mysql: Dialect = {
   refuseText: () => undefined,
   classify,
   endsTransaction: ['deadlock', 'conflict', 'resources'],
+  endsTransactionBySql: implicitCommit,
   isRollback: () => false,
 }

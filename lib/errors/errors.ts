@@ -200,7 +200,14 @@ export class LockTimeoutError extends RowError {
   /** How long it waited at most, in milliseconds; 0 for `nowait`, `undefined` for as long as the server waits. */
   readonly timeoutMs: number | undefined
 
-  constructor(method: string, row: RowFacts, timeoutMs: number | undefined, holders: string, cause?: unknown) {
+  constructor(
+    method: string,
+    row: RowFacts,
+    timeoutMs: number | undefined,
+    holders: string,
+    cause?: unknown,
+    isInOtherTransaction = false,
+  ) {
     const [waited, remedy] =
       timeoutMs === undefined
         ? ['for longer than the server waits', 'Try again later']
@@ -209,8 +216,11 @@ export class LockTimeoutError extends RowError {
           : [`for more than ${timeoutMs} ms, or than the server waits`, 'Try again later, with a longer timeoutMs']
     super(
       row,
-      `${method}: ${describeRow(row)} is locked by another session ${waited}, so nothing was written. ` +
-        `${remedy}, or find who holds the lock: ${holders}.`,
+      isInOtherTransaction
+        ? `${method}: ${describeRow(row)} is locked ${waited}, most likely by the sequelize.transaction() around this call, which the call does not take part in, so nothing was written. ` +
+            `Pass its transaction as the option { transaction }. Otherwise another session holds the lock: ${holders}.`
+        : `${method}: ${describeRow(row)} is locked by another session ${waited}, so nothing was written. ` +
+            `${remedy}, or find who holds the lock: ${holders}.`,
     )
     this.timeoutMs = timeoutMs
     this.cause = cause
@@ -252,6 +262,16 @@ export class StaleRowError extends OptimisticLockError {
       `${method}: ${place} of ${describeRow(row)} was changed by others since it was loaded, so nothing was written. ` +
         `Read it again with await row.reload() and decide anew, or let callers wait for each other instead: await row.withLock(fn).`,
       { attempts: 1, columns: [column], path },
+    )
+  }
+
+  /** The row changed inside the transaction, through another instance or another statement than the one that saves. */
+  static inTransaction(method: string, row: RowFacts, column: string): StaleRowError {
+    return new StaleRowError(
+      row,
+      `${method}: "${column}" of this instance of ${describeRow(row)} is not what its transaction has, which wrote or locked the row through another instance or statement, so nothing was written. ` +
+        `Work with the row that the callback gets; or call await row.reload({ transaction }) first, and make the change again.`,
+      { attempts: 1, columns: [column], path: undefined },
     )
   }
 

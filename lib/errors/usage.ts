@@ -113,6 +113,12 @@ const texts = {
   lockedElsewhere: (method: string, row: RowFacts): string =>
     `${method}: this instance of ${describeRow(row)} is inside another withLock() already, and two flows cannot share one instance. ` +
     `Give each its own: withLock([${row.model}, primaryKey], fn), or load the row once per job.`,
+  notBegun: (method: string, value: unknown): string =>
+    `${method}: the callback returned ${describeValue(value)}, which has not begun to run, so nothing of it was in the transaction, which was rolled back. ` +
+    `Return a promise of its result: an Observable by lastValueFrom(observable), a generator by running it to its end in the callback.`,
+  transactionControl: (method: string, sql: string): string =>
+    `${method}: ${JSON.stringify(sql.slice(0, 60))} would end the transaction that it is sent in. ` +
+    `Let the callback return to commit, or throw to roll back; for a savepoint write sequelize.transaction({ transaction }, …); run DDL before or after it.`,
 } as const
 
 /** The mistake in a call: one for each text. */

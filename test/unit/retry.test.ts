@@ -6,7 +6,7 @@ import { rejection } from '../rejection.js'
 
 // Not part of the package's face, where only its clock and its dice can be put in.
 // eslint-disable-next-line @typescript-eslint/no-require-imports
-const { retry } = require(resolve('dist/retry.js')) as typeof import('../../dist/retry.js')
+const { retry } = require(resolve('dist/transactions/retry.js')) as typeof import('../../dist/transactions/retry.js')
 
 describe('the pauses between attempts', () => {
   const conflict = new Error('conflict')

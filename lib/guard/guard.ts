@@ -1,0 +1,374 @@
+import { Op, Utils } from 'sequelize'
+import type { Sequelize, Transaction } from 'sequelize'
+import type { Column } from '../dialects/dialect.js'
+import type { JsonValue } from '../json/values.js'
+import { RowRef } from '../rows/row-ref.js'
+import { rowStateOf } from '../rows/row-state.js'
+import {
+  attributeType,
+  buildOptionsOf,
+  fieldOf,
+  isChanged,
+  jsonAttributes,
+  modelOf,
+  outermostOf,
+  sequelizeInternals,
+  sequelizeOf,
+  valuesOf,
+  versionAttribute,
+} from '../sequelize/internals.js'
+import type { Row, RowModel } from '../sequelize/internals.js'
+import { inheritedStates, modelStateOf, policyOf } from '../sequelize/model-state.js'
+import { mergeOptions } from '../sequelize/options.js'
+import type { LosslessOptions, Policy } from '../sequelize/options.js'
+import { override } from '../sequelize/override.js'
+import { sessionOf } from '../sequelize/session.js'
+import { ambientTransaction } from '../transactions/join.js'
+import { findTransactionState, transactionStateOf } from '../transactions/transaction-state.js'
+import { withCallSite } from './call-options.js'
+import type { CallOptions } from './call-options.js'
+import { includedRows, lockingReadOf, noteLockingRead, toLockingRead } from './locking-reads.js'
+import { patchRow } from './patch.js'
+import type { EditedColumn, RowUpdate } from './patch.js'
+import { detailsOfBulkWrite, detailsOfSave, reportOrThrow } from './report.js'
+
+/** Values by the name of a column in the database. */
+type Fields = Readonly<Record<string, unknown>>
+
+/** Sets what happens to whole-column writes of a model, or of all models of a Sequelize instance. */
+export function guard(subject: RowModel | Sequelize, options: LosslessOptions): void {
+  const owner = typeof subject === 'function' ? modelStateOf(subject) : sessionOf(subject)
+  owner.options = mergeOptions(owner.options, options)
+  if (isIdle(options)) return
+  if (typeof subject === 'function') {
+    guardModel(subject)
+    guardQueryInterface(sequelizeOf(subject))
+    return
+  }
+  for (const model of Object.values(subject.models)) guardModel(model)
+  if (!sessionOf(subject).isGuardingModels) {
+    sessionOf(subject).isGuardingModels = true
+    subject.addHook('afterDefine', (model) => {
+      guardModel(model as unknown as RowModel)
+    })
+  }
+  guardQueryInterface(subject)
+}
+
+function isIdle({ wholeColumnWrites = 'allow' }: LosslessOptions): boolean {
+  return wholeColumnWrites === 'allow'
+}
+
+/** The policy for a model's writes; `undefined` where they are allowed. */
+function activePolicy(model: RowModel, options?: CallOptions): Policy | undefined {
+  const policy = policyOf(model)
+  return !isIdle(policy) && options?.wholeColumnWrites !== 'allow' ? policy : undefined
+}
+
+/** Observes what rows of a model are loaded with, and where its writes are called. */
+function guardModel(model: RowModel): void {
+  if (inheritedStates(model).some(({ isGuarded }) => isGuarded)) return
+  modelStateOf(model).isGuarded = true
+  const prototype = model.prototype as object
+
+  override<Row, [given: unknown, options: CallOptions]>(prototype, '_initValues', (original) => {
+    return function (...args) {
+      original.apply(this, args)
+      const [, { raw, isNewRecord }] = args
+      // A row that was built by hand, as new or as stored, holds what is still to be saved.
+      if (raw && !isNewRecord && activePolicy(modelOf(this))) rowStateOf(this).recordRead(loadedColumns(this))
+    }
+  })
+  override<Row, [options?: CallOptions]>(prototype, 'save', (original) => {
+    return function (...args) {
+      const [options] = args
+      const policy = activePolicy(modelOf(this), options)
+      if (!policy || this.isNewRecord) return original.apply(this, args)
+      if (policy.wholeColumnWrites === 'patch') rowStateOf(this).markChangesInPlace(options?.fields)
+      const isConcerned = [...jsonAttributes(modelOf(this))].some(
+        (column) => options?.fields?.includes(column) ?? isChanged(this, column),
+      )
+      if (isConcerned) args[0] = withCallSite(options)
+      return original.apply(this, args)
+    }
+  })
+  override<Row, [options?: CallOptions]>(prototype, 'reload', (original) => {
+    return async function (...args) {
+      const result = await original.apply(this, args)
+      if (activePolicy(modelOf(this))) recordReload(this)
+      return result
+    }
+  })
+  for (const name of ['update', 'upsert'] as const) {
+    override<RowModel & object, [given: unknown, options?: CallOptions]>(model, name, (original) => {
+      return function (...args) {
+        if (activePolicy(this, args[1])) args[1] = withCallSite(args[1])
+        return original.apply(this, args)
+      }
+    })
+  }
+  override<RowModel & object, [given: unknown, options?: CallOptions]>(model, 'bulkCreate', (original) => {
+    return async function (...args) {
+      const [, options = {}] = args
+      if (!activePolicy(this)) return original.apply(this, args)
+      args[1] = withCallSite(options)
+      const rows = (await original.apply(this, args)) as Row[]
+      // With individualHooks each row was inserted by itself.
+      if (!options.ignoreDuplicates && !options.individualHooks) recordBulkCreate(this, rows, options)
+      return rows
+    }
+  })
+}
+
+function recordReload(row: Row): void {
+  const { attributes } = buildOptionsOf(row)
+  const loaded = loadedColumns(row).filter((column) => attributes?.includes(column) ?? true)
+  const { transaction, locksIncluded = false } = lockingReadOf(row) ?? {}
+  rowStateOf(row).recordRead(loaded, transaction)
+  if (transaction) transactionStateOf(transaction).addLockedRow(row)
+  for (const each of locksIncluded ? includedRows(row) : []) recordLock(each, transaction!)
+  for (const column of jsonAttributes(modelOf(row))) {
+    if (!Object.hasOwn(valuesOf(row), column)) rowStateOf(row).forget(column)
+  }
+}
+
+function recordLock(row: Row, transaction: Transaction): void {
+  rowStateOf(row).recordLock(loadedColumns(row), transaction)
+  transactionStateOf(transaction).addLockedRow(row)
+}
+
+function recordBulkCreate(model: RowModel, rows: readonly Row[], options: CallOptions): void {
+  const { fields, updateOnDuplicate } = options
+  const { transaction = ambientTransaction(sessionOf(sequelizeOf(model))) } = options
+  for (const row of rows) {
+    const given = [...jsonAttributes(model)]
+      .filter((name) => fields?.includes(name) ?? true)
+      .map((name) => [fieldOf(model, name), valuesOf(row)[name]])
+    const values = Object.fromEntries(given) as Fields
+    // A row that was there before keeps the columns that updateOnDuplicate leaves out.
+    const columns = storedColumns(model, values).filter((name) => updateOnDuplicate?.includes(name) ?? true)
+    recordWrite(row, columns, values, { returning: true, ...options, transaction })()
+  }
+}
+
+function loadedColumns(row: Row): string[] {
+  return [...jsonAttributes(modelOf(row))].filter((column) => Object.hasOwn(valuesOf(row), column))
+}
+
+/** The arguments of the methods of Sequelize's query interface that read and write rows. */
+interface Statements {
+  select: [model: RowModel, table: unknown, options: CallOptions]
+  insert: [instance: Row | null, table: unknown, values: Fields, options: CallOptions]
+  update: [instance: Row, table: unknown, values: Fields, where: object, options: CallOptions]
+  bulkUpdate: [table: unknown, values: Fields, where: Fields, options?: CallOptions, more?: unknown]
+  upsert: [table: unknown, inserted: Fields, updated: Fields, where: object, options: CallOptions]
+  bulkInsert: [table: unknown, records: Fields[], options?: CallOptions, more?: unknown]
+}
+
+/**
+ * Checks the writes that Sequelize is about to send: after its hooks and validators, with the values that will be stored. A
+ * literal, or a function of the database, is an atomic write of the application's own.
+ */
+function guardQueryInterface(sequelize: Sequelize): void {
+  const session = sessionOf(sequelize)
+  if (session.isGuarded) return
+  session.isGuarded = true
+  const queryInterface = sequelize.getQueryInterface()
+
+  override<object, Statements['select']>(queryInterface, 'select', (original) => {
+    return async function (...args) {
+      const [model, , options] = args
+      const found = await original.apply(this, args)
+      const read = toLockingRead(model, options)
+      for (const row of read ? [found].flat<unknown[]>() : []) {
+        if (!noteLockingRead(row, read!)) continue
+        for (const each of [row, ...(read!.locksIncluded ? includedRows(row) : [])]) recordLock(each, read!.transaction)
+      }
+      return found
+    }
+  })
+  override<object, Statements['insert']>(queryInterface, 'insert', (original) => {
+    return async function (...args) {
+      const [instance, , values, options] = args
+      const model = instance && modelOf(instance)
+      if (!model || !activePolicy(model)) return original.apply(this, args)
+      const { updateOnDuplicate, ignoreDuplicates } = options
+      if (updateOnDuplicate) {
+        checkBulkWrite('save', () => wholeColumns(model, pick(values, updateOnDuplicate)), {}, { ...options, model })
+      }
+      const isKnown = !ignoreDuplicates && !updateOnDuplicate
+      // A column that is not given is NULL, or what the database itself puts there.
+      const done = recordWrite(instance, isKnown ? storedColumns(model, values) : [], values, options)
+      const result = await original.apply(this, args)
+      done()
+      return result
+    }
+  })
+  override<object, Statements['update']>(queryInterface, 'update', (original) => {
+    return async function (...args) {
+      const [instance, tableName, values, where, options] = args
+      const model = modelOf(instance)
+      if (!activePolicy(model)) return original.apply(this, args)
+      const send = (changed: Fields): Promise<unknown> =>
+        original.apply(this, [instance, tableName, changed, where, options]) as Promise<unknown>
+      const write = (): Promise<unknown> => save({ instance, tableName, values, where, options, send })
+      const isPatching = activePolicy(model, options)?.wholeColumnWrites === 'patch'
+      return isPatching ? afterPatchInFlight(instance, options.transaction, write) : write()
+    }
+  })
+  override<object, Statements['bulkUpdate']>(queryInterface, 'bulkUpdate', (original) => {
+    return function (...args) {
+      const [, values, where, options] = args
+      checkBulkWrite('update', (model) => wholeColumns(model, values), where, options)
+      return original.apply(this, args)
+    }
+  })
+  override<object, Statements['upsert']>(queryInterface, 'upsert', (original) => {
+    return function (...args) {
+      const [, inserted, updated, , options] = args
+      // A row with the same value of another unique column may be the one that is updated.
+      const { model, conflictFields } = options
+      const isByPrimaryKey =
+        !conflictFields?.length && model?.primaryKeyAttributes.every((name) => fieldOf(model, name) in updated)
+      checkBulkWrite('upsert', () => wholeColumns(model!, updated), isByPrimaryKey ? inserted : {}, options)
+      return original.apply(this, args)
+    }
+  })
+  override<object, Statements['bulkInsert']>(queryInterface, 'bulkInsert', (original) => {
+    return function (...args) {
+      const [, records, options] = args
+      const { updateOnDuplicate = [] } = options ?? {}
+      const columns = (model: RowModel): string[] => [
+        ...new Set(records.flatMap((record) => wholeColumns(model, pick(record, updateOnDuplicate)))),
+      ]
+      checkBulkWrite('bulkCreate', columns, {}, options)
+      return original.apply(this, args)
+    }
+  })
+}
+
+/** Checks a write of rows in the database, which were not loaded. */
+function checkBulkWrite(
+  method: string,
+  columns: (model: RowModel) => string[],
+  where: object,
+  options: CallOptions = {},
+): void {
+  const { model } = options
+  const policy = model && activePolicy(model, options)
+  if (!policy) return
+  const primaryKey = keyNamed(model, where)
+  const isWholeKey = Object.keys(primaryKey).length === model.primaryKeyAttributes.length
+  const { key } = new RowRef(model, primaryKey)
+  const session = sessionOf(sequelizeOf(model))
+  for (const column of columns(model)) {
+    if (isWholeKey && findTransactionState(options.transaction)?.isRowLocked(key, column)) continue
+    const call = { method, model: model.name, column }
+    reportOrThrow(session, policy, options, call, () => detailsOfBulkWrite(model, column, primaryKey))
+  }
+}
+
+/** Of patched saves of one instance that are made at once, each starts from what the one before it has written. */
+function afterPatchInFlight<R>(
+  instance: Row,
+  transaction: Transaction | null | undefined,
+  write: () => Promise<R>,
+): Promise<R> {
+  const state = rowStateOf(instance)
+  const outermost = transaction ? outermostOf(transaction) : undefined
+  const before = state.patchInFlight
+  // A save in another transaction may wait for this one, by its lock.
+  const written = before && before.outermost === outermost ? before.settled.then(write) : write()
+  state.patchInFlight = { outermost, settled: written.catch(() => undefined) }
+  return written
+}
+
+/** Checks an UPDATE of a row that was loaded, and sends it, as a whole or as a patch. */
+async function save(update: RowUpdate & { readonly options: CallOptions }): Promise<unknown> {
+  const { instance, values, options, send } = update
+  const model = modelOf(instance)
+  const state = rowStateOf(instance)
+  const policy = activePolicy(model, options)
+  const written = wholeColumns(model, values)
+  const version = versionAttribute(model)
+  // SQL finds no NULL equal to another one.
+  const isVersioned = version !== undefined && valuesOf(instance)[version] !== null
+  const atRisk =
+    policy && !isVersioned ? written.filter((column) => !state.isLockedSince(column, options.transaction)) : []
+  const isPatched = policy?.wholeColumnWrites === 'patch' && atRisk.length > 0
+  const edits = isPatched ? atRisk.map((column) => editOf(instance, column, values)) : []
+  for (const [index, column] of atRisk.entries()) {
+    if (edits[index]) continue
+    const call = { method: 'save', model: model.name, column }
+    reportOrThrow(sessionOf(sequelizeOf(model)), policy!, options, call, () =>
+      detailsOfSave(instance, column, editOf(instance, column, values)),
+    )
+  }
+  const done = recordWrite(instance, written, values, options, !isPatched)
+  const result = isPatched ? await patchRow(update, edits as EditedColumn[], policy.conflicts) : await send(values)
+  done()
+  return result
+}
+
+/** Takes these values of fields as they are sent for `columns`; call the returned function once the statement has succeeded. */
+function recordWrite(
+  instance: Row,
+  columns: readonly string[],
+  values: Fields,
+  { returning, transaction }: CallOptions,
+  isWhole = true,
+): () => void {
+  const model = modelOf(instance)
+  const { returnValues } = sequelizeInternals(sequelizeOf(model)).dialect.supports
+  const answered = returnValues ? returning : false
+  const written = columns.map((column) => [column, values[fieldOf(model, column)]] as const)
+  const done = rowStateOf(instance).recordWrite(Object.fromEntries(written), {
+    transaction,
+    isWhole,
+    isAnswered: (column) => (Array.isArray(answered) ? answered.includes(fieldOf(model, column)) : Boolean(answered)),
+  })
+  return () => {
+    done()
+    if (isWhole && transaction && columns.length > 0) transactionStateOf(transaction).addLockedRow(instance)
+  }
+}
+
+/** The JSON attributes that a new row holds as these values of fields say. */
+function storedColumns(model: RowModel, values: Fields): string[] {
+  return [...jsonAttributes(model)].filter((name) => !(values[fieldOf(model, name)] instanceof Utils.SequelizeMethod))
+}
+
+/** The JSON attributes that are written as a whole by these values of fields. */
+function wholeColumns(model: RowModel, values: Fields): string[] {
+  return storedColumns(model, values).filter((column) => Object.hasOwn(values, fieldOf(model, column)))
+}
+
+function pick(values: Fields, fields: readonly string[]): Fields {
+  return Object.fromEntries(fields.map((field) => [field, values[field]]))
+}
+
+/** The document that was loaded and the one to be written; `undefined` if it is not known which one was loaded. */
+function editOf(instance: Row, column: string, values: Fields): EditedColumn | undefined {
+  const text = rowStateOf(instance).storedText(column)
+  if (text === undefined) return undefined
+  const model = modelOf(instance)
+  const field = fieldOf(model, column)
+  const type = attributeType(model, column) as Column['type']
+  return { column, field, type, before: parsed(text), after: parsed(JSON.stringify(values[field] ?? null)) }
+}
+
+function parsed(text: string): JsonValue {
+  return text === 'undefined' ? null : (JSON.parse(text) as JsonValue)
+}
+
+/** The part of the primary key that a condition, or the values of a row, fix. */
+function keyNamed(model: RowModel, where: object): Fields {
+  const { [Op.and]: all = [], ...fields } = where as Record<string | symbol, unknown>
+  const parts = [fields, ...[all].flat().filter((each) => typeof each === 'object' && each !== null)] as Fields[]
+  const named = model.primaryKeyAttributes.flatMap((name) => {
+    const value = parts.map((part) => part[fieldOf(model, name)]).find((each) => each !== undefined)
+    const isOne = value !== null && value !== undefined && (typeof value !== 'object' || value instanceof Date)
+    return isOne ? [[name, value] as const] : []
+  })
+  return Object.fromEntries(named)
+}

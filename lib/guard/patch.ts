@@ -1,0 +1,179 @@
+import { literal, Op, QueryTypes } from 'sequelize'
+import type { Logging, Transaction } from 'sequelize'
+import type { Change, Dialect, UpdateVariant } from '../dialects/dialect.js'
+import { refuseTooLarge, refuseUnsupported } from '../dialects/limits.js'
+import { StaleRowError } from '../errors/errors.js'
+import { usage } from '../errors/usage.js'
+import { difference } from '../json/difference.js'
+import type { Edit } from '../json/difference.js'
+import { condition } from '../json/operation.js'
+import type { Condition, Operation } from '../json/operation.js'
+import type { JsonObject, JsonValue } from '../json/values.js'
+import { RowRef } from '../rows/row-ref.js'
+import { valuesOf } from '../sequelize/internals.js'
+import type { Row } from '../sequelize/internals.js'
+import type { Policy } from '../sequelize/options.js'
+import { sendForHeader, statementRetry } from '../sequelize/send.js'
+import type { QueryContext } from '../sequelize/send.js'
+import { Statement } from '../sequelize/statement.js'
+import { startCall } from '../transactions/call.js'
+import type { Call } from '../transactions/call.js'
+import { execute } from '../transactions/execute.js'
+import { transactionToJoin } from '../transactions/join.js'
+import { applyToOtherInstances } from '../transactions/other-instances.js'
+import type { TransactionState } from '../transactions/transaction-state.js'
+import { updateDocuments } from '../writes/update-document.js'
+import type { DocumentChange, DocumentColumn, UpdateResult } from '../writes/update-document.js'
+
+const method = 'save'
+
+/** An UPDATE of one row, as Sequelize is about to send it. */
+export interface RowUpdate {
+  readonly instance: Row
+  readonly tableName: unknown
+  readonly values: Readonly<Record<string, unknown>>
+  readonly where: object
+  readonly options: Logging & { readonly transaction?: Transaction | null | undefined }
+  /** Sends it, with these values. */
+  readonly send: (values: Readonly<Record<string, unknown>>) => Promise<unknown>
+}
+
+/** A document of a row, the name of its column in the database, and what changed in it since it was loaded. */
+export interface EditedColumn extends DocumentColumn, Edit {
+  readonly field: string
+}
+
+/** A statement with more operations would exceed what every database takes. */
+const maxOperations = 50
+
+/**
+ * Sends an UPDATE that writes only what changed in the edited documents, and the other columns as they are. A change that
+ * operations cannot express is written as a whole, if the column still holds the document that was loaded.
+ * @throws {RowNotFoundError} the row does not exist
+ * @throws {StaleRowError} another session has changed something that this change depends on
+ */
+export async function patchRow(
+  update: RowUpdate,
+  edits: readonly EditedColumn[],
+  conflicts: Policy['conflicts'],
+): Promise<unknown> {
+  const { instance, values, options, send } = update
+  const row = RowRef.of(instance)
+  const { session, facts } = row
+  const changed = edits.map((edit) => ({ ...edit, ...changeOf(edit, conflicts) }))
+  const documents = changed.filter(({ operations, conditions }) => operations.length + conditions.length > 0)
+  const plain = withoutEdits(values, edits)
+  const sendPlain = async (): Promise<unknown> => (Object.keys(plain).length > 0 ? send(plain) : [instance, 1])
+  if (documents.length === 0) return sendPlain()
+
+  const transaction = transactionToJoin(method, session, options.transaction, undefined)
+  const call = await startCall({ method, session, row: facts, transaction, logging: options.logging })
+  for (const each of documents) refuseUnsupported(method, each.column, each, call.dialect)
+  const statements = async (context: QueryContext, state: TransactionState | undefined): Promise<unknown> => {
+    const outcome = await updateDocuments(call, row, context, {
+      documents,
+      send: (variants) => sendPatch(call, update, plain, documents, variants, context),
+      refusal: ({ column }, { path }) => StaleRowError.changedSinceLoad(method, facts, column, path),
+    })
+    for (const { column, operations } of state ? documents : []) {
+      applyToOtherInstances(
+        state!,
+        row,
+        column,
+        operations,
+        operations.length > 0 ? undefined : valuesOf(instance)[column],
+      )
+    }
+    // The documents are as they should be already; of the other columns that is not known.
+    return 'answer' in outcome ? outcome.answer : sendPlain()
+  }
+  return execute(call, { statements }, { opensTransaction: false })
+}
+
+async function sendPatch(
+  { dialect, session: { sequelize } }: Call,
+  { instance, tableName, where, options }: RowUpdate,
+  plain: Readonly<Record<string, unknown>>,
+  documents: readonly (EditedColumn & DocumentChange)[],
+  variants: readonly UpdateVariant[],
+  context: QueryContext,
+): Promise<UpdateResult<unknown>> {
+  const statement = new Statement(RowRef.of(instance).model)
+  const { values, guard } = documentValues(documents, variants, dialect, statement)
+  const sql = statement.update(tableName, { ...plain, ...values }, { [Op.and]: [where, literal(guard)] }, options)
+  if (sql === undefined) throw usage.searchPath(method)
+  refuseTooLarge(method, documents[0]!.column, statement.bytes(sql, dialect.maxStatementBytes), dialect)
+  if (dialect.matched) {
+    const isMatched = dialect.matched(await sendForHeader(sequelize, sql, statement.binds, context))
+    if (isMatched) return { result: 'matched', answer: [instance, 1] }
+    return { result: isMatched === undefined ? 'unknown' : 'unmatched' }
+  }
+  // As Sequelize sends it, which then takes the answer of `returning` into the instance.
+  const answer = (await sequelize.query(sql, {
+    ...options,
+    bind: statement.binds,
+    type: QueryTypes.UPDATE,
+    instance,
+    transaction: context.transaction ?? null,
+    retry: statementRetry(sequelize, context.transaction !== undefined),
+  })) as unknown as [Row, number]
+  return answer[1] > 0 ? { result: 'matched', answer } : { result: 'unmatched' }
+}
+
+/** The change that writes an edit and no more than that; without operations where the whole document is to be replaced. */
+function changeOf(edit: Edit, conflicts: Policy['conflicts']): Change {
+  const operations = difference(edit)
+  if (!operations || operations.length > maxOperations) {
+    return { operations: [], conditions: [equalsDocument(edit.before)] }
+  }
+  return { operations, conditions: conflicts === 'throw' ? unchangedSince(edit.before, operations) : [] }
+}
+
+/** The condition that a column holds this document. */
+function equalsDocument(document: JsonValue): Condition {
+  return { kind: 'equals', path: [], json: JSON.stringify(document) }
+}
+
+/** The conditions that the values which the operations change are as they were loaded, and that their parents still exist. */
+function unchangedSince(before: JsonValue, operations: readonly Operation[]): Condition[] {
+  const parents = new Map<string, Condition>()
+  const own = operations.flatMap(({ kind, path }) => {
+    let value: JsonValue | undefined = before ?? {}
+    for (const [depth, key] of path.entries()) {
+      const parent = path.slice(0, depth)
+      if (depth > 0) parents.set(JSON.stringify(parent), condition(method, 'exists', parent, null))
+      value = Object.hasOwn(value as JsonObject, key) ? (value as JsonObject)[key] : undefined
+    }
+    if (value === undefined) return condition(method, 'absent', path, null)
+    return kind === 'append' ? condition(method, 'exists', path, null) : condition(method, 'equals', path, value)
+  })
+  return [...own, ...parents.values()]
+}
+
+function withoutEdits(
+  values: Readonly<Record<string, unknown>>,
+  edits: readonly EditedColumn[],
+): Readonly<Record<string, unknown>> {
+  const fields = edits.map(({ field }) => field)
+  return Object.fromEntries(Object.entries(values).filter(([field]) => !fields.includes(field)))
+}
+
+/** The new values of the documents' columns, by field, and the condition under which they are written. */
+function documentValues(
+  documents: readonly (EditedColumn & DocumentChange)[],
+  variants: readonly UpdateVariant[],
+  dialect: Dialect,
+  statement: Statement,
+): { readonly values: Record<string, unknown>; readonly guard: string } {
+  const guards: string[] = []
+  const values = documents.map((each, index) => {
+    const target = { sql: statement.column(each.column), type: each.type }
+    const [whole] = each.operations.length === 0 ? each.conditions : []
+    const { document, guard } = whole
+      ? { document: undefined, guard: dialect.holds(target, statement.bind(whole.json)) }
+      : variants[index]!(each, target, statement.bind)
+    guards.push(guard)
+    return [each.field, document === undefined ? each.after : literal(document)] as const
+  })
+  return { values: Object.fromEntries(values), guard: guards.join(' AND ') }
+}

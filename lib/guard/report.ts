@@ -1,0 +1,79 @@
+import { channel } from 'node:diagnostics_channel'
+import type { Logging } from 'sequelize'
+import { captureCallSite, firstUserFrame } from '../call-site.js'
+import { describeWrite, WholeColumnWriteError } from '../errors/errors.js'
+import type { WholeColumnWrite } from '../errors/errors.js'
+import { difference } from '../json/difference.js'
+import type { Operation } from '../json/operation.js'
+import { RowRef } from '../rows/row-ref.js'
+import { sequelizeInternals } from '../sequelize/internals.js'
+import type { Row, RowModel } from '../sequelize/internals.js'
+import type { Policy } from '../sequelize/options.js'
+import type { Session } from '../sequelize/session.js'
+import { callSite } from './call-options.js'
+import type { CallOptions } from './call-options.js'
+import type { EditedColumn } from './patch.js'
+
+/** What a report says of the row. */
+type Details = Pick<WholeColumnWrite, 'primaryKey' | 'keys' | 'instead'>
+
+/** The row of a save, the keys that it changes, and the call to write instead. */
+export function detailsOfSave(instance: Row, column: string, edit: EditedColumn | undefined): Details {
+  const operations = edit && difference(edit)
+  const keys = operations && [...new Set(operations.map(({ path }) => path[0]!))]
+  const instead = operations?.length
+    ? suggestCall(column, operations)
+    : `await row.withLock(async (row) => { row.${column} = …; await row.save() })`
+  return { primaryKey: RowRef.of(instance).primaryKey, keys, instead }
+}
+
+/** The part of a primary key that a write of rows in the database names, and the call to write instead. */
+export function detailsOfBulkWrite(model: RowModel, column: string, primaryKey: Details['primaryKey']): Details {
+  const keys = model.primaryKeyAttributes.join(', ')
+  const target = `${model.name}, ${model.primaryKeyAttributes.length > 1 ? `{ ${keys} }` : keys}`
+  const instead = `await updateJson([${target}], ${JSON.stringify(column)}, [set(…)])`
+  return { primaryKey, keys: undefined, instead }
+}
+
+/** The call that writes no more than `operations`. */
+function suggestCall(column: string, operations: readonly Operation[]): string {
+  const [only] = operations
+  if (operations.length === 1 && only!.kind === 'set' && only!.path.length === 1) {
+    return `await row.mergeJsonKey(${JSON.stringify(column)}, ${JSON.stringify(only!.path[0])}, …)`
+  }
+  const shown = operations.slice(0, 5).map(({ kind, path }) => {
+    return `${kind}(${JSON.stringify(path)}${kind === 'remove' ? '' : ', …'})`
+  })
+  return `await row.updateJson(${JSON.stringify(column)}, [${[...shown, ...(operations.length > 5 ? ['…'] : [])].join(', ')}])`
+}
+
+const reports = channel('sequelize-lossless:whole-column-write')
+
+/** Beyond this many reported call sites the oldest is forgotten, and may be reported again. */
+const maxReportedCallSites = 1000
+
+/**
+ * Reports a write of a whole column, once per call site; or refuses it.
+ * @throws {WholeColumnWriteError} the model's policy is to throw
+ */
+export function reportOrThrow(
+  { sequelize, reportedCallSites }: Session,
+  { wholeColumnWrites }: Policy,
+  options: CallOptions,
+  call: Pick<WholeColumnWrite, 'method' | 'model' | 'column'>,
+  details: () => Details,
+): void {
+  const { file, line } = firstUserFrame(options[callSite] ?? captureCallSite(undefined)) ?? {}
+  const site = JSON.stringify([file, line, call])
+  if (wholeColumnWrites === 'warn' && reportedCallSites.has(site)) return
+  const write = { ...call, ...details(), file, line }
+  if (wholeColumnWrites !== 'warn') throw new WholeColumnWriteError(write)
+  const [oldest] = reportedCallSites
+  if (reportedCallSites.size === maxReportedCallSites) reportedCallSites.delete(oldest!)
+  reportedCallSites.add(site)
+  reports.publish(write)
+  const loggers: Logging['logging'][] = [options.logging, sequelizeInternals(sequelize).options.logging]
+  // With SQL that is not logged, a warning that was asked for must still be seen.
+  const log = loggers.find((each) => typeof each === 'function') ?? console.warn
+  log(`sequelize-lossless: ${write.method} ${describeWrite(write)}`)
+}

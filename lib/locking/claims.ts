@@ -1,0 +1,36 @@
+import type { Transaction } from 'sequelize'
+import { usage } from '../errors/usage.js'
+import type { RowRef } from '../rows/row-ref.js'
+import { findRowState, rowStateOf } from '../rows/row-state.js'
+import type { Claim } from '../rows/row-state.js'
+import { finishedState, isSameTransaction, outermostOf } from '../sequelize/internals.js'
+import { lockTransaction } from '../transactions/join.js'
+
+/**
+ * Claims the instances of `refs` for one call, from its first moment, when nothing is locked yet: two flows must not work
+ * on one instance. A call inside the callback that has the instance needs no claim of its own.
+ */
+export function claimInstances(refs: readonly RowRef[]): Claim {
+  const claim: Claim = { transaction: undefined, isReleased: false }
+  for (const { instance } of refs) if (instance && !lockTransaction(instance)) rowStateOf(instance).claim = claim
+  return claim
+}
+
+/** @throws {UsageError} another flow, or another transaction, works on this very instance */
+export function refuseOtherHolder(
+  method: string,
+  { instance, facts }: RowRef,
+  transaction: Transaction | undefined,
+): void {
+  const state = findRowState(instance)
+  if (!state) return
+  const { lock, claim } = state
+  const isHeldElsewhere = lock && !(transaction && isSameTransaction(lock.transaction, transaction))
+  const isClaimed = claim !== undefined && !isOver(claim)
+  if (isHeldElsewhere || (isClaimed && !lockTransaction(instance))) throw usage.lockedElsewhere(method, facts)
+}
+
+/** After COMMIT the claim is over, though the call still runs `afterCommit` hooks. */
+function isOver({ isReleased, transaction }: Claim): boolean {
+  return isReleased || (transaction !== undefined && finishedState(outermostOf(transaction)) === 'commit')
+}

@@ -1,0 +1,264 @@
+import type { Logging, Model, Transaction, Transactionable } from 'sequelize'
+import { UnsavedChangesError } from '../errors/errors.js'
+import { usage } from '../errors/usage.js'
+import { checkOptions } from '../errors/check-options.js'
+import { identifyRow, identifyRows, refuseDuplicates } from '../rows/row-ref.js'
+import type { RowRef, Target } from '../rows/row-ref.js'
+import { refuseUnsavedChanges, rowStateOf, unsavedColumns } from '../rows/row-state.js'
+import type { Row } from '../sequelize/internals.js'
+import type { QueryContext } from '../sequelize/send.js'
+import { startCall } from '../transactions/call.js'
+import type { Call } from '../transactions/call.js'
+import { runCallback } from '../transactions/callback.js'
+import { execute } from '../transactions/execute.js'
+import { isInScope, lockTransaction, transactionToJoin } from '../transactions/join.js'
+import { checkRetryOptions } from '../transactions/retry.js'
+import type { RetryOptions } from '../transactions/retry.js'
+import { checkIsolationLevel } from '../transactions/retry-transaction.js'
+import type { TransactionState } from '../transactions/transaction-state.js'
+import { claimInstances, refuseOtherHolder } from './claims.js'
+import { acquireLock } from './locking-read.js'
+
+/** How long to wait for a row that another session has locked. */
+export interface LockWaitOptions {
+  /**
+   * At most so many milliseconds, a whole number from 1; MariaDB counts in whole seconds, rounded up. A `LockTimeoutError`
+   * then. Default: as long as the server waits (50 s on MySQL and MariaDB, for ever on PostgreSQL).
+   */
+  readonly timeoutMs?: number
+  /** Not at all: a `LockTimeoutError` at once. Default: false. */
+  readonly nowait?: boolean
+}
+
+export interface LockOptions extends LockWaitOptions, Logging {
+  /** The transaction that keeps the lock until it ends. */
+  readonly transaction: Transaction
+}
+
+export interface WithLockOptions extends LockWaitOptions, Logging, Transactionable {
+  /** The isolation level of the transaction that is opened; refused where one is joined. Default: Sequelize's own. */
+  readonly isolationLevel?: Transaction.ISOLATION_LEVELS
+  /**
+   * Run `fn` again, in a new transaction and with a fresh row, after a deadlock or a conflict; refused where a
+   * transaction is joined. Default: `fn` runs once; a lock that could not be had before it is tried 3 times.
+   */
+  readonly retry?: RetryOptions
+}
+
+/**
+ * Locks this row until the transaction ends, and refreshes the instance from the very read that locks: Rails' `lock!`.
+ *
+ * The read is by primary key alone: no scope, `paranoid` or `include` can hide the row or lock others; `beforeFind`
+ * hooks do not run, `afterFind` hooks do. All attributes are refreshed, associations stay as they are. Sends, on MySQL:
+ *
+ *     SELECT `id` AS `id`, `progress` AS `progress`, … FROM `workflow_runs` WHERE `id` = ? FOR UPDATE
+ *
+ * @returns the same instance
+ * @throws {UsageError} before any SQL: no transaction, or a finished or read-only one; a row never saved
+ * @throws {UnsavedChangesError} before any SQL: the row has unsaved changes
+ * @throws {RowNotFoundError} the row was deleted
+ * @throws {ConflictError} a deadlock, or a row newer than the transaction's snapshot
+ * @throws {LockTimeoutError} another session holds the row: longer than `timeoutMs`, or than the server waits
+ * @example
+ *     await sequelize.transaction(async (transaction) => {
+ *       await lock(run, { transaction })
+ *       await run.update({ status: 'done' }, { transaction })
+ *     })
+ * @see https://dev.mysql.com/doc/refman/9.7/en/innodb-locking-reads.html
+ */
+export async function lock<M extends Model>(row: M, options: LockOptions): Promise<M> {
+  const method = 'lock'
+  const { transaction, logging, ...wait } = checkOptions(method, options, [
+    'transaction',
+    'timeoutMs',
+    'nowait',
+    'logging',
+  ])
+  const timeoutMs = checkWait(method, wait)
+  const ref = identifyRow(method, row)
+  if (!transaction) throw usage.transactionMissing(method)
+  const { session, facts } = ref
+  transactionToJoin(method, session, transaction, undefined)
+  refuseOtherHolder(method, ref, transaction)
+  refuseUnsavedChanges(method, ref)
+  const call = await startCall({ method, session, row: facts, transaction, logging, timeoutMs })
+  await execute(
+    call,
+    { statements: (context, state) => acquireLock(call, ref, context, state!, false) },
+    { opensTransaction: false },
+  )
+  return row
+}
+
+/**
+ * Runs `fn` while this row is locked: nobody else can change it between what `fn` reads and what it writes. Rails'
+ * `with_lock`.
+ *
+ * Opens a transaction (or joins the one given, or Sequelize's ambient one), locks and refreshes the row in one read,
+ * runs `fn(row, transaction)`, commits, and returns what `fn` returned. Two callers run one after the other, each with
+ * what the other has written. Sends, on MySQL:
+ *
+ *     START TRANSACTION
+ *     SELECT `id` AS `id`, `progress` AS `progress`, … FROM `workflow_runs` WHERE `id` = ? FOR UPDATE
+ *     UPDATE `workflow_runs` SET `progress`=?,`updatedAt`=? WHERE `id` = ?      -- what fn does
+ *     COMMIT
+ *
+ * Inside `fn`, the row's own methods (`save`, `update`, `destroy`, `reload`, `increment`, `decrement`, `restore`, and
+ * those of this library) take part in the transaction without being told; every other write needs `{ transaction }`,
+ * and is refused without. A document changed in place (`run.progress.step_a = 'done'`) is written by `save()`. If `fn`
+ * throws, everything is rolled back and the instance is as it was before; a joined transaction is left to its owner.
+ *
+ * @param target a row, or `[Model, primaryKey]`, which saves the read before
+ * @throws {UsageError} before any SQL: a row never saved, a model without primary key, a read-only transaction
+ * @throws {UnsavedChangesError} before any SQL: the row has unsaved changes; or, rolling back: `fn` left some
+ * @throws {RowNotFoundError} the row was deleted; `fn` does not run
+ * @throws {OutsideTransactionError} a write in `fn` is not part of the transaction
+ * @throws {ConflictError} the lock could not be had: a deadlock, or a row newer than the joined transaction's snapshot
+ * @throws {LockTimeoutError} another session holds the row: longer than `timeoutMs`, or than the server waits
+ * @throws {UnknownOutcomeError} the connection was lost after COMMIT was sent
+ * @example
+ *     await run.withLock(async (run) => {
+ *       run.progress.step_a = 'done'
+ *       await run.save()
+ *     })
+ * @see https://dev.mysql.com/doc/refman/9.7/en/innodb-locking-reads.html
+ */
+export async function withLock<M extends Model, R>(
+  target: Target<M>,
+  fn: (row: M, transaction: Transaction) => R | Promise<R>,
+  options: WithLockOptions = {},
+): Promise<R> {
+  return runLocked('withLock', [target], ([row], transaction) => fn(row as M, transaction), options, fn)
+}
+
+/** The rows that targets name, in their order. */
+export type RowsOf<T extends readonly Target<Model>[]> = {
+  [I in keyof T]: T[I] extends Target<infer M> ? M : never
+}
+
+/**
+ * Runs `fn` while several rows are locked: {@link withLock} for more than one. Whatever order callers name them in, they
+ * are locked in one order, by table and primary key, so that callers that cross each other do not deadlock on them; one
+ * locking read each.
+ *
+ * What can still deadlock: other statements in `fn` and elsewhere, foreign keys, since an insert or update of a child row
+ * locks its parent, and keys that callers spell differently and only the collation of the database takes for one, such as
+ * 'é' and 'e'. With `retry` such a call is run again.
+ *
+ * @param targets rows, or `[Model, primaryKey]`, of one Sequelize instance, each row once
+ * @param fn      gets the rows in the order of `targets`
+ * @throws what {@link withLock} throws
+ * @example
+ *     await withLocks([[Account, 1], [Account, 2]], async ([from, to]) => {
+ *       await from.decrement('cents', { by: 100 })
+ *       await to.increment('cents', { by: 100 })
+ *     })
+ */
+export async function withLocks<const T extends readonly Target<Model>[], R>(
+  targets: T,
+  fn: (rows: RowsOf<T>, transaction: Transaction) => R | Promise<R>,
+  options: WithLockOptions = {},
+): Promise<R> {
+  return runLocked('withLocks', targets, (rows, transaction) => fn(rows as RowsOf<T>, transaction), options, fn)
+}
+
+async function runLocked<R>(
+  method: string,
+  targets: readonly Target<Model>[],
+  fn: (rows: readonly Row[], transaction: Transaction) => R | Promise<R>,
+  options: WithLockOptions,
+  given: unknown,
+): Promise<R> {
+  const { transaction, isolationLevel, logging, ...checked } = checkOptions(method, options, [
+    'transaction',
+    'isolationLevel',
+    'timeoutMs',
+    'nowait',
+    'retry',
+    'logging',
+  ])
+  const timeoutMs = checkWait(method, checked)
+  const retry = checked.retry === undefined ? undefined : checkRetryOptions(method, checked.retry)
+  checkIsolationLevel(method, isolationLevel)
+  if (typeof given !== 'function') throw usage.callback(method, given)
+  const refs = identifyRows(method, targets)
+  const { session, facts } = refs[0]!
+  const holding = refs.find(({ instance }) => lockTransaction(instance))
+  const joined = transactionToJoin(method, session, transaction, holding?.instance)
+  if (joined && isolationLevel !== undefined) throw usage.isolationLevelJoined(method)
+  if (joined && retry) throw usage.retryJoined(method)
+  for (const ref of refs) {
+    refuseOtherHolder(method, ref, joined)
+    refuseUnsavedChanges(method, ref)
+  }
+
+  const claim = claimInstances(refs)
+  let rows: readonly Row[] = []
+  try {
+    const call = await startCall({ method, session, row: facts, transaction: joined, logging, timeoutMs })
+    return await execute(
+      call,
+      {
+        async statements(context, state) {
+          claim.transaction = context.transaction
+          rows = await acquireLocks(call, refs, context, state!)
+          return rows
+        },
+        async callback(_rows, context, state) {
+          const result = await runCallback(call, state, context.transaction!, () => fn(rows, context.transaction!))
+          refuseLeftChanges(call, refs, rows)
+          return result
+        },
+      },
+      { opensTransaction: true, isolationLevel, retry },
+    )
+  } finally {
+    claim.isReleased = true
+    for (const row of rows) {
+      const { lock } = rowStateOf(row)
+      rowStateOf(row).endCallback(lock !== undefined && lock.isScoped && isInScope(lock.transaction))
+    }
+  }
+}
+
+/** Locks the rows in the order that every caller locks them in; returns their instances in the order of `refs`. */
+async function acquireLocks(
+  call: Call,
+  refs: readonly RowRef[],
+  context: QueryContext,
+  state: TransactionState,
+): Promise<readonly Row[]> {
+  const keys = refs.map(({ sortKey }) => sortKey)
+  const order = [...refs.keys()].sort((one, other) => (keys[one]! < keys[other]! ? -1 : 1))
+  const rows: Row[] = []
+  for (const index of order) rows[index] = await acquireLock(call, refs[index]!, context, state, true)
+  // The database may take two spellings of a key for one.
+  refuseDuplicates(
+    call.method,
+    rows.map((row) => identifyRow(call.method, row)),
+  )
+  return rows
+}
+
+/** @throws {UnsavedChangesError} the callback left changes that it did not save */
+function refuseLeftChanges({ method, transaction }: Call, refs: readonly RowRef[], rows: readonly Row[]): void {
+  for (const [index, row] of rows.entries()) {
+    const changed = unsavedColumns(refs[index]!.withInstance(row))
+    if (changed.length > 0) {
+      throw UnsavedChangesError.leftByCallback(method, refs[index]!.facts, changed, {
+        isJoined: transaction !== undefined,
+      })
+    }
+  }
+}
+
+/** @returns how long to wait for a lock in milliseconds, 0 for not at all; `undefined` for as long as the server waits */
+function checkWait(method: string, { timeoutMs, nowait }: LockWaitOptions): number | undefined {
+  if (nowait !== undefined && (typeof nowait !== 'boolean' || (nowait && timeoutMs !== undefined))) {
+    throw usage.nowait(method, nowait)
+  }
+  if (nowait) return 0
+  const isTimeout = Number.isSafeInteger(timeoutMs) && timeoutMs! >= 1 && timeoutMs! < 2 ** 31
+  if (timeoutMs !== undefined && !isTimeout) throw usage.timeout(method, timeoutMs)
+  return timeoutMs
+}

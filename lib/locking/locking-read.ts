@@ -1,0 +1,103 @@
+import type { Setting } from '../dialects/dialect.js'
+import { RowNotFoundError } from '../errors/errors.js'
+import type { RowRef } from '../rows/row-ref.js'
+import { assignStored, refuseUnsavedChanges, rowStateOf } from '../rows/row-state.js'
+import { beginsImmediate, runAfterFind, valuesOf } from '../sequelize/internals.js'
+import type { Row } from '../sequelize/internals.js'
+import { sendForHeader, sendForInstance, sendForRows } from '../sequelize/send.js'
+import type { QueryContext } from '../sequelize/send.js'
+import type { Session } from '../sequelize/session.js'
+import { Statement } from '../sequelize/statement.js'
+import type { Call } from '../transactions/call.js'
+import type { TransactionState } from '../transactions/transaction-state.js'
+import { joinRowMethods } from './row-methods.js'
+
+/**
+ * Locks and reads a row; returns the instance of `ref`, refreshed, or a new one.
+ * @param isScoped only code in the callback of withLock takes part in the lock
+ * @throws {RowNotFoundError} the row does not exist
+ */
+export async function acquireLock(
+  call: Call,
+  ref: RowRef,
+  context: QueryContext,
+  state: TransactionState,
+  isScoped: boolean,
+): Promise<Row> {
+  const fresh = await readLocked(call, ref, context)
+  if (!fresh) throw new RowNotFoundError(call.method, ref.facts)
+  const instance = ref.instance ?? fresh
+  if (instance !== fresh) {
+    // Again: a change that was made while this call waited would be lost.
+    refuseUnsavedChanges(call.method, ref)
+    state.remember(instance)
+    assignStored(instance, valuesOf(fresh))
+  }
+  joinRowMethods(ref.model)
+  rowStateOf(instance).acquire(context.transaction!, isScoped)
+  state.addLockedRow(instance)
+  return instance
+}
+
+async function readLocked(
+  { dialect, session, timeoutMs }: Call,
+  ref: RowRef,
+  context: QueryContext,
+): Promise<Row | undefined> {
+  const { hint = '', clause = dialect.lockClause, setting } = timeoutMs === undefined ? {} : dialect.lockWait(timeoutMs)
+  const read = async (): Promise<Row | undefined> => {
+    if (dialect.writerQueue && !beginsImmediate(context.transaction!)) await takeWriteLock(ref, session, context)
+    return selectRow(ref, context, hint, clause)
+  }
+  return setting ? withSetting(session, setting, context, read) : read()
+}
+
+/** Runs `fn` with a setting of the transaction's connection, and puts the former value back. */
+async function withSetting<R>(
+  { sequelize }: Session,
+  { value, read, write }: Setting,
+  context: QueryContext,
+  fn: () => Promise<R>,
+): Promise<R> {
+  const set = async (text: string): Promise<void> => {
+    const [sql, ...binds] = write(text)
+    await sendForRows(sequelize, sql, binds, context)
+  }
+  const [answer] = await sendForRows<Record<string, unknown>>(sequelize, read, [], context)
+  const [before] = Object.values(answer!)
+  await set(value)
+  try {
+    return await fn()
+  } finally {
+    // After PostgreSQL has ended the transaction, the setting is back by itself.
+    await set(String(before)).catch(() => undefined)
+  }
+}
+
+/** A write that changes nothing, where only a write takes the lock: a deferred transaction that reads first may never get it. */
+async function takeWriteLock(
+  { model, primaryKey }: RowRef,
+  { sequelize }: Session,
+  context: QueryContext,
+): Promise<void> {
+  const update = new Statement(model)
+  const [attribute] = Object.keys(primaryKey)
+  const column = update.column(attribute!)
+  const sql = `UPDATE ${update.table()} SET ${column} = ${column} WHERE ${update.row(primaryKey)}`
+  await sendForHeader(sequelize, sql, update.binds, context)
+}
+
+/** Reads the row with all its attributes, from the server that takes writes. */
+export async function selectRow(
+  { model, primaryKey }: RowRef,
+  context: QueryContext,
+  hint = '',
+  clause = '',
+): Promise<Row | undefined> {
+  const select = new Statement(model)
+  const sql = `SELECT ${hint}${select.columns()} FROM ${select.table()} WHERE ${select.row(primaryKey)} ${clause}`
+  const row = await sendForInstance(model, sql, select.binds, context)
+  // A hook that decodes what was read must run for this read too.
+  if (row) await runAfterFind(row, context.transaction)
+  return row
+}

@@ -1,0 +1,170 @@
+import { OptimisticLockError } from 'sequelize'
+import type { Logging, Model, Transactionable } from 'sequelize'
+import { checkOptions } from '../errors/check-options.js'
+import { RowNotFoundError, StaleRowError, UnknownOutcomeError, UnsupportedValueError } from '../errors/errors.js'
+import { usage } from '../errors/usage.js'
+import { identifyRow } from '../rows/row-ref.js'
+import type { RowRef, Target } from '../rows/row-ref.js'
+import { assignStored, refuseUnsavedChanges, rowStateOf } from '../rows/row-state.js'
+import { changedAttributes, valuesOf, versionAttribute } from '../sequelize/internals.js'
+import type { Row } from '../sequelize/internals.js'
+import { failureOf, statementRetry } from '../sequelize/send.js'
+import { startCall } from '../transactions/call.js'
+import type { Call } from '../transactions/call.js'
+import { isConflict, runAsWriter, toLibraryError } from '../transactions/execute.js'
+import { transactionToJoin } from '../transactions/join.js'
+import { checkRetryOptions, retry } from '../transactions/retry.js'
+import type { RetryOptions } from '../transactions/retry.js'
+import { claimInstances, refuseOtherHolder } from './claims.js'
+import { withLock } from './lock.js'
+import { selectRow } from './locking-read.js'
+import { joinRowMethods } from './row-methods.js'
+
+export interface WithOptimisticLockOptions extends Logging, Transactionable {
+  /** How often `fn` may run, and the pauses between; refused where a transaction is joined. Default: 5 attempts. */
+  readonly retry?: RetryOptions
+}
+
+/**
+ * Reads the row, runs `fn(row)` on it, and saves what `fn` changed, unless somebody has written the row in between: then
+ * again, from a fresh read. For a model with `version: true`; nobody waits for anybody. Rails' optimistic locking, with
+ * the loop.
+ *
+ * Every writer must move the version: `save`, `update` and `increment` of an instance and the JSON methods of this library
+ * do; `Model.update`, `bulkCreate` and raw SQL do not. A hook that fails after the UPDATE does not undo it. Choose {@link withLock} for rows that many write: there a
+ * conflict costs a wait, here a repetition. `fn` may run several times and has to leave alone what cannot be undone.
+ * Sends, on MySQL:
+ *
+ *     SELECT `id` AS `id`, `progress` AS `progress`, … FROM `workflow_runs` WHERE `id` = ?
+ *     UPDATE `workflow_runs` SET `progress`=?,`updatedAt`=?,`version`=? WHERE `id` = ? AND `version` = ?
+ *
+ * In a transaction, the one given or the ambient one, the read locks the row, since every later read would show the same
+ * old snapshot: it is {@link withLock} there, and `fn` runs once.
+ *
+ * @returns what `fn` returned
+ * @throws {UsageError} before any SQL: a model without `version: true`; a row never saved
+ * @throws {UnsavedChangesError} before any SQL: the row has unsaved changes
+ * @throws {RowNotFoundError} the row was deleted
+ * @throws {StaleRowError} others wrote the row in every attempt; nothing was written, the instance is as it was before
+ * @throws {UnknownOutcomeError} the connection was lost after the UPDATE was sent
+ * @example
+ *     await run.withOptimisticLock((run) => {
+ *       run.progress.step_a = 'done'
+ *     })
+ * @see https://sequelize.org/docs/v6/other-topics/optimistic-locking/
+ */
+export async function withOptimisticLock<M extends Model, R>(
+  target: Target<M>,
+  fn: (row: M) => R | Promise<R>,
+  options: WithOptimisticLockOptions = {},
+): Promise<R> {
+  const method = 'withOptimisticLock'
+  const { transaction, logging, ...checked } = checkOptions(method, options, ['transaction', 'retry', 'logging'])
+  const policy = checked.retry && checkRetryOptions(method, checked.retry)
+  if (typeof fn !== 'function') throw usage.callback(method, fn, 'row')
+  const ref = identifyRow(method, target)
+  const { session, facts, model, instance } = ref
+  if (versionAttribute(model) === undefined) throw usage.noVersion(method, model.name)
+  const joined = transactionToJoin(method, session, transaction, instance)
+  if (joined && policy) throw usage.retryJoined(method)
+  const quiet = logging === undefined ? {} : { logging }
+  if (joined) {
+    const locked = async (row: M): Promise<R> => {
+      const result = await callWithoutWrites(method, row, fn)
+      await row.save(quiet)
+      return result
+    }
+    return withLock(target, locked, { transaction: joined, ...quiet })
+  }
+  refuseOtherHolder(method, ref, undefined)
+  refuseUnsavedChanges(method, ref)
+  joinRowMethods(model)
+  const claim = claimInstances([ref])
+  try {
+    const call = await startCall({ method, session, row: facts, transaction: undefined, logging })
+    let attempts = 0
+    return await retry(
+      () => attemptSave(call, ref, (row) => fn(row as unknown as M), ++attempts),
+      (error) => error instanceof StaleRowError || (isConflict(error) && !(error instanceof CallbackFailed)),
+      policy ?? {},
+    )
+  } catch (error) {
+    throw error instanceof CallbackFailed ? error.cause : error
+  } finally {
+    claim.isReleased = true
+  }
+}
+
+/** An error of the callback itself, or of a hook that ran after the row was saved: `fn` must not run again. */
+class CallbackFailed extends Error {}
+
+/** Reads the row, runs `fn` on it, and saves it if its version is still the one that was read. */
+async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Promise<R>, attempts: number): Promise<R> {
+  const { method, session, logging } = call
+  const version = versionAttribute(ref.model)!
+  const fresh = await selectRow(ref, { transaction: undefined, logging })
+  if (!fresh) throw new RowNotFoundError(method, ref.facts)
+  const versionRead = valuesOf(fresh)[version]
+  refuseMissingVersion(method, ref, version, versionRead)
+  const row = ref.instance ?? fresh
+  // Again: a change that was made while this call read would be lost.
+  refuseUnsavedChanges(method, ref)
+  const state = rowStateOf(row)
+  const restore = state.snapshot()
+  assignStored(row, valuesOf(fresh))
+  const markChangesInPlace = state.trackChangesInPlace()
+  let result: R
+  try {
+    result = await callWithoutWrites(method, row, fn)
+  } catch (error) {
+    restore()
+    throw new CallbackFailed('', { cause: error })
+  }
+  markChangesInPlace()
+  const columns = changedAttributes(row)
+  if (columns.length === 0) return result
+  const options = {
+    transaction: null,
+    retry: statementRetry(session.sequelize, false),
+    ...(logging !== undefined && { logging }),
+  }
+  try {
+    await runAsWriter(call, () => row.save(options))
+    return result
+  } catch (error) {
+    // A hook after the UPDATE has failed: the row is saved.
+    if (valuesOf(row)[version] !== versionRead) throw new CallbackFailed('', { cause: error })
+    restore()
+    if (error instanceof OptimisticLockError)
+      throw StaleRowError.afterAttempts(method, ref.facts, attempts, columns, error)
+    throw failureOf(error) === 'lost'
+      ? new UnknownOutcomeError(method, 'the write', error)
+      : toLibraryError(error, call)
+  }
+}
+
+/** Runs `fn` on a row that refuses to be written meanwhile: a write in `fn` would be apart from the check that follows. */
+async function callWithoutWrites<M extends Model, R>(
+  method: string,
+  row: M,
+  fn: (row: M) => R | Promise<R>,
+): Promise<R> {
+  const state = rowStateOf(row)
+  state.writesRefusedBy = method
+  try {
+    return await fn(row)
+  } finally {
+    state.writesRefusedBy = undefined
+  }
+}
+
+/** @throws {UnsupportedValueError} the version is NULL: SQL finds no NULL equal to another one, so no conflict would be seen */
+function refuseMissingVersion(method: string, { model }: RowRef, column: string, version: unknown): void {
+  if (version !== null && version !== undefined) return
+  throw new UnsupportedValueError(
+    method,
+    `"${column}" of this ${model.name} is NULL, which cannot tell that a row was changed`,
+    `Migrate: UPDATE … SET ${column} = 0 WHERE ${column} IS NULL, and make the column NOT NULL DEFAULT 0.`,
+    column,
+  )
+}

@@ -1,0 +1,103 @@
+import type { Transaction, Transactionable } from 'sequelize'
+import { usage } from '../errors/usage.js'
+import { assignStored, findRowState, rowStateOf } from '../rows/row-state.js'
+import { isSameTransaction, modelOf, sequelizeOf, valuesOf, versionAttribute } from '../sequelize/internals.js'
+import type { Row, RowModel } from '../sequelize/internals.js'
+import { inheritedStates, modelStateOf } from '../sequelize/model-state.js'
+import { override } from '../sequelize/override.js'
+import { sessionOf } from '../sequelize/session.js'
+import {
+  ambientTransaction,
+  lockTransaction,
+  refuseBrokenLock,
+  refuseOutside,
+  refuseRolledBack,
+} from '../transactions/join.js'
+import { refuseStaleSave } from '../transactions/other-instances.js'
+import { findTransactionState } from '../transactions/transaction-state.js'
+
+/** Sequelize's methods of an instance that send a statement, and which argument of each holds its options. */
+const optionsIndex = { save: 0, update: 1, destroy: 0, reload: 0, increment: 1, decrement: 1, restore: 0 } as const
+
+type RowMethod = keyof typeof optionsIndex
+type Original = (this: Row, ...args: unknown[]) => unknown
+
+/** Options of Sequelize's row methods; `update` also takes an array of fields. */
+interface RowMethodOptions extends Transactionable {
+  readonly fields?: readonly string[]
+}
+
+/**
+ * Has Sequelize's own methods of a model's instances take part in the lock on their row: without `{ transaction }`, what
+ * the callback of withLock does with its row is in its transaction. An instance whose row is not locked has them as before.
+ */
+export function joinRowMethods(model: RowModel): void {
+  if (inheritedStates(model).some(({ joinsLocks }) => joinsLocks)) return
+  modelStateOf(model).joinsLocks = true
+  for (const name of Object.keys(optionsIndex) as RowMethod[]) {
+    override<Row>(
+      model.prototype as object,
+      name,
+      (original) =>
+        function (...args) {
+          return callRowMethod(this, name, original, args)
+        },
+    )
+  }
+}
+
+async function callRowMethod(row: Row, name: RowMethod, original: Original, args: unknown[]): Promise<unknown> {
+  const index = optionsIndex[name]
+  const given = args[index]
+  const options = (Array.isArray(given) ? { fields: given as string[] } : given) as RowMethodOptions | undefined
+  const asked = options?.transaction
+  const rowState = findRowState(row)
+  if (rowState?.writesRefusedBy !== undefined && name !== 'reload') {
+    throw usage.writeInside(rowState.writesRefusedBy, name)
+  }
+  if (asked === null) return original.apply(row, args)
+  const session = sessionOf(sequelizeOf(modelOf(row)))
+  const held = asked === undefined ? lockTransaction(row) : undefined
+  const transaction = asked ?? held ?? ambientTransaction(session)
+  if (!transaction) {
+    refuseBrokenLock(name, row)
+    // Also where there is nothing to save: a change in place that Sequelize cannot see would be lost without a word.
+    if (name === 'reload') refuseRolledBack(session, name)
+    else refuseOutside(session, undefined, `${name}() of this ${modelOf(row).name}`, row)
+    return original.apply(row, args)
+  }
+  const state = findTransactionState(transaction)
+  if (!state?.dialect) return original.apply(row, args)
+  state.refuseIfOver(name)
+  args[index] = { ...lockOf(name, row, held), ...options, transaction }
+  const isLocked = rowState?.lock !== undefined && isSameTransaction(rowState.lock.transaction, transaction)
+  return state.trackCall(`${name}() of a ${modelOf(row).name}`, async () => {
+    state.remember(row)
+    rowState?.markChangesInPlace()
+    if (name === 'save') refuseStaleSave(state, name, row, options?.fields)
+    const isNumeric = name === 'increment' || name === 'decrement'
+    if (isLocked && isNumeric) return changeNumbers(row, () => original.apply(row, args))
+    const result = await original.apply(row, args)
+    if (name === 'reload') rowState?.recordReload()
+    return result
+  })
+}
+
+/** The lock of a reload in the transaction of the row's lock: a plain read could see a snapshot older than the lock. */
+function lockOf(name: RowMethod, row: Row, held: Transaction | undefined): object {
+  if (name !== 'reload' || !held) return {}
+  return { lock: { level: held.LOCK.NO_KEY_UPDATE, of: row.constructor } }
+}
+
+/** increment() and decrement() read the whole row back on PostgreSQL, over values that were changed in place meanwhile. */
+async function changeNumbers(row: Row, change: () => unknown): Promise<unknown> {
+  const putBack = rowStateOf(row).keepMutableValues()
+  const version = versionAttribute(modelOf(row))
+  const before = version === undefined ? undefined : valuesOf(row)[version]
+  const result = await change()
+  putBack()
+  // The version moved in the database; in memory only where the row was read back.
+  const isBehind = version !== undefined && valuesOf(row)[version] === before
+  if (isBehind) assignStored(row, { [version]: Number(before) + 1 })
+  return result
+}

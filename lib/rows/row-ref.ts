@@ -1,0 +1,204 @@
+import { isDeepStrictEqual } from 'node:util'
+import { Model } from 'sequelize'
+import type { ModelStatic, Sequelize } from 'sequelize'
+import type { Column } from '../dialects/dialect.js'
+import type { RowFacts, UsageError } from '../errors/errors.js'
+import { usage } from '../errors/usage.js'
+import { attributeType, modelOf, sequelizeOf, valuesOf } from '../sequelize/internals.js'
+import type { Row, RowModel } from '../sequelize/internals.js'
+import { sessionOf } from '../sequelize/session.js'
+import type { Session } from '../sequelize/session.js'
+
+/**
+ * The row that a function works on: an instance, or its model and primary key, which needs no read.
+ * A composite key is an object of exactly its attributes: `[Setting, { tenantId: 1, name: 'theme' }]`.
+ */
+export type Target<M extends Model> = M | readonly [model: ModelStatic<M>, primaryKey: PrimaryKey]
+
+export type PrimaryKey = string | number | bigint | Date | Uint8Array | { readonly [attribute: string]: unknown }
+
+/** Which row a call is about. */
+export class RowRef {
+  readonly model: RowModel
+  readonly primaryKey: Readonly<Record<string, unknown>>
+  /** The instance; `undefined` if the target was `[Model, primaryKey]`. */
+  readonly instance: Row | undefined
+
+  constructor(model: RowModel, primaryKey: Readonly<Record<string, unknown>>, instance?: Row) {
+    this.model = model
+    this.primaryKey = primaryKey
+    this.instance = instance
+  }
+
+  /** The row of an instance, by the primary key in memory. */
+  static of(instance: Row): RowRef {
+    const model = modelOf(instance)
+    const values = valuesOf(instance)
+    return new RowRef(
+      model,
+      Object.fromEntries(model.primaryKeyAttributes.map((name) => [name, values[name]])),
+      instance,
+    )
+  }
+
+  get session(): Session {
+    return sessionOf(sequelizeOf(this.model))
+  }
+
+  /** What errors say of the row. */
+  get facts(): RowFacts {
+    return { model: this.model.name, primaryKey: this.primaryKey }
+  }
+
+  /** The table and the primary key as text: equal for two references to one row, different for two rows. */
+  get key(): string {
+    const parts = this.model.primaryKeyAttributes.map((name) => exactText(this.primaryKey[name]))
+    return JSON.stringify([this.model.getTableName(), parts])
+  }
+
+  /** The table and the primary key as text that sorts alike however a caller spells the key, so that all lock in one order. */
+  get sortKey(): string {
+    const values = Object.entries(this.primaryKey).sort(([one], [other]) => (one < other ? -1 : 1))
+    return JSON.stringify([this.model.getTableName(), ...values.map(([, value]) => canonicalText(value))])
+  }
+
+  /** The same row, with the instance that was read for it. */
+  withInstance(instance: Row): RowRef {
+    return new RowRef(this.model, this.primaryKey, instance)
+  }
+}
+
+function exactText(value: unknown): unknown {
+  if (value instanceof Date) return [value.getTime()]
+  return value instanceof Uint8Array ? [Buffer.from(value).toString('base64')] : String(value)
+}
+
+function canonicalText(value: unknown): string {
+  if (value instanceof Date) return value.toISOString()
+  const text = value instanceof Uint8Array ? Buffer.from(value).toString('latin1') : String(value)
+  if (/^-?\d+$/.test(text)) return String(BigInt(text))
+  if (/^-?\d+\.\d+$/.test(text)) return String(Number(text))
+  const isDate = /^\d{4}-\d\d-\d\d[ T]/.test(text) && !Number.isNaN(Date.parse(text))
+  return isDate ? new Date(text).toISOString() : text.toLowerCase()
+}
+
+export function isSequelize(value: unknown): value is Sequelize {
+  return typeof (value as Partial<Sequelize> | null)?.getQueryInterface === 'function'
+}
+
+export function isModel(value: unknown): value is RowModel {
+  return (
+    typeof value === 'function' && 'rawAttributes' in value && 'sequelize' in value && value.sequelize !== undefined
+  )
+}
+
+/**
+ * The row that `target` names.
+ * @throws {UsageError} `target` is neither an instance nor [Model, primaryKey], or its key is incomplete or of a wrong type
+ */
+export function identifyRow<M extends Model>(method: string, target: Target<M>): RowRef {
+  if (Array.isArray(target) && target.length === 2) {
+    const [model, key] = target as unknown as [unknown, unknown]
+    if (!isModel(model)) throw usage.model(method, model)
+    return new RowRef(model, checkedKey(method, model, keyFromArgument(method, model, key)))
+  }
+  if (!(target instanceof Model)) throw usage.target(method, target)
+  const instance = target as Row
+  const model = modelOf(instance)
+  if (!isModel(model)) throw usage.model(method, model)
+  if (instance.isNewRecord) throw usage.newRecord(method, model.name)
+  return new RowRef(model, checkedKey(method, model, keyFromInstance(method, model, instance)), instance)
+}
+
+/**
+ * The rows that targets name, in their order.
+ * @throws {UsageError} one of them names no row, two name one row, or they belong to different Sequelize instances
+ */
+export function identifyRows(method: string, targets: readonly Target<Model>[]): readonly RowRef[] {
+  if (!Array.isArray(targets) || targets.length === 0) throw usage.targets(method, targets)
+  const refs = targets.map((target: Target<Model>) => identifyRow(method, target))
+  if (refs.some(({ session }) => session !== refs[0]!.session)) throw usage.targetsApart(method)
+  refuseDuplicates(method, refs)
+  return refs
+}
+
+/** @throws {UsageError} two of them are one row */
+export function refuseDuplicates(method: string, refs: readonly RowRef[]): void {
+  const seen = new Set<string>()
+  for (const ref of refs) {
+    if (seen.has(ref.key)) throw usage.targetTwice(method, ref.facts)
+    seen.add(ref.key)
+  }
+}
+
+function keyNames(method: string, model: RowModel): readonly string[] {
+  const names = model.primaryKeyAttributes
+  if (names.length === 0) throw usage.noPrimaryKey(method, model.name)
+  return names
+}
+
+function keyFromArgument(method: string, model: RowModel, key: unknown): Record<string, unknown> {
+  const names = keyNames(method, model)
+  const wrong = (): UsageError => usage.primaryKeyShape(method, model.name, names, key)
+  if (names.length === 1) return { [names[0]!]: key }
+  if (typeof key !== 'object' || key === null) throw wrong()
+  if (!isDeepStrictEqual(Object.keys(key).sort(), [...names].sort())) throw wrong()
+  return Object.fromEntries(names.map((name) => [name, (key as Record<string, unknown>)[name]]))
+}
+
+function keyFromInstance(method: string, model: RowModel, instance: Row): Record<string, unknown> {
+  const loaded = valuesOf(instance)
+  const previous = instance.previous() as Record<string, unknown>
+  return Object.fromEntries(
+    keyNames(method, model).map((name) => {
+      if (loaded[name] === undefined) throw usage.primaryKeyNotLoaded(method, model.name, name)
+      // A key that was changed and not saved: the old value still names the row.
+      return [name, previous[name] ?? loaded[name]]
+    }),
+  )
+}
+
+const numberTypes = [
+  'TINYINT',
+  'SMALLINT',
+  'MEDIUMINT',
+  'INTEGER',
+  'BIGINT',
+  'DECIMAL',
+  'FLOAT',
+  'REAL',
+  'DOUBLE PRECISION',
+]
+const stringTypes = ['STRING', 'CHAR', 'TEXT', 'UUID', 'ENUM', 'CITEXT']
+
+// MySQL compares '7x' = 7 and 'abc' = 0 as equal: a key of the wrong type would match other rows.
+function checkedKey(method: string, model: RowModel, key: Record<string, unknown>): Record<string, unknown> {
+  for (const [name, value] of Object.entries(key)) {
+    const type = attributeType(model, name)
+    const isNumber =
+      typeof value === 'bigint' ||
+      // A rounded number would match another row.
+      (Number.isInteger(value) ? Number.isSafeInteger(value) : Number.isFinite(value)) ||
+      (typeof value === 'string' && /^-?\d+(\.\d+)?$/.test(value))
+    const isOther = typeof value === 'boolean' || value instanceof Date || value instanceof Uint8Array
+    const expected = numberTypes.includes(type) ? 'a number' : stringTypes.includes(type) ? 'a string' : 'a value'
+    const fits =
+      expected === 'a number'
+        ? isNumber
+        : expected === 'a string'
+          ? typeof value === 'string' || (value instanceof Uint8Array && type !== 'UUID')
+          : isNumber || isOther || typeof value === 'string'
+    if (!fits) throw usage.primaryKeyType(method, model.name, name, expected, value)
+  }
+  return key
+}
+
+/** @throws {UsageError} `column` is not the name of a JSON attribute */
+export function jsonColumnType(method: string, model: RowModel, column: unknown): Column['type'] {
+  const attributes = model.getAttributes()
+  const isAttribute = typeof column === 'string' && Object.hasOwn(attributes, column)
+  const type = isAttribute ? attributeType(model, column) : undefined
+  if (type === 'JSON' || type === 'JSONB') return type
+  const columns = Object.keys(attributes).filter((name) => /^JSONB?$/.test(attributeType(model, name)))
+  throw usage.column(method, model.name, column, columns)
+}

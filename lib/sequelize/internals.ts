@@ -1,0 +1,211 @@
+import type { Logging, Model, ModelStatic, Sequelize, Transaction } from 'sequelize'
+
+// Every member of Sequelize 6 that its types leave out and that this library uses. Nothing outside this folder touches one.
+
+/** An instance of a model: one row in memory. */
+export type Row = Model<object, object>
+export type RowModel = ModelStatic<Row>
+
+interface ModelInternals {
+  readonly _timestampAttributes: { readonly updatedAt?: string; readonly createdAt?: string }
+  readonly _versionAttribute?: string
+  readonly _jsonAttributes: ReadonlySet<string>
+  runHooks(name: string, ...args: unknown[]): Promise<void>
+}
+
+interface RowInternals {
+  readonly dataValues: Record<string, unknown>
+  readonly _previousDataValues: Record<string, unknown>
+  readonly _options: BuildOptions
+  isNewRecord: boolean
+}
+
+/** The options that an instance was built with. */
+export interface BuildOptions {
+  readonly isNewRecord?: boolean
+  readonly attributes?: readonly string[]
+  readonly include?: readonly IncludedModel[]
+}
+
+interface IncludedModel {
+  readonly as: string
+  /** Read by a statement of its own. */
+  readonly separate?: boolean
+}
+
+interface TransactionInternals {
+  readonly sequelize: Sequelize
+  readonly parent?: Transaction | null
+  readonly options: { readonly readOnly?: boolean; readonly type?: string }
+  finished?: 'commit' | 'rollback'
+  readonly savepoints: readonly Transaction[]
+  readonly name: string
+  _afterCommitHooks: unknown[]
+}
+
+/** The part of Sequelize's query generator that quotes and formats. */
+export interface QueryGenerator {
+  quoteTable(table: unknown): string
+  quoteIdentifier(name: string): string
+  format(value: unknown, attribute: unknown, options: { context: string }, bind: (value: unknown) => string): string
+  updateQuery(
+    table: unknown,
+    values: object,
+    where: object,
+    options: object,
+    attributes: unknown,
+  ): { query: string; bind?: unknown[] }
+}
+
+interface SequelizeInternals {
+  readonly options: Logging & { readonly storage?: string; readonly host?: string }
+  readonly dialect: { readonly supports: { readonly returnValues: unknown } }
+  readonly constructor: { readonly version: string; readonly _cls?: { get(key: string): unknown } }
+}
+
+function modelInternals(model: RowModel): ModelInternals {
+  return model as unknown as ModelInternals
+}
+
+function rowInternals(row: Row): RowInternals {
+  return row as unknown as RowInternals
+}
+
+function transactionInternals(transaction: Transaction): TransactionInternals {
+  return transaction as unknown as TransactionInternals
+}
+
+export function sequelizeInternals(sequelize: Sequelize): SequelizeInternals {
+  return sequelize as unknown as SequelizeInternals
+}
+
+export function queryGeneratorOf(sequelize: Sequelize): QueryGenerator {
+  return (sequelize.getQueryInterface() as unknown as { queryGenerator: QueryGenerator }).queryGenerator
+}
+
+export function sequelizeOf(model: RowModel): Sequelize {
+  // The types say it may be missing; `identifyRow` and `lossless` reject a model without one.
+  return model.sequelize!
+}
+
+export function modelOf(row: Row): RowModel {
+  return row.constructor as RowModel
+}
+
+/** The attribute that holds the time of the last write, if the model has one. */
+export function updatedAtAttribute(model: RowModel): string | undefined {
+  return modelInternals(model)._timestampAttributes.updatedAt
+}
+
+/** The attribute of Sequelize's optimistic lock (`version: true`), if the model has one. */
+export function versionAttribute(model: RowModel): string | undefined {
+  return modelInternals(model)._versionAttribute
+}
+
+/** The names of a model's JSON attributes. */
+export function jsonAttributes(model: RowModel): ReadonlySet<string> {
+  return modelInternals(model)._jsonAttributes
+}
+
+/** The column that holds `attribute`. */
+export function fieldOf(model: RowModel, attribute: string): string {
+  const { field } = model.getAttributes()[attribute as never] as { field?: string }
+  return field ?? attribute
+}
+
+/** The name of an attribute's type: `'INTEGER'`, `'JSON'`, … */
+export function attributeType(model: RowModel, attribute: string): string {
+  const { type } = model.getAttributes()[attribute as never] as { type: { key: string } }
+  return type.key
+}
+
+export async function runAfterFind(row: Row, transaction: Transaction | undefined): Promise<void> {
+  await modelInternals(modelOf(row)).runHooks('afterFind', row, { transaction, plain: true })
+}
+
+/** The attributes' values, without getters and setters. */
+export function valuesOf(row: Row): Record<string, unknown> {
+  return rowInternals(row).dataValues
+}
+
+/** The values that Sequelize compares with, to know what changed. */
+export function previousValuesOf(row: Row): Record<string, unknown> {
+  return rowInternals(row)._previousDataValues
+}
+
+export function buildOptionsOf(row: Row): BuildOptions {
+  return rowInternals(row)._options
+}
+
+export function setNewRecord(row: Row, isNewRecord: boolean): void {
+  rowInternals(row).isNewRecord = isNewRecord
+}
+
+/** The names of the changed attributes. */
+export function changedAttributes(row: Row): readonly string[] {
+  return row.changed() || []
+}
+
+export function setChanged(row: Row, attribute: string, isChanged: boolean): void {
+  row.changed(attribute as never, isChanged)
+}
+
+export function isChanged(row: Row, attribute: string): boolean {
+  return row.changed(attribute as never)
+}
+
+export function sequelizeOfTransaction(transaction: Transaction): Sequelize {
+  return transactionInternals(transaction).sequelize
+}
+
+/** `transaction` and, if it is a savepoint, those around it; the last one is the server's transaction. */
+export function nesting(transaction: Transaction): Transaction[] {
+  const { parent } = transactionInternals(transaction)
+  return parent ? [transaction, ...nesting(parent)] : [transaction]
+}
+
+/** The server's transaction, of which `transaction` may be a savepoint. */
+export function outermostOf(transaction: Transaction): Transaction {
+  const { parent } = transactionInternals(transaction)
+  return parent ? outermostOf(parent) : transaction
+}
+
+/** Whether both are the same transaction of the server, seen through savepoints or not. */
+export function isSameTransaction(one: Transaction, other: Transaction): boolean {
+  return outermostOf(one) === outermostOf(other)
+}
+
+/** The savepoint of this name that was set last directly inside `transaction`. */
+export function savepointNamed(transaction: Transaction, name: string): Transaction | undefined {
+  return transactionInternals(transaction).savepoints.findLast((each) => transactionInternals(each).name === name)
+}
+
+export function finishedState(transaction: Transaction): 'commit' | 'rollback' | undefined {
+  return transactionInternals(transaction).finished
+}
+
+/** The open transaction that now owns the work of this one: itself, or, after RELEASE SAVEPOINT, its nearest open ancestor. */
+export function openAncestor(transaction: Transaction): Transaction | undefined {
+  const { finished, parent } = transactionInternals(transaction)
+  if (finished === undefined) return transaction
+  return finished === 'commit' && parent ? openAncestor(parent) : undefined
+}
+
+/** Has Sequelize refuse further statements of `transaction` and of the savepoints around it. */
+export function markRolledBack(transaction: Transaction): void {
+  for (const each of nesting(transaction)) transactionInternals(each).finished = 'rollback'
+}
+
+export function isReadOnly(transaction: Transaction): boolean {
+  return nesting(transaction).some((each) => transactionInternals(each).options.readOnly)
+}
+
+/** Whether the transaction was opened by BEGIN IMMEDIATE, which takes SQLite's write lock. */
+export function beginsImmediate(transaction: Transaction): boolean {
+  return /^(IMMEDIATE|EXCLUSIVE)$/.test(transactionInternals(outermostOf(transaction)).options.type ?? '')
+}
+
+/** Sequelize would call the `afterCommit` hooks even if COMMIT failed. */
+export function dropAfterCommitHooks(transaction: Transaction): void {
+  transactionInternals(transaction)._afterCommitHooks = []
+}

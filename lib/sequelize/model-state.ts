@@ -1,0 +1,73 @@
+import { defaultPolicy } from './options.js'
+import type { LosslessOptions, Policy } from './options.js'
+import { attributeType, sequelizeOf } from './internals.js'
+import type { RowModel } from './internals.js'
+import { sessionOf } from './session.js'
+
+/** The types of attributes whose values can be changed in place, which Sequelize does not notice. */
+const mutableTypes = ['JSON', 'JSONB', 'ARRAY', 'HSTORE']
+
+/** How times within one second are written, for an attribute of a model. */
+export interface FormattedSecond {
+  /** Milliseconds since the epoch. */
+  readonly start: number
+  /** The text of its start, whose milliseconds stand in it as `.000`; `undefined` if the format has no such place. */
+  readonly text: string | undefined
+}
+
+/** Everything that this library knows of one model. */
+export class ModelState {
+  readonly #model: RowModel
+  /** What `lossless(model, options)` set. */
+  options: LosslessOptions | undefined
+  /** The row methods of its instances take part in a lock. */
+  joinsLocks = false
+  /** Its loads and writes are observed by the guard. */
+  isGuarded = false
+  /** The second in which `updatedAt` was formatted last. */
+  formattedSecond: FormattedSecond | undefined
+  #attributes: object | undefined
+  #mutableColumns: readonly string[] = []
+
+  constructor(model: RowModel) {
+    this.#model = model
+  }
+
+  /** The attributes whose values can be changed in place. */
+  get mutableColumns(): readonly string[] {
+    const attributes = this.#model.getAttributes()
+    // Another object once the model was initialised again.
+    if (attributes !== this.#attributes) {
+      this.#attributes = attributes
+      this.#mutableColumns = Object.keys(attributes).filter((name) =>
+        mutableTypes.includes(attributeType(this.#model, name)),
+      )
+    }
+    return this.#mutableColumns
+  }
+}
+
+const modelStates = new WeakMap<RowModel, ModelState>()
+
+/** The one state of a model; a scope or a subclass has its own. */
+export function modelStateOf(model: RowModel): ModelState {
+  let state = modelStates.get(model)
+  if (!state) modelStates.set(model, (state = new ModelState(model)))
+  return state
+}
+
+/** The states of a model and of the models it is made of, the model itself first. */
+export function inheritedStates(model: RowModel): ModelState[] {
+  const states: ModelState[] = []
+  for (let each = model as object | null; typeof each === 'function'; each = Object.getPrototypeOf(each) as object) {
+    const state = modelStates.get(each as RowModel)
+    if (state) states.push(state)
+  }
+  return states
+}
+
+/** The options in force for a model: its own, else those of the models it is made of, else those of its Sequelize instance. */
+export function policyOf(model: RowModel): Policy {
+  const inherited = inheritedStates(model).map(({ options }) => options)
+  return Object.assign({}, defaultPolicy, sessionOf(sequelizeOf(model)).options, ...inherited.reverse()) as Policy
+}

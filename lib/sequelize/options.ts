@@ -1,0 +1,49 @@
+/** How whole-column writes of a model, or of all models of a Sequelize instance, are handled, and whether calls are batched. */
+export interface LosslessOptions {
+  /**
+   * What to do with a write of a whole JSON column that could overwrite a concurrent change. `'allow'`: nothing. `'warn'`:
+   * report it, once per call site. `'throw'`: refuse it, before any SQL. `'patch'`: write only what changed since the row
+   * was loaded, by atomic operations. Default: that of the Sequelize instance, else `'allow'`.
+   */
+  readonly wholeColumnWrites?: 'allow' | 'warn' | 'throw' | 'patch'
+  /**
+   * With `'patch'`, when another session changed the same key since the row was loaded. `'overwrite'`: the last write wins.
+   * `'throw'`: a `StaleRowError`, and nothing is written. Default: `'overwrite'`.
+   */
+  readonly conflicts?: 'overwrite' | 'throw'
+  /**
+   * Whether the JSON methods send concurrent calls for one row as a batch, unless a call says otherwise: see `coalesce` of
+   * their options. Default: that of the Sequelize instance, else false.
+   */
+  readonly coalesce?: boolean
+}
+
+/** The option of Sequelize's own methods by which one call states that it is meant to write whole columns. */
+export interface StatedIntent {
+  wholeColumnWrites?: 'allow'
+}
+
+/* eslint-disable @typescript-eslint/no-explicit-any, @typescript-eslint/no-unused-vars -- as Sequelize declares them */
+declare module 'sequelize/types/model' {
+  interface SaveOptions<TAttributes = any> extends StatedIntent {}
+  interface InstanceUpdateOptions<TAttributes = any> extends StatedIntent {}
+  interface UpdateOptions<TAttributes = any> extends StatedIntent {}
+  interface UpsertOptions<TAttributes = any> extends StatedIntent {}
+  interface BulkCreateOptions<TAttributes = any> extends StatedIntent {}
+}
+/* eslint-enable */
+
+/** {@link LosslessOptions} with every default filled in. */
+export type Policy = Required<LosslessOptions>
+
+export const defaultPolicy: Policy = { wholeColumnWrites: 'allow', conflicts: 'overwrite', coalesce: false }
+
+/** The options after another call of `lossless()`, which changes only what it names. */
+export function mergeOptions(before: LosslessOptions | undefined, options: LosslessOptions): LosslessOptions {
+  const { wholeColumnWrites, conflicts = 'overwrite', coalesce } = options
+  return {
+    ...before,
+    ...(wholeColumnWrites !== undefined && { wholeColumnWrites, conflicts }),
+    ...(coalesce !== undefined && { coalesce }),
+  }
+}

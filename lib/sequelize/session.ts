@@ -1,0 +1,51 @@
+import type { Sequelize } from 'sequelize'
+import type { Dialect } from '../dialects/dialect.js'
+import type { Operation } from '../json/operation.js'
+import type { LosslessOptions } from './options.js'
+
+/** A call that waits for a batch, and the promise that it returned. */
+export interface PendingCall {
+  readonly operations: readonly Operation[]
+  /** Only calls with the same key go into one batch; a call without a key is sent alone. */
+  readonly batchKey: string | undefined
+  readonly resolve: (result: unknown) => void
+  readonly reject: (error: unknown) => void
+}
+
+/** Everything that this library knows of one Sequelize instance. */
+export class Session {
+  readonly sequelize: Sequelize
+  /** What `lossless(sequelize, options)` set for all its models. */
+  options: LosslessOptions | undefined
+  /** The database, once the server has said which one it is. */
+  dialect: Dialect | undefined
+  /** The question that asks the server, while it is on its way. */
+  recognition: Promise<Dialect> | undefined
+  /** `query` and `transaction` of the instance are overridden. */
+  isWatched = false
+  /** Its query interface is overridden by the guard. */
+  isGuarded = false
+  /** Models that are defined later will be guarded. */
+  isGuardingModels = false
+  /** SQL of names that were quoted before. */
+  readonly quotedNames: Map<string, string> = new Map()
+  /** Calls that wait for a batch, by table (the attributes that all scopes of a model share) and by row and column. */
+  readonly batchQueues: Map<object, Map<string, PendingCall[]>> = new Map()
+  /** Batched calls that were made and are not settled: `flush()` waits for them. */
+  readonly unsettledCalls: Set<Promise<unknown>> = new Set()
+  /** Call sites whose whole-column writes were reported. */
+  readonly reportedCallSites: Set<string> = new Set()
+
+  constructor(sequelize: Sequelize) {
+    this.sequelize = sequelize
+  }
+}
+
+const sessions = new WeakMap<Sequelize, Session>()
+
+/** The one session of a Sequelize instance. */
+export function sessionOf(sequelize: Sequelize): Session {
+  let session = sessions.get(sequelize)
+  if (!session) sessions.set(sequelize, (session = new Session(sequelize)))
+  return session
+}

@@ -1,0 +1,144 @@
+import { connectorOf } from '../dialects/connector.js'
+import { fieldOf, queryGeneratorOf, sequelizeOf } from './internals.js'
+import type { QueryGenerator, RowModel } from './internals.js'
+import { modelStateOf } from './model-state.js'
+import type { FormattedSecond } from './model-state.js'
+import { sessionOf } from './session.js'
+import type { Session } from './session.js'
+
+/** Bytes that the protocol adds to each bound value: its type and its length. */
+const bytesPerValueHeader = 16
+
+/** The longest bound value that is no string: a number, or a binary key. */
+const maxNonStringBytes = 20_000
+
+/** The SQL of one statement for one model's table: names are quoted, values become binds. */
+export class Statement {
+  readonly #binds: unknown[] = []
+  readonly #model: RowModel
+  readonly #session: Session
+  readonly #generator: QueryGenerator
+
+  constructor(model: RowModel) {
+    this.#model = model
+    this.#session = sessionOf(sequelizeOf(model))
+    this.#generator = queryGeneratorOf(this.#session.sequelize)
+  }
+
+  get binds(): unknown[] {
+    return this.#binds
+  }
+
+  /** The placeholder of `value`. */
+  readonly bind = (value: unknown): string => `$${this.#binds.push(value)}`
+
+  /** The placeholder of a value for `attribute`, in the format that its type is stored in. */
+  value(attribute: string, value: unknown): string {
+    return this.#format(attribute, value, this.bind)
+  }
+
+  /**
+   * {@link value} of the present time for `updatedAt`. Sequelize needs longer to format a time than all the rest of a
+   * statement takes, so it is asked once for each second.
+   */
+  time(attribute: string, time: Date): string {
+    const state = modelStateOf(this.#model)
+    const milliseconds = time.getUTCMilliseconds()
+    const start = time.getTime() - milliseconds
+    if (state.formattedSecond?.start !== start) state.formattedSecond = this.#formatSecond(attribute, start)
+    const { text } = state.formattedSecond
+    return text === undefined ? this.value(attribute, time) : this.bind(withMilliseconds(text, milliseconds))
+  }
+
+  #formatSecond(attribute: string, start: number): FormattedSecond {
+    const [text, other] = [0, 123].map((milliseconds) => {
+      const binds: unknown[] = []
+      this.#format(attribute, new Date(start + milliseconds), (bound) => `$${binds.push(bound)}`)
+      return binds[0]
+    })
+    const isKnown = typeof text === 'string' && withMilliseconds(text, 123) === other
+    return { start, text: isKnown ? text : undefined }
+  }
+
+  #format(attribute: string, value: unknown, bind: (value: unknown) => string): string {
+    return this.#generator.format(value, this.#model.getAttributes()[attribute as never], { context: 'WHERE' }, bind)
+  }
+
+  /**
+   * The bytes that `sql` and its binds take on the wire, at most; a value counts as often as its placeholder occurs. Far
+   * below `limit` it is a rough upper bound.
+   */
+  bytes(sql: string, limit: number = Infinity): number {
+    const longest = this.#binds.reduce<number>(
+      (length, value) => Math.max(length, typeof value === 'string' ? value.length : maxNonStringBytes),
+      0,
+    )
+    // A placeholder has at least 2 characters; a character has at most 3 bytes, and one more where it is escaped.
+    const upperBound = sql.length * (3 + (bytesPerValueHeader + 4 * longest) / 2)
+    if (upperBound <= limit) return upperBound
+    const { escapes } = connectorOf(this.#session.sequelize.getDialect())
+    const sizes = this.#binds.map((value) => {
+      const text = String(value)
+      return Buffer.byteLength(text) + (escapes ? (text.match(/["'\\]/g)?.length ?? 0) : 0)
+    })
+    const placeholders = [...sql.matchAll(/\$(\d+)/g)]
+    return placeholders.reduce(
+      (sum, [, number]) => sum + bytesPerValueHeader + (sizes[Number(number) - 1] ?? 0),
+      Buffer.byteLength(sql),
+    )
+  }
+
+  table(): string {
+    const name: unknown = this.#model.getTableName()
+    const quote = (): string => this.#generator.quoteTable(name)
+    return typeof name === 'string' ? this.#quoted(`table ${name}`, quote) : escapeDollars(quote())
+  }
+
+  /** The column that holds `attribute`. */
+  column(attribute: string): string {
+    return this.name(fieldOf(this.#model, attribute))
+  }
+
+  /** Every column that holds an attribute, named after the attribute. */
+  columns(): string {
+    return Object.entries(this.#model.getAttributes() as Record<string, { type: { key?: string } }>)
+      .filter(([, { type }]) => type.key !== 'VIRTUAL')
+      .map(([attribute]) => `${this.column(attribute)} AS ${this.name(attribute)}`)
+      .join(', ')
+  }
+
+  name(identifier: string): string {
+    return this.#quoted(`name ${identifier}`, () => this.#generator.quoteIdentifier(identifier))
+  }
+
+  #quoted(key: string, quote: () => string): string {
+    const { quotedNames } = this.#session
+    let quoted = quotedNames.get(key)
+    if (quoted === undefined) quotedNames.set(key, (quoted = escapeDollars(quote())))
+    return quoted
+  }
+
+  /** Sequelize's own UPDATE; `undefined` where it would put values into the text, as it does for a `searchPath`. */
+  update(table: unknown, values: object, where: object, options: object): string | undefined {
+    const own = { ...options, bindParam: this.bind }
+    const { query, bind } = this.#generator.updateQuery(table, values, where, own, this.#model.getAttributes())
+    return bind && query
+  }
+
+  /** The condition that matches one row. */
+  row(primaryKey: Readonly<Record<string, unknown>>): string {
+    return Object.entries(primaryKey)
+      .map(([attribute, value]) => `${this.column(attribute)} = ${this.value(attribute, value)}`)
+      .join(' AND ')
+  }
+}
+
+/** A time, from the text of the second that it is in. */
+function withMilliseconds(text: string, milliseconds: number): string {
+  return text.replace('.000', `.${String(milliseconds).padStart(3, '0')}`)
+}
+
+// Sequelize reads `$name` as a bind even inside a quoted identifier; `$$` is its escape.
+function escapeDollars(sql: string): string {
+  return sql.replace(/\B\$/g, '$$$$')
+}

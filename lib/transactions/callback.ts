@@ -1,0 +1,73 @@
+import type { Transaction } from 'sequelize'
+import { PendingStatementsError, RolledBackError } from '../errors/errors.js'
+import { usage } from '../errors/usage.js'
+import { currentContext, runWith } from './async-context.js'
+import type { Scope } from './async-context.js'
+import type { Call } from './call.js'
+import type { TransactionState } from './transaction-state.js'
+
+/** A callback whose statements go on after it has returned gets this many rounds of them before they are refused. */
+const maxLateRounds = 100
+
+// Taken once, so that tests which replace the timers of a process do not stop a callback.
+const nextTick = process.nextTick.bind(process)
+
+/** Resolves when all that only waits for promises has run on. */
+function microtasksDone(): Promise<void> {
+  return new Promise((resolve) => {
+    nextTick(resolve)
+  })
+}
+
+/**
+ * Runs a callback that has a transaction. A write in it without the transaction is refused; so is every statement of a
+ * branch that is still at work when the callback is over.
+ * @throws {PendingStatementsError} the callback returned while a statement of it was in progress
+ * @throws {RolledBackError} the transaction was rolled back although the callback succeeded
+ * @throws {UsageError} the callback returned something that has not begun to run, such as an Observable
+ */
+export async function runCallback<R>(
+  { method, session: { sequelize }, transaction: joined }: Call,
+  state: TransactionState,
+  transaction: Transaction,
+  fn: () => R | Promise<R>,
+): Promise<R> {
+  const scope: Scope = { method, sequelize, transaction, outer: currentContext().scope, isOver: false }
+  const isJoined = joined !== undefined
+  try {
+    const result = await runWith({ scope }, fn)
+    await microtasksDone()
+    const work = state.workOf(scope, isJoined)
+    if (work.length > 0) {
+      const descriptions = work.map(({ description }) => description)
+      await settleWork(state, scope, isJoined)
+      throw new PendingStatementsError(method, descriptions, isJoined)
+    }
+    if (isNotBegun(result)) throw usage.notBegun(method, result)
+    if (state.outcome === 'rolled back' || state.isDoomed) throw new RolledBackError(method, state.firstError)
+    return result
+  } catch (error) {
+    scope.isOver = true
+    // A row's method that ends after the rollback would change the row in memory again.
+    await settleWork(state, scope, isJoined)
+    throw error
+  } finally {
+    scope.isOver = true
+  }
+}
+
+async function settleWork(state: TransactionState, scope: Scope, isJoined: boolean): Promise<void> {
+  for (let round = 0; round < maxLateRounds; round++) {
+    const work = state.workOf(scope, isJoined)
+    if (work.length === 0) return
+    await Promise.all(work.map(({ settled }) => settled))
+    await microtasksDone()
+  }
+}
+
+/** Whether a value describes work that starts only when somebody subscribes to it, or iterates over it. */
+function isNotBegun(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return false
+  if ('subscribe' in value && typeof value.subscribe === 'function') return true
+  return /^\[object (Async)?Generator\]$/.test(Object.prototype.toString.call(value))
+}

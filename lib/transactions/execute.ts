@@ -1,0 +1,149 @@
+import { OptimisticLockError, Transaction } from 'sequelize'
+import { ConflictError, isLosslessError, LockTimeoutError, UnknownOutcomeError } from '../errors/errors.js'
+import { usage } from '../errors/usage.js'
+import { failureOf } from '../sequelize/send.js'
+import type { QueryContext } from '../sequelize/send.js'
+import { currentContext, runWith } from './async-context.js'
+import type { Call } from './call.js'
+import { innermostPlainScope } from './join.js'
+import { retry, statementRetries } from './retry.js'
+import type { RetryOptions } from './retry.js'
+import type { TransactionState } from './transaction-state.js'
+import { watchTransaction } from './watch.js'
+import { enqueueWriter } from './writer-queue.js'
+import type { SlotWait } from './writer-queue.js'
+
+/** What a call does. */
+interface Work<P, R> {
+  /** Statements of this library: after a conflict, which wrote nothing, they are tried again. */
+  readonly statements: (context: QueryContext, state: TransactionState | undefined) => Promise<P>
+  /** Then, in the same transaction, the user's callback: tried again only if the user asked for it. */
+  readonly callback?: (prepared: P, context: QueryContext, state: TransactionState) => Promise<R>
+}
+
+/** How a call that joins no transaction is done. */
+interface Plan {
+  readonly opensTransaction: boolean
+  readonly isolationLevel?: Transaction.ISOLATION_LEVELS | undefined
+  /** What the user asked for. */
+  readonly retry?: RetryOptions | undefined
+}
+
+/**
+ * Does the work of a call in the transaction that it joins; else in one of its own, or by single statements, and again
+ * after a conflict. The one place that joins, opens, queues, retries, and translates errors.
+ */
+export async function execute<P, R = P>(call: Call, work: Work<P, R>, plan: Plan): Promise<R> {
+  let hasCallbackStarted = false
+  const run = async (context: QueryContext, state: TransactionState | undefined): Promise<R> => {
+    const prepared = await work.statements(context, state)
+    if (!work.callback) return prepared as unknown as R
+    hasCallbackStarted = true
+    return work.callback(prepared, context, state!)
+  }
+  const attempt = (): Promise<R> => {
+    hasCallbackStarted = false
+    if (plan.opensTransaction) return openTransaction(call, plan, run)
+    const context = { transaction: undefined, logging: call.logging }
+    return enqueueWriter(call.method, call.session.sequelize, call.dialect, () => run(context, undefined))
+  }
+  const isRetryable = (error: unknown): boolean => {
+    if (error instanceof AfterCommit) return false
+    if (!work.callback) return isConflict(error)
+    return plan.retry
+      ? isConflict(error) || error instanceof OptimisticLockError
+      : !hasCallbackStarted && isConflict(error)
+  }
+  try {
+    const { transaction, logging, dialect } = call
+    if (transaction) return await run({ transaction, logging }, watchTransaction(transaction, dialect))
+    return await retry(attempt, isRetryable, plan.retry ?? statementRetries)
+  } catch (error) {
+    if (error instanceof AfterCommit) throw error.cause as Error
+    throw hasCallbackStarted ? error : toLibraryError(error, call)
+  }
+}
+
+/** An error that was thrown after COMMIT had succeeded, by a hook: nothing is restored, tried again or translated. */
+class AfterCommit extends Error {}
+
+/**
+ * Opens a transaction that may write, runs `work` in it, and commits; rolls back if `work` throws.
+ * @throws {UnknownOutcomeError} the connection was lost after COMMIT was sent
+ * @throws {RolledBackError} the database rolled back instead of committing
+ */
+async function openTransaction<R>(
+  call: Call,
+  { isolationLevel }: Plan,
+  work: (context: QueryContext, state: TransactionState) => Promise<R>,
+): Promise<R> {
+  const { method, session, dialect, logging } = call
+  const { sequelize } = session
+  if (isolationLevel !== undefined && !dialect.isolationLevels.includes(isolationLevel)) {
+    throw usage.isolationLevel(method, isolationLevel, dialect.name)
+  }
+  const wait = slotWaitOf(call)
+  // IMMEDIATE takes SQLite's write lock at once: a transaction that has read can never get it after another one's write.
+  // Its wait cannot be limited beforehand; where it is to be, the first statement takes the lock.
+  const type = Transaction.TYPES[wait ? 'DEFERRED' : 'IMMEDIATE']
+  const options = {
+    ...(isolationLevel && { isolationLevel }),
+    ...(logging !== undefined && { logging }),
+    ...(dialect.writerQueue && { type }),
+  }
+  const { scope } = currentContext()
+  let state: TransactionState | undefined
+  let isCommitting = false
+  const run = async (transaction: Transaction): Promise<R> => {
+    state = watchTransaction(transaction, dialect)
+    state.isOurs = true
+    const result = await runWith({ scope }, () => work({ transaction, logging }, state!))
+    isCommitting = true
+    return result
+  }
+  const open = async (): Promise<R> => {
+    // Without the scope around it, in which a transaction must not be opened by mistake.
+    const result = await runWith({ scope: undefined }, () => sequelize.transaction(options, run))
+    if (state?.commitError) throw state.commitError as Error
+    return result
+  }
+  try {
+    return await enqueueWriter(method, sequelize, dialect, open, wait)
+  } catch (error) {
+    if (state?.outcome === 'committed') throw new AfterCommit('', { cause: error })
+    state?.restoreRows()
+    if (!isCommitting) throw error
+    throw failureOf(error) === 'lost' ? new UnknownOutcomeError(method, 'COMMIT', error) : toLibraryError(error, call)
+  }
+}
+
+/** How long a writer may wait in the queue of its process, where the lock may be waited for only so long. */
+function slotWaitOf({ method, row, dialect, timeoutMs }: Call): SlotWait | undefined {
+  if (timeoutMs === undefined || !row) return undefined
+  return { timeoutMs, error: () => new LockTimeoutError(method, row, timeoutMs, dialect.lockHolders) }
+}
+
+/** Whether another session got in the way: nothing was written, and the next attempt may succeed. */
+export function isConflict(error: unknown): boolean {
+  const failure = failureOf(error)
+  return failure === 'deadlock' || failure === 'conflict' || failure === 'read-only'
+}
+
+/** The error of a failed statement as this library reports it: where another session got in the way, by a class of its own. */
+export function toLibraryError(error: unknown, call: Call): unknown {
+  const { method, row, dialect, transaction, timeoutMs, session } = call
+  if (!row || isLosslessError(error)) return error
+  const failure = failureOf(error)
+  if (failure === 'lock timeout') {
+    const isOwnLock = !transaction && innermostPlainScope(session) !== undefined
+    return new LockTimeoutError(method, row, timeoutMs, dialect.lockHolders, error, isOwnLock)
+  }
+  if (failure !== 'deadlock' && failure !== 'conflict') return error
+  const reason = failure === 'deadlock' ? 'a deadlock' : 'a change made by another session since this transaction began'
+  return new ConflictError(method, row, reason, transaction !== undefined, error)
+}
+
+/** Runs single statements of a row that is written without a transaction, as one writer. */
+export function runAsWriter<R>({ method, session, dialect }: Call, fn: () => Promise<R>): Promise<R> {
+  return enqueueWriter(method, session.sequelize, dialect, fn)
+}

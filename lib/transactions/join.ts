@@ -1,0 +1,150 @@
+import type { Transaction } from 'sequelize'
+import { OutsideTransactionError, RolledBackError } from '../errors/errors.js'
+import { usage } from '../errors/usage.js'
+import { findRowState } from '../rows/row-state.js'
+import {
+  finishedState,
+  isReadOnly,
+  isSameTransaction,
+  openAncestor,
+  sequelizeInternals,
+  sequelizeOfTransaction,
+} from '../sequelize/internals.js'
+import type { Row } from '../sequelize/internals.js'
+import type { Session } from '../sequelize/session.js'
+import { currentScopes } from './async-context.js'
+import type { Scope } from './async-context.js'
+import { findTransactionState, lateCallError } from './transaction-state.js'
+
+/** Sequelize's ambient transaction, if it belongs to this Sequelize instance and is open. */
+export function ambientTransaction({ sequelize }: Session): Transaction | undefined {
+  const { _cls } = sequelizeInternals(sequelize).constructor
+  const transaction = _cls?.get('transaction') as Transaction | null | undefined
+  // Sequelize.useCLS is static: the ambient transaction may belong to another Sequelize instance.
+  if (!transaction || sequelizeOfTransaction(transaction) !== sequelize || !openAncestor(transaction)) return undefined
+  return transaction
+}
+
+/** Whether this code runs in a callback that has `transaction` and is not over. */
+export function isInScope(transaction: Transaction): boolean {
+  return currentScopes(sequelizeOfTransaction(transaction)).some(
+    (scope) => !scope.isOver && isSameTransaction(scope.transaction, transaction),
+  )
+}
+
+/** The transaction of the lock on this instance's row, if this code takes part in it. */
+export function lockTransaction(row: Row | undefined): Transaction | undefined {
+  const lock = findRowState(row)?.lock
+  return lock && (!lock.isScoped || isInScope(lock.transaction)) ? openAncestor(lock.transaction) : undefined
+}
+
+/**
+ * The transaction that a call takes part in: the one given, else that of the lock held on its row, else Sequelize's
+ * ambient one. `null` opts out.
+ * @throws {UsageError} the transaction is over, read-only, or one of another Sequelize instance
+ * @throws {RolledBackError} the server has ended the transaction
+ * @throws {OutsideTransactionError} there is none, inside a callback that has one
+ */
+export function transactionToJoin(
+  method: string,
+  session: Session,
+  asked: Transaction | null | undefined,
+  row: Row | undefined,
+): Transaction | undefined {
+  if (asked === null) return undefined
+  if (asked !== undefined) {
+    if (sequelizeOfTransaction(asked) !== session.sequelize) throw usage.transaction(method, asked)
+    findTransactionState(asked)?.refuseIfOver(method)
+    const finished = finishedState(asked)
+    if (finished) throw usage.transactionFinished(method, finished)
+  }
+  const transaction = asked ?? lockTransaction(row) ?? ambientTransaction(session)
+  if (!transaction) {
+    refuseBrokenLock(method, row)
+    refuseOutside(session, method, 'this call', row)
+    return undefined
+  }
+  if (isReadOnly(transaction)) throw usage.transactionReadOnly(method)
+  return transaction
+}
+
+/** @throws {RolledBackError} the server rolled back the transaction that locked the row, and its owner has not ended it yet */
+export function refuseBrokenLock(method: string, row: Row | undefined): void {
+  const lock = findRowState(row)?.lastLock
+  const state = lock && findTransactionState(lock.transaction)
+  if (state?.isAborted && (!lock?.isScoped || isInScope(lock.transaction))) {
+    throw new RolledBackError(method, state.firstError)
+  }
+}
+
+/** @throws {RolledBackError} the transaction of the callback around this code was rolled back */
+export function refuseRolledBack(session: Session, method: string): void {
+  const scope = innermostScope(session)
+  const state = scope && !scope.isOver ? findTransactionState(scope.transaction) : undefined
+  if (state?.outcome === 'rolled back') throw new RolledBackError(method, state.firstError)
+}
+
+/** The callback of this library that the present code is part of, be the callback over or not. */
+export function innermostScope({ sequelize }: Session): Scope | undefined {
+  return currentScopes(sequelize).find(({ method }) => method !== undefined)
+}
+
+/** Where a callback gets its transaction. */
+function transactionOf({ method }: Scope): string {
+  const argument = method === 'retryTransaction' ? 'first' : 'second'
+  return `the transaction that is the ${argument} argument of the callback of ${method}()`
+}
+
+function joinRemedy(scope: Scope): string {
+  return (
+    `Pass ${transactionOf(scope)}, as the option { transaction }; ` +
+    'or, for a write that has nothing to do with it, { transaction: null } to write outside on purpose.'
+  )
+}
+
+function nestRemedy(scope: Scope): string {
+  return `Nest it in ${transactionOf(scope)}: sequelize.transaction({ transaction }, …), Model.findOrCreate({ …, transaction }); or open it before.`
+}
+
+/**
+ * Refuses a write, or the opening of a transaction, that is not part of the transaction of the callback around it. What a
+ * callback started and did not await is free after COMMIT, but for the rows that it had locked or written.
+ * @param row the instance that is written
+ * @throws {OutsideTransactionError} the callback is at work, or is over and this is a branch that it did not await
+ * @throws {RolledBackError} the transaction of the callback was rolled back
+ */
+export function refuseOutside(session: Session, method: string | undefined, write: string, row?: Row): void {
+  const scope = scopeAround(session, row)
+  if (scope?.method === undefined) return
+  if (scope.isOver) throw lateCallError(scope.method, write)
+  const state = findTransactionState(scope.transaction)
+  if (state?.outcome === 'rolled back') throw new RolledBackError(method ?? scope.method, state.firstError)
+  const what =
+    state?.outcome === 'committed'
+      ? `${write} comes after the callback of ${scope.method}() has committed its transaction, so it would run outside of it`
+      : `${write} would run outside the transaction of the ${scope.method}() around it: it would commit apart from it, and could wait for its lock`
+  throw new OutsideTransactionError(
+    method ?? scope.method,
+    what,
+    write === openingOfTransaction ? nestRemedy(scope) : joinRemedy(scope),
+  )
+}
+
+/** What {@link refuseOutside} calls the opening of a transaction. */
+export const openingOfTransaction = 'a transaction that is opened in the callback'
+
+/** The callback of this library that a write without a transaction must not escape from. */
+function scopeAround({ sequelize }: Session, row: Row | undefined): Scope | undefined {
+  const used = findRowState(row)?.lastTransaction
+  return currentScopes(sequelize).find(({ method, isOver, transaction }) => {
+    if (method === undefined) return false
+    const isFree = isOver && findTransactionState(transaction)?.outcome === 'committed'
+    return !isFree || (used !== undefined && isSameTransaction(used, transaction))
+  })
+}
+
+/** The callback of Sequelize's own `transaction()` that this code runs in, if no callback of this library is nearer. */
+export function innermostPlainScope({ sequelize }: Session): Scope | undefined {
+  const [scope] = currentScopes(sequelize)
+  return scope?.method === undefined && scope?.isOver === false ? scope : undefined
+}

@@ -1,0 +1,93 @@
+import { StaleRowError } from '../errors/errors.js'
+import type { Operation } from '../json/operation.js'
+import { applyAll } from '../json/semantics.js'
+import { RowRef } from '../rows/row-ref.js'
+import { assignStored, findRowState, isSameDocument, jsonOf, rowStateOf } from '../rows/row-state.js'
+import { isChanged, modelOf, previousValuesOf, valuesOf, versionAttribute } from '../sequelize/internals.js'
+import type { Row } from '../sequelize/internals.js'
+import { modelStateOf } from '../sequelize/model-state.js'
+import type { TransactionState } from './transaction-state.js'
+
+// Several instances of one row can take part in one transaction: the callback's row, and the one that a helper loaded.
+
+/** Brings the other locked instances of a row up to date with `columns`, which `writer` has just written as they are in memory. */
+export function refreshOtherInstances(state: TransactionState, writer: Row, columns: readonly string[]): void {
+  const others = state.lockedInstances(RowRef.of(writer).key, writer)
+  if (others.length === 0) return
+  const version = versionAttribute(modelOf(writer))
+  for (const other of others) {
+    const otherState = rowStateOf(other)
+    otherState.markChangesInPlace(columns)
+    for (const column of columns) {
+      if (isChanged(other, column)) {
+        otherState.staleColumns.add(column)
+        continue
+      }
+      const value = valuesOf(writer)[column]
+      // Sequelize moves the version in the instance only after the statement.
+      assignStored(other, { [column]: column === version ? Number(value) + 1 : structuredCopy(value) })
+    }
+    const mutable = modelStateOf(modelOf(other)).mutableColumns
+    otherState.recordRead(
+      columns.filter((column) => mutable.includes(column) && !otherState.staleColumns.has(column)),
+      state.transaction,
+    )
+  }
+}
+
+/** Applies operations that were written to a document of a row to its locked instances, but for the one that wrote them. */
+export function applyToOtherInstances(
+  state: TransactionState,
+  row: RowRef,
+  column: string,
+  operations: readonly Operation[],
+  document?: unknown,
+): readonly Row[] {
+  const others = state.lockedInstances(row.key, row.instance)
+  for (const other of others) {
+    state.remember(other)
+    rowStateOf(other).markChangesInPlace([column])
+    rowStateOf(other).applyWrite(column, (before) => applyAll(operations, before), document)
+  }
+  return others
+}
+
+/** A value that shares no object with the one in the other instance. */
+function structuredCopy(value: unknown): unknown {
+  const text = jsonOf(value)
+  return typeof value === 'object' && value !== null && !(value instanceof Date) && !(value instanceof Uint8Array)
+    ? JSON.parse(text)
+    : value
+}
+
+/**
+ * Refuses to save an instance that would overwrite, or silently lose, a change of its row in this transaction.
+ * @throws {StaleRowError} another instance wrote the column in this transaction; or the row is locked through another
+ *   instance, and this one goes back to an older document or was changed in place, which Sequelize cannot see
+ */
+export function refuseStaleSave(state: TransactionState, method: string, row: Row, fields?: readonly string[]): void {
+  const { mutableColumns } = modelStateOf(modelOf(row))
+  if (mutableColumns.length === 0) return
+  const ref = RowRef.of(row)
+  const instances = state.lockedInstances(ref.key)
+  if (instances.length === 0) return
+  const isLockedItself = instances.includes(row)
+  const columns = mutableColumns.filter((column) => fields?.includes(column) ?? true)
+  for (const column of columns) {
+    const isStale = isLockedItself
+      ? isChanged(row, column) && rowStateOf(row).staleColumns.has(column)
+      : isBehind(row, column, instances)
+    if (isStale) throw StaleRowError.inTransaction(method, ref.facts, column)
+  }
+}
+
+/** Whether the document that an instance was loaded with differs from what the locked instances know to be stored. */
+function isBehind(row: Row, column: string, instances: readonly Row[]): boolean {
+  const values = valuesOf(row)
+  if (!Object.hasOwn(values, column)) return false
+  const stored = instances.map((each) => findRowState(each)?.storedText(column)).find((text) => text !== undefined)
+  if (stored === undefined) return false
+  // A value that was assigned as a whole leaves the loaded one in place; one that was changed in place is the loaded one.
+  const loaded = isChanged(row, column) ? previousValuesOf(row)[column] : values[column]
+  return !isSameDocument(jsonOf(loaded), stored)
+}

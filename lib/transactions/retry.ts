@@ -1,0 +1,79 @@
+import { setTimeout as delay } from 'node:timers/promises'
+import { usage } from '../errors/usage.js'
+
+/** How often a call is tried again, and after which pauses. */
+export interface RetryOptions {
+  /** Attempts in all, the first one included: an integer, 1 for no second one. Default: 5. */
+  readonly maxAttempts?: number
+  /** The longest pause before the second attempt, in milliseconds; it doubles from attempt to attempt. Default: 10. */
+  readonly baseDelayMs?: number
+  /** The longest pause of all, in milliseconds. Default: 1000. */
+  readonly maxDelayMs?: number
+  /** Ends the attempts with its reason: before an attempt starts, or in a pause. An attempt that has started is finished. Default: none. */
+  readonly signal?: AbortSignal
+  /** Called, and awaited, before each pause. An error that it throws ends the attempts. Default: none. */
+  readonly onRetry?: (failed: FailedAttempt) => unknown
+}
+
+/** A failed attempt that another one will follow. */
+export interface FailedAttempt {
+  readonly error: unknown
+  /** The number of the attempt; the first is 1. */
+  readonly attempt: number
+  readonly maxAttempts: number
+  /** The pause before the next attempt, in milliseconds: a random part of the longest one (full jitter). */
+  readonly delayMs: number
+}
+
+const own: readonly (keyof RetryOptions)[] = ['maxAttempts', 'baseDelayMs', 'maxDelayMs', 'signal', 'onRetry']
+
+/** @throws {UsageError} an option is unknown, or out of range */
+export function checkRetryOptions(method: string, options: RetryOptions, others: readonly string[] = []): RetryOptions {
+  if (typeof options !== 'object' || options === null) throw usage.retry(method, options)
+  const names = [...own, ...others]
+  for (const name of Object.keys(options)) if (!names.includes(name)) throw usage.option(method, name, names)
+  const { maxAttempts = 1, baseDelayMs = 0, maxDelayMs = 0, signal, onRetry } = options
+  if (!Number.isSafeInteger(maxAttempts) || maxAttempts < 1) throw usage.retryNumber(method, 'maxAttempts', maxAttempts)
+  for (const [name, milliseconds] of Object.entries({ baseDelayMs, maxDelayMs })) {
+    const isDelay = Number.isFinite(milliseconds) && milliseconds >= 0 && milliseconds <= longestDelay
+    if (!isDelay) throw usage.retryNumber(method, name, milliseconds)
+  }
+  if (signal !== undefined && !(signal instanceof AbortSignal)) throw usage.retrySignal(method, signal)
+  if (onRetry !== undefined && typeof onRetry !== 'function') throw usage.retryCallback(method, onRetry)
+  return options
+}
+
+/** The longest time that a timer of Node can wait. */
+const longestDelay = 2 ** 31 - 1
+
+/** The options in force where a caller gives none of its own. */
+const defaults = { maxAttempts: 5, baseDelayMs: 10, maxDelayMs: 1000 } as const
+
+/** For statements of ours that certainly wrote nothing, when the caller did not ask for more. */
+export const statementRetries: RetryOptions = { maxAttempts: 3 }
+
+/**
+ * Runs `attempt` until it resolves, fails with an error that is not retryable, or has no attempts left.
+ * @see https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+ */
+export async function retry<R>(
+  attempt: () => Promise<R>,
+  isRetryable: (error: unknown) => boolean,
+  options: RetryOptions,
+  { random, pause }: { random: () => number; pause: typeof delay } = { random: Math.random, pause: delay },
+): Promise<R> {
+  const { maxAttempts = defaults.maxAttempts, baseDelayMs = defaults.baseDelayMs } = options
+  const { maxDelayMs = defaults.maxDelayMs, signal, onRetry } = options
+  for (let number = 1; ; number++) {
+    signal?.throwIfAborted()
+    try {
+      return await attempt()
+    } catch (error) {
+      if (number >= maxAttempts || !isRetryable(error)) throw error
+      const delayMs = random() * Math.min(maxDelayMs, baseDelayMs * 2 ** (number - 1))
+      await onRetry?.({ error, attempt: number, maxAttempts, delayMs })
+      // Its own AbortError would hide the reason.
+      await pause(delayMs, undefined, signal && { signal }).catch(() => undefined)
+    }
+  }
+}

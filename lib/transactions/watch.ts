@@ -1,0 +1,163 @@
+import { ConnectionAcquireTimeoutError, QueryTypes } from 'sequelize'
+import type { Transaction } from 'sequelize'
+import type { Dialect } from '../dialects/dialect.js'
+import { rowStateOf } from '../rows/row-state.js'
+import { outermostOf, sequelizeOfTransaction } from '../sequelize/internals.js'
+import type { Row } from '../sequelize/internals.js'
+import { override } from '../sequelize/override.js'
+import { limitPreparedStatements } from '../sequelize/prepared-statements.js'
+import { noteFailure } from '../sequelize/send.js'
+import { sessionOf } from '../sequelize/session.js'
+import type { Session } from '../sequelize/session.js'
+import { currentContext, runWith } from './async-context.js'
+import type { Scope } from './async-context.js'
+import { ambientTransaction, innermostScope, openingOfTransaction, refuseOutside } from './join.js'
+import { refreshOtherInstances } from './other-instances.js'
+import { findTransactionState, transactionStateOf } from './transaction-state.js'
+import type { Query, QueryOptions, TransactionState } from './transaction-state.js'
+
+import { enqueueStatement } from './writer-queue.js'
+
+/** The types of the statements that Sequelize's models write with. */
+const modelWrites: ReadonlySet<string | undefined> = new Set([
+  QueryTypes.INSERT,
+  QueryTypes.UPDATE,
+  QueryTypes.BULKUPDATE,
+  QueryTypes.DELETE,
+  QueryTypes.BULKDELETE,
+  QueryTypes.UPSERT,
+])
+
+/** Sequelize's `transaction`. */
+type Begin = (options?: BeginOptions | Callback, callback?: Callback) => Promise<unknown>
+type Callback = (transaction: Transaction) => unknown
+interface BeginOptions {
+  readonly transaction?: Transaction | null
+}
+
+/**
+ * Watches every statement that a Sequelize instance sends, and every transaction that it opens, from now on.
+ *
+ * Sequelize's hooks do not suffice: `hooks: false` and increment() skip them, they see no error, and `beforeQuery` runs
+ * only once a connection was waited for.
+ */
+export function watchSession(session: Session): void {
+  if (session.isWatched) return
+  session.isWatched = true
+  const { sequelize } = session
+  limitPreparedStatements(sequelize)
+  override(sequelize, 'query', (original) => {
+    const query = original.bind(sequelize) as Query
+    return (sql, options) => sendStatement(session, query, sql, options as QueryOptions | undefined)
+  })
+  override(sequelize, 'transaction', (original) => {
+    const begin = original.bind(sequelize) as Begin
+    return (options, callback) => openTransaction(session, begin, options as BeginOptions, callback as Callback)
+  })
+}
+
+async function sendStatement(session: Session, query: Query, sql: unknown, given: QueryOptions = {}): Promise<unknown> {
+  // Sequelize does this too, though only after it has chosen how to retry.
+  const transaction = given.transaction === undefined ? ambientTransaction(session) : given.transaction
+  const options = transaction === undefined ? given : { ...given, transaction }
+  if (transaction) {
+    const state = findTransactionState(transaction)
+    return state?.dialect ? sendInTransaction(state, state.dialect, query, sql, options) : query(sql, options)
+  }
+  if (transaction === undefined && modelWrites.has(options.type)) {
+    const name = options.model?.name ?? options.instance?.constructor.name ?? 'a model'
+    refuseOutside(session, undefined, `a write of ${name} (${options.type})`, options.instance as Row | undefined)
+  }
+  const { dialect } = session
+  if (!dialect) return query(sql, options)
+  try {
+    return await enqueueStatement(session.sequelize, dialect, () => query(sql, options))
+  } catch (error) {
+    noteFailure(error, dialect)
+    explainAcquireTimeout(session, error, options.type)
+    throw error
+  }
+}
+
+async function sendInTransaction(
+  state: TransactionState,
+  dialect: Dialect,
+  query: Query,
+  sql: unknown,
+  options: QueryOptions,
+): Promise<unknown> {
+  const { instance } = options
+  if (!instance || !modelWrites.has(options.type)) {
+    const result = await state.send(query, sql, options, dialect)
+    if (options.type === QueryTypes.BULKUPDATE && options.model) markRowsStale(state, options)
+    return result
+  }
+  const row = instance as Row
+  state.remember(row)
+  const columns = options.fields ?? []
+  const recordWrite = rowStateOf(row).recordLockedWrite(columns)
+  const result = await state.send(query, sql, options, dialect)
+  recordWrite?.()
+  refreshOtherInstances(state, row, columns)
+  return result
+}
+
+function markRowsStale(state: TransactionState, { model, fields = [] }: QueryOptions): void {
+  for (const row of state.lockedInstancesOf(model!))
+    for (const column of fields) rowStateOf(row).staleColumns.add(column)
+}
+
+/** Names the likeliest cause of an exhausted pool first: a statement outside of the transaction that holds a connection. */
+function explainAcquireTimeout(session: Session, error: unknown, type: string | undefined): void {
+  const scope = innermostScope(session)
+  if (!(error instanceof ConnectionAcquireTimeoutError) || scope?.method === undefined || scope.isOver) return
+  error.message =
+    `this ${type === QueryTypes.SELECT ? 'read' : 'statement'} is not part of the transaction of the ${scope.method}() around it, so it waited for a second connection while that transaction holds the first one. ` +
+    `Pass the option { transaction }, or raise pool.max. (${error.message})`
+}
+
+async function openTransaction(
+  session: Session,
+  begin: Begin,
+  first: BeginOptions | Callback | undefined,
+  second: Callback | undefined,
+): Promise<unknown> {
+  const [options, callback] = typeof first === 'function' ? [undefined, first] : [first, second]
+  if (!options?.transaction) refuseOutside(session, undefined, openingOfTransaction)
+  if (!callback) return begin(options)
+  const run = async (transaction: Transaction): Promise<unknown> => {
+    const { sequelize } = session
+    const scope: Scope = { method: undefined, sequelize, transaction, outer: currentContext().scope, isOver: false }
+    try {
+      return await runWith({ scope }, () => callback(transaction))
+    } finally {
+      scope.isOver = true
+      // The code that owns the transaction now knows how it ended.
+      const state = findTransactionState(transaction)
+      if (state?.transaction === transaction) state.isAborted = false
+    }
+  }
+  return begin(options, run)
+}
+
+/**
+ * Watches a transaction from now on: its statements are sent one at a time, none after the server has ended it, and a
+ * COMMIT that the database turned into a rollback is an error.
+ */
+export function watchTransaction(transaction: Transaction, dialect: Dialect): TransactionState {
+  const state = transactionStateOf(transaction)
+  if (state.dialect) return state
+  state.dialect = dialect
+  watchSession(sessionOf(sequelizeOfTransaction(transaction)))
+  // Sequelize refuses statements from the moment that commit() is called, though they were called before it.
+  override(
+    outermostOf(transaction),
+    'commit',
+    (original) =>
+      async function () {
+        await state.whenIdle()
+        return original.call(this)
+      },
+  )
+  return state
+}

@@ -1,0 +1,103 @@
+import type { Sequelize } from 'sequelize'
+import type { Dialect } from '../dialects/dialect.js'
+import { OutsideTransactionError } from '../errors/errors.js'
+import { sequelizeInternals } from '../sequelize/internals.js'
+import { currentContext, runWith } from './async-context.js'
+import type { WriterSlot } from './async-context.js'
+
+/** A database that its writers queue for: its file, or the Sequelize instance of a database in memory. */
+type Database = WriterSlot['database']
+
+/** The last writer in line, by database: of the process, since several Sequelize instances can open one file. */
+const queues = new Map<Database, Promise<void>>()
+
+/** The queue of this database's writers; `undefined` if the database queues them itself. */
+function queueOf(sequelize: Sequelize, dialect: Dialect): Database | undefined {
+  const database = dialect.writerQueue?.(sequelizeInternals(sequelize).options)
+  return database === 'in memory' ? sequelize : database
+}
+
+function holdsSlot(database: Database): boolean {
+  const { writerSlot } = currentContext()
+  return writerSlot?.database === database && !writerSlot.isOver
+}
+
+/** How long a writer waits for its slot at most, and the error if that was not enough. */
+export interface SlotWait {
+  readonly timeoutMs: number
+  readonly error: () => Error
+}
+
+/** Runs `fn` when no other write of this process holds the database, in the order of calls. */
+export function enqueueWriter<R>(
+  method: string,
+  sequelize: Sequelize,
+  dialect: Dialect,
+  fn: () => Promise<R>,
+  wait?: SlotWait,
+): Promise<R> {
+  refuseSelfDeadlock(method, sequelize, dialect)
+  const database = queueOf(sequelize, dialect)
+  return database === undefined ? fn() : runInQueue(database, fn, wait)
+}
+
+/** @throws {OutsideTransactionError} this code runs in the very call whose slot it would wait for */
+export function refuseSelfDeadlock(method: string, sequelize: Sequelize, dialect: Dialect): void {
+  const database = queueOf(sequelize, dialect)
+  if (database === undefined || !holdsSlot(database)) return
+  throw new OutsideTransactionError(
+    method,
+    `${dialect.name} has one writer at a time, and it is the call around this one, so this write would wait for ever`,
+    'Write after that call has returned; or, through the same Sequelize instance, pass the transaction of the callback, { transaction }.',
+  )
+}
+
+/**
+ * Sends a statement without a transaction. A database in memory has one connection: there the statement waits until no
+ * transaction is open, since it would become part of it.
+ */
+export function enqueueStatement<R>(sequelize: Sequelize, dialect: Dialect, send: () => Promise<R>): Promise<R> {
+  return queueOf(sequelize, dialect) === sequelize && !holdsSlot(sequelize) ? runInQueue(sequelize, send) : send()
+}
+
+async function runInQueue<R>(database: Database, fn: () => Promise<R>, wait?: SlotWait): Promise<R> {
+  const before = queues.get(database)
+  let done!: () => void
+  const mine = new Promise<void>((resolve) => (done = resolve))
+  queues.set(database, mine)
+  const leave = (): void => {
+    if (queues.get(database) === mine) queues.delete(database)
+    done()
+  }
+  if (before && wait && !(await endsWithin(before, wait.timeoutMs))) {
+    // The writers behind this one still wait for those in front.
+    void before.then(leave)
+    throw wait.error()
+  }
+  await before
+  const writerSlot: WriterSlot = {
+    database,
+    isOver: false,
+    release() {
+      this.isOver = true
+      leave()
+    },
+  }
+  try {
+    return await runWith({ writerSlot }, fn)
+  } finally {
+    writerSlot.release()
+  }
+}
+
+function endsWithin(promise: Promise<void>, milliseconds: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(() => {
+      resolve(false)
+    }, milliseconds)
+    void promise.then(() => {
+      clearTimeout(timer)
+      resolve(true)
+    })
+  })
+}

@@ -1,0 +1,127 @@
+import { AsyncResource } from 'node:async_hooks'
+import { setImmediate as turn } from 'node:timers/promises'
+import type { Sequelize } from 'sequelize'
+import { usage } from '../errors/usage.js'
+import { Batch } from '../json/combine.js'
+import type { Operation } from '../json/operation.js'
+import { isSequelize } from '../rows/row-ref.js'
+import { sessionOf } from '../sequelize/session.js'
+import type { PendingCall, Session } from '../sequelize/session.js'
+
+/** How the calls for one row and column are sent. */
+interface BatchWriter<C, R> {
+  /** Sends one statement. For a batch it runs outside of every caller's async context; a call that is alone keeps its own. */
+  readonly send: (calls: readonly C[], operations: readonly Operation[]) => Promise<R>
+  /** The longest operands of one batch, in bytes. */
+  readonly maxBytes: number
+  /** Whether the error may be caused by one call alone, and it is certain that nothing was written. */
+  readonly isOfOneCall: (error: unknown) => boolean
+}
+
+/** A call that can go into a batch. */
+export interface BatchableCall {
+  readonly operations: readonly Operation[]
+  /** Only calls with the same key go into one batch; a call without a key is sent alone. */
+  readonly batchKey: string | undefined
+}
+
+/** A call in the queue, with the writer that sends it. */
+interface QueuedCall<C, R> extends PendingCall {
+  readonly call: C
+  readonly writer: BatchWriter<C, R>
+}
+
+// Taken once, so that tests which replace the timers of a process do not stall writes.
+const eventLoopTurn = turn
+
+// Batches run outside every caller's async context: transaction, scope and writer slot of a single caller do not apply.
+const detached = new AsyncResource('sequelize-lossless')
+
+/**
+ * Sends a call at once; or, while a statement for the same row and column is on its way, in a batch with the calls that
+ * wait like it, in the order of calls. Each call settles by the outcome of its own operations.
+ *
+ * @param table the attributes object of the model, which all its scopes share
+ * @param place the row and column in that table
+ */
+export function coalesce<C extends BatchableCall, R>(
+  { batchQueues }: Session,
+  table: object,
+  place: string,
+  call: C,
+  writer: BatchWriter<C, R>,
+): Promise<R> {
+  return new Promise<R>((resolve, reject) => {
+    const send = call.batchKey === undefined ? AsyncResource.bind(writer.send) : writer.send
+    const { operations, batchKey } = call
+    const queued = { operations, batchKey, call, writer: { ...writer, send }, resolve, reject } as QueuedCall<C, R>
+    const places = batchQueues.get(table) ?? new Map<string, PendingCall[]>()
+    batchQueues.set(table, places)
+    const queue = places.get(place)
+    if (queue) {
+      queue.push(queued)
+      return
+    }
+    const opened = [queued]
+    places.set(place, opened)
+    const sendAll = async (): Promise<void> => {
+      while (opened.length > 0) {
+        await sendNext(opened)
+        // Callers whose call resolved can make their next one before the next batch is built.
+        await eventLoopTurn()
+      }
+      places.delete(place)
+      if (places.size === 0) batchQueues.delete(table)
+    }
+    void detached.runInAsyncScope(sendAll)
+  })
+}
+
+/**
+ * Takes the calls at the front that fit together out of the queue, and sends them in one statement; if that is refused for
+ * a reason that may concern one of them alone, in halves.
+ */
+async function sendNext<C, R>(queue: QueuedCall<C, R>[]): Promise<void> {
+  const taken = queue.splice(0, 1)
+  const [{ batchKey, operations, writer }] = taken as [QueuedCall<C, R>]
+  try {
+    const batch = new Batch(operations, writer.maxBytes)
+    let more = 0
+    while (batchKey !== undefined && queue[more]?.batchKey === batchKey && batch.add(queue[more]!.operations)) more++
+    taken.push(...queue.splice(0, more))
+    const calls = taken.map(({ call }) => call)
+    const result = await writer.send(calls, more === 0 ? operations : batch.operations)
+    for (const { resolve } of taken) resolve(result)
+  } catch (error) {
+    if (taken.length === 1 || !writer.isOfOneCall(error)) for (const { reject } of taken) reject(error)
+    else {
+      const rest = taken.splice(taken.length >> 1)
+      for (const half of [taken, rest]) while (half.length > 0) await sendNext(half)
+    }
+  }
+}
+
+/** Counts a batched call, from the moment it is made, among those that {@link flush} waits for. */
+export function trackUnsettled<R>({ unsettledCalls }: Session, call: Promise<R>): Promise<R> {
+  unsettledCalls.add(call)
+  const leave = (): void => void unsettledCalls.delete(call)
+  call.then(leave, leave)
+  return call
+}
+
+/**
+ * Waits until every batched write that was called before has settled, for an orderly shutdown. It resolves even if some of
+ * them failed: each failed call has rejected where it was made. Sends nothing of its own.
+ *
+ * @throws {UsageError} not a Sequelize instance
+ * @example
+ *     process.once('SIGTERM', async () => {
+ *       server.close()
+ *       await flush(sequelize)
+ *       await sequelize.close()
+ *     })
+ */
+export async function flush(sequelize: Sequelize): Promise<void> {
+  if (!isSequelize(sequelize)) throw usage.sequelize('flush', sequelize, 'await flush(sequelize)')
+  await Promise.allSettled(sessionOf(sequelize).unsettledCalls)
+}

@@ -1,0 +1,232 @@
+import type { Model } from 'sequelize'
+import { ConditionNotMetError } from '../errors/errors.js'
+import { usage } from '../errors/usage.js'
+import { overlap } from '../json/combine.js'
+import type {
+  Fitting,
+  JsonColumn,
+  JsonDocument,
+  JsonKey,
+  JsonKeyValue,
+  JsonValueAt,
+  Patch,
+} from '../json/document-types.js'
+import { condition, isOperation, operation } from '../json/operation.js'
+import type { Operation } from '../json/operation.js'
+import type { PathInput } from '../json/values.js'
+import type { Target } from '../rows/row-ref.js'
+import { identifyDocument, write } from './json-write.js'
+import type { JsonWriteOptions } from './options.js'
+
+/** A row by its model and primary key: there is no instance to return. */
+type ByKey<M extends Model> = readonly [model: { new (): M }, primaryKey: unknown] & Target<M>
+
+/**
+ * Sets one key of a JSON column and leaves every other key as it is *in the database*, not as this row last saw it.
+ *
+ * One UPDATE, no read before it: callers that set different keys never lose one, in any order; of callers that set the
+ * same key, the last one wins. `key` is literal (`'a.b'` is one key) and its value is replaced, not merged. A column
+ * that is NULL or JSON null becomes an object. `updatedAt` and `version` move in the same statement; hooks and
+ * validators do not run, as with `Model.increment`. Sends, on MySQL:
+ *
+ *     UPDATE `workflow_runs` SET `progress` = JSON_SET(`progress`, ?, CAST(? AS JSON)), `updatedAt` = ?
+ *     WHERE `id` = ? AND JSON_TYPE(`progress`) = 'OBJECT'
+ *
+ * and, only if that matched nothing, the same from an empty object where the column is NULL.
+ *
+ * @param target a row, or `[Model, primaryKey]`, which needs no read
+ * @param value  anything JSON can hold; `null` stores JSON null, `undefined` is refused
+ * @returns the row; its column then holds the operation applied to what this row had last seen, or, with
+ *   `returning: true`, the whole document. For `[Model, primaryKey]`: the whole document with `returning: true`.
+ * @throws {UsageError} before any SQL: not a JSON column, not a JSON value, an unknown option
+ * @throws {UnsupportedValueError} before the write: a key or value that this database cannot hold exactly
+ * @throws {UnsavedChangesError} before any SQL: the column has unsaved changes on this row
+ * @throws {OutsideTransactionError} before any SQL: inside `withLock`, without its transaction
+ * @throws {RowNotFoundError} the row does not exist
+ * @throws {JsonShapeError} the column holds an array or a scalar; nothing was written
+ * @throws {ConditionNotMetError} the stored document does not meet the option `if`; nothing was written
+ * @throws {ConflictError} a deadlock, or a row newer than the caller's snapshot; nothing was written
+ * @throws {LockTimeoutError} another session holds the row longer than the server waits; nothing was written
+ * @throws {UnknownOutcomeError} the connection was lost after the write was sent
+ * @example
+ *     await run.mergeJsonKey('progress', 'step_a', 'done')
+ *     await mergeJsonKey([WorkflowRun, id], 'progress', 'step_a', 'done')
+ * @see https://dev.mysql.com/doc/refman/9.7/en/json-modification-functions.html#function_json-set
+ */
+export function mergeJsonKey<M extends Model, C extends JsonColumn<M>, K extends JsonKey<M, C>>(
+  target: ByKey<M>,
+  column: C,
+  key: K,
+  value: JsonKeyValue<M, C, K>,
+  options: JsonWriteOptions & { readonly returning: true },
+): Promise<JsonDocument<M, C>>
+export function mergeJsonKey<M extends Model, C extends JsonColumn<M>, K extends JsonKey<M, C>>(
+  target: ByKey<M>,
+  column: C,
+  key: K,
+  value: JsonKeyValue<M, C, K>,
+  options?: JsonWriteOptions,
+): Promise<void>
+export function mergeJsonKey<M extends Model, C extends JsonColumn<M>, K extends JsonKey<M, C>>(
+  target: M,
+  column: C,
+  key: K,
+  value: JsonKeyValue<M, C, K>,
+  options?: JsonWriteOptions,
+): Promise<M>
+export function mergeJsonKey<M extends Model, C extends JsonColumn<M>, K extends JsonKey<M, C>>(
+  target: Target<M>,
+  column: C,
+  key: K,
+  value: JsonKeyValue<M, C, K>,
+  options?: JsonWriteOptions,
+): Promise<unknown>
+export async function mergeJsonKey(
+  target: Target<Model>,
+  column: string,
+  key: string,
+  value: unknown,
+  options: JsonWriteOptions = {},
+): Promise<unknown> {
+  const method = 'mergeJsonKey'
+  const document = identifyDocument(method, target, column)
+  if (typeof key !== 'string') throw usage.key(method, key)
+  return write(document, [operation(method, 'set', [key], value)], options)
+}
+
+/**
+ * Changes a document by several operations in one atomic statement: all of them, or none.
+ *
+ * One UPDATE, no read before it; callers whose paths differ never lose anything, in any order, and counters, arrays and
+ * sets are exact whoever writes them. Missing parents become objects. The paths must not overlap. Sends, on MySQL, for
+ * `[increment('attempts'), append('log', 'started')]` and the like:
+ *
+ *     UPDATE `workflow_runs` SET `progress` = JSON_SET(`progress`, ?, …, ?, …), `updatedAt` = ?
+ *     WHERE `id` = ? AND JSON_TYPE(`progress`) = 'OBJECT' AND …
+ *
+ * where the second part of the condition says that each operation fits what is stored.
+ *
+ * @param operations of {@link set}, {@link setIfAbsent}, {@link remove}, {@link rename}, {@link increment}, {@link min},
+ *   {@link max}, {@link append}, {@link prepend}, {@link addToSet}, {@link pull}, {@link merge}
+ * @returns as {@link mergeJsonKey}
+ * @throws what {@link mergeJsonKey} throws; {@link JsonShapeError} also where a number or an array is needed
+ * @example
+ *     await run.updateJson('progress', [increment(['steps', 'done']), append('log', 'step_a'), addToSet('tags', 'fast')])
+ * @see https://dev.mysql.com/doc/refman/9.7/en/json-modification-functions.html
+ */
+export function updateJson<M extends Model, C extends JsonColumn<M>, const O extends readonly Operation[]>(
+  target: ByKey<M>,
+  column: C,
+  operations: O & Fitting<M, C, O>,
+  options: JsonWriteOptions & { readonly returning: true },
+): Promise<JsonDocument<M, C>>
+export function updateJson<M extends Model, C extends JsonColumn<M>, const O extends readonly Operation[]>(
+  target: ByKey<M>,
+  column: C,
+  operations: O & Fitting<M, C, O>,
+  options?: JsonWriteOptions,
+): Promise<void>
+export function updateJson<M extends Model, C extends JsonColumn<M>, const O extends readonly Operation[]>(
+  target: M,
+  column: C,
+  operations: O & Fitting<M, C, O>,
+  options?: JsonWriteOptions,
+): Promise<M>
+export function updateJson<M extends Model, C extends JsonColumn<M>, const O extends readonly Operation[]>(
+  target: Target<M>,
+  column: C,
+  operations: O & Fitting<M, C, O>,
+  options?: JsonWriteOptions,
+): Promise<unknown>
+export async function updateJson(
+  target: Target<Model>,
+  column: string,
+  operations: readonly Operation[],
+  options: JsonWriteOptions = {},
+): Promise<unknown> {
+  const method = 'updateJson'
+  const document = identifyDocument(method, target, column)
+  if (!Array.isArray(operations) || operations.length === 0 || !operations.every(isOperation))
+    throw usage.operations(method, operations)
+  const overlapping = overlap(operations)
+  if (overlapping) throw usage.overlap(method, ...overlapping)
+  return write(document, operations, options)
+}
+
+/**
+ * Merges a patch into a document, objects key by key; `null` removes a key: RFC 7396 JSON Merge Patch. Arrays are
+ * replaced. The same as `updateJson` with one {@link merge}. Sends, on MySQL:
+ *
+ *     UPDATE `workflow_runs` SET `progress` = JSON_MERGE_PATCH(`progress`, ?), `updatedAt` = ?
+ *     WHERE `id` = ? AND JSON_TYPE(`progress`) = 'OBJECT'
+ *
+ * @returns as {@link mergeJsonKey}
+ * @throws what {@link mergeJsonKey} throws
+ * @example await run.mergeJson('progress', { step_a: 'done', draft: null })
+ * @see https://www.rfc-editor.org/rfc/rfc7396
+ */
+export function mergeJson<M extends Model, C extends JsonColumn<M>>(
+  target: ByKey<M>,
+  column: C,
+  patch: Patch<JsonDocument<M, C>>,
+  options: JsonWriteOptions & { readonly returning: true },
+): Promise<JsonDocument<M, C>>
+export function mergeJson<M extends Model, C extends JsonColumn<M>>(
+  target: ByKey<M>,
+  column: C,
+  patch: Patch<JsonDocument<M, C>>,
+  options?: JsonWriteOptions,
+): Promise<void>
+export function mergeJson<M extends Model, C extends JsonColumn<M>>(
+  target: M,
+  column: C,
+  patch: Patch<JsonDocument<M, C>>,
+  options?: JsonWriteOptions,
+): Promise<M>
+export function mergeJson<M extends Model, C extends JsonColumn<M>>(
+  target: Target<M>,
+  column: C,
+  patch: Patch<JsonDocument<M, C>>,
+  options?: JsonWriteOptions,
+): Promise<unknown>
+export async function mergeJson(
+  target: Target<Model>,
+  column: string,
+  patch: unknown,
+  options: JsonWriteOptions = {},
+): Promise<unknown> {
+  const method = 'mergeJson'
+  const document = identifyDocument(method, target, column)
+  return write(document, [operation(method, 'merge', [], patch)], options)
+}
+
+/**
+ * Sets the value at a path if what is stored there equals `expected`, in one atomic statement: of many callers that
+ * expect the same, exactly one gets `true`. Equality is deep, whatever the order of keys; nothing equals what is not
+ * there (see the option `if` and {@link absent}). The same as `updateJson` with one {@link set}, if {@link equals}.
+ *
+ * @returns `true` if it was set, `false` if the stored value differed
+ * @throws what {@link updateJson} throws
+ * @example
+ *     if (await job.compareAndSetJson('state', 'phase', 'queued', 'running')) await work(job)
+ */
+export async function compareAndSetJson<M extends Model, C extends JsonColumn<M>, const P extends PathInput>(
+  target: Target<M>,
+  column: C,
+  path: P,
+  expected: JsonValueAt<M, C, P>,
+  value: JsonValueAt<M, C, P>,
+  options: JsonWriteOptions = {},
+): Promise<boolean> {
+  const method = 'compareAndSetJson'
+  const document = identifyDocument(method, target, column)
+  const comparison = condition(method, 'equals', path, expected)
+  const operations = [operation(method, 'set', path, value)]
+  try {
+    await write(document, operations, { ...options, if: [...(options.if ?? []), comparison] })
+    return true
+  } catch (error) {
+    if (error instanceof ConditionNotMetError && error.condition === comparison) return false
+    throw error
+  }
+}

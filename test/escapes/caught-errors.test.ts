@@ -1,0 +1,175 @@
+import { expect } from 'chai'
+import type { Sequelize, Transaction } from 'sequelize'
+import { mergeJsonKey, retryTransaction, RolledBackError, withLock, withLocks } from 'sequelize-lossless'
+import { eachDatabase } from '../each-database.js'
+import { outcomeOf } from '../rejection.js'
+import { Collision, writeTheirs } from './collision.js'
+import { createJobs, freshJobs, storedJobs, untouched } from './jobs.js'
+import type { Job } from './jobs.js'
+import { codeOf } from './outcomes.js'
+
+eachDatabase('a callback whose transaction was rolled back', (database) => {
+  let sequelize: Sequelize
+  let rival: Sequelize
+  let Jobs: typeof Job
+  let first: Job
+  let second: Job
+  let collision: Collision | undefined
+
+  before(async () => {
+    ;({ sequelize } = database.connect())
+    ;({ sequelize: rival } = database.connect())
+    Jobs = await createJobs(sequelize)
+  })
+  beforeEach(async () => {
+    ;[first, second] = (await freshJobs(Jobs, 2)) as [Job, Job]
+    collision = undefined
+  })
+  afterEach(() => collision?.end())
+
+  /** Each ends the transaction, which holds `first`, and has another session write its key there. */
+  const endings: Readonly<Record<string, (transaction: Transaction) => Promise<void>>> = {
+    [database.name === 'sqlite' ? 'a full disk' : 'a deadlock']: async (transaction) => {
+      await collision!.arm(transaction)
+      await collision!.strike(transaction).catch(() => undefined)
+      await collision!.acknowledged
+    },
+    'rollback()': async (transaction) => {
+      await transaction.rollback()
+      await writeTheirs(database, rival, first.id)
+    },
+  }
+
+  type Options = { transaction?: Transaction }
+  const calls: Readonly<Record<string, (run: Job, options: Options) => Promise<unknown>>> = {
+    'row.save()': (run, options) => {
+      run.progress = { ...run.progress, mine: 1 }
+      return run.save(options)
+    },
+    'row.save() of a change in place': (run, options) => {
+      run.progress['mine'] = 1
+      return run.save(options)
+    },
+    'row.update()': (run, options) => run.update({ progress: { ...run.progress, mine: 1 } }, options),
+    'row.increment()': (run, options) => run.increment('n', options),
+    'row.destroy()': (run, options) => run.destroy(options),
+    'row.reload()': (run, options) => run.reload(options),
+    'row.mergeJsonKey()': (run, options) => run.mergeJsonKey('progress', 'mine', 1, options),
+    'mergeJsonKey([Model, id])': (_run, options) => mergeJsonKey([Jobs, first.id], 'progress', 'mine', 1, options),
+    'Model.update()': (_run, options) => Jobs.update({ title: 'mine' }, { where: { id: second.id }, ...options }),
+    'Model.create()': (_run, options) => Jobs.create({ title: 'mine' }, options),
+  }
+
+  const theirs = { ...untouched, progress: { theirs: 1 } }
+
+  for (const [ending, end] of Object.entries(endings)) {
+    describe(`by ${ending}`, () => {
+      beforeEach(async () => {
+        if (ending !== 'rollback()') collision = await Collision.begin(database, rival, Jobs, first.id, second.id)
+      })
+
+      // PostgreSQL keeps an aborted transaction open, and refuses every statement in its own words.
+      const isAborted = database.name === 'postgres' && ending !== 'rollback()'
+
+      /** The code of a call, or just that it was refused. */
+      const refusal = (code: string): string => (isAborted && code !== 'written' ? 'ROLLED_BACK' : code)
+
+      for (const [name, call] of Object.entries(calls)) {
+        for (const told of [false, true]) {
+          it(`cannot call ${name} ${told ? 'with that transaction' : 'without a transaction'}, and stores nothing`, async () => {
+            let code = 'was not called'
+            const locking = withLock([Jobs, first.id], async (run, transaction) => {
+              await end(transaction)
+              code = await codeOf(() => call(run, told ? { transaction } : {}))
+            })
+            const outcome = await codeOf(locking)
+            expect({ call: refusal(code), withLock: outcome, stored: await storedJobs(Jobs) }).to.deep.equal({
+              call: 'ROLLED_BACK',
+              withLock: 'ROLLED_BACK',
+              stored: [theirs, untouched],
+            })
+          })
+        }
+      }
+
+      it('fails with a RolledBackError, in withLock, withLocks and retryTransaction, though it returns a value', async () => {
+        const work = async (transaction: Transaction): Promise<string> => {
+          if (ending !== 'rollback()') {
+            collision ??= await Collision.begin(database, rival, Jobs, first.id, second.id)
+          }
+          await Jobs.increment('n', { where: { id: first.id }, transaction })
+          await end(transaction)
+          await collision?.end()
+          collision = undefined
+          return 'what fn returned'
+        }
+        const ways = [
+          () => withLock([Jobs, first.id], (_run, transaction) => work(transaction)),
+          () => withLocks([[Jobs, first.id]], (_runs, transaction) => work(transaction)),
+          () => retryTransaction(sequelize, work, { maxAttempts: 1 }),
+        ]
+        for (const way of ways) expect(await outcomeOf(way())).to.be.instanceOf(RolledBackError)
+        expect(await storedJobs(Jobs)).to.deep.equal([theirs, untouched])
+      })
+
+      it('leaves the row object as it was before withLock', async () => {
+        const run = await Jobs.findByPk(first.id, { rejectOnEmpty: true })
+        const before = run.toJSON()
+        const locking = run.withLock(async (row, transaction) => {
+          await row.update({ title: 'mine', progress: { mine: 1 } })
+          await end(transaction)
+          await row.update({ title: 'mine again' }).catch(() => undefined)
+        })
+        expect(await codeOf(locking)).to.equal('ROLLED_BACK')
+        expect(run.toJSON()).to.deep.equal(before)
+        expect(run.changed()).to.equal(false)
+      })
+
+      it('ends a joined transaction too, which its owner cannot commit', async () => {
+        const outer = sequelize.transaction(async (transaction) => {
+          await Jobs.update({ title: 'outer' }, { where: { id: first.id }, transaction })
+          await withLock(
+            [Jobs, first.id],
+            async (run) => {
+              await end(transaction)
+              await run.update({ title: 'mine' }).catch(() => undefined)
+            },
+            { transaction },
+          ).catch(() => undefined)
+        })
+        expect(await codeOf(outer)).to.not.equal('written')
+        expect(await storedJobs(Jobs)).to.deep.equal([theirs, untouched])
+      })
+    })
+  }
+
+  if (database.name === 'sqlite') {
+    it('stores all or nothing, after a full disk of which SQLite undid one statement only', async () => {
+      const locking = withLock([Jobs, first.id], async (run, transaction) => {
+        await Jobs.increment('n', { where: { id: second.id }, transaction })
+        await sequelize.query('PRAGMA max_page_count = 1', { transaction })
+        // An insert of several rows has a journal of its own.
+        const rows = [1, 2].map(() => ({ title: 'x'.repeat(8_000_000) }))
+        await Jobs.bulkCreate(rows, { transaction }).catch(() => undefined)
+        await run.update({ title: 'mine' })
+      })
+      const code = await codeOf(locking)
+      expect(code).to.be.oneOf(['written', 'ROLLED_BACK'])
+      const all = [
+        { ...untouched, title: 'mine' },
+        { ...untouched, n: 1 },
+      ]
+      expect(await storedJobs(Jobs)).to.deep.equal(code === 'written' ? all : [untouched, untouched])
+      await writeTheirs(database, rival, first.id)
+    })
+  }
+
+  it('can write outside on purpose, with { transaction: null }', async () => {
+    const locking = withLock([Jobs, first.id], async (_run, transaction) => {
+      await transaction.rollback()
+      await Jobs.update({ title: 'on purpose' }, { where: { id: second.id }, transaction: null })
+    })
+    expect(await codeOf(locking)).to.equal('ROLLED_BACK')
+    expect(await storedJobs(Jobs)).to.deep.equal([untouched, { ...untouched, title: 'on purpose' }])
+  })
+})

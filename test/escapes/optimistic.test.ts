@@ -1,0 +1,94 @@
+import { expect } from 'chai'
+import type { Sequelize } from 'sequelize'
+import * as library from 'sequelize-lossless'
+import { increment, mergeJsonKey, UsageError, withOptimisticLock } from 'sequelize-lossless'
+import { eachDatabase } from '../each-database.js'
+import { rejection } from '../rejection.js'
+import { createJobs, freshJobs, storedJobs, untouched } from './jobs.js'
+import type { Job } from './jobs.js'
+import { codeOf } from './outcomes.js'
+
+eachDatabase('the callback of withOptimisticLock', (database) => {
+  let sequelize: Sequelize
+  let log: string[]
+  let Jobs: typeof Job
+  let run: Job
+
+  before(async () => {
+    ;({ sequelize, log } = database.connect())
+    Jobs = await createJobs(sequelize, { version: true })
+    await mergeJsonKey([Jobs, (await freshJobs(Jobs, 1))[0]!.id], 'progress', 'warm', 1)
+  })
+  beforeEach(async () => {
+    ;[run] = (await freshJobs(Jobs, 1)) as [Job]
+    await run.update({ progress: queued.progress })
+  })
+
+  const functions = library as unknown as Readonly<Record<string, (...words: unknown[]) => unknown>>
+  const queued = { ...untouched, progress: { phase: 'queued' } }
+
+  const methods: Readonly<Record<string, (row: Job) => Promise<unknown>>> = {
+    mergeJsonKey: (row) => row.mergeJsonKey('progress', 'mine', 1),
+    mergeJson: (row) => row.mergeJson('progress', { mine: 1 }),
+    updateJson: (row) => row.updateJson('progress', [increment('mine')]),
+    compareAndSetJson: (row) => row.compareAndSetJson('progress', 'phase', 'queued', 'running'),
+  }
+
+  for (const [name, call] of Object.entries(methods)) {
+    for (const joined of [false, true]) {
+      it(`cannot call row.${name}() ${joined ? 'in a joined transaction' : 'by itself'}, which is refused before any SQL`, async () => {
+        let statements = -1
+        const fn = async (row: Job): Promise<void> => {
+          log.length = 0
+          const code = await codeOf(() => call(row))
+          statements = log.length
+          expect(code).to.equal('USAGE')
+          row.title = 'saved'
+        }
+        if (joined) await sequelize.transaction((transaction) => run.withOptimisticLock(fn, { transaction }))
+        else await run.withOptimisticLock(fn)
+        expect(statements).to.equal(0)
+        expect(await storedJobs(Jobs)).to.deep.equal([{ ...queued, title: 'saved' }])
+      })
+    }
+
+    it(`fails with the UsageError of row.${name}(), names it, and stores nothing`, async () => {
+      const before = run.toJSON()
+      const locking = run.withOptimisticLock(async (row) => {
+        row.title = 'not saved'
+        await call(row)
+      })
+      const error = await rejection(locking, UsageError)
+      expect(error.message).to.include(`row.${name}() in the callback`)
+      expect(run.toJSON()).to.deep.equal(before)
+      expect(run.changed()).to.equal(false)
+      expect(await storedJobs(Jobs)).to.deep.equal([queued])
+      // It is refused in the callback only.
+      await run.mergeJsonKey('progress', 'later', 1)
+      expect(await storedJobs(Jobs)).to.deep.equal([{ ...queued, progress: { phase: 'queued', later: 1 } }])
+    })
+
+    it(`cannot call ${name} as a function of the row either`, async () => {
+      const words: Readonly<Record<string, unknown[]>> = {
+        mergeJsonKey: ['mine', 1],
+        mergeJson: [{ mine: 1 }],
+        updateJson: [[increment('mine')]],
+        compareAndSetJson: ['phase', 'queued', 'running'],
+      }
+      const locking = run.withOptimisticLock((row) => functions[name]!(row, 'progress', ...words[name]!))
+      await rejection(locking, UsageError)
+      expect(await storedJobs(Jobs)).to.deep.equal([queued])
+    })
+  }
+
+  it('runs again after a conflict, and its row is saved once', async () => {
+    let attempts = 0
+    await withOptimisticLock([Jobs, run.id], async (row) => {
+      // Another flow, by the key of the row.
+      if (attempts++ === 0) await mergeJsonKey([Jobs, run.id], 'progress', 'theirs', 1)
+      row.title = 'saved'
+    })
+    expect(attempts).to.equal(2)
+    expect(await storedJobs(Jobs)).to.deep.equal([{ n: 0, title: 'saved', progress: { phase: 'queued', theirs: 1 } }])
+  })
+})
