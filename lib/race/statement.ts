@@ -25,7 +25,8 @@ export function kindOf(sql: string): Kind {
   if (!/^SELECT\b/i.test(main) || isSeveral(sql)) return 'other'
   // Words in literals count too: what looks like a lock or a call is taken for one.
   const isLocking = /\bFOR\s+(UPDATE|SHARE|NO KEY|KEY)\b|\bLOCK IN SHARE MODE\b|\bINTO\b/i.test(sql)
-  const calls = [...sql.matchAll(/([\w."`]+)\s*\(/g)].map(([, name]) => name!.toLowerCase())
+  // From the start of a word only: else a long word is read once from each of its characters.
+  const calls = [...sql.matchAll(/(?<![\w."`])([\w."`]+)\s*\(/g)].map(([, name]) => name!.toLowerCase())
   const isPlain = calls.every((name) => harmless.has(name) || /^jsonb?_/.test(name))
   return isLocking || !isPlain ? 'lock' : 'read'
 }
@@ -180,11 +181,11 @@ export function assignments(sql: string, binds: readonly unknown[]): Assignment[
     if (token.depth === 0 && token.text === ',') parts.push([])
     else parts.at(-1)!.push(token)
   }
-  return parts.map((part) => {
+  return parts.flatMap((part) => {
     const equals = part.findIndex(({ text }) => text === '=')
     const [value, ...more] = part.slice(equals + 1)
-    const column = nameOf(part[equals - 1]!.text)
-    return { column, ...(value && more.length === 0 ? literal(value, binds) : {}) }
+    const name = part[equals - 1]
+    return name ? [{ column: nameOf(name.text), ...(value && more.length === 0 ? literal(value, binds) : {}) }] : []
   })
 }
 

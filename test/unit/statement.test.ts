@@ -1,0 +1,22 @@
+import { resolve } from 'node:path'
+import { expect } from 'chai'
+
+// How the race kit reads SQL is not public: the built file is loaded by its path.
+// eslint-disable-next-line @typescript-eslint/no-require-imports
+const { assignments, kindOf } = require(
+  resolve('dist/race/statement.js'),
+) as typeof import('../../dist/race/statement.js')
+
+describe('how the race kit reads a statement', () => {
+  it('needs time that grows with the length of a word, not with its square', () => {
+    for (const word of ['x'.repeat(500_000), '1.'.repeat(250_000)]) {
+      expect(kindOf(`SELECT ${word}`)).to.equal('read')
+      expect(kindOf(`SELECT ${word}(1)`)).to.equal('lock')
+    }
+  })
+
+  it('finds no assignment where there is none', () => {
+    expect(assignments('UPDATE a SET )', [])).to.deep.equal([])
+    expect(assignments('UPDATE a SET = 1, b = 2', [])).to.deep.equal([{ column: 'b', value: 2 }])
+  })
+})
