@@ -12,8 +12,8 @@ import type { TransactionState } from './transaction-state.js'
 
 /** Brings the other locked instances of a row up to date with `columns`, which `writer` has just written as they are in memory. */
 export function refreshOtherInstances(state: TransactionState, writer: Row, columns: readonly string[]): void {
+  if (!state.hasLockedBeside(writer)) return
   const others = state.lockedInstances(RowRef.of(writer).key, writer)
-  if (others.length === 0) return
   const version = versionAttribute(modelOf(writer))
   for (const other of others) {
     const otherState = rowStateOf(other)
@@ -67,7 +67,8 @@ function structuredCopy(value: unknown): unknown {
  */
 export function refuseStaleSave(state: TransactionState, method: string, row: Row, fields?: readonly string[]): void {
   const { mutableColumns } = modelStateOf(modelOf(row))
-  if (mutableColumns.length === 0) return
+  const isAlone = !state.hasLockedBeside(row) && rowStateOf(row).staleColumns.size === 0
+  if (mutableColumns.length === 0 || isAlone) return
   const ref = RowRef.of(row)
   const instances = state.lockedInstances(ref.key)
   if (instances.length === 0) return

@@ -1,5 +1,5 @@
 import { QueryTypes } from 'sequelize'
-import type { Transaction } from 'sequelize'
+import type { Sequelize, Transaction } from 'sequelize'
 import type { Dialect } from '../dialects/dialect.js'
 import { OutsideTransactionError, RolledBackError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
@@ -94,7 +94,8 @@ export class TransactionState {
     try {
       await before
       if (!options.completesTransaction) this.refuseIfOver()
-      return await runWith({ sending: own }, () => this.#sendNow(query, sql, text, options, dialect))
+      const send = (): Promise<unknown> => this.#sendNow(query, sql, text, options, dialect)
+      return await (hasQueryHooks(sequelizeOfTransaction(this.transaction)) ? runWith({ sending: own }, send) : send())
     } finally {
       own.isOver = true
       this.#work.delete(work)
@@ -280,6 +281,13 @@ export class TransactionState {
     else this.#rows.set(key, new Set([row]))
   }
 
+  /** Whether an instance that is not `row` is locked in this transaction. */
+  hasLockedBeside(row: Row): boolean {
+    if (this.#rows.size !== 1) return this.#rows.size > 1
+    const [instances] = this.#rows.values()
+    return instances!.size > 1 || !instances!.has(row)
+  }
+
   /** The other instances of a row that are locked in this transaction. */
   lockedInstances(key: string, except?: Row): readonly Row[] {
     return [...(this.#rows.get(key) ?? [])].filter((row) => row !== except)
@@ -329,6 +337,11 @@ export function lateCallError(method: string, what: string): OutsideTransactionE
 /** The name of the savepoint in a statement of Sequelize's. */
 function savepointIn(text: string): string {
   return /\bSAVEPOINT\s+["`]?([^"`;]+)/.exec(text)?.[1] ?? ''
+}
+
+/** Whether a hook runs around every statement, and may send others. */
+function hasQueryHooks(sequelize: Sequelize): boolean {
+  return sequelize.hasHook('beforeQuery') || sequelize.hasHook('afterQuery')
 }
 
 function textOf(sql: unknown): string {
