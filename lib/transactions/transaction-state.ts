@@ -1,5 +1,5 @@
 import { QueryTypes } from 'sequelize'
-import type { Sequelize, Transaction } from 'sequelize'
+import type { Transaction } from 'sequelize'
 import type { Dialect } from '../dialects/dialect.js'
 import { OutsideTransactionError, RolledBackError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
@@ -79,7 +79,8 @@ export class TransactionState {
     // Gives the connection back after the server has ended the transaction.
     if (this.isAborted && options.completesTransaction) return query(sql, options)
     refuseTransactionControl(text, options, dialect)
-    // A hook of a statement that is being sent: that statement waits for it.
+    // Sent by a hook of a statement that is being sent, or by Sequelize's own ROLLBACK after a deadlock: that statement
+    // waits for it.
     const { sending } = currentContext()
     if (sending && !sending.isOver && sending.transaction === this.transaction) {
       return this.#sendNow(query, sql, text, options, dialect)
@@ -94,8 +95,7 @@ export class TransactionState {
     try {
       await before
       if (!options.completesTransaction) this.refuseIfOver()
-      const send = (): Promise<unknown> => this.#sendNow(query, sql, text, options, dialect)
-      return await (hasQueryHooks(sequelizeOfTransaction(this.transaction)) ? runWith({ sending: own }, send) : send())
+      return await runWith({ sending: own }, () => this.#sendNow(query, sql, text, options, dialect))
     } finally {
       own.isOver = true
       this.#work.delete(work)
@@ -337,11 +337,6 @@ export function lateCallError(method: string, what: string): OutsideTransactionE
 /** The name of the savepoint in a statement of Sequelize's. */
 function savepointIn(text: string): string {
   return /\bSAVEPOINT\s+["`]?([^"`;]+)/.exec(text)?.[1] ?? ''
-}
-
-/** Whether a hook runs around every statement, and may send others. */
-function hasQueryHooks(sequelize: Sequelize): boolean {
-  return sequelize.hasHook('beforeQuery') || sequelize.hasHook('afterQuery')
 }
 
 function textOf(sql: unknown): string {

@@ -23,7 +23,7 @@ const found: Record<string, Reason> = {
   'a write after the commit': 'lock of another transaction',
   'a lock on the wrong row': 'lock of another row',
   'a bulk update that skips the version': 'version not compared',
-  'a callback that saves the instance from outside of the lock': 'loaded before the lock',
+  'a save of the instance from outside of the lock': 'loaded before the lock',
 }
 
 /** What no statement shows: only `explore()` finds these. */

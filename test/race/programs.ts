@@ -106,9 +106,12 @@ export const bad: Record<string, Program> = {
     const run = await load(Versioned, ids[3]!)
     await Versioned.update(withKey(run.progress, key), { where: { id: run.id } })
   },
-  async 'a callback that saves the instance from outside of the lock'({ Runs, ids }, key) {
+  async 'a save of the instance from outside of the lock'({ sequelize, Runs, ids }, key) {
     const outer = await load(Runs, ids[0]!)
-    await withLock([Runs, ids[0]!], (_run, transaction) => outer.update(withKey(outer.progress, key), { transaction }))
+    await sequelize.transaction(async (transaction) => {
+      await Runs.findByPk(ids[0], { transaction, lock: true })
+      await outer.update(withKey(outer.progress, key), { transaction })
+    })
   },
 }
 
