@@ -1,5 +1,5 @@
 /**
- * How many cases a long test looks at: `few` in `npm test`, `all` with EVERY=1, as `.ci/run` sets it. The cases come from
+ * How many cases a long test looks at: `few` in `npm test`, `all` with EVERY=1. The cases come from
  * one seed, so the few are always the first of all.
  */
 export function sample(all: number, few: number): number {

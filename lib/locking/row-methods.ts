@@ -1,7 +1,15 @@
 import type { Transaction, Transactionable } from 'sequelize'
 import { usage } from '../errors/usage.js'
-import { assignStored, findRowState, rowStateOf } from '../rows/row-state.js'
-import { isSameTransaction, modelOf, sequelizeOf, valuesOf, versionAttribute } from '../sequelize/internals.js'
+import { assignStored, findRowState } from '../rows/row-state.js'
+import {
+  fieldOf,
+  isSameTransaction,
+  modelOf,
+  updatedAtAttribute,
+  sequelizeOf,
+  valuesOf,
+  versionAttribute,
+} from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { inheritedStates, modelStateOf } from '../sequelize/model-state.js'
 import { override } from '../sequelize/override.js'
@@ -76,7 +84,10 @@ async function callRowMethod(row: Row, name: RowMethod, original: Original, args
     rowState?.markChangesInPlace()
     if (name === 'save') refuseStaleSave(state, name, row, options?.fields)
     const isNumeric = name === 'increment' || name === 'decrement'
-    if (isLocked && isNumeric) return changeNumbers(row, () => original.apply(row, args))
+    if (isLocked && isNumeric) {
+      args[index] = { returning: columnsMovedBy(row, args[0]), ...(args[index] as object) }
+      return changeNumbers(row, () => original.apply(row, args))
+    }
     const result = await original.apply(row, args)
     if (name === 'reload') rowState?.recordReload()
     return result
@@ -89,14 +100,23 @@ function lockOf(name: RowMethod, row: Row, held: Transaction | undefined): objec
   return { lock: { level: held.LOCK.NO_KEY_UPDATE, of: row.constructor } }
 }
 
-/** increment() and decrement() read the whole row back on PostgreSQL, over values that were changed in place meanwhile. */
+/**
+ * The columns that increment() and decrement() change. PostgreSQL and SQLite would read the whole row back, over values that
+ * were assigned or changed in place meanwhile.
+ */
+function columnsMovedBy(row: Row, fields: unknown): string[] {
+  const model = modelOf(row)
+  const named = typeof fields === 'object' && !Array.isArray(fields) ? Object.keys(fields ?? {}) : [fields].flat()
+  return [...named, updatedAtAttribute(model), versionAttribute(model)]
+    .filter((name) => typeof name === 'string' && name in model.getAttributes())
+    .map((name) => fieldOf(model, name as string))
+}
+
+/** increment() and decrement() move the version in the database; in memory only where the row is read back. */
 async function changeNumbers(row: Row, change: () => unknown): Promise<unknown> {
-  const putBack = rowStateOf(row).keepMutableValues()
   const version = versionAttribute(modelOf(row))
   const before = version === undefined ? undefined : valuesOf(row)[version]
   const result = await change()
-  putBack()
-  // The version moved in the database; in memory only where the row was read back.
   const isBehind = version !== undefined && valuesOf(row)[version] === before
   if (isBehind) assignStored(row, { [version]: Number(before) + 1 })
   return result

@@ -246,12 +246,6 @@ export class RowState {
       for (const [column, text] of texts) markChangeSince(this.#row, column, text)
     }
   }
-
-  /** Keeps the objects that may be changed in place; returns how to put them back where a statement's answer replaced them. */
-  keepMutableValues(): () => void {
-    const kept = this.#mutableColumns.map((column) => [column, valuesOf(this.#row)[column]] as const)
-    return () => void Object.assign(valuesOf(this.#row), Object.fromEntries(kept))
-  }
 }
 
 const rowStates = new WeakMap<Row, RowState>()
