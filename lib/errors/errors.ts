@@ -112,10 +112,10 @@ export class ConditionNotMetError extends RowError {
 
   constructor(method: string, row: RowFacts, column: string, condition: ConditionNotMetError['condition']) {
     const { kind, path, json } = condition
-    const told = kind === 'equals' ? `equals(${JSON.stringify(path)}, ${json})` : `${kind}(${JSON.stringify(path)})`
+    const shown = kind === 'equals' ? `equals(${JSON.stringify(path)}, ${json})` : `${kind}(${JSON.stringify(path)})`
     super(
       row,
-      `${method}: "${column}" of ${describeRow(row)} does not meet ${told}, so nothing was written. ` +
+      `${method}: "${column}" of ${describeRow(row)} does not meet ${shown}, so nothing was written. ` +
         `Read it again with await row.reload() and decide anew, or treat this in a catch by code 'CONDITION_NOT_MET'.`,
     )
     this.column = column
@@ -297,7 +297,7 @@ export interface WholeColumnWrite extends RowFacts {
   /** The call: `'save'`, `'update'`, `'upsert'` or `'bulkCreate'`. */
   readonly method: string
   readonly column: string
-  /** The keys of the document that changed since it was loaded; `undefined` where nobody knows. */
+  /** The keys of the document that changed since it was loaded; `undefined` if the loaded document is unknown. */
   readonly keys: readonly string[] | undefined
   /** Where the call stands; `undefined` if no code but Sequelize's is on the stack. */
   readonly file: string | undefined
@@ -346,7 +346,7 @@ export class UnknownOutcomeError extends BaseError {
 
   constructor(method: string, sent: 'COMMIT' | 'the write', cause: unknown) {
     super(
-      `${method}: the connection was lost after ${sent} was sent, so nobody knows whether it was done. ` +
+      `${method}: the connection was lost after ${sent} was sent, so its outcome is unknown. ` +
         `Look under the lock, await withLock([Model, id], (row) => …), which waits for a COMMIT that is still under way: what has the same result twice (set, merge, addToSet) can be repeated, increment() and append() cannot.`,
     )
     this.cause = cause

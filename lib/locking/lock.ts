@@ -91,7 +91,7 @@ export async function lock<M extends Model>(row: M, options: LockOptions): Promi
 }
 
 /**
- * Runs `fn` while this row is locked: nobody else can change it between what `fn` reads and what it writes. Rails'
+ * Runs `fn` while this row is locked: no other session can change it between the read and the write of `fn`. Rails'
  * `with_lock`.
  *
  * Opens a transaction (or joins the one given, or Sequelize's ambient one), locks and refreshes the row in one read,
@@ -104,9 +104,10 @@ export async function lock<M extends Model>(row: M, options: LockOptions): Promi
  *     COMMIT
  *
  * Inside `fn`, the row's own methods (`save`, `update`, `destroy`, `reload`, `increment`, `decrement`, `restore`, and
- * those of this library) take part in the transaction without being told; every other write needs `{ transaction }`,
+ * those of this library) take part in the transaction without an option; every other write needs `{ transaction }`,
  * and is refused without. A document changed in place (`run.progress.step_a = 'done'`) is written by `save()`. If `fn`
- * throws, everything is rolled back and the instance is as it was before; a joined transaction is left to its owner.
+ * throws, everything is rolled back and the instance is as it was before; a joined transaction stays open, and its owner
+ * rolls it back.
  *
  * @param target a row, or `[Model, primaryKey]`, which saves the read before
  * @throws {UsageError} before any SQL: a row never saved, a model without primary key, a read-only transaction

@@ -11,10 +11,11 @@ import type { Row } from '../sequelize/internals.js'
 import { failureOf, statementRetry } from '../sequelize/send.js'
 import { startCall } from '../transactions/call.js'
 import type { Call } from '../transactions/call.js'
-import { isConflict, runAsWriter, toLibraryError } from '../transactions/execute.js'
+import { isConflict, toLibraryError } from '../transactions/execute.js'
 import { transactionToJoin } from '../transactions/join.js'
 import { checkRetryOptions, retry } from '../transactions/retry.js'
 import type { RetryOptions } from '../transactions/retry.js'
+import { enqueueWriter } from '../transactions/writer-queue.js'
 import { claimInstances, refuseOtherHolder } from './claims.js'
 import { withLock } from './lock.js'
 import { selectRow } from './locking-read.js'
@@ -27,11 +28,12 @@ export interface WithOptimisticLockOptions extends Logging, Transactionable {
 
 /**
  * Reads the row, runs `fn(row)` on it, and saves what `fn` changed, unless somebody has written the row in between: then
- * again, from a fresh read. For a model with `version: true`; nobody waits for anybody. Rails' optimistic locking, with
+ * again, from a fresh read. For a model with `version: true`; no caller waits for a lock. Rails' optimistic locking, with
  * the loop.
  *
  * Every writer must move the version: `save`, `update` and `increment` of an instance and the JSON methods of this library
- * do; `Model.update`, `bulkCreate` and raw SQL do not. A hook that fails after the UPDATE does not undo it. Choose {@link withLock} for rows that many write: there a
+ * do; `Model.update`, `bulkCreate` and raw SQL do not. A hook that fails after the UPDATE does not undo it. Choose
+ * {@link withLock} for rows that many write: there a
  * conflict costs a wait, here a repetition. `fn` may run several times and has to leave alone what cannot be undone.
  * Sends, on MySQL:
  *
@@ -45,7 +47,7 @@ export interface WithOptimisticLockOptions extends Logging, Transactionable {
  * @throws {UsageError} before any SQL: a model without `version: true`; a row never saved
  * @throws {UnsavedChangesError} before any SQL: the row has unsaved changes
  * @throws {RowNotFoundError} the row was deleted
- * @throws {StaleRowError} others wrote the row in every attempt; nothing was written, the instance is as it was before
+ * @throws {StaleRowError} other sessions wrote the row in every attempt; nothing was written, the instance is restored
  * @throws {UnknownOutcomeError} the connection was lost after the UPDATE was sent
  * @example
  *     await run.withOptimisticLock((run) => {
@@ -129,7 +131,7 @@ async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Pro
     ...(logging !== undefined && { logging }),
   }
   try {
-    await runAsWriter(call, () => row.save(options))
+    await enqueueWriter(method, session.sequelize, call.dialect, () => row.save(options))
     return result
   } catch (error) {
     // A hook after the UPDATE has failed: the row is saved.

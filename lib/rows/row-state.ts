@@ -99,7 +99,7 @@ export class RowState {
   }
 
   /**
-   * The callback of withLock is over. Where its transaction goes on, the code around the callback holds the lock.
+   * Notes that the callback of withLock has ended. If its transaction is still open, the code that opened it holds the lock.
    * @param isScoped the code around it is a callback of withLock in the same transaction
    */
   endCallback(isScoped: boolean): void {
@@ -164,7 +164,7 @@ export class RowState {
     return () => {
       for (const [column, value] of sent) {
         const before = this.#storedValue(column)
-        // Read again meanwhile, perhaps from before the write: the instance goes on from that.
+        // The column was read again while the write was on its way, perhaps before the write: keep what was read.
         if (before?.read !== value.read) continue
         const isSame = transaction && before?.before && isSameTransaction(before.before.transaction, transaction)
         this.#stored.set(column, {

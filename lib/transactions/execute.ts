@@ -142,8 +142,3 @@ export function toLibraryError(error: unknown, call: Call): unknown {
   const reason = failure === 'deadlock' ? 'a deadlock' : 'a change made by another session since this transaction began'
   return new ConflictError(method, row, reason, transaction !== undefined, error)
 }
-
-/** Runs single statements of a row that is written without a transaction, as one writer. */
-export function runAsWriter<R>({ method, session, dialect }: Call, fn: () => Promise<R>): Promise<R> {
-  return enqueueWriter(method, session.sequelize, dialect, fn)
-}

@@ -113,7 +113,13 @@ function nestRemedy(scope: Scope): string {
  * @throws {OutsideTransactionError} the callback is at work, or is over and this is a branch that it did not await
  * @throws {RolledBackError} the transaction of the callback was rolled back
  */
-export function refuseOutside(session: Session, method: string | undefined, write: string, row?: Row): void {
+export function refuseOutside(
+  session: Session,
+  method: string | undefined,
+  write: string,
+  row?: Row,
+  remedy: (scope: Scope) => string = joinRemedy,
+): void {
   const scope = scopeAround(session, row)
   if (scope?.method === undefined) return
   if (scope.isOver) throw lateCallError(scope.method, write)
@@ -123,15 +129,13 @@ export function refuseOutside(session: Session, method: string | undefined, writ
     state?.outcome === 'committed'
       ? `${write} comes after the callback of ${scope.method}() has committed its transaction, so it would run outside of it`
       : `${write} would run outside the transaction of the ${scope.method}() around it: it would commit apart from it, and could wait for its lock`
-  throw new OutsideTransactionError(
-    method ?? scope.method,
-    what,
-    write === openingOfTransaction ? nestRemedy(scope) : joinRemedy(scope),
-  )
+  throw new OutsideTransactionError(method ?? scope.method, what, remedy(scope))
 }
 
-/** What {@link refuseOutside} calls the opening of a transaction. */
-export const openingOfTransaction = 'a transaction that is opened in the callback'
+/** {@link refuseOutside} of the opening of a transaction. */
+export function refuseOpening(session: Session): void {
+  refuseOutside(session, undefined, 'a transaction that is opened in the callback', undefined, nestRemedy)
+}
 
 /** The callback of this library that a write without a transaction must not escape from. */
 function scopeAround({ sequelize }: Session, row: Row | undefined): Scope | undefined {

@@ -10,6 +10,7 @@ import {
   finishedState,
   isSameTransaction,
   markRolledBack,
+  modelOf,
   outermostOf,
   savepointNamed,
   sequelizeOfTransaction,
@@ -293,9 +294,11 @@ export class TransactionState {
     return [...(this.#rows.get(key) ?? [])].filter((row) => row !== except)
   }
 
-  /** The instances of a model's rows that are locked in this transaction. */
+  /** The locked instances of the rows of a model's table: a scope of a model is another class for the same table. */
   lockedInstancesOf(model: RowModel): readonly Row[] {
-    return [...this.#rows.values()].flatMap((rows) => [...rows]).filter((row) => row instanceof model)
+    const table = JSON.stringify(model.getTableName())
+    const all = [...this.#rows.values()].flatMap((rows) => [...rows])
+    return all.filter((row) => JSON.stringify(modelOf(row).getTableName()) === table)
   }
 
   /** Whether some instance of the row was read or written under a lock of this transaction, and is current in `column`. */

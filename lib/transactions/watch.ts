@@ -11,11 +11,10 @@ import { sessionOf } from '../sequelize/session.js'
 import type { Session } from '../sequelize/session.js'
 import { currentContext, runWith } from './async-context.js'
 import type { Scope } from './async-context.js'
-import { ambientTransaction, innermostScope, openingOfTransaction, refuseOutside } from './join.js'
+import { ambientTransaction, innermostScope, refuseOpening, refuseOutside } from './join.js'
 import { refreshOtherInstances } from './other-instances.js'
 import { findTransactionState, transactionStateOf } from './transaction-state.js'
 import type { Query, QueryOptions, TransactionState } from './transaction-state.js'
-
 import { enqueueStatement } from './writer-queue.js'
 
 /** The types of the statements that Sequelize's models write with. */
@@ -123,7 +122,7 @@ async function openTransaction(
   second: Callback | undefined,
 ): Promise<unknown> {
   const [options, callback] = typeof first === 'function' ? [undefined, first] : [first, second]
-  if (!options?.transaction) refuseOutside(session, undefined, openingOfTransaction)
+  if (!options?.transaction) refuseOpening(session)
   if (!callback) return begin(options)
   const run = async (transaction: Transaction): Promise<unknown> => {
     const { sequelize } = session

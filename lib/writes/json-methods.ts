@@ -98,7 +98,7 @@ export async function mergeJsonKey(
  * Changes a document by several operations in one atomic statement: all of them, or none.
  *
  * One UPDATE, no read before it; callers whose paths differ never lose anything, in any order, and counters, arrays and
- * sets are exact whoever writes them. Missing parents become objects. The paths must not overlap. Sends, on MySQL, for
+ * sets are exact under concurrent writers. Missing parents become objects. The paths must not overlap. Sends, on MySQL, for
  * `[increment('attempts'), append('log', 'started')]` and the like:
  *
  *     UPDATE `workflow_runs` SET `progress` = JSON_SET(`progress`, ?, …, ?, …), `updatedAt` = ?

@@ -7,7 +7,7 @@ import { connect } from '../each-database.js'
 import { defineRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
 
-/** What a process of its own is told to do, and to measure meanwhile. */
+/** The work of a child process, and what it measures. */
 export interface Burden {
   readonly url: string
   readonly id: number

@@ -18,4 +18,18 @@ eachDatabase('a locked instance with unsaved changes', (database) => {
     expect((await rejection(call, StaleRowError)).columns).to.deep.equal(['progress'])
     expect((await Runs.findByPk(id, { rejectOnEmpty: true })).progress).to.deep.equal({})
   })
+
+  it('is not saved over what Model.update wrote in the same transaction, through a scope too', async () => {
+    const { sequelize } = database.connect()
+    const Runs = await createRuns(sequelize)
+    for (const Scope of [Runs, Runs.unscoped()]) {
+      const { id } = await Runs.create({ progress: {} })
+      const call = withLock([Runs, id], async (run, transaction) => {
+        await Scope.update({ progress: { helper: 1 } }, { where: { id }, transaction })
+        run.progress!['mine'] = 1
+        await run.save()
+      })
+      expect((await rejection(call, StaleRowError)).columns).to.deep.equal(['progress'])
+    }
+  })
 })
