@@ -175,21 +175,28 @@ export class OutsideTransactionError extends BaseError {
   }
 }
 
-/** Another session got there first (a deadlock, or a row newer than the transaction's snapshot); nothing was written. */
+/**
+ * Another session got there first (a deadlock, or a row newer than the transaction's snapshot); nothing was written. With
+ * `retry`, so did the last attempt.
+ */
 export class ConflictError extends OptimisticLockError {
   readonly code = 'CONFLICT'
   override readonly name = 'ConflictError'
-  readonly primaryKey: Readonly<Record<string, unknown>>
+  /** The key of the row; `undefined` for a conflict of `retryTransaction`, which is about no row. */
+  readonly primaryKey: Readonly<Record<string, unknown>> | undefined
 
-  constructor(method: string, row: RowFacts, reason: string, inTransaction: boolean, cause?: unknown) {
+  constructor(method: string, row: RowFacts | undefined, reason: string, remedy: string, cause?: unknown) {
     super({
-      modelName: row.model,
-      message:
-        `${method}: ${describeRow(row)} met ${reason}, so nothing was written. ` +
-        (inTransaction ? `Run the whole transaction again, from its first read.` : `Call ${method}() again.`),
+      ...(row && { modelName: row.model }),
+      message: `${method}: ${row ? describeRow(row) : 'the transaction'} met ${reason}, so nothing was written. ${remedy}`,
     })
-    this.primaryKey = row.primaryKey
+    this.primaryKey = row?.primaryKey
     this.cause = cause
+  }
+
+  /** What to do: the owner of a transaction runs all of it again; a single call is made again. */
+  static remedy(method: string, inTransaction: boolean): string {
+    return inTransaction ? 'Run the whole transaction again, from its first read.' : `Call ${method}() again.`
   }
 }
 

@@ -114,7 +114,8 @@ export async function lock<M extends Model>(row: M, options: LockOptions): Promi
  * @throws {UnsavedChangesError} before any SQL: the row has unsaved changes; or, rolling back: `fn` left some
  * @throws {RowNotFoundError} the row was deleted; `fn` does not run
  * @throws {OutsideTransactionError} a write in `fn` is not part of the transaction
- * @throws {ConflictError} the lock could not be had: a deadlock, or a row newer than the joined transaction's snapshot
+ * @throws {ConflictError} the lock could not be had: a deadlock, or a row newer than the joined transaction's snapshot; or,
+ *   with `retry`, the last attempt met such a conflict in `fn`
  * @throws {LockTimeoutError} another session holds the row: longer than `timeoutMs`, or than the server waits
  * @throws {UnknownOutcomeError} the connection was lost after COMMIT was sent
  * @example

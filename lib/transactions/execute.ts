@@ -1,4 +1,5 @@
-import { OptimisticLockError, Transaction } from 'sequelize'
+import { DatabaseError, OptimisticLockError, Transaction } from 'sequelize'
+import type { Failure } from '../dialects/dialect.js'
 import { ConflictError, isLosslessError, LockTimeoutError, UnknownOutcomeError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { failureOf } from '../sequelize/send.js'
@@ -35,6 +36,7 @@ interface Plan {
  */
 export async function execute<P, R = P>(call: Call, work: Work<P, R>, plan: Plan): Promise<R> {
   let hasCallbackStarted = false
+  let attempts = 0
   const run = async (context: QueryContext, state: TransactionState | undefined): Promise<R> => {
     const prepared = await work.statements(context, state)
     if (!work.callback) return prepared as unknown as R
@@ -43,6 +45,7 @@ export async function execute<P, R = P>(call: Call, work: Work<P, R>, plan: Plan
   }
   const attempt = (): Promise<R> => {
     hasCallbackStarted = false
+    attempts++
     if (plan.opensTransaction) return openTransaction(call, plan, run)
     const context = { transaction: undefined, logging: call.logging }
     return enqueueWriter(call.method, call.session.sequelize, call.dialect, () => run(context, undefined))
@@ -60,7 +63,8 @@ export async function execute<P, R = P>(call: Call, work: Work<P, R>, plan: Plan
     return await retry(attempt, isRetryable, plan.retry ?? statementRetries)
   } catch (error) {
     if (error instanceof AfterCommit) throw error.cause as Error
-    throw hasCallbackStarted ? error : toLibraryError(error, call)
+    if (!hasCallbackStarted) throw toLibraryError(error, call)
+    throw plan.retry ? toExhaustedError(error, call, attempts) : error
   }
 }
 
@@ -138,7 +142,20 @@ export function toLibraryError(error: unknown, call: Call): unknown {
     const isOwnLock = !transaction && innermostPlainScope(session) !== undefined
     return new LockTimeoutError(method, row, timeoutMs, dialect.lockHolders, error, isOwnLock)
   }
-  if (failure !== 'deadlock' && failure !== 'conflict') return error
-  const reason = failure === 'deadlock' ? 'a deadlock' : 'a change made by another session since this transaction began'
-  return new ConflictError(method, row, reason, transaction !== undefined, error)
+  const reason = reasonOf(failure)
+  return reason ? new ConflictError(method, row, reason, ConflictError.remedy(method, !!transaction), error) : error
+}
+
+/** The error of the last attempt of a callback: the driver's own for a conflict becomes one of this library. */
+function toExhaustedError(error: unknown, { method, row }: Call, attempts: number): unknown {
+  const reason = error instanceof DatabaseError && reasonOf(failureOf(error))
+  if (!reason) return error
+  const remedy = `Call ${method}() again later, or with more maxAttempts.`
+  return new ConflictError(method, row, `${reason} in the last of ${attempts} attempts`, remedy, error)
+}
+
+/** A conflict with another session, as an error text names it. */
+function reasonOf(failure: Failure | undefined): string | undefined {
+  if (failure === 'deadlock') return 'a deadlock'
+  return failure === 'conflict' ? 'a change made by another session since this transaction began' : undefined
 }

@@ -38,7 +38,8 @@ export interface RetryTransactionOptions extends RetryOptions, Logging {
  * @throws {PendingStatementsError} `fn` returned while a statement of it was in progress; everything was rolled back
  * @throws {RolledBackError} `fn` caught the error of a statement that had ended the transaction
  * @throws {UnknownOutcomeError} the connection was lost after COMMIT was sent
- * @throws the last error of `fn`; `signal.reason`, if it was aborted
+ * @throws {ConflictError} the last attempt met a deadlock or a conflict
+ * @throws every other error of `fn`; `signal.reason`, if it was aborted
  * @example
  *     await retryTransaction(sequelize, async (transaction) => {
  *       const [from, to] = await Promise.all([1, 2].map((id) => Account.findByPk(id, { transaction, lock: true })))

@@ -95,7 +95,7 @@ export async function updateDocuments<R>(
     method,
     ref.facts,
     `other writers that replaced ${columns} as a whole in each of ${maxRounds} attempts`,
-    context.transaction !== undefined,
+    ConflictError.remedy(method, context.transaction !== undefined),
   )
 }
 

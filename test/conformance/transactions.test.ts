@@ -1,6 +1,14 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { expect } from 'chai'
-import { DataTypes, OptimisticLockError, QueryTypes, Sequelize, Transaction, ValidationError } from 'sequelize'
+import {
+  DatabaseError,
+  DataTypes,
+  OptimisticLockError,
+  QueryTypes,
+  Sequelize,
+  Transaction,
+  ValidationError,
+} from 'sequelize'
 import {
   ConflictError,
   increment,
@@ -236,6 +244,25 @@ eachDatabase('transactions', (database) => {
         )
         expect(attempts).to.equal(2)
         expect((await stored(run.id)).title).to.equal('repeated')
+      })
+
+      it('ends in a ConflictError if the last attempt met one too', async () => {
+        const isolationLevel = Transaction.ISOLATION_LEVELS.REPEATABLE_READ
+        const meet = (transaction: Transaction): Promise<void> => meetAnother(database, Others, sequelize, transaction)
+        const retry = { ...quick, maxAttempts: 2 }
+        const alone = await rejection(retryTransaction(sequelize, meet, { isolationLevel, ...retry }), ConflictError)
+        expect(alone.message).to.match(
+          /^retryTransaction: the transaction met a .* in the last of 2 attempts, so nothing was written\. Call retryTransaction\(\) again later, or with more maxAttempts\.$/,
+        )
+        expect(alone).to.deep.include({ code: 'CONFLICT', primaryKey: undefined }).and.have.nested.property('cause.sql')
+        const rows = await Promise.all([Others.create(), Others.create()])
+        const meetLocked = (_row: WorkflowRun, transaction: Transaction): Promise<void> =>
+          meetAnother(database, Others, sequelize, transaction, rows)
+        const locked = await rejection(run.withLock(meetLocked, { isolationLevel, retry }), ConflictError)
+        expect(locked.message).to.include(`withLock: ${Runs.name} id=${run.id} met a`)
+        expect(locked.primaryKey).to.deep.equal({ id: run.id })
+        // A callback that runs once has its own error.
+        await rejection(run.withLock(meetLocked, { isolationLevel }), DatabaseError)
       })
     }
 
@@ -770,8 +797,9 @@ async function meetAnother(
   Others: typeof WorkflowRun,
   sequelize: Sequelize,
   transaction: Transaction,
+  rows?: readonly WorkflowRun[],
 ): Promise<void> {
-  const [one, two] = await Others.bulkCreate([{}, {}], { transaction: null })
+  const [one, two] = rows ?? (await Others.bulkCreate([{}, {}], { transaction: null }))
   const write = (id: number): string => `UPDATE workflow_runs SET title = 'met' WHERE id = ${id}`
   if (database.name === 'postgres') {
     await sequelize.query('SELECT 1 FROM workflow_runs', { transaction })
