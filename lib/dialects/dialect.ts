@@ -112,6 +112,13 @@ export interface Dialect {
   readonly isRollback: (result: unknown) => boolean
 }
 
-/** The statements that begin or end a transaction on every database; `ROLLBACK TO` a savepoint does not. */
-export const transactionControl: RegExp =
-  /^\s*(?:COMMIT|END|ABORT|BEGIN|START\s+TRANSACTION|ROLLBACK(?!\s+(?:(?:WORK|TRANSACTION)\s+)?TO\b))\b/i
+/** The words that begin a statement which ends a transaction; `ROLLBACK TO` a savepoint does not. */
+const transactionControl =
+  'COMMIT|END|ABORT|BEGIN(?!\\s+NOT\\s+ATOMIC)|START\\s+TRANSACTION|PREPARE\\s+TRANSACTION|' +
+  'ROLLBACK(?!\\s+(?:(?:WORK|TRANSACTION)\\s+)?TO\\b)'
+
+/** Finds SQL that begins with one of these words, after comments; MySQL executes what is in a comment of the form `/*! … *\/`. */
+export function endsTransactionBySql(words = ''): RegExp {
+  const comments = '(?:\\s|--[^\\n]*\\n|#[^\\n]*\\n|/\\*(?!M?!)[^]*?\\*/|/\\*M?!\\d*)*'
+  return new RegExp(`^${comments}(?:${[transactionControl, words].filter(Boolean).join('|')})\\b`, 'i')
+}

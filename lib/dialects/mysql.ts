@@ -1,7 +1,7 @@
 import { isInteger } from '../json/encode.js'
 import { write } from './json-set.js'
 import type { JsonFunctions } from './json-set.js'
-import { transactionControl } from './dialect.js'
+import { endsTransactionBySql } from './dialect.js'
 import type { Dialect, DriverError, Failure, UpdateVariant } from './dialect.js'
 
 const numbers = `'INTEGER', 'UNSIGNED INTEGER', 'DOUBLE', 'DECIMAL'`
@@ -123,14 +123,15 @@ export function refuseLongKey(key: string): string | undefined {
   return Buffer.byteLength(key) > maxKeyBytes ? `a key may have ${maxKeyBytes} bytes at most` : undefined
 }
 
-/**
- * Statements that commit the open transaction.
- * @see https://dev.mysql.com/doc/refman/9.7/en/implicit-commit.html
- */
-const implicitCommit = new RegExp(
-  `${transactionControl.source}|^\\s*(?:(?:CREATE|DROP)(?!\\s+TEMPORARY)|ALTER|TRUNCATE|RENAME|GRANT|REVOKE|(?:UN)?LOCK\\s+TABLES)\\b`,
-  'i',
-)
+/** @see https://dev.mysql.com/doc/refman/9.7/en/implicit-commit.html */
+const implicitCommit = [
+  '(?:CREATE(?:\\s+OR\\s+REPLACE)?|DROP)(?!\\s+TEMPORARY|\\s+OR\\b)',
+  'ALTER|TRUNCATE|RENAME|GRANT|REVOKE|INSTALL|UNINSTALL|IMPORT|OPTIMIZE|REPAIR|FLUSH|RESET|CHANGE|XA',
+  '(?:ANALYZE|CHECK)\\s+(?:(?:LOCAL|NO_WRITE_TO_BINLOG)\\s+)?TABLES?',
+  '(?:UN)?LOCK\\s+TABLES?|(?:CACHE|LOAD)\\s+INDEX|(?:START|STOP)\\s+\\w+',
+  // Switched off, it would also leave the next user of the connection without a COMMIT.
+  'SET\\s+PASSWORD|SET\\s[^;]*\\bautocommit',
+].join('|')
 
 export const mysql: Dialect = {
   name: 'MySQL',
@@ -150,6 +151,6 @@ export const mysql: Dialect = {
   refuseText: () => undefined,
   classify,
   endsTransaction: ['deadlock', 'conflict', 'resources'],
-  endsTransactionBySql: implicitCommit,
+  endsTransactionBySql: endsTransactionBySql(implicitCommit),
   isRollback: () => false,
 }

@@ -1,7 +1,7 @@
 import { createsMissing, neededType } from '../json/semantics.js'
 import type { Operation } from '../json/operation.js'
 import { isObject } from '../json/values.js'
-import { transactionControl } from './dialect.js'
+import { endsTransactionBySql } from './dialect.js'
 import type { Bind, Column, Dialect, DriverError, Failure, UpdateVariant } from './dialect.js'
 
 const refuseNul = (text: string): string | undefined =>
@@ -189,7 +189,7 @@ export const postgres: Dialect = {
   classify,
   endsTransaction: [],
   // The command tag: a failed statement before it dooms the transaction.
-  endsTransactionBySql: transactionControl,
+  endsTransactionBySql: endsTransactionBySql(),
   abortsOnError: true,
   isRollback: (result) => (result as [unknown, { command?: string }])[1].command === 'ROLLBACK',
 }

@@ -116,9 +116,10 @@ const texts = {
   notBegun: (method: string, value: unknown): string =>
     `${method}: the callback returned ${describeValue(value)}, which has not begun to run, so nothing of it was in the transaction, which was rolled back. ` +
     `Return a promise of its result: an Observable by lastValueFrom(observable), a generator by running it to its end in the callback.`,
-  transactionControl: (method: string, sql: string): string =>
-    `${method}: ${JSON.stringify(sql.slice(0, 60))} would end the transaction that it is sent in. ` +
-    `Let the callback return to commit, or throw to roll back; for a savepoint write sequelize.transaction({ transaction }, …); run DDL before or after it.`,
+  transactionControl: (sql: string): string =>
+    `${JSON.stringify(sql.slice(0, 60))} would end the transaction that it is sent in, so it was not sent. ` +
+    `Let the callback return to commit, or throw to roll back; for a savepoint write sequelize.transaction({ transaction }, …); ` +
+    `send DDL such as TRUNCATE before or after the transaction, and write Model.destroy({ where: {}, transaction }) for truncate: true.`,
 } as const
 
 /** The mistake in a call: one for each text. */

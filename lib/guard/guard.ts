@@ -261,8 +261,10 @@ function checkBulkWrite(
   const isWholeKey = Object.keys(primaryKey).length === model.primaryKeyAttributes.length
   const { key } = new RowRef(model, primaryKey)
   const session = sessionOf(sequelizeOf(model))
+  const { transaction } = options
+  const lockedRows = findTransactionState(transaction)?.lockedRows
   for (const column of columns(model)) {
-    if (isWholeKey && findTransactionState(options.transaction)?.isRowLocked(key, column)) continue
+    if (isWholeKey && transaction && lockedRows?.isCurrent(key, column, transaction)) continue
     const call = { method, model: model.name, column }
     reportOrThrow(session, policy, options, call, () => detailsOfBulkWrite(model, column, primaryKey))
   }

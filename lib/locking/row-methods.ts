@@ -79,7 +79,7 @@ async function callRowMethod(row: Row, name: RowMethod, original: Original, args
   state.refuseIfOver(name)
   args[index] = { ...lockOf(name, row, held), ...options, transaction }
   const isLocked = rowState?.lock !== undefined && isSameTransaction(rowState.lock.transaction, transaction)
-  return state.trackCall(`${name}() of a ${modelOf(row).name}`, async () => {
+  return state.work.track(`${name}() of a ${modelOf(row).name}`, state.scope(), async () => {
     state.remember(row)
     rowState?.markChangesInPlace()
     if (name === 'save') refuseStaleSave(state, name, row, options?.fields)

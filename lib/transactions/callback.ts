@@ -37,7 +37,7 @@ export async function runCallback<R>(
   try {
     const result = await runWith({ scope }, fn)
     await microtasksDone()
-    const work = state.workOf(scope, isJoined)
+    const work = state.work.of(isJoined ? scope : undefined)
     if (work.length > 0) {
       const descriptions = work.map(({ description }) => description)
       await settleWork(state, scope, isJoined)
@@ -58,7 +58,7 @@ export async function runCallback<R>(
 
 async function settleWork(state: TransactionState, scope: Scope, isJoined: boolean): Promise<void> {
   for (let round = 0; round < maxLateRounds; round++) {
-    const work = state.workOf(scope, isJoined)
+    const work = state.work.of(isJoined ? scope : undefined)
     if (work.length === 0) return
     await Promise.all(work.map(({ settled }) => settled))
     await microtasksDone()

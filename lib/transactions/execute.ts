@@ -100,7 +100,7 @@ async function openTransaction<R>(
   let isCommitting = false
   const run = async (transaction: Transaction): Promise<R> => {
     state = watchTransaction(transaction, dialect)
-    state.isOurs = true
+    state.own()
     const result = await runWith({ scope }, () => work({ transaction, logging }, state!))
     isCommitting = true
     return result

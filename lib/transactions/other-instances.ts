@@ -12,8 +12,8 @@ import type { TransactionState } from './transaction-state.js'
 
 /** Brings the other locked instances of a row up to date with `columns`, which `writer` has just written as they are in memory. */
 export function refreshOtherInstances(state: TransactionState, writer: Row, columns: readonly string[]): void {
-  if (!state.hasLockedBeside(writer)) return
-  const others = state.lockedInstances(RowRef.of(writer).key, writer)
+  if (!state.lockedRows.hasOtherThan(writer)) return
+  const others = state.lockedRows.ofRow(RowRef.of(writer).key, writer)
   const version = versionAttribute(modelOf(writer))
   for (const other of others) {
     const otherState = rowStateOf(other)
@@ -43,7 +43,7 @@ export function applyToOtherInstances(
   operations: readonly Operation[],
   document?: unknown,
 ): readonly Row[] {
-  const others = state.lockedInstances(row.key, row.instance)
+  const others = state.lockedRows.ofRow(row.key, row.instance)
   for (const other of others) {
     state.remember(other)
     rowStateOf(other).markChangesInPlace([column])
@@ -67,10 +67,10 @@ function structuredCopy(value: unknown): unknown {
  */
 export function refuseStaleSave(state: TransactionState, method: string, row: Row, fields?: readonly string[]): void {
   const { mutableColumns } = modelStateOf(modelOf(row))
-  const isAlone = !state.hasLockedBeside(row) && rowStateOf(row).staleColumns.size === 0
+  const isAlone = !state.lockedRows.hasOtherThan(row) && rowStateOf(row).staleColumns.size === 0
   if (mutableColumns.length === 0 || isAlone) return
   const ref = RowRef.of(row)
-  const instances = state.lockedInstances(ref.key)
+  const instances = state.lockedRows.ofRow(ref.key)
   if (instances.length === 0) return
   const isLockedItself = instances.includes(row)
   const columns = mutableColumns.filter((column) => fields?.includes(column) ?? true)

@@ -3,16 +3,15 @@ import type { Transaction } from 'sequelize'
 import type { Dialect } from '../dialects/dialect.js'
 import { OutsideTransactionError, RolledBackError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
-import { RowRef } from '../rows/row-ref.js'
-import { findRowState, rowStateOf } from '../rows/row-state.js'
+import { LockedRows } from '../rows/locked-rows.js'
+import { rowStateOf } from '../rows/row-state.js'
+import { UndoLog } from '../rows/undo-log.js'
 import {
   dropAfterCommitHooks,
   finishedState,
   isSameTransaction,
   markRolledBack,
-  modelOf,
   outermostOf,
-  savepointNamed,
   sequelizeOfTransaction,
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
@@ -20,6 +19,7 @@ import { override } from '../sequelize/override.js'
 import { isRefusedByServer, noteFailure, statementRetry } from '../sequelize/send.js'
 import { currentContext, currentScopes, runWith } from './async-context.js'
 import type { Scope, SendingStatement } from './async-context.js'
+import { WorkInProgress } from './work-in-progress.js'
 
 /** Sequelize's `query`, as it is called inside Sequelize. */
 export type Query = (sql: unknown, options?: QueryOptions) => Promise<unknown>
@@ -35,27 +35,12 @@ export interface QueryOptions {
   readonly retry?: object
 }
 
-/** A statement, or a call of a row's method, that is in progress in a transaction. */
-interface Work {
-  readonly description: string
-  readonly scope: Scope | undefined
-  readonly settled: Promise<unknown>
-}
-
-/** The rows as they were at a savepoint, or at the start of the transaction. */
-interface UndoLevel {
-  /** The savepoint, and its name on the server; `undefined` for the transaction itself. */
-  readonly savepoint: { readonly name: string; readonly transaction: Transaction | undefined } | undefined
-  readonly restores: Map<Row, () => void>
-}
-
 /** Everything that this library knows of one transaction of the server. */
 export class TransactionState {
   readonly transaction: Transaction
   /** The database, from the moment that the transaction is watched. */
   dialect: Dialect | undefined
-  /** A method of this library opened it. */
-  isOurs = false
+  #isOurs = false
   outcome: 'open' | 'committed' | 'rolled back' = 'open'
   /** The server rolled it back by itself, and the code that owns the transaction has not ended it since. */
   isAborted = false
@@ -65,13 +50,18 @@ export class TransactionState {
   firstError: unknown
   /** Why COMMIT failed. Hidden from Sequelize, which would log it and discard the connection. */
   commitError: unknown
-  readonly #work = new Set<Work>()
-  #lastStatement: Promise<void> | undefined
-  readonly #undo: UndoLevel[] = [{ savepoint: undefined, restores: new Map() }]
-  readonly #rows = new Map<string, Set<Row>>()
+  readonly work: WorkInProgress = new WorkInProgress()
+  readonly lockedRows: LockedRows = new LockedRows()
+  readonly #undo = new UndoLog()
 
   constructor(transaction: Transaction) {
     this.transaction = transaction
+  }
+
+  /** Notes, at its start, that a method of this library opened the transaction, and restores its rows if it fails. */
+  own(): void {
+    this.#isOurs = true
+    this.#undo.coverTransaction()
   }
 
   /** Sends a statement when those before it are done; none is sent once the transaction is over. */
@@ -86,27 +76,20 @@ export class TransactionState {
     if (sending && !sending.isOver && sending.transaction === this.transaction) {
       return this.#sendNow(query, sql, text, options, dialect)
     }
-    const before = this.#lastStatement
-    let done!: () => void
-    const settled = new Promise<void>((resolve) => (done = resolve))
-    this.#lastStatement = settled
-    const work = { description: text, scope: this.#scope(), settled }
-    if (!options.completesTransaction) this.#work.add(work)
-    const own: SendingStatement = { transaction: this.transaction, isOver: false }
-    try {
-      await before
-      if (!options.completesTransaction) this.refuseIfOver()
-      return await runWith({ sending: own }, () => this.#sendNow(query, sql, text, options, dialect))
-    } finally {
-      own.isOver = true
-      this.#work.delete(work)
-      if (this.#lastStatement === settled) this.#lastStatement = undefined
-      done()
-    }
+    const { completesTransaction = false } = options
+    return this.work.enqueue(text, this.scope(), !completesTransaction, async () => {
+      if (!completesTransaction) this.refuseIfOver()
+      const own: SendingStatement = { transaction: this.transaction, isOver: false }
+      try {
+        return await runWith({ sending: own }, () => this.#sendNow(query, sql, text, options, dialect))
+      } finally {
+        own.isOver = true
+      }
+    })
   }
 
   /** The innermost callback that has this transaction and that the present code is part of. */
-  #scope(): Scope | undefined {
+  scope(): Scope | undefined {
     return currentScopes(sequelizeOfTransaction(this.transaction)).find((scope) =>
       isSameTransaction(scope.transaction, this.transaction),
     )
@@ -118,7 +101,7 @@ export class TransactionState {
    * @throws {OutsideTransactionError} the callback that the present code is part of is over
    */
   refuseIfOver(method?: string): void {
-    const scope = this.#scope()
+    const scope = this.scope()
     const name = method ?? scope?.method ?? 'sequelize-lossless'
     if (scope?.method !== undefined && scope.isOver) throw lateCallError(scope.method, method ?? 'this statement')
     if (this.outcome === 'rolled back') throw new RolledBackError(name, this.firstError)
@@ -132,7 +115,9 @@ export class TransactionState {
     if (!given.completesTransaction) {
       try {
         const result = await query(sql, options)
-        if (text.startsWith('SAVEPOINT')) this.#addSavepoint(given.transaction!, savepointIn(text))
+        if (text.startsWith('SAVEPOINT')) {
+          this.#undo.addSavepoint(given.transaction!, savepointIn(text), this.lockedRows.all())
+        }
         return result
       } catch (error) {
         await this.#recordFailure(error, dialect, given.transaction!)
@@ -143,7 +128,7 @@ export class TransactionState {
     const isToSavepoint = text.startsWith('ROLLBACK TO')
     if (!isToSavepoint) this.#end('rolled back')
     const result = await query(sql, options)
-    if (isToSavepoint) this.#rollBackTo(savepointIn(text))
+    if (isToSavepoint) this.#undo.rollBackTo(savepointIn(text))
     this.isDoomed = false
     return result
   }
@@ -155,7 +140,7 @@ export class TransactionState {
       if (dialect.isRollback(result)) throw new RolledBackError('sequelize-lossless', this.firstError)
       this.#end('committed')
       // The `afterCommit` hooks, which run now, can write again.
-      if (this.isOurs) currentContext().writerSlot?.release()
+      if (this.#isOurs) currentContext().writerSlot?.release()
       return result
     } catch (error) {
       this.#end('rolled back')
@@ -165,7 +150,7 @@ export class TransactionState {
       // SQLite is still in the transaction, and would keep its file locked.
       if (failure !== 'lost') {
         await query('ROLLBACK;', { ...options, type: QueryTypes.RAW }).catch(() => undefined)
-        if (failure !== undefined && this.isOurs) {
+        if (failure !== undefined && this.#isOurs) {
           this.commitError = error
           return undefined
         }
@@ -202,108 +187,26 @@ export class TransactionState {
 
   #end(outcome: 'committed' | 'rolled back'): void {
     this.outcome = outcome
-    this.#rows.clear()
-    if (outcome === 'committed' || !this.isOurs) this.#undo.length = 0
+    this.lockedRows.clear()
+    // What this library opened is restored when the attempt has ended: statements may still be in progress.
+    if (outcome === 'committed' || !this.#isOurs) this.#undo.clear()
   }
 
-  /** Counts a call of a row's method among the work of this transaction, until it is settled. */
-  async trackCall<R>(description: string, call: () => Promise<R>): Promise<R> {
-    let done!: () => void
-    const settled = new Promise<void>((resolve) => (done = resolve))
-    const work = { description, scope: this.#scope(), settled }
-    this.#work.add(work)
-    try {
-      return await call()
-    } finally {
-      this.#work.delete(work)
-      done()
-    }
-  }
-
-  /** Resolves once no statement is being sent or waits. */
-  async whenIdle(): Promise<void> {
-    while (this.#lastStatement) await this.#lastStatement
-  }
-
-  /** The statements and calls in progress that were made inside the callback `scope`; all of them, if no method is joined. */
-  workOf(scope: Scope, isJoined: boolean): readonly Pick<Work, 'description' | 'settled'>[] {
-    return [...this.#work].filter((work) => !isJoined || isInside(work.scope, scope))
-  }
-
-  /** Remembers an instance as it is before its first write since the last savepoint, to restore it after a rollback. */
+  /** Remembers an instance that is about to be written, to restore it after a rollback. */
   remember(row: Row): void {
     if (this.outcome !== 'open') return
     rowStateOf(row).lastTransaction = this.transaction
-    this.#mergeReleasedSavepoints()
-    const level = this.#undo.at(-1)!
-    // A transaction that the caller opened is never restored as a whole.
-    if (!this.isOurs && !level.savepoint) return
-    if (!level.restores.has(row)) level.restores.set(row, rowStateOf(row).snapshot())
+    this.#undo.remember(row)
   }
 
   /** Restores every remembered instance to its state before the transaction. */
   restoreRows(): void {
-    for (const { restores } of this.#undo.reverse()) for (const restore of restores.values()) restore()
-    this.#undo.length = 0
-  }
-
-  #addSavepoint(parent: Transaction, name: string): void {
-    this.#mergeReleasedSavepoints()
-    const restores = new Map<Row, () => void>()
-    // A change in place that follows is not seen before it is written: locked rows are restored to what they are now.
-    for (const rows of this.#rows.values()) for (const row of rows) restores.set(row, rowStateOf(row).snapshot())
-    this.#undo.push({ savepoint: { name, transaction: savepointNamed(parent, name) }, restores })
-  }
-
-  /** A savepoint that was released leaves its rows to the level around it, where an earlier state counts. */
-  #mergeReleasedSavepoints(): void {
-    for (let level = this.#undo.at(-1); level?.savepoint; level = this.#undo.at(-1)) {
-      const { transaction } = level.savepoint
-      if (!transaction || finishedState(transaction) !== 'commit') return
-      this.#undo.pop()
-      const around = this.#undo.at(-1)!
-      if (!this.isOurs && !around.savepoint) continue
-      for (const [row, restore] of level.restores) if (!around.restores.has(row)) around.restores.set(row, restore)
-    }
-  }
-
-  #rollBackTo(name: string): void {
-    const index = this.#undo.findLastIndex(({ savepoint }) => savepoint?.name === name)
-    if (index < 0) return
-    for (const { restores } of this.#undo.splice(index).reverse()) for (const restore of restores.values()) restore()
+    this.#undo.rollBack()
   }
 
   /** Adds an instance whose row is locked in this transaction. */
   addLockedRow(row: Row): void {
-    if (this.outcome !== 'open') return
-    const { key } = RowRef.of(row)
-    const rows = this.#rows.get(key)
-    if (rows) rows.add(row)
-    else this.#rows.set(key, new Set([row]))
-  }
-
-  /** Whether an instance that is not `row` is locked in this transaction. */
-  hasLockedBeside(row: Row): boolean {
-    if (this.#rows.size !== 1) return this.#rows.size > 1
-    const [instances] = this.#rows.values()
-    return instances!.size > 1 || !instances!.has(row)
-  }
-
-  /** The other instances of a row that are locked in this transaction. */
-  lockedInstances(key: string, except?: Row): readonly Row[] {
-    return [...(this.#rows.get(key) ?? [])].filter((row) => row !== except)
-  }
-
-  /** The locked instances of the rows of a model's table: a scope of a model is another class for the same table. */
-  lockedInstancesOf(model: RowModel): readonly Row[] {
-    const table = JSON.stringify(model.getTableName())
-    const all = [...this.#rows.values()].flatMap((rows) => [...rows])
-    return all.filter((row) => JSON.stringify(modelOf(row).getTableName()) === table)
-  }
-
-  /** Whether some instance of the row was read or written under a lock of this transaction, and is current in `column`. */
-  isRowLocked(key: string, column: string): boolean {
-    return this.lockedInstances(key).some((row) => findRowState(row)?.isLockedSince(column, this.transaction))
+    if (this.outcome === 'open') this.lockedRows.add(row)
   }
 }
 
@@ -320,12 +223,6 @@ export function transactionStateOf(transaction: Transaction): TransactionState {
 /** The state of a transaction that this library has met before. */
 export function findTransactionState(transaction: Transaction | null | undefined): TransactionState | undefined {
   return transaction ? transactionStates.get(outermostOf(transaction)) : undefined
-}
-
-/** Whether `scope` is the callback `around`, or inside it. */
-function isInside(scope: Scope | undefined, around: Scope): boolean {
-  for (let each = scope; each; each = each.outer) if (each === around) return true
-  return false
 }
 
 /** The error of code that runs on after its callback has returned or thrown. */
@@ -346,8 +243,12 @@ function textOf(sql: unknown): string {
   return typeof sql === 'string' ? sql : String((sql as { query?: unknown } | null)?.query)
 }
 
-/** @throws {UsageError} raw SQL that would end the transaction without the knowledge of Sequelize */
-function refuseTransactionControl(text: string, { type, completesTransaction }: QueryOptions, dialect: Dialect): void {
-  if (completesTransaction || (type !== undefined && type !== (QueryTypes.RAW as string))) return
-  if (dialect.endsTransactionBySql.test(text)) throw usage.transactionControl('sequelize.query', text)
+/** Strings and quoted names, which can hold a semicolon. */
+const literals = /'(?:[^'\\]|\\.)*'|"[^"]*"|`[^`]*`|\$(\w*)\$[^]*?\$\1\$/g
+
+/** @throws {UsageError} SQL that would end the transaction without the knowledge of Sequelize */
+function refuseTransactionControl(text: string, { completesTransaction }: QueryOptions, dialect: Dialect): void {
+  if (completesTransaction) return
+  const statements = text.includes(';') ? text.replace(literals, "''").split(';') : [text]
+  if (statements.some((each) => dialect.endsTransactionBySql.test(each))) throw usage.transactionControl(text)
 }

@@ -102,7 +102,7 @@ async function sendInTransaction(
 }
 
 function markRowsStale(state: TransactionState, { model, fields = [] }: QueryOptions): void {
-  for (const row of state.lockedInstancesOf(model!))
+  for (const row of state.lockedRows.ofTable(model!))
     for (const column of fields) rowStateOf(row).staleColumns.add(column)
 }
 
@@ -154,7 +154,7 @@ export function watchTransaction(transaction: Transaction, dialect: Dialect): Tr
     'commit',
     (original) =>
       async function () {
-        await state.whenIdle()
+        await state.work.whenIdle()
         return original.call(this)
       },
   )

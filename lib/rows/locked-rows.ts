@@ -1,0 +1,48 @@
+import type { Transaction } from 'sequelize'
+import { modelOf } from '../sequelize/internals.js'
+import type { Row, RowModel } from '../sequelize/internals.js'
+import { RowRef } from './row-ref.js'
+import { findRowState } from './row-state.js'
+
+/** The instances whose rows one transaction has locked, by row: a row can have several of them. */
+export class LockedRows {
+  readonly #instances = new Map<string, Set<Row>>()
+
+  add(row: Row): void {
+    const { key } = RowRef.of(row)
+    const instances = this.#instances.get(key)
+    if (instances) instances.add(row)
+    else this.#instances.set(key, new Set([row]))
+  }
+
+  clear(): void {
+    this.#instances.clear()
+  }
+
+  all(): readonly Row[] {
+    return [...this.#instances.values()].flatMap((instances) => [...instances])
+  }
+
+  /** The instances of one row, without `except`. */
+  ofRow(key: string, except?: Row): readonly Row[] {
+    return [...(this.#instances.get(key) ?? [])].filter((row) => row !== except)
+  }
+
+  /** The instances of the rows of a model's table: a scope of a model is another class for the same table. */
+  ofTable(model: RowModel): readonly Row[] {
+    const table = JSON.stringify(model.getTableName())
+    return this.all().filter((row) => JSON.stringify(modelOf(row).getTableName()) === table)
+  }
+
+  /** Whether there is an instance besides `row`. */
+  hasOtherThan(row: Row): boolean {
+    if (this.#instances.size !== 1) return this.#instances.size > 1
+    const [instances] = this.#instances.values()
+    return instances!.size > 1 || !instances!.has(row)
+  }
+
+  /** Whether some instance of the row has been current in `column` since `transaction` locked it. */
+  isCurrent(key: string, column: string, transaction: Transaction): boolean {
+    return this.ofRow(key).some((row) => findRowState(row)?.isLockedSince(column, transaction))
+  }
+}

@@ -1,0 +1,95 @@
+import { expect } from 'chai'
+import type { Sequelize, Transaction } from 'sequelize'
+import { UsageError, withLock } from 'sequelize-lossless'
+import { eachDatabase } from '../each-database.js'
+import { outcomeOf } from '../rejection.js'
+import { createJobs, freshJobs, storedJobs, untouched } from './jobs.js'
+import type { Job } from './jobs.js'
+
+eachDatabase('a statement that would end the transaction it is sent in', (database) => {
+  let sequelize: Sequelize
+  let Jobs: typeof Job
+  let id: number
+  const isMysql = database.name === 'mysql' || database.name === 'mariadb'
+
+  before(async () => {
+    ;({ sequelize } = database.connect())
+    Jobs = await createJobs(sequelize)
+  })
+  beforeEach(async () => {
+    ;({ id } = (await freshJobs(Jobs, 1))[0]!)
+  })
+
+  const texts = [
+    'COMMIT',
+    'commit work',
+    ' \n-- why\nCOMMIT',
+    '/* why */ ROLLBACK',
+    'BEGIN',
+    'START TRANSACTION',
+    ';COMMIT',
+    `UPDATE jobs SET title = 'a; b'; COMMIT`,
+  ]
+  const implicit = [
+    'CREATE TABLE ended (id INTEGER)',
+    'DROP TABLE IF EXISTS ended',
+    'ALTER TABLE jobs COMMENT = "ended"',
+    'TRUNCATE jobs',
+    '# why\nTRUNCATE jobs',
+    'SET autocommit = 1',
+    'SET @@session.autocommit=ON',
+    'SET @a = 1, autocommit = 1',
+    'LOCK TABLES jobs WRITE',
+    'UNLOCK TABLES',
+    'ANALYZE TABLE jobs',
+    'OPTIMIZE TABLE jobs',
+    'CHECK TABLE jobs',
+    'REPAIR TABLE jobs',
+    'FLUSH TABLES',
+    '/*!50000 COMMIT */',
+    'XA START "a"',
+  ]
+  type Call = readonly [title: string, call: (transaction: Transaction) => Promise<unknown>]
+  const raw = [...texts, ...(isMysql ? implicit : [])].map((sql): Call => [
+    JSON.stringify(sql),
+    (transaction) => sequelize.query(sql, { transaction }),
+  ])
+  const calls: readonly Call[] = [
+    ...raw,
+    ...(isMysql
+      ? ([
+          ['Model.truncate()', (transaction) => Jobs.truncate({ transaction })],
+          ['Model.destroy({ truncate })', (transaction) => Jobs.destroy({ truncate: true, transaction })],
+        ] satisfies readonly Call[])
+      : []),
+  ]
+
+  for (const [title, call] of calls) {
+    it(`is refused: ${title}`, async () => {
+      let outcome: unknown
+      const locking = withLock([Jobs, id], async (job, transaction) => {
+        await job.increment('n')
+        outcome = await outcomeOf(call(transaction))
+        throw new Error('undo')
+      })
+      expect(await outcomeOf(locking)).to.have.property('message', 'undo')
+      expect(outcome).to.be.instanceOf(UsageError).and.have.property('reason', 'transactionControl')
+      expect(await storedJobs(Jobs)).to.deep.equal([untouched])
+    })
+  }
+
+  it('is not taken for one that only names such a word', async () => {
+    const harmless = [
+      `UPDATE jobs SET title = 'COMMIT; BEGIN' WHERE id = ${id}`,
+      'SAVEPOINT own',
+      'ROLLBACK TO SAVEPOINT own',
+      'RELEASE SAVEPOINT own',
+      ...(isMysql ? ['CREATE TEMPORARY TABLE beside (id INTEGER)', 'DROP TEMPORARY TABLE beside', 'SET @a = 1'] : []),
+    ]
+    await withLock([Jobs, id], async (job, transaction) => {
+      for (const sql of harmless) await sequelize.query(sql, { transaction })
+      await job.increment('n')
+    })
+    expect(await storedJobs(Jobs)).to.deep.equal([{ ...untouched, n: 1, title: 'COMMIT; BEGIN' }])
+  })
+})
