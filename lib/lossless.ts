@@ -19,7 +19,6 @@ import { withLock } from './locking/lock.js'
 import type { WithLockOptions } from './locking/lock.js'
 import { withOptimisticLock } from './locking/optimistic.js'
 import type { WithOptimisticLockOptions } from './locking/optimistic.js'
-import { joinRowMethods } from './locking/row-methods.js'
 import { isModel, isSequelize } from './rows/row-ref.js'
 import { sequelizeInternals, sequelizeOf } from './sequelize/internals.js'
 import type { LosslessOptions } from './sequelize/options.js'
@@ -160,5 +159,4 @@ function attach(model: ModelStatic<Model>): void {
     Object.defineProperty(prototype, name, { value, configurable: true, writable: true, enumerable: false })
   }
   Object.defineProperty(prototype, attached, { value: true })
-  joinRowMethods(model)
 }

@@ -10,7 +10,6 @@ import type { Session } from '../sequelize/session.js'
 import { Statement } from '../sequelize/statement.js'
 import type { Call } from '../transactions/call.js'
 import type { TransactionState } from '../transactions/transaction-state.js'
-import { joinRowMethods } from './row-methods.js'
 
 /**
  * Locks and reads a row; returns the instance of `ref`, refreshed, or a new one.
@@ -33,7 +32,6 @@ export async function acquireLock(
     state.remember(instance)
     assignStored(instance, valuesOf(fresh))
   }
-  joinRowMethods(ref.model)
   rowStateOf(instance).acquire(context.transaction!, isScoped)
   state.addLockedRow(instance)
   return instance

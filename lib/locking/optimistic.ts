@@ -19,7 +19,6 @@ import { enqueueWriter } from '../transactions/writer-queue.js'
 import { claimInstances, refuseOtherHolder } from './claims.js'
 import { withLock } from './lock.js'
 import { selectRow } from './locking-read.js'
-import { joinRowMethods } from './row-methods.js'
 
 export interface WithOptimisticLockOptions extends Logging, Transactionable {
   /** How often `fn` may run, and the pauses between; refused where a transaction is joined. Default: 5 attempts. */
@@ -80,7 +79,6 @@ export async function withOptimisticLock<M extends Model, R>(
   }
   refuseOtherHolder(method, ref, undefined)
   refuseUnsavedChanges(method, ref)
-  joinRowMethods(model)
   const claim = claimInstances([ref])
   try {
     const call = await startCall({ method, session, row: facts, transaction: undefined, logging })

@@ -1,11 +1,11 @@
 import type { Transaction } from 'sequelize'
-import { finishedState, savepointNamed } from '../sequelize/internals.js'
+import { finishedState } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
 import { rowStateOf } from './row-state.js'
 
 /** The instances as they were at a savepoint, or at the start of the transaction. */
 interface UndoLevel {
-  /** The savepoint, and its name on the server; `undefined` for the transaction. */
+  /** The savepoint, unless raw SQL has set it, and its name on the server; `undefined` for the transaction. */
   readonly savepoint: { readonly name: string; readonly transaction: Transaction | undefined } | undefined
   /** The way back of each instance that was written since. */
   readonly restores: Map<Row, () => void>
@@ -28,10 +28,10 @@ export class UndoLog {
   }
 
   /** Starts a level. `lockedRows` are remembered now, since a change in place is seen only when it is written. */
-  addSavepoint(parent: Transaction, name: string, lockedRows: readonly Row[]): void {
+  addSavepoint(transaction: Transaction | undefined, name: string, lockedRows: readonly Row[]): void {
     this.#mergeReleased()
     const restores = new Map(lockedRows.map((row) => [row, rowStateOf(row).snapshot()] as const))
-    this.#levels.push({ savepoint: { name, transaction: savepointNamed(parent, name) }, restores })
+    this.#levels.push({ savepoint: { name, transaction }, restores })
   }
 
   /** Restores what was written since a savepoint. */

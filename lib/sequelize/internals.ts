@@ -39,7 +39,8 @@ interface TransactionInternals {
   readonly options: { readonly readOnly?: boolean; readonly type?: string }
   finished?: 'commit' | 'rollback'
   readonly savepoints: readonly Transaction[]
-  readonly name: string
+  readonly id: string
+  name: string
   _afterCommitHooks: unknown[]
 }
 
@@ -178,6 +179,15 @@ export function isSameTransaction(one: Transaction, other: Transaction): boolean
 /** The savepoint of this name that was set last directly inside `transaction`. */
 export function savepointNamed(transaction: Transaction, name: string): Transaction | undefined {
   return transactionInternals(transaction).savepoints.findLast((each) => transactionInternals(each).name === name)
+}
+
+/** The id that Sequelize gives to a transaction of the server and to all its savepoints. */
+export function idOf(transaction: Transaction): string {
+  return transactionInternals(transaction).id
+}
+
+export function renameSavepoint(savepoint: Transaction, name: string): void {
+  transactionInternals(savepoint).name = name
 }
 
 export function finishedState(transaction: Transaction): 'commit' | 'rollback' | undefined {

@@ -1,5 +1,6 @@
 import { AsyncLocalStorage, AsyncResource } from 'node:async_hooks'
 import type { Sequelize, Transaction } from 'sequelize'
+import type { StatementQueue } from './statement-queue.js'
 
 /** One run of a callback that has a transaction. */
 export interface Scope {
@@ -28,11 +29,22 @@ export interface SendingStatement {
   isOver: boolean
 }
 
+/** The callback of a savepoint, whose statements are not mixed with those of other branches. */
+export interface SavepointBranch {
+  /** The server's transaction. */
+  readonly transaction: Transaction
+  readonly queue: StatementQueue
+  readonly outer: SavepointBranch | undefined
+  /** The savepoint is released or rolled back. */
+  isOver: boolean
+}
+
 /** What is known of the asynchronous flow that code runs in. */
 interface AsyncContext {
   readonly scope?: Scope | undefined
   readonly writerSlot?: WriterSlot | undefined
   readonly sending?: SendingStatement | undefined
+  readonly savepoint?: SavepointBranch | undefined
   /** What Sequelize keeps in the namespace of `Sequelize.useCLS`. */
   readonly ambient?: Map<string, unknown> | undefined
 }

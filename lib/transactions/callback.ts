@@ -37,7 +37,8 @@ export async function runCallback<R>(
   try {
     const result = await runWith({ scope }, fn)
     await microtasksDone()
-    const work = state.work.of(isJoined ? scope : undefined)
+    const around = isJoined ? scope : undefined
+    const work = [...state.work.of(around), ...state.savepoints.of(around)]
     if (work.length > 0) {
       const descriptions = work.map(({ description }) => description)
       await settleWork(state, scope, isJoined)

@@ -9,16 +9,20 @@ import { UndoLog } from '../rows/undo-log.js'
 import {
   dropAfterCommitHooks,
   finishedState,
+  idOf,
   isSameTransaction,
   markRolledBack,
   outermostOf,
+  renameSavepoint,
+  savepointNamed,
   sequelizeOfTransaction,
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { override } from '../sequelize/override.js'
 import { isRefusedByServer, noteFailure, statementRetry } from '../sequelize/send.js'
 import { currentContext, currentScopes, runWith } from './async-context.js'
-import type { Scope, SendingStatement } from './async-context.js'
+import type { SavepointBranch, Scope, SendingStatement } from './async-context.js'
+import { StatementQueue } from './statement-queue.js'
 import { WorkInProgress } from './work-in-progress.js'
 
 /** Sequelize's `query`, as it is called inside Sequelize. */
@@ -50,9 +54,14 @@ export class TransactionState {
   firstError: unknown
   /** Why COMMIT failed. Hidden from Sequelize, which would log it and discard the connection. */
   commitError: unknown
+  readonly queue: StatementQueue = new StatementQueue()
+  /** Statements and calls of row methods. */
   readonly work: WorkInProgress = new WorkInProgress()
+  readonly savepoints: WorkInProgress = new WorkInProgress()
   readonly lockedRows: LockedRows = new LockedRows()
   readonly #undo = new UndoLog()
+  #beingSent: Promise<void> | undefined
+  #nestedSavepoints = 0
 
   constructor(transaction: Transaction) {
     this.transaction = transaction
@@ -67,43 +76,92 @@ export class TransactionState {
   /** Sends a statement when those before it are done; none is sent once the transaction is over. */
   async send(query: Query, sql: unknown, options: QueryOptions, dialect: Dialect): Promise<unknown> {
     const text = textOf(sql)
-    // Gives the connection back after the server has ended the transaction.
-    if (this.isAborted && options.completesTransaction) return query(sql, options)
-    refuseTransactionControl(text, options, dialect)
+    const { completesTransaction = false } = options
+    if (completesTransaction && this.isAborted) return giveBack(() => query(sql, options), dialect)
+    if (!completesTransaction) refuseTransactionControl(text, dialect)
+    const send = (): Promise<unknown> => this.#sendNow(query, sql, text, options, dialect)
     // Sent by a hook of a statement that is being sent, or by Sequelize's own ROLLBACK after a deadlock: that statement
     // waits for it.
     const { sending } = currentContext()
-    if (sending && !sending.isOver && sending.transaction === this.transaction) {
-      return this.#sendNow(query, sql, text, options, dialect)
+    if (sending && !sending.isOver && sending.transaction === this.transaction) return send()
+    if (completesTransaction) {
+      if (!isWholeRollback(text)) return this.#queue().add(() => this.#sendAlone(send))
+      // It undoes what waits, and must not wait for a savepoint whose callback is still at work.
+      this.#end('rolled back')
+      await this.#beingSent
+      return this.#sendAlone(send)
     }
-    const { completesTransaction = false } = options
-    return this.work.enqueue(text, this.scope(), !completesTransaction, async () => {
-      if (!completesTransaction) this.refuseIfOver()
-      const own: SendingStatement = { transaction: this.transaction, isOver: false }
-      try {
-        return await runWith({ sending: own }, () => this.#sendNow(query, sql, text, options, dialect))
-      } finally {
-        own.isOver = true
-      }
-    })
+    return this.work.track(text, this.scope(), () =>
+      this.#queue().add(() => {
+        this.refuseIfOver()
+        return this.#sendAlone(send)
+      }),
+    )
+  }
+
+  /** Sends a statement, and at once what its hooks send. */
+  async #sendAlone(send: () => Promise<unknown>): Promise<unknown> {
+    const sending: SendingStatement = { transaction: this.transaction, isOver: false }
+    const answer = runWith({ sending }, send)
+    this.#beingSent = answer.then(noop, noop)
+    try {
+      return await answer
+    } finally {
+      sending.isOver = true
+    }
+  }
+
+  /**
+   * Runs a savepoint with its callback. The statements of other branches wait until it has ended, since its rollback would
+   * undo them.
+   */
+  runSavepoint<R>(run: () => Promise<R>): Promise<R> {
+    const { savepoint: outer } = currentContext()
+    const savepoint: SavepointBranch = {
+      transaction: this.transaction,
+      queue: new StatementQueue(),
+      outer,
+      isOver: false,
+    }
+    return this.savepoints.track('sequelize.transaction({ transaction }, …)', this.scope(), () =>
+      this.#queue().add(async () => {
+        try {
+          return await runWith({ savepoint }, run)
+        } finally {
+          savepoint.isOver = true
+        }
+      }),
+    )
+  }
+
+  /** Where statements of the present code wait: in the queue of the innermost savepoint around it, else in that of the transaction. */
+  #queue(): StatementQueue {
+    for (let { savepoint } = currentContext(); savepoint; savepoint = savepoint.outer) {
+      if (!savepoint.isOver && savepoint.transaction === this.transaction) return savepoint.queue
+    }
+    return this.queue
   }
 
   /** The innermost callback that has this transaction and that the present code is part of. */
   scope(): Scope | undefined {
-    return currentScopes(sequelizeOfTransaction(this.transaction)).find((scope) =>
-      isSameTransaction(scope.transaction, this.transaction),
-    )
+    return this.#scopes()[0]
+  }
+
+  #scopes(): readonly Scope[] {
+    const scopes = currentScopes(sequelizeOfTransaction(this.transaction))
+    return scopes.filter((scope) => isSameTransaction(scope.transaction, this.transaction))
   }
 
   /**
    * @throws {RolledBackError} the transaction was rolled back
    * @throws {UsageError} it was committed
-   * @throws {OutsideTransactionError} the callback that the present code is part of is over
+   * @throws {OutsideTransactionError} a callback that the present code is part of is over
    */
   refuseIfOver(method?: string): void {
-    const scope = this.scope()
-    const name = method ?? scope?.method ?? 'sequelize-lossless'
-    if (scope?.method !== undefined && scope.isOver) throw lateCallError(scope.method, method ?? 'this statement')
+    const scopes = this.#scopes().filter((scope) => scope.method !== undefined)
+    const late = scopes.find(({ isOver }) => isOver)
+    if (late) throw lateCallError(late.method!, method ?? 'this statement')
+    const name = method ?? scopes[0]?.method ?? 'sequelize-lossless'
     if (this.outcome === 'rolled back') throw new RolledBackError(name, this.firstError)
     if (this.outcome === 'committed') throw usage.transactionFinished(name, 'commit')
   }
@@ -112,24 +170,47 @@ export class TransactionState {
     // Sequelize would send one statement again, after the server has ended the transaction that it was part of.
     const retry = statementRetry(sequelizeOfTransaction(this.transaction), true)
     const options = dialect.writerQueue ? given : { ...given, retry }
-    if (!given.completesTransaction) {
-      try {
-        const result = await query(sql, options)
-        if (text.startsWith('SAVEPOINT')) {
-          this.#undo.addSavepoint(given.transaction!, savepointIn(text), this.lockedRows.all())
-        }
-        return result
-      } catch (error) {
-        await this.#recordFailure(error, dialect, given.transaction!)
-        throw error
-      }
-    }
+    const savepoint = savepointSql.exec(text)
+    if (savepoint) return this.#sendForSavepoint(query, savepoint, text, options, dialect)
+    if (!given.completesTransaction) return this.#sendStatement(query, sql, options, dialect)
     if (/^COMMIT/i.test(text)) return this.#commit(query, sql, options, dialect)
-    const isToSavepoint = text.startsWith('ROLLBACK TO')
-    if (!isToSavepoint) this.#end('rolled back')
     const result = await query(sql, options)
-    if (isToSavepoint) this.#undo.rollBackTo(savepointIn(text))
     this.isDoomed = false
+    return result
+  }
+
+  async #sendStatement(query: Query, sql: unknown, options: QueryOptions, dialect: Dialect): Promise<unknown> {
+    try {
+      return await query(sql, options)
+    } catch (error) {
+      await this.#recordFailure(error, dialect, options.transaction!)
+      throw error
+    }
+  }
+
+  async #sendForSavepoint(
+    query: Query,
+    [, command, name]: RegExpExecArray,
+    text: string,
+    options: QueryOptions,
+    dialect: Dialect,
+  ): Promise<unknown> {
+    const isRollback = command!.startsWith('R') || command!.startsWith('r')
+    // Its connection may have been given to another transaction.
+    if (isRollback && this.outcome !== 'open') return undefined
+    const parent = options.transaction!
+    const savepoint = isRollback ? undefined : savepointNamed(parent, name!)
+    let ownName = name!
+    if (savepoint && parent !== this.transaction) {
+      // Sequelize gives it the name of the savepoint around it, whose rollback would then reach only this one.
+      ownName = `${idOf(this.transaction)}-nested-${++this.#nestedSavepoints}`
+      renameSavepoint(savepoint, ownName)
+    }
+    const result = await this.#sendStatement(query, text.replace(name!, ownName), options, dialect)
+    if (isRollback) {
+      this.#undo.rollBackTo(ownName)
+      this.isDoomed = false
+    } else this.#undo.addSavepoint(savepoint, ownName, this.lockedRows.all())
     return result
   }
 
@@ -234,9 +315,23 @@ export function lateCallError(method: string, what: string): OutsideTransactionE
   )
 }
 
-/** The name of the savepoint in a statement of Sequelize's. */
-function savepointIn(text: string): string {
-  return /\bSAVEPOINT\s+["`]?([^"`;]+)/.exec(text)?.[1] ?? ''
+/** A statement that sets a savepoint, or rolls back to it: the command, and the name. */
+const savepointSql = /^\s*(SAVEPOINT|ROLLBACK(?:\s+(?:WORK|TRANSACTION))?\s+TO(?:\s+SAVEPOINT)?)\s+["`]?([^"`;\s]+)/i
+
+function isWholeRollback(text: string): boolean {
+  return /^ROLLBACK/i.test(text) && !savepointSql.test(text)
+}
+
+const noop = (): void => undefined
+
+/** Gives a connection back after the server has ended the transaction, where there may be nothing to roll back. */
+async function giveBack(rollback: () => Promise<unknown>, dialect: Dialect): Promise<unknown> {
+  try {
+    return await rollback()
+  } catch (error) {
+    if (noteFailure(error, dialect) === undefined && isRefusedByServer(error)) return undefined
+    throw error
+  }
 }
 
 function textOf(sql: unknown): string {
@@ -247,8 +342,7 @@ function textOf(sql: unknown): string {
 const literals = /'(?:[^'\\]|\\.)*'|"[^"]*"|`[^`]*`|\$(\w*)\$[^]*?\$\1\$/g
 
 /** @throws {UsageError} SQL that would end the transaction without the knowledge of Sequelize */
-function refuseTransactionControl(text: string, { completesTransaction }: QueryOptions, dialect: Dialect): void {
-  if (completesTransaction) return
+function refuseTransactionControl(text: string, dialect: Dialect): void {
   const statements = text.includes(';') ? text.replace(literals, "''").split(';') : [text]
   if (statements.some((each) => dialect.endsTransactionBySql.test(each))) throw usage.transactionControl(text)
 }

@@ -3,7 +3,7 @@ import type { Transaction } from 'sequelize'
 import type { Dialect } from '../dialects/dialect.js'
 import { rowStateOf } from '../rows/row-state.js'
 import { outermostOf, sequelizeOfTransaction } from '../sequelize/internals.js'
-import type { Row } from '../sequelize/internals.js'
+import type { Row, RowModel } from '../sequelize/internals.js'
 import { override } from '../sequelize/override.js'
 import { limitPreparedStatements } from '../sequelize/prepared-statements.js'
 import { noteFailure } from '../sequelize/send.js'
@@ -13,6 +13,7 @@ import { currentContext, runWith } from './async-context.js'
 import type { Scope } from './async-context.js'
 import { ambientTransaction, innermostScope, refuseOpening, refuseOutside } from './join.js'
 import { refreshOtherInstances } from './other-instances.js'
+import { joinRowMethods } from './row-methods.js'
 import { findTransactionState, transactionStateOf } from './transaction-state.js'
 import type { Query, QueryOptions, TransactionState } from './transaction-state.js'
 import { enqueueStatement } from './writer-queue.js'
@@ -52,6 +53,10 @@ export function watchSession(session: Session): void {
   override(sequelize, 'transaction', (original) => {
     const begin = original.bind(sequelize) as Begin
     return (options, callback) => openTransaction(session, begin, options as BeginOptions, callback as Callback)
+  })
+  for (const model of Object.values(sequelize.models)) joinRowMethods(model)
+  sequelize.addHook('afterDefine', (model) => {
+    joinRowMethods(model as unknown as RowModel)
   })
 }
 
@@ -136,7 +141,8 @@ async function openTransaction(
       if (state?.transaction === transaction) state.isAborted = false
     }
   }
-  return begin(options, run)
+  const state = findTransactionState(options?.transaction)
+  return state?.dialect ? state.runSavepoint(() => begin(options, run)) : begin(options, run)
 }
 
 /**
@@ -154,7 +160,7 @@ export function watchTransaction(transaction: Transaction, dialect: Dialect): Tr
     'commit',
     (original) =>
       async function () {
-        await state.work.whenIdle()
+        await state.queue.whenIdle()
         return original.call(this)
       },
   )

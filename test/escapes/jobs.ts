@@ -15,7 +15,8 @@ export class Job extends Model<InferAttributes<Job>, InferCreationAttributes<Job
 export interface Job extends Lossless<Job> {}
 
 export interface JobsOptions extends ModelOptions<Job> {
-  readonly lossless?: LosslessOptions
+  /** `false`: a model that `lossless()` was not called on. */
+  readonly lossless?: LosslessOptions | false
 }
 
 /** Defines the model on a connection, as a class of its own, and creates its empty table. */
@@ -37,7 +38,7 @@ export function defineJobs(sequelize: Sequelize, { lossless: guard, ...options }
     },
     { sequelize, modelName: 'Job', tableName: 'jobs', ...options },
   )
-  return lossless(Jobs, guard)
+  return guard === false ? Jobs : lossless(Jobs, guard)
 }
 
 /** What a row holds, as far as the tests say. */

@@ -6,7 +6,7 @@ import { eachDatabase } from '../each-database.js'
 import { rejection } from '../rejection.js'
 import { Collision } from './collision.js'
 import { createJobs, freshJobs } from './jobs.js'
-import type { Job } from './jobs.js'
+import type { Job, JobsOptions } from './jobs.js'
 
 const quick = { baseDelayMs: 0, maxDelayMs: 0 }
 
@@ -35,6 +35,10 @@ interface Work {
   readonly moves?: number
   /** That the model has to be paranoid. */
   readonly paranoid?: true
+}
+
+function changeHooked(row: Job): void {
+  if (row.title === 'hooked') row.n += 1
 }
 
 const save: Work['write'] = (row, transaction) => row.save({ transaction })
@@ -78,6 +82,10 @@ const works: Readonly<Record<string, Work>> = {
     write: (row, transaction) => row.update({ title: 'changed', progress: { mine: 1 } }, { transaction }),
     stored: { title: 'changed', progress: { mine: 1 } },
   },
+  'update() with a hook that changes the row too': {
+    write: (row, transaction) => row.update({ title: 'hooked' }, { transaction }),
+    stored: { title: 'hooked', n: 1 },
+  },
   'increment()': { write: (row, transaction) => row.increment('n', { transaction }), stored: { n: 1 } },
   'increment(), then save() of what was read back': {
     write: async (row, transaction) => {
@@ -119,13 +127,20 @@ eachDatabase('a row object whose transaction was rolled back', (database) => {
   beforeEach(() => (collision = undefined))
   afterEach(() => collision?.end())
 
-  for (const version of [false, true]) {
-    describe(version ? 'with a version' : 'without a version', () => {
+  const kinds: Readonly<Record<string, JobsOptions>> = {
+    'with a version': { version: true },
+    'without a version': {},
+    'of a model without lossless()': { lossless: false },
+  }
+  for (const [kind, given] of Object.entries(kinds)) {
+    describe(kind, () => {
+      const { version = false } = given
+      const options = { ...given, hooks: { beforeUpdate: changeHooked } }
       const models: Record<'plain' | 'paranoid', typeof Job> = {} as never
 
       before(async () => {
-        models.plain = await createJobs(sequelize, { version })
-        models.paranoid = await createJobs(sequelize, { version, paranoid: true, tableName: 'paranoid_jobs' })
+        models.plain = await createJobs(sequelize, options)
+        models.paranoid = await createJobs(sequelize, { ...options, paranoid: true, tableName: 'paranoid_jobs' })
       })
 
       let first: Job

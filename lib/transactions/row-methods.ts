@@ -20,9 +20,9 @@ import {
   refuseBrokenLock,
   refuseOutside,
   refuseRolledBack,
-} from '../transactions/join.js'
-import { refuseStaleSave } from '../transactions/other-instances.js'
-import { findTransactionState } from '../transactions/transaction-state.js'
+} from './join.js'
+import { refuseStaleSave } from './other-instances.js'
+import { findTransactionState } from './transaction-state.js'
 
 /** Sequelize's methods of an instance that send a statement, and which argument of each holds its options. */
 const optionsIndex = { save: 0, update: 1, destroy: 0, reload: 0, increment: 1, decrement: 1, restore: 0 } as const

@@ -1,0 +1,153 @@
+import { expect } from 'chai'
+import type { Sequelize, Transaction } from 'sequelize'
+import { mergeJsonKey, PendingStatementsError, retryTransaction, withLock } from 'sequelize-lossless'
+import { eachDatabase } from '../each-database.js'
+import { outcomeOf, rejection } from '../rejection.js'
+import { createJobs, freshJobs, storedJobs, untouched } from './jobs.js'
+import type { Job } from './jobs.js'
+
+eachDatabase('a savepoint', (database) => {
+  let sequelize: Sequelize
+  let log: string[]
+  let Jobs: typeof Job
+  let a: Job
+  let b: Job
+
+  before(async () => {
+    ;({ sequelize, log } = database.connect())
+    Jobs = await createJobs(sequelize)
+  })
+  beforeEach(async () => {
+    ;[a, b] = (await freshJobs(Jobs, 2)) as [Job, Job]
+  })
+
+  const undo = new Error('undo')
+  const written = { ...untouched, n: 1, progress: { merged: 1 } }
+
+  const add = async ({ id }: Job, transaction: Transaction): Promise<void> => {
+    await Jobs.increment('n', { where: { id }, transaction })
+    await mergeJsonKey([Jobs, id], 'progress', 'merged', 1, { transaction })
+  }
+  const failing = (transaction: Transaction, job: Job): Promise<unknown> =>
+    outcomeOf(
+      sequelize.transaction({ transaction }, async (savepoint) => {
+        await add(job, savepoint)
+        await add(job, savepoint)
+        throw undo
+      }),
+    )
+  const lasting = (transaction: Transaction, job: Job): Promise<unknown> =>
+    sequelize.transaction({ transaction }, (savepoint) => add(job, savepoint))
+
+  const ways: Readonly<Record<string, (fn: (transaction: Transaction) => Promise<unknown>) => Promise<unknown>>> = {
+    withLock: (fn) => withLock([Jobs, a.id], (_job, transaction) => fn(transaction)),
+    retryTransaction: (fn) => retryTransaction(sequelize, fn),
+  }
+
+  for (const [name, inTransaction] of Object.entries(ways)) {
+    describe(`in ${name}`, () => {
+      it('that fails undoes no write of a concurrent savepoint', async () => {
+        await inTransaction((transaction) => Promise.all([failing(transaction, a), lasting(transaction, b)]))
+        expect(await storedJobs(Jobs)).to.deep.equal([untouched, written])
+      })
+
+      it('that fails undoes no concurrent write of the transaction around it', async () => {
+        await inTransaction((transaction) => Promise.all([failing(transaction, a), add(b, transaction)]))
+        expect(await storedJobs(Jobs)).to.deep.equal([untouched, written])
+      })
+
+      it('can use the transaction around it', async () => {
+        await inTransaction((transaction) =>
+          sequelize.transaction({ transaction }, async () => {
+            await add(b, transaction)
+          }),
+        )
+        expect(await storedJobs(Jobs)).to.deep.equal([untouched, written])
+      })
+
+      it('that fails undoes the savepoint inside it', async () => {
+        await inTransaction(async (transaction) => {
+          const outer = sequelize.transaction({ transaction }, async (savepoint) => {
+            await add(a, savepoint)
+            await lasting(savepoint, b)
+            throw undo
+          })
+          await rejection(outer, Error)
+        })
+        expect(await storedJobs(Jobs)).to.deep.equal([untouched, untouched])
+      })
+
+      it('that fails inside another one undoes only itself', async () => {
+        await inTransaction((transaction) =>
+          sequelize.transaction({ transaction }, async (savepoint) => {
+            await add(a, savepoint)
+            await failing(savepoint, b)
+            await lasting(savepoint, b)
+          }),
+        )
+        expect(await storedJobs(Jobs)).to.deep.equal([written, written])
+      })
+
+      it('that outlives a failed callback sends nothing, and the rollback does not wait for it', async () => {
+        let open!: () => void
+        const gate = new Promise<void>((resolve) => (open = resolve))
+        let late!: Promise<unknown>
+        const call = inTransaction(async (transaction) => {
+          let begun!: () => void
+          const hasBegun = new Promise<void>((resolve) => (begun = resolve))
+          late = outcomeOf(
+            sequelize.transaction({ transaction }, async (savepoint) => {
+              await add(b, savepoint)
+              begun()
+              await gate
+              await add(b, savepoint)
+            }),
+          )
+          await hasBegun
+          throw undo
+        })
+        expect(await outcomeOf(call)).to.equal(undo)
+        log.length = 0
+        open()
+        expect(await late).to.have.property('code', 'OUTSIDE_TRANSACTION')
+        expect(log).to.deep.equal([])
+        expect(await storedJobs(Jobs)).to.deep.equal([untouched, untouched])
+      })
+
+      it('that the callback does not await rolls everything back', async () => {
+        let open!: () => void
+        const gate = new Promise<void>((resolve) => (open = resolve))
+        let late!: Promise<unknown>
+        const call = inTransaction(async (transaction) => {
+          await add(a, transaction)
+          let begun!: () => void
+          const hasBegun = new Promise<void>((resolve) => (begun = resolve))
+          late = outcomeOf(
+            sequelize.transaction({ transaction }, async () => {
+              begun()
+              await gate
+            }),
+          )
+          await hasBegun
+        })
+        await rejection(call, PendingStatementsError)
+        open()
+        await late
+        expect(await storedJobs(Jobs)).to.deep.equal([untouched, untouched])
+      })
+    })
+  }
+
+  it('in raw SQL restores the locked row too', async () => {
+    await withLock([Jobs, a.id], async (job, transaction) => {
+      await job.update({ n: 1 })
+      await sequelize.query('SAVEPOINT own', { transaction })
+      await job.update({ title: 'undone' })
+      await outcomeOf(sequelize.query('SELECT nothing', { transaction }))
+      await sequelize.query('ROLLBACK TO SAVEPOINT own', { transaction })
+      expect([job.title, job.n, job.changed()]).to.deep.equal(['before', 1, false])
+      await job.mergeJsonKey('progress', 'merged', 1)
+    })
+    expect(await storedJobs(Jobs)).to.deep.equal([written, untouched])
+  })
+})
