@@ -116,6 +116,9 @@ const texts = {
   notBegun: (method: string, value: unknown): string =>
     `${method}: the callback returned ${describeValue(value)}, which has not begun to run, so nothing of it was in the transaction, which was rolled back. ` +
     `Return a promise of its result: an Observable by lastValueFrom(observable), a generator by running it to its end in the callback.`,
+  committedByCallback: (method: string): string =>
+    `${method}: the callback has called transaction.commit(), so everything it wrote is committed. ` +
+    `Leave it out: ${method}() commits when the callback returns, and rolls back when it throws.`,
   transactionControl: (sql: string): string =>
     `${JSON.stringify(sql.slice(0, 60))} would end the transaction that it is sent in, so it was not sent. ` +
     `Let the callback return to commit, or throw to roll back; for a savepoint write sequelize.transaction({ transaction }, …); ` +

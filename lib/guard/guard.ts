@@ -1,8 +1,8 @@
-import { Op, Utils } from 'sequelize'
+import { Utils } from 'sequelize'
 import type { Sequelize, Transaction } from 'sequelize'
 import type { Column } from '../dialects/dialect.js'
 import type { JsonValue } from '../json/values.js'
-import { RowRef } from '../rows/row-ref.js'
+import { keyNamedIn, RowRef } from '../rows/row-ref.js'
 import { rowStateOf } from '../rows/row-state.js'
 import {
   attributeType,
@@ -257,7 +257,7 @@ function checkBulkWrite(
   const { model } = options
   const policy = model && activePolicy(model, options)
   if (!policy) return
-  const primaryKey = keyNamed(model, where)
+  const primaryKey = keyNamedIn(model, where)
   const isWholeKey = Object.keys(primaryKey).length === model.primaryKeyAttributes.length
   const { key } = new RowRef(model, primaryKey)
   const session = sessionOf(sequelizeOf(model))
@@ -361,16 +361,4 @@ function editOf(instance: Row, column: string, values: Fields): EditedColumn | u
 
 function parsed(text: string): JsonValue {
   return text === 'undefined' ? null : (JSON.parse(text) as JsonValue)
-}
-
-/** The part of the primary key that a condition, or the values of a row, fix. */
-function keyNamed(model: RowModel, where: object): Fields {
-  const { [Op.and]: all = [], ...fields } = where as Record<string | symbol, unknown>
-  const parts = [fields, ...[all].flat().filter((each) => typeof each === 'object' && each !== null)] as Fields[]
-  const named = model.primaryKeyAttributes.flatMap((name) => {
-    const value = parts.map((part) => part[fieldOf(model, name)]).find((each) => each !== undefined)
-    const isOne = value !== null && value !== undefined && (typeof value !== 'object' || value instanceof Date)
-    return isOne ? [[name, value] as const] : []
-  })
-  return Object.fromEntries(named)
 }

@@ -1,10 +1,10 @@
 import { isDeepStrictEqual } from 'node:util'
-import { Model } from 'sequelize'
+import { Model, Op } from 'sequelize'
 import type { ModelStatic, Sequelize } from 'sequelize'
 import type { Column } from '../dialects/dialect.js'
 import type { RowFacts, UsageError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
-import { attributeType, modelOf, sequelizeOf, valuesOf } from '../sequelize/internals.js'
+import { attributeType, fieldOf, modelOf, sequelizeOf, valuesOf } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { sessionOf } from '../sequelize/session.js'
 import type { Session } from '../sequelize/session.js'
@@ -201,4 +201,19 @@ export function jsonColumnType(method: string, model: RowModel, column: unknown)
   if (type === 'JSON' || type === 'JSONB') return type
   const columns = Object.keys(attributes).filter((name) => /^JSONB?$/.test(attributeType(model, name)))
   throw usage.column(method, model.name, column, columns)
+}
+
+/** The part of the primary key that a condition, or the values of a row, fix. */
+export function keyNamedIn(model: RowModel, where: object): Readonly<Record<string, unknown>> {
+  const { [Op.and]: all = [], ...fields } = where as Record<string | symbol, unknown>
+  const parts = [fields, ...[all].flat().filter((each) => typeof each === 'object' && each !== null)] as Record<
+    string,
+    unknown
+  >[]
+  const named = model.primaryKeyAttributes.flatMap((name) => {
+    const value = parts.map((part) => part[fieldOf(model, name)]).find((each) => each !== undefined)
+    const isOne = value !== null && value !== undefined && (typeof value !== 'object' || value instanceof Date)
+    return isOne ? [[name, value] as const] : []
+  })
+  return Object.fromEntries(named)
 }

@@ -114,6 +114,13 @@ export function fieldOf(model: RowModel, attribute: string): string {
   return field ?? attribute
 }
 
+/** The attributes of these names or columns. */
+export function attributesOf(model: RowModel, names: readonly string[]): string[] {
+  return Object.keys(model.getAttributes()).filter(
+    (name) => names.includes(name) || names.includes(fieldOf(model, name)),
+  )
+}
+
 /** The name of an attribute's type: `'INTEGER'`, `'JSON'`, … */
 export function attributeType(model: RowModel, attribute: string): string {
   const { type } = model.getAttributes()[attribute as never] as { type: { key: string } }

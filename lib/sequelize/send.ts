@@ -118,7 +118,15 @@ export function failureOf(error: unknown): Failure | undefined {
   return undefined
 }
 
-/** Whether the database answered with an error, rather than that there was no connection, or a mistake before. */
+/**
+ * Whether the database answered with an error, rather than that there was no connection, or a mistake before. PostgreSQL's
+ * findOrCreate() catches the error on the server, and Sequelize makes one of its own of the answer.
+ */
 export function isRefusedByServer(error: unknown): boolean {
-  return error instanceof BaseError && 'parent' in error && !(error instanceof ConnectionError)
+  return (
+    error instanceof BaseError &&
+    'parent' in error &&
+    error.parent instanceof Error &&
+    !(error instanceof ConnectionError)
+  )
 }

@@ -45,6 +45,7 @@ export async function runCallback<R>(
       throw new PendingStatementsError(method, descriptions, isJoined)
     }
     if (isNotBegun(result)) throw usage.notBegun(method, result)
+    if (state.outcome === 'committed') throw usage.committedByCallback(method)
     if (state.outcome === 'rolled back' || state.isDoomed) throw new RolledBackError(method, state.firstError)
     return result
   } catch (error) {

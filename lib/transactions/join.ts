@@ -25,6 +25,14 @@ export function ambientTransaction({ sequelize }: Session): Transaction | undefi
   return transaction
 }
 
+/** Whether `transaction` is ambient, but that of another Sequelize instance: `Sequelize.useCLS` has one for all of them. */
+export function isForeignAmbient({ sequelize }: Session, transaction: Transaction | null | undefined): boolean {
+  const { _cls } = sequelizeInternals(sequelize).constructor
+  const ambient = _cls?.get('transaction') as Transaction | null | undefined
+  if (!ambient || sequelizeOfTransaction(ambient) === sequelize) return false
+  return transaction === undefined || transaction === ambient
+}
+
 /** Whether this code runs in a callback that has `transaction` and is not over. */
 export function isInScope(transaction: Transaction): boolean {
   return currentScopes(sequelizeOfTransaction(transaction)).some(

@@ -52,6 +52,24 @@ export function applyToOtherInstances(
   return others
 }
 
+/** Adds to the other locked instances of a row what `writer` has added to their row. */
+export function addToOtherInstances(
+  state: TransactionState,
+  writer: Row,
+  amounts: Readonly<Record<string, number>>,
+): void {
+  if (!state.lockedRows.hasOtherThan(writer)) return
+  const version = versionAttribute(modelOf(writer))
+  const moved = { ...amounts, ...(version !== undefined && { [version]: 1 }) }
+  for (const other of state.lockedRows.ofRow(RowRef.of(writer).key, writer)) {
+    state.remember(other)
+    for (const [column, amount] of Object.entries(moved)) {
+      const value = valuesOf(other)[column]
+      if (typeof value === 'number' && !isChanged(other, column)) assignStored(other, { [column]: value + amount })
+    }
+  }
+}
+
 /** A value that shares no object with the one in the other instance. */
 function structuredCopy(value: unknown): unknown {
   const text = jsonOf(value)

@@ -14,15 +14,10 @@ import type { Row, RowModel } from '../sequelize/internals.js'
 import { inheritedStates, modelStateOf } from '../sequelize/model-state.js'
 import { override } from '../sequelize/override.js'
 import { sessionOf } from '../sequelize/session.js'
-import {
-  ambientTransaction,
-  lockTransaction,
-  refuseBrokenLock,
-  refuseOutside,
-  refuseRolledBack,
-} from './join.js'
-import { refuseStaleSave } from './other-instances.js'
+import { ambientTransaction, lockTransaction, refuseBrokenLock, refuseOutside, refuseRolledBack } from './join.js'
+import { addToOtherInstances, refuseStaleSave } from './other-instances.js'
 import { findTransactionState } from './transaction-state.js'
+import type { TransactionState } from './transaction-state.js'
 
 /** Sequelize's methods of an instance that send a statement, and which argument of each holds its options. */
 const optionsIndex = { save: 0, update: 1, destroy: 0, reload: 0, increment: 1, decrement: 1, restore: 0 } as const
@@ -83,11 +78,8 @@ async function callRowMethod(row: Row, name: RowMethod, original: Original, args
     state.remember(row)
     rowState?.markChangesInPlace()
     if (name === 'save') refuseStaleSave(state, name, row, options?.fields)
-    const isNumeric = name === 'increment' || name === 'decrement'
-    if (isLocked && isNumeric) {
-      args[index] = { returning: columnsMovedBy(row, args[0]), ...(args[index] as object) }
-      return changeNumbers(row, () => original.apply(row, args))
-    }
+    // decrement() calls it.
+    if (name === 'increment') return incrementLocked(state, row, original, args, isLocked)
     const result = await original.apply(row, args)
     if (name === 'reload') rowState?.recordReload()
     return result
@@ -110,6 +102,34 @@ function columnsMovedBy(row: Row, fields: unknown): string[] {
   return [...named, updatedAtAttribute(model), versionAttribute(model)]
     .filter((name) => typeof name === 'string' && name in model.getAttributes())
     .map((name) => fieldOf(model, name as string))
+}
+
+/** Sends increment(), and brings the version of the row and its other locked instances up to date. */
+async function incrementLocked(
+  state: TransactionState,
+  row: Row,
+  original: Original,
+  [fields, options]: unknown[],
+  isLocked: boolean,
+): Promise<unknown> {
+  const own = isLocked && { returning: columnsMovedBy(row, fields) }
+  const increment = (): unknown => original.call(row, fields, { ...own, ...(options as object) })
+  const result = await (isLocked ? changeNumbers(row, increment) : increment())
+  addToOtherInstances(state, row, amountsOf(fields, options as IncrementOptions))
+  return result
+}
+
+interface IncrementOptions {
+  readonly by?: number
+  /** `false` for decrement(). */
+  readonly increment?: boolean
+}
+
+/** By how much increment() changes each attribute. */
+function amountsOf(fields: unknown, { by = 1, increment = true }: IncrementOptions): Record<string, number> {
+  const isByName = typeof fields === 'object' && !Array.isArray(fields)
+  const named = isByName ? Object.entries(fields ?? {}) : [fields].flat().map((field) => [String(field), by] as const)
+  return Object.fromEntries(named.map(([field, amount]) => [field, (increment ? 1 : -1) * Number(amount)]))
 }
 
 /** increment() and decrement() move the version in the database; in memory only where the row is read back. */

@@ -35,6 +35,9 @@ export interface QueryOptions {
   readonly model?: RowModel
   readonly instance?: object
   readonly fields?: readonly string[]
+  readonly where?: object
+  readonly lock?: unknown
+  readonly updateOnDuplicate?: readonly string[]
   readonly completesTransaction?: boolean
   readonly retry?: object
 }

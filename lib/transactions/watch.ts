@@ -1,8 +1,11 @@
-import { ConnectionAcquireTimeoutError, QueryTypes } from 'sequelize'
-import type { Transaction } from 'sequelize'
+import { ConnectionAcquireTimeoutError, QueryTypes, Transaction } from 'sequelize'
+import type { WhereOptions } from 'sequelize'
 import type { Dialect } from '../dialects/dialect.js'
+import { RowNotFoundError } from '../errors/errors.js'
+import { usage } from '../errors/usage.js'
+import { keyNamedIn, RowRef } from '../rows/row-ref.js'
 import { rowStateOf } from '../rows/row-state.js'
-import { outermostOf, sequelizeOfTransaction } from '../sequelize/internals.js'
+import { attributesOf, modelOf, outermostOf, sequelizeOfTransaction, versionAttribute } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { override } from '../sequelize/override.js'
 import { limitPreparedStatements } from '../sequelize/prepared-statements.js'
@@ -11,7 +14,7 @@ import { sessionOf } from '../sequelize/session.js'
 import type { Session } from '../sequelize/session.js'
 import { currentContext, runWith } from './async-context.js'
 import type { Scope } from './async-context.js'
-import { ambientTransaction, innermostScope, refuseOpening, refuseOutside } from './join.js'
+import { ambientTransaction, innermostScope, isForeignAmbient, refuseOpening, refuseOutside } from './join.js'
 import { refreshOtherInstances } from './other-instances.js'
 import { joinRowMethods } from './row-methods.js'
 import { findTransactionState, transactionStateOf } from './transaction-state.js'
@@ -61,16 +64,22 @@ export function watchSession(session: Session): void {
 }
 
 async function sendStatement(session: Session, query: Query, sql: unknown, given: QueryOptions = {}): Promise<unknown> {
-  // Sequelize does this too, though only after it has chosen how to retry.
-  const transaction = given.transaction === undefined ? ambientTransaction(session) : given.transaction
-  const options = transaction === undefined ? given : { ...given, transaction }
+  // Sequelize does this too, though only after it has chosen how to retry, and with a transaction of any instance.
+  const asked = isForeignAmbient(session, given.transaction) ? undefined : given.transaction
+  if (asked instanceof Transaction && sequelizeOfTransaction(asked) !== session.sequelize)
+    throw usage.transaction('sequelize.query', asked)
+  const transaction = asked === undefined ? ambientTransaction(session) : asked
+  const options =
+    asked === transaction && asked === given.transaction ? given : { ...given, transaction: transaction ?? null }
   if (transaction) {
     const state = findTransactionState(transaction)
     return state?.dialect ? sendInTransaction(state, state.dialect, query, sql, options) : query(sql, options)
   }
-  if (transaction === undefined && modelWrites.has(options.type)) {
+  const isLockingRead = options.type === QueryTypes.SELECT && Boolean(options.lock)
+  if (transaction === undefined && (modelWrites.has(options.type) || isLockingRead)) {
     const name = options.model?.name ?? options.instance?.constructor.name ?? 'a model'
-    refuseOutside(session, undefined, `a write of ${name} (${options.type})`, options.instance as Row | undefined)
+    const what = isLockingRead ? `a locking read of ${name}` : `a write of ${name} (${options.type})`
+    refuseOutside(session, undefined, what, options.instance as Row | undefined)
   }
   const { dialect } = session
   if (!dialect) return query(sql, options)
@@ -93,7 +102,9 @@ async function sendInTransaction(
   const { instance } = options
   if (!instance || !modelWrites.has(options.type)) {
     const result = await state.send(query, sql, options, dialect)
-    if (options.type === QueryTypes.BULKUPDATE && options.model) markRowsStale(state, options)
+    if (options.model && (options.type === QueryTypes.BULKUPDATE || options.updateOnDuplicate)) {
+      markRowsStale(state, options.model, options)
+    }
     return result
   }
   const row = instance as Row
@@ -101,14 +112,39 @@ async function sendInTransaction(
   const columns = options.fields ?? []
   const recordWrite = rowStateOf(row).recordLockedWrite(columns)
   const result = await state.send(query, sql, options, dialect)
+  if (options.type === QueryTypes.UPDATE && columns.length > 0)
+    await refuseMissingRow(row, result, options.transaction!)
   recordWrite?.()
   refreshOtherInstances(state, row, columns)
   return result
 }
 
-function markRowsStale(state: TransactionState, { model, fields = [] }: QueryOptions): void {
-  for (const row of state.lockedRows.ofTable(model!))
-    for (const column of fields) rowStateOf(row).staleColumns.add(column)
+/** Marks the columns that a statement of a model replaced in the rows that are locked, unless it names another row. */
+function markRowsStale(state: TransactionState, model: RowModel, options: QueryOptions): void {
+  const { where, fields = [], updateOnDuplicate } = options
+  const columns = updateOnDuplicate ? attributesOf(model, updateOnDuplicate) : fields
+  const primaryKey = where && keyNamedIn(model, where)
+  const isOneRow = primaryKey && Object.keys(primaryKey).length === model.primaryKeyAttributes.length
+  const key = isOneRow && new RowRef(model, primaryKey).key
+  for (const row of state.lockedRows.ofTable(model)) {
+    if (key && RowRef.of(row).key !== key) continue
+    for (const column of columns) rowStateOf(row).staleColumns.add(column)
+  }
+}
+
+/**
+ * Sequelize takes an UPDATE that found no row for a success.
+ * @throws {RowNotFoundError} the locked row was deleted in its own transaction
+ */
+async function refuseMissingRow(row: Row, result: unknown, transaction: Transaction): Promise<void> {
+  const { lock } = rowStateOf(row)
+  const isFound = !Array.isArray(result) || result[1] !== 0
+  // With a version, Sequelize has an error of its own.
+  if (isFound || !lock || versionAttribute(modelOf(row)) !== undefined) return
+  const { model, primaryKey, facts } = RowRef.of(row)
+  // MySQL may count only the rows that were changed, as the flags of the connection say.
+  const found = await model.unscoped().count({ where: primaryKey as WhereOptions, transaction, paranoid: false })
+  if (found === 0) throw new RowNotFoundError('save', facts)
 }
 
 /** Names the likeliest cause of an exhausted pool first: a statement outside of the transaction that holds a connection. */

@@ -1,0 +1,179 @@
+import { expect } from 'chai'
+import { DataTypes, Sequelize } from 'sequelize'
+import type { ModelStatic, Transaction } from 'sequelize'
+import {
+  OutsideTransactionError,
+  RowNotFoundError,
+  transactionNamespace,
+  UsageError,
+  withLock,
+} from 'sequelize-lossless'
+import { eachDatabase } from '../each-database.js'
+import { outcomeOf, rejection } from '../rejection.js'
+import { createJobs, defineJobs, freshJobs, storedJobs, untouched } from './jobs.js'
+import type { Job } from './jobs.js'
+
+eachDatabase('a callback whose row is written by other code', (database) => {
+  let sequelize: Sequelize
+  let Jobs: typeof Job
+  let Versioned: typeof Job
+  const isSqlite = database.name === 'sqlite'
+
+  before(async () => {
+    ;({ sequelize } = database.connect())
+    Jobs = await createJobs(sequelize)
+    Versioned = await createJobs(sequelize, { version: true, modelName: 'Versioned', tableName: 'versioned_jobs' })
+  })
+
+  describe('which increments it through another instance', () => {
+    const helpers: Readonly<Record<string, (other: Job) => Promise<unknown>>> = {
+      'a number': (other) => other.increment('n', { by: 5 }),
+      'an array': (other) => other.increment(['n'], { by: 5 }),
+      'an object': (other) => other.increment({ n: 5 }),
+      'decrement()': (other) => other.decrement('n', { by: -5 }),
+    }
+    for (const kind of ['plain', 'versioned']) {
+      for (const [name, helper] of Object.entries(helpers)) {
+        it(`counts both: ${name}, of a ${kind} model`, async () => {
+          const Model = kind === 'plain' ? Jobs : Versioned
+          const [{ id }] = (await freshJobs(Model, 1)) as [Job]
+          let runs = 0
+          await withLock([Model, id], async (row, transaction) => {
+            runs++
+            await withLock([Model, id], helper, { transaction })
+            expect(row.n).to.equal(5)
+            await row.update({ n: row.n + 1 })
+          })
+          expect(runs).to.equal(1)
+          expect((await storedJobs(Model))[0]).to.deep.equal({ ...untouched, n: 6 })
+        })
+      }
+    }
+  })
+
+  describe('which deletes it', () => {
+    const deletions: Readonly<Record<string, (row: Job, transaction: Transaction) => Promise<unknown>>> = {
+      'destroy() of the row': (row) => row.destroy(),
+      'destroy() of another instance': (row, transaction) =>
+        withLock([Jobs, row.id], (other) => other.destroy(), { transaction }),
+      'Model.destroy()': ({ id }, transaction) => Jobs.destroy({ where: { id }, transaction }),
+      'raw SQL': ({ id }, transaction) => sequelize.query(`DELETE FROM jobs WHERE id = ${id}`, { transaction }),
+    }
+    for (const [name, remove] of Object.entries(deletions)) {
+      it(`has save() say that the row is gone: ${name}`, async () => {
+        const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
+        const call = withLock([Jobs, id], async (row, transaction) => {
+          await remove(row, transaction)
+          row.progress['late'] = 1
+          await row.save()
+        })
+        expect(await rejection(call, RowNotFoundError))
+          .to.have.property('message')
+          .that.includes(`save: Job id=${id}`)
+        expect(await storedJobs(Jobs)).to.deep.equal([untouched])
+      })
+    }
+
+    it('has save() succeed where it changes nothing', async () => {
+      const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
+      await withLock([Jobs, id], async (row) => {
+        row.changed('title', true)
+        await row.save({ silent: true })
+      })
+      expect(await storedJobs(Jobs)).to.deep.equal([untouched])
+    })
+  })
+
+  it('can save its own document after Model.update() of another row', async () => {
+    const [{ id }, other] = (await freshJobs(Jobs, 2)) as [Job, Job]
+    await withLock([Jobs, id], async (row, transaction) => {
+      await Jobs.update({ progress: { theirs: 1 } }, { where: { id: other.id }, transaction })
+      row.progress['mine'] = 1
+      await row.save()
+    })
+    expect((await storedJobs(Jobs)).map(({ progress }) => progress)).to.deep.equal([{ mine: 1 }, { theirs: 1 }])
+  })
+
+  it('cannot save a document that bulkCreate() with updateOnDuplicate has replaced', async () => {
+    const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
+    const call = withLock([Jobs, id], async (row, transaction) => {
+      const rows = [{ id, progress: { bulk: 1 } }]
+      await Jobs.bulkCreate(rows, { updateOnDuplicate: ['progress'], transaction })
+      row.progress['mine'] = 1
+      await row.save()
+    })
+    expect(await outcomeOf(call)).to.have.property('code', 'STALE_ROW')
+    expect(await storedJobs(Jobs)).to.deep.equal([untouched])
+  })
+
+  it('cannot send a locking read without its transaction, which would wait for its own lock', async () => {
+    const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
+    const call = withLock([Jobs, id], () => Jobs.findByPk(id, { lock: true }))
+    await rejection(call, OutsideTransactionError)
+  })
+
+  it('is refused to end the transaction by itself', async () => {
+    const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
+    const call = withLock([Jobs, id], async (row, transaction) => {
+      await row.update({ n: 1 })
+      await transaction.commit()
+    })
+    expect(await rejection(call, UsageError)).to.have.property('reason', 'committedByCallback')
+    expect(await storedJobs(Jobs)).to.deep.equal([{ ...untouched, n: 1 }])
+  })
+
+  if (database.name === 'postgres') {
+    it('goes on after findOrCreate() met a row that is there', async () => {
+      const Tags = sequelize.define('Tag', { code: { type: DataTypes.STRING, unique: true } }, { tableName: 'tags' })
+      await Tags.sync({ force: true })
+      const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
+      await withLock([Jobs, id], async (row, transaction) => {
+        const find = (): Promise<unknown> => Tags.findOrCreate({ where: { code: 'a' }, transaction })
+        await Promise.all([find(), find()])
+        await row.update({ n: 1 })
+      })
+      expect(await Tags.count()).to.equal(1)
+      expect(await storedJobs(Jobs)).to.deep.equal([{ ...untouched, n: 1 }])
+      await Tags.drop()
+    })
+  }
+
+  describe('through another Sequelize instance', () => {
+    let other: Sequelize
+    let Apart: ModelStatic<Job>
+
+    before(async () => {
+      other = isSqlite ? database.connect({}, `${database.url()}-other`).sequelize : database.connect().sequelize
+      Apart = defineJobs(other, { modelName: 'Apart', tableName: 'apart_jobs' })
+      await Apart.sync({ force: true })
+    })
+    afterEach(() => {
+      delete (Sequelize as unknown as { _cls?: unknown })._cls
+    })
+
+    it('does not take part in the ambient transaction of the first', async () => {
+      const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
+      const apart = await Apart.create({ title: 'loaded' })
+      Sequelize.useCLS(transactionNamespace)
+      const undo = new Error('undo')
+      const call = withLock([Jobs, id], async (row) => {
+        await row.update({ n: 1 })
+        await Apart.create({ title: 'created' })
+        await apart.update({ title: 'updated' })
+        throw undo
+      })
+      expect(await outcomeOf(call)).to.equal(undo)
+      expect(await storedJobs(Jobs)).to.deep.equal([untouched])
+      expect((await Apart.findAll({ order: ['id'] })).map(({ title }) => title)).to.deep.equal(['updated', 'created'])
+    })
+
+    it('cannot write in a transaction of the first', async () => {
+      const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
+      const count = await Apart.count()
+      await withLock([Apart, (await Apart.create({})).id], () => undefined)
+      const call = withLock([Jobs, id], (_row, transaction) => Apart.create({ title: 'wrong' }, { transaction }))
+      await rejection(call, UsageError)
+      expect(await Apart.count()).to.equal(count + 1)
+    })
+  })
+})
