@@ -201,6 +201,8 @@ export class RowState {
    * what the instance has seen. A column that was not loaded stays so.
    */
   applyWrite(column: string, change: (document: unknown) => unknown, document?: unknown): void {
+    // A change in place that was made while the write was on its way.
+    this.markChangesInPlace([column])
     const after = (before: unknown): unknown => (document === undefined ? change(before) : document)
     const stored = this.#storedValue(column)
     if (stored) {

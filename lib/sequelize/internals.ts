@@ -183,6 +183,11 @@ export function isSameTransaction(one: Transaction, other: Transaction): boolean
   return outermostOf(one) === outermostOf(other)
 }
 
+/** The savepoints of a transaction, and those inside them. */
+export function savepointsOf(transaction: Transaction): Transaction[] {
+  return transactionInternals(transaction).savepoints.flatMap((each) => [each, ...savepointsOf(each)])
+}
+
 /** The savepoint of this name that was set last directly inside `transaction`. */
 export function savepointNamed(transaction: Transaction, name: string): Transaction | undefined {
   return transactionInternals(transaction).savepoints.findLast((each) => transactionInternals(each).name === name)

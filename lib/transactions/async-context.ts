@@ -29,13 +29,12 @@ export interface SendingStatement {
   isOver: boolean
 }
 
-/** The callback of a savepoint, whose statements are not mixed with those of other branches. */
-export interface SavepointBranch {
+/** A savepoint with its callback, or a call of a row's method, whose statements are not mixed with those of other branches. */
+export interface Branch {
   /** The server's transaction. */
   readonly transaction: Transaction
   readonly queue: StatementQueue
-  readonly outer: SavepointBranch | undefined
-  /** The savepoint is released or rolled back. */
+  readonly outer: Branch | undefined
   isOver: boolean
 }
 
@@ -44,7 +43,7 @@ interface AsyncContext {
   readonly scope?: Scope | undefined
   readonly writerSlot?: WriterSlot | undefined
   readonly sending?: SendingStatement | undefined
-  readonly savepoint?: SavepointBranch | undefined
+  readonly branch?: Branch | undefined
   /** What Sequelize keeps in the namespace of `Sequelize.useCLS`. */
   readonly ambient?: Map<string, unknown> | undefined
 }

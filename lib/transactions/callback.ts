@@ -40,7 +40,7 @@ export async function runCallback<R>(
     const around = isJoined ? scope : undefined
     const work = [...state.work.of(around), ...state.savepoints.of(around)]
     if (work.length > 0) {
-      const descriptions = work.map(({ description }) => description)
+      const descriptions = work.filter(({ isPart }) => !isPart).map(({ description }) => description)
       await settleWork(state, scope, isJoined)
       throw new PendingStatementsError(method, descriptions, isJoined)
     }

@@ -74,7 +74,13 @@ async function callRowMethod(row: Row, name: RowMethod, original: Original, args
   state.refuseIfOver(name)
   args[index] = { ...lockOf(name, row, held), ...options, transaction }
   const isLocked = rowState?.lock !== undefined && isSameTransaction(rowState.lock.transaction, transaction)
-  return state.work.track(`${name}() of a ${modelOf(row).name}`, state.scope(), async () => {
+  if (name === 'update') {
+    state.remember(row)
+    rowState?.markChangesInPlace()
+    // It assigns the values now, and calls save().
+    return original.apply(row, args)
+  }
+  return state.runCall(`${name}() of a ${modelOf(row).name}`, async () => {
     state.remember(row)
     rowState?.markChangesInPlace()
     if (name === 'save') refuseStaleSave(state, name, row, options?.fields)

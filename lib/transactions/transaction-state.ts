@@ -15,15 +15,17 @@ import {
   outermostOf,
   renameSavepoint,
   savepointNamed,
+  savepointsOf,
   sequelizeOfTransaction,
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { override } from '../sequelize/override.js'
 import { isRefusedByServer, noteFailure, statementRetry } from '../sequelize/send.js'
 import { currentContext, currentScopes, runWith } from './async-context.js'
-import type { SavepointBranch, Scope, SendingStatement } from './async-context.js'
+import type { Branch, Scope, SendingStatement } from './async-context.js'
 import { StatementQueue } from './statement-queue.js'
 import { WorkInProgress } from './work-in-progress.js'
+import type { Work } from './work-in-progress.js'
 
 /** Sequelize's `query`, as it is called inside Sequelize. */
 export type Query = (sql: unknown, options?: QueryOptions) => Promise<unknown>
@@ -65,9 +67,17 @@ export class TransactionState {
   readonly #undo = new UndoLog()
   #beingSent: Promise<void> | undefined
   #nestedSavepoints = 0
+  /** The savepoints that the server knows. */
+  readonly #setSavepoints = new WeakSet<Transaction>()
 
   constructor(transaction: Transaction) {
     this.transaction = transaction
+  }
+
+  /** From now on, its statements come through {@link send}. */
+  watch(dialect: Dialect): void {
+    this.dialect = dialect
+    for (const savepoint of savepointsOf(this.transaction)) this.#setSavepoints.add(savepoint)
   }
 
   /** Notes, at its start, that a method of this library opened the transaction, and restores its rows if it fails. */
@@ -80,13 +90,19 @@ export class TransactionState {
   async send(query: Query, sql: unknown, options: QueryOptions, dialect: Dialect): Promise<unknown> {
     const text = textOf(sql)
     const { completesTransaction = false } = options
-    if (completesTransaction && this.isAborted) return giveBack(() => query(sql, options), dialect)
+    if (completesTransaction && this.isAborted) {
+      // A savepoint is gone with its transaction, and the connection may have been given to another one.
+      return savepointSql.test(text) ? undefined : giveBack(() => query(sql, options), dialect)
+    }
     if (!completesTransaction) refuseTransactionControl(text, dialect)
     const send = (): Promise<unknown> => this.#sendNow(query, sql, text, options, dialect)
-    // Sent by a hook of a statement that is being sent, or by Sequelize's own ROLLBACK after a deadlock: that statement
-    // waits for it.
+    // Sent by a hook of a statement that is being sent, which waits for it; or Sequelize's own rollback after a deadlock,
+    // when the server has no savepoint any more.
     const { sending } = currentContext()
-    if (sending && !sending.isOver && sending.transaction === this.transaction) return send()
+    if (sending && !sending.isOver && sending.transaction === this.transaction) {
+      const isAfterDeadlock = completesTransaction && dialect.endsTransaction.includes('deadlock')
+      return isAfterDeadlock && savepointSql.test(text) ? undefined : send()
+    }
     if (completesTransaction) {
       if (!isWholeRollback(text)) return this.#queue().add(() => this.#sendAlone(send))
       // It undoes what waits, and must not wait for a savepoint whose callback is still at work.
@@ -94,7 +110,7 @@ export class TransactionState {
       await this.#beingSent
       return this.#sendAlone(send)
     }
-    return this.work.track(text, this.scope(), () =>
+    return this.work.track(this.#workOf(text), () =>
       this.#queue().add(() => {
         this.refuseIfOver()
         return this.#sendAlone(send)
@@ -114,35 +130,43 @@ export class TransactionState {
     }
   }
 
-  /**
-   * Runs a savepoint with its callback. The statements of other branches wait until it has ended, since its rollback would
-   * undo them.
-   */
-  runSavepoint<R>(run: () => Promise<R>): Promise<R> {
-    const { savepoint: outer } = currentContext()
-    const savepoint: SavepointBranch = {
-      transaction: this.transaction,
-      queue: new StatementQueue(),
-      outer,
-      isOver: false,
-    }
-    return this.savepoints.track('sequelize.transaction({ transaction }, …)', this.scope(), () =>
-      this.#queue().add(async () => {
-        try {
-          return await runWith({ savepoint }, run)
-        } finally {
-          savepoint.isOver = true
-        }
-      }),
-    )
+  /** Runs a call that reads or writes rows in memory and sends statements; those of other branches wait until it has ended. */
+  runCall<R>(description: string, call: () => Promise<R>): Promise<R> {
+    return this.work.track(this.#workOf(description), () => this.#runAlone(call))
   }
 
-  /** Where statements of the present code wait: in the queue of the innermost savepoint around it, else in that of the transaction. */
+  /** Runs a savepoint with its callback. Its rollback would undo the statements of other branches, so they wait. */
+  runSavepoint<R>(run: () => Promise<R>): Promise<R> {
+    return this.savepoints.track(this.#workOf('sequelize.transaction({ transaction }, …)'), () => this.#runAlone(run))
+  }
+
+  /** Runs `fn`, whose statements have a queue of their own, as one entry of the queue. */
+  #runAlone<R>(fn: () => Promise<R>): Promise<R> {
+    const { branch: outer } = currentContext()
+    const branch: Branch = { transaction: this.transaction, queue: new StatementQueue(), outer, isOver: false }
+    return this.#queue().add(async () => {
+      try {
+        return await runWith({ branch }, fn)
+      } finally {
+        branch.isOver = true
+      }
+    })
+  }
+
+  #workOf(description: string): Omit<Work, 'settled'> {
+    return { description, scope: this.scope(), isPart: this.#branch() !== undefined }
+  }
+
+  /** Where statements of the present code wait: in the queue of the branch that it is part of, else in that of the transaction. */
   #queue(): StatementQueue {
-    for (let { savepoint } = currentContext(); savepoint; savepoint = savepoint.outer) {
-      if (!savepoint.isOver && savepoint.transaction === this.transaction) return savepoint.queue
+    return this.#branch()?.queue ?? this.queue
+  }
+
+  #branch(): Branch | undefined {
+    for (let { branch } = currentContext(); branch; branch = branch.outer) {
+      if (!branch.isOver && branch.transaction === this.transaction) return branch
     }
-    return this.queue
+    return undefined
   }
 
   /** The innermost callback that has this transaction and that the present code is part of. */
@@ -198,11 +222,17 @@ export class TransactionState {
     options: QueryOptions,
     dialect: Dialect,
   ): Promise<unknown> {
-    const isRollback = command!.startsWith('R') || command!.startsWith('r')
-    // Its connection may have been given to another transaction.
-    if (isRollback && this.outcome !== 'open') return undefined
     const parent = options.transaction!
-    const savepoint = isRollback ? undefined : savepointNamed(parent, name!)
+    const savepoint = savepointNamed(parent, name!)
+    if (!isSet(command!)) {
+      // The transaction is over, and its connection may be in use by another one; or the savepoint was never set.
+      const isGone = this.outcome !== 'open' || (savepoint && !this.#setSavepoints.has(savepoint))
+      if (options.completesTransaction && isGone) return undefined
+      const result = await this.#sendStatement(query, text, options, dialect)
+      this.#undo.rollBackTo(name!)
+      this.isDoomed = false
+      return result
+    }
     let ownName = name!
     if (savepoint && parent !== this.transaction) {
       // Sequelize gives it the name of the savepoint around it, whose rollback would then reach only this one.
@@ -210,10 +240,8 @@ export class TransactionState {
       renameSavepoint(savepoint, ownName)
     }
     const result = await this.#sendStatement(query, text.replace(name!, ownName), options, dialect)
-    if (isRollback) {
-      this.#undo.rollBackTo(ownName)
-      this.isDoomed = false
-    } else this.#undo.addSavepoint(savepoint, ownName, this.lockedRows.all())
+    if (savepoint) this.#setSavepoints.add(savepoint)
+    this.#undo.addSavepoint(savepoint, ownName, this.lockedRows.all())
     return result
   }
 
@@ -320,6 +348,10 @@ export function lateCallError(method: string, what: string): OutsideTransactionE
 
 /** A statement that sets a savepoint, or rolls back to it: the command, and the name. */
 const savepointSql = /^\s*(SAVEPOINT|ROLLBACK(?:\s+(?:WORK|TRANSACTION))?\s+TO(?:\s+SAVEPOINT)?)\s+["`]?([^"`;\s]+)/i
+
+function isSet(command: string): boolean {
+  return /^SAVEPOINT/i.test(command)
+}
 
 function isWholeRollback(text: string): boolean {
   return /^ROLLBACK/i.test(text) && !savepointSql.test(text)

@@ -188,7 +188,7 @@ async function openTransaction(
 export function watchTransaction(transaction: Transaction, dialect: Dialect): TransactionState {
   const state = transactionStateOf(transaction)
   if (state.dialect) return state
-  state.dialect = dialect
+  state.watch(dialect)
   watchSession(sessionOf(sequelizeOfTransaction(transaction)))
   // Sequelize refuses statements from the moment that commit() is called, though they were called before it.
   override(

@@ -5,6 +5,8 @@ export interface Work {
   readonly description: string
   /** The innermost callback that it was started in. */
   readonly scope: Scope | undefined
+  /** It is part of other work, which is in progress too. */
+  readonly isPart: boolean
   /** Resolves when it has succeeded or failed. */
   readonly settled: Promise<void>
 }
@@ -13,15 +15,15 @@ export interface Work {
 export class WorkInProgress {
   readonly #work = new Set<Work>()
 
-  async track<R>(description: string, scope: Scope | undefined, call: () => Promise<R>): Promise<R> {
+  async track<R>(work: Omit<Work, 'settled'>, call: () => Promise<R>): Promise<R> {
     let settle!: () => void
     const settled = new Promise<void>((resolve) => (settle = resolve))
-    const work = { description, scope, settled }
-    this.#work.add(work)
+    const tracked = { ...work, settled }
+    this.#work.add(tracked)
     try {
       return await call()
     } finally {
-      this.#work.delete(work)
+      this.#work.delete(tracked)
       settle()
     }
   }

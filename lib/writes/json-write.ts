@@ -89,13 +89,15 @@ export function write(
         for (const other of state ? applyToOtherInstances(state, row, column, operations, document) : []) {
           assignStored(other, movedAttributes(write, other))
         }
+        // Before the next call in the transaction, which may save the instance.
+        if (joined && instance) applyToInstance(instance, write, document)
         return document
       }
       return execute(own, { statements }, { opensTransaction, retry })
     }
     const document = isBatched ? await sendBatched(call, request, checked, send) : await send(call, request)
     if (!instance) return document
-    applyToInstance(instance, request, document)
+    if (!joined) applyToInstance(instance, request, document)
     return instance
   }
   return isBatched ? trackUnsettled(session, perform()) : perform()

@@ -3,7 +3,7 @@ import type { Sequelize, Transaction } from 'sequelize'
 import { mergeJsonKey, PendingStatementsError, retryTransaction, withLock } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { outcomeOf, rejection } from '../rejection.js'
-import { createJobs, freshJobs, storedJobs, untouched } from './jobs.js'
+import { createJobs, defineJobs, freshJobs, storedJobs, untouched } from './jobs.js'
 import type { Job } from './jobs.js'
 
 eachDatabase('a savepoint', (database) => {
@@ -137,6 +137,21 @@ eachDatabase('a savepoint', (database) => {
       })
     })
   }
+
+  it('that was set before a method of this library joined it is rolled back', async () => {
+    const fresh = database.connect().sequelize
+    const Fresh = defineJobs(fresh, { lossless: false })
+    await fresh.transaction(async (transaction) => {
+      const nested = fresh.transaction({ transaction }, async (savepoint) => {
+        await Fresh.increment('n', { where: { id: a.id }, transaction: savepoint })
+        await mergeJsonKey([Fresh, a.id], 'progress', 'merged', 1, { transaction: savepoint })
+        throw undo
+      })
+      expect(await outcomeOf(nested)).to.equal(undo)
+      await mergeJsonKey([Fresh, b.id], 'progress', 'merged', 1, { transaction })
+    })
+    expect(await storedJobs(Jobs)).to.deep.equal([untouched, { ...untouched, progress: { merged: 1 } }])
+  })
 
   it('in raw SQL restores the locked row too', async () => {
     await withLock([Jobs, a.id], async (job, transaction) => {
