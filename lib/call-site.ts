@@ -2,8 +2,8 @@
 const stackFrames = 50
 
 /**
- * The stack of this call. If one method of Sequelize calls another one, `cause` is the stack of the first call. V8 formats
- * a stack only when it is read.
+ * Captures the stack of this call. If one Sequelize method calls another, `cause` is the stack of the outer call. V8
+ * formats a stack only when it is read.
  */
 export function captureCallSite(cause: Error | undefined): Error {
   const { stackTraceLimit } = Error

@@ -28,15 +28,15 @@ import { compareAndSetJson, mergeJson, mergeJsonKey, updateJson } from './writes
 import type { JsonWriteOptions } from './writes/options.js'
 
 /**
- * The instance methods that {@link lossless} attaches, for the one line of TypeScript that a class model needs:
+ * The instance methods that {@link lossless} attaches. A class model declares them in one line of TypeScript:
  *
  *     interface WorkflowRun extends Lossless<WorkflowRun> {}
  */
 export interface Lossless<M extends Model> {
-  /** Runs `fn` while this row is locked, with the row fresh from the locking read. See the function {@link withLock}. */
+  /** Locks and refreshes this row, then runs `fn`. See the function {@link withLock}. */
   withLock<R>(fn: (row: this, transaction: Transaction) => R | Promise<R>, options?: WithLockOptions): Promise<R>
 
-  /** Runs `fn` on a fresh row, saves it unless somebody wrote it meanwhile, else again. See the function {@link withOptimisticLock}. */
+  /** Runs `fn` on a fresh row and saves it; retries after a concurrent write. See {@link withOptimisticLock}. */
   withOptimisticLock<R>(fn: (row: this) => R | Promise<R>, options?: WithOptimisticLockOptions): Promise<R>
 
   /** Sets one key of a JSON column in one atomic UPDATE. See the function {@link mergeJsonKey}. */
@@ -47,21 +47,21 @@ export interface Lossless<M extends Model> {
     options?: JsonWriteOptions,
   ): Promise<this>
 
-  /** Merges a patch into a JSON column, where null removes: RFC 7396, in one atomic UPDATE. See the function {@link mergeJson}. */
+  /** Merges a JSON Merge Patch (RFC 7396) into a column in one atomic UPDATE. See the function {@link mergeJson}. */
   mergeJson<C extends JsonColumn<M>>(
     column: C,
     patch: Patch<JsonDocument<M, C>>,
     options?: JsonWriteOptions,
   ): Promise<this>
 
-  /** Changes a JSON column by several operations in one atomic UPDATE. See the function {@link updateJson}. */
+  /** Applies several operations to a JSON column in one atomic UPDATE. See the function {@link updateJson}. */
   updateJson<C extends JsonColumn<M>, const O extends readonly Operation[]>(
     column: C,
     operations: O & Fitting<M, C, O>,
     options?: JsonWriteOptions,
   ): Promise<this>
 
-  /** Sets the value at a path if the stored one equals `expected`; resolves to whether it did. See the function {@link compareAndSetJson}. */
+  /** Sets the value at a path if the stored value equals `expected`. See the function {@link compareAndSetJson}. */
   compareAndSetJson<C extends JsonColumn<M>, const P extends PathInput>(
     column: C,
     path: P,
@@ -71,7 +71,7 @@ export interface Lossless<M extends Model> {
   ): Promise<boolean>
 }
 
-/** The functions that become methods: each takes the row first. */
+/** The functions that become row methods. The first parameter of each is the row. */
 const functions: Record<MethodName, (row: never, ...args: never[]) => Promise<unknown>> = {
   withLock,
   withOptimisticLock,
@@ -84,27 +84,27 @@ const functions: Record<MethodName, (row: never, ...args: never[]) => Promise<un
 const attached = Symbol.for('sequelize-lossless')
 
 /**
- * Gives a model's rows the methods of {@link Lossless}, and guards the whole-column writes of call sites that exist already.
- * Attaches to the model given and returns that same model, so that finders and associations have the methods too; a second
- * call changes nothing but the options. No statement is sent.
+ * Adds the methods of {@link Lossless} to the rows of a model, and guards whole-column writes by Sequelize's own
+ * methods. Changes the model in place and returns it: rows from finders and associations have the methods too. A second
+ * call changes only the options. Sends no SQL.
  *
- * With `coalesce: true` the JSON methods share statements on rows that many write at once.
+ * With `coalesce: true`, the JSON methods send concurrent calls for one row as a batch.
  *
- * Given a Sequelize instance, it guards all its models, those defined later too, unless one has options of its own; the
- * methods are attached model by model.
+ * For a Sequelize instance, sets the options for all its models, including models defined later; options of a model
+ * have precedence. Attaches no methods: call `lossless(Model)` for each model.
  *
- * Guarded is every write of a whole JSON column by `save`, `update`, `Model.update`, `upsert` and `bulkCreate` with
- * `updateOnDuplicate`, but for those of a row that this library, or a finder with `lock` and `transaction`, has locked in
- * the same transaction; those that the `version` column guards; values made in SQL (`literal`, `fn`); and calls with the
- * option `{ wholeColumnWrites: 'allow' }`. With `'patch'` a save sends, on MySQL, what changed and no more:
+ * The guard checks every write of a whole JSON column by `save`, `update`, `Model.update`, `upsert` and `bulkCreate`
+ * with `updateOnDuplicate`. Exempt: rows locked in the same transaction by this library or by a finder with `lock` and
+ * `transaction`; writes that compare the `version` column; values computed in SQL (`literal`, `fn`); and calls with the
+ * option `{ wholeColumnWrites: 'allow' }`. With `'patch'`, a save sends only the changes, on MySQL:
  *
  *     UPDATE `workflow_runs` SET `updatedAt`=?,`progress`=JSON_SET(`progress`, ?, CAST(? AS JSON))
  *     WHERE (`id` = ? AND JSON_TYPE(`progress`) = 'OBJECT')
  *
- * @param model an initialised model: of a class, of `sequelize.define`, or of sequelize-typescript
- * @returns the same model; one from `define` is typed with the methods, a class declares `interface X extends Lossless<X> {}`
- * @throws {UsageError} not an initialised model, not Sequelize 6, it has an attribute or method of one of these names, or a
- *   wrong option
+ * @param model an initialised model: a class, a model from `sequelize.define`, or a sequelize-typescript model
+ * @returns the same model. A model from `define` is typed with the methods; a class declares {@link Lossless}
+ * @throws {UsageError} the model is not initialised, Sequelize is not version 6, the model already has an attribute or
+ *   method with one of these names, or an option is wrong
  * @throws {UnsupportedDatabaseError} a dialect other than mysql, mariadb, postgres, sqlite
  * @example
  *     WorkflowRun.init({ progress: DataTypes.JSON }, { sequelize })
@@ -123,7 +123,7 @@ export function lossless(subject: ModelStatic<Model> | Sequelize, options?: Loss
   const { version } = sequelizeInternals(sequelize).constructor
   if (!version.startsWith('6.')) throw usage.host(method, version)
   connectorOf(sequelize.getDialect())
-  // A Sequelize instance has nothing but options.
+  // For a Sequelize instance, the options are required.
   if (options !== undefined || !isModel(subject)) checkLosslessOptions(method, options as LosslessOptions)
   if (isModel(subject)) attach(subject)
   watchSession(sessionOf(sequelize))
@@ -131,7 +131,7 @@ export function lossless(subject: ModelStatic<Model> | Sequelize, options?: Loss
   return subject
 }
 
-/** @throws {UsageError} an option is unknown, or has no such value */
+/** @throws {UsageError} an option is unknown or has an invalid value */
 function checkLosslessOptions(method: string, options: LosslessOptions): void {
   const names = ['wholeColumnWrites', 'conflicts', 'coalesce'] as const
   const { wholeColumnWrites, conflicts, coalesce } = checkOptions(method, options, names)
@@ -146,7 +146,7 @@ function checkLosslessOptions(method: string, options: LosslessOptions): void {
 /** @throws {UsageError} the model has an attribute or method of one of the names */
 function attach(model: ModelStatic<Model>): void {
   const prototype = model.prototype as object
-  // A subclass of a model that has them has them too.
+  // A subclass inherits the methods.
   if (attached in prototype) return
   for (const name of Object.keys(functions)) {
     if (name in model.getAttributes()) throw usage.taken(model.name, name, 'an attribute')

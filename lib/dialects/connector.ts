@@ -5,17 +5,17 @@ import { mysql } from './mysql.js'
 import { postgres } from './postgres.js'
 import { sqlite } from './sqlite.js'
 
-/** One of Sequelize's dialects: its driver, and how to recognise the server behind it. */
+/** The driver of a Sequelize dialect, and how to detect the server behind it. */
 export interface Connector {
-  /** Selects the `version` of the server, and as `echo` the text bound to `$1`. */
+  /** A SELECT of the server's `version` and, as `echo`, of the text bound to `$1`. */
   readonly probe: string
-  /** The driver inserts bound text into the statement, and escapes quotes and the like by a backslash. */
+  /** The driver inlines bound text into the SQL, and escapes quotes and backslashes with a backslash. */
   readonly escapes?: true
-  /** The driver makes the server prepare each SQL text once and keep it; the number of them is limited on the server. */
+  /** The server prepares each SQL text once and keeps it; the server limits the number of prepared statements. */
   readonly prepares?: true
-  /** An error after which nothing was written, and the same statement may succeed. */
+  /** Matches an error after which nothing was written and a retry of the statement may succeed. */
   readonly busy?: RegExp
-  /** The dialect of the server, from its answer to the probe. */
+  /** Detects the dialect of the server from the result of the probe. */
   readonly recognise: (answer: Readonly<Record<string, unknown>>) => Dialect
 }
 
@@ -46,7 +46,7 @@ const mysqlOrMariadb: Connector = {
   },
 }
 
-/** A text that a driver changes if it escapes it instead of binding it. */
+/** A text that a driver returns changed if it escapes bound text wrongly. */
 export const probeText = '\\'
 
 const connectors: Readonly<Record<string, Connector>> = {

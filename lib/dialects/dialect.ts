@@ -1,6 +1,6 @@
 import type { Condition, Operation } from '../json/operation.js'
 
-/** Adds a value to the statement's binds and returns its placeholder: no path, key or value enters the SQL text. */
+/** Adds a value to the binds and returns its placeholder: paths, keys and values never become part of the SQL text. */
 export type Bind = (value: string) => string
 
 /** A JSON column, quoted for SQL. */
@@ -13,7 +13,7 @@ export interface Column {
 interface Write {
   readonly document: string
   readonly guard: string
-  /** Stands before UPDATE. */
+  /** SQL before UPDATE. */
   readonly prefix?: string
 }
 
@@ -21,11 +21,11 @@ interface Write {
 export interface Change {
   readonly operations: readonly Operation[]
   readonly conditions: readonly Condition[]
-  /** The server prepares each SQL text, so a few longer texts are better than many. */
+  /** The server prepares each SQL text: prefer few long texts to many short ones. */
   readonly isPrepared?: boolean
 }
 
-/** Builds the UPDATE of a change for the documents that one guard selects. */
+/** Builds the UPDATE of a change for one kind of stored document, such as objects; its guard selects this kind. */
 export type UpdateVariant = (change: Change, column: Column, bind: Bind) => Write
 
 /** The driver's error, which Sequelize keeps in `parent`. */
@@ -33,22 +33,22 @@ export interface DriverError {
   readonly message: string
   readonly errno?: number
   readonly code?: string
-  /** Only in errors of the PostgreSQL server itself. */
+  /** Only in errors that the PostgreSQL server sent. */
   readonly severity?: string
 }
 
 /**
- * Why a statement failed, if not for the statement itself. After all of them but `'lost'` it is certain that the
- * statement wrote nothing; `'lost'` is a connection that was lost before the answer, so the outcome is unknown.
- * `'resources'`: the server ran out of memory, disk or locks, and rolled the transaction back.
+ * The class of a failure that the statement itself did not cause. After `'lost'` (the connection closed before the
+ * answer) the outcome is unknown; after every other failure the statement certainly wrote nothing. `'resources'`: the
+ * server ran out of memory, disk or locks, and rolled back the transaction.
  */
 export type Failure = 'deadlock' | 'conflict' | 'lock timeout' | 'cancelled' | 'resources' | 'read-only' | 'lost'
 
 /** The SQL of a locking read with a limited wait. */
 interface LockWait {
-  /** Stands after SELECT. */
+  /** SQL after SELECT. */
   readonly hint?: string
-  /** Stands at the end. */
+  /** SQL at the end. */
   readonly clause?: string
   /** A setting of the connection, changed before the read and restored after it. */
   readonly setting?: Setting
@@ -66,33 +66,33 @@ export interface Setting {
 export interface Dialect {
   /** Its name in error texts. */
   readonly name: string
-  /** Sent in order until one matches the row. No two match the same document; together they match every document that can be written. */
+  /** Sent in order until one matches. At most one matches a document; together they match every writable document. */
   readonly variants: readonly UpdateVariant[]
-  /** True if the document in a column equals a bound text, in any order of keys; NULL is JSON null. */
+  /** SQL: whether the document in a column equals a bound text, in any order of keys; NULL equals JSON null. */
   readonly holds: (column: Column, text: string) => string
-  /** The document as text, so that no driver parses or rounds it. */
+  /** SQL: the document as text, which no driver parses or rounds. */
   readonly documentText: (column: Column) => string
-  /** For a database that stores JSON as the text that was written: the form that its functions can read, and the condition that a column holds exactly a text. */
+  /** For a database that stores JSON as text: rewrites text for its JSON functions, and compares a column with text. */
   readonly normalizeStoredText?: {
     readonly text: (json: string) => string
     readonly isText: (column: Column, text: string) => string
   }
-  /** Whether an UPDATE matched its row, by the driver's answer; `undefined` if unknown. Absent if the database has UPDATE … RETURNING. */
+  /** Whether an UPDATE matched its row; `undefined` if the driver cannot say. Absent if the database has RETURNING. */
   readonly matched?: (header: unknown) => boolean | undefined
-  /** The end of a SELECT that locks its row; empty if a transaction locks the whole database. */
+  /** The locking clause of a SELECT; empty if a transaction locks the whole database. */
   readonly lockClause: '' | 'FOR UPDATE' | 'FOR NO KEY UPDATE'
-  /** For a database with one writer at a time, which waiting writers would block: the file of Sequelize's options, or `'in memory'`. */
+  /** For a database with a single writer: the key of its writer queue, a file or `'in memory'`. */
   readonly writerQueue?: (options: { readonly storage?: string; readonly host?: string }) => string
   /** Limits the wait of a locking read, in milliseconds; 0 does not wait. */
   readonly lockWait: (timeoutMs: number) => LockWait
-  /** Where to find the holder of a lock. */
+  /** A query, or a hint, that finds the holder of a lock; for error texts. */
   readonly lockHolders: string
   readonly isolationLevels: readonly string[]
-  /** The depth of nested arrays and objects that a document may have, including its root. */
+  /** The maximum depth of a document, including its root. */
   readonly maxDepth: number
-  /** The number of keys that one write may remove, and of patches that it may merge, since these are nested calls; absent if unlimited. */
+  /** The maximum number of removals and merges in one write, since each is a nested call; absent if unlimited. */
   readonly maxNesting?: number
-  /** The range of integers that it stores exactly; absent if unlimited. */
+  /** The range of integers stored exactly; absent if unlimited. */
   readonly integers?: readonly [least: bigint, greatest: bigint]
   /** The maximum length of one statement; absent if unlimited. */
   readonly maxStatementBytes?: number
@@ -100,24 +100,24 @@ export interface Dialect {
   readonly refuseKey: (key: string) => string | undefined
   /** Why this text, a string value or an inner key, cannot be stored, or `undefined`. */
   readonly refuseText: (text: string) => string | undefined
-  /** Why a statement failed; `undefined` if the statement itself was refused. */
+  /** Why a statement failed; `undefined` if the server rejected the statement itself. */
   readonly classify: (error: DriverError) => Failure | undefined
   /** The failures after which the server has rolled back the whole transaction, including every savepoint. */
   readonly endsTransaction: readonly Failure[]
-  /** SQL that ends a transaction, as a COMMIT in a raw query or, on MySQL, DDL. */
+  /** Matches SQL that ends a transaction, such as COMMIT in a raw query or, on MySQL, DDL. */
   readonly endsTransactionBySql: RegExp
-  /** The error of any statement makes all that follow fail, and COMMIT roll back, up to the last savepoint. */
+  /** After an error, all later statements fail and COMMIT rolls back, until a rollback to a savepoint. */
   readonly abortsOnError?: true
-  /** Whether a COMMIT that succeeded has rolled back. */
+  /** Whether a COMMIT without an error rolled back the transaction. */
   readonly isRollback: (result: unknown) => boolean
 }
 
-/** The words that begin a statement which ends a transaction; `ROLLBACK TO` a savepoint does not. */
+/** The first words of statements that end a transaction; `ROLLBACK TO` a savepoint does not end it. */
 const transactionControl =
   'COMMIT|END|ABORT|BEGIN(?!\\s+NOT\\s+ATOMIC)|START\\s+TRANSACTION|PREPARE\\s+TRANSACTION|' +
   'ROLLBACK(?!\\s+(?:(?:WORK|TRANSACTION)\\s+)?TO\\b)'
 
-/** Finds SQL that begins with one of these words, after comments; MySQL executes what is in a comment of the form `/*! … *\/`. */
+/** Matches SQL that starts with one of these words, after comments. MySQL executes comments of the form `/*! … *\/`. */
 export function endsTransactionBySql(words = ''): RegExp {
   const comments = '(?:\\s|--[^\\n]*\\n|#[^\\n]*\\n|/\\*(?!M?!)[^]*?\\*/|/\\*M?!\\d*)*'
   return new RegExp(`^${comments}(?:${[transactionControl, words].filter(Boolean).join('|')})\\b`, 'i')

@@ -5,7 +5,7 @@ import { isObject } from '../json/values.js'
 import type { Kind, Path } from '../json/values.js'
 import type { Bind, Change } from './dialect.js'
 
-/** The JSON functions that differ between MySQL, MariaDB and SQLite, whose JSON_SET is the same. */
+/** The JSON functions that differ between MySQL, MariaDB and SQLite. JSON_SET is the same in all three. */
 export interface JsonFunctions {
   /** The JSON at a path of a document; NULL if there is none. */
   readonly at: (document: string, path: string) => string
@@ -18,8 +18,8 @@ export interface JsonFunctions {
   /** True if `value` is an object, or NULL, or JSON null. */
   readonly isObjectOrNull: (value: string) => string
   /**
-   * True if each path occurs at most once. If a key is stored twice, writing functions change the first one and reading
-   * functions return the last one. No path contains another one.
+   * True if each path occurs at most once in the document; no path may contain another. Of a key that is stored twice,
+   * writing functions change the first occurrence, and reading functions return the last.
    */
   readonly isUnique?: (document: string, paths: readonly string[]) => string
   /** True if a value exists and equals a bound text, in any order of keys. */
@@ -43,10 +43,10 @@ interface Operand {
   readonly bound: string
 }
 
-/** A path that no database can match in an object, so that JSON_SET ignores it. */
+/** A path that matches nothing in an object in any database: JSON_SET ignores it. */
 const noMatchPath = `'$[1].a'`
 
-/** The number of operations in an ordinary call; only batches, which have more, are padded. */
+/** The maximum number of operations without padding; in practice, only batches have more. */
 const maxUnpadded = 8
 
 /**
@@ -59,7 +59,7 @@ function padToPowerOfTwo<T>(items: readonly T[]): readonly T[] {
   return [...items, ...new Array<T>(length - items.length).fill(items.at(-1)!)]
 }
 
-/** Groups operations whose SQL has the same shape; the order of the groups does not depend on the order of operations. */
+/** Groups operations with the same shape of SQL; the order of the groups is independent of the order of operations. */
 function groupBySqlShape(operations: readonly Operation[]): Operation[][] {
   const groups = new Map<string, Operation[]>()
   for (const each of operations) {
@@ -165,7 +165,7 @@ export function write(
     pairs.push(createsMissing(kind) ? bound(path) : ifThere(bound(path)), functions.result[kind](value, operand))
   }
 
-  // A parent stands before the values inside it.
+  // Parents come before their inner values.
   let after = pairs.length > 0 ? functions.set(root, [...many(parentPairs), ...pairs]) : root
   if (removed.length > 0) after = functions.remove(after, many([...new Set(removed)]))
   if (patched) after = patched(after)
@@ -195,14 +195,14 @@ function pathsOf(patch: object, parent: Path): { readonly path: Path; readonly i
 }
 
 /**
- * The same JSON in the form that JSON_SET can read: without unnecessary escapes, and with only the last one of duplicate
- * keys, which is the one that JSON.parse returns. Numbers keep all their digits.
+ * The same JSON in the form that JSON_SET reads: without unnecessary escapes, and with only the last of duplicate keys
+ * (as in JSON.parse). Numbers keep all their digits.
  */
 export function canonicalJson(json: string): string {
   return rewriteJson(json, false)
 }
 
-/** Rewrites JSON text without unnecessary escapes; if it is a patch, also without the keys whose value is null. */
+/** Rewrites JSON text without unnecessary escapes; in a patch, also without keys that have the value null. */
 function rewriteJson(json: string, isPatch: boolean): string {
   const tagged = json.replace(stringOrNumber, (token) =>
     JSON.stringify(token.startsWith('"') ? `s${JSON.parse(token) as string}` : `n${token}`),

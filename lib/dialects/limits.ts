@@ -46,7 +46,7 @@ export function refuseUnsupported(
     const reason = dialect.refuseKey(key)
     if (reason) refuse(shown, reason)
   }
-  // An integer that JavaScript would print otherwise came from a bigint.
+  // If JavaScript prints an integer differently, the integer came from a bigint.
   const refuseInteger = (json: string, isCompared: boolean): void => {
     for (const token of /\d{16}/.test(json) ? (json.match(stringOrNumber) ?? []) : []) {
       if (!/^-?\d{16,}$/.test(token) || String(Number(token)) === token) continue
@@ -64,7 +64,7 @@ export function refuseUnsupported(
     }
   }
   let nesting = 0
-  // The keys of a patch are keys of paths, except inside arrays.
+  // The keys of a patch are path keys, except inside arrays.
   const walk = (value: unknown, depth: number, isPatch: boolean): void => {
     if (typeof value === 'string') refuseText(`the string ${shorten(value)}`, value)
     if (typeof value !== 'object' || value === null) return
@@ -80,7 +80,7 @@ export function refuseUnsupported(
   for (const { kind, path, json } of [...operations, ...conditions]) {
     for (const key of path) refuseKey(key)
     refuseDepth(path.length)
-    // The root is level 1, and each key of the path is one more; an item is inside an array, which `append` has as its operand.
+    // The root is level 1; each key of the path adds one. An item is inside an array, which is the operand of `append`.
     const isItem = kind === 'prepend' || kind === 'addToSet' || kind === 'pull'
     refuseInteger(json, comparing.has(kind))
     if (kind === 'rename') refuseKey(JSON.parse(json) as string)
@@ -97,7 +97,7 @@ export function refuseUnsupported(
 }
 
 /**
- * Checks the length of a statement: the server closes the connection, without a reason, if it is too long.
+ * Checks the length of a statement: if it is too long, the server closes the connection without an error.
  *
  * @throws {UnsupportedValueError} the statement is longer than max_allowed_packet
  */
@@ -112,7 +112,7 @@ export function refuseTooLarge(method: string, column: string, bytes: number, di
 }
 
 /**
- * Explains why a document differs from the one that was read although it has not changed.
+ * Explains why an unchanged document does not equal the document that was read.
  *
  * @throws {UnsupportedValueError} it holds a number that JavaScript rounded when it read the document
  */

@@ -61,9 +61,9 @@ const functions: JsonFunctions = {
 }
 
 /**
- * The guard proves operands, paths and the new document: if sql_mode is not strict, an invalid path, value or depth would
- * set the column to NULL; and reading functions compare keys by their text, writing functions by their meaning (only for
- * the latter "\u00e9" is "é").
+ * The guard validates operands, paths and the new document: without strict sql_mode, an invalid path, value or depth
+ * would set the column to NULL. Also, reading functions compare keys as written, and writing functions compare
+ * unescaped keys: only for the latter does "\u00e9" equal "é".
  */
 const variant: UpdateVariant = (change, { sql }, bind) => {
   const root = `IF(JSON_TYPE(${sql}) = 'OBJECT', ${sql}, JSON_OBJECT())`
@@ -94,7 +94,7 @@ export const mariadb: Dialect = {
     isText: (column, text) => `CAST(${column.sql} AS BINARY) = CAST(${text} AS BINARY)`,
   },
   holds: ({ sql }, text) => functions.equals(`COALESCE(${sql}, 'null')`, text),
-  // The connector would parse a JSON column, and round its numbers.
+  // The connector would parse a JSON column and round its numbers.
   documentText: (column) => `CAST(${column.sql} AS CHAR)`,
   matched,
   lockClause: 'FOR UPDATE',

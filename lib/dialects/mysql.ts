@@ -64,13 +64,13 @@ const partial: UpdateVariant = (change, { sql }, bind) => {
   return { document, guard: [`JSON_TYPE(${sql}) = 'OBJECT'`, ...guards, ...met].join(' AND ') }
 }
 
-/** For NULL and JSON null, of which JSON_SET would make NULL, or which it would leave unchanged, without an error. */
+/** For NULL and JSON null: JSON_SET would return the former as NULL and the latter unchanged, without an error. */
 const initialising: UpdateVariant = (change, { sql }, bind) => {
   const { document, met } = write(functions, 'JSON_OBJECT()', 'JSON_OBJECT()', change, bind)
   return { document, guard: [`COALESCE(JSON_TYPE(${sql}), 'NULL') = 'NULL'`, ...met].join(' AND ') }
 }
 
-/** Whether an UPDATE matched its row: `affectedRows` counts only changed rows, the text of the header has both numbers. */
+/** Whether an UPDATE matched its row. `affectedRows` counts only changed rows; `info` also has the matched rows. */
 export function matched(header: unknown): boolean | undefined {
   const { affectedRows, info } = header as { affectedRows: number; info?: string }
   const count = /Rows matched: (\d+)/.exec(info ?? '')?.[1]
@@ -103,10 +103,10 @@ const failures: Readonly<Record<number, Failure>> = {
   3100: 'lost',
 }
 
-/** Whether an error number is the server's own: clients use 2000 to 2999, which proxies pass on, and drivers use others. */
+/** Whether the server assigned an error number: client libraries use 2000 to 2999, and drivers use other numbers. */
 const isServerError = (errno: number): boolean => (errno >= 1000 && errno < 2000) || (errno >= 3000 && errno < 45_000)
 
-/** Both drivers report a connection that was closed before the statement was sent; after any other loss the outcome is unknown. */
+/** Both drivers report a connection that was closed before sending; after any other loss the outcome is unknown. */
 export function classify({ errno, message }: DriverError): Failure | undefined {
   // InnoDB's error 149 is a conflict with another node; after another error of a COMMIT the outcome is unknown.
   if (errno === 1180) return /\b149\b/.test(message) ? 'conflict' : 'lost'
@@ -129,7 +129,7 @@ const implicitCommit = [
   'ALTER|TRUNCATE|RENAME|GRANT|REVOKE|INSTALL|UNINSTALL|IMPORT|OPTIMIZE|REPAIR|FLUSH|RESET|CHANGE|XA',
   '(?:ANALYZE|CHECK)\\s+(?:(?:LOCAL|NO_WRITE_TO_BINLOG)\\s+)?TABLES?',
   '(?:UN)?LOCK\\s+TABLES?|(?:CACHE|LOAD)\\s+INDEX|(?:START|STOP)\\s+\\w+',
-  // Switched off, it would also leave the next user of the connection without a COMMIT.
+  // autocommit = 0 would also leave the next user of the pooled connection without a COMMIT.
   'SET\\s+PASSWORD|SET\\s[^;]*\\bautocommit',
 ].join('|')
 

@@ -99,7 +99,7 @@ function written(object: string, operations: readonly Operation[], bind: Bind): 
     const value = lazy(() => child(object, key, bind))
     const [{ kind, path, json }] = inner
     if (path.length === 0) {
-      // All of them are in `start`.
+      // `start` has all of them.
       if (kind === 'set') return after
       if (kind === 'remove') return `(${after} - ${bind(key)}::text)`
       const isRename = kind === 'rename'
@@ -159,7 +159,7 @@ const lost = /^(08|57P0|58|XX)/
 
 function classify({ severity, code = '', message }: DriverError): Failure | undefined {
   if (severity !== undefined) return failures[code] ?? (lost.test(code) ? 'lost' : undefined)
-  // The driver knew that the connection was lost, and sent nothing.
+  // The driver knew that the connection was lost and did not send the statement.
   return /not queryable/.test(message) ? undefined : 'lost'
 }
 
@@ -182,13 +182,12 @@ export const postgres: Dialect = {
         },
   lockHolders: 'SELECT * FROM pg_stat_activity WHERE xact_start IS NOT NULL ORDER BY xact_start',
   isolationLevels: ['READ UNCOMMITTED', 'READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'],
-  // PostgreSQL stores deeper documents, but JSON.parse fails not far above.
+  // PostgreSQL stores deeper documents, but JSON.parse fails at a slightly greater depth.
   maxDepth: 5000,
   refuseKey: refuseNul,
   refuseText: refuseNul,
   classify,
   endsTransaction: [],
-  // The command tag: a failed statement before it dooms the transaction.
   endsTransactionBySql: endsTransactionBySql(),
   abortsOnError: true,
   isRollback: (result) => (result as [unknown, { command?: string }])[1].command === 'ROLLBACK',

@@ -65,7 +65,7 @@ const variant: UpdateVariant = (change, { sql }, bind) => {
   return { document, guard: [isDocument, ...guards, ...met].join(' AND ') }
 }
 
-/** No disk space, a failed read or write, or no memory; also with the name of an extended code. */
+/** No disk space, a failed read or write, or no memory; also as an extended result code. */
 const outOfResources = /^SQLITE_(FULL|IOERR|NOMEM)(_|$)/
 
 export const sqlite: Dialect = {
@@ -93,7 +93,7 @@ export const sqlite: Dialect = {
   isolationLevels: ['SERIALIZABLE'],
   maxDepth: 1000,
   integers: [-(2n ** 63n), 2n ** 63n - 1n],
-  // NUL ends a path: "a\0b" would write the key "a".
+  // NUL terminates a path: "a\0b" would write the key "a".
   refuseKey: (key) => (key.includes('\0') ? 'a key may not contain the NUL character' : undefined),
   refuseText: () => undefined,
   classify: ({ code = '' }) =>

@@ -1,8 +1,8 @@
 import { usage } from './usage.js'
 
 /**
- * The options, if they are an object of known names.
- * @throws {UsageError} they are not: a misspelt `transaction` would write outside it
+ * Returns the options if they are an object with known names only.
+ * @throws {UsageError} they are not: a misspelt `transaction` would silently write outside the transaction
  */
 export function checkOptions<O extends object>(method: string, options: O, known: readonly (keyof O & string)[]): O {
   if (typeof options !== 'object' || options === null || Array.isArray(options)) throw usage.options(method, options)

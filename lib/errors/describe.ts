@@ -1,10 +1,10 @@
-/** Facts that name one row: its model and its primary key. */
+/** The model and the primary key of one row, for error texts. */
 export interface RowFacts {
   readonly model: string
   readonly primaryKey: Readonly<Record<string, unknown>>
 }
 
-/** The name of a row in every error text: `WorkflowRun id=7`. */
+/** The text for a row in an error: `WorkflowRun id=7`. */
 export function describeRow(row: RowFacts): string {
   return [row.model, ...Object.entries(row.primaryKey).map(([name, value]) => `${name}=${shown(value)}`)].join(' ')
 }
@@ -15,7 +15,7 @@ function shown(value: unknown): string {
   return typeof value === 'string' ? JSON.stringify(value) : String(value)
 }
 
-/** A wrong argument as a usage error shows it: `"progress" (string)`, `an array of 2`. */
+/** The text for a wrong argument in a usage error: `"progress" (string)`, `an array of 2`. */
 export function describeValue(value: unknown): string {
   if (value === null || value === undefined) return String(value)
   if (typeof value === 'function') return `the function ${value.name || '(anonymous)'}`

@@ -7,7 +7,7 @@ export type { RowFacts } from './describe.js'
 export { UsageError } from './usage.js'
 export type { UsageReason } from './usage.js'
 
-/** An error about one row, which it names. */
+/** An error about one row; has its model and primary key. */
 export abstract class RowError extends BaseError {
   readonly model: string
   readonly primaryKey: Readonly<Record<string, unknown>>
@@ -19,7 +19,7 @@ export abstract class RowError extends BaseError {
   }
 }
 
-/** The row is not in the table (any more); nothing was written. */
+/** The row does not exist; nothing was written. */
 export class RowNotFoundError extends RowError {
   readonly code = 'ROW_NOT_FOUND'
   override readonly name = 'RowNotFoundError'
@@ -33,12 +33,12 @@ export class RowNotFoundError extends RowError {
   }
 }
 
-/** The column or the path holds a value of another type than the operation needs; nothing was written. */
+/** The stored value does not have the type that the operation needs; nothing was written. */
 export class JsonShapeError extends RowError {
   readonly code = 'JSON_SHAPE'
   override readonly name = 'JsonShapeError'
   readonly column: string
-  /** Where in the document; empty for its root. */
+  /** The path in the document; empty for the root. */
   readonly path: readonly string[]
   readonly needed: 'an object' | 'a number' | 'an array'
   /** The stored type: `'array'`, `'string'`, `'number'`, `'boolean'`, `'null'`, `'object'` or `'text that is not JSON'`. */
@@ -90,11 +90,11 @@ function conversion(column: string, path: readonly string[], needed: JsonShapeEr
   )
 }
 
-/** A key or a value which JSON, or this database, cannot hold exactly; thrown before the write. */
+/** JSON or this database cannot store a key or a value exactly; thrown before the write. */
 export class UnsupportedValueError extends BaseError {
   readonly code = 'UNSUPPORTED_VALUE'
   override readonly name = 'UnsupportedValueError'
-  /** The column that was to be written; unknown to an operation that was made and not used yet. */
+  /** The column of the write; `undefined` if the constructor of an operation threw the error. */
   readonly column: string | undefined
 
   constructor(method: string, reason: string, remedy: string, column?: string) {
@@ -123,11 +123,11 @@ export class ConditionNotMetError extends RowError {
   }
 }
 
-/** The row has changes that were not saved, and this call would lose or mix them. */
+/** The row has unsaved changes, which the call would lose or mix with its own write. */
 export class UnsavedChangesError extends RowError {
   readonly code = 'UNSAVED_CHANGES'
   override readonly name = 'UnsavedChangesError'
-  /** The attributes that were changed and not saved. */
+  /** The attributes with unsaved changes. */
   readonly columns: readonly string[]
 
   constructor(row: RowFacts, columns: readonly string[], message: string) {
@@ -145,7 +145,7 @@ export class UnsavedChangesError extends RowError {
     )
   }
 
-  /** The callback returned without saving its changes of the row. */
+  /** The callback returned without saving its changes to the row. */
   static leftByCallback(
     method: string,
     row: RowFacts,
@@ -162,10 +162,10 @@ export class UnsavedChangesError extends RowError {
   }
 }
 
-/** The rest of a sentence about a callback in a transaction that it did not open. */
+/** The end of an error text for a callback that runs in a joined transaction. */
 const joinedRollback = 'and its other writes are in the transaction that it joined. Let this error roll that one back'
 
-/** A write inside `withLock` that would not be part of its transaction, and could wait for its own lock. */
+/** A write in a callback would run outside its transaction, and could wait for the callback's own lock. */
 export class OutsideTransactionError extends BaseError {
   readonly code = 'OUTSIDE_TRANSACTION'
   override readonly name = 'OutsideTransactionError'
@@ -176,8 +176,8 @@ export class OutsideTransactionError extends BaseError {
 }
 
 /**
- * Another session got there first (a deadlock, or a row newer than the transaction's snapshot); nothing was written. With
- * `retry`, so did the last attempt.
+ * A conflict with another session: a deadlock, or a row newer than the transaction's snapshot. Nothing was written.
+ * With `retry`, the last attempt ended in such a conflict.
  */
 export class ConflictError extends OptimisticLockError {
   readonly code = 'CONFLICT'
@@ -194,17 +194,17 @@ export class ConflictError extends OptimisticLockError {
     this.cause = cause
   }
 
-  /** What to do: the owner of a transaction runs all of it again; a single call is made again. */
+  /** The remedy: run the whole transaction again, or make the single call again. */
   static remedy(method: string, inTransaction: boolean): string {
     return inTransaction ? 'Run the whole transaction again, from its first read.' : `Call ${method}() again.`
   }
 }
 
-/** The row was locked by another session for as long as this call could wait; nothing was written. */
+/** The wait for a lock that another session holds timed out; nothing was written. */
 export class LockTimeoutError extends RowError {
   readonly code = 'LOCK_TIMEOUT'
   override readonly name = 'LockTimeoutError'
-  /** How long it waited at most, in milliseconds; 0 for `nowait`, `undefined` for as long as the server waits. */
+  /** The maximum wait in milliseconds; 0 for `nowait`, `undefined` for the timeout of the server. */
   readonly timeoutMs: number | undefined
 
   constructor(
@@ -235,17 +235,18 @@ export class LockTimeoutError extends RowError {
 }
 
 /**
- * The row was changed by another session between its read and its save: in every attempt of `withOptimisticLock`, or in a
- * column that a save under `wholeColumnWrites: 'patch'` needs to find as it was loaded. Nothing was written.
+ * The row changed between its read and its save: in every attempt of `withOptimisticLock`, or in a column that a save
+ * under `wholeColumnWrites: 'patch'` needs unchanged, or through another instance in the same transaction. Nothing was
+ * written.
  */
 export class StaleRowError extends OptimisticLockError {
   readonly code = 'STALE_ROW'
   override readonly name = 'StaleRowError'
   readonly primaryKey: Readonly<Record<string, unknown>>
   readonly attempts: number
-  /** The attributes that were to be saved, in the last attempt. */
+  /** The attributes that the last attempt tried to save. */
   readonly columns: readonly string[]
-  /** Where in the document the other session wrote, if that is known; empty for its root. */
+  /** The path in the document that the other session changed, if known; empty for the root. */
   readonly path: readonly string[] | undefined
 
   constructor(
@@ -272,7 +273,7 @@ export class StaleRowError extends OptimisticLockError {
     )
   }
 
-  /** The row changed inside the transaction, through another instance or another statement than the one that saves. */
+  /** Another instance or another statement of the same transaction changed the row. */
   static inTransaction(method: string, row: RowFacts, column: string): StaleRowError {
     return new StaleRowError(
       row,
@@ -282,7 +283,7 @@ export class StaleRowError extends OptimisticLockError {
     )
   }
 
-  /** The version of the row differed in every attempt; `cause` is the error of the last one. */
+  /** The version of the row differed in every attempt; `cause` is the error of the last attempt. */
   static afterAttempts(
     method: string,
     row: RowFacts,
@@ -299,21 +300,21 @@ export class StaleRowError extends OptimisticLockError {
   }
 }
 
-/** A write of a whole JSON column that nothing keeps from overwriting what others have written. */
+/** An unprotected write of a whole JSON column: it can overwrite a concurrent change. */
 export interface WholeColumnWrite extends RowFacts {
   /** The call: `'save'`, `'update'`, `'upsert'` or `'bulkCreate'`. */
   readonly method: string
   readonly column: string
   /** The keys of the document that changed since it was loaded; `undefined` if the loaded document is unknown. */
   readonly keys: readonly string[] | undefined
-  /** Where the call stands; `undefined` if no code but Sequelize's is on the stack. */
+  /** The call site; `undefined` if the stack has no application code. */
   readonly file: string | undefined
   readonly line: number | undefined
-  /** The call to write instead. */
+  /** The recommended call. */
   readonly instead: string
 }
 
-/** `jobs.ts:12 writes the whole "progress" of WorkflowRun id=7 …`: what is at risk, and the call to write instead. */
+/** The text of a report: `writes the whole "progress" of WorkflowRun id=7 at jobs.ts:12 …`, with a recommended call. */
 export function describeWrite({ column, keys, file, line, instead, ...row }: WholeColumnWrite): string {
   const place = file === undefined ? '' : ` at ${file}:${line}`
   const changed =
@@ -324,7 +325,7 @@ export function describeWrite({ column, keys, file, line, instead, ...row }: Who
   )
 }
 
-/** A whole JSON column would have been written over what others have written; refused before any SQL. */
+/** An unprotected write of a whole JSON column, refused before any SQL. */
 export class WholeColumnWriteError extends RowError implements WholeColumnWrite {
   readonly code = 'WHOLE_COLUMN_WRITE'
   override readonly name = 'WholeColumnWriteError'
@@ -346,7 +347,7 @@ export class WholeColumnWriteError extends RowError implements WholeColumnWrite 
   }
 }
 
-/** The connection was lost after a COMMIT, or a write outside a transaction, was sent: it is done, or it is not. */
+/** The connection was lost after a COMMIT, or a write outside a transaction, was sent: the outcome is unknown. */
 export class UnknownOutcomeError extends BaseError {
   readonly code = 'UNKNOWN_OUTCOME'
   override readonly name = 'UnknownOutcomeError'
@@ -381,7 +382,7 @@ export class RolledBackError extends BaseError {
 const maxStatements = 3
 const maxStatementLength = 80
 
-/** The callback returned before statements of its transaction were done, so the transaction was not committed. */
+/** The callback returned while statements of its transaction were in progress; it was not committed. */
 export class PendingStatementsError extends BaseError {
   readonly code = 'PENDING_STATEMENTS'
   override readonly name = 'PendingStatementsError'
@@ -408,7 +409,7 @@ export class PendingStatementsError extends BaseError {
   }
 }
 
-/** The database, its version or its connection cannot keep what this library promises. */
+/** This library does not support the database, its version or the settings of its connection. */
 export class UnsupportedDatabaseError extends BaseError {
   readonly code = 'UNSUPPORTED_DATABASE'
   override readonly name = 'UnsupportedDatabaseError'
@@ -448,7 +449,7 @@ export type LosslessError =
 /** The stable code of each error class: `error.code`. */
 export type LosslessErrorCode = LosslessError['code']
 
-/** A class that is left out does not compile. */
+/** Does not compile if a class is missing. */
 const classes: { readonly [Name in LosslessError['name']]: abstract new (...values: never[]) => LosslessError } = {
   ConditionNotMetError,
   ConflictError,
@@ -468,7 +469,7 @@ const classes: { readonly [Name in LosslessError['name']]: abstract new (...valu
 }
 
 /**
- * Whether an error was made by this library: by its class, whatever its text.
+ * Whether an error has a class of this library.
  *
  * @example
  *     catch (error) {

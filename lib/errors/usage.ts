@@ -125,14 +125,14 @@ const texts = {
     `send DDL such as TRUNCATE before or after the transaction, and write Model.destroy({ where: {}, transaction }) for truncate: true.`,
 } as const
 
-/** The mistake in a call: one for each text. */
+/** The kind of mistake in a call: one for each text. */
 export type UsageReason = keyof typeof texts
 
-/** The call was wrong, whatever the data: a `TypeError`, thrown before any SQL. */
+/** A mistake in the code of the call, independent of the data: a `TypeError`. */
 export class UsageError extends TypeError {
   readonly code = 'USAGE'
   override readonly name = 'UsageError'
-  /** The mistake; `undefined` in the errors of `sequelize-lossless/race`. */
+  /** The kind of mistake; `undefined` in the errors of `sequelize-lossless/race`. */
   readonly reason: UsageReason | undefined
 
   constructor(message: string, reason?: UsageReason) {
@@ -143,7 +143,7 @@ export class UsageError extends TypeError {
 
 type Usage = { readonly [R in UsageReason]: (...values: Parameters<(typeof texts)[R]>) => UsageError }
 
-/** Makes the usage error of each reason: `throw usage.options(method, options)`. */
+/** Creates the usage error for each reason: `throw usage.options(method, options)`. */
 export const usage: Usage = Object.fromEntries(
   Object.entries(texts).map(([reason, text]) => [
     reason,

@@ -17,20 +17,20 @@ import type { Call, Node, NodeOf } from './syntax.js'
 
 /** A document, or a part of one, and the column of a row that it was read from. */
 export interface Reading {
-  /** The expression that the row was. */
+  /** The expression of the row. */
   readonly row: Node
   readonly column: string
-  /** Where in the document. */
+  /** The path in the document. */
   readonly path: readonly string[]
   /** Whether the value differs from what was read: `{ ...run.progress, a: 1 }`, and not `{ ...run.progress }`. */
   readonly isChanged: boolean
-  /** Whether it is somewhere inside of an object or array that was made here: `{ old: run.progress }`. */
+  /** Whether it is nested in a new object or array: `{ old: run.progress }`. */
   readonly isWrapped: boolean
-  /** Whether it could as well be a text: `run.title.slice(1)`. */
+  /** Whether it may be a string: `run.title.slice(1)`. */
   readonly isMaybeText: boolean
 }
 
-/** Functions that return what they are given, or a copy of it. */
+/** Functions that return their first argument, or a copy of it. */
 const copies: ReadonlySet<string> = new Set([
   'JSON.parse',
   'JSON.stringify',
@@ -62,7 +62,7 @@ const writers: ReadonlySet<string> = new Set([
   'update',
 ])
 
-/** Functions whose result is made of their arguments. */
+/** Functions that build a new value from their arguments. */
 const makers: ReadonlySet<string> = new Set([
   'compact',
   'concat',
@@ -87,7 +87,7 @@ const makers: ReadonlySet<string> = new Set([
 
 const libraries: ReadonlySet<string> = new Set(['_', 'lodash', 'fp', 'R'])
 
-/** Methods of arrays: those that write into it, those that return another one, those that return an element. */
+/** Array methods: mutating, returning a new array, returning an element. */
 const writingMethods = new Set(['push', 'unshift', 'splice', 'pop', 'shift', 'sort', 'reverse', 'fill'])
 const makingMethods = new Set(['filter', 'map', 'flatMap', 'toSorted', 'toSpliced', 'toReversed'])
 const makingMethodsOfTexts = new Set(['slice', 'concat'])
@@ -102,7 +102,7 @@ function functionName(call: Call): string {
   return libraries.has(library) ? name : `${library}.${name}`
 }
 
-/** Which columns of which rows the value of an expression comes from. */
+/** The columns, and their rows, that the value of an expression comes from. */
 export function readingsOf(source: SourceCode, node: Node, seen: Set<Scope.Variable> = new Set()): Reading[] {
   const read = (inner: Node): Reading[] => readingsOf(source, inner, seen)
   const inner = awaited(node)
@@ -198,12 +198,12 @@ function rowOf(node: Node): Node {
   return receiverOf(node) ?? node
 }
 
-/** What a statement writes into a document: in place, so that whoever holds the document sees it. */
+/** A change of a document in place: every reference to the document sees it. */
 export interface Mutation {
   readonly node: Node
   /** The object or array that is written into. */
   readonly target: Node
-  /** The key that is written, if it is one. */
+  /** The written key, if there is exactly one. */
   readonly key: Node | string | undefined
   readonly kind: 'set' | 'add' | 'remove' | 'append' | 'other'
   readonly value: Node | undefined
@@ -247,7 +247,7 @@ function mutationOfCall(call: Call): Mutation | undefined {
   }
 }
 
-/** The values that are written under a name of their own: `[column, value, its node]`. */
+/** The named properties of an object literal: `[column, value, node of the property]`. */
 export function entriesOf(object: NodeOf<'ObjectExpression'>): [string, Node, Node][] {
   return object.properties.flatMap((property) => {
     if (property.type !== 'Property') return []

@@ -28,7 +28,7 @@ export const rules: {
 export const configs: { readonly recommended: Linter.Config } = {
   recommended: {
     name: 'sequelize-lossless/recommended',
-    // ESLint refuses two objects for one plugin, and whoever names it in `plugins` passes this module.
+    // ESLint refuses two objects for one plugin, and a config with this plugin in `plugins` passes this module.
     plugins: { 'sequelize-lossless': module.exports as ESLint.Plugin },
     rules: {
       'sequelize-lossless/no-json-read-modify-write': 'error',

@@ -15,7 +15,7 @@ import { typesOf } from './types.js'
 
 const finders = new Set(['findByPk', 'findOne', 'findAll', 'findAndCountAll', 'findOrCreate', 'count', 'reload'])
 
-/** Finds a `lock` without the `transaction` that would keep it: Sequelize sends the read, and the lock is gone after it. */
+/** Reports a `lock` option without a `transaction`: the lock ends with the read. */
 export const lockNeedsTransaction: Rule.RuleModule = {
   meta: {
     type: 'problem',
@@ -61,12 +61,12 @@ export const lockNeedsTransaction: Rule.RuleModule = {
   },
 }
 
-/** The row's own methods take part in the transaction of its lock. */
+/** In withLock, the row's own methods join the transaction of its lock. */
 function isInWithLock(node: Node): boolean {
   return [...ancestorsOf(node)].some((outer) => outer.type === 'CallExpression' && calledName(outer) === 'withLock')
 }
 
-/** `true`, `t.LOCK.UPDATE`, `{ level: t.LOCK.UPDATE, of: Job }`, and no other library's `{ mode: … }`. */
+/** `true`, `t.LOCK.UPDATE`, `{ level: t.LOCK.UPDATE, of: Job }`, but not `{ mode: … }` of another library. */
 function isLock(lock: Node): boolean {
   if (lock.type === 'Literal') return lock.value === true || lock.value === 'UPDATE' || lock.value === 'SHARE'
   if (lock.type === 'ObjectExpression') return Boolean(propertyOf(lock, 'level') ?? propertyOf(lock, 'of'))

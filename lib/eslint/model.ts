@@ -23,11 +23,11 @@ import type { Call, Node, NodeOf, Place } from './syntax.js'
 import type { Types } from './types.js'
 
 interface Finder {
-  /** The way to the row, in what the call resolves to. */
+  /** The path from the result of the call to the row. */
   readonly way: readonly string[]
   /** Whether other libraries have a method of this name too. */
   readonly isWeak: boolean
-  /** Which argument is the options. */
+  /** The index of the options argument. */
   readonly options: number
 }
 
@@ -46,14 +46,14 @@ const finders: ReadonlyMap<string, Finder> = new Map([
 const elementMethods = new Set(['find', 'findLast', 'at', 'pop', 'shift'])
 const partMethods = new Set(['filter', 'slice', 'toSorted', 'reverse'])
 
-/** What only an instance of a Sequelize model has. */
+/** Methods that only an instance of a Sequelize model has. */
 const methodsOfRows = new Set(['changed', 'previous', 'getDataValue', 'setDataValue'])
 
-/** What no document has. */
+/** Methods that an associated row can have, but a document cannot. */
 const methodsOfAssociations = new Set([...methodsOfRows, 'save', 'destroy', 'reload', 'restore'])
 
 export interface Loading {
-  /** What a row came from: a call, `new`, or what is not known, as a parameter. */
+  /** The origin of a row: a call, `new`, or an unknown expression, such as a parameter. */
   readonly expression: Node
   /** The call, if it is one of Sequelize's own. */
   readonly find: Find | undefined
@@ -63,24 +63,24 @@ export interface Loading {
 interface Find extends Finder {
   readonly name: string
   readonly model: Node
-  /** The options, where they are written. */
+  /** The options argument. */
   readonly written: Node | undefined
 }
 
 export interface Model {
-  /** Told of every call in the file. */
+  /** Visits every call in the file. */
   see(call: Call): void
   isRow(node: Node): boolean
   isModel(node: Node): boolean
-  /** Whether a row is one of the model that is updated by this `where`. */
+  /** Whether a row belongs to the model that is updated with this `where`. */
   isRowOf(row: Node, model: Node, where: NodeOf<'ObjectExpression'>): boolean
   isDocument(row: Node, column: string): boolean | undefined
-  /** Whether the name is one of an association of the row, as far as this file says. */
+  /** Whether the name is an association of the row, as far as this file shows. */
   isAssociation(row: Node, column: string): boolean
   loadingsOf(row: Node): Loading[]
 }
 
-/** What in a file is a Sequelize model, and what is one of its rows; without types, only on strong evidence. */
+/** Finds the Sequelize models and rows in a file; without types, only on strong evidence. */
 export function modelIn(source: SourceCode, types: Types | undefined): Model {
   let isSequelizeUsed = source.ast.body.some(
     (statement) => statement.type === 'ImportDeclaration' && isSequelize(statement.source),
@@ -112,7 +112,7 @@ export function modelIn(source: SourceCode, types: Types | undefined): Model {
     const [index, ...rest] = way
     const together = name === 'all' && first?.type === 'ArrayExpression' ? first.elements[Number(index)] : undefined
     if (together) return loadingsOf(together, rest, seen)
-    // An element of a list is found by the list, and so is a part of it.
+    // The finder of a list also finds its elements and its parts.
     if (elementMethods.has(name)) return loadingsOf(receiver, [anyElement, ...way], seen)
     if (partMethods.has(name)) return loadingsOf(receiver, way, seen)
     const finder = finders.get(name)
@@ -185,7 +185,7 @@ function isSequelize(from: Node): boolean {
   return /^(@sequelize\/|sequelize$|sequelize[/-])/.test(stringOf(from) ?? '')
 }
 
-/** Whether `this` is an instance of a class that says `extends Model`. */
+/** Whether `this` is an instance of a class with `extends Model`. */
 function isThisOfModel(node: Node): boolean {
   for (const outer of ancestorsOf(node)) {
     if (outer.type === 'MethodDefinition' && outer.static) return false

@@ -24,7 +24,7 @@ import {
 import type { Call, Node, NodeOf } from './syntax.js'
 import { typesOf } from './types.js'
 
-/** What gives a column of a row a new value, in memory: `run.progress = …`, `run.set('progress', …)`. */
+/** An assignment to a column of a row, in memory: `run.progress = …`, `run.set('progress', …)`. */
 interface Assignment {
   readonly node: Node
   readonly row: Node
@@ -36,7 +36,7 @@ const lost = '"{{column}}" is read, changed and written back as a whole: what ot
 const unseen = '"{{column}}" is changed in place, which save() does not see: the change is lost.'
 const lock = 'await {{row}}.withLock(async ({{name}}) => { … })'
 
-/** Finds a JSON document that is read, changed and written back as a whole, where nothing keeps other writers away. */
+/** Reports a JSON document that is read, changed and written back as a whole without protection from other writers. */
 export const noJsonReadModifyWrite: Rule.RuleModule = {
   meta: {
     type: 'problem',
@@ -81,7 +81,7 @@ export const noJsonReadModifyWrite: Rule.RuleModule = {
     }
     const isSame = (row: Node, other: Node): boolean =>
       row === other || isSamePlace(placeOf(source, row), placeOf(source, other))
-    /** What the value was read from, if that is this column of this row. */
+    /** The readings of this column of this row that the value comes from. */
     const readFrom = (value: Node, row: Node, column: string): Reading[] =>
       read(value).filter((reading) => reading.column === column && isSame(reading.row, row))
     const isDocument = (row: Node, column: string, readings: readonly Reading[]): boolean => {
@@ -94,7 +94,7 @@ export const noJsonReadModifyWrite: Rule.RuleModule = {
       const [body, otherBody] = [bodyOf(node), bodyOf(other)]
       return contains(body, otherBody) || contains(otherBody, body)
     }
-    /** What was written in place into a column of a row, up to here. */
+    /** The changes of a column in place, before `write`. */
     const mutationsOf = (row: Node, column: string, write: Node): { mutation: Mutation; path: readonly string[] }[] =>
       mutations
         .filter(({ node }) => startOf(node) < startOf(write) && isIn(node, write))
@@ -102,7 +102,7 @@ export const noJsonReadModifyWrite: Rule.RuleModule = {
           const reading = readFrom(mutation.target, row, column).find(({ isWrapped }) => !isWrapped)
           return reading ? [{ mutation, path: reading.path }] : []
         })
-    /** Whether the column was given a new document before: what is written into that one was not read. */
+    /** Whether the column was assigned a new document before `node`; a change of that document is not a stale write. */
     const isFresh = (row: Node, column: string, node: Node): boolean =>
       assignments.some(
         (assignment) =>
@@ -113,7 +113,7 @@ export const noJsonReadModifyWrite: Rule.RuleModule = {
           isAlwaysBefore(assignment.node, node),
       )
 
-    /** A value that is written to a column: reported if it is what was read from there, changed. */
+    /** Checks a value that is written to a column: reports a changed value of the same column. */
     const check = (written: Assignment, write: Node): void => {
       const { node, row, column, value } = written
       const readings = readFrom(value, row, column)
@@ -129,7 +129,7 @@ export const noJsonReadModifyWrite: Rule.RuleModule = {
       if (path.length === 0) check(written, write)
       else checkPath(written, column!, path)
     }
-    /** `run.set('progress.a', 1)`: Sequelize puts it into the document that it has, and writes all of it. */
+    /** `run.set('progress.a', 1)`: Sequelize changes the document in memory, and writes the whole document. */
     const checkPath = ({ node, row }: Assignment, column: string, path: readonly string[]): void => {
       if (!isColumn(row, column) || isFresh(row, column, node)) return
       const [key, ...more] = path
@@ -151,7 +151,7 @@ export const noJsonReadModifyWrite: Rule.RuleModule = {
         fields?.type !== 'ArrayExpression' || fields.elements.some((field) => stringOf(field ?? undefined) === column)
       const written = assignments.filter((each) => isHere(each) && isSaved(each.column))
       for (const assignment of written) checkWritten(assignment, call)
-      // Sequelize sees no change in place, and saves it only if it is told so.
+      // Sequelize does not detect a change in place: it saves the column only after changed(column, true).
       const told = new Set(marked.filter(isHere).map(({ column }) => column))
       const touched = mutations.flatMap(({ target }) => read(target)).filter((reading) => isSame(reading.row, row))
       const known = touched.map(({ column }) => column).filter((column) => model.isDocument(row, column))
@@ -237,12 +237,12 @@ export const noJsonReadModifyWrite: Rule.RuleModule = {
   },
 }
 
-/** Whether a `where` asks for what was read: the version of the row, or the document itself. */
+/** Whether a `where` compares a value that was read: the version of the row, or the document itself. */
 function isCompared(where: NodeOf<'ObjectExpression'>, column: string): boolean {
   return entriesOf(where).some(([name]) => name === column || /version|revision|updated_?at|etag/i.test(name))
 }
 
-/** Whether the statement of the first stands in a block around the second. */
+/** Whether the block of the statement of `first` encloses `second`. */
 function isAlwaysBefore(first: Node, second: Node): boolean {
   const statement = parentOf(first)
   const block = statement?.type === 'ExpressionStatement' && parentOf(statement)

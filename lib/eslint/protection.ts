@@ -32,17 +32,17 @@ function saysLock(name: string): boolean {
 }
 
 export interface Protection {
-  /** Told of every call in the file. */
+  /** Visits every call in the file. */
   see(call: Call): void
-  /** Whether something keeps other writers away from what was read, or may do so unseen. */
+  /** Whether a write is protected from other writers, or may be, by code that is not visible here. */
   mayCover(write: Node, row: Node, options: Node | undefined): boolean
 }
 
-/** What in a file locks: `withLock` and its like around a write, a locking read before it, a mutex. */
+/** Finds the locks in a file: `withLock` or a similar call around a write, a locking read before it, a mutex. */
 export function protectionIn(source: SourceCode, model: Model): Protection {
   const locks: Call[] = []
 
-  /** `withLock(…)` and any other call of that sense, which runs what it is given; also a serializable transaction. */
+  /** Whether a call runs its argument under a lock: `withLock(…)`, similar names, or a serializable transaction. */
   const isLockingCall = (node: Node, given: Node): boolean => {
     if (node.type !== 'CallExpression' || node.callee === given) return false
     const name = calledName(node)
@@ -64,7 +64,7 @@ export function protectionIn(source: SourceCode, model: Model): Protection {
   }
   const functionsAround = (node: Node): FunctionNode[] => [...ancestorsOf(node)].filter(isFunction)
 
-  /** A function that says so by its name, or that the same file calls under a lock. */
+  /** Whether the name of a function mentions a lock, or the same file calls it under a lock. */
   const isLockedFunction = (node: FunctionNode): boolean => {
     const outer = parentOf(node)!
     const name = node.type === 'FunctionDeclaration' ? node.id : outer.type === 'VariableDeclarator' ? outer.id : null
@@ -75,7 +75,7 @@ export function protectionIn(source: SourceCode, model: Model): Protection {
     )
   }
 
-  /** A transaction that this function opens cannot have locked a row that it was given. */
+  /** A transaction that this function opens cannot have locked a row that the function received. */
   const isOpenedHere = (transaction: Node): boolean => {
     const variable = transaction.type === 'Identifier' && variableOf(source, transaction)
     if (!variable) return false
@@ -84,21 +84,21 @@ export function protectionIn(source: SourceCode, model: Model): Protection {
       (node) => node.type === 'CallExpression' && calledName(node) === 'transaction',
     )
   }
-  /** The transaction that a call takes part in; the options themselves where it cannot be told. */
+  /** The transaction that a call joins; the options themselves if that is unknown. */
   const transactionOf = (options: Node | undefined): Node | undefined => {
     if (options?.type !== 'ObjectExpression') return options
     const transaction = propertyOf(options, 'transaction')
     if (transaction) return isOff(transaction) ? undefined : transaction
     return hasSpread(options) ? options : undefined
   }
-  /** Whether the row may have been locked where it came from, or be nobody else's yet. */
+  /** Whether the row may have been locked at its origin, or is not visible to other sessions yet. */
   const isUnclear = ({ expression, find }: Loading, transaction: Node | undefined): boolean => {
     if (!find) return transaction !== undefined && (isCall(expression) || !isOpenedHere(transaction))
     const { name, written } = find
     const options = written && resolved(source, written)
     if (options && (options.type !== 'ObjectExpression' || hasSpread(options))) return true
     const read = transactionOf(options)
-    // What a transaction created, nobody sees before it commits.
+    // No other session sees a created row before COMMIT.
     const isCreated = name === 'create' && read !== undefined && transaction !== undefined
     return isCreated && source.getText(read) === source.getText(transaction)
   }
@@ -116,7 +116,7 @@ export function protectionIn(source: SourceCode, model: Model): Protection {
         const lock = propertyOf(object, 'lock')
         return lock && !isOff(lock)
       })
-      // A lock in a transaction of the caller's outlives the function that ran under it.
+      // A lock in the caller's transaction outlives the function that ran under it.
       const isTaking = saysLock(name) && (joined.length > 0 || !argumentsOf(call).some(isFunction))
       if (isReading || isTaking) locks.push(call)
     },

@@ -3,12 +3,12 @@ import type { Mutation } from './document.js'
 import { argumentsOf, keyOf, placeOf, resolved, unwrap } from './syntax.js'
 import type { Node, NodeOf } from './syntax.js'
 
-/** The call to write instead of a write that was found; nothing where only a lock helps. */
+/** The recommended code for a reported write. */
 export interface Remedy {
   readonly call: string | undefined
-  /** `run` or `this.run`, and `row` where the row has no name. */
+  /** `run` or `this.run`, or `row` if the row has no name. */
   readonly row: string
-  /** What a callback would call it: `run`, or `row` where the row is not a variable. */
+  /** The parameter name in a callback: `run`, or `row` if the row is not a variable. */
   readonly name: string
 }
 
@@ -22,7 +22,7 @@ export function remedyOfValue(source: SourceCode, row: Node, column: string, val
   const entries = written.filter((property) => property.type === 'Property')
   if (entries.length === 0) return remedyOf(source, row, column)
   const keys = entries.map((property): Key => keyOf(property) ?? property.key)
-  // What is made of the document again, or comes from elsewhere too, has no operation that could be told from here.
+  // A value that is computed from the document, or merged from another source, has no known operation.
   const isSimple =
     written.length - entries.length <= 1 &&
     entries.length <= 3 &&
@@ -74,7 +74,7 @@ function shownKey(source: SourceCode, key: Key): string {
   return typeof key === 'string' ? `'${key}'` : textOf(source, key!)
 }
 
-/** One line, and not a long one. */
+/** The source text if it is a short single line, else `…`. */
 function textOf(source: SourceCode, node: Node): string {
   const text = source.getText(node)
   return text.length > 40 || text.includes('\n') ? '…' : text

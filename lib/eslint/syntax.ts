@@ -5,7 +5,7 @@ export type Node = Parameters<SourceCode['getScope']>[0]
 export type NodeOf<T extends Node['type']> = Extract<Node, { type: T }>
 export type Call = NodeOf<'CallExpression'>
 
-/** What stands for its operand: `run!`, `run as WorkflowRun`, `run?.progress`. TypeScript's nodes are not in ESLint's types. */
+/** Nodes that only wrap an operand: `run!`, `run as WorkflowRun`, `run?.progress`. ESLint's types lack TypeScript's. */
 const wrappers: ReadonlySet<string> = new Set([
   'ChainExpression',
   'TSNonNullExpression',
@@ -18,7 +18,7 @@ export function unwrap(node: Node): Node {
   return wrappers.has(node.type) ? unwrap((node as unknown as { expression: Node }).expression) : node
 }
 
-/** The same, also for `await run`. */
+/** {@link unwrap}, also for `await run`. */
 export function awaited(node: Node): Node {
   const inner = unwrap(node)
   return inner.type === 'AwaitExpression' ? awaited(inner.argument) : inner
@@ -36,12 +36,12 @@ export function contains(outer: Node, inner: Node): boolean {
   return outer.range![0] <= inner.range![0] && inner.range![1] <= outer.range![1]
 }
 
-/** The text of a string that is written out. */
+/** The value of a string literal. */
 export function stringOf(node: Node | undefined): string | undefined {
   return node?.type === 'Literal' && typeof node.value === 'string' ? node.value : undefined
 }
 
-/** The name behind the dot, or in the brackets; undefined where it is computed. */
+/** The name after the dot, or in the brackets; undefined if it is computed. */
 export function nameOf({ computed, property }: NodeOf<'MemberExpression'>): string | undefined {
   if (computed) return property.type === 'Literal' ? String(property.value) : undefined
   return (property as NodeOf<'Identifier'>).name
@@ -84,7 +84,7 @@ export function hasSpread(object: NodeOf<'ObjectExpression'>): boolean {
   return object.properties.some(({ type }) => type === 'SpreadElement')
 }
 
-/** `false`, `null` and `undefined`, written out. */
+/** Whether a node is the literal `false`, `null` or `undefined`. */
 export function isOff(node: Node): boolean {
   return (
     (node.type === 'Literal' && (node.value === false || node.value === null)) ||
@@ -109,7 +109,7 @@ export function* ancestorsOf(node: Node): Generator<Node> {
   for (let outer = parentOf(node); outer; outer = parentOf(outer)) yield outer
 }
 
-/** The function, or the file, that a node stands in. */
+/** The function or the file that contains a node. */
 export function bodyOf(node: Node): Node {
   let last = node
   for (const outer of ancestorsOf(node)) {
@@ -127,7 +127,7 @@ export function variableOf(source: SourceCode, node: NodeOf<'Identifier'>): Scop
   return undefined
 }
 
-/** A variable, `this`, or what stands below one of them: `job.run`. Two places that are equal hold the same row. */
+/** A variable, `this`, or a member of one of them: `job.run`. Equal places hold the same row. */
 export interface Place {
   readonly root: object
   readonly path: string
@@ -149,7 +149,7 @@ export function isSamePlace(one: Place | undefined, other: Place | undefined): b
   return one !== undefined && one.root === other?.root && one.path === other.path
 }
 
-/** What `this` belongs to: a method, a field of a class, or the file. */
+/** The owner of `this`: a method, a field of a class, or the file. */
 function thisOf(node: Node): Node {
   let last = node
   for (const outer of ancestorsOf(node)) {
@@ -159,16 +159,16 @@ function thisOf(node: Node): Node {
   return last
 }
 
-/** An expression that a variable gets its value from, and the way from there to it: `progress` of `{ progress } = run`. */
+/** An expression that a variable gets its value from, and the path to it: `progress` in `{ progress } = run`. */
 export interface Origin {
   readonly expression: Node
   readonly path: readonly string[]
 }
 
-/** One of the many of a list, in a path. */
+/** Any element of a list, in a path. */
 export const anyElement = '*'
 
-/** Methods of arrays that hand each element to a function. */
+/** Array methods that pass each element to a function. */
 const iterating = new Set(['forEach', 'map', 'flatMap', 'filter', 'find', 'some', 'every'])
 
 export function originsOf(variable: Scope.Variable): Origin[] {
@@ -186,7 +186,7 @@ export function originsOf(variable: Scope.Variable): Origin[] {
   return origins
 }
 
-/** What a variable that is written once stands for. */
+/** The value of a variable that is written once; otherwise the node itself. */
 export function resolved(source: SourceCode, node: Node): Node {
   const variable = node.type === 'Identifier' && variableOf(source, node)
   const [origin, ...others] = variable ? originsOf(variable) : []
@@ -197,7 +197,7 @@ function originOf(identifier: Node, expression: Node): Origin {
   const path: string[] = []
   let inner = identifier
   for (const outer of ancestorsOf(identifier)) {
-    // The default of a pattern, `{ progress = {} } = run`, is a write of its own, and so is what the pattern takes.
+    // A default in a pattern, `{ progress = {} } = run`, is a separate write, as is the value of the pattern.
     if (outer.type === 'AssignmentPattern' && outer.right === expression) return { expression, path: [] }
     if (outer.type === 'Property') path.unshift(keyOf(outer) ?? anyElement)
     if (outer.type === 'ArrayPattern') path.unshift(String(outer.elements.indexOf(inner as never)))

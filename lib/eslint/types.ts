@@ -2,7 +2,7 @@ import type { SourceCode } from 'eslint'
 import type ts from 'typescript'
 import type { Node } from './syntax.js'
 
-/** What TypeScript knows; undefined where it does not know either: `any`, `unknown`, a name that is not declared. */
+/** Answers from TypeScript's types; undefined if unknown: `any`, `unknown`, an undeclared name. */
 export interface Types {
   /** Whether this is an instance of a Sequelize model. */
   isRow(node: Node): boolean | undefined
@@ -10,11 +10,11 @@ export interface Types {
   isModel(node: Node): boolean | undefined
   /** Whether the row is one of this model. */
   isRowOf(row: Node, model: Node): boolean
-  /** Whether the column holds an object or an array: no scalar, no date, no association. */
+  /** Whether the column holds an object or an array, not a scalar, a date or an association. */
   isDocument(row: Node, column: string): boolean | undefined
 }
 
-/** The part of typescript-eslint's services that is used. */
+/** The part of typescript-eslint's services that is used here. */
 interface Services {
   readonly program?: ts.Program | null
   readonly getTypeAtLocation: (node: Node) => ts.Type
@@ -26,7 +26,7 @@ const notDocuments: ReadonlySet<string | undefined> = new Set([
   ...['Date', 'Buffer', 'Uint8Array', 'Promise', 'Function'],
 ])
 
-/** @returns nothing where the parser was given no project */
+/** @returns undefined if the parser has no project */
 export function typesOf(source: SourceCode): Types | undefined {
   const services = source.parserServices as unknown as Services
   const checker = services.program?.getTypeChecker()
@@ -39,9 +39,9 @@ export function typesOf(source: SourceCode): Types | undefined {
   }
   const isInstance = (type: ts.Type): boolean =>
     ['getDataValue', 'changed', 'isNewRecord'].every((name) => type.getProperty(name))
-  /** Whether a class extends what has no types. */
+  /** Whether a class extends an untyped value. */
   const isUntyped = ({ symbol }: ts.Type): boolean =>
-    // Only the type that is declared has bases; that of `this` has none.
+    // Only the declared type has base types; the type of `this` has none.
     (symbol &&
       checker
         .getDeclaredTypeOfSymbol(symbol)
@@ -72,7 +72,7 @@ export function typesOf(source: SourceCode): Types | undefined {
       if (!property) return undefined
       const type = checker.getTypeOfSymbolAtLocation(property, services.esTreeNodeToTSNodeMap.get(row))
       if (isUnknown(type)) return undefined
-      // Sequelize marks what is no column, and wraps scalars in intersections: `CreationOptional<string>`.
+      // Sequelize marks non-column properties, and wraps scalars in intersections: `CreationOptional<string>`.
       return partsOf(type).some((part) => {
         if (part.getProperties().some(({ name }) => name.includes('NonAttributeBrand'))) return false
         const isScalar = (part.isIntersection() ? part.types : [part]).some((each) =>

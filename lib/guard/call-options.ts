@@ -3,10 +3,10 @@ import { captureCallSite } from '../call-site.js'
 import type { RowModel } from '../sequelize/internals.js'
 import type { StatedIntent } from '../sequelize/options.js'
 
-/** Where a write was called from: Sequelize passes it on with the options. */
+/** The option that holds the call site of a write. Sequelize passes it on to its inner calls. */
 export const callSite: unique symbol = Symbol('call site')
 
-/** The options of Sequelize's calls, as far as they matter to the guard. */
+/** The options of Sequelize's methods that the guard reads. */
 export interface CallOptions extends Logging, StatedIntent {
   readonly transaction?: Transaction | null | undefined
   readonly lock?: unknown
@@ -24,7 +24,7 @@ export interface CallOptions extends Logging, StatedIntent {
   readonly [callSite]?: Error
 }
 
-/** The options with the present call site; where one call of Sequelize's makes another, the first one's stays in it. */
+/** Adds the current call site to options. If one Sequelize method calls another, its cause is the outer call site. */
 export function withCallSite(options: CallOptions | undefined): CallOptions {
   return { ...options, [callSite]: captureCallSite(options?.[callSite]) }
 }

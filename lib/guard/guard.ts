@@ -32,10 +32,10 @@ import { patchRow } from './patch.js'
 import type { EditedColumn, RowUpdate } from './patch.js'
 import { detailsOfBulkWrite, detailsOfSave, reportOrThrow } from './report.js'
 
-/** Values by the name of a column in the database. */
+/** Values by database column name. */
 type Fields = Readonly<Record<string, unknown>>
 
-/** Sets what happens to whole-column writes of a model, or of all models of a Sequelize instance. */
+/** Sets the policy for whole-column writes of a model or of a Sequelize instance, and installs the guard. */
 export function guard(subject: RowModel | Sequelize, options: LosslessOptions): void {
   const owner = typeof subject === 'function' ? modelStateOf(subject) : sessionOf(subject)
   owner.options = mergeOptions(owner.options, options)
@@ -65,7 +65,7 @@ function activePolicy(model: RowModel, options?: CallOptions): Policy | undefine
   return !isIdle(policy) && options?.wholeColumnWrites !== 'allow' ? policy : undefined
 }
 
-/** Observes what rows of a model are loaded with, and where its writes are called. */
+/** Overrides methods of a model to record loaded documents and the call sites of writes. */
 function guardModel(model: RowModel): void {
   if (inheritedStates(model).some(({ isGuarded }) => isGuarded)) return
   modelStateOf(model).isGuarded = true
@@ -75,7 +75,7 @@ function guardModel(model: RowModel): void {
     return function (...args) {
       original.apply(this, args)
       const [, { raw, isNewRecord }] = args
-      // A row that was built by hand, as new or as stored, holds what is still to be saved.
+      // A row that the application built, new or not, holds values that are not stored yet.
       if (raw && !isNewRecord && activePolicy(modelOf(this))) rowStateOf(this).recordRead(loadedColumns(this))
     }
   })
@@ -113,7 +113,7 @@ function guardModel(model: RowModel): void {
       if (!activePolicy(this)) return original.apply(this, args)
       args[1] = withCallSite(options)
       const rows = (await original.apply(this, args)) as Row[]
-      // With individualHooks each row was inserted by itself.
+      // With individualHooks, each row was inserted by its own statement.
       if (!options.ignoreDuplicates && !options.individualHooks) recordBulkCreate(this, rows, options)
       return rows
     }
@@ -145,7 +145,7 @@ function recordBulkCreate(model: RowModel, rows: readonly Row[], options: CallOp
       .filter((name) => fields?.includes(name) ?? true)
       .map((name) => [fieldOf(model, name), valuesOf(row)[name]])
     const values = Object.fromEntries(given) as Fields
-    // A row that was there before keeps the columns that updateOnDuplicate leaves out.
+    // An existing row keeps the columns that updateOnDuplicate omits.
     const columns = storedColumns(model, values).filter((name) => updateOnDuplicate?.includes(name) ?? true)
     recordWrite(row, columns, values, { returning: true, ...options, transaction })()
   }
@@ -166,8 +166,8 @@ interface Statements {
 }
 
 /**
- * Checks the writes that Sequelize is about to send: after its hooks and validators, with the values that will be stored. A
- * literal, or a function of the database, is an atomic write of the application's own.
+ * Overrides the query interface to check each write before it is sent: after hooks and validators, with the values that
+ * will be stored. A `literal` or `fn` is an atomic write by the application.
  */
 function guardQueryInterface(sequelize: Sequelize): void {
   const session = sessionOf(sequelize)
@@ -197,7 +197,7 @@ function guardQueryInterface(sequelize: Sequelize): void {
         checkBulkWrite('save', () => wholeColumns(model, pick(values, updateOnDuplicate)), {}, { ...options, model })
       }
       const isKnown = !ignoreDuplicates && !updateOnDuplicate
-      // A column that is not given is NULL, or what the database itself puts there.
+      // A column without a value is NULL, or the default of the database.
       const done = recordWrite(instance, isKnown ? storedColumns(model, values) : [], values, options)
       const result = await original.apply(this, args)
       done()
@@ -247,7 +247,7 @@ function guardQueryInterface(sequelize: Sequelize): void {
   })
 }
 
-/** Checks a write of rows in the database, which were not loaded. */
+/** Checks a write of rows that were not loaded. */
 function checkBulkWrite(
   method: string,
   columns: (model: RowModel) => string[],
@@ -270,7 +270,7 @@ function checkBulkWrite(
   }
 }
 
-/** Of patched saves of one instance that are made at once, each starts from what the one before it has written. */
+/** Runs concurrent patched saves of one instance one after the other: each starts from the result of the one before. */
 function afterPatchInFlight<R>(
   instance: Row,
   transaction: Transaction | null | undefined,
@@ -279,7 +279,7 @@ function afterPatchInFlight<R>(
   const state = rowStateOf(instance)
   const outermost = transaction ? outermostOf(transaction) : undefined
   const before = state.patchInFlight
-  // A save in another transaction may wait for this one, by its lock.
+  // Do not wait for a save in another transaction: it may wait for a lock that this transaction holds.
   const written = before && before.outermost === outermost ? before.settled.then(write) : write()
   state.patchInFlight = { outermost, settled: written.catch(() => undefined) }
   return written
@@ -293,7 +293,7 @@ async function save(update: RowUpdate & { readonly options: CallOptions }): Prom
   const policy = activePolicy(model, options)
   const written = wholeColumns(model, values)
   const version = versionAttribute(model)
-  // SQL finds no NULL equal to another one.
+  // In SQL, NULL equals no other NULL.
   const isVersioned = version !== undefined && valuesOf(instance)[version] !== null
   const atRisk =
     policy && !isVersioned ? written.filter((column) => !state.isLockedSince(column, options.transaction)) : []
@@ -312,7 +312,7 @@ async function save(update: RowUpdate & { readonly options: CallOptions }): Prom
   return result
 }
 
-/** Takes these values of fields as they are sent for `columns`; call the returned function once the statement has succeeded. */
+/** Snapshots the sent values of `columns`. Call the returned function after the statement has succeeded. */
 function recordWrite(
   instance: Row,
   columns: readonly string[],
@@ -335,12 +335,12 @@ function recordWrite(
   }
 }
 
-/** The JSON attributes that a new row holds as these values of fields say. */
+/** The JSON attributes with a known value in a new row: all that SQL does not compute. */
 function storedColumns(model: RowModel, values: Fields): string[] {
   return [...jsonAttributes(model)].filter((name) => !(values[fieldOf(model, name)] instanceof Utils.SequelizeMethod))
 }
 
-/** The JSON attributes that are written as a whole by these values of fields. */
+/** The JSON attributes that these values write as a whole. */
 function wholeColumns(model: RowModel, values: Fields): string[] {
   return storedColumns(model, values).filter((column) => Object.hasOwn(values, fieldOf(model, column)))
 }
@@ -349,7 +349,7 @@ function pick(values: Fields, fields: readonly string[]): Fields {
   return Object.fromEntries(fields.map((field) => [field, values[field]]))
 }
 
-/** The document that was loaded and the one to be written; `undefined` if it is not known which one was loaded. */
+/** The loaded document and the document to write; `undefined` if the loaded document is unknown. */
 function editOf(instance: Row, column: string, values: Fields): EditedColumn | undefined {
   const text = rowStateOf(instance).storedText(column)
   if (text === undefined) return undefined

@@ -7,18 +7,18 @@ import type { CallOptions } from './call-options.js'
 /** A read that locks its rows against every writer. */
 interface LockingRead {
   readonly transaction: Transaction
-  /** Whether it also locks the rows that are read with them. */
+  /** Whether it also locks the included rows. */
   readonly locksIncluded: boolean
 }
 
-/** Where the options that an instance was built with carry the read it came from: reload() hands them on to another instance. */
+/** The build option of an instance that holds its locking read. reload() copies it to another instance. */
 const lockingRead = Symbol('locking read')
 
 interface NotedOptions extends BuildOptions {
   [lockingRead]?: LockingRead
 }
 
-/** The locking read that a finder's options ask for; `undefined` if the read does not lock every row against all writers. */
+/** The locking read that finder options request; `undefined` if it does not lock every row against all writers. */
 export function toLockingRead(model: RowModel, options: CallOptions = {}): LockingRead | undefined {
   const { lock, transaction, subQuery, groupedLimit } = options
   // On MySQL and MariaDB a subquery may read an older snapshot.
@@ -28,7 +28,7 @@ export function toLockingRead(model: RowModel, options: CallOptions = {}): Locki
   return { transaction, locksIncluded: !of }
 }
 
-/** Notes the locking read that an instance came from; says whether `found` is an instance. */
+/** Stores the locking read on an instance. Returns whether `found` is an instance. */
 export function noteLockingRead(found: unknown, read: LockingRead): found is Row {
   if (!(found instanceof Model)) return false
   const options: NotedOptions = buildOptionsOf(found as Row)
@@ -41,7 +41,7 @@ export function lockingReadOf(row: Row): LockingRead | undefined {
   return (buildOptionsOf(row) as NotedOptions)[lockingRead]
 }
 
-/** The rows that were read with a row, in the same statement. */
+/** The rows that the same statement read through `include`. */
 export function includedRows(row: Row): Row[] {
   const { include = [] } = buildOptionsOf(row)
   const direct = include.flatMap(({ as, separate }) => (separate ? [] : [valuesOf(row)[as]].flat()))

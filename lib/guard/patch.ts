@@ -43,14 +43,14 @@ export interface EditedColumn extends DocumentColumn, Edit {
   readonly field: string
 }
 
-/** A statement with more operations would exceed what every database takes. */
+/** The maximum number of operations in a patch, within the limits of every database; else the document is replaced. */
 const maxOperations = 50
 
 /**
- * Sends an UPDATE that writes only what changed in the edited documents, and the other columns as they are. A change that
- * operations cannot express is written as a whole, if the column still holds the document that was loaded.
+ * Sends an UPDATE that writes only the changes of the edited documents; other columns are written as usual. If
+ * operations cannot express a change, the whole document is replaced, if the column still holds the loaded document.
  * @throws {RowNotFoundError} the row does not exist
- * @throws {StaleRowError} another session has changed something that this change depends on
+ * @throws {StaleRowError} another session changed a value that this change depends on
  */
 export async function patchRow(
   update: RowUpdate,
@@ -84,7 +84,7 @@ export async function patchRow(
         operations.length > 0 ? undefined : valuesOf(instance)[column],
       )
     }
-    // The documents are as they should be already; of the other columns that is not known.
+    // The documents already have the new values; the other columns may not.
     return 'answer' in outcome ? outcome.answer : sendPlain()
   }
   return execute(call, { statements }, { opensTransaction: false })
@@ -108,7 +108,7 @@ async function sendPatch(
     if (isMatched) return { result: 'matched', answer: [instance, 1] }
     return { result: isMatched === undefined ? 'unknown' : 'unmatched' }
   }
-  // As Sequelize sends it, which then takes the answer of `returning` into the instance.
+  // Sent like Sequelize's own UPDATE: Sequelize then assigns the result of `returning` to the instance.
   const answer = (await sequelize.query(sql, {
     ...options,
     bind: statement.binds,
@@ -120,7 +120,7 @@ async function sendPatch(
   return answer[1] > 0 ? { result: 'matched', answer } : { result: 'unmatched' }
 }
 
-/** The change that writes an edit and no more than that; without operations where the whole document is to be replaced. */
+/** The minimal change that writes an edit; without operations, the whole document is replaced. */
 function changeOf(edit: Edit, conflicts: Policy['conflicts']): Change {
   const operations = difference(edit)
   if (!operations || operations.length > maxOperations) {
@@ -134,7 +134,7 @@ function equalsDocument(document: JsonValue): Condition {
   return { kind: 'equals', path: [], json: JSON.stringify(document) }
 }
 
-/** The conditions that the values which the operations change are as they were loaded, and that their parents still exist. */
+/** The conditions that the values to change are as loaded, and that their parents still exist. */
 function unchangedSince(before: JsonValue, operations: readonly Operation[]): Condition[] {
   const parents = new Map<string, Condition>()
   const own = operations.flatMap(({ kind, path }) => {
@@ -158,7 +158,7 @@ function withoutEdits(
   return Object.fromEntries(Object.entries(values).filter(([field]) => !fields.includes(field)))
 }
 
-/** The new values of the documents' columns, by field, and the condition under which they are written. */
+/** The new values of the documents, by field, and the guard of the UPDATE. */
 function documentValues(
   documents: readonly (EditedColumn & DocumentChange)[],
   variants: readonly UpdateVariant[],

@@ -14,10 +14,10 @@ import { callSite } from './call-options.js'
 import type { CallOptions } from './call-options.js'
 import type { EditedColumn } from './patch.js'
 
-/** What a report says of the row. */
+/** The part of a report that depends on the row. */
 type Details = Pick<WholeColumnWrite, 'primaryKey' | 'keys' | 'instead'>
 
-/** The row of a save, the keys that it changes, and the call to write instead. */
+/** The row of a save, its changed keys, and the recommended call. */
 export function detailsOfSave(instance: Row, column: string, edit: EditedColumn | undefined): Details {
   const operations = edit && difference(edit)
   const keys = operations && [...new Set(operations.map(({ path }) => path[0]!))]
@@ -27,7 +27,7 @@ export function detailsOfSave(instance: Row, column: string, edit: EditedColumn 
   return { primaryKey: RowRef.of(instance).primaryKey, keys, instead }
 }
 
-/** The part of a primary key that a write of rows in the database names, and the call to write instead. */
+/** The known part of the primary key of a bulk write, and the recommended call. */
 export function detailsOfBulkWrite(model: RowModel, column: string, primaryKey: Details['primaryKey']): Details {
   const keys = model.primaryKeyAttributes.join(', ')
   const target = `${model.name}, ${model.primaryKeyAttributes.length > 1 ? `{ ${keys} }` : keys}`
@@ -35,7 +35,7 @@ export function detailsOfBulkWrite(model: RowModel, column: string, primaryKey: 
   return { primaryKey, keys: undefined, instead }
 }
 
-/** The call that writes no more than `operations`. */
+/** The code of a call that writes only `operations`. */
 function suggestCall(column: string, operations: readonly Operation[]): string {
   const [only] = operations
   if (operations.length === 1 && only!.kind === 'set' && only!.path.length === 1) {
@@ -49,12 +49,12 @@ function suggestCall(column: string, operations: readonly Operation[]): string {
 
 const reports = channel('sequelize-lossless:whole-column-write')
 
-/** Beyond this many reported call sites the oldest is forgotten, and may be reported again. */
+/** The maximum number of remembered call sites; the oldest is dropped, and may be reported again. */
 const maxReportedCallSites = 1000
 
 /**
  * Reports a write of a whole column, once per call site; or refuses it.
- * @throws {WholeColumnWriteError} the model's policy is to throw
+ * @throws {WholeColumnWriteError} the policy is `'throw'`; or it is `'patch'`, and this write cannot be patched
  */
 export function reportOrThrow(
   { sequelize, reportedCallSites }: Session,
@@ -73,7 +73,7 @@ export function reportOrThrow(
   reportedCallSites.add(site)
   reports.publish(write)
   const loggers: Logging['logging'][] = [options.logging, sequelizeInternals(sequelize).options.logging]
-  // With SQL that is not logged, a warning that was asked for must still be seen.
+  // A warning must be visible even if SQL is not logged.
   const log = loggers.find((each) => typeof each === 'function') ?? console.warn
   log(`sequelize-lossless: ${write.method} ${describeWrite(write)}`)
 }

@@ -4,7 +4,7 @@ import { renamedPath } from './semantics.js'
 import { isObject } from './values.js'
 import type { JsonObject, JsonValue, Kind, Path } from './values.js'
 
-/** Two paths of `operations` of which one equals or contains the other, so that the order of the operations would matter. */
+/** Two paths of `operations` where one equals or contains the other: the order of these operations would matter. */
 export function overlap(operations: readonly Operation[]): readonly [Path, Path] | undefined {
   const paths = operations.flatMap(pathsOf)
   for (const [index, one] of paths.entries()) {
@@ -17,8 +17,8 @@ export function overlap(operations: readonly Operation[]): readonly [Path, Path]
 }
 
 /**
- * One operation with the effect of `one` followed by `other`, of the same path; `undefined` if there is none. All three
- * have the same mismatch with any document.
+ * One operation with the effect of `one` followed by `other` at the same path; `undefined` if there is none. All three
+ * operations mismatch the same documents.
  */
 function fold(one: Operation, other: Operation): Operation | undefined {
   if (one.kind !== other.kind) return undefined
@@ -46,7 +46,7 @@ function foldedOperand(kind: Kind, one: string, other: string): string | undefin
   return undefined
 }
 
-/** The patch with the effect of `one` followed by `other`; `undefined` if `other` merges into a value that `one` removes or sets. */
+/** One patch with the effect of both; `undefined` if `other` merges into a value that `one` removes or sets. */
 function foldedPatch(one: JsonObject, other: JsonObject): JsonObject | undefined {
   const folded = new Map(Object.entries(one))
   for (const [key, value] of Object.entries(other)) {
@@ -73,7 +73,7 @@ interface PathNode {
  */
 const maxKeys = 256
 
-/** Operations of several calls for one statement: no two paths overlap, and operations at the same path are folded into one. */
+/** The operations of several calls for one statement: no two paths overlap; operations at one path are folded. */
 export class Batch {
   readonly #root: PathNode = { inner: new Map() }
   readonly #operations = new Set<Operation>()
@@ -114,7 +114,7 @@ export class Batch {
     }
   }
 
-  /** The number of keys that the operations add, at most. */
+  /** An upper bound for the number of keys that the operations add. */
   #keysOf(operations: readonly Operation[]): number {
     const ofPaths = operations.flatMap(pathsOf).map((path) => path.length - this.#known(path))
     // Each key of a patch has a colon; colons in strings are counted too.
@@ -139,7 +139,7 @@ export class Batch {
     return isSame ? fold(node.operation!, operation) : undefined
   }
 
-  /** The node of the operation at `path` or around it, or the node that leads to operations inside; `undefined` if there is none. */
+  /** The node of an operation at `path` or at a parent of it, else the node at `path` if it has inner nodes. */
   #find(path: Path): PathNode | undefined {
     let node: PathNode | undefined = this.#root
     for (const key of path) {
@@ -160,7 +160,7 @@ export class Batch {
   }
 }
 
-/** The size of the operations in UTF-8, at most. */
+/** An upper bound for the size of the operations in UTF-8. */
 function bytesOf(operations: readonly Operation[]): number {
   return operations.reduce((sum, { path, json }) => sum + 3 * (json.length + path.join().length), 0)
 }

@@ -6,7 +6,7 @@ import type { JsonObject, JsonValue, Path } from './values.js'
 
 const method = 'save'
 
-/** A document as it was loaded, and as it is to be written. */
+/** The loaded document, and the document to write. */
 export interface Edit {
   readonly before: JsonValue
   readonly after: JsonValue
@@ -14,12 +14,12 @@ export interface Edit {
 
 /**
  * The operations that turn `before` into `after`, each at the deepest changed path; items added to the end of an array
- * become an `append`. `undefined` if no operations can do that, since one of the documents is not an object.
+ * become an `append`. `undefined` if a document is not an object, or if NULL becomes an empty object.
  */
 export function difference({ before, after }: Edit): readonly Operation[] | undefined {
   if (!isObject(after) || !isObject(before ?? {})) return undefined
   const operations = changes((before ?? {}) as JsonObject, after, [])
-  // NULL to an empty object is a change, but no key differs.
+  // From NULL to an empty object is a change without a changed key.
   return before === null && operations.length === 0 ? undefined : operations
 }
 

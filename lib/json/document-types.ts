@@ -59,7 +59,7 @@ export type JsonDocument<M extends Model, C extends JsonColumn<M>> = C extends k
 // eslint-disable-next-line @typescript-eslint/no-explicit-any
 type Untyped = Record<string, any>
 
-// Distributes over a union, since each member may have other keys.
+// Distributes over a union: its members may have different keys.
 type KeyOf<D> = D extends unknown ? Extract<keyof D, string> | `${Extract<keyof D, number>}` : never
 type ValueAt<D, K> = D extends unknown
   ? K extends keyof D

@@ -5,7 +5,7 @@ import { UnsupportedValueError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import type { JsonValue, Path } from './values.js'
 
-/** The strings and numbers of a JSON text. */
+/** Matches each string and each number of a JSON text. */
 export const stringOrNumber: RegExp = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g
 
 /** Whether a JSON text is an integer, of any length. */
@@ -13,7 +13,7 @@ export function isInteger(json: string): boolean {
   return /^-?\d+$/.test(json)
 }
 
-/** A path in the grammar of MySQL, MariaDB and SQLite, for a bind: `$."steps"."a.b"`. */
+/** A path in the JSON path syntax of MySQL, MariaDB and SQLite: `$."steps"."a.b"`. Sent as a bind. */
 export function pathText(path: Path): string {
   return '$' + path.map((key) => '.' + JSON.stringify(key)).join('')
 }
@@ -91,7 +91,7 @@ function hasSymbolKeys(value: unknown): boolean {
   )
 }
 
-/** Whether JSON.stringify keeps nothing of a value, or turns it into another type. */
+/** Whether JSON.stringify would lose a value or change its type. */
 function isLossyInJson(value: unknown): boolean {
   return [
     types.isMap,

@@ -10,13 +10,13 @@ import type { Kind, Path, PathInput, PathOf } from './values.js'
 export interface Operation<K extends Kind = Kind, P extends Path = Path, V = unknown> {
   readonly kind: K
   readonly path: P
-  /** The operand's JSON text, for `append` an array. It is encoded when the operation is made, so later changes of the value have no effect. */
+  /** The JSON text of the operand (for `append`, of an array). Encoded on creation: later changes have no effect. */
   readonly json: string
   /** The operand's type, for the compiler only. */
   readonly operand?: V
 }
 
-/** Makes an operation; errors name `method`. In those of the constructors below it is their own name. */
+/** Creates an operation. Error texts start with `method`; each constructor below passes its own name. */
 export function operation<K extends Kind, const P extends PathInput, V>(
   method: string,
   kind: K,
@@ -28,7 +28,7 @@ export function operation<K extends Kind, const P extends PathInput, V>(
   return new MadeOperation(kind, keys as PathOf<P>, jsonText(method, value))
 }
 
-/** The class of every operation: JSON text, such as a request's body, cannot carry its private member. */
+/** The class of every operation. Parsed JSON, such as a request body, cannot forge its private member. */
 class MadeOperation<K extends Kind, P extends Path, V> implements Operation<K, P, V> {
   readonly #made = true
   readonly kind: K
@@ -48,7 +48,7 @@ class MadeOperation<K extends Kind, P extends Path, V> implements Operation<K, P
   }
 }
 
-/** Whether a value is an operation that its constructor made; copies and parsed JSON are not. */
+/** Whether a constructor below created the value. Copies of operations and parsed JSON are not operations. */
 export function isOperation(value: unknown): value is Operation {
   return MadeOperation.isOperation(value)
 }
@@ -62,12 +62,12 @@ function keysOf(method: string, path: PathInput): Path {
   return Object.freeze([...keys])
 }
 
-/** Replaces the value at `path`; parents that are missing become objects. MongoDB's `$set`. */
+/** Replaces the value at `path`; missing parents become objects. Like MongoDB's `$set`. */
 export function set<const P extends PathInput, const V>(path: P, value: V): Operation<'set', PathOf<P>, V> {
   return operation('set', 'set', path, value)
 }
 
-/** Sets the value at `path` if nothing is there; JSON null is something. */
+/** Sets the value at `path` if it is absent; a stored JSON null is present. */
 export function setIfAbsent<const P extends PathInput, const V>(
   path: P,
   value: V,
@@ -75,14 +75,14 @@ export function setIfAbsent<const P extends PathInput, const V>(
   return operation('setIfAbsent', 'setIfAbsent', path, value)
 }
 
-/** Removes the key at `path`; one that is not there is no error. MongoDB's `$unset`. */
+/** Removes the key at `path`; no error if it is absent. Like MongoDB's `$unset`. */
 export function remove<const P extends PathInput>(path: P): Operation<'remove', PathOf<P>, null> {
   return operation('remove', 'remove', path, null)
 }
 
 /**
- * Moves the value at `path` to another `key` of the same object, over what is there; one that is not there is no error.
- * MongoDB's `$rename`.
+ * Moves the value at `path` to another `key` of the same object and replaces its value; no error if `path` is absent.
+ * Like MongoDB's `$rename`.
  */
 export function rename<const P extends PathInput, const K extends string>(
   path: P,
@@ -94,7 +94,7 @@ export function rename<const P extends PathInput, const K extends string>(
   return renamed
 }
 
-/** Adds `by`, which may be negative or a fraction, to the number at `path`; a missing one starts at 0. MongoDB's `$inc`. */
+/** Adds `by` (may be negative or a fraction) to the number at `path`; a missing number is 0. Like MongoDB's `$inc`. */
 export function increment<const P extends PathInput>(
   path: P,
   by: number | bigint = 1,
@@ -103,19 +103,19 @@ export function increment<const P extends PathInput>(
   return operation<'increment', P, number>('increment', 'increment', path, by as number)
 }
 
-/** Lowers the number at `path` to `value` if it is higher; a missing one becomes it. MongoDB's `$min`. */
+/** Lowers the number at `path` to `value` if it is higher; a missing number becomes `value`. Like MongoDB's `$min`. */
 export function min<const P extends PathInput>(path: P, value: number): Operation<'min', PathOf<P>, number> {
   if (typeof value !== 'number') throw usage.amount('min', value)
   return operation('min', 'min', path, value)
 }
 
-/** Raises the number at `path` to `value` if it is lower; a missing one becomes it. MongoDB's `$max`. */
+/** Raises the number at `path` to `value` if it is lower; a missing number becomes `value`. Like MongoDB's `$max`. */
 export function max<const P extends PathInput>(path: P, value: number): Operation<'max', PathOf<P>, number> {
   if (typeof value !== 'number') throw usage.amount('max', value)
   return operation('max', 'max', path, value)
 }
 
-/** Adds `items` to the end of the array at `path`; a missing one starts empty. MongoDB's `$push` with `$each`. */
+/** Adds `items` to the end of the array at `path`; a missing array is empty. Like MongoDB's `$push` with `$each`. */
 export function append<const P extends PathInput, const V extends readonly [unknown, ...unknown[]]>(
   path: P,
   ...items: V
@@ -124,27 +124,27 @@ export function append<const P extends PathInput, const V extends readonly [unkn
   return operation<'append', P, V[number]>('append', 'append', path, items)
 }
 
-/** Adds `item` to the beginning of the array at `path`; a missing one starts empty. MongoDB's `$push` with `$position: 0`. */
+/** Adds `item` to the start of the array at `path`; a missing array is empty. MongoDB's `$push` with `$position: 0`. */
 export function prepend<const P extends PathInput, const V>(path: P, item: V): Operation<'prepend', PathOf<P>, V> {
   return operation('prepend', 'prepend', path, item)
 }
 
-/** Appends `item` to the array at `path` if no equal one is in it; the order of keys does not matter. MongoDB's `$addToSet`. */
+/** Appends `item` to the array at `path` unless it has an equal item (in any key order). MongoDB's `$addToSet`. */
 export function addToSet<const P extends PathInput, const V>(path: P, item: V): Operation<'addToSet', PathOf<P>, V> {
   return operation('addToSet', 'addToSet', path, item)
 }
 
-/** Removes every item that equals `item` from the array at `path`; the order of keys does not matter. MongoDB's `$pull`. */
+/** Removes every item that equals `item` (in any key order) from the array at `path`. Like MongoDB's `$pull`. */
 export function pull<const P extends PathInput, const V>(path: P, item: V): Operation<'pull', PathOf<P>, V> {
   return operation('pull', 'pull', path, item)
 }
 
-/** Merges `patch` into the value at `path`, objects key by key, where null removes: RFC 7396 JSON Merge Patch. */
+/** Merges `patch` into the value at `path`: objects key by key, null removes a key (RFC 7396, JSON Merge Patch). */
 export function merge<const P extends PathInput, const V>(path: P, patch: V): Operation<'merge', PathOf<P>, V> {
   return operation('merge', 'merge', path, patch)
 }
 
-/** What must be true of the stored document for a write to happen; made by {@link equals}, {@link exists}, {@link absent}. */
+/** A condition on the stored document for a write: see {@link equals}, {@link exists}, {@link absent}. */
 export interface Condition {
   readonly kind: 'equals' | 'exists' | 'absent'
   readonly path: Path
@@ -152,7 +152,7 @@ export interface Condition {
   readonly json: string
 }
 
-/** Makes a condition; errors name `method`. */
+/** Creates a condition. Error texts start with `method`. */
 export function condition(method: string, kind: Condition['kind'], path: PathInput, value: unknown): Condition {
   return new MadeCondition(kind, keysOf(method, path), jsonText(method, value))
 }
@@ -176,22 +176,22 @@ class MadeCondition implements Condition {
   }
 }
 
-/** Whether a value is a condition that its constructor made; copies and parsed JSON are not. */
+/** Whether a constructor below created the value. Copies of conditions and parsed JSON are not conditions. */
 export function isCondition(value: unknown): value is Condition {
   return MadeCondition.isCondition(value)
 }
 
-/** The value at `path` equals `value`: deeply, whatever the order of keys, and 1 is 1.0. What is not there equals nothing. */
+/** The value at `path` deeply equals `value`, in any key order; 1 equals 1.0. An absent value equals nothing. */
 export function equals(path: PathInput, value: unknown): Condition {
   return condition('equals', 'equals', path, value)
 }
 
-/** Something is at `path`; JSON null is something. */
+/** A value is present at `path`; a stored JSON null is present. */
 export function exists(path: PathInput): Condition {
   return condition('exists', 'exists', path, null)
 }
 
-/** Nothing is at `path`. */
+/** No value is present at `path`. */
 export function absent(path: PathInput): Condition {
   return condition('absent', 'absent', path, null)
 }

@@ -21,11 +21,11 @@ function valueAt(document: unknown, path: Path): unknown {
   return value
 }
 
-/** A stored value of another type than an operation needs. */
+/** A type mismatch between a stored value and an operation. */
 export interface Mismatch {
   readonly path: Path
   readonly needed: 'an object' | 'a number' | 'an array'
-  /** JSON's name of the stored type. */
+  /** The stored type, as named by {@link jsonType}. */
   readonly found: string
 }
 
@@ -39,7 +39,7 @@ const needs: Partial<Record<Kind, readonly [type: 'number' | 'array', needed: Mi
   pull: ['array', 'an array'],
 }
 
-/** Whether operations of a kind create a missing value and its missing parents; the other kinds change nothing then. */
+/** Whether operations of a kind create a missing value and its parents; other kinds do not change the document then. */
 export function createsMissing(kind: Kind): boolean {
   return kind !== 'remove' && kind !== 'rename' && kind !== 'pull'
 }

@@ -12,7 +12,7 @@ export type Path = readonly string[]
 /** A path as an argument; a bare string is one literal key, never a dotted path. */
 export type PathInput = string | Path
 
-/** The {@link Path} that a {@link PathInput} means. */
+/** The {@link Path} for a {@link PathInput}. */
 export type PathOf<P extends PathInput> = P extends string ? readonly [P] : P
 
 /** The kinds of operations; each has a constructor of the same name. */
@@ -30,7 +30,7 @@ export type Kind =
   | 'pull'
   | 'merge'
 
-/** JSON's name of a type, `'object'`, `'array'`, `'null'`, `'string'` …; SQL NULL and a missing value count as `'null'`. */
+/** The JSON type of a value: `'object'`, `'array'`, `'string'` …; SQL NULL and a missing value count as `'null'`. */
 export function jsonType(value: unknown): string {
   return value === null || value === undefined ? 'null' : Array.isArray(value) ? 'array' : typeof value
 }

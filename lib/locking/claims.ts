@@ -7,8 +7,8 @@ import { finishedState, isSameTransaction, outermostOf } from '../sequelize/inte
 import { lockTransaction } from '../transactions/join.js'
 
 /**
- * Claims the instances of `refs` for one call, from its first moment, when nothing is locked yet: two flows must not work
- * on one instance. A call inside the callback that has the instance needs no claim of its own.
+ * Claims the instances of `refs` for one call before any row is locked: two concurrent calls must not share an
+ * instance. A nested call, inside the callback that holds the instance, needs no claim.
  */
 export function claimInstances(refs: readonly RowRef[]): Claim {
   const claim: Claim = { transaction: undefined, isReleased: false }
@@ -16,7 +16,7 @@ export function claimInstances(refs: readonly RowRef[]): Claim {
   return claim
 }
 
-/** @throws {UsageError} another flow, or another transaction, works on this very instance */
+/** @throws {UsageError} another concurrent call or another transaction uses this instance */
 export function refuseOtherHolder(
   method: string,
   { instance, facts }: RowRef,
@@ -30,7 +30,7 @@ export function refuseOtherHolder(
   if (isHeldElsewhere || (isClaimed && !lockTransaction(instance))) throw usage.lockedElsewhere(method, facts)
 }
 
-/** After COMMIT the claim is over, though the call still runs `afterCommit` hooks. */
+/** Whether the claim has ended: at COMMIT, before the `afterCommit` hooks of the call. */
 function isOver({ isReleased, transaction }: Claim): boolean {
   return isReleased || (transaction !== undefined && finishedState(outermostOf(transaction)) === 'commit')
 }

@@ -22,11 +22,11 @@ import { acquireLock } from './locking-read.js'
 /** How long to wait for a row that another session has locked. */
 export interface LockWaitOptions {
   /**
-   * At most so many milliseconds, a whole number from 1; MariaDB counts in whole seconds, rounded up. A `LockTimeoutError`
-   * then. Default: as long as the server waits (50 s on MySQL and MariaDB, for ever on PostgreSQL).
+   * The maximum wait in milliseconds, an integer from 1 (MariaDB: rounded up to seconds); then a `LockTimeoutError`.
+   * Default: the timeout of the server (50 s on MySQL and MariaDB, none on PostgreSQL).
    */
   readonly timeoutMs?: number
-  /** Not at all: a `LockTimeoutError` at once. Default: false. */
+  /** Do not wait: throw a `LockTimeoutError` at once if the row is locked. Default: false. */
   readonly nowait?: boolean
 }
 
@@ -36,17 +36,17 @@ export interface LockOptions extends LockWaitOptions, Logging {
 }
 
 export interface WithLockOptions extends LockWaitOptions, Logging, Transactionable {
-  /** The isolation level of the transaction that is opened; refused where one is joined. Default: Sequelize's own. */
+  /** The isolation level of the new transaction; refused if the call joins one. Default: Sequelize's own. */
   readonly isolationLevel?: Transaction.ISOLATION_LEVELS
   /**
-   * Run `fn` again, in a new transaction and with a fresh row, after a deadlock or a conflict; refused where a
-   * transaction is joined. Default: `fn` runs once; a lock that could not be had before it is tried 3 times.
+   * Run `fn` again, in a new transaction and with a fresh row, after a deadlock or a conflict; refused if the call
+   * joins a transaction. Default: `fn` runs once; the locking read before it has 3 attempts.
    */
   readonly retry?: RetryOptions
 }
 
 /**
- * Locks this row until the transaction ends, and refreshes the instance from the very read that locks: Rails' `lock!`.
+ * Locks this row until the transaction ends, and refreshes the instance from the locking read. Like Rails' `lock!`.
  *
  * The read is by primary key alone: no scope, `paranoid` or `include` can hide the row or lock others; `beforeFind`
  * hooks do not run, `afterFind` hooks do. All attributes are refreshed, associations stay as they are. Sends, on MySQL:
@@ -58,7 +58,7 @@ export interface WithLockOptions extends LockWaitOptions, Logging, Transactionab
  * @throws {UnsavedChangesError} before any SQL: the row has unsaved changes
  * @throws {RowNotFoundError} the row was deleted
  * @throws {ConflictError} a deadlock, or a row newer than the transaction's snapshot
- * @throws {LockTimeoutError} another session holds the row: longer than `timeoutMs`, or than the server waits
+ * @throws {LockTimeoutError} another session held the lock longer than `timeoutMs`, or the timeout of the server
  * @example
  *     await sequelize.transaction(async (transaction) => {
  *       await lock(run, { transaction })
@@ -91,12 +91,12 @@ export async function lock<M extends Model>(row: M, options: LockOptions): Promi
 }
 
 /**
- * Runs `fn` while this row is locked: no other session can change it between the read and the write of `fn`. Rails'
- * `with_lock`.
+ * Runs `fn` while this row is locked: no other session can change it between the read and the write of `fn`. Like
+ * Rails' `with_lock`.
  *
  * Opens a transaction (or joins the one given, or Sequelize's ambient one), locks and refreshes the row in one read,
- * runs `fn(row, transaction)`, commits, and returns what `fn` returned. Two callers run one after the other, each with
- * what the other has written. Sends, on MySQL:
+ * runs `fn(row, transaction)`, commits, and returns the result of `fn`. Concurrent callers run one after the other:
+ * each reads the changes of the callers before it. Sends, on MySQL:
  *
  *     START TRANSACTION
  *     SELECT `id` AS `id`, `progress` AS `progress`, … FROM `workflow_runs` WHERE `id` = ? FOR UPDATE
@@ -104,19 +104,19 @@ export async function lock<M extends Model>(row: M, options: LockOptions): Promi
  *     COMMIT
  *
  * Inside `fn`, the row's own methods (`save`, `update`, `destroy`, `reload`, `increment`, `decrement`, `restore`, and
- * those of this library) take part in the transaction without an option; every other write needs `{ transaction }`,
- * and is refused without. A document changed in place (`run.progress.step_a = 'done'`) is written by `save()`. If `fn`
- * throws, everything is rolled back and the instance is as it was before; a joined transaction stays open, and its owner
- * rolls it back.
+ * those of this library) join the transaction without an option; every other write needs `{ transaction }`, and is
+ * refused without it. `save()` also writes a document that was changed in place (`run.progress.step_a = 'done'`). If
+ * `fn` throws, the transaction is rolled back and the instance is restored; a joined transaction stays open, and its
+ * owner rolls it back.
  *
- * @param target a row, or `[Model, primaryKey]`, which saves the read before
+ * @param target a row, or `[Model, primaryKey]`, which needs no earlier read
  * @throws {UsageError} before any SQL: a row never saved, a model without primary key, a read-only transaction
- * @throws {UnsavedChangesError} before any SQL: the row has unsaved changes; or, rolling back: `fn` left some
+ * @throws {UnsavedChangesError} before any SQL: the row has unsaved changes; or after a rollback: `fn` left some
  * @throws {RowNotFoundError} the row was deleted; `fn` does not run
  * @throws {OutsideTransactionError} a write in `fn` is not part of the transaction
- * @throws {ConflictError} the lock could not be had: a deadlock, or a row newer than the joined transaction's snapshot; or,
- *   with `retry`, the last attempt met such a conflict in `fn`
- * @throws {LockTimeoutError} another session holds the row: longer than `timeoutMs`, or than the server waits
+ * @throws {ConflictError} the lock failed: a deadlock, or a row newer than the joined transaction's snapshot; or, with
+ *   `retry`, the last attempt of `fn` ended in such a conflict
+ * @throws {LockTimeoutError} another session held the lock longer than `timeoutMs`, or the timeout of the server
  * @throws {UnknownOutcomeError} the connection was lost after COMMIT was sent
  * @example
  *     await run.withLock(async (run) => {
@@ -133,23 +133,23 @@ export async function withLock<M extends Model, R>(
   return runLocked('withLock', [target], ([row], transaction) => fn(row as M, transaction), options, fn)
 }
 
-/** The rows that targets name, in their order. */
+/** The types of the rows of targets, in the same order. */
 export type RowsOf<T extends readonly Target<Model>[]> = {
   [I in keyof T]: T[I] extends Target<infer M> ? M : never
 }
 
 /**
- * Runs `fn` while several rows are locked: {@link withLock} for more than one. Whatever order callers name them in, they
- * are locked in one order, by table and primary key, so that callers that cross each other do not deadlock on them; one
- * locking read each.
+ * Runs `fn` while several rows are locked: {@link withLock} for more than one row, with one locking read for each.
+ * Locks the rows in the order of table and primary key, whatever the order of `targets`: concurrent calls do not
+ * deadlock on these rows.
  *
- * What can still deadlock: other statements in `fn` and elsewhere, foreign keys, since an insert or update of a child row
- * locks its parent, and keys that callers spell differently and only the collation of the database takes for one, such as
- * 'é' and 'e'. With `retry` such a call is run again.
+ * Deadlocks are still possible: through other statements, through foreign keys (an insert or update of a child row
+ * locks its parent), and through keys that only the collation of the database considers equal, such as 'é' and 'e'.
+ * `retry` runs such a call again.
  *
  * @param targets rows, or `[Model, primaryKey]`, of one Sequelize instance, each row once
  * @param fn      gets the rows in the order of `targets`
- * @throws what {@link withLock} throws
+ * @throws the errors of {@link withLock}
  * @example
  *     await withLocks([[Account, 1], [Account, 2]], async ([from, to]) => {
  *       await from.decrement('cents', { by: 100 })
@@ -223,7 +223,7 @@ async function runLocked<R>(
   }
 }
 
-/** Locks the rows in the order that every caller locks them in; returns their instances in the order of `refs`. */
+/** Locks the rows in the order of their sort keys; returns their instances in the order of `refs`. */
 async function acquireLocks(
   call: Call,
   refs: readonly RowRef[],
@@ -234,7 +234,7 @@ async function acquireLocks(
   const order = [...refs.keys()].sort((one, other) => (keys[one]! < keys[other]! ? -1 : 1))
   const rows: Row[] = []
   for (const index of order) rows[index] = await acquireLock(call, refs[index]!, context, state, true)
-  // The database may take two spellings of a key for one.
+  // The database may consider two spellings of a key equal.
   refuseDuplicates(
     call.method,
     rows.map((row) => identifyRow(call.method, row)),
@@ -242,7 +242,7 @@ async function acquireLocks(
   return rows
 }
 
-/** @throws {UnsavedChangesError} the callback left changes that it did not save */
+/** @throws {UnsavedChangesError} the callback left unsaved changes */
 function refuseLeftChanges({ method, transaction }: Call, refs: readonly RowRef[], rows: readonly Row[]): void {
   for (const [index, row] of rows.entries()) {
     const changed = unsavedColumns(refs[index]!.withInstance(row))
@@ -254,7 +254,7 @@ function refuseLeftChanges({ method, transaction }: Call, refs: readonly RowRef[
   }
 }
 
-/** @returns how long to wait for a lock in milliseconds, 0 for not at all; `undefined` for as long as the server waits */
+/** @returns the maximum wait for a lock in milliseconds; 0 does not wait, `undefined` is the timeout of the server */
 function checkWait(method: string, { timeoutMs, nowait }: LockWaitOptions): number | undefined {
   if (nowait !== undefined && (typeof nowait !== 'boolean' || (nowait && timeoutMs !== undefined))) {
     throw usage.nowait(method, nowait)

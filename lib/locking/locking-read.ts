@@ -13,7 +13,7 @@ import type { TransactionState } from '../transactions/transaction-state.js'
 
 /**
  * Locks and reads a row; returns the instance of `ref`, refreshed, or a new one.
- * @param isScoped only code in the callback of withLock takes part in the lock
+ * @param isScoped only code in the callback of withLock joins the lock
  * @throws {RowNotFoundError} the row does not exist
  */
 export async function acquireLock(
@@ -27,7 +27,7 @@ export async function acquireLock(
   if (!fresh) throw new RowNotFoundError(call.method, ref.facts)
   const instance = ref.instance ?? fresh
   if (instance !== fresh) {
-    // Again: a change that was made while this call waited would be lost.
+    // Checked again: a change that was made while this call waited would be lost.
     refuseUnsavedChanges(call.method, ref)
     state.remember(instance)
     assignStored(instance, valuesOf(fresh))
@@ -50,7 +50,7 @@ async function readLocked(
   return setting ? withSetting(session, setting, context, read) : read()
 }
 
-/** Runs `fn` with a setting of the transaction's connection, and puts the former value back. */
+/** Runs `fn` with a setting of the transaction's connection, then restores the former value. */
 async function withSetting<R>(
   { sequelize }: Session,
   { value, read, write }: Setting,
@@ -67,12 +67,12 @@ async function withSetting<R>(
   try {
     return await fn()
   } finally {
-    // After PostgreSQL has ended the transaction, the setting is back by itself.
+    // After the transaction has ended, PostgreSQL has already restored the setting.
     await set(String(before)).catch(() => undefined)
   }
 }
 
-/** A write that changes nothing, where only a write takes the lock: a deferred transaction that reads first may never get it. */
+/** Takes SQLite's write lock by an UPDATE without effect: a deferred transaction that reads first may never get it. */
 async function takeWriteLock(
   { model, primaryKey }: RowRef,
   { sequelize }: Session,
@@ -85,7 +85,7 @@ async function takeWriteLock(
   await sendForHeader(sequelize, sql, update.binds, context)
 }
 
-/** Reads the row with all its attributes, from the server that takes writes. */
+/** Reads the row with all its attributes from the primary server. */
 export async function selectRow(
   { model, primaryKey }: RowRef,
   context: QueryContext,
@@ -95,7 +95,7 @@ export async function selectRow(
   const select = new Statement(model)
   const sql = `SELECT ${hint}${select.columns()} FROM ${select.table()} WHERE ${select.row(primaryKey)} ${clause}`
   const row = await sendForInstance(model, sql, select.binds, context)
-  // A hook that decodes what was read must run for this read too.
+  // An `afterFind` hook may decode values, so it must run for this read too.
   if (row) await runAfterFind(row, context.transaction)
   return row
 }

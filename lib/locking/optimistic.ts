@@ -21,28 +21,27 @@ import { withLock } from './lock.js'
 import { selectRow } from './locking-read.js'
 
 export interface WithOptimisticLockOptions extends Logging, Transactionable {
-  /** How often `fn` may run, and the pauses between; refused where a transaction is joined. Default: 5 attempts. */
+  /** The attempts, and the pauses between them; refused if the call joins a transaction. Default: 5 attempts. */
   readonly retry?: RetryOptions
 }
 
 /**
- * Reads the row, runs `fn(row)` on it, and saves what `fn` changed, unless somebody has written the row in between: then
- * again, from a fresh read. For a model with `version: true`; no caller waits for a lock. Rails' optimistic locking, with
- * the loop.
+ * Reads the row, runs `fn(row)`, and saves the changes of `fn`; if another session has written the row in between,
+ * starts again from a fresh read. For models with `version: true`; no caller waits for a lock. Like Rails' optimistic
+ * locking, with the retry loop.
  *
- * Every writer must move the version: `save`, `update` and `increment` of an instance and the JSON methods of this library
- * do; `Model.update`, `bulkCreate` and raw SQL do not. A hook that fails after the UPDATE does not undo it. Choose
- * {@link withLock} for rows that many write: there a
- * conflict costs a wait, here a repetition. `fn` may run several times and has to leave alone what cannot be undone.
- * Sends, on MySQL:
+ * Every writer must increment the version: `save`, `update` and `increment` of an instance and the JSON methods of this
+ * library do; `Model.update`, `bulkCreate` and raw SQL do not. A hook that fails after the UPDATE does not undo it. Use
+ * {@link withLock} for rows with many concurrent writers: a conflict costs a wait there, and a repetition here. `fn`
+ * may run several times, and must have no side effects that cannot be undone. Sends, on MySQL:
  *
  *     SELECT `id` AS `id`, `progress` AS `progress`, … FROM `workflow_runs` WHERE `id` = ?
  *     UPDATE `workflow_runs` SET `progress`=?,`updatedAt`=?,`version`=? WHERE `id` = ? AND `version` = ?
  *
- * In a transaction, the one given or the ambient one, the read locks the row, since every later read would show the same
- * old snapshot: it is {@link withLock} there, and `fn` runs once.
+ * In a transaction, passed or ambient, this is {@link withLock}: the read locks the row and `fn` runs once, because
+ * every later read would return the same old snapshot.
  *
- * @returns what `fn` returned
+ * @returns the result of `fn`
  * @throws {UsageError} before any SQL: a model without `version: true`; a row never saved
  * @throws {UnsavedChangesError} before any SQL: the row has unsaved changes
  * @throws {RowNotFoundError} the row was deleted
@@ -95,7 +94,7 @@ export async function withOptimisticLock<M extends Model, R>(
   }
 }
 
-/** An error of the callback itself, or of a hook that ran after the row was saved: `fn` must not run again. */
+/** Wraps an error of the callback, or of a hook that ran after the row was saved: `fn` must not run again. */
 class CallbackFailed extends Error {}
 
 /** Reads the row, runs `fn` on it, and saves it if its version is still the one that was read. */
@@ -107,7 +106,7 @@ async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Pro
   const versionRead = valuesOf(fresh)[version]
   refuseMissingVersion(method, ref, version, versionRead)
   const row = ref.instance ?? fresh
-  // Again: a change that was made while this call read would be lost.
+  // Checked again: a change that was made while this call read would be lost.
   refuseUnsavedChanges(method, ref)
   const state = rowStateOf(row)
   const restore = state.snapshot()
@@ -132,7 +131,7 @@ async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Pro
     await enqueueWriter(method, session.sequelize, call.dialect, () => row.save(options))
     return result
   } catch (error) {
-    // A hook after the UPDATE has failed: the row is saved.
+    // A hook failed after the UPDATE: the row is saved.
     if (valuesOf(row)[version] !== versionRead) throw new CallbackFailed('', { cause: error })
     restore()
     if (error instanceof OptimisticLockError)
@@ -143,7 +142,7 @@ async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Pro
   }
 }
 
-/** Runs `fn` on a row that refuses to be written meanwhile: a write in `fn` would be apart from the check that follows. */
+/** Runs `fn` while the row refuses writes: a write in `fn` would bypass the version check that follows. */
 async function callWithoutWrites<M extends Model, R>(
   method: string,
   row: M,
@@ -158,7 +157,7 @@ async function callWithoutWrites<M extends Model, R>(
   }
 }
 
-/** @throws {UnsupportedValueError} the version is NULL: SQL finds no NULL equal to another one, so no conflict would be seen */
+/** @throws {UnsupportedValueError} the version is NULL: in SQL, NULL equals no NULL, so no conflict is detected */
 function refuseMissingVersion(method: string, { model }: RowRef, column: string, version: unknown): void {
   if (version !== null && version !== undefined) return
   throw new UnsupportedValueError(

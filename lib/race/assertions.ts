@@ -3,10 +3,10 @@ import type { Result } from './explore.js'
 import { reportText } from './findings.js'
 import { timeline } from './report.js'
 
-/** What `explore()` or `audit()` resolves to. */
+/** The result of `explore()` or `audit()`. */
 type Judged = Result | AuditReport<unknown>
 
-/** An exploration that lost something, an audit with findings, or one of both that proved nothing. */
+/** An exploration lost an update, an audit has findings, or either is inconclusive. */
 export class LostUpdateError extends Error {
   readonly code = 'LOST_UPDATE'
   override readonly name = 'LostUpdateError'
@@ -29,18 +29,18 @@ function isKept({ verdict }: Judged): boolean {
 }
 
 /**
- * Asserts that nothing was lost in any schedule, and that the exploration proves so; or that an audit found nothing, among
- * writes that it saw: for any test runner.
+ * Asserts that an exploration proves that no schedule loses an update, or that an audit saw writes and has no findings.
+ * For any test runner.
  *
- * @throws {LostUpdateError} with the timeline and the token of the first failure, with the findings, or with why nothing is
- *   proved
+ * @throws {LostUpdateError} with the timeline and the token of the first failure, the findings, or the reasons for an
+ *   inconclusive result
  * @example assertNoLostUpdate(await explore({ … }))
  */
 export function assertNoLostUpdate(result: Judged): void {
   if (!isKept(result)) throw new LostUpdateError(result)
 }
 
-/** What chai hands to a plugin, as far as it is used here. */
+/** The part of chai's plugin API that is used here. */
 interface Chai {
   readonly Assertion: { addMethod(name: string, method: (this: ChaiAssertion) => void): void }
 }
@@ -51,8 +51,8 @@ interface ChaiAssertion {
 }
 
 /**
- * A chai plugin: `expect(await explore({ … })).to.loseNothing()`, or of an audit, and `.not.to.loseNothing()` for code that
- * is to lose.
+ * A chai plugin: `expect(await explore({ … })).to.loseNothing()`, the same for an audit, and `.not.to.loseNothing()`
+ * for code that must lose an update.
  * @example chai.use(raceAssertions)
  */
 export function raceAssertions({ Assertion }: Chai): void {
@@ -63,7 +63,7 @@ export function raceAssertions({ Assertion }: Chai): void {
       'findings' in result
         ? `expected a write that nothing covers, but all ${result.writes} are covered`
         : `expected some order to lose an update, but ${result.schedules} kept all`
-    // What proves nothing proves no loss either.
+    // An inconclusive result does not prove a lost update either.
     this.assert(isKept(result), message, negated)
     if (result.verdict === 'unknown') throw new LostUpdateError(result)
   })
@@ -73,7 +73,7 @@ declare global {
   // eslint-disable-next-line @typescript-eslint/no-namespace -- as chai's own types are extended
   namespace Chai {
     interface Assertion {
-      /** Of a result of `explore()` or `audit()`: nothing was lost in any schedule, or could be by any write; and that is proved. */
+      /** Asserts that the result of `explore()` or `audit()` proves that no update is lost. */
       loseNothing(): void
     }
   }

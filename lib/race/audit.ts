@@ -13,42 +13,42 @@ import { bindList, endsTransaction, nameOf, tableOf } from './statement.js'
 import type { Literals } from './statement.js'
 
 export interface AuditOptions {
-  /** Files whose own writes are meant, such as those of fixtures: what is called there is not reported. Default: none. */
+  /** Matches files that may write whole columns, such as fixtures: calls in them are not reported. Default: none. */
   readonly ignore?: RegExp
 }
 
-/** What an audit has seen. */
+/** The result of an audit. */
 export interface AuditReport<R = undefined> {
-  /** `covered`: every write seen was safe. `uncovered`: there are findings. `unknown`: none was seen, which proves nothing. */
+  /** `covered`: every write was safe. `uncovered`: there are findings. `unknown`: no write was seen. */
   readonly verdict: 'covered' | 'uncovered' | 'unknown'
   readonly findings: readonly Finding[]
-  /** How many statements wrote to a JSON column of rows that may have been there before. */
+  /** The number of statements that wrote to a JSON column of rows that may have existed before. */
   readonly writes: number
-  /** How many of them are covered by nothing, and meant: by the call's own option, or by {@link AuditOptions.ignore}. */
+  /** The number of unprotected writes that are allowed: by an option of the call, or by {@link AuditOptions.ignore}. */
   readonly meant: number
   /** What the function returned. */
   readonly result: R
 }
 
-/** An audit that goes on until it is stopped. */
+/** An audit that runs until `stop()` is called. */
 export interface RunningAudit {
   readonly stop: () => AuditReport
 }
 
 /**
- * Runs `fn`, and reports every UPDATE that writes a whole JSON column and is covered by nothing: no earlier locking read of
- * that row and column in its transaction, no version in its condition, no atomic form. It looks at each statement that goes
- * by, and changes none: any test that uses this Sequelize instance can run inside it, as it is.
+ * Runs `fn`, and reports every unprotected UPDATE of a whole JSON column: no earlier locking read of that row and
+ * column in its transaction, no version in its condition, no atomic expression. The audit inspects statements and
+ * changes none: every test that uses this Sequelize instance can run inside it unchanged.
  *
- * Without `fn` it begins, and returns `stop`: a test runner has no one function that holds a whole suite, but a hook before
- * and a hook after all tests.
+ * Without `fn`, starts the audit and returns `stop`, for the hooks of a test runner: one before all tests, and one
+ * after all tests.
  *
- * A write of a constant is reported too, as nobody can tell a reset from a stale copy; one that is meant says so, with the
- * option `{ wholeColumnWrites: 'allow' }`. If `fn` throws, its error is thrown on, and what was found is told by
- * `console.warn`. What it cannot see: from which of two reads a value was made, where one of them was locked; what other
- * processes send; what triggers and stored procedures do; an isolation level that is set on the server.
+ * A write of a constant is reported too, because SQL does not show whether it is a reset or a stale copy; allow a reset
+ * with the option `{ wholeColumnWrites: 'allow' }`. If `fn` throws, rethrows the error and prints the findings with
+ * `console.warn`. Not detected: which of two reads a value comes from, if only one of them was locked; statements of
+ * other processes; triggers and stored procedures; an isolation level that is set on the server.
  *
- * @throws {UsageError} before any SQL: an option is wrong, or another audit or exploration is at work here
+ * @throws {UsageError} before any SQL: an option is wrong, or another audit or exploration runs on this instance
  * @example
  *     const report = await audit(sequelize, () => finishStep(run.id, 'step_a'))
  *     assertNoLostUpdate(report)
@@ -75,7 +75,7 @@ async function through<R>(sequelize: Sequelize, fn: () => R, options?: AuditOpti
     return running.stop(await fn())
   } catch (error) {
     const report = running.stop(undefined)
-    // It may be the very reason why fn failed.
+    // A lost update may be the reason why fn failed.
     if (report.findings.length > 0) console.warn(reportText(report))
     throw error
   }
@@ -92,16 +92,16 @@ function begin(sequelize: Sequelize, options: AuditOptions = {}): Audit {
   return new Audit(sequelize, ignore)
 }
 
-/** What a plain read in a transaction is worth: it is as good as a lock, it sees the latest, or perhaps what is long past. */
+/** The guarantee of a plain read in a transaction: like a lock, the latest committed state, or an older snapshot. */
 type PlainRead = 'locked' | 'fresh' | 'snapshot'
 
-/** What differs from database to database. */
+/** The differences between databases. */
 interface Database {
   readonly literals: Literals
   readonly plainRead: (level: string | undefined) => PlainRead
-  /** A lock reaches the rows of a statement in parentheses. */
+  /** A locking clause also locks the rows of a subquery. */
   readonly locksDerived: boolean
-  /** A savepoint that is rolled back gives back the locks since. */
+  /** ROLLBACK TO a savepoint releases the locks that were taken since. */
   readonly unlocksBySavepoint: boolean
 }
 
@@ -118,16 +118,16 @@ const databases: Readonly<Record<string, Database>> = {
   mariadb: innodb,
   postgres: {
     literals: 'plain',
-    // From REPEATABLE READ on it refuses to write over what is newer than the snapshot.
+    // From REPEATABLE READ on, it refuses to overwrite a row that is newer than the snapshot.
     plainRead: (level = 'READ COMMITTED') => (/^READ/.test(level) ? 'fresh' : 'locked'),
     locksDerived: true,
     unlocksBySavepoint: true,
   },
-  // Nobody else writes between a read and a write of the same transaction.
+  // No other session can write between a read and a write of one transaction.
   sqlite: { literals: 'plain', plainRead: () => 'locked', locksDerived: true, unlocksBySavepoint: true },
 }
 
-/** Columns of a row, by their names in small letters, as far as they are known. */
+/** The known column values of a row, by column name in lower case. */
 type Values = Map<string, unknown>
 
 /** A row that a transaction has locked. */
@@ -136,26 +136,26 @@ interface LockedRow {
   readonly values: Values
   /** The JSON columns that were read under the lock, or written. */
   readonly columns: Set<string>
-  /** Those that were read again, from a snapshot that is older than the lock. */
+  /** The JSON columns that were read again from a snapshot older than the lock. */
   readonly old: Set<string>
-  /** The lock came after the snapshot that plain reads of its transaction see. */
+  /** The lock is newer than the snapshot of its transaction. */
   readonly isAfterSnapshot: boolean
 }
 
-/** What a transaction holds. */
+/** The locked rows, the savepoints and the snapshot of a transaction. */
 interface Held {
   rows: LockedRow[]
   readonly savepoints: { readonly name: string; readonly count: number }[]
   hasSnapshot: boolean
 }
 
-/** A row as a statement answered with it. */
+/** A row in the result of a statement. */
 interface AnsweredRow {
   readonly table: string
   readonly row: Readonly<Record<string, unknown>>
-  /** The name that it has in the statement; none for a row of its first table. */
+  /** Its alias in the statement; `undefined` for a row of the first table. */
   readonly alias: string | undefined
-  /** Sequelize has made an instance of it. */
+  /** The row is an instance of a model, not a raw row. */
   readonly isBuilt: boolean
 }
 
@@ -167,7 +167,7 @@ interface Written {
   readonly isWhole: boolean
 }
 
-/** Enough to tell of a lock that was taken elsewhere, without keeping every row of a whole suite. */
+/** The maximum number of remembered locks, which explain findings by a lock elsewhere; bounds the memory. */
 const maxElsewhere = 1000
 
 /** One audit of one Sequelize instance. */
@@ -179,10 +179,10 @@ class Audit {
   readonly #findings = new Map<string, Finding>()
   readonly #held = new WeakMap<object, Held>()
   readonly #levels = new WeakMap<object, string>()
-  /** Of the documents of rows that were read: the transaction in which nobody else can have changed them since. */
+  /** For each document that was read: the transaction that has protected it since; `undefined` if there is none. */
   readonly #documents = new WeakMap<object, Held | undefined>()
   readonly #elsewhere: { readonly row: LockedRow; readonly held: Held | undefined }[] = []
-  /** The models of each table, found once. */
+  /** Cache: the models of each table. */
   #tables = { count: 0, byName: new Map<string, ModelStatic<Model>[]>() }
   #writes = 0
   #meant = 0
@@ -246,7 +246,7 @@ class Audit {
     if (savepoint && this.#database.unlocksBySavepoint) held.rows = held.rows.slice(0, savepoint.count)
   }
 
-  /** What the transaction of a statement holds; nothing outside of one, even if its connection has one open. */
+  /** The locks of a statement's transaction; `undefined` outside one, even if the connection has an open one. */
   #heldBy({ connection, options }: Passing): Held | undefined {
     if (!options.transaction) return undefined
     const held = this.#held.get(connection) ?? { rows: [], savepoints: [], hasSnapshot: false }
@@ -268,7 +268,7 @@ class Audit {
     return answer
   }
 
-  /** A raw answer does not tell the rows of its tables apart: those but the first are locked, whichever they are. */
+  /** A raw result does not separate the rows of its tables: records joined rows as locked, with unknown values. */
   #takeJoined({ joined, returned }: Clauses, held: Held, locks: Clauses['locks']): void {
     for (const { table, alias } of joined) {
       if (locks !== true && !(locks && locks.includes(alias))) continue
@@ -277,7 +277,7 @@ class Audit {
     }
   }
 
-  /** Takes note of a row that was read: which of its documents nobody else can change before this transaction ends. */
+  /** Records a row that was read, and which of its documents are protected until the transaction ends. */
   #takeRead(answered: AnsweredRow, clauses: Clauses | undefined, held: Held | undefined, plain: PlainRead): void {
     const { table, alias } = answered
     const fields = this.#jsonFields(table)
@@ -342,7 +342,7 @@ class Audit {
     return answer
   }
 
-  /** The JSON columns that a statement writes, of rows that may be there already. */
+  /** The JSON columns that a statement writes in rows that may exist. */
   #writtenBy(clauses: Clauses): Written[] {
     const { table, assigned } = clauses
     const columns = this.#models(table).flatMap((model) =>
@@ -355,7 +355,7 @@ class Audit {
     })
   }
 
-  /** The locked rows that a write may be about, as far as its condition tells. */
+  /** The locked rows that a write may affect, judged by its condition. */
   #candidates(held: Held | undefined, clauses: Clauses): LockedRow[] {
     return (held?.rows ?? []).filter((row) => row.table === clauses.table && this.#mayBeAbout(clauses, row))
   }
@@ -372,7 +372,7 @@ class Audit {
     })
   }
 
-  /** Why a write of a whole column is not safe; nothing if it is. */
+  /** Why a write of a whole column is unsafe; `undefined` if it is safe. */
   #reason(
     { model, attribute, field }: Written,
     clauses: Clauses,
@@ -451,7 +451,7 @@ class Audit {
     return entries.length > 0 && entries.every(([, value]) => isKnown(value)) ? Object.fromEntries(entries) : undefined
   }
 
-  /** A write locks its rows; what it wrote is known, and what it inserted nobody else can see. */
+  /** Records a write: its rows are locked, its values are known, and other sessions cannot see inserted rows. */
   #takeWrite(clauses: Clauses, written: readonly Written[], held: Held, answer: unknown, { options }: Passing): void {
     const { table, verb, assigned, equalities, rows, returned } = clauses
     const fields = this.#jsonFields(table)
@@ -496,7 +496,7 @@ class Audit {
     return this.#models(table).flatMap((model) => jsonColumns(model).map((column) => ({ model, ...column })))
   }
 
-  /** The columns of a table's documents, in small letters. */
+  /** The JSON columns of a table, in lower case. */
   #jsonFields(table: string): string[] {
     return this.#jsonColumns(table).map(({ field }) => field.toLowerCase())
   }
@@ -514,7 +514,7 @@ class Audit {
     )
   }
 
-  /** The rows of an answer, with those that an `include` has put into them. */
+  /** The rows of a result, including the rows that were loaded by `include`. */
   #rowsOf(answer: unknown, table: string): AnsweredRow[] {
     const all: unknown[] = Array.isArray(answer)
       ? Array.isArray(answer[0])
@@ -554,7 +554,7 @@ function mentions(tokens: Clauses['returned'], field: string): boolean {
   return tokens.some(({ text }) => text === '*' || nameOf(text).toLowerCase() === field)
 }
 
-/** A row's values by column; those of a raw row may be named so already. */
+/** A row's values by column name. The keys of a raw row may already be column names. */
 function valuesOf({ row }: AnsweredRow, model: ModelStatic<Model>): Values {
   const attributes = model.getAttributes() as Record<string, { field?: string } | undefined>
   return new Map(Object.entries(row).map(([name, value]) => [(attributes[name]?.field ?? name).toLowerCase(), value]))
@@ -575,7 +575,7 @@ function versionField(model: ModelStatic<Model>): string | undefined {
   return field ?? attribute
 }
 
-/** The condition compares a column that the same statement moves: a version, a counter, or the time of the last write. */
+/** Whether the condition compares a column that the statement also changes: a version, a counter, or the write time. */
 function isVersioned({ equalities, assigned }: Clauses, version: string | undefined): boolean {
   return equalities.some(({ column, values }) => {
     const moved = assigned.find((each) => each.column.toLowerCase() === column.toLowerCase())
@@ -592,7 +592,7 @@ function isKnown(value: unknown): boolean {
   return value !== undefined && value !== null
 }
 
-/** Whether two values may be the same to the database; where that is not easily told, they may. */
+/** Whether the database may consider two values equal; true in case of doubt. */
 function mayBeEqual(one: unknown, other: unknown): boolean {
   const [left, right] = [one, other].map(plain)
   return (
@@ -609,14 +609,14 @@ function isNumber(text: string): boolean {
 
 function plain(value: unknown): string | undefined {
   if (Buffer.isBuffer(value)) return value.toString('hex')
-  // Rounded, perhaps, by the driver.
+  // The driver may have rounded it.
   if (typeof value === 'number' && Math.abs(value) > Number.MAX_SAFE_INTEGER) return undefined
   if (typeof value === 'boolean') return value ? '1' : '0'
   if (typeof value === 'string') return /^\d{4}-\d\d-\d\d[ T]/.test(value) ? undefined : value.toLowerCase().trim()
   return typeof value === 'number' || typeof value === 'bigint' ? String(value) : undefined
 }
 
-/** How many rows a write matched, as the drivers tell. */
+/** The number of rows that a write matched, from the result of the driver. */
 function affectedBy(answer: unknown): number | undefined {
   if (typeof answer === 'number') return answer
   if (!Array.isArray(answer)) return undefined

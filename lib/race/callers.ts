@@ -6,21 +6,21 @@ type Method = (this: unknown, ...words: unknown[]) => unknown
 
 const sites = new AsyncLocalStorage<Error>()
 
-/** The place of the innermost call that is at work here, and of those that made it. */
+/** The call site of the innermost running call; its causes are the call sites of the outer calls. */
 export function callSite(): Error {
   return captureCallSite(sites.getStore())
 }
 
 /**
- * Takes note of who calls what writes a JSON column, until it is told to stop: when Sequelize sends the statement, the
- * stack has lost a caller that did not await. What does not write one is not looked into.
+ * Records the call sites of methods that write a JSON column, until the returned function is called. When Sequelize
+ * sends the statement, a caller that did not await is no longer on the stack. Other calls are not recorded.
  */
 export function noteCallers(sequelize: Sequelize): () => void {
   const undo: (() => void)[] = []
   const fields = new Set<string>()
   let isOver = false
 
-  /** Replaces a method until the end; `isWrite` tells whether a call may write a JSON column. */
+  /** Replaces a method until the end; `isWrite`: whether a call may write a JSON column. */
   const wrap = (
     subject: object,
     name: string,
@@ -39,7 +39,7 @@ export function noteCallers(sequelize: Sequelize): () => void {
       enumerable: own?.enumerable ?? false,
     })
     undo.push(() => {
-      // Whoever has replaced it since keeps his own, which goes on through this one.
+      // If other code has replaced the method since, keep its replacement, which still calls this one.
       if (Object.getOwnPropertyDescriptor(subject, name)?.value !== wrapped) return
       if (own) Object.defineProperty(subject, name, own)
       else Reflect.deleteProperty(subject, name)

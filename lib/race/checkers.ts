@@ -3,21 +3,21 @@ import { LostKeysError, NoFinalReadError } from './errors.js'
 import type { LostKey } from './errors.js'
 import type { Outcome } from './run.js'
 
-/** Looks at the end of a schedule; what it throws says what is wrong there. */
+/** Checks the final state of a schedule; throws if it is wrong. */
 export type Check<C> = (context: C, outcomes: Readonly<Record<string, Outcome>>) => unknown
 
-/** A row, or anything else that has the column. */
+/** A row, or any object that has the column. */
 type Found = object | null | undefined
 
 /**
- * A check for the common case: every participant writes keys of its own to one JSON column.
+ * A check for the common case: every participant writes its own keys to one JSON column.
  *
- * The keys of those that ended `ok` have to be there, with a value that one of the participants wrote; the keys of those
- * that `failed` must not be; of those whose end is `unknown`, either will do.
+ * Keys of participants that ended `ok` must be present, with a value that a participant wrote; keys of participants
+ * that `failed` must be absent; keys of participants with the outcome `unknown` may be present or absent.
  *
  * @param read     reads the row at the end: `(id) => WorkflowRun.findByPk(id)`
  * @param column   the attribute that holds the document
- * @param expected by participant, the keys that it writes, and their values
+ * @param expected the keys and values that each participant writes
  * @example checkers.jsonKeys((id) => WorkflowRun.findByPk(id), 'progress', { A: { step_a: 'done' }, B: { step_b: 'done' } })
  */
 function jsonKeys<C>(
@@ -47,7 +47,7 @@ function jsonKeys<C>(
   }
 }
 
-/** As a document holds it: a Date as text, and an object of another realm as one of this. */
+/** The value as plain JSON: a Date becomes text, and an object of another realm becomes one of this realm. */
 function asJson(value: unknown): unknown {
   const text = JSON.stringify(value, (_key, each: unknown) => (typeof each === 'bigint' ? Number(each) : each))
   return text === undefined ? undefined : JSON.parse(text)

@@ -3,50 +3,50 @@ import type { Literals, Token } from './statement.js'
 
 type Tokens = readonly Token[]
 
-/** What a statement says of its rows: a column, and the values that it may have there. */
+/** A condition: a column, and the values that it may have. */
 interface Equality {
   readonly column: string
   readonly values: readonly unknown[]
 }
 
-/** A column that is written, and with what. */
+/** An assignment: a column, and the tokens of its new value. */
 interface Assigned {
   readonly column: string
   readonly value: Tokens
-  /** What the caller sends, if it is nothing else. */
+  /** The new value, if it is a constant or a bind. */
   readonly sent: { readonly value: unknown } | undefined
 }
 
-/** What a statement says of rows and columns of its first table. */
+/** The parsed clauses of a statement, for its first table. */
 export interface Clauses {
   readonly verb: 'SELECT' | 'UPDATE' | 'INSERT'
   readonly table: string
-  /** The names that stand for a row as it is stored. */
+  /** The names of the stored row: the table and its alias. */
   readonly own: readonly string[]
   /** The other tables of a SELECT. */
   readonly joined: readonly { readonly table: string; readonly alias: string }[]
-  /** The names that stand for a row as an INSERT would have it. */
+  /** The names of the proposed row of an INSERT: `excluded` and its alias. */
   readonly inserted: readonly string[]
-  /** What is written to a row that is there already. */
+  /** The assignments to an existing row. */
   readonly assigned: readonly Assigned[]
-  /** What has to be true of a row, each part of it. */
+  /** The conjuncts of the WHERE clause. */
   readonly conditions: readonly Tokens[]
   readonly equalities: readonly Equality[]
   /** The rows of an INSERT, as far as they are constants. */
   readonly rows: readonly ReadonlyMap<string, unknown>[]
-  /** The columns in which an INSERT meets a row that is there already. */
+  /** The conflict target of an INSERT. */
   readonly conflict: readonly string[]
-  /** What a SELECT, or RETURNING, answers with. */
+  /** The select list, or the list after RETURNING. */
   readonly returned: Tokens
-  /** The rows come from a statement in parentheses. */
+  /** The rows come from a subquery. */
   readonly isDerived: boolean
-  /** Values that the caller sends stand in the FROM of an UPDATE. */
+  /** The FROM clause of an UPDATE has binds or literals. */
   readonly hasData: boolean
-  /** A SELECT locks its rows against every writer: all of them, or those of the tables named. */
+  /** Whether a SELECT locks its rows against every writer: all rows, or the rows of the named tables. */
   readonly locks: readonly string[] | boolean
 }
 
-/** Reads the statements of a text; those that are no SELECT, UPDATE, INSERT or REPLACE are left out. */
+/** Parses the statements of a text; omits all but SELECT, UPDATE, INSERT and REPLACE. */
 export function clausesOf(sql: string, binds: readonly unknown[], literals: Literals): readonly Clauses[] {
   return split(tokensOf(sql, literals), ';').flatMap((tokens) => {
     const start = tokens.findIndex(({ text, depth }) => depth === 0 && /^(SELECT|UPDATE|INSERT|REPLACE)$/i.test(text))
@@ -188,7 +188,7 @@ function isName(token: Token | undefined): boolean {
   return token !== undefined && /^([`"]|[A-Za-z_\u0080-\uffff])/.test(token.text) && !/^[eExXbB]'/.test(token.text)
 }
 
-/** FOR SHARE is enough: of two writers that both hold it, one fails. PostgreSQL's FOR KEY SHARE stops no writer. */
+/** FOR SHARE suffices: of two writers that both hold it, one fails. PostgreSQL's FOR KEY SHARE blocks no writer. */
 function locksOf(tokens: Tokens): readonly string[] | boolean {
   const clause = tokens.findIndex(({ text, depth }, index) => {
     const [second, third] = tokens.slice(index + 1, index + 3).map((token) => token.text)
@@ -199,7 +199,7 @@ function locksOf(tokens: Tokens): readonly string[] | boolean {
   return of.length === 0 || of.filter(({ text }) => text !== ',').map(({ text }) => nameOf(text))
 }
 
-/** What of a text makes up a name, `"public"."docs"` as `docs`, and where it ends. */
+/** The name at `start` without its schema (`"public"."docs"` is `docs`), and the index after it. */
 function nameAt(tokens: Tokens, start: number): { name: string; next: number } {
   let next = start + 1
   while (tokens[next]?.text === '.') next += 2
@@ -211,20 +211,20 @@ function indexOf(tokens: Tokens, word: RegExp): number {
   return index < 0 ? tokens.length : index
 }
 
-/** What stands after a word, and before one of those that end it. */
+/** The tokens after a keyword, up to the first keyword of `ends`. */
 function after(tokens: Tokens, word: RegExp, ends?: RegExp): Tokens {
   const rest = tokens.slice(indexOf(tokens, word) + 1)
   return ends ? rest.slice(0, indexOf(rest, ends)) : rest
 }
 
-/** What stands in the parentheses that open at `start`. */
+/** The tokens inside the parentheses that open at `start`. */
 function inside(tokens: Tokens, start: number): Tokens {
   let end = start + 1
   while (end < tokens.length && tokens[end]!.depth > tokens[start]!.depth) end++
   return tokens.slice(start + 1, end)
 }
 
-/** The parts between separators that stand no deeper than the first token. */
+/** The parts between separators, which have the depth of the first token. */
 function split(tokens: Tokens, separator: string): Tokens[] {
   const parts: Token[][] = [[]]
   const depth = tokens[0]?.depth
@@ -249,7 +249,7 @@ function bare(tokens: Tokens): Tokens {
   return isWrapped ? bare(tokens.slice(1, -1)) : tokens
 }
 
-/** The parts that all have to be true; of an OR there are none. */
+/** The conjuncts of a condition; none if it has an OR. */
 function conjuncts(tokens: Tokens): Tokens[] {
   const all = bare(tokens)
   const depth = all[0]?.depth
@@ -287,7 +287,7 @@ function equalities(conditions: readonly Tokens[], own: readonly string[], binds
   })
 }
 
-/** The column that these tokens are, and nothing else. */
+/** The name of the column, if the tokens are only a column reference. */
 function columnOf(tokens: Tokens, own: readonly string[]): string | undefined {
   const { name, next } = nameAt(tokens, 0)
   const qualifier = tokens.length > 1 ? nameOf(tokens.at(-3)?.text ?? '') : own[0]!
@@ -316,13 +316,13 @@ function constant(tokens: Tokens, binds: readonly unknown[]): { readonly value: 
   return /^NULL$/i.test(first.text) ? { value: null } : undefined
 }
 
-/** Whether a value is made in the database, from what is stored there, rather than sent by the caller. */
+/** Whether the database computes a value from stored values; false if the caller sends the value. */
 export function isComputed(value: Tokens, clauses: Clauses, columns: readonly string[], written: string): boolean {
   const branches = branchesOf(bare(value), written)
   if (branches) return branches.every((each) => isComputed(each, clauses, columns, written))
   const { own, inserted, hasData } = clauses
   const isOneOf = (names: readonly string[], name: string): boolean => names.some((each) => each.toLowerCase() === name)
-  // MySQL's word for what an INSERT would have written.
+  // VALUES(column) in MySQL: the value that the INSERT would have written.
   const given = new Set(
     value.flatMap(({ text }, index) =>
       /^VALUES?$/i.test(text) && value[index + 1]?.text === '(' ? inside(value, index + 1) : [],
@@ -332,7 +332,7 @@ export function isComputed(value: Tokens, clauses: Clauses, columns: readonly st
     const { text } = token
     if (/^SELECT$/i.test(text)) return true
     const [before, following] = [value[index - 1]?.text ?? '', value[index + 1]?.text]
-    // Neither a function, nor a type.
+    // Skip functions and types.
     if (!isName(token) || given.has(token) || following === '.' || following === '(' || /^(::|AS)$/i.test(before))
       return false
     const qualifier = before === '.' ? nameOf(value[index - 2]?.text ?? '').toLowerCase() : undefined
@@ -342,7 +342,7 @@ export function isComputed(value: Tokens, clauses: Clauses, columns: readonly st
   })
 }
 
-/** The results of a CASE, as bulk writes have it; none if it looks at the column that is written. */
+/** The result expressions of a CASE, as in bulk writes; `undefined` if the CASE reads the written column. */
 function branchesOf(value: Tokens, written: string): Tokens[] | undefined {
   const depth = value[0]?.depth
   if (!/^CASE$/i.test(value[0]?.text ?? '') || !/^END$/i.test(value.at(-1)!.text)) return undefined
@@ -358,17 +358,17 @@ function branchesOf(value: Tokens, written: string): Tokens[] | undefined {
   return results
 }
 
-/** Functions under which two texts are equal only if the documents are. */
+/** Functions that give equal results only for equal documents. */
 const faithful =
   /^(COALESCE|IFNULL|CAST|CONVERT|JSON_EQUALS|JSON_NORMALIZE|JSON_COMPACT|JSON|JSONB|TO_JSONB?|MD5|SHA1|SHA2|SHA256|HEX|CRC32|DIGEST|ENCODE|BINARY)$/i
 
-/** Whether a condition compares a whole column with what it was, or is to be; or says that there is nothing to lose in it. */
+/** Whether a condition compares a whole column with its old or new value, or requires that it is NULL. */
 export function comparesWhole(condition: Tokens, column: string): boolean {
   const isWritten = ({ text, literal }: Token): boolean =>
     literal === undefined && nameOf(text).toLowerCase() === column.toLowerCase()
   if (!condition.some(isWritten)) return false
   const words = condition.map(({ text }) => text.toUpperCase())
-  // How SQLite compares two documents.
+  // This library compares two documents on SQLite with EXCEPT.
   if (words.includes('EXCEPT')) return true
   if (words.some((word) => /^(->>?|#>>?|@>|<@|NOT|OR)$/.test(word))) return false
   const calls = words.filter((word, index) => words[index + 1] === '(' && /^\w/.test(word))

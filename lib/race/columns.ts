@@ -1,13 +1,13 @@
-/** What a reader takes for one character. Intl.Segmenter copies the whole text for each, so a long one fills the memory. */
+/** Matches a grapheme cluster. Intl.Segmenter copies the whole text for each cluster: a long text fills the memory. */
 const clusters =
   /(?:\p{RI}\p{RI}|\p{ExtPict}[\p{EMod}\uFE0F]*(?:\u200D\p{ExtPict}[\p{EMod}\uFE0F]*)*|.)[\p{M}\p{Cf}]*/gsu
 
-/** What a terminal shows two columns wide: emoji, and the scripts of East Asia. */
+/** Matches a cluster that a terminal shows two columns wide: emoji, and East Asian scripts. */
 const wide =
   /^(?:\p{Emoji_Presentation}|[\u1100-\u115F\u2E80-\u303E\u3041-\uA4CF\uA960-\uA97C\uAC00-\uD7A3\uF900-\uFAFF\uFE10-\uFE6F\uFF01-\uFF60\uFFE0-\uFFE6\u{16FE0}-\u{18CFF}\u{1B000}-\u{1B2FF}\u{1F200}-\u{1F2FF}\u{20000}-\u{3FFFD}])|\uFE0F/u
 const invisible = /^[\p{M}\p{Cf}]+$/u
 
-/** How many columns of a terminal a text takes, of one line. */
+/** The number of terminal columns of a single-line text. */
 function columnsOf(text: string): number {
   return (text.match(clusters) ?? []).reduce((sum, cluster) => sum + columnsOfCluster(cluster), 0)
 }
@@ -16,12 +16,12 @@ function columnsOfCluster(cluster: string): number {
   return invisible.test(cluster) ? 0 : wide.test(cluster) ? 2 : 1
 }
 
-/** The text with spaces after it, as many columns wide. */
+/** Pads the text with spaces to a width in columns. */
 export function padded(text: string, columns: number): string {
   return text + ' '.repeat(Math.max(columns - columnsOf(text), 0))
 }
 
-/** The text in lines of so many columns at most, none of them empty, each but the first with `indent` before it. */
+/** Wraps the text into lines of at most `columns`. No line is empty; every line but the first starts with `indent`. */
 export function wrapped(text: string, columns: number, indent: string): string[] {
   const lines: string[] = []
   let rest = text.trimEnd()
@@ -34,7 +34,7 @@ export function wrapped(text: string, columns: number, indent: string): string[]
   return lines
 }
 
-/** Where the line ends that fits: after a word or a comma, unless that would leave more than half of it empty. */
+/** The end of the first line: after a word or a comma, unless that leaves more than half of the line empty. */
 function endOfLine(text: string, columns: number): number {
   let [end, taken, afterWord] = [0, 0, 0]
   for (const [cluster] of text.matchAll(clusters)) {
@@ -47,7 +47,7 @@ function endOfLine(text: string, columns: number): number {
   return end
 }
 
-/** The text with what would move the cursor, or turn the line around, written as an escape. */
+/** Escapes characters that move the cursor or change the direction of the text. */
 export function visible(text: string): string {
   return text
     .toWellFormed()

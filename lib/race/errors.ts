@@ -2,7 +2,7 @@ import { inspect, types } from 'node:util'
 import { BaseError } from 'sequelize'
 import { UsageError } from '../errors/errors.js'
 
-/** The server does not let the kit see who waits for whom. */
+/** The kit is not allowed to read the lock waits of the server. */
 export class ProbeError extends BaseError {
   readonly code = 'RACE_PROBE'
   override readonly name = 'ProbeError'
@@ -16,7 +16,7 @@ export class ProbeError extends BaseError {
   }
 }
 
-/** Every participant waits for something that no other one of them, and not the server, will ever give. */
+/** All participants wait, and neither the server nor another participant can end a wait. */
 export class StuckError extends BaseError {
   readonly code = 'RACE_STUCK'
   override readonly name = 'StuckError'
@@ -29,10 +29,10 @@ export class StuckError extends BaseError {
   }
 }
 
-/** Keys that were acknowledged and are not in the document, or the other way round. */
+/** Acknowledged keys are missing from the document, or keys of a failed participant are in it. */
 export class LostKeysError extends Error {
   override readonly name = 'LostKeysError'
-  /** The participants' keys that are missing, or hold another's value. */
+  /** The keys with a wrong result, by participant. */
   readonly lost: readonly LostKey[]
 
   constructor(lost: readonly LostKey[], document: unknown) {
@@ -49,7 +49,7 @@ export interface LostKey {
   readonly is: 'lost' | 'written by a participant that failed'
 }
 
-/** The row was not there to be read at the end. */
+/** The final read found no row. */
 export class NoFinalReadError extends Error {
   override readonly name = 'NoFinalReadError'
 
@@ -58,12 +58,12 @@ export class NoFinalReadError extends Error {
   }
 }
 
-/** What is told of a value that was thrown; errors of Node's own are of another realm than a test of Jest. */
+/** The message of a thrown value. In Jest, errors of Node are from another realm: `instanceof Error` is false. */
 export function messageOf(error: unknown): string {
   return types.isNativeError(error) ? error.message : inspect(error)
 }
 
-/** Every usage error of the kit, by the mistake it tells of. */
+/** The usage errors of the kit, by mistake. */
 export const usage = {
   options: (method: string, value: unknown): UsageError =>
     new UsageError(

@@ -2,16 +2,16 @@ import { messageOf } from './errors.js'
 import type { Outcome, Run } from './run.js'
 import { shareRow } from './step.js'
 
-/** What the schedules have shown of themselves: without some of it, that nothing was lost proves nothing. */
+/** Collects evidence that the schedules tested something: without it, a result without losses is inconclusive. */
 export class Evidence {
   schedules = 0
-  /** What was there in place of what was recorded, where the server had no choice. */
+  /** The first divergence from a recorded schedule that no choice of the server explains. */
   #divergence: string | undefined
   #sharesRow = false
   readonly #ok = new Set<string>()
   readonly #errors = new Map<string, unknown>()
 
-  /** Takes a schedule down; `divergence` tells how it went otherwise than before. */
+  /** Adds a schedule; `divergence` describes how it differed from its recording. */
   add(run: Run, outcomes: Readonly<Record<string, Outcome>>, divergence: string | undefined): void {
     this.schedules++
     this.#divergence ??= divergence
@@ -20,7 +20,7 @@ export class Evidence {
     this.#sharesRow ||= shareRow(run.steps)
   }
 
-  /** Why nothing is proved. */
+  /** The reasons why the result is inconclusive. */
   objections(): string[] {
     const { schedules } = this
     return [

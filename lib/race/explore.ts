@@ -15,7 +15,7 @@ import type { Step } from './step.js'
 
 /** A schedule after which the check failed. */
 export interface Failure {
-  /** The how-manieth schedule it was. */
+  /** The number of the schedule, from 1. */
   readonly schedule: number
   readonly steps: readonly Step[]
   readonly outcomes: Readonly<Record<string, Outcome>>
@@ -23,31 +23,31 @@ export interface Failure {
   readonly error: unknown
   /** Runs this very schedule again: `replay(token, options)`. */
   readonly token: string
-  /** How often one participant followed on another. */
+  /** The number of switches from one participant to another. */
   readonly switches: number
 }
 
 export interface Result {
-  /** `kept`: nothing was lost in any schedule. `unknown`: the exploration proves nothing, for the `reasons` given. */
+  /** `kept`: no schedule lost an update. `unknown`: the exploration is inconclusive, see `reasons`. */
   readonly verdict: 'kept' | 'lost' | 'unknown'
   readonly reasons: readonly string[]
-  /** How many schedules were run. */
+  /** The number of schedules that were run. */
   readonly schedules: number
-  /** Every schedule was run that has no more preemptions than asked for; false too if the server kept choosing otherwise. */
+  /** Every schedule within `preemptions` was run. False also if the server chose another order. */
   readonly isComplete: boolean
   readonly failures: readonly Failure[]
   /** The failure with the fewest switches. */
   readonly first: Failure | undefined
-  /** What came out, and how often: how each participant ended, and what the check said. */
+  /** The number of schedules by result: the outcome of each participant, and the message of the check. */
   readonly outcomes: Readonly<Record<string, number>>
-  /** Places where the server, not the kit, chose who goes on: more than one waited, or a deadlock was ended. */
+  /** The schedules in which the server, not the kit, chose who continues: several waited, or it ended a deadlock. */
   readonly serverChoices: number
   readonly mutants: readonly MutantResult[]
 }
 
 export interface MutantResult {
   readonly mutant: Mutant
-  /** `idle`: without the protection nothing is lost either. */
+  /** `idle`: no update is lost without the protection either. */
   readonly verdict: 'lost' | 'idle'
   readonly schedules: number
   readonly first: Failure | undefined
@@ -56,18 +56,17 @@ export interface MutantResult {
 const defaultMaxSchedules = 1_000
 
 /**
- * Runs the participants under every order of their statements, one order after the other, on a real server.
+ * Runs the participants in every order of their statements, one order after the other, on a real server.
  *
- * Each statement of a participant, BEGIN and COMMIT included, stops at a gate; one at a time goes through. Who waits for a
- * lock is asked of the server: `performance_schema.data_lock_waits` on MySQL, `SHOW ENGINE INNODB STATUS` on MariaDB,
- * `pg_blocking_pids` on PostgreSQL; SQLite, which reports nothing, is served as well as can be. The code under test is not
- * changed. What it says holds for these participants, these rows, and statements as the smallest step; it is a proof of
- * every order within `preemptions`, not of code that was not run. `setup` and the participants write: use a database of
- * its own.
+ * Each statement of a participant, including BEGIN and COMMIT, is held at a gate; one at a time is released. The kit
+ * reads the lock waits of the server: `performance_schema.data_lock_waits` on MySQL, `SHOW ENGINE INNODB STATUS` on
+ * MariaDB, `pg_blocking_pids` on PostgreSQL; SQLite reports none, so they are inferred there. The code under test is
+ * not changed. The result holds for these participants and rows, with statements as the smallest step; it covers every
+ * order within `preemptions`, and only code that was run. `setup` and the participants write: use a separate database.
  *
- * @throws {UsageError} before any SQL: an option is wrong, or the pool too small
- * @throws {ProbeError} the account may not see the server's lock waits; `remedy` is the GRANT to run
- * @throws {StuckError} a participant waits for what never comes, such as a connection or a timer
+ * @throws {UsageError} before any SQL: an option is wrong, or the pool is too small
+ * @throws {ProbeError} the account may not read the server's lock waits; `remedy` is the GRANT to run
+ * @throws {StuckError} a participant waits for an event outside the kit, such as a connection or a timer
  * @example
  *     const result = await explore({
  *       sequelize,
@@ -84,7 +83,7 @@ export async function explore<C>(options: ExploreOptions<C>): Promise<Result> {
 /**
  * Runs one schedule again: the one that a failure of {@link explore} names by its `token`, with the same options.
  *
- * @throws {UsageError} the token is none, or the participants do not send what they sent then
+ * @throws {UsageError} the token is invalid, or the participants no longer send the same statements
  * @example await replay('v1:ABBA', options)
  */
 export async function replay<C>(token: string, options: ExploreOptions<C>): Promise<Result> {
@@ -94,7 +93,7 @@ export async function replay<C>(token: string, options: ExploreOptions<C>): Prom
   return withLaboratory(options, (laboratory) => new Exploration(options, laboratory, mutant).repeat(token, choices))
 }
 
-/** The schedules of some participants: which there are, and what came of them. */
+/** Runs the schedules of the participants, and collects the results. */
 class Exploration<C> {
   readonly #options: ExploreOptions<C>
   readonly #laboratory: Laboratory<C>
@@ -122,7 +121,7 @@ class Exploration<C> {
     this.#names = Object.keys(options.participants)
   }
 
-  /** Runs every schedule, and then again without each of the protections. */
+  /** Runs every schedule, and then all schedules of each mutant. */
   async result(): Promise<Result> {
     await this.#prepare()
     await this.#visitAll()
@@ -133,7 +132,7 @@ class Exploration<C> {
   async #visitAll(): Promise<void> {
     const { preemptions = 2, maxSchedules = defaultMaxSchedules, reduce = true } = this.#options
     const frontier = new Frontier({ preemptions, reduce })
-    // A mutant need lose only once.
+    // One lost update is enough for a mutant.
     const isFound = (): boolean => this.#mutant !== undefined && this.#failures.length > 0
     const goesOn = (): boolean => !isFound() && this.#reasons.size === 0 && this.#evidence.schedules < maxSchedules
     while (goesOn() && !frontier.isEmpty) await this.#visit(frontier.next())
@@ -150,7 +149,7 @@ class Exploration<C> {
     return this.#result()
   }
 
-  /** Runs the participants one after the other: fills caches, so that the first schedule sends what the others send. */
+  /** Runs the participants one after the other, to fill caches: otherwise the first schedule sends other statements. */
   async #prepare(): Promise<void> {
     const { setup, check } = this.#options
     await this.#laboratory.openConnections()
@@ -158,7 +157,7 @@ class Exploration<C> {
     else for (const reason of await this.#oracle.prepare()) this.#reasons.add(reason)
   }
 
-  /** Runs one schedule; again, if it did not go as it went before. */
+  /** Runs one schedule; repeats it if it diverges from its recording. */
   async #visit(walk: Chooser): Promise<void> {
     let ended = await this.#execute(walk)
     for (let attempt = 1; walk.divergence !== undefined && attempt < 3; attempt++) {
@@ -207,7 +206,7 @@ class Exploration<C> {
     }
   }
 
-  /** Adds why nothing is proved. */
+  /** Adds the reasons why the result is inconclusive. */
   #object(frontier: Frontier): void {
     const objections = [this.#evidence.objections(), this.#oracle.objections(), this.#laboratory.strays]
     for (const objection of objections.flatMap((each) => [...each])) this.#reasons.add(objection)
@@ -217,7 +216,7 @@ class Exploration<C> {
     )
   }
 
-  /** Explores again without each of the protections, until something is lost. */
+  /** Explores each mutant until it loses an update. */
   async #exploreMutants(): Promise<void> {
     for (const mutant of this.#options.mutants ?? []) {
       const mutated = new Exploration(this.#options, this.#laboratory, mutant, this.#oracle)
@@ -248,9 +247,9 @@ class Exploration<C> {
   }
 }
 
-/** What came of one schedule. */
+/** The result of one schedule. */
 interface Ended {
   readonly run: Run
-  /** What its judge threw. */
+  /** The error of the check. */
   readonly error: unknown
 }

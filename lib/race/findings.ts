@@ -1,25 +1,25 @@
 import type { Model, ModelStatic } from 'sequelize'
 import type { AuditReport } from './audit.js'
 
-/** A write of a whole JSON column that could overwrite what others have written. */
+/** A write of a whole JSON column that could overwrite a concurrent change. */
 export interface Finding {
   readonly model: string
   /** The attribute that holds the document. */
   readonly column: string
-  /** Of the one row that the statement names, when it was first seen. */
+  /** The primary key in the first occurrence, if the statement names exactly one row. */
   readonly primaryKey: Readonly<Record<string, unknown>> | undefined
   readonly reason: Reason
-  /** The statement, shortened, as it was first seen. */
+  /** The statement of the first occurrence, shortened. */
   readonly sql: string
   readonly file: string | undefined
   readonly line: number | undefined
-  /** How often it was seen. */
+  /** The number of occurrences. */
   readonly times: number
-  /** The code to write in its place. */
+  /** The recommended code. */
   readonly instead: string
 }
 
-/** What is missing. */
+/** The missing protection. */
 export type Reason = keyof typeof reasons
 
 const reasons = {
@@ -37,7 +37,7 @@ const reasons = {
   'version not compared': 'the model has a version, which this statement does not compare',
 } as const
 
-/** A finding as it is seen first; by what it is told. */
+/** Creates the finding for a first occurrence. */
 export function findingOf({
   model,
   ...seen
@@ -66,7 +66,7 @@ function findingText({ model, column, primaryKey, reason, file, line, times, sql
   ].join('\n')
 }
 
-/** What an audit found, or why it proves nothing. */
+/** The findings of an audit, or the reason why it is inconclusive. */
 export function reportText({ findings, writes, meant, verdict }: Omit<AuditReport<unknown>, 'result'>): string {
   if (verdict === 'unknown') {
     const which = meant > 0 ? `but for ${meant} that ${meant === 1 ? 'is' : 'are'} meant, none` : 'none'

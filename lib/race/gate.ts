@@ -1,14 +1,14 @@
 import type { Model, ModelStatic, Sequelize } from 'sequelize'
 import { nameOf, tableOf } from './statement.js'
 
-/** What Sequelize 6 makes for every statement that it sends, BEGIN and COMMIT included. */
+/** The object that Sequelize 6 creates for every statement, including BEGIN and COMMIT. */
 interface Query {
   readonly connection: object
   readonly options: QueryOptions
   run(sql: string, parameters?: unknown): Promise<unknown>
 }
 
-/** What a statement was asked for with. */
+/** The options of the call that sends a statement. */
 interface QueryOptions {
   readonly transaction?: object | null
   readonly type?: string
@@ -27,7 +27,7 @@ export interface Passing {
   readonly options: QueryOptions
   /** The model of its table. */
   readonly model: ModelStatic<Model> | undefined
-  /** Sends it; another text in its place, if one is given. */
+  /** Sends the statement, or `sql` in its place. */
   readonly send: (sql?: string) => Promise<unknown>
 }
 
@@ -35,10 +35,10 @@ export interface Passing {
 export const gated: WeakSet<Sequelize> = new WeakSet()
 
 /**
- * Hands every statement of this Sequelize instance to `keep`, which sends it; returns how to take the gate out again.
+ * Passes every statement of a Sequelize instance to `keep`, which sends it. Returns a function that removes the gate.
  *
- * Sequelize's hooks do not serve: `beforeQuery` has no text, and `afterQuery` sees neither result nor error. The class is
- * replaced on the instance alone, so that other instances are as they were.
+ * Sequelize's hooks are not sufficient: `beforeQuery` has no SQL text, and `afterQuery` sees neither result nor error.
+ * Only the class of this instance is replaced; other instances are unchanged.
  */
 export function installGate(sequelize: Sequelize, keep: (passing: Passing) => Promise<unknown>): () => void {
   const { dialect } = sequelize as unknown as { dialect: { Query: QueryClass } }

@@ -11,12 +11,12 @@ import { connectServer } from './servers.js'
 import { shapeOf } from './statement.js'
 import type { Server } from './servers.js'
 
-/** Where the participants run again and again: behind the gate, on a server that tells who waits. */
+/** Runs the participants, as often as needed: behind the gate, on a server that reports lock waits. */
 export class Laboratory<C> {
   readonly #options: ExploreOptions<C>
   readonly #server: Server
   readonly #names: readonly string[]
-  /** What was sent when nobody had let it through. */
+  /** Descriptions of statements that the kit did not control. */
   readonly strays: Set<string> = new Set()
   #isRunning = false
 
@@ -26,7 +26,7 @@ export class Laboratory<C> {
     this.#names = Object.keys(options.participants)
   }
 
-  /** Opens the connections, which can take longer than a participant may compute. */
+  /** Opens the connections of the pool in advance: connecting can exceed the computing time of a participant. */
   async openConnections(): Promise<void> {
     const { sequelize } = this.#options
     const connections = Math.min(poolMax(sequelize), 2 * this.#names.length)
@@ -36,7 +36,7 @@ export class Laboratory<C> {
     await Promise.all(answers)
   }
 
-  /** Sends what a participant of a running schedule asked for when its turn comes, and all else at once. */
+  /** Sends a statement of a running participant when it is released, and every other statement at once. */
   keep(passing: Passing): Promise<unknown> {
     const from = sender()
     if (from && !from.run.isOver) return from.run.pass(passing)
@@ -51,7 +51,7 @@ export class Laboratory<C> {
     return passing.send()
   }
 
-  /** Runs the participants at once, in the order of statements that is chosen. */
+  /** Runs the participants concurrently, with their statements in the order of `chooser`. */
   async run(context: C, chooser: Chooser, mutate?: Mutate): Promise<Run> {
     const run = new Run(this.#server, mutate)
     this.#isRunning = true
@@ -88,7 +88,7 @@ export async function withLaboratory<C, R>(
   if (gated.has(sequelize)) throw usage.gated('explore')
   gated.add(sequelize)
   try {
-    // What the kit itself asks must not go through the gate.
+    // The kit's own queries must not pass the gate.
     const server = await connectServer(sequelize, admin === sequelize ? undefined : admin)
     const laboratory = new Laboratory(options, server)
     const uninstall = installGate(sequelize, (passing) => laboratory.keep(passing))

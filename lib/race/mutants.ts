@@ -1,15 +1,15 @@
 import type { Passing } from './gate.js'
 
-/** A protection taken out of the SQL: what then loses nothing either was protected by something else, or not tested. */
+/** A protection removed from the SQL. If no update is lost without it, it has no effect, or was not tested. */
 export type Mutant = 'strip-lock' | 'strip-version' | 'strip-transaction'
 
-/** What to send in place of a statement; `nothing` is one that does nothing. */
+/** Returns the SQL to send in place of a statement; `nothing` is a statement without effect. */
 export type Mutate = (passing: Passing, nothing: string) => string
 
 const lockingClause =
   /\s(FOR (NO KEY UPDATE|KEY SHARE|UPDATE|SHARE)|LOCK IN SHARE MODE)(\s+OF \S+)?(\s+(NOWAIT|SKIP LOCKED|WAIT \d+))?\s*;?$/i
 
-/** What each mutant sends in place of a statement. */
+/** The replacement of each mutant. */
 export const mutants: Readonly<Record<Mutant, Mutate>> = {
   'strip-lock': ({ sql }) => (/^SELECT\b/i.test(sql) ? sql.replace(lockingClause, '') : sql),
 
@@ -19,7 +19,7 @@ export const mutants: Readonly<Record<Mutant, Mutate>> = {
     const attribute = typeof version === 'string' ? version : 'version'
     const column = model!.getAttributes()[attribute]?.field ?? attribute
     const where = sql.search(/\bWHERE\b/i)
-    // The placeholder stays, since its bind does.
+    // Keep the placeholder, because its bind stays.
     const comparison = new RegExp(`[\`"]${column}[\`"] = (\\?|\\$\\d+|\\d+)`)
     return sql.slice(0, where) + sql.slice(where).replace(comparison, (text) => `(${text} OR 1 = 1)`)
   },

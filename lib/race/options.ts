@@ -5,23 +5,23 @@ import { mutants } from './mutants.js'
 import type { Mutant } from './mutants.js'
 
 export interface ExploreOptions<C> {
-  /** The instance that the participants use; its pool needs a connection for each of them at least. */
+  /** The instance that the participants use; its pool needs at least one connection for each of them. */
   readonly sequelize: Sequelize
   /** An instance of an account that may see the server's lock waits. Default: the credentials of `sequelize`. */
   readonly admin?: Sequelize
-  /** Makes the rows anew, before every schedule; the participants and `check` get what it returns. */
+  /** Creates the rows before every schedule; its result is passed to the participants and to `check`. */
   readonly setup: () => C | Promise<C>
-  /** Two or more, by name. They run again and again, and must not share instances. */
+  /** Two or more functions, by name. Each runs many times; they must not share instances of models. */
   readonly participants: Readonly<Record<string, (context: C) => unknown>>
-  /** Throws if something is wrong at the end. Default: the rows have to be as if the participants had run one after the other. */
+  /** Throws if the final state is wrong. Default: the rows must be those of a serial order of the participants. */
   readonly check?: Check<C>
-  /** How often, in one schedule, a participant that could go on is interrupted; reads are not counted. Default: 2; `Infinity` for all. */
+  /** The maximum number of preemptions per schedule; reads are not counted. Default: 2; `Infinity` for all. */
   readonly preemptions?: number
-  /** Ends the exploration; one that is cut off without being asked to proves nothing. Default: 1000. */
+  /** The maximum number of schedules. An exploration that reaches the default is inconclusive. Default: 1000. */
   readonly maxSchedules?: number
-  /** Leave out orders of reads that cannot be told apart. Default: true. */
+  /** Skip orders that differ only in the order of reads. Default: true. */
   readonly reduce?: boolean
-  /** Explores again without a protection: each of these has to lose something, else it proves nothing. Default: none. */
+  /** Explores again without a protection; each mutant must lose an update, else `unknown`. Default: none. */
   readonly mutants?: readonly Mutant[]
 }
 
@@ -37,7 +37,7 @@ const optionNames = [
   'mutants',
 ]
 
-/** @throws {UsageError} an option is missing, unknown, or of no use */
+/** @throws {UsageError} an option is missing, unknown or invalid */
 export function checkOptions<C>(method: string, options: ExploreOptions<C>): void {
   if (typeof options !== 'object' || options === null) throw usage.options(method, options)
   for (const name of Object.keys(options))
@@ -57,7 +57,7 @@ export function checkOptions<C>(method: string, options: ExploreOptions<C>): voi
   if (max < functions.length) throw usage.pool(method, max, functions.length)
 }
 
-/** How many connections there can be at a time. */
+/** The maximum number of connections. */
 export function poolMax(sequelize: Sequelize): number {
   const { pool } = (sequelize as unknown as { options: { pool?: { max?: number } } }).options
   return pool?.max ?? 5

@@ -7,10 +7,10 @@ import { changeOf, columnsThatDiffer, NotSerialError, readRows, serialOrders, wr
 import type { Change } from './serial.js'
 import { isOpaque, shapeOf } from './statement.js'
 
-/** Looks at the end of one schedule; what it throws says what is wrong there. */
+/** Checks the final state of one schedule; throws if it is wrong. */
 export type Judge = (run: Run) => unknown
 
-/** The check for who gives none: the rows have to be as if the participants had run one after the other. */
+/** The default check: the final rows must be those of a serial order of the participants. */
 export class Oracle<C> {
   readonly #options: ExploreOptions<C>
   readonly #laboratory: Laboratory<C>
@@ -25,7 +25,7 @@ export class Oracle<C> {
     this.#names = Object.keys(options.participants)
   }
 
-  /** Finds out which tables to compare; returns why that cannot be done. */
+  /** Finds the tables to compare; returns the reasons if they cannot be compared. */
   async prepare(): Promise<string[]> {
     const run = await this.#laboratory.runSerially(await this.#options.setup(), this.#names)
     this.#tables = writtenTables(run.steps)
@@ -42,13 +42,13 @@ export class Oracle<C> {
     ]
   }
 
-  /** Looks at the rows before a schedule, and is then the judge of what it made of them. */
+  /** Reads the rows before a schedule; the returned function checks the rows after it. */
   async judge(): Promise<Judge> {
     const changed = await this.#watch()
     return async (run) => this.#compare(run.outcomes(), await changed(run))
   }
 
-  /** What was written that was not compared. */
+  /** The writes that were not compared. */
   objections(): readonly string[] {
     return [...this.#objections]
   }
@@ -65,7 +65,7 @@ export class Oracle<C> {
     throw new NotSerialError(orders, changes, change)
   }
 
-  /** What a serial run in this order changes; each is run once. */
+  /** The changes of a serial run in this order; cached. */
   async #changeOf(order: readonly string[]): Promise<Change> {
     const key = order.join('\n')
     const known = this.#serial.get(key) ?? this.#runSerially(order)

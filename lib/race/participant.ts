@@ -1,11 +1,11 @@
 import type { Kind } from './statement.js'
 import type { Step } from './step.js'
 
-/** A statement at the gate: the next one of its participant. */
+/** The next statement of a participant, held at the gate. */
 export interface Pending {
   readonly participant: string
   readonly sql: string
-  /** `start`: it has not begun yet, and stands in no queue. */
+  /** `start`: the participant has not started. */
   readonly kind: Kind | 'start'
 }
 
@@ -14,32 +14,32 @@ export interface Statement extends Pending {
   readonly step: { -readonly [Key in keyof Step]: Step[Key] }
   readonly connection: object
   readonly inTransaction: boolean
-  /** Lets it through. */
+  /** Releases it. */
   go: () => void
-  /** For a statement that the server did not even queue: sends it again, or gives up. */
+  /** For a statement that found the database busy: resends it, or gives up. */
   again: ((giveUp: boolean) => void) | undefined
-  /** The server said that it waits, since the last time that a lock may have been released. */
+  /** The server has reported it as waiting, since the last possible release of a lock. */
   waiting: boolean
   waited: boolean
-  /** The connections whose locks it waits for, where the server says. */
+  /** The connections that block it, if the server reports them. */
   blockers: readonly number[] | undefined
-  /** Statements sent inside it, such as the ROLLBACK after a deadlock, which it waits for. */
+  /** The number of inner statements that it waits for, such as the ROLLBACK after a deadlock. */
   nested: number
 }
 
 export interface Participant {
   readonly name: string
-  /** How to start it, as long as it is not. */
+  /** Starts it; `undefined` after the start. */
   held: (() => void) | undefined
   readonly gates: Statement[]
   readonly sent: Set<Statement>
   settled: { readonly error?: unknown; readonly rejected: boolean } | undefined
-  /** It computes, or waits for something that is no statement. */
+  /** It exceeded its computing time: it may wait for something other than a statement. */
   outside: boolean
   lastEvent: number
-  /** How often nothing was there since then. */
+  /** The number of checks without an event since then. */
   looks: number
-  /** A write of its lasts, or may last. */
+  /** A write of it is committed, or may be. */
   lasting: boolean
 }
 

@@ -6,21 +6,21 @@ import { NotSerialError } from './serial.js'
 import { assignments, nameOf, tableOf } from './statement.js'
 import type { Step } from './step.js'
 
-/** What was lost, by whom, and why. */
+/** The lost update, the statement that overwrote it, and the stale read. */
 export interface Explanation {
-  /** The column, as the table has it. */
+  /** The column, by its name in the table. */
   readonly column: string
-  /** The key of its document; `undefined` if it is not a document, or the whole of it. */
+  /** The key of its document; `undefined` if the column has no document, or the whole document was lost. */
   readonly key: string | undefined
-  /** The write of a value that was made before, or without, somebody else's. */
+  /** The write of a value that does not include the lost update. */
   readonly overwriter: Step
-  /** What that value was made from. */
+  /** The read that the value comes from. */
   readonly staleRead: Step | undefined
-  /** The write that it undid. */
+  /** The write that was overwritten. */
   readonly undone: Step | undefined
 }
 
-/** Finds the statement that overwrote, and the read that its value came from; `undefined` if it is another kind of failure. */
+/** Finds the overwriting statement and the read that its value comes from; `undefined` for other kinds of failures. */
 export function explain({ steps, error }: Pick<Failure, 'steps' | 'error'>): Explanation | undefined {
   const lost = whatIsLost(error)
   const done = steps.filter((step) => step.error === undefined)
@@ -54,7 +54,7 @@ function bareTable(sql: string): string {
   return nameOf(tableOf(sql) ?? '')
 }
 
-/** The first key of a written document that is not the same in the one that was written over it. */
+/** The first key of a written document that differs in the document that overwrote it. */
 function keyUndone(value: unknown, over: unknown): string | undefined {
   const [document, other] = [documentOf(value), documentOf(over)] as (Record<string, unknown> | undefined)[]
   return Object.keys(document ?? {}).find((key) => !isDeepStrictEqual(document![key], other?.[key]))
@@ -74,25 +74,25 @@ function whatIsLost(error: unknown): { column: string; key: string | undefined }
   return error instanceof NotSerialError ? error.difference : undefined
 }
 
-/** What a participant did at one place of the schedule: it sent a statement, or one that had waited went on. */
+/** An entry of the timeline: a participant sent a statement, or its waiting statement continued. */
 interface Entry {
   readonly participant: string
   readonly number: number
-  /** The statement; `undefined` where it goes on. */
+  /** The statement; `undefined` if it continues. */
   readonly sent: string | undefined
   readonly waitsFor: readonly string[]
   readonly answers: readonly string[]
   readonly error: string | undefined
 }
 
-/** A column is no narrower, however many there are. */
+/** The minimum width of a column. */
 const leastColumns = 16
 
 /**
- * The failure as a table with a column for each participant: what was sent, with its values shortened, what each read
- * returned, and who waited for whom; then what was lost, and the token to replay it, which is never broken in two.
+ * Formats a failure as a table with a column for each participant: its statements with shortened values, the results of
+ * its reads, and its lock waits; then the lost update, and the token for `replay` on one line.
  *
- * @param width in columns of a terminal. Default: 120
+ * @param width the width in terminal columns. Default: 120
  * @example console.log(timeline(result.first, process.stdout.columns))
  */
 export function timeline(failure: Failure, width: number = 120): string {
@@ -126,12 +126,12 @@ export function timeline(failure: Failure, width: number = 120): string {
   ].join('\n')
 }
 
-/** A line of a diagram is broken after so many columns. */
+/** The maximum width of a line in a diagram. */
 const diagramColumns = 60
 
 /**
- * The same as a Mermaid sequence diagram, with the database among the participants: for a pull request, an issue, or any
- * other page in Markdown.
+ * Formats a failure as a Mermaid sequence diagram, with the database among the participants: for a pull request, an
+ * issue, or any other Markdown page.
  *
  * @example `\`\`\`mermaid\n${sequenceDiagram(result.first)}\n\`\`\``
  */
@@ -158,7 +158,7 @@ export function sequenceDiagram(failure: Failure): string {
   ].join('\n  ')
 }
 
-/** The text with all that means something to Mermaid as an entity. It takes away the end of one that follows on `style`. */
+/** Escapes characters with a meaning in Mermaid. Mermaid drops the end of an entity that follows the word `style`. */
 function escaped(text: string): string {
   const special = /[#;<>&%\\$ﬂ¶]|s(?=tyle)|c(?=lassDef)|(?<=^:?(?:no)?wrap):/g
   return text.replace(special, (character) => `#${character.charCodeAt(0)};`)
@@ -172,7 +172,7 @@ function waiting(names: readonly string[]): string {
   return `⏳ waits for ${names.map(visible).join(', ')}`
 }
 
-/** What was lost, the statement that overwrote it, and the stale read that it came from; or what the check said. */
+/** The lost update, the statement that overwrote it, and its stale read; or the message of the check. */
 function lastLines({ steps, error }: Pick<Failure, 'steps' | 'error'>): string[] {
   const found = explain({ steps, error })
   if (!found) {
@@ -212,7 +212,7 @@ function entries(steps: readonly Step[]): Entry[] {
   return all.sort((one, other) => one.at - other.at).map(({ entry }) => entry)
 }
 
-/** More rows than these are only counted. */
+/** The maximum number of rows shown; further rows are only counted. */
 const shownRows = 3
 
 function answersOf({ rows }: Step, columns: ReadonlySet<string>): string[] {
@@ -220,7 +220,7 @@ function answersOf({ rows }: Step, columns: ReadonlySet<string>): string[] {
   return rows.length > shownRows ? [...shown, `… and ${rows.length - shownRows} more`] : shown
 }
 
-/** Of a row that was read, what somebody writes in this schedule. */
+/** The columns of a row that a statement of this schedule writes. */
 function interesting(row: Readonly<Record<string, unknown>>, columns: ReadonlySet<string>): object {
   const some = Object.entries(row).filter(([column, value]) => columns.has(column) && !isTime(value))
   return some.length > 0 ? Object.fromEntries(some) : row
@@ -230,10 +230,10 @@ function isTime(value: unknown): boolean {
   return types.isDate(value) || (typeof value === 'string' && /^\d{4}-\d\d-\d\d[ T]\d\d:/.test(value))
 }
 
-/** A literal, an alias, a name in quotes, a placeholder, or what stands between the words. */
+/** Matches a literal, an alias, a quoted name, a placeholder, or white space. */
 const parts = /'(?:[^'\\]|\\.|'')*'|\sAS\s+[`"](\w+)[`"]|[`"](\w+)[`"](\.?)|\?|\$(\d+)|\s+/gs
 
-/** A statement without quotes and column lists, its binds in their places; without the alias of a table that is alone. */
+/** A statement without quotes and column lists, with its binds inlined, and without the alias of a single table. */
 function told({ sql, binds }: Step): string {
   let mark = 0
   const alias = /\bJOIN\b/i.test(sql) ? undefined : /\bFROM\s+\S+\sAS\s+[`"](\w+)[`"]/i.exec(sql)?.[1]

@@ -10,7 +10,7 @@ import { copyOf, touchedBy } from './step.js'
 import type { Step } from './step.js'
 import { Waits } from './waits.js'
 
-/** How a participant ended: `unknown` rejected after a write of its that lasts, or may. */
+/** The outcome of a participant. `unknown`: it rejected after a write that is, or may be, committed. */
 export type Outcome = 'ok' | 'failed' | 'unknown'
 
 interface Context {
@@ -21,36 +21,36 @@ interface Context {
 
 const contexts = new AsyncLocalStorage<Context>()
 
-/** The run, and the participant of it, that the caller belongs to. */
+/** The run and the participant that the current code belongs to. */
 export function sender(): { readonly run: Run; readonly name: string } | undefined {
   const context = contexts.getStore()
   return context && { run: context.run, name: context.participant.name }
 }
 
 function nothing(): void {
-  // Until there is something to wake.
+  // A placeholder until a caller waits.
 }
 
-/** How long, in milliseconds. */
+/** Time limits in milliseconds. */
 const limits = {
-  /** until the server is asked whether a statement that has no answer yet waits */
+  /** The wait for the result of a statement, before the server is asked for lock waits. */
   answer: 2,
-  /** the others give one that waits outside of the database to come back, after each statement */
+  /** The wait, after each statement, for a participant that waits outside the database. */
   comeBack: 5,
-  /** between two looks at whether the server has ended a wait */
+  /** The interval between checks whether the server has ended a wait. */
   resolve: 10,
-  /** one that waits outside of the database may keep the others waiting */
+  /** How long a participant that waits outside the database may block the other participants. */
   outside: 1_000,
-  /** nothing at all may happen: nobody can tell a timer from what never comes, and other runners end a test after 5 s */
+  /** The maximum time without an event: a timer looks like an endless wait, and test runners stop a test after 5 s. */
   stuck: 4_000,
 } as const
 
-/** One execution of the participants, whose statements go through one at a time, in an order that the caller chooses. */
+/** One execution of the participants. Their statements are released one at a time, in the order of the caller. */
 export class Run {
   readonly steps: Step[] = []
-  /** Who was let through, in order. */
+  /** The participants that were released, in order. */
   readonly choices: string[] = []
-  /** The server may have chosen who went on: several waited for the same lock, or one of a deadlock was ended. */
+  /** The server may have chosen who continues: several waited for one lock, or it ended a deadlock. */
   serverChose = false
   readonly #server: Server
   readonly #waits: Waits
@@ -60,7 +60,7 @@ export class Run {
   #wake: () => void = nothing
   #isOver = false
 
-  /** All of its participants have ended, or it was given up. */
+  /** All participants have ended, or the run was aborted. */
   get isOver(): boolean {
     return this.#isOver
   }
@@ -71,7 +71,7 @@ export class Run {
     this.#mutate = mutate
   }
 
-  /** Starts a participant, which goes as far as its first statement; where callers queue in this process, when its turn comes. */
+  /** Starts a participant, which runs to its first statement. If writers queue in this process, `release` starts it. */
   start(name: string, fn: () => unknown): void {
     const participant = newParticipant(name)
     this.#participants.push(participant)
@@ -90,12 +90,12 @@ export class Run {
     else begin()
   }
 
-  /** Holds a participant's statement until it is let through, and takes down what became of it. */
+  /** Holds the statement of a participant until it is released, and records its result. */
   async pass(passing: Passing): Promise<unknown> {
     const { participant, within } = contexts.getStore()!
     const statement = this.#arrive(passing, participant)
     if (within) {
-      // It failed, and the server has rolled back: Sequelize says so to itself before it tells us.
+      // The outer statement failed and the server rolled back: Sequelize sends its own ROLLBACK before it rejects.
       this.#lockReleased()
       within.nested++
     }
@@ -127,7 +127,7 @@ export class Run {
     }
   }
 
-  /** Waits until every participant is at the gate, waits, or has ended; returns the statements at the gate. */
+  /** Waits until every participant is at the gate, waits, or has ended; returns the statements held at the gate. */
   async settle(): Promise<readonly Pending[]> {
     const start = performance.now()
     for (;;) {
@@ -143,11 +143,11 @@ export class Run {
         await this.#event(isKnown ? 0 : limits.answer)
         if (seen !== this.#events) continue
         if (unsure.length > 0) {
-          // An answer from the statement itself makes this one needless.
+          // The result of the statement itself makes the server's answer unnecessary.
           await Promise.race([this.#waits.ask(inFlight, () => seen !== this.#events), this.#event(limits.stuck)])
           this.#wake()
         }
-        // Looks are counted too: where this process gets no processor, time alone says nothing.
+        // Count checks too: if this process gets no processor time, elapsed time alone proves nothing.
         for (const each of seen === this.#events ? computing : []) {
           const { computingMs } = this.#server
           const isLong = performance.now() - each.lastEvent > computingMs
@@ -176,7 +176,7 @@ export class Run {
     }
   }
 
-  /** Lets the next statement of a participant through. */
+  /** Releases the next statement of a participant. */
   release(name: string): void {
     const participant = this.#participants.find((each) => each.name === name)!
     this.choices.push(name)
@@ -192,12 +192,12 @@ export class Run {
     statement.go()
   }
 
-  /** All of them have ended: what is sent from now on is not held. */
+  /** Marks the run as ended: later statements are not held. */
   end(): void {
     this.#isOver = true
   }
 
-  /** How each participant has ended. */
+  /** The outcome of each participant. */
   outcomes(): Record<string, Outcome> {
     return Object.fromEntries(
       this.#participants.map(({ name, settled, lasting }) => [
@@ -207,7 +207,7 @@ export class Run {
     )
   }
 
-  /** What the participants were rejected with. */
+  /** The errors of the participants that rejected. */
   errors(): ReadonlyMap<string, unknown> {
     const rejected = this.#participants.filter(({ settled }) => settled!.rejected)
     return new Map(rejected.map(({ name, settled }) => [name, settled!.error]))
@@ -215,7 +215,7 @@ export class Run {
 
   #arrive(passing: Passing, { name }: Participant): Statement {
     const sql = this.#mutate(passing, this.#server.nothing)
-    // Sent by a participant, it would fix the snapshot of a transaction.
+    // The same SQL from a participant would be a read, which can fix the snapshot of a transaction.
     const kind = sql !== passing.sql && sql === this.#server.nothing ? 'local' : kindOf(sql)
     const step = {
       number: 0,
@@ -242,7 +242,7 @@ export class Run {
     return { participant: name, sql, kind, step, connection, inTransaction, ...state }
   }
 
-  /** Sends a statement again and again, as long as the database is busy and somebody else may end that. */
+  /** Resends a statement while the database is busy and another participant may end that. */
   async #untilNotBusy(statement: Statement, send: () => Promise<unknown>): Promise<unknown> {
     for (;;) {
       try {
@@ -258,7 +258,7 @@ export class Run {
     }
   }
 
-  /** Takes down that a statement is over, and that it is done, or may be. */
+  /** Records that a statement has ended, and whether its write is, or may be, committed. */
   #answered(statement: Statement, participant: Participant, mayBeDone: boolean): void {
     const { sql, kind, connection, inTransaction, step } = statement
     const open = this.#waits.transaction(connection)
@@ -269,7 +269,7 @@ export class Run {
     if (unlocks) this.#lockReleased()
   }
 
-  /** Those who waited may go on: the server has to be asked again. */
+  /** Waiting statements may continue: the server must be asked again. */
   #lockReleased(): void {
     for (const { sent } of this.#participants) {
       for (const statement of sent) {
@@ -279,7 +279,7 @@ export class Run {
     }
   }
 
-  /** Nobody can go on: ends a wait, once the server has had time enough to do so. */
+  /** No participant can continue: ends a wait, if the server has not ended one in time. */
   async #unblock(live: readonly Participant[], sinceMs: number): Promise<void> {
     const wait = this.#waits.toEnd(live)
     if (!wait) return
@@ -295,7 +295,7 @@ export class Run {
     this.#wake()
   }
 
-  /** Resolves when something happens, or after so many milliseconds. */
+  /** Resolves at the next event, or after a timeout in milliseconds. */
   #event(milliseconds: number): Promise<void> {
     return new Promise((resolve) => {
       const timer = setTimeout(resolve, milliseconds)
@@ -307,7 +307,7 @@ export class Run {
   }
 }
 
-/** What the driver said, which Sequelize hands on in `parent`. */
+/** The error of the driver, which Sequelize keeps in `parent`. */
 function driverError(error: unknown): DriverError {
   return (error as { parent?: DriverError }).parent ?? {}
 }

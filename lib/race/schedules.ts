@@ -1,35 +1,35 @@
 import type { Pending } from './participant.js'
 import { shapeOf } from './statement.js'
 
-/** A schedule still to be run: the choices it begins with, and what has been seen already from there. */
+/** A schedule to run: its first choices, and the state of the search after them. */
 interface Item {
   readonly choices: readonly Choice[]
-  /** Statements that need not come next: the schedules in which they do are, or will be, run from elsewhere. */
+  /** The sleep set: statements that need not come next, because other items of the frontier cover these schedules. */
   readonly asleep: readonly Pending[]
   readonly preemptions: number
   readonly switches: number
-  /** The participant of the last statement that was more than a read. */
+  /** The participant of the last statement other than a read. */
   readonly last: string | undefined
 }
 
 interface Choice {
   readonly participant: string
-  /** What could be chosen from, to see whether a repetition goes the same way. */
+  /** The alternatives of the choice, to detect a repetition that diverges. */
   readonly among: string
 }
 
 export interface Bounds {
   readonly preemptions: number
-  /** Leave out orders that differ only in what cannot be told apart. */
+  /** Skip orders that differ only in the order of reads. */
   readonly reduce: boolean
 }
 
 /**
- * The schedules that are still to be run, those with the fewest preemptions first.
+ * The schedules to run, in the order of the fewest preemptions.
  *
- * A preemption is a statement other than a read that comes while the participant of the last such statement could go on.
- * Reads are free, so two schedules that differ only in the order of neighbouring reads have equally many; that makes the
- * sleep sets sound under the bound, which with CHESS' own count they are not.
+ * A preemption is a statement other than a read, sent while the participant of the last such statement could continue.
+ * Reads are free: two schedules that differ only in the order of adjacent reads have the same number of preemptions.
+ * That makes sleep sets sound under the bound; with the count of CHESS they are not.
  */
 export class Frontier {
   readonly #bounds: Bounds
@@ -55,18 +55,18 @@ export class Frontier {
   }
 }
 
-/** Chooses who goes next, in one run of the participants. */
+/** Chooses the next participant, in one run. */
 export interface Chooser {
-  /** In place of what was recorded, this was there: the participants do not do the same in every run. */
+  /** How the run differed from its recording: the participants behave differently. `undefined` if it did not. */
   readonly divergence: string | undefined
-  /** It turned out to be a schedule that is run from elsewhere. */
+  /** Another item of the frontier covers this schedule. */
   readonly isRedundant: boolean
   choose(ready: readonly Pending[]): string
-  /** The same from its beginning. */
+  /** The same schedule from its start. */
   again(): Chooser
 }
 
-/** One walk from the beginning to the end of a schedule; finds those that branch off from it. */
+/** Runs one schedule from start to end, and adds the schedules that branch off. */
 class Walk implements Chooser {
   divergence: string | undefined
   isRedundant = false
@@ -95,7 +95,7 @@ class Walk implements Chooser {
   }
 
   choose(pending: readonly Pending[]): string {
-    // Nobody sends a statement before all are started, in whatever order.
+    // All participants start, in every order, before the first statement is sent.
     const starts = pending.filter(({ kind }) => kind === 'start')
     const ready = starts.length > 0 ? starts : pending
     const local = this.#bounds.reduce && ready.find(({ kind }) => kind === 'local')
@@ -156,7 +156,7 @@ function isFree({ kind }: Pending): boolean {
   return kind === 'read' || kind === 'local' || kind === 'start'
 }
 
-/** A schedule that is known from its first choice to its last. */
+/** Replays a schedule with all its choices known. */
 export class Script implements Chooser {
   readonly isRedundant = false
   divergence: string | undefined
@@ -182,13 +182,13 @@ export class Script implements Chooser {
   }
 }
 
-/** The choices of a schedule as text, a letter for each: `v1:ABBA`, where A is the first participant, whatever its name. */
+/** The choices of a schedule as text, with one letter for each: in `v1:ABBA`, A is the first participant. */
 export function tokenOf(names: readonly string[], choices: readonly string[], mutant?: string): string {
   const letters = choices.map((name) => String.fromCharCode(65 + names.indexOf(name)))
   return `v1${mutant === undefined ? '' : `.${mutant}`}:${letters.join('')}`
 }
 
-/** What a token stands for; `undefined` if it is none. */
+/** Parses a token; `undefined` if it is invalid. */
 export function readToken(
   token: string,
   names: readonly string[],

@@ -6,7 +6,7 @@ import type { Outcome } from './run.js'
 import { nameOf, tablesWritten } from './statement.js'
 import type { Step } from './step.js'
 
-/** The rows that changed between the beginning and the end of a run, without what differs in every run. */
+/** The rows that a run changed, without values that differ in every run. */
 export type Change = readonly RowChange[]
 
 interface RowChange {
@@ -18,13 +18,13 @@ interface RowChange {
 /** The rows of some tables, by table and key. */
 export type Rows = ReadonlyMap<string, { readonly table: string; readonly row: Readonly<Record<string, unknown>> }>
 
-/** What a participant wrote to, as its statements name it. */
+/** The tables that the participants wrote to, as their statements quote them. */
 export function writtenTables(steps: readonly Step[]): string[] {
   const written = steps.filter(({ kind, error }) => kind === 'write' && error === undefined)
   return [...new Set(written.flatMap(({ sql }) => tablesWritten(sql)))].sort()
 }
 
-/** Reads whole tables, each named as a statement of a participant names it. */
+/** Reads whole tables; `tables` are quoted as in the statements of the participants. */
 export async function readRows(sequelize: Sequelize, tables: readonly string[]): Promise<Rows> {
   const all = new Map<string, { table: string; row: Record<string, unknown> }>()
   for (const quoted of tables) {
@@ -49,7 +49,7 @@ export async function readRows(sequelize: Sequelize, tables: readonly string[]):
   return all
 }
 
-/** What became of the rows; a key that the database gave out is left out, since each run gets another one. */
+/** The changes of the rows, without generated keys, which differ in every run. */
 export function changeOf(sequelize: Sequelize, before: Rows, after: Rows): Change {
   const changed = [...new Set([...before.keys(), ...after.keys()])].filter(
     (key) => !isDeepStrictEqual(before.get(key)?.row, after.get(key)?.row),
@@ -67,7 +67,7 @@ export function changeOf(sequelize: Sequelize, before: Rows, after: Rows): Chang
     .sort((one, other) => (JSON.stringify(one) < JSON.stringify(other) ? -1 : 1))
 }
 
-/** The columns of a table that are its key, that the database gives out, and that hold the time of a write. */
+/** The columns of a table that are its key, that the database generates, and that are timestamps. */
 function columnsOf(sequelize: Sequelize, table: string): Record<'keys' | 'given' | 'times', string[]> {
   const model = modelOf(sequelize, table)
   if (!model) return { keys: [], given: [], times: [] }
@@ -98,7 +98,7 @@ function plain(value: unknown): unknown {
   return JSON.parse(JSON.stringify(value, (_key, each: unknown) => (typeof each === 'bigint' ? String(each) : each)))
 }
 
-/** Every order of every part of `names` that has those that are acknowledged, and of the others any; whole ones first. */
+/** All serial orders: of every `ok` participant, no `failed` one, and any selection of the `unknown` ones. */
 export function serialOrders(outcomes: Readonly<Record<string, Outcome>>): string[][] {
   const names = Object.keys(outcomes)
   const parts = names.reduce<string[][]>(
@@ -116,14 +116,14 @@ function permutations(names: readonly string[]): string[][] {
   return names.flatMap((name) => permutations(names.filter((each) => each !== name)).map((rest) => [name, ...rest]))
 }
 
-/** The final rows are not those of any one-after-the-other order. */
+/** The final rows differ from those of every serial order. */
 export class NotSerialError extends Error {
   override readonly name = 'NotSerialError'
-  /** What became of the rows, and what would have, in the `order` that was tried first. */
+  /** The actual changes, and the changes of the serial `order` that was compared first. */
   readonly actual: Change
   readonly expected: Change
   readonly order: readonly string[]
-  /** The first column, and key of its document, that the order would have left otherwise. */
+  /** The first column, and the first key of its document, that differ between the two. */
   readonly difference: { readonly column: string; readonly key: string | undefined } | undefined
 
   constructor(orders: readonly (readonly string[])[], changes: readonly Change[], actual: Change) {

@@ -2,35 +2,35 @@ import { QueryTypes, Sequelize } from 'sequelize'
 import type { Options } from 'sequelize'
 import { ProbeError, usage } from './errors.js'
 
-/** A connection that waits for a lock, and who holds it, where the server tells. */
+/** A connection that waits for a lock, and the connections that hold it, if the server reports them. */
 interface Wait {
   readonly waiter: number
   readonly blockers?: readonly number[]
 }
 
-/** What differs from server to server: how it tells who waits, and how a wait is ended. */
+/** The differences between servers: how to read lock waits, and how to end a wait. */
 export interface Server {
-  /** The connection's number, as the server knows it. */
+  /** The server's id of a connection. */
   readonly connectionId: (connection: object) => number
-  /** Those of these connections that wait for a lock, right now. */
+  /** The connections among `ids` that wait for a lock now. */
   readonly waits: (ids: readonly number[]) => Promise<Wait[]>
-  /** Ends the statement that this connection waits in, with an error; absent where a wait is the kit's own. */
+  /** Cancels the waiting statement of a connection; absent if the kit itself makes statements wait. */
   readonly cancel?: (id: number) => Promise<void>
-  /** The error is the server's own word, so what it says of the statement is certain. */
+  /** Whether the error is from the server, so the failure of the statement is certain. */
   readonly isAnswer: (error: DriverError) => boolean
-  /** Nothing was done because another connection is at work: the kit sends it again when that one has ended. */
+  /** Whether the database was busy and did nothing: the kit resends the statement when another one has ended. */
   readonly isBusy: (error: DriverError) => boolean
-  /** Readies a connection that a participant uses. */
+  /** Prepares a connection for a participant. */
   readonly prepare: (connection: object) => void
-  /** Writers stand in a queue of this process, so that it matters who is started first. */
+  /** Writers queue in this process, so the order of the starts matters. */
   readonly hasQueue: boolean
-  /** How long a participant may compute, in milliseconds, before the others go on without it. */
+  /** The maximum computing time of a participant, in milliseconds, before the other participants continue. */
   readonly computingMs: number
-  /** How long it takes at most, in milliseconds, until one of a deadlock is ended. */
+  /** The maximum time in milliseconds until the server ends a deadlock. */
   readonly deadlockMs: number
-  /** The same, where it does not tell who holds the lock, so that what looks like a deadlock need be none. */
+  /** The same for a guessed deadlock, if the server does not report the holders of locks. */
   readonly guessedDeadlockMs: number
-  /** A statement that does nothing, and answers with no rows where Sequelize trips over those of a COMMIT. */
+  /** A statement without effect; without rows, too, on MySQL and MariaDB, where Sequelize fails on rows of a COMMIT. */
   readonly nothing: string
   readonly close: () => Promise<void>
 }
@@ -44,7 +44,7 @@ export interface DriverError {
 
 type Ask = <R extends object>(sql: string) => Promise<R[]>
 
-/** Connects to the server behind `sequelize` a second time, or as `admin`, and makes sure that it tells who waits. */
+/** Opens a second connection to the server, or uses `admin`, and checks that it can read lock waits. */
 export async function connectServer(sequelize: Sequelize, admin: Sequelize | undefined): Promise<Server> {
   const connect = servers[sequelize.getDialect()]!
   return connect(sequelize, admin)
@@ -57,7 +57,7 @@ const servers: Readonly<Record<string, typeof connectServer>> = {
   sqlite: connectSqlite,
 }
 
-/** A Sequelize instance with the same credentials, whose one or two connections nobody else can use up. */
+/** A Sequelize instance with the same credentials and its own pool, which the participants cannot exhaust. */
 function secondInstance(sequelize: Sequelize): Sequelize {
   const { config, options } = sequelize as unknown as {
     config: { database: string; username: string; password: string; host: string; port: number }
@@ -102,7 +102,7 @@ async function connectMysqlOrMariadb(sequelize: Sequelize, admin: Sequelize | un
     hasQueue: false,
     computingMs: 200,
     deadlockMs: 3_000,
-    // It looks for a deadlock before a statement begins to wait.
+    // The server checks for a deadlock before a statement starts to wait.
     guessedDeadlockMs: 100,
     nothing: 'DO 1',
     close,
@@ -127,7 +127,7 @@ async function connectPostgres(sequelize: Sequelize, admin: Sequelize | undefine
     prepare: () => undefined,
     hasQueue: false,
     computingMs: 200,
-    // Its `deadlock_timeout` is 1 s.
+    // The default of `deadlock_timeout` is 1 s.
     deadlockMs: 3_000,
     guessedDeadlockMs: 0,
     nothing: 'SELECT 1',
@@ -135,7 +135,7 @@ async function connectPostgres(sequelize: Sequelize, admin: Sequelize | undefine
   }
 }
 
-/** It reports no waits: a statement that finds the file locked is sent again when another connection has ended its own. */
+/** SQLite reports no waits: a statement that finds the file locked is resent when another statement has ended. */
 // eslint-disable-next-line @typescript-eslint/require-await -- as the others, it rejects
 async function connectSqlite(sequelize: Sequelize): Promise<Server> {
   const { options } = sequelize as unknown as { options: { storage?: string; host?: string; retry?: object } }
@@ -144,7 +144,7 @@ async function connectSqlite(sequelize: Sequelize): Promise<Server> {
   const busyTimeout = (connection: object, milliseconds: number): void =>
     (connection as { configure(name: 'busyTimeout', value: number): void }).configure('busyTimeout', milliseconds)
   const { retry } = options
-  // Sequelize pauses before it repeats what found the file locked.
+  // Otherwise Sequelize pauses before it resends a statement that found the file locked.
   options.retry = { ...retry, backoffBase: 0 }
   return {
     connectionId: (connection) => ids.get(connection) ?? ids.set(connection, ids.size + 1).size,
@@ -159,7 +159,7 @@ async function connectSqlite(sequelize: Sequelize): Promise<Server> {
     nothing: 'SELECT 1',
     close() {
       Object.assign(options, { retry })
-      // What the driver sets by itself. That of a transaction, which has an id, is being closed by Sequelize.
+      // Restore the driver's default. A connection of a transaction has a `uuid`: Sequelize closes it.
       for (const connection of ids.keys()) if (!('uuid' in connection)) busyTimeout(connection, 1_000)
       return Promise.resolve()
     },
@@ -169,9 +169,9 @@ async function connectSqlite(sequelize: Sequelize): Promise<Server> {
 const lockTables = ['data_lock_waits', 'data_locks', 'threads']
 
 /**
- * Live, and without rows once the lock is granted; `sys.innodb_lock_waits` joins tables that are cached. The thread of a
- * row lock is not to be trusted: when a page is reorganised, it becomes that of whoever did so. That of the table lock,
- * which every transaction with a row lock has, is its own.
+ * `data_lock_waits` is live, and has no rows after the lock is granted; `sys.innodb_lock_waits` joins cached tables.
+ * The thread of a row lock is unreliable: after a page is reorganised, it is the thread that reorganised the page. The
+ * thread of the table lock, which every transaction with a row lock has, is reliable.
  */
 function mysqlWaits(ask: Ask): Server['waits'] {
   const threadOf = (side: string): string =>
@@ -188,11 +188,11 @@ function mysqlWaits(ask: Ask): Server['waits'] {
     )
 }
 
-/** INNODB_LOCK_WAITS is a cache that is not refreshed while somebody polls it; the status text is live. */
+/** INNODB_LOCK_WAITS is a cache that is not refreshed while it is polled; the status text is live. */
 function mariadbWaits(ask: Ask): Server['waits'] {
   return async (ids) => {
     const [status] = await ask<{ Status: string }>('SHOW ENGINE INNODB STATUS')
-    // Before the first of them stands the last deadlock, however long ago.
+    // The text before the first match describes the last deadlock, which may be old.
     return status!.Status.split(/^---TRANSACTION /m)
       .slice(1)
       .filter((block) => /^LOCK WAIT /m.test(block))

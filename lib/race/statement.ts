@@ -1,16 +1,16 @@
 /**
- * What a statement does, as far as the order of statements matters:
- * `local` touches nothing that others can see, two `read`s can be swapped, `end` ends a transaction or a savepoint.
+ * The kind of a statement, for the order of statements:
+ * `local` has no effect that other sessions see, two `read`s commute, `end` ends a transaction or a savepoint.
  */
 export type Kind = 'local' | 'read' | 'lock' | 'write' | 'end' | 'other'
 
-/** How a transaction is begun without a snapshot and without a lock. */
+/** Matches a BEGIN that takes neither a snapshot nor a lock. */
 const begins = /^(START TRANSACTION|BEGIN( DEFERRED)?( TRANSACTION)?)\s*;?$/i
 const locals = /^(SAVEPOINT [^;]*|SET (SESSION )?TRANSACTION [^;]*)\s*;?$/i
 const ends = /^(COMMIT|ROLLBACK|RELEASE)\b/i
 const writes = /^(INSERT|UPDATE|DELETE|REPLACE|MERGE|TRUNCATE)\b/i
 
-/** What may stand before a parenthesis in a SELECT that changes nothing. */
+/** The words that may precede a parenthesis in a read-only SELECT. */
 const harmless = new Set(
   'and or not in on as where from select exists values using over any all count sum min max avg coalesce ifnull nullif lower upper trim length substring concat cast date char varchar decimal numeric'.split(
     ' ',
@@ -23,36 +23,36 @@ export function kindOf(sql: string): Kind {
   const main = sql.slice(mainStart(sql))
   if (writes.test(main) || tablesWritten(sql).length > 0) return 'write'
   if (!/^SELECT\b/i.test(main) || isSeveral(sql)) return 'other'
-  // Words in literals count too: what looks like a lock or a call is taken for one.
+  // Also matches words in literals: a literal that looks like a lock or a call counts as one.
   const isLocking = /\bFOR\s+(UPDATE|SHARE|NO KEY|KEY)\b|\bLOCK IN SHARE MODE\b|\bINTO\b/i.test(sql)
-  // From the start of a word only: else a long word is read once from each of its characters.
+  // Match from the start of a word only; otherwise the time is quadratic in the length of a word.
   const calls = [...sql.matchAll(/(?<![\w."`])([\w."`]+)\s*\(/g)].map(([, name]) => name!.toLowerCase())
   const isPlain = calls.every((name) => harmless.has(name) || /^jsonb?_/.test(name))
   return isLocking || !isPlain ? 'lock' : 'read'
 }
 
-/** Whether this is how a transaction is left for good, rather than a savepoint. */
+/** Whether a statement ends a transaction, not only a savepoint. */
 export function endsTransaction(sql: string): boolean {
   return /^(COMMIT|ROLLBACK)\s*(TRANSACTION\s*)?;?$/i.test(sql)
 }
 
-/** The statement with literals and numbers taken out: the same for every run of the same code. */
+/** The statement without literals and numbers: the same in every run of the same code. */
 export function shapeOf(sql: string): string {
   return sql.replace(/'(?:[^'\\]|\\.|'')*'|\b\d+(\.\d+)?\b/gs, '?')
 }
 
-/** The binds of a statement in the order of their placeholders, however the driver wants them. */
+/** The binds of a statement in the order of their placeholders, from the format of any driver. */
 export function bindList(parameters: unknown): readonly unknown[] {
   return Array.isArray(parameters) ? parameters : Object.values(parameters ?? {})
 }
 
-/** A word, a literal or a sign of a statement. */
+/** A word, a literal or an operator of a statement. */
 export interface Token {
   readonly text: string
   readonly start: number
-  /** How many parentheses are open around it. */
+  /** The number of parentheses that are open around it. */
   readonly depth: number
-  /** Which bind stands here, from 0. */
+  /** The index of the bind, from 0. */
   readonly bind?: number
   /** The text of a literal. */
   readonly literal?: string
@@ -60,10 +60,10 @@ export interface Token {
 
 const rest = String.raw`\$\d+|\d+\.\d+|[\w\u0080-\uffff]+|::|->>?|#>>?|<=>|[<>!]=|<>|\|\||@>|<@|[^\s]`
 
-/** Whether a backslash in a literal hides what follows it. */
+/** Whether a backslash in a literal escapes the next character. */
 export type Literals = 'backslashes' | 'plain'
 
-/** What a statement is made of: a comment, or a token. */
+/** Matches a comment or a token. */
 const tokenPatterns: Readonly<Record<Literals, RegExp>> = {
   backslashes: new RegExp(
     String.raw`/\*.*?\*/|(?:--\s|#)[^\n]*|(${'`(?:[^`]|``)*`'}|"(?:[^"\\]|\\.|"")*"|[xXbB]?'(?:[^'\\]|\\.|'')*'|${rest})`,
@@ -102,7 +102,7 @@ function literalOf(text: string, literals: Literals): string | undefined {
   )
 }
 
-/** Where the statement itself begins: after comments, MariaDB's `SET STATEMENT … FOR`, and the queries of a WITH. */
+/** The index of the main statement: after comments, MariaDB's `SET STATEMENT … FOR`, and the queries of a WITH. */
 function mainStart(sql: string): number {
   const [before] = /^(\s|--[^\n]*\n|\/\*(?!!).*?\*\/)*(SET STATEMENT\b.*?\bFOR\s+)?/is.exec(sql)!
   if (!/^WITH\b/i.test(sql.slice(before.length))) return before.length
@@ -111,13 +111,13 @@ function mainStart(sql: string): number {
   return tokensOf(sql).find(isVerb)?.start ?? before.length
 }
 
-/** The tokens of the statement itself; the binds before them are counted. */
+/** The tokens of the main statement. Bind indexes count from the start of the text. */
 function mainTokens(sql: string): Token[] {
   const from = mainStart(sql)
   return tokensOf(sql).filter(({ start }) => start >= from)
 }
 
-/** The name in quotes, `"public"."docs"` as `docs`. */
+/** The name without quotes and schema: `docs` for `"public"."docs"`. */
 export function nameOf(quoted: string): string {
   return (quoted.match(/[^`".]+/g) ?? ['']).at(-1)!
 }
@@ -132,12 +132,12 @@ const written = new RegExp(
   'gi',
 )
 
-/** The table that a statement is about, as it is written there. */
+/** The main table of a statement, as the text quotes it. */
 export function tableOf(sql: string): string | undefined {
   return target.exec(sql.slice(mainStart(sql)))?.[1]
 }
 
-/** Whether it is more than one statement. */
+/** Whether a text has more than one statement. */
 function isSeveral(sql: string): boolean {
   return /;\s*\S/.test(shapeOf(sql))
 }
@@ -147,7 +147,7 @@ export function isOpaque(sql: string): boolean {
   return /^(CALL|EXECUTE|DO|COPY|LOAD)\b/i.test(sql.slice(mainStart(sql)))
 }
 
-/** The tables that a statement writes to; more than one if the queries of its WITH write too, or if it is several. */
+/** The tables that a statement writes to; several if the queries of a WITH write too, or for several statements. */
 export function tablesWritten(sql: string): string[] {
   const start = mainStart(sql)
   const beside = isSeveral(sql) ? sql : sql.slice(0, start)
@@ -168,7 +168,7 @@ function literal(token: Token, binds: readonly unknown[]): Pick<Assignment, 'val
   return /^\d+$/.test(token.text) ? { value: Number(token.text) } : {}
 }
 
-/** What an UPDATE sets. */
+/** The assignments of an UPDATE. */
 export function assignments(sql: string, binds: readonly unknown[]): Assignment[] {
   const tokens = mainTokens(sql)
   const start = tokens.findIndex(({ text, depth }) => depth === 0 && /^SET$/i.test(text))

@@ -4,24 +4,24 @@ import type { Kind } from './statement.js'
 
 /** One statement of a schedule. */
 export interface Step {
-  /** Its place in the order in which statements were let through, from 1. */
+  /** Its position in the order of released statements, from 1. */
   readonly number: number
   readonly participant: string
   readonly sql: string
   readonly binds: readonly unknown[]
   readonly kind: Kind
-  /** The last statement that had been let through when this one's answer came. */
+  /** The number of the last statement that was released before the result of this one. */
   readonly answeredAfter: number
   /** The participants whose locks it waited for. */
   readonly waitedFor: readonly string[]
-  /** What a read returned, as it was then. */
+  /** A copy of the rows that a read returned. */
   readonly rows: readonly Readonly<Record<string, unknown>>[]
   readonly error: string | undefined
-  /** The rows that it read or wrote, as `table#key`; `table#*` where they cannot be told. */
+  /** The rows that it read or wrote, as `table#key`; `table#*` if they are unknown. */
   readonly touched: readonly string[]
 }
 
-/** The rows of an answer, copied: Sequelize goes on to change the instances that it has built. */
+/** A copy of the rows of a result: Sequelize later changes the instances that it has built. */
 export function copyOf(answer: unknown): Record<string, unknown>[] {
   const all: unknown[] = Array.isArray(answer)
     ? Array.isArray(answer[0])
@@ -36,7 +36,7 @@ export function copyOf(answer: unknown): Record<string, unknown>[] {
   >[]
 }
 
-/** The rows that a statement read or wrote, as far as it and its answer tell. */
+/** The rows that a statement read or wrote, as far as its SQL and its result show. */
 export function touchedBy({ sql, binds, kind, rows }: Step, model: ModelStatic<Model> | undefined): string[] {
   const table = tableOf(sql)
   const isNewRow = /^INSERT\b(?!.*\bON (CONFLICT|DUPLICATE)\b)/is.test(sql)
@@ -60,7 +60,7 @@ export function touchedBy({ sql, binds, kind, rows }: Step, model: ModelStatic<M
   return [`${name}#${isOne ? values.map(String).join('#') : '*'}`]
 }
 
-/** Whether two participants touched the same row, and one of them wrote to it; or one waited for the other. */
+/** Whether two participants used the same row and one of them wrote to it, or one waited for the other. */
 export function shareRow(steps: readonly Step[]): boolean {
   const writes = steps.filter(({ kind }) => kind === 'write')
   return steps.some(

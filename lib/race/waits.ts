@@ -7,18 +7,18 @@ interface Transaction {
   wrote: boolean
 }
 
-/** Who waits for whose lock, as far as the server tells, and who holds any. */
+/** The lock waits, as far as the server reports them, and the open transactions. */
 export class Waits {
   readonly #server: Server
   readonly #owners = new Map<number, Participant>()
-  /** By connection, those that are open. */
+  /** The open transactions, by connection. */
   readonly #transactions = new Map<object, Transaction>()
 
   constructor(server: Server) {
     this.#server = server
   }
 
-  /** A participant sends something on a connection. */
+  /** Records that a participant uses a connection. */
   use(connection: object, participant: Participant): void {
     this.#server.prepare(connection)
     this.#owners.set(this.#server.connectionId(connection), participant)
@@ -29,7 +29,7 @@ export class Waits {
     return this.#transactions.get(connection)
   }
 
-  /** Takes down what a statement that is answered means for the transaction on its connection. */
+  /** Updates the transaction of a connection after the result of a statement. */
   answered({ sql, kind, connection, step }: Statement, participant: Participant): void {
     const open = this.#transactions.get(connection)
     if (endsTransaction(sql)) this.#transactions.delete(connection)
@@ -38,17 +38,17 @@ export class Waits {
     else if (kind === 'write' && open) open.wrote = true
   }
 
-  /** Asks the server which of these statements wait; `isLate` tells whether the answer is of no use any more. */
+  /** Asks the server which of these statements wait; `isLate`: the answer is outdated. */
   async ask(inFlight: readonly Statement[], isLate: () => boolean): Promise<void> {
     const byId = new Map(inFlight.map((each) => [this.#server.connectionId(each.connection), each]))
     const waits = await this.#server.waits([...byId.keys()])
-    // Whoever got an answer meanwhile may have been waited for.
+    // A statement that ended in the meantime may have been a blocker.
     if (isLate()) return
     for (const each of inFlight) each.waiting = each.again !== undefined
     for (const { waiter, blockers } of waits) this.block(byId.get(waiter)!, blockers)
   }
 
-  /** Takes down that a statement waits, for these connections, or for nobody knows whom. */
+  /** Records that a statement waits, for these connections or for unknown ones. */
   block(statement: Statement, blockers?: readonly number[]): void {
     statement.waiting = true
     statement.waited = true
@@ -58,7 +58,7 @@ export class Waits {
     step.waitedFor = [...new Set([...step.waitedFor, ...(known ?? this.#likelyBlockers(statement))])]
   }
 
-  /** How long the server may take, in milliseconds, to end one of a deadlock among these; `undefined` if there is none. */
+  /** The maximum time in milliseconds until the server ends a deadlock among these; `undefined` if there is none. */
   deadlockMs(live: readonly Participant[]): number | undefined {
     const waiting = waitingOf(live)
     const connections = waiting.map(
@@ -70,28 +70,28 @@ export class Waits {
     return isGuessed ? this.#server.guessedDeadlockMs : undefined
   }
 
-  /** Where nobody can go on: the wait to end, after so many milliseconds if the server has not ended one by itself. */
+  /** If no participant can continue: the wait to end, and when, unless the server ends one first. */
   toEnd(live: readonly Participant[]): { readonly statement: Statement; readonly afterMs: number } | undefined {
     const waiting = waitingOf(live)
-    // A COMMIT that SQLite has refused for good would leave its file locked.
+    // After a COMMIT that ends with an error, SQLite would keep its file locked.
     const own = waiting.findLast((each) => this.#waitsForItsOwn(each))
     const statement = own ?? waiting.findLast(({ kind }) => kind !== 'end') ?? waiting.at(-1)
     if (!statement) return undefined
     const isKnown = waiting.every(({ blockers }) => blockers?.every((id) => this.#owners.has(id)))
     const { computingMs, deadlockMs } = this.#server
-    // Nobody but the participants holds what they wait for, so nothing but a participant that computes can end it.
+    // Only participants hold these locks, so only a participant that still computes can end the wait.
     if (isKnown && this.deadlockMs(live) === undefined) return { statement, afterMs: computingMs }
     return { statement, afterMs: own ? 0 : deadlockMs }
   }
 
-  /** Ends a wait, with an error for whoever waits. */
+  /** Ends a wait with an error of the waiting statement. */
   async end(statement: Statement): Promise<void> {
     if (statement.again) statement.again(true)
     else await this.#server.cancel?.(this.#server.connectionId(statement.connection))
     statement.waiting = false
   }
 
-  /** Where the server does not say: those others that have a transaction open, first of all those that do not wait. */
+  /** If the server reports no blockers: the others with an open transaction, preferably those that do not wait. */
   #likelyBlockers({ participant }: Statement): string[] {
     const holders = [...this.#transactions.values()]
       .map((each) => each.participant)
@@ -101,7 +101,7 @@ export class Waits {
     return likely.length > 0 ? likely.map(({ name }) => name) : [participant]
   }
 
-  /** Whether it waits for a lock that its own participant holds, on another connection. */
+  /** Whether a statement waits for a lock that its own participant holds on another connection. */
   #waitsForItsOwn({ step, participant, blockers }: Statement): boolean {
     if (blockers) return blockers.some((id) => this.#owners.get(id)?.name === participant)
     return step.waitedFor.every((name) => name === participant)
@@ -116,7 +116,7 @@ function waitingOf(live: readonly Participant[]): Statement[] {
     .sort((one, other) => one.step.number - other.step.number)
 }
 
-/** Whether a chain of waits leads from somebody over others back. */
+/** Whether the waits have a cycle of two or more. */
 function hasCircle<N>(waits: readonly (readonly [waiter: N, blockers: readonly N[]])[]): boolean {
   return waits.some(([start]) => {
     const reached = new Set<N>()

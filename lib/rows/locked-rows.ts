@@ -4,7 +4,7 @@ import type { Row, RowModel } from '../sequelize/internals.js'
 import { RowRef } from './row-ref.js'
 import { findRowState } from './row-state.js'
 
-/** The instances whose rows one transaction has locked, by row: a row can have several of them. */
+/** The instances of the rows that one transaction has locked. A row can have several instances. */
 export class LockedRows {
   readonly #instances = new Map<string, Set<Row>>()
 
@@ -28,20 +28,20 @@ export class LockedRows {
     return [...(this.#instances.get(key) ?? [])].filter((row) => row !== except)
   }
 
-  /** The instances of the rows of a model's table: a scope of a model is another class for the same table. */
+  /** The instances of all rows of a model's table. A scope of a model is another class for the same table. */
   ofTable(model: RowModel): readonly Row[] {
     const table = JSON.stringify(model.getTableName())
     return this.all().filter((row) => JSON.stringify(modelOf(row).getTableName()) === table)
   }
 
-  /** Whether there is an instance besides `row`. */
+  /** Whether there is an instance other than `row`. */
   hasOtherThan(row: Row): boolean {
     if (this.#instances.size !== 1) return this.#instances.size > 1
     const [instances] = this.#instances.values()
     return instances!.size > 1 || !instances!.has(row)
   }
 
-  /** Whether some instance of the row has been current in `column` since `transaction` locked it. */
+  /** Whether an instance of the row is current in `column`: read or written under the lock of `transaction`. */
   isCurrent(key: string, column: string, transaction: Transaction): boolean {
     return this.ofRow(key).some((row) => findRowState(row)?.isLockedSince(column, transaction))
   }

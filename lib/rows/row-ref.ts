@@ -10,14 +10,14 @@ import { sessionOf } from '../sequelize/session.js'
 import type { Session } from '../sequelize/session.js'
 
 /**
- * The row that a function works on: an instance, or its model and primary key, which needs no read.
- * A composite key is an object of exactly its attributes: `[Setting, { tenantId: 1, name: 'theme' }]`.
+ * The row that a function works on: an instance, or a model and a primary key, which needs no earlier read.
+ * A composite key is an object with exactly its attributes: `[Setting, { tenantId: 1, name: 'theme' }]`.
  */
 export type Target<M extends Model> = M | readonly [model: ModelStatic<M>, primaryKey: PrimaryKey]
 
 export type PrimaryKey = string | number | bigint | Date | Uint8Array | { readonly [attribute: string]: unknown }
 
-/** Which row a call is about. */
+/** A reference to one row: model, primary key and, if there is one, the instance. */
 export class RowRef {
   readonly model: RowModel
   readonly primaryKey: Readonly<Record<string, unknown>>
@@ -45,7 +45,7 @@ export class RowRef {
     return sessionOf(sequelizeOf(this.model))
   }
 
-  /** What errors say of the row. */
+  /** The model and the primary key, for error texts. */
   get facts(): RowFacts {
     return { model: this.model.name, primaryKey: this.primaryKey }
   }
@@ -56,7 +56,7 @@ export class RowRef {
     return JSON.stringify([this.model.getTableName(), parts])
   }
 
-  /** The table and the primary key as text that sorts alike however a caller spells the key, so that all lock in one order. */
+  /** The table and the primary key as a sort key, equal for other spellings of a key: all callers lock in one order. */
   get sortKey(): string {
     const values = Object.entries(this.primaryKey).sort(([one], [other]) => (one < other ? -1 : 1))
     return JSON.stringify([this.model.getTableName(), ...values.map(([, value]) => canonicalText(value))])
@@ -93,8 +93,8 @@ export function isModel(value: unknown): value is RowModel {
 }
 
 /**
- * The row that `target` names.
- * @throws {UsageError} `target` is neither an instance nor [Model, primaryKey], or its key is incomplete or of a wrong type
+ * Resolves a target to a row.
+ * @throws {UsageError} `target` is no instance and no [Model, primaryKey], or its key is incomplete or has a wrong type
  */
 export function identifyRow<M extends Model>(method: string, target: Target<M>): RowRef {
   if (Array.isArray(target) && target.length === 2) {
@@ -111,8 +111,8 @@ export function identifyRow<M extends Model>(method: string, target: Target<M>):
 }
 
 /**
- * The rows that targets name, in their order.
- * @throws {UsageError} one of them names no row, two name one row, or they belong to different Sequelize instances
+ * Resolves targets to rows, in the same order.
+ * @throws {UsageError} a target is invalid, two targets are one row, or they belong to different Sequelize instances
  */
 export function identifyRows(method: string, targets: readonly Target<Model>[]): readonly RowRef[] {
   if (!Array.isArray(targets) || targets.length === 0) throw usage.targets(method, targets)
@@ -122,7 +122,7 @@ export function identifyRows(method: string, targets: readonly Target<Model>[]):
   return refs
 }
 
-/** @throws {UsageError} two of them are one row */
+/** @throws {UsageError} two of the references are the same row */
 export function refuseDuplicates(method: string, refs: readonly RowRef[]): void {
   const seen = new Set<string>()
   for (const ref of refs) {
@@ -152,7 +152,7 @@ function keyFromInstance(method: string, model: RowModel, instance: Row): Record
   return Object.fromEntries(
     keyNames(method, model).map((name) => {
       if (loaded[name] === undefined) throw usage.primaryKeyNotLoaded(method, model.name, name)
-      // A key that was changed and not saved: the old value still names the row.
+      // If the key was changed and not saved, the old value still identifies the row.
       return [name, previous[name] ?? loaded[name]]
     }),
   )
@@ -203,7 +203,7 @@ export function jsonColumnType(method: string, model: RowModel, column: unknown)
   throw usage.column(method, model.name, column, columns)
 }
 
-/** The part of the primary key that a condition, or the values of a row, fix. */
+/** The attributes of the primary key that a WHERE condition, or the values of a row, determine. */
 export function keyNamedIn(model: RowModel, where: object): Readonly<Record<string, unknown>> {
   const { [Op.and]: all = [], ...fields } = where as Record<string | symbol, unknown>
   const parts = [fields, ...[all].flat().filter((each) => typeof each === 'object' && each !== null)] as Record<

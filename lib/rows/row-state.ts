@@ -24,53 +24,53 @@ import type { RowRef } from './row-ref.js'
 export interface RowLock {
   /** The transaction or savepoint that took it. */
   readonly transaction: Transaction
-  /** Only code inside the callback of withLock takes part in it; otherwise all code that has the instance. */
+  /** Only code inside the callback of withLock joins the lock; if false, all code that has the instance does. */
   isScoped: boolean
 }
 
-/** A call of withLock that works on an instance, from its first moment, when nothing is locked yet. */
+/** A call that uses an instance exclusively, such as withLock: from the start of the call, before any row is locked. */
 export interface Claim {
-  /** The transaction of its present attempt. */
+  /** The transaction of the current attempt. */
   transaction: Transaction | undefined
   /** The call has ended. */
   isReleased: boolean
 }
 
-/** The value that the database holds in a column whose value can be changed in place, as far as an instance knows. */
+/** The last known stored value of a column of a mutable type, such as JSON. */
 interface StoredValue {
   /** As JSON. */
   readonly text: string
-  /** The read that it goes back to. */
+  /** Identifies the read that the value comes from. */
   readonly read?: object | undefined
-  /** The transaction that has kept other sessions from changing it since. */
+  /** The transaction that has locked the row since that read or write. */
   readonly lockedIn?: Transaction | undefined
   /** The value before a write in a transaction that may still be rolled back. */
   readonly before?: { readonly value: StoredValue | undefined; readonly transaction: Transaction } | undefined
 }
 
-/** How a write is sent, as far as it matters to what is known of the row after it. */
+/** The properties of a write that determine the known stored values after it. */
 export interface SentWrite {
   readonly transaction: Transaction | null | undefined
-  /** The columns are written as they are; otherwise the database may hold more than this instance knows. */
+  /** The write replaces whole columns; if false, the database may have changes that this instance has not read. */
   readonly isWhole: boolean
-  /** The answer replaces the instance's own value of a column by that of the database. */
+  /** Whether the result of the statement (RETURNING) replaces the instance's value of a column. */
   readonly isAnswered: (column: string) => boolean
 }
 
-/** Everything that this library knows of one instance, and of its row in the database. */
+/** The state that this library keeps for one instance and its row. */
 export class RowState {
   readonly #row: Row
   /** The last known stored values. */
   #stored = new Map<string, StoredValue>()
   #lock: RowLock | undefined
   claim: Claim | undefined
-  /** Columns that another instance of the row wrote in the same transaction, while this one had unsaved changes in them. */
+  /** Columns with unsaved changes that another instance or statement of the same transaction has written since. */
   readonly staleColumns: Set<string> = new Set()
-  /** The transaction in which the row was locked or written last, though it may be over. */
+  /** The transaction in which the row was last locked or written; it may have ended. */
   lastTransaction: Transaction | undefined
   /** The method whose callback must not write this row. */
   writesRefusedBy: string | undefined
-  /** The patched save that is on its way, and the server's transaction that it is part of. */
+  /** The patched save in flight, and its transaction of the server. */
   patchInFlight: { readonly outermost: Transaction | undefined; readonly settled: Promise<unknown> } | undefined
 
   constructor(row: Row) {
@@ -82,12 +82,12 @@ export class RowState {
     return this.#lock && openAncestor(this.#lock.transaction) ? this.#lock : undefined
   }
 
-  /** The lock that was taken last, though its transaction may be over. */
+  /** The last acquired lock; its transaction may have ended. */
   get lastLock(): RowLock | undefined {
     return this.#lock
   }
 
-  /** Notes that `transaction` holds the lock on the row, and that the instance was just refreshed by the locking read. */
+  /** Records that `transaction` holds the lock on the row, and that the locking read has refreshed the instance. */
   acquire(transaction: Transaction, isScoped: boolean): void {
     // A lock taken again, perhaps inside a savepoint, lasts as long as the first one.
     const lock = this.lock ?? { transaction, isScoped }
@@ -99,8 +99,8 @@ export class RowState {
   }
 
   /**
-   * Notes that the callback of withLock has ended. If its transaction is still open, the code that opened it holds the lock.
-   * @param isScoped the code around it is a callback of withLock in the same transaction
+   * Records that the callback of withLock has ended. In a joined transaction, its owner keeps the lock.
+   * @param isScoped the enclosing code is a callback of withLock in the same transaction
    */
   endCallback(isScoped: boolean): void {
     if (this.lock) this.lock.isScoped = isScoped
@@ -119,7 +119,7 @@ export class RowState {
     return this.#storedValue(column)?.text
   }
 
-  /** Takes what the instance has just read as the stored values of `columns`; `lockedIn` is the transaction of a locking read. */
+  /** Records, as stored, the values that the instance has just read; `lockedIn`: the transaction of a locking read. */
   recordRead(columns: readonly string[], lockedIn?: Transaction): void {
     const read = {}
     for (const column of columns) {
@@ -128,7 +128,7 @@ export class RowState {
     }
   }
 
-  /** Notes that the read which `columns` came from has locked the row. */
+  /** Records that the read of `columns` has locked the row. */
   recordLock(columns: readonly string[], lockedIn: Transaction): void {
     for (const column of columns) {
       const stored = this.#storedValue(column)
@@ -136,7 +136,7 @@ export class RowState {
     }
   }
 
-  /** Takes the locked row's values, which were just read again, as the stored ones. */
+  /** Records, as stored, the values of a locked row that was just reloaded. */
   recordReload(): void {
     const { lock } = this
     if (lock) this.recordRead(this.#mutableColumns, lock.transaction)
@@ -154,8 +154,8 @@ export class RowState {
   }
 
   /**
-   * Takes the values of `written` as they are sent, since later changes are not part of the statement. Call the returned
-   * function once the statement has succeeded.
+   * Snapshots the values that a statement writes: later changes are not part of it. Call the returned function after
+   * the statement has succeeded.
    */
   recordWrite(written: Readonly<Record<string, unknown>>, { transaction, isWhole, isAnswered }: SentWrite): () => void {
     const sent = Object.entries(written).map(([column, value]) => {
@@ -164,7 +164,7 @@ export class RowState {
     return () => {
       for (const [column, value] of sent) {
         const before = this.#storedValue(column)
-        // The column was read again while the write was on its way, perhaps before the write: keep what was read.
+        // The column was read again while the write was in flight, maybe before it took effect: keep that value.
         if (before?.read !== value.read) continue
         const isSame = transaction && before?.before && isSameTransaction(before.before.transaction, transaction)
         this.#stored.set(column, {
@@ -177,7 +177,7 @@ export class RowState {
     }
   }
 
-  /** {@link recordWrite} of a statement for a locked row that writes `columns` as they are in memory. */
+  /** {@link recordWrite} for a statement that writes `columns` of a locked row from memory. */
   recordLockedWrite(columns: readonly string[]): (() => void) | undefined {
     const { lock } = this
     const known = lock ? columns.filter((column) => this.#stored.has(column)) : []
@@ -186,7 +186,7 @@ export class RowState {
     return this.recordWrite(written, { transaction: lock.transaction, isWhole: true, isAnswered: () => false })
   }
 
-  /** Marks columns that were changed in place as changed, so that a save writes them: where the row is locked, or patched. */
+  /** Marks columns that were changed in place as dirty, for a save; only if the row is locked or patched. */
   markChangesInPlace(columns?: readonly string[]): void {
     const isTracked = this.#stored.size > 0 && (this.lock ?? policyOf(modelOf(this.#row)).wholeColumnWrites === 'patch')
     if (!isTracked) return
@@ -197,8 +197,8 @@ export class RowState {
   }
 
   /**
-   * Applies a write of one document to the instance: `document`, the whole of it, if it was read; else `change` applied to
-   * what the instance has seen. A column that was not loaded stays so.
+   * Applies a write of one document to the instance: assigns the whole `document` if it was read, else applies `change`
+   * to the value in memory. A column that was not loaded stays unloaded.
    */
   applyWrite(column: string, change: (document: unknown) => unknown, document?: unknown): void {
     // A change in place that was made while the write was on its way.
@@ -212,12 +212,12 @@ export class RowState {
     const row = this.#row
     const values = valuesOf(row)
     if (document === undefined && !buildOptionsOf(row).isNewRecord && !Object.hasOwn(values, column)) return
-    // An assignment made while the write was on its way stays dirty, and must not overwrite the write.
+    // An assignment made while the write was in flight stays dirty, and must not overwrite the write.
     if (isChanged(row, column)) values[column] = change(values[column])
     else assignStored(row, { [column]: after(values[column]) })
   }
 
-  /** The way back to the instance as it is now, also out of changes in place, and to what is known of its row. */
+  /** Snapshots the instance and its stored values. The returned function restores both, also after changes in place. */
   snapshot(): () => void {
     const row = this.#row
     const { isNewRecord } = row
@@ -241,7 +241,7 @@ export class RowState {
     }
   }
 
-  /** Remembers the values of now; call the returned function to mark what was changed in place since. */
+  /** Snapshots the mutable columns. The returned function marks the columns that were changed in place since. */
   trackChangesInPlace(): () => void {
     const texts = this.#mutableColumns.map((column) => [column, jsonOf(valuesOf(this.#row)[column])] as const)
     return () => {
@@ -259,12 +259,12 @@ export function rowStateOf(row: Row): RowState {
   return state
 }
 
-/** The state of an instance that this library has met before. */
+/** The state of an instance, if it has one. */
 export function findRowState(row: Row | undefined): RowState | undefined {
   return row && rowStates.get(row)
 }
 
-/** The value after the transactions that it was written in: that before the write, if that was rolled back. */
+/** The value after the outcome of its transaction: if the write was rolled back, the value before it. */
 function effectiveValue(value: StoredValue | undefined): StoredValue | undefined {
   if (!value?.before) return value
   const all = nesting(value.before.transaction)
@@ -272,7 +272,7 @@ function effectiveValue(value: StoredValue | undefined): StoredValue | undefined
   return finishedState(all.at(-1)!) === 'commit' ? { ...value, before: undefined } : value
 }
 
-/** Puts values that the database holds into the instance, as unchanged. */
+/** Assigns stored values to the instance, and marks them as unchanged. */
 export function assignStored(row: Row, stored: Readonly<Record<string, unknown>>): void {
   const [values, previous] = [valuesOf(row), previousValuesOf(row)]
   for (const [attribute, value] of Object.entries(stored)) {
@@ -282,7 +282,7 @@ export function assignStored(row: Row, stored: Readonly<Record<string, unknown>>
   }
 }
 
-/** The attributes that were changed and not saved; those of `columns`, if they are given. */
+/** The attributes with unsaved changes; only those in `columns`, if given. */
 export function unsavedColumns(ref: RowRef, columns?: readonly string[]): readonly string[] {
   const { instance, model } = ref
   if (!instance) return []
@@ -292,7 +292,7 @@ export function unsavedColumns(ref: RowRef, columns?: readonly string[]): readon
   )
 }
 
-/** @throws {UnsavedChangesError} the instance, or only the `column` given, was changed and not saved */
+/** @throws {UnsavedChangesError} the instance, or its `column` if given, has unsaved changes */
 export function refuseUnsavedChanges(method: string, ref: RowRef, column?: string): void {
   const changed = unsavedColumns(ref, column === undefined ? undefined : [column])
   if (changed.length > 0) throw UnsavedChangesError.beforeCall(method, ref.facts, changed)
@@ -305,7 +305,7 @@ function markChangeSince(row: Row, column: string, text: string | undefined): vo
 
 const notJson = 'not JSON'
 
-/** A value as JSON text. What JSON cannot write differs from all that it can; the save that follows tells the reason. */
+/** A value as JSON text, for comparisons. A value that is not JSON gets a fixed text; its save reports the reason. */
 export function jsonOf(value: unknown): string {
   try {
     return JSON.stringify(value) ?? 'undefined'
@@ -314,7 +314,7 @@ export function jsonOf(value: unknown): string {
   }
 }
 
-/** Whether two JSON texts hold the same document, whatever the order of keys. */
+/** Whether two JSON texts hold the same document, in any order of keys. */
 export function isSameDocument(one: string, other: string): boolean {
   if (one === other) return true
   try {

@@ -5,29 +5,29 @@ import { rowStateOf } from './row-state.js'
 
 /** The instances as they were at a savepoint, or at the start of the transaction. */
 interface UndoLevel {
-  /** The savepoint, unless raw SQL has set it, and its name on the server; `undefined` for the transaction. */
+  /** The name on the server and, unless raw SQL set it, the savepoint; `undefined` for the level of the transaction. */
   readonly savepoint: { readonly name: string; readonly transaction: Transaction | undefined } | undefined
-  /** The way back of each instance that was written since. */
+  /** For each instance written since, the function that restores it. */
   readonly restores: Map<Row, () => void>
 }
 
-/** The instances that one transaction wrote, as they were before: a rollback puts them back, whole or to a savepoint. */
+/** Snapshots of the instances that one transaction wrote. A rollback, full or to a savepoint, restores them. */
 export class UndoLog {
   readonly #levels: UndoLevel[] = []
 
-  /** Has the whole transaction, which starts now, be restored by {@link rollBack}; without it, only its savepoints are. */
+  /** Call at the start of a transaction to undo all of it; otherwise only its savepoints are undone. */
   coverTransaction(): void {
     this.#levels.push({ savepoint: undefined, restores: new Map() })
   }
 
-  /** Remembers an instance as it is before its first write since the last savepoint. */
+  /** Snapshots an instance before its first write since the last savepoint. */
   remember(row: Row): void {
     this.#mergeReleased()
     const restores = this.#levels.at(-1)?.restores
     if (restores && !restores.has(row)) restores.set(row, rowStateOf(row).snapshot())
   }
 
-  /** Starts a level. `lockedRows` are remembered now, since a change in place is seen only when it is written. */
+  /** Starts a level. Snapshots `lockedRows` now, because a change in place is detected only when it is written. */
   addSavepoint(transaction: Transaction | undefined, name: string, lockedRows: readonly Row[]): void {
     this.#mergeReleased()
     const restores = new Map(lockedRows.map((row) => [row, rowStateOf(row).snapshot()] as const))
@@ -45,12 +45,12 @@ export class UndoLog {
     restoreAll(this.#levels.splice(0))
   }
 
-  /** Forgets everything, since it is committed. */
+  /** Drops all snapshots, after COMMIT. */
   clear(): void {
     this.#levels.length = 0
   }
 
-  /** A savepoint that was released leaves its instances to the level around it, where an earlier state counts. */
+  /** Merges the levels of released savepoints into the enclosing level; the earlier snapshot of an instance wins. */
   #mergeReleased(): void {
     for (let level = this.#levels.at(-1); level?.savepoint; level = this.#levels.at(-1)) {
       const { transaction } = level.savepoint
@@ -62,7 +62,7 @@ export class UndoLog {
   }
 }
 
-/** Restores the levels from the last one to the first, so that the earliest state of an instance wins. */
+/** Restores the levels from last to first: the earliest snapshot of an instance wins. */
 function restoreAll(levels: readonly UndoLevel[]): void {
   for (const { restores } of levels.toReversed()) for (const restore of restores.values()) restore()
 }

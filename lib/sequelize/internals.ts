@@ -1,6 +1,6 @@
 import type { Logging, Model, ModelStatic, Sequelize, Transaction } from 'sequelize'
 
-// Every member of Sequelize 6 that its types leave out and that this library uses. Nothing outside this folder touches one.
+// All untyped or private members of Sequelize 6 that the core uses. No other folder of the core accesses one.
 
 /** An instance of a model: one row in memory. */
 export type Row = Model<object, object>
@@ -29,7 +29,7 @@ export interface BuildOptions {
 
 interface IncludedModel {
   readonly as: string
-  /** Read by a statement of its own. */
+  /** Loaded by a separate statement. */
   readonly separate?: boolean
 }
 
@@ -114,7 +114,7 @@ export function fieldOf(model: RowModel, attribute: string): string {
   return field ?? attribute
 }
 
-/** The attributes of these names or columns. */
+/** The attributes with these names, or with columns of these names. */
 export function attributesOf(model: RowModel, names: readonly string[]): string[] {
   return Object.keys(model.getAttributes()).filter(
     (name) => names.includes(name) || names.includes(fieldOf(model, name)),
@@ -136,7 +136,7 @@ export function valuesOf(row: Row): Record<string, unknown> {
   return rowInternals(row).dataValues
 }
 
-/** The values that Sequelize compares with, to know what changed. */
+/** The values that Sequelize compares with to detect changes. */
 export function previousValuesOf(row: Row): Record<string, unknown> {
   return rowInternals(row)._previousDataValues
 }
@@ -166,19 +166,19 @@ export function sequelizeOfTransaction(transaction: Transaction): Sequelize {
   return transactionInternals(transaction).sequelize
 }
 
-/** `transaction` and, if it is a savepoint, those around it; the last one is the server's transaction. */
+/** `transaction` and, if it is a savepoint, its ancestors; the last element is the server's transaction. */
 export function nesting(transaction: Transaction): Transaction[] {
   const { parent } = transactionInternals(transaction)
   return parent ? [transaction, ...nesting(parent)] : [transaction]
 }
 
-/** The server's transaction, of which `transaction` may be a savepoint. */
+/** The server's transaction: `transaction` itself, or its outermost ancestor if it is a savepoint. */
 export function outermostOf(transaction: Transaction): Transaction {
   const { parent } = transactionInternals(transaction)
   return parent ? outermostOf(parent) : transaction
 }
 
-/** Whether both are the same transaction of the server, seen through savepoints or not. */
+/** Whether both belong to one transaction of the server, directly or as savepoints. */
 export function isSameTransaction(one: Transaction, other: Transaction): boolean {
   return outermostOf(one) === outermostOf(other)
 }
@@ -193,7 +193,7 @@ export function savepointNamed(transaction: Transaction, name: string): Transact
   return transactionInternals(transaction).savepoints.findLast((each) => transactionInternals(each).name === name)
 }
 
-/** The id that Sequelize gives to a transaction of the server and to all its savepoints. */
+/** The id that a transaction of the server shares with all its savepoints. */
 export function idOf(transaction: Transaction): string {
   return transactionInternals(transaction).id
 }
@@ -206,14 +206,14 @@ export function finishedState(transaction: Transaction): 'commit' | 'rollback' |
   return transactionInternals(transaction).finished
 }
 
-/** The open transaction that now owns the work of this one: itself, or, after RELEASE SAVEPOINT, its nearest open ancestor. */
+/** The open transaction that owns this one's work: itself or, after RELEASE SAVEPOINT, the nearest open ancestor. */
 export function openAncestor(transaction: Transaction): Transaction | undefined {
   const { finished, parent } = transactionInternals(transaction)
   if (finished === undefined) return transaction
   return finished === 'commit' && parent ? openAncestor(parent) : undefined
 }
 
-/** Has Sequelize refuse further statements of `transaction` and of the savepoints around it. */
+/** Makes Sequelize refuse further statements of `transaction` and of its ancestors. */
 export function markRolledBack(transaction: Transaction): void {
   for (const each of nesting(transaction)) transactionInternals(each).finished = 'rollback'
 }
@@ -227,7 +227,7 @@ export function beginsImmediate(transaction: Transaction): boolean {
   return /^(IMMEDIATE|EXCLUSIVE)$/.test(transactionInternals(outermostOf(transaction)).options.type ?? '')
 }
 
-/** Sequelize would call the `afterCommit` hooks even if COMMIT failed. */
+/** Removes the `afterCommit` hooks, which Sequelize would call even after a failed COMMIT. */
 export function dropAfterCommitHooks(transaction: Transaction): void {
   transactionInternals(transaction)._afterCommitHooks = []
 }

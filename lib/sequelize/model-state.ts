@@ -4,18 +4,18 @@ import { attributeType, sequelizeOf } from './internals.js'
 import type { RowModel } from './internals.js'
 import { sessionOf } from './session.js'
 
-/** The types of attributes whose values can be changed in place, which Sequelize does not notice. */
+/** The attribute types with values that can be changed in place; Sequelize does not detect such a change. */
 const mutableTypes = ['JSON', 'JSONB', 'ARRAY', 'HSTORE']
 
-/** How times within one second are written, for an attribute of a model. */
+/** The formatted text of one second, for the timestamps of a model. */
 export interface FormattedSecond {
   /** Milliseconds since the epoch. */
   readonly start: number
-  /** The text of its start, whose milliseconds stand in it as `.000`; `undefined` if the format has no such place. */
+  /** The text of the start of the second, with `.000` for its milliseconds; `undefined` if the format has no `.000`. */
   readonly text: string | undefined
 }
 
-/** Everything that this library knows of one model. */
+/** The state that this library keeps for one model. */
 export class ModelState {
   readonly #model: RowModel
   /** What `lossless(model, options)` set. */
@@ -36,7 +36,7 @@ export class ModelState {
   /** The attributes whose values can be changed in place. */
   get mutableColumns(): readonly string[] {
     const attributes = this.#model.getAttributes()
-    // Another object once the model was initialised again.
+    // A new object after the model was initialised again.
     if (attributes !== this.#attributes) {
       this.#attributes = attributes
       this.#mutableColumns = Object.keys(attributes).filter((name) =>
@@ -56,7 +56,7 @@ export function modelStateOf(model: RowModel): ModelState {
   return state
 }
 
-/** The states of a model and of the models it is made of, the model itself first. */
+/** The states of a model and of its base classes (a scope has its model as base class), the model itself first. */
 export function inheritedStates(model: RowModel): ModelState[] {
   const states: ModelState[] = []
   for (let each = model as object | null; typeof each === 'function'; each = Object.getPrototypeOf(each) as object) {
@@ -66,7 +66,7 @@ export function inheritedStates(model: RowModel): ModelState[] {
   return states
 }
 
-/** The options in force for a model: its own, else those of the models it is made of, else those of its Sequelize instance. */
+/** The effective options of a model: its own, else those of its base classes, else those of its Sequelize instance. */
 export function policyOf(model: RowModel): Policy {
   const inherited = inheritedStates(model).map(({ options }) => options)
   return Object.assign({}, defaultPolicy, sessionOf(sequelizeOf(model)).options, ...inherited.reverse()) as Policy

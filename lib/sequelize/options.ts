@@ -1,9 +1,9 @@
-/** How whole-column writes of a model, or of all models of a Sequelize instance, are handled, and whether calls are batched. */
+/** The options of a model, or of all models of a Sequelize instance: whole-column writes, conflicts and batching. */
 export interface LosslessOptions {
   /**
    * What to do with a write of a whole JSON column that could overwrite a concurrent change. `'allow'`: nothing. `'warn'`:
    * report it, once per call site. `'throw'`: refuse it, before any SQL. `'patch'`: write only what changed since the row
-   * was loaded, by atomic operations. Default: that of the Sequelize instance, else `'allow'`.
+   * was loaded, by atomic operations. Default: the option of the Sequelize instance, else `'allow'`.
    */
   readonly wholeColumnWrites?: 'allow' | 'warn' | 'throw' | 'patch'
   /**
@@ -13,12 +13,12 @@ export interface LosslessOptions {
   readonly conflicts?: 'overwrite' | 'throw'
   /**
    * Whether the JSON methods send concurrent calls for one row as a batch, unless a call says otherwise: see `coalesce` of
-   * their options. Default: that of the Sequelize instance, else false.
+   * their options. Default: the option of the Sequelize instance, else false.
    */
   readonly coalesce?: boolean
 }
 
-/** The option of Sequelize's own methods by which one call states that it is meant to write whole columns. */
+/** The option of Sequelize's own methods that allows one call to write whole columns. */
 export interface StatedIntent {
   wholeColumnWrites?: 'allow'
 }
@@ -38,7 +38,7 @@ export type Policy = Required<LosslessOptions>
 
 export const defaultPolicy: Policy = { wholeColumnWrites: 'allow', conflicts: 'overwrite', coalesce: false }
 
-/** The options after another call of `lossless()`, which changes only what it names. */
+/** Merges the options of another call of `lossless()`: it changes only the options that it passes. */
 export function mergeOptions(before: LosslessOptions | undefined, options: LosslessOptions): LosslessOptions {
   const { wholeColumnWrites, conflicts = 'overwrite', coalesce } = options
   return {

@@ -2,10 +2,10 @@
 export type Method<This, Args extends unknown[] = unknown[]> = (this: This, ...args: Args) => unknown
 
 /**
- * Replaces a method: the only way in which this library changes Sequelize.
- * The new method is not enumerable, so copies and comparisons of the object stay as they are.
+ * Replaces a method. The core changes Sequelize in no other way.
+ * The new method is not enumerable: copies and comparisons of the object do not see it.
  *
- * @param replace gets the original and returns the method that calls it
+ * @param replace takes the original method and returns its replacement, which calls the original
  */
 export function override<This extends object, Args extends unknown[] = unknown[]>(
   subject: object,

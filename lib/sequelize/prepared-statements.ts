@@ -1,7 +1,7 @@
 import type { Sequelize } from 'sequelize'
 import { connectorOf } from '../dialects/connector.js'
 
-/** Statements that a connection keeps prepared. A server keeps a limited number for all its clients; MySQL's default is 16,382. */
+/** The maximum number of prepared statements per connection. MySQL's default limit for all connections is 16,382. */
 const maxPreparedStatements = 256
 
 interface ConnectConfig {
@@ -9,8 +9,8 @@ interface ConnectConfig {
 }
 
 /**
- * Has each new connection keep only so many statements prepared, and close the one that was used least recently: the
- * shapes of JSON writes are without number. A limit in the application's own `dialectOptions` stays.
+ * Limits the prepared statements of each new connection: the driver closes the least recently used one. JSON writes
+ * have an unlimited number of SQL texts. A limit in the application's own `dialectOptions` has precedence.
  * @see https://sidorares.github.io/node-mysql2/docs/documentation/prepared-statements
  */
 export function limitPreparedStatements(sequelize: Sequelize): void {

@@ -6,13 +6,13 @@ import { sequelizeOf } from './internals.js'
 import type { Row, RowModel } from './internals.js'
 import type { Session } from './session.js'
 
-/** How a statement is sent: in which transaction, and where its text is logged. */
+/** The transaction and the logger of a statement. */
 export interface QueryContext {
   readonly transaction: Transaction | undefined
   readonly logging: Logging['logging'] | undefined
 }
 
-/** Sends a statement that answers with rows, to the server that takes writes. */
+/** Sends a statement to the primary server and returns its rows. */
 export async function sendForRows<R extends object>(
   sequelize: Sequelize,
   sql: string,
@@ -27,7 +27,7 @@ export async function sendForRows<R extends object>(
   })
 }
 
-/** Sends a SELECT of a whole row, and returns it as an instance, parsed as Sequelize's own finders parse it. */
+/** Sends a SELECT of a whole row and returns an instance, parsed as by Sequelize's own finders. */
 export async function sendForInstance(
   model: RowModel,
   sql: string,
@@ -39,14 +39,14 @@ export async function sendForInstance(
     ...queryOptions(sequelizeOf(model), context),
     type: QueryTypes.SELECT as const,
     model,
-    // An object with a schema has a toString of its own.
+    // The name of a table with a schema is an object with its own toString.
     tableNames: [(model.getTableName() as { toString(): string }).toString()],
   }
   const [row] = await sequelizeOf(model).query<Row>(sql, options)
   return row
 }
 
-/** Sends a write, and returns the driver's answer. */
+/** Sends a write and returns the driver's result header. */
 export async function sendForHeader(
   sequelize: Sequelize,
   sql: string,
@@ -62,8 +62,8 @@ export async function sendForHeader(
 }
 
 /**
- * Sequelize's option `retry`, which sends one statement again: never in a transaction, which the first error may have
- * ended; elsewhere only after an error that says that nothing was done.
+ * The value of Sequelize's option `retry`, which resends one statement. Never resends in a transaction, because the
+ * first error may have ended it; otherwise resends only after an error that guarantees that nothing was written.
  */
 export function statementRetry(sequelize: Sequelize, inTransaction: boolean): { max: number; match?: RegExp[] } {
   const { busy } = connectorOf(sequelize.getDialect())
@@ -72,7 +72,7 @@ export function statementRetry(sequelize: Sequelize, inTransaction: boolean): { 
 
 function queryOptions(sequelize: Sequelize, { transaction, logging }: QueryContext) {
   return {
-    // null, not undefined: the ambient transaction was considered before, and must not be picked up here.
+    // null, not undefined: the call has already decided whether to join the ambient transaction.
     transaction: transaction ?? null,
     useMaster: true,
     retry: statementRetry(sequelize, transaction !== undefined),
@@ -80,10 +80,10 @@ function queryOptions(sequelize: Sequelize, { transaction, logging }: QueryConte
   }
 }
 
-/** The database behind a session. The first call asks the server, by a SELECT of its version. */
+/** Detects the database of a session. The first call selects the server's version. */
 export async function recogniseDialect(session: Session, context: QueryContext): Promise<Dialect> {
   if (session.dialect) return session.dialect
-  // In a transaction, never wait for another caller's question: it may wait for the connection that this transaction holds.
+  // In a transaction, do not wait for another caller's probe: it may wait for the connection of this transaction.
   if (context.transaction) return askServer(session, context)
   session.recognition ??= askServer(session, context).finally(() => (session.recognition = undefined))
   return session.recognition
@@ -96,10 +96,10 @@ async function askServer(session: Session, context: QueryContext): Promise<Diale
   return (session.dialect = connector.recognise(answer ?? {}))
 }
 
-/** Where an error carries the failure that it was classified as. */
+/** The property of an error that holds its {@link Failure}. */
 const failureNote = Symbol('failure')
 
-/** Classifies the error of a statement, where it was sent, and notes the result on the error. */
+/** Classifies the error of a statement, and stores the result on the error. */
 export function noteFailure(error: unknown, dialect: Dialect): Failure | undefined {
   // No connection could be opened, so nothing was sent.
   if (!(error instanceof Error) || error instanceof ConnectionError) return undefined
@@ -109,7 +109,7 @@ export function noteFailure(error: unknown, dialect: Dialect): Failure | undefin
   return failure
 }
 
-/** The failure that was noted on an error, or on one of its causes. */
+/** The failure that was stored on an error, or on one of its causes. */
 export function failureOf(error: unknown): Failure | undefined {
   for (let each = error; each instanceof Error; each = each.cause) {
     const { [failureNote]: failure } = each as { [failureNote]?: Failure }
@@ -119,8 +119,9 @@ export function failureOf(error: unknown): Failure | undefined {
 }
 
 /**
- * Whether the database answered with an error, rather than that there was no connection, or a mistake before. PostgreSQL's
- * findOrCreate() catches the error on the server, and Sequelize makes one of its own of the answer.
+ * Whether the database returned the error; false for a failed connection, or an error before the statement was sent.
+ * Also false for findOrCreate() on PostgreSQL: the server catches the error, and Sequelize creates its own from the
+ * result.
  */
 export function isRefusedByServer(error: unknown): boolean {
   return (

@@ -12,14 +12,14 @@ export interface PendingCall {
   readonly reject: (error: unknown) => void
 }
 
-/** Everything that this library knows of one Sequelize instance. */
+/** The state that this library keeps for one Sequelize instance. */
 export class Session {
   readonly sequelize: Sequelize
   /** What `lossless(sequelize, options)` set for all its models. */
   options: LosslessOptions | undefined
-  /** The database, once the server has said which one it is. */
+  /** The detected database; `undefined` before the first probe. */
   dialect: Dialect | undefined
-  /** The question that asks the server, while it is on its way. */
+  /** The probe of the server that is in flight. */
   recognition: Promise<Dialect> | undefined
   /** `query` and `transaction` of the instance are overridden. */
   isWatched = false
@@ -27,11 +27,11 @@ export class Session {
   isGuarded = false
   /** Models that are defined later will be guarded. */
   isGuardingModels = false
-  /** SQL of names that were quoted before. */
+  /** Cache: the SQL of quoted names. */
   readonly quotedNames: Map<string, string> = new Map()
-  /** Calls that wait for a batch, by table (the attributes that all scopes of a model share) and by row and column. */
+  /** Calls that wait for a batch, by table (its key: the attributes object of the model), then by row and column. */
   readonly batchQueues: Map<object, Map<string, PendingCall[]>> = new Map()
-  /** Batched calls that were made and are not settled: `flush()` waits for them. */
+  /** Batched calls that have not settled; `flush()` waits for them. */
   readonly unsettledCalls: Set<Promise<unknown>> = new Set()
   /** Call sites whose whole-column writes were reported. */
   readonly reportedCallSites: Set<string> = new Set()

@@ -9,7 +9,7 @@ import type { Session } from './session.js'
 /** Bytes that the protocol adds to each bound value: its type and its length. */
 const bytesPerValueHeader = 16
 
-/** The longest bound value that is no string: a number, or a binary key. */
+/** An upper bound for the bytes of a bound value that is not a string: a number, or a binary key. */
 const maxNonStringBytes = 20_000
 
 /** The SQL of one statement for one model's table: names are quoted, values become binds. */
@@ -38,8 +38,8 @@ export class Statement {
   }
 
   /**
-   * {@link value} of the present time for `updatedAt`. Sequelize needs longer to format a time than all the rest of a
-   * statement takes, so it is asked once for each second.
+   * Binds a time for `updatedAt`, like {@link value}. Sequelize takes longer to format a time than to build the rest of
+   * the statement, so the text is cached for each second.
    */
   time(attribute: string, time: Date): string {
     const state = modelStateOf(this.#model)
@@ -65,8 +65,8 @@ export class Statement {
   }
 
   /**
-   * The bytes that `sql` and its binds take on the wire, at most; a value counts as often as its placeholder occurs. Far
-   * below `limit` it is a rough upper bound.
+   * An upper bound for the bytes of `sql` and its binds on the wire; a value counts once for each of its placeholders.
+   * Far below `limit`, the bound is rough.
    */
   bytes(sql: string, limit: number = Infinity): number {
     const longest = this.#binds.reduce<number>(
@@ -99,7 +99,7 @@ export class Statement {
     return this.name(fieldOf(this.#model, attribute))
   }
 
-  /** Every column that holds an attribute, named after the attribute. */
+  /** The select list: the column of every attribute, with the attribute's name as its alias. */
   columns(): string {
     return Object.entries(this.#model.getAttributes() as Record<string, { type: { key?: string } }>)
       .filter(([, { type }]) => type.key !== 'VIRTUAL')
@@ -118,7 +118,7 @@ export class Statement {
     return quoted
   }
 
-  /** Sequelize's own UPDATE; `undefined` where it would put values into the text, as it does for a `searchPath`. */
+  /** The UPDATE that Sequelize builds; `undefined` if it inlines values into the text, as for a `searchPath`. */
   update(table: unknown, values: object, where: object, options: object): string | undefined {
     const own = { ...options, bindParam: this.bind }
     const { query, bind } = this.#generator.updateQuery(table, values, where, own, this.#model.getAttributes())
@@ -133,7 +133,7 @@ export class Statement {
   }
 }
 
-/** A time, from the text of the second that it is in. */
+/** The text of a time, from the text of its second. */
 function withMilliseconds(text: string, milliseconds: number): string {
   return text.replace('.000', `.${String(milliseconds).padStart(3, '0')}`)
 }

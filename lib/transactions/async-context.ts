@@ -2,7 +2,7 @@ import { AsyncLocalStorage, AsyncResource } from 'node:async_hooks'
 import type { Sequelize, Transaction } from 'sequelize'
 import type { StatementQueue } from './statement-queue.js'
 
-/** One run of a callback that has a transaction. */
+/** One execution of a callback that has a transaction. */
 export interface Scope {
   /** The method whose callback it is; `undefined` for a callback of Sequelize's own `transaction()`. */
   readonly method: string | undefined
@@ -13,16 +13,16 @@ export interface Scope {
   isOver: boolean
 }
 
-/** A place in the queue of a database that has one writer at a time. */
+/** A slot in the writer queue of a database with a single writer. */
 export interface WriterSlot {
   /** The database: its file, or the Sequelize instance of a database in memory. */
   readonly database: string | Sequelize
   isOver: boolean
-  /** Lets the next writer in, before the call has ended: once it has committed. */
+  /** Admits the next writer: after COMMIT, which may be before the call ends. */
   release(): void
 }
 
-/** A statement that is being sent, whose hooks may send others. */
+/** A statement in flight. Its hooks may send further statements. */
 export interface SendingStatement {
   /** The server's transaction. */
   readonly transaction: Transaction
@@ -38,7 +38,7 @@ export interface Branch {
   isOver: boolean
 }
 
-/** What is known of the asynchronous flow that code runs in. */
+/** The entries of AsyncLocalStorage for the current asynchronous flow. */
 interface AsyncContext {
   readonly scope?: Scope | undefined
   readonly writerSlot?: WriterSlot | undefined
@@ -55,12 +55,12 @@ export function currentContext(): AsyncContext {
   return storage.getStore() ?? empty
 }
 
-/** Runs `fn` in the present context with some of its entries replaced. */
+/** Runs `fn` in the current context with the entries of `change` replaced. */
 export function runWith<R>(change: AsyncContext, fn: () => R): R {
   return storage.run({ ...currentContext(), ...change }, fn)
 }
 
-/** The scopes that this code runs in, innermost first; a branch of a callback stays in its scope after the callback is over. */
+/** The scopes of the current code, innermost first. A branch that was not awaited keeps the scope of its callback. */
 export function currentScopes(sequelize: Sequelize): Scope[] {
   const scopes: Scope[] = []
   for (let { scope } = currentContext(); scope; scope = scope.outer) {
@@ -69,7 +69,7 @@ export function currentScopes(sequelize: Sequelize): Scope[] {
   return scopes
 }
 
-/** A namespace that `Sequelize.useCLS` takes for its ambient transaction. */
+/** The interface that `Sequelize.useCLS` needs to store its ambient transaction. */
 export interface TransactionNamespace {
   get(key: string): unknown
   set<V>(key: string, value: V): V
@@ -78,11 +78,11 @@ export interface TransactionNamespace {
 }
 
 /**
- * A namespace for `Sequelize.useCLS`, on Node's own AsyncLocalStorage: code in the callback of `sequelize.transaction()`
- * then takes part in that transaction without `{ transaction }`.
+ * A namespace for `Sequelize.useCLS`, based on Node's AsyncLocalStorage: code in the callback of
+ * `sequelize.transaction()` then joins that transaction without `{ transaction }`.
  *
- * Call `useCLS` once, before the first `new Sequelize()`; it holds for all Sequelize instances. A transaction that was begun
- * without a callback is never ambient, and `{ transaction: null }` opts out.
+ * Call `useCLS` once, before the first `new Sequelize()`; it applies to all Sequelize instances. A transaction without
+ * a callback is never ambient, and `{ transaction: null }` opts out.
  *
  * @example
  *     Sequelize.useCLS(transactionNamespace)
@@ -98,7 +98,7 @@ export const transactionNamespace: TransactionNamespace = {
     return value
   },
   run(fn) {
-    // A copy, so that the ambient transaction around a nested one is back after it.
+    // A copy: after a nested transaction, the outer transaction is ambient again.
     const ambient = new Map(currentContext().ambient)
     runWith({ ambient }, () => {
       fn(ambient)

@@ -10,16 +10,16 @@ export interface Call {
   readonly method: string
   readonly session: Session
   readonly dialect: Dialect
-  /** The row that errors name; none for a call that is about no row. */
+  /** The row for error texts; `undefined` for a call without one. */
   readonly row: RowFacts | undefined
   /** The transaction that the call joins. */
   readonly transaction: Transaction | undefined
   readonly logging: Logging['logging'] | undefined
-  /** How long a lock may be waited for, in milliseconds; 0 for not at all, `undefined` for as long as the server waits. */
+  /** The maximum wait for a lock in milliseconds; 0 does not wait, `undefined` is the timeout of the server. */
   readonly timeoutMs?: number | undefined
 }
 
-/** Starts a call: from here on, the statements of its Sequelize instance are watched and its database is known. */
+/** Starts a call: watches the statements of its Sequelize instance, and detects its database. */
 export async function startCall(call: Omit<Call, 'dialect'>): Promise<Call> {
   watchSession(call.session)
   return { ...call, dialect: await recogniseDialect(call.session, call) }

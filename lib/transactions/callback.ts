@@ -6,13 +6,13 @@ import type { Scope } from './async-context.js'
 import type { Call } from './call.js'
 import type { TransactionState } from './transaction-state.js'
 
-/** A callback whose statements go on after it has returned gets this many rounds of them before they are refused. */
+/** How often to wait for the statements that a callback left in progress, before further statements are refused. */
 const maxLateRounds = 100
 
-// Taken once, so that tests which replace the timers of a process do not stop a callback.
+// Bound when the module loads: fake timers in tests must not block a callback.
 const nextTick = process.nextTick.bind(process)
 
-/** Resolves when all that only waits for promises has run on. */
+/** Resolves after the pending microtasks have run. */
 function microtasksDone(): Promise<void> {
   return new Promise((resolve) => {
     nextTick(resolve)
@@ -20,11 +20,11 @@ function microtasksDone(): Promise<void> {
 }
 
 /**
- * Runs a callback that has a transaction. A write in it without the transaction is refused; so is every statement of a
- * branch that is still at work when the callback is over.
+ * Runs a callback that has a transaction. Refuses a write in it outside the transaction, and every later statement of a
+ * branch that the callback did not await.
  * @throws {PendingStatementsError} the callback returned while a statement of it was in progress
  * @throws {RolledBackError} the transaction was rolled back although the callback succeeded
- * @throws {UsageError} the callback returned something that has not begun to run, such as an Observable
+ * @throws {UsageError} the callback returned a value that has not started to run, such as an Observable
  */
 export async function runCallback<R>(
   { method, session: { sequelize }, transaction: joined }: Call,
@@ -50,7 +50,7 @@ export async function runCallback<R>(
     return result
   } catch (error) {
     scope.isOver = true
-    // A row's method that ends after the rollback would change the row in memory again.
+    // A row method that ends after the rollback would change the instance again.
     await settleWork(state, scope, isJoined)
     throw error
   } finally {
@@ -67,7 +67,7 @@ async function settleWork(state: TransactionState, scope: Scope, isJoined: boole
   }
 }
 
-/** Whether a value describes work that starts only when somebody subscribes to it, or iterates over it. */
+/** Whether a value is lazy: its work starts on subscription (Observable) or iteration (generator). */
 function isNotBegun(value: unknown): boolean {
   if (typeof value !== 'object' || value === null) return false
   if ('subscribe' in value && typeof value.subscribe === 'function') return true

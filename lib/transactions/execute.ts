@@ -14,25 +14,25 @@ import { watchTransaction } from './watch.js'
 import { enqueueWriter } from './writer-queue.js'
 import type { SlotWait } from './writer-queue.js'
 
-/** What a call does. */
+/** The two phases of a call. */
 interface Work<P, R> {
-  /** Statements of this library: after a conflict, which wrote nothing, they are tried again. */
+  /** First, the statements of this library. Retried after a conflict, which wrote nothing. */
   readonly statements: (context: QueryContext, state: TransactionState | undefined) => Promise<P>
-  /** Then, in the same transaction, the user's callback: tried again only if the user asked for it. */
+  /** Then the user's callback, in the same transaction. Retried only if the user passed `retry`. */
   readonly callback?: (prepared: P, context: QueryContext, state: TransactionState) => Promise<R>
 }
 
-/** How a call that joins no transaction is done. */
+/** How to run a call that joins no transaction. */
 interface Plan {
   readonly opensTransaction: boolean
   readonly isolationLevel?: Transaction.ISOLATION_LEVELS | undefined
-  /** What the user asked for. */
+  /** The option of the user. */
   readonly retry?: RetryOptions | undefined
 }
 
 /**
- * Does the work of a call in the transaction that it joins; else in one of its own, or by single statements, and again
- * after a conflict. The one place that joins, opens, queues, retries, and translates errors.
+ * Runs the work of a call in the joined transaction; else in a new transaction or as single statements, with retries
+ * after a conflict. The only function that joins, opens, queues, retries and translates errors.
  */
 export async function execute<P, R = P>(call: Call, work: Work<P, R>, plan: Plan): Promise<R> {
   let hasCallbackStarted = false
@@ -69,7 +69,7 @@ export async function execute<P, R = P>(call: Call, work: Work<P, R>, plan: Plan
   }
 }
 
-/** An error that was thrown after COMMIT had succeeded, by a hook: nothing is restored, tried again or translated. */
+/** Wraps an error that a hook threw after a successful COMMIT: do not restore, retry or translate. */
 class AfterCommit extends Error {}
 
 /**
@@ -88,8 +88,9 @@ async function openTransaction<R>(
     throw usage.isolationLevel(method, isolationLevel, dialect.name)
   }
   const wait = slotWaitOf(call)
-  // IMMEDIATE takes SQLite's write lock at once: a transaction that has read can never get it after another one's write.
-  // Its wait cannot be limited beforehand; where it is to be, the first statement takes the lock.
+  // IMMEDIATE takes SQLite's write lock at once: after a read, a transaction cannot get it once another session has
+  // written. The wait of BEGIN IMMEDIATE cannot be limited: with a timeout, BEGIN is DEFERRED and the first statement
+  // takes the lock.
   const type = Transaction.TYPES[wait ? 'DEFERRED' : 'IMMEDIATE']
   const options = {
     ...(isolationLevel && { isolationLevel }),
@@ -107,7 +108,7 @@ async function openTransaction<R>(
     return result
   }
   const open = async (): Promise<R> => {
-    // Without the scope around it, in which a transaction must not be opened by mistake.
+    // Outside the enclosing scope, which refuses to open a transaction.
     const result = await runWith({ scope: undefined }, () => sequelize.transaction(options, run))
     if (state?.commitError) throw state.commitError as Error
     return result
@@ -122,19 +123,19 @@ async function openTransaction<R>(
   }
 }
 
-/** How long a writer may wait in the queue of its process, where the lock may be waited for only so long. */
+/** The maximum wait in the writer queue of the process, if the call limits its wait for the lock. */
 function slotWaitOf({ method, row, dialect, timeoutMs }: Call): SlotWait | undefined {
   if (timeoutMs === undefined || !row) return undefined
   return { timeoutMs, error: () => new LockTimeoutError(method, row, timeoutMs, dialect.lockHolders) }
 }
 
-/** Whether another session got in the way: nothing was written, and the next attempt may succeed. */
+/** Whether the error is a conflict with another session, or a failover: nothing was written, a retry may succeed. */
 export function isConflict(error: unknown): boolean {
   const failure = failureOf(error)
   return failure === 'deadlock' || failure === 'conflict' || failure === 'read-only'
 }
 
-/** The error of a failed statement as this library reports it: where another session got in the way, by a class of its own. */
+/** Translates the error of a failed statement: a lock timeout or a conflict becomes an error class of this library. */
 export function toLibraryError(error: unknown, call: Call): unknown {
   const { method, row, dialect, transaction, timeoutMs, session } = call
   if (!row || isLosslessError(error)) return error
@@ -147,7 +148,7 @@ export function toLibraryError(error: unknown, call: Call): unknown {
   return reason ? new ConflictError(method, row, reason, ConflictError.remedy(method, !!transaction), error) : error
 }
 
-/** The error of the last attempt of a callback: the driver's own for a conflict becomes one of this library. */
+/** Translates the error of the last attempt of a callback: a conflict becomes a {@link ConflictError}. */
 function toExhaustedError(error: unknown, { method, row }: Call, attempts: number): unknown {
   const reason = error instanceof DatabaseError && reasonOf(failureOf(error))
   if (!reason) return error
@@ -155,7 +156,7 @@ function toExhaustedError(error: unknown, { method, row }: Call, attempts: numbe
   return new ConflictError(method, row, `${reason} in the last of ${attempts} attempts`, remedy, error)
 }
 
-/** A conflict with another session, as an error text names it. */
+/** The text for a conflict in an error. */
 function reasonOf(failure: Failure | undefined): string | undefined {
   if (failure === 'deadlock') return 'a deadlock'
   return failure === 'conflict' ? 'a change made by another session since this transaction began' : undefined

@@ -25,7 +25,7 @@ export function ambientTransaction({ sequelize }: Session): Transaction | undefi
   return transaction
 }
 
-/** Whether `transaction` is ambient, but that of another Sequelize instance: `Sequelize.useCLS` has one for all of them. */
+/** Whether `transaction` is the ambient transaction of another Sequelize instance: they share one namespace. */
 export function isForeignAmbient({ sequelize }: Session, transaction: Transaction | null | undefined): boolean {
   const { _cls } = sequelizeInternals(sequelize).constructor
   const ambient = _cls?.get('transaction') as Transaction | null | undefined
@@ -33,25 +33,25 @@ export function isForeignAmbient({ sequelize }: Session, transaction: Transactio
   return transaction === undefined || transaction === ambient
 }
 
-/** Whether this code runs in a callback that has `transaction` and is not over. */
+/** Whether the current code runs in a callback of `transaction` that has not ended. */
 export function isInScope(transaction: Transaction): boolean {
   return currentScopes(sequelizeOfTransaction(transaction)).some(
     (scope) => !scope.isOver && isSameTransaction(scope.transaction, transaction),
   )
 }
 
-/** The transaction of the lock on this instance's row, if this code takes part in it. */
+/** The transaction that locks the row of this instance, if the current code joins it. */
 export function lockTransaction(row: Row | undefined): Transaction | undefined {
   const lock = findRowState(row)?.lock
   return lock && (!lock.isScoped || isInScope(lock.transaction)) ? openAncestor(lock.transaction) : undefined
 }
 
 /**
- * The transaction that a call takes part in: the one given, else that of the lock held on its row, else Sequelize's
- * ambient one. `null` opts out.
- * @throws {UsageError} the transaction is over, read-only, or one of another Sequelize instance
+ * The transaction that a call joins: the option `transaction`, else the transaction that locks its row, else
+ * Sequelize's ambient transaction. `null` opts out.
+ * @throws {UsageError} the transaction has ended, is read-only, or belongs to another Sequelize instance
  * @throws {RolledBackError} the server has ended the transaction
- * @throws {OutsideTransactionError} there is none, inside a callback that has one
+ * @throws {OutsideTransactionError} the call joins none, inside a callback that has a transaction
  */
 export function transactionToJoin(
   method: string,
@@ -76,7 +76,7 @@ export function transactionToJoin(
   return transaction
 }
 
-/** @throws {RolledBackError} the server rolled back the transaction that locked the row, and its owner has not ended it yet */
+/** @throws {RolledBackError} the server rolled back the transaction that locked the row; its owner has not ended it */
 export function refuseBrokenLock(method: string, row: Row | undefined): void {
   const lock = findRowState(row)?.lastLock
   const state = lock && findTransactionState(lock.transaction)
@@ -92,12 +92,12 @@ export function refuseRolledBack(session: Session, method: string): void {
   if (state?.outcome === 'rolled back') throw new RolledBackError(method, state.firstError)
 }
 
-/** The callback of this library that the present code is part of, be the callback over or not. */
+/** The innermost callback of this library around the current code; the callback may have ended. */
 export function innermostScope({ sequelize }: Session): Scope | undefined {
   return currentScopes(sequelize).find(({ method }) => method !== undefined)
 }
 
-/** Where a callback gets its transaction. */
+/** The text for the callback argument that holds the transaction. */
 function transactionOf({ method }: Scope): string {
   const argument = method === 'retryTransaction' ? 'first' : 'second'
   return `the transaction that is the ${argument} argument of the callback of ${method}()`
@@ -115,10 +115,10 @@ function nestRemedy(scope: Scope): string {
 }
 
 /**
- * Refuses a write, or the opening of a transaction, that is not part of the transaction of the callback around it. What a
- * callback started and did not await is free after COMMIT, but for the rows that it had locked or written.
+ * Refuses a write, or a new transaction, outside the transaction of the enclosing callback. A branch that a callback
+ * did not await may write after COMMIT, except to rows that the callback locked or wrote.
  * @param row the instance that is written
- * @throws {OutsideTransactionError} the callback is at work, or is over and this is a branch that it did not await
+ * @throws {OutsideTransactionError} the callback is running, or it has ended and did not await the current code
  * @throws {RolledBackError} the transaction of the callback was rolled back
  */
 export function refuseOutside(
@@ -140,12 +140,12 @@ export function refuseOutside(
   throw new OutsideTransactionError(method ?? scope.method, what, remedy(scope))
 }
 
-/** {@link refuseOutside} of the opening of a transaction. */
+/** {@link refuseOutside} for a new transaction. */
 export function refuseOpening(session: Session): void {
   refuseOutside(session, undefined, 'a transaction that is opened in the callback', undefined, nestRemedy)
 }
 
-/** The callback of this library that a write without a transaction must not escape from. */
+/** The innermost callback of this library that forbids a write outside its transaction. */
 function scopeAround({ sequelize }: Session, row: Row | undefined): Scope | undefined {
   const used = findRowState(row)?.lastTransaction
   return currentScopes(sequelize).find(({ method, isOver, transaction }) => {
@@ -155,7 +155,7 @@ function scopeAround({ sequelize }: Session, row: Row | undefined): Scope | unde
   })
 }
 
-/** The callback of Sequelize's own `transaction()` that this code runs in, if no callback of this library is nearer. */
+/** The running callback of Sequelize's own `transaction()` around the current code, if it is the innermost callback. */
 export function innermostPlainScope({ sequelize }: Session): Scope | undefined {
   const [scope] = currentScopes(sequelize)
   return scope?.method === undefined && scope?.isOver === false ? scope : undefined

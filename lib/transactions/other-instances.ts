@@ -8,9 +8,9 @@ import type { Row } from '../sequelize/internals.js'
 import { modelStateOf } from '../sequelize/model-state.js'
 import type { TransactionState } from './transaction-state.js'
 
-// Several instances of one row can take part in one transaction: the callback's row, and the one that a helper loaded.
+// One transaction can have several instances of one row: the row of the callback, and an instance that a helper loaded.
 
-/** Brings the other locked instances of a row up to date with `columns`, which `writer` has just written as they are in memory. */
+/** Copies `columns`, which `writer` has just written from memory, to the other locked instances of the row. */
 export function refreshOtherInstances(state: TransactionState, writer: Row, columns: readonly string[]): void {
   if (!state.lockedRows.hasOtherThan(writer)) return
   const others = state.lockedRows.ofRow(RowRef.of(writer).key, writer)
@@ -24,7 +24,7 @@ export function refreshOtherInstances(state: TransactionState, writer: Row, colu
         continue
       }
       const value = valuesOf(writer)[column]
-      // Sequelize moves the version in the instance only after the statement.
+      // Sequelize increments the version in the instance only after the statement.
       assignStored(other, { [column]: column === version ? Number(value) + 1 : structuredCopy(value) })
     }
     const mutable = modelStateOf(modelOf(other)).mutableColumns
@@ -35,7 +35,7 @@ export function refreshOtherInstances(state: TransactionState, writer: Row, colu
   }
 }
 
-/** Applies operations that were written to a document of a row to its locked instances, but for the one that wrote them. */
+/** Applies the operations of a JSON write to the other locked instances of the row. */
 export function applyToOtherInstances(
   state: TransactionState,
   row: RowRef,
@@ -52,7 +52,7 @@ export function applyToOtherInstances(
   return others
 }
 
-/** Adds to the other locked instances of a row what `writer` has added to their row. */
+/** Applies an increment() of `writer` to the other locked instances of its row. */
 export function addToOtherInstances(
   state: TransactionState,
   writer: Row,
@@ -70,7 +70,7 @@ export function addToOtherInstances(
   }
 }
 
-/** A value that shares no object with the one in the other instance. */
+/** A deep copy of a value. */
 function structuredCopy(value: unknown): unknown {
   const text = jsonOf(value)
   return typeof value === 'object' && value !== null && !(value instanceof Date) && !(value instanceof Uint8Array)
@@ -81,7 +81,7 @@ function structuredCopy(value: unknown): unknown {
 /**
  * Refuses to save an instance that would overwrite, or silently lose, a change of its row in this transaction.
  * @throws {StaleRowError} another instance wrote the column in this transaction; or the row is locked through another
- *   instance, and this one goes back to an older document or was changed in place, which Sequelize cannot see
+ *   instance, and this one holds an older document or was changed in place, which Sequelize cannot detect
  */
 export function refuseStaleSave(state: TransactionState, method: string, row: Row, fields?: readonly string[]): void {
   const { mutableColumns } = modelStateOf(modelOf(row))
@@ -106,7 +106,7 @@ function isBehind(row: Row, column: string, instances: readonly Row[]): boolean 
   if (!Object.hasOwn(values, column)) return false
   const stored = instances.map((each) => findRowState(each)?.storedText(column)).find((text) => text !== undefined)
   if (stored === undefined) return false
-  // A value that was assigned as a whole leaves the loaded one in place; one that was changed in place is the loaded one.
+  // After an assignment, the previous value is the loaded one; a value changed in place is itself the loaded one.
   const loaded = isChanged(row, column) ? previousValuesOf(row)[column] : values[column]
   return !isSameDocument(jsonOf(loaded), stored)
 }

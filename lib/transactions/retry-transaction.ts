@@ -26,20 +26,20 @@ export interface RetryTransactionOptions extends RetryOptions, Logging {
  * Runs `fn` in a transaction; after a conflict with another session it runs `fn` again, in a new transaction, from its
  * first read. A conflict is a deadlock, a serialization failure, a certification conflict of a cluster, or a stale `version`.
  *
- * Statements that `fn` starts at once are sent one at a time; none is sent after the server has ended the transaction.
- * Between attempts it pauses for a random time that grows (full jitter). It never runs `fn` again when the transaction may
- * have been committed. Lock timeouts and lost connections are not retried: the lock may be held for long, and after COMMIT
- * the outcome is unknown. `fn` may run several times: it must read inside, and must leave alone what a rollback does not
- * undo, such as mail. Every instance that was written in a failed attempt is restored before the next one, and after the
- * last: values, changes, `isNewRecord`, version.
+ * Concurrent statements of `fn` are sent one at a time; none is sent after the server has ended the transaction. Pauses
+ * between attempts: exponential backoff with full jitter. Never runs `fn` again if the transaction may have been
+ * committed. Lock timeouts and lost connections are not retried: the lock may be held for long, and after COMMIT the
+ * outcome is unknown. `fn` may run several times: it must read inside the transaction, and must have no side effects
+ * that a rollback does not undo, such as mail. After each failed attempt, every instance that it wrote is restored:
+ * values, changes, `isNewRecord`, version.
  *
- * @returns what `fn` returned, once it is committed
+ * @returns the result of `fn`, after COMMIT
  * @throws {UsageError} before any SQL: a wrong option; or a transaction is open already, which cannot be run again here
  * @throws {PendingStatementsError} `fn` returned while a statement of it was in progress; everything was rolled back
  * @throws {RolledBackError} `fn` caught the error of a statement that had ended the transaction
  * @throws {UnknownOutcomeError} the connection was lost after COMMIT was sent
  * @throws {ConflictError} the last attempt met a deadlock or a conflict
- * @throws every other error of `fn`; `signal.reason`, if it was aborted
+ * @throws every other error of `fn`; `signal.reason` after an abort
  * @example
  *     await retryTransaction(sequelize, async (transaction) => {
  *       const [from, to] = await Promise.all([1, 2].map((id) => Account.findByPk(id, { transaction, lock: true })))

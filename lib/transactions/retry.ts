@@ -3,25 +3,25 @@ import { usage } from '../errors/usage.js'
 
 /** How often a call is tried again, and after which pauses. */
 export interface RetryOptions {
-  /** Attempts in all, the first one included: an integer, 1 for no second one. Default: 5. */
+  /** The maximum number of attempts, including the first: an integer from 1. Default: 5. */
   readonly maxAttempts?: number
-  /** The longest pause before the second attempt, in milliseconds; it doubles from attempt to attempt. Default: 10. */
+  /** The maximum pause before the second attempt, in milliseconds; it doubles with each attempt. Default: 10. */
   readonly baseDelayMs?: number
-  /** The longest pause of all, in milliseconds. Default: 1000. */
+  /** The upper limit of every pause, in milliseconds. Default: 1000. */
   readonly maxDelayMs?: number
-  /** Ends the attempts with its reason: before an attempt starts, or in a pause. An attempt that has started is finished. Default: none. */
+  /** Aborts before an attempt or in a pause, with the signal's reason. A started attempt is finished. Default: none. */
   readonly signal?: AbortSignal
   /** Called, and awaited, before each pause. An error that it throws ends the attempts. Default: none. */
   readonly onRetry?: (failed: FailedAttempt) => unknown
 }
 
-/** A failed attempt that another one will follow. */
+/** A failed attempt that will be retried. */
 export interface FailedAttempt {
   readonly error: unknown
   /** The number of the attempt; the first is 1. */
   readonly attempt: number
   readonly maxAttempts: number
-  /** The pause before the next attempt, in milliseconds: a random part of the longest one (full jitter). */
+  /** The pause before the next attempt, in milliseconds: a random part of the maximum pause (full jitter). */
   readonly delayMs: number
 }
 
@@ -43,13 +43,13 @@ export function checkRetryOptions(method: string, options: RetryOptions, others:
   return options
 }
 
-/** The longest time that a timer of Node can wait. */
+/** The maximum delay of a timer in Node. */
 const longestDelay = 2 ** 31 - 1
 
-/** The options in force where a caller gives none of its own. */
+/** The defaults of the options. */
 const defaults = { maxAttempts: 5, baseDelayMs: 10, maxDelayMs: 1000 } as const
 
-/** For statements of ours that certainly wrote nothing, when the caller did not ask for more. */
+/** For this library's own statements that certainly wrote nothing, if the caller passed no `retry`. */
 export const statementRetries: RetryOptions = { maxAttempts: 3 }
 
 /**
@@ -72,7 +72,7 @@ export async function retry<R>(
       if (number >= maxAttempts || !isRetryable(error)) throw error
       const delayMs = random() * Math.min(maxDelayMs, baseDelayMs * 2 ** (number - 1))
       await onRetry?.({ error, attempt: number, maxAttempts, delayMs })
-      // Its own AbortError would hide the reason.
+      // The AbortError of the timer would hide the reason of the signal.
       await pause(delayMs, undefined, signal && { signal }).catch(() => undefined)
     }
   }

@@ -31,8 +31,8 @@ interface RowMethodOptions extends Transactionable {
 }
 
 /**
- * Has Sequelize's own methods of a model's instances take part in the lock on their row: without `{ transaction }`, what
- * the callback of withLock does with its row is in its transaction. An instance whose row is not locked has them as before.
+ * Overrides Sequelize's row methods to join the lock on their row: in the callback of withLock, the methods of its row
+ * run in its transaction without `{ transaction }`. For a row that is not locked, the methods are unchanged.
  */
 export function joinRowMethods(model: RowModel): void {
   if (inheritedStates(model).some(({ joinsLocks }) => joinsLocks)) return
@@ -64,7 +64,7 @@ async function callRowMethod(row: Row, name: RowMethod, original: Original, args
   const transaction = asked ?? held ?? ambientTransaction(session)
   if (!transaction) {
     refuseBrokenLock(name, row)
-    // Also where there is nothing to save: a change in place that Sequelize cannot see would be lost without a word.
+    // Also if there is nothing to save: a change in place, which Sequelize cannot detect, would be lost silently.
     if (name === 'reload') refuseRolledBack(session, name)
     else refuseOutside(session, undefined, `${name}() of this ${modelOf(row).name}`, row)
     return original.apply(row, args)
@@ -84,7 +84,7 @@ async function callRowMethod(row: Row, name: RowMethod, original: Original, args
     state.remember(row)
     rowState?.markChangesInPlace()
     if (name === 'save') refuseStaleSave(state, name, row, options?.fields)
-    // decrement() calls it.
+    // decrement() calls increment(), so one case is enough.
     if (name === 'increment') return incrementLocked(state, row, original, args, isLocked)
     const result = await original.apply(row, args)
     if (name === 'reload') rowState?.recordReload()
@@ -92,15 +92,15 @@ async function callRowMethod(row: Row, name: RowMethod, original: Original, args
   })
 }
 
-/** The lock of a reload in the transaction of the row's lock: a plain read could see a snapshot older than the lock. */
+/** The lock option for a reload of a locked row: a plain read could return a snapshot older than the lock. */
 function lockOf(name: RowMethod, row: Row, held: Transaction | undefined): object {
   if (name !== 'reload' || !held) return {}
   return { lock: { level: held.LOCK.NO_KEY_UPDATE, of: row.constructor } }
 }
 
 /**
- * The columns that increment() and decrement() change. PostgreSQL and SQLite would read the whole row back, over values that
- * were assigned or changed in place meanwhile.
+ * The columns that increment() and decrement() change. Without this list, PostgreSQL and SQLite return the whole row,
+ * which would overwrite values that were assigned or changed in place in the meantime.
  */
 function columnsMovedBy(row: Row, fields: unknown): string[] {
   const model = modelOf(row)
@@ -110,7 +110,7 @@ function columnsMovedBy(row: Row, fields: unknown): string[] {
     .map((name) => fieldOf(model, name as string))
 }
 
-/** Sends increment(), and brings the version of the row and its other locked instances up to date. */
+/** Sends increment(), and updates the version of the row and the other locked instances of the row. */
 async function incrementLocked(
   state: TransactionState,
   row: Row,
@@ -131,14 +131,14 @@ interface IncrementOptions {
   readonly increment?: boolean
 }
 
-/** By how much increment() changes each attribute. */
+/** The amounts that increment() adds, by attribute. */
 function amountsOf(fields: unknown, { by = 1, increment = true }: IncrementOptions): Record<string, number> {
   const isByName = typeof fields === 'object' && !Array.isArray(fields)
   const named = isByName ? Object.entries(fields ?? {}) : [fields].flat().map((field) => [String(field), by] as const)
   return Object.fromEntries(named.map(([field, amount]) => [field, (increment ? 1 : -1) * Number(amount)]))
 }
 
-/** increment() and decrement() move the version in the database; in memory only where the row is read back. */
+/** increment() and decrement() increment the version in the database, but in memory only if the row is read back. */
 async function changeNumbers(row: Row, change: () => unknown): Promise<unknown> {
   const version = versionAttribute(modelOf(row))
   const before = version === undefined ? undefined : valuesOf(row)[version]

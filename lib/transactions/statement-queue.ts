@@ -16,7 +16,7 @@ export class StatementQueue {
     }
   }
 
-  /** Resolves once no statement is being sent, and none waits. */
+  /** Resolves when no statement is in flight or queued. */
   async whenIdle(): Promise<void> {
     while (this.#last) await this.#last
   }

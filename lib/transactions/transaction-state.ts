@@ -30,7 +30,7 @@ import type { Work } from './work-in-progress.js'
 /** Sequelize's `query`, as it is called inside Sequelize. */
 export type Query = (sql: unknown, options?: QueryOptions) => Promise<unknown>
 
-/** The options of Sequelize's `query`, as far as they matter here. */
+/** The options of Sequelize's `query` that this library reads or changes. */
 export interface QueryOptions {
   readonly type?: string
   readonly transaction?: Transaction | null
@@ -44,16 +44,16 @@ export interface QueryOptions {
   readonly retry?: object
 }
 
-/** Everything that this library knows of one transaction of the server. */
+/** The state that this library keeps for one transaction of the server. */
 export class TransactionState {
   readonly transaction: Transaction
-  /** The database, from the moment that the transaction is watched. */
+  /** The database; set when the transaction is first watched. */
   dialect: Dialect | undefined
   #isOurs = false
   outcome: 'open' | 'committed' | 'rolled back' = 'open'
-  /** The server rolled it back by itself, and the code that owns the transaction has not ended it since. */
+  /** The server rolled it back on its own, and its owner has not ended it since. */
   isAborted = false
-  /** An error has made every further statement fail, and COMMIT roll back, as on PostgreSQL; up to the last savepoint. */
+  /** After an error, every statement fails and COMMIT rolls back (PostgreSQL), until a rollback to a savepoint. */
   isDoomed = false
   /** The first error of a statement; a callback may have caught it. */
   firstError: unknown
@@ -86,7 +86,7 @@ export class TransactionState {
     this.#undo.coverTransaction()
   }
 
-  /** Sends a statement when those before it are done; none is sent once the transaction is over. */
+  /** Sends a statement after all earlier statements have settled; sends none after the transaction has ended. */
   async send(query: Query, sql: unknown, options: QueryOptions, dialect: Dialect): Promise<unknown> {
     const text = textOf(sql)
     const { completesTransaction = false } = options
@@ -105,7 +105,7 @@ export class TransactionState {
     }
     if (completesTransaction) {
       if (!isWholeRollback(text)) return this.#queue().add(() => this.#sendAlone(send))
-      // It undoes what waits, and must not wait for a savepoint whose callback is still at work.
+      // A ROLLBACK undoes all queued work, so it must not wait for a savepoint with a running callback.
       this.#end('rolled back')
       await this.#beingSent
       return this.#sendAlone(send)
@@ -118,7 +118,7 @@ export class TransactionState {
     )
   }
 
-  /** Sends a statement, and at once what its hooks send. */
+  /** Sends a statement. Statements of its hooks bypass the queue. */
   async #sendAlone(send: () => Promise<unknown>): Promise<unknown> {
     const sending: SendingStatement = { transaction: this.transaction, isOver: false }
     const answer = runWith({ sending }, send)
@@ -169,7 +169,7 @@ export class TransactionState {
     return undefined
   }
 
-  /** The innermost callback that has this transaction and that the present code is part of. */
+  /** The innermost callback of this transaction around the current code. */
   scope(): Scope | undefined {
     return this.#scopes()[0]
   }
@@ -182,7 +182,7 @@ export class TransactionState {
   /**
    * @throws {RolledBackError} the transaction was rolled back
    * @throws {UsageError} it was committed
-   * @throws {OutsideTransactionError} a callback that the present code is part of is over
+   * @throws {OutsideTransactionError} a callback around the current code has ended
    */
   refuseIfOver(method?: string): void {
     const scopes = this.#scopes().filter((scope) => scope.method !== undefined)
@@ -194,7 +194,7 @@ export class TransactionState {
   }
 
   async #sendNow(query: Query, sql: unknown, text: string, given: QueryOptions, dialect: Dialect): Promise<unknown> {
-    // Sequelize would send one statement again, after the server has ended the transaction that it was part of.
+    // Otherwise Sequelize could resend a statement after the server has ended its transaction.
     const retry = statementRetry(sequelizeOfTransaction(this.transaction), true)
     const options = dialect.writerQueue ? given : { ...given, retry }
     const savepoint = savepointSql.exec(text)
@@ -235,7 +235,7 @@ export class TransactionState {
     }
     let ownName = name!
     if (savepoint && parent !== this.transaction) {
-      // Sequelize gives it the name of the savepoint around it, whose rollback would then reach only this one.
+      // Sequelize gives it the name of the outer savepoint: a rollback to that name would reach only the inner one.
       ownName = `${idOf(this.transaction)}-nested-${++this.#nestedSavepoints}`
       renameSavepoint(savepoint, ownName)
     }
@@ -247,11 +247,11 @@ export class TransactionState {
 
   async #commit(query: Query, sql: unknown, options: QueryOptions, dialect: Dialect): Promise<unknown> {
     try {
-      // Only a RAW result has the word that the database answers with.
+      // Only a RAW result has the command tag.
       const result = await query(sql, { ...options, type: QueryTypes.RAW })
       if (dialect.isRollback(result)) throw new RolledBackError('sequelize-lossless', this.firstError)
       this.#end('committed')
-      // The `afterCommit` hooks, which run now, can write again.
+      // The `afterCommit` hooks run next, and may write.
       if (this.#isOurs) currentContext().writerSlot?.release()
       return result
     } catch (error) {
@@ -259,7 +259,7 @@ export class TransactionState {
       this.firstError ??= error
       dropAfterCommitHooks(this.transaction)
       const failure = noteFailure(error, dialect)
-      // SQLite is still in the transaction, and would keep its file locked.
+      // After a failed COMMIT, SQLite is still in the transaction and keeps its file locked.
       if (failure !== 'lost') {
         await query('ROLLBACK;', { ...options, type: QueryTypes.RAW }).catch(() => undefined)
         if (failure !== undefined && this.#isOurs) {
@@ -271,7 +271,7 @@ export class TransactionState {
     }
   }
 
-  /** Notes the error of a statement. If the server ended the transaction on it, no further statement may be sent. */
+  /** Records the error of a statement. If the server ended the transaction, all further statements are refused. */
   async #recordFailure(error: unknown, dialect: Dialect, transaction: Transaction): Promise<void> {
     const failure = noteFailure(error, dialect)
     this.firstError ??= error
@@ -283,9 +283,9 @@ export class TransactionState {
     markRolledBack(transaction)
   }
 
-  /** Ends the transaction on Sequelize's side, and has its owner's later `rollback()` succeed and `commit()` say what happened. */
+  /** Ends the transaction in Sequelize. The owner's later `rollback()` succeeds; `commit()` rejects with the reason. */
   async #giveConnectionBack(): Promise<void> {
-    // Whether the server still had something to roll back does not matter.
+    // Ignore the error: the server may have nothing left to roll back.
     if (!finishedState(this.transaction)) await this.transaction.rollback().catch(() => undefined)
     override(this.transaction, 'rollback', () => () => {
       this.isAborted = false
@@ -300,23 +300,23 @@ export class TransactionState {
   #end(outcome: 'committed' | 'rolled back'): void {
     this.outcome = outcome
     this.lockedRows.clear()
-    // What this library opened is restored when the attempt has ended: statements may still be in progress.
+    // A transaction of this library is restored after the attempt has ended: statements may still be in progress.
     if (outcome === 'committed' || !this.#isOurs) this.#undo.clear()
   }
 
-  /** Remembers an instance that is about to be written, to restore it after a rollback. */
+  /** Snapshots an instance before a write, for a rollback. */
   remember(row: Row): void {
     if (this.outcome !== 'open') return
     rowStateOf(row).lastTransaction = this.transaction
     this.#undo.remember(row)
   }
 
-  /** Restores every remembered instance to its state before the transaction. */
+  /** Restores every instance that was written to its state before the transaction. */
   restoreRows(): void {
     this.#undo.rollBack()
   }
 
-  /** Adds an instance whose row is locked in this transaction. */
+  /** Registers an instance of a row that this transaction has locked. */
   addLockedRow(row: Row): void {
     if (this.outcome === 'open') this.lockedRows.add(row)
   }
@@ -324,7 +324,7 @@ export class TransactionState {
 
 const transactionStates = new WeakMap<Transaction, TransactionState>()
 
-/** The one state of the server's transaction, of which `transaction` may be a savepoint. */
+/** The one state of the server's transaction; a savepoint has the state of its outermost ancestor. */
 export function transactionStateOf(transaction: Transaction): TransactionState {
   const outermost = outermostOf(transaction)
   let state = transactionStates.get(outermost)
@@ -332,12 +332,12 @@ export function transactionStateOf(transaction: Transaction): TransactionState {
   return state
 }
 
-/** The state of a transaction that this library has met before. */
+/** The state of a transaction, if it has one. */
 export function findTransactionState(transaction: Transaction | null | undefined): TransactionState | undefined {
   return transaction ? transactionStates.get(outermostOf(transaction)) : undefined
 }
 
-/** The error of code that runs on after its callback has returned or thrown. */
+/** The error for code that still runs after its callback has returned or thrown. */
 export function lateCallError(method: string, what: string): OutsideTransactionError {
   return new OutsideTransactionError(
     method,
@@ -346,7 +346,7 @@ export function lateCallError(method: string, what: string): OutsideTransactionE
   )
 }
 
-/** A statement that sets a savepoint, or rolls back to it: the command, and the name. */
+/** Matches SQL that sets a savepoint or rolls back to one: the command and the name. */
 const savepointSql = /^\s*(SAVEPOINT|ROLLBACK(?:\s+(?:WORK|TRANSACTION))?\s+TO(?:\s+SAVEPOINT)?)\s+["`]?([^"`;\s]+)/i
 
 function isSet(command: string): boolean {
@@ -359,7 +359,7 @@ function isWholeRollback(text: string): boolean {
 
 const noop = (): void => undefined
 
-/** Gives a connection back after the server has ended the transaction, where there may be nothing to roll back. */
+/** Releases a connection after the server has ended the transaction, with possibly nothing to roll back. */
 async function giveBack(rollback: () => Promise<unknown>, dialect: Dialect): Promise<unknown> {
   try {
     return await rollback()
@@ -376,7 +376,7 @@ function textOf(sql: unknown): string {
 /** Strings and quoted names, which can hold a semicolon. */
 const literals = /'(?:[^'\\]|\\.)*'|"[^"]*"|`[^`]*`|\$(\w*)\$[^]*?\$\1\$/g
 
-/** @throws {UsageError} SQL that would end the transaction without the knowledge of Sequelize */
+/** @throws {UsageError} raw SQL would end the transaction without Sequelize knowing it */
 function refuseTransactionControl(text: string, dialect: Dialect): void {
   const statements = text.includes(';') ? text.replace(literals, "''").split(';') : [text]
   if (statements.some((each) => dialect.endsTransactionBySql.test(each))) throw usage.transactionControl(text)

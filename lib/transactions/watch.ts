@@ -41,8 +41,8 @@ interface BeginOptions {
 /**
  * Watches every statement that a Sequelize instance sends, and every transaction that it opens, from now on.
  *
- * Sequelize's hooks do not suffice: `hooks: false` and increment() skip them, they see no error, and `beforeQuery` runs
- * only once a connection was waited for.
+ * Sequelize's hooks are not sufficient: `hooks: false` and increment() skip them, they do not see errors, and
+ * `beforeQuery` runs only after the wait for a connection.
  */
 export function watchSession(session: Session): void {
   if (session.isWatched) return
@@ -64,7 +64,7 @@ export function watchSession(session: Session): void {
 }
 
 async function sendStatement(session: Session, query: Query, sql: unknown, given: QueryOptions = {}): Promise<unknown> {
-  // Sequelize does this too, though only after it has chosen how to retry, and with a transaction of any instance.
+  // Sequelize also joins the ambient transaction, but of any instance, and only after it has chosen its retry options.
   const asked = isForeignAmbient(session, given.transaction) ? undefined : given.transaction
   if (asked instanceof Transaction && sequelizeOfTransaction(asked) !== session.sequelize)
     throw usage.transaction('sequelize.query', asked)
@@ -119,7 +119,7 @@ async function sendInTransaction(
   return result
 }
 
-/** Marks the columns that a statement of a model replaced in the rows that are locked, unless it names another row. */
+/** Marks the columns that a bulk statement wrote as stale in locked instances, unless its WHERE names another row. */
 function markRowsStale(state: TransactionState, model: RowModel, options: QueryOptions): void {
   const { where, fields = [], updateOnDuplicate } = options
   const columns = updateOnDuplicate ? attributesOf(model, updateOnDuplicate) : fields
@@ -133,21 +133,21 @@ function markRowsStale(state: TransactionState, model: RowModel, options: QueryO
 }
 
 /**
- * Sequelize takes an UPDATE that found no row for a success.
- * @throws {RowNotFoundError} the locked row was deleted in its own transaction
+ * Rejects an UPDATE that matched no row, which Sequelize reports as a success.
+ * @throws {RowNotFoundError} the transaction that locked the row has deleted it
  */
 async function refuseMissingRow(row: Row, result: unknown, transaction: Transaction): Promise<void> {
   const { lock } = rowStateOf(row)
   const isFound = !Array.isArray(result) || result[1] !== 0
-  // With a version, Sequelize has an error of its own.
+  // With a version, Sequelize throws an OptimisticLockError.
   if (isFound || !lock || versionAttribute(modelOf(row)) !== undefined) return
   const { model, primaryKey, facts } = RowRef.of(row)
-  // MySQL may count only the rows that were changed, as the flags of the connection say.
+  // Depending on the flags of the connection, MySQL counts only changed rows, not matched rows.
   const found = await model.unscoped().count({ where: primaryKey as WhereOptions, transaction, paranoid: false })
   if (found === 0) throw new RowNotFoundError('save', facts)
 }
 
-/** Names the likeliest cause of an exhausted pool first: a statement outside of the transaction that holds a connection. */
+/** Adds the likely cause of an exhausted pool to the error: a statement outside the transaction of its callback. */
 function explainAcquireTimeout(session: Session, error: unknown, type: string | undefined): void {
   const scope = innermostScope(session)
   if (!(error instanceof ConnectionAcquireTimeoutError) || scope?.method === undefined || scope.isOver) return
@@ -172,7 +172,7 @@ async function openTransaction(
       return await runWith({ scope }, () => callback(transaction))
     } finally {
       scope.isOver = true
-      // The code that owns the transaction now knows how it ended.
+      // The owner of the transaction now knows its outcome.
       const state = findTransactionState(transaction)
       if (state?.transaction === transaction) state.isAborted = false
     }
@@ -182,15 +182,15 @@ async function openTransaction(
 }
 
 /**
- * Watches a transaction from now on: its statements are sent one at a time, none after the server has ended it, and a
- * COMMIT that the database turned into a rollback is an error.
+ * Watches a transaction from now on: sends its statements one at a time and none after the server has ended it, and
+ * rejects a COMMIT that the database turned into a rollback.
  */
 export function watchTransaction(transaction: Transaction, dialect: Dialect): TransactionState {
   const state = transactionStateOf(transaction)
   if (state.dialect) return state
   state.watch(dialect)
   watchSession(sessionOf(sequelizeOfTransaction(transaction)))
-  // Sequelize refuses statements from the moment that commit() is called, though they were called before it.
+  // Once commit() is called, Sequelize refuses queued statements, even those that were called earlier.
   override(
     outermostOf(transaction),
     'commit',

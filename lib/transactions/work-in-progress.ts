@@ -1,9 +1,9 @@
 import type { Scope } from './async-context.js'
 
-/** A statement, a call of a row's method, or a savepoint with its callback, that has begun and is not settled. */
+/** A statement, a call of a row method, or a savepoint with its callback, that has not settled. */
 export interface Work {
   readonly description: string
-  /** The innermost callback that it was started in. */
+  /** The innermost callback that started it. */
   readonly scope: Scope | undefined
   /** It is part of other work, which is in progress too. */
   readonly isPart: boolean
@@ -11,7 +11,7 @@ export interface Work {
   readonly settled: Promise<void>
 }
 
-/** Work that has begun and is not settled. */
+/** The work of one transaction that has not settled. */
 export class WorkInProgress {
   readonly #work = new Set<Work>()
 
@@ -28,13 +28,13 @@ export class WorkInProgress {
     }
   }
 
-  /** What was started in the callback `scope`, or inside it; without one, everything. */
+  /** The work that was started in the callback `scope` or in a nested callback; without a scope, all work. */
   of(scope: Scope | undefined): readonly Work[] {
     return [...this.#work].filter((work) => !scope || isInside(work.scope, scope))
   }
 }
 
-/** Whether `scope` is the callback `around`, or inside it. */
+/** Whether `scope` is `around` or nested in it. */
 function isInside(scope: Scope | undefined, around: Scope): boolean {
   for (let each = scope; each; each = each.outer) if (each === around) return true
   return false

@@ -5,13 +5,13 @@ import { sequelizeInternals } from '../sequelize/internals.js'
 import { currentContext, runWith } from './async-context.js'
 import type { WriterSlot } from './async-context.js'
 
-/** A database that its writers queue for: its file, or the Sequelize instance of a database in memory. */
+/** The key of a writer queue: the file of a database, or the Sequelize instance of a database in memory. */
 type Database = WriterSlot['database']
 
-/** The last writer in line, by database: of the process, since several Sequelize instances can open one file. */
+/** The last queued writer of each database. Process-wide: several Sequelize instances can open one file. */
 const queues = new Map<Database, Promise<void>>()
 
-/** The queue of this database's writers; `undefined` if the database queues them itself. */
+/** The key of the writer queue; `undefined` if the database itself queues its writers. */
 function queueOf(sequelize: Sequelize, dialect: Dialect): Database | undefined {
   const database = dialect.writerQueue?.(sequelizeInternals(sequelize).options)
   return database === 'in memory' ? sequelize : database
@@ -22,13 +22,13 @@ function holdsSlot(database: Database): boolean {
   return writerSlot?.database === database && !writerSlot.isOver
 }
 
-/** How long a writer waits for its slot at most, and the error if that was not enough. */
+/** The maximum wait for a slot, and the error after it. */
 export interface SlotWait {
   readonly timeoutMs: number
   readonly error: () => Error
 }
 
-/** Runs `fn` when no other write of this process holds the database, in the order of calls. */
+/** Runs `fn` when no other writer of this process has a slot, in the order of calls. */
 export function enqueueWriter<R>(
   method: string,
   sequelize: Sequelize,
@@ -41,7 +41,7 @@ export function enqueueWriter<R>(
   return database === undefined ? fn() : runInQueue(database, fn, wait)
 }
 
-/** @throws {OutsideTransactionError} this code runs in the very call whose slot it would wait for */
+/** @throws {OutsideTransactionError} the current code runs in the call that holds the slot */
 export function refuseSelfDeadlock(method: string, sequelize: Sequelize, dialect: Dialect): void {
   const database = queueOf(sequelize, dialect)
   if (database === undefined || !holdsSlot(database)) return
@@ -70,7 +70,7 @@ async function runInQueue<R>(database: Database, fn: () => Promise<R>, wait?: Sl
     done()
   }
   if (before && wait && !(await endsWithin(before, wait.timeoutMs))) {
-    // The writers behind this one still wait for those in front.
+    // Later writers still wait for the earlier ones.
     void before.then(leave)
     throw wait.error()
   }

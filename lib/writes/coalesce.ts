@@ -8,13 +8,13 @@ import { isSequelize } from '../rows/row-ref.js'
 import { sessionOf } from '../sequelize/session.js'
 import type { PendingCall, Session } from '../sequelize/session.js'
 
-/** How the calls for one row and column are sent. */
+/** Sends the calls for one row and column. */
 interface BatchWriter<C, R> {
-  /** Sends one statement. For a batch it runs outside of every caller's async context; a call that is alone keeps its own. */
+  /** Sends one statement: a batch outside every caller's async context, a call without a batch key in its own. */
   readonly send: (calls: readonly C[], operations: readonly Operation[]) => Promise<R>
-  /** The longest operands of one batch, in bytes. */
+  /** The maximum size of the operands of one batch, in bytes. */
   readonly maxBytes: number
-  /** Whether the error may be caused by one call alone, and it is certain that nothing was written. */
+  /** Whether a single call of the batch may have caused the error, and certainly nothing was written. */
   readonly isOfOneCall: (error: unknown) => boolean
 }
 
@@ -31,15 +31,15 @@ interface QueuedCall<C, R> extends PendingCall {
   readonly writer: BatchWriter<C, R>
 }
 
-// Taken once, so that tests which replace the timers of a process do not stall writes.
+// Bound when the module loads: fake timers in tests must not stall writes.
 const eventLoopTurn = turn
 
 // Batches run outside every caller's async context: transaction, scope and writer slot of a single caller do not apply.
 const detached = new AsyncResource('sequelize-lossless')
 
 /**
- * Sends a call at once; or, while a statement for the same row and column is on its way, in a batch with the calls that
- * wait like it, in the order of calls. Each call settles by the outcome of its own operations.
+ * Sends a call at once; or, while a statement for the same row and column is in flight, in a batch with the other
+ * queued calls, in the order of calls. Each call settles with the outcome of its own operations.
  *
  * @param table the attributes object of the model, which all its scopes share
  * @param place the row and column in that table
@@ -67,7 +67,7 @@ export function coalesce<C extends BatchableCall, R>(
     const sendAll = async (): Promise<void> => {
       while (opened.length > 0) {
         await sendNext(opened)
-        // Callers whose call resolved can make their next one before the next batch is built.
+        // Resolved callers can enqueue their next call before the next batch is built.
         await eventLoopTurn()
       }
       places.delete(place)
@@ -78,8 +78,8 @@ export function coalesce<C extends BatchableCall, R>(
 }
 
 /**
- * Takes the calls at the front that fit together out of the queue, and sends them in one statement; if that is refused for
- * a reason that may concern one of them alone, in halves.
+ * Takes the compatible calls at the front of the queue and sends them in one statement; if a single call may have
+ * caused an error, sends them again in halves.
  */
 async function sendNext<C, R>(queue: QueuedCall<C, R>[]): Promise<void> {
   const taken = queue.splice(0, 1)
@@ -101,7 +101,7 @@ async function sendNext<C, R>(queue: QueuedCall<C, R>[]): Promise<void> {
   }
 }
 
-/** Counts a batched call, from the moment it is made, among those that {@link flush} waits for. */
+/** Tracks a batched call from its start, for {@link flush} to wait for it. */
 export function trackUnsettled<R>({ unsettledCalls }: Session, call: Promise<R>): Promise<R> {
   unsettledCalls.add(call)
   const leave = (): void => void unsettledCalls.delete(call)
@@ -110,8 +110,8 @@ export function trackUnsettled<R>({ unsettledCalls }: Session, call: Promise<R>)
 }
 
 /**
- * Waits until every batched write that was called before has settled, for an orderly shutdown. It resolves even if some of
- * them failed: each failed call has rejected where it was made. Sends nothing of its own.
+ * Waits until every batched write that was called before has settled, for an orderly shutdown. Resolves even if some
+ * writes failed: each failed call rejects at its call site. Sends no SQL.
  *
  * @throws {UsageError} not a Sequelize instance
  * @example

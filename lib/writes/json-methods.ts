@@ -18,26 +18,26 @@ import type { Target } from '../rows/row-ref.js'
 import { identifyDocument, write } from './json-write.js'
 import type { JsonWriteOptions } from './options.js'
 
-/** A row by its model and primary key: there is no instance to return. */
+/** A target without an instance: the call returns no row. */
 type ByKey<M extends Model> = readonly [model: { new (): M }, primaryKey: unknown] & Target<M>
 
 /**
- * Sets one key of a JSON column and leaves every other key as it is *in the database*, not as this row last saw it.
+ * Sets one key of a JSON column. Every other key keeps its value *in the database*, not its value in this instance.
  *
- * One UPDATE, no read before it: callers that set different keys never lose one, in any order; of callers that set the
- * same key, the last one wins. `key` is literal (`'a.b'` is one key) and its value is replaced, not merged. A column
- * that is NULL or JSON null becomes an object. `updatedAt` and `version` move in the same statement; hooks and
- * validators do not run, as with `Model.increment`. Sends, on MySQL:
+ * One UPDATE without an earlier read: concurrent calls for different keys never lose an update; for the same key, the
+ * last write wins. `key` is literal (`'a.b'` is one key) and its value is replaced, not merged. A column that is NULL
+ * or JSON null becomes an object. The same statement changes `updatedAt` and `version`; hooks and validators do not
+ * run, as with `Model.increment`. Sends, on MySQL:
  *
  *     UPDATE `workflow_runs` SET `progress` = JSON_SET(`progress`, ?, CAST(? AS JSON)), `updatedAt` = ?
  *     WHERE `id` = ? AND JSON_TYPE(`progress`) = 'OBJECT'
  *
- * and, only if that matched nothing, the same from an empty object where the column is NULL.
+ * If this matches no row, a second UPDATE, for a column that is NULL, starts from an empty object.
  *
- * @param target a row, or `[Model, primaryKey]`, which needs no read
- * @param value  anything JSON can hold; `null` stores JSON null, `undefined` is refused
- * @returns the row; its column then holds the operation applied to what this row had last seen, or, with
- *   `returning: true`, the whole document. For `[Model, primaryKey]`: the whole document with `returning: true`.
+ * @param target a row, or `[Model, primaryKey]`, which needs no earlier read
+ * @param value  any JSON value; `null` stores JSON null, `undefined` is refused
+ * @returns the row. Its column has the operation applied to the value in memory or, with `returning: true`, the whole
+ *   stored document. For `[Model, primaryKey]`: nothing or, with `returning: true`, the whole stored document.
  * @throws {UsageError} before any SQL: not a JSON column, not a JSON value, an unknown option
  * @throws {UnsupportedValueError} before the write: a key or value that this database cannot hold exactly
  * @throws {UnsavedChangesError} before any SQL: the column has unsaved changes on this row
@@ -46,7 +46,7 @@ type ByKey<M extends Model> = readonly [model: { new (): M }, primaryKey: unknow
  * @throws {JsonShapeError} the column holds an array or a scalar; nothing was written
  * @throws {ConditionNotMetError} the stored document does not meet the option `if`; nothing was written
  * @throws {ConflictError} a deadlock, or a row newer than the caller's snapshot; nothing was written
- * @throws {LockTimeoutError} another session holds the row longer than the server waits; nothing was written
+ * @throws {LockTimeoutError} another session held the lock longer than the timeout of the server; nothing was written
  * @throws {UnknownOutcomeError} the connection was lost after the write was sent
  * @example
  *     await run.mergeJsonKey('progress', 'step_a', 'done')
@@ -97,19 +97,19 @@ export async function mergeJsonKey(
 /**
  * Changes a document by several operations in one atomic statement: all of them, or none.
  *
- * One UPDATE, no read before it; callers whose paths differ never lose anything, in any order, and counters, arrays and
- * sets are exact under concurrent writers. Missing parents become objects. The paths must not overlap. Sends, on MySQL, for
- * `[increment('attempts'), append('log', 'started')]` and the like:
+ * One UPDATE without an earlier read: concurrent calls for different paths never lose an update, and counters, arrays
+ * and sets are exact under concurrent writers. Missing parents become objects. The paths must not overlap. Sends, on
+ * MySQL, for example for `[increment('attempts'), append('log', 'started')]`:
  *
  *     UPDATE `workflow_runs` SET `progress` = JSON_SET(`progress`, ?, …, ?, …), `updatedAt` = ?
  *     WHERE `id` = ? AND JSON_TYPE(`progress`) = 'OBJECT' AND …
  *
- * where the second part of the condition says that each operation fits what is stored.
+ * The last part of the WHERE clause checks that each operation fits the stored value.
  *
- * @param operations of {@link set}, {@link setIfAbsent}, {@link remove}, {@link rename}, {@link increment}, {@link min},
+ * @param operations {@link set}, {@link setIfAbsent}, {@link remove}, {@link rename}, {@link increment}, {@link min},
  *   {@link max}, {@link append}, {@link prepend}, {@link addToSet}, {@link pull}, {@link merge}
  * @returns as {@link mergeJsonKey}
- * @throws what {@link mergeJsonKey} throws; {@link JsonShapeError} also where a number or an array is needed
+ * @throws the errors of {@link mergeJsonKey}; {@link JsonShapeError} also if an operation needs a number or an array
  * @example
  *     await run.updateJson('progress', [increment(['steps', 'done']), append('log', 'step_a'), addToSet('tags', 'fast')])
  * @see https://dev.mysql.com/doc/refman/9.7/en/json-modification-functions.html
@@ -161,7 +161,7 @@ export async function updateJson(
  *     WHERE `id` = ? AND JSON_TYPE(`progress`) = 'OBJECT'
  *
  * @returns as {@link mergeJsonKey}
- * @throws what {@link mergeJsonKey} throws
+ * @throws the errors of {@link mergeJsonKey}
  * @example await run.mergeJson('progress', { step_a: 'done', draft: null })
  * @see https://www.rfc-editor.org/rfc/rfc7396
  */
@@ -201,12 +201,13 @@ export async function mergeJson(
 }
 
 /**
- * Sets the value at a path if what is stored there equals `expected`, in one atomic statement: of many callers that
- * expect the same, exactly one gets `true`. Equality is deep, whatever the order of keys; nothing equals what is not
- * there (see the option `if` and {@link absent}). The same as `updateJson` with one {@link set}, if {@link equals}.
+ * Compare-and-set: sets the value at a path if the stored value equals `expected`, in one atomic statement. Of
+ * concurrent calls that expect the same value, exactly one gets `true`. Equality is deep, in any order of keys; an
+ * absent value equals nothing (see the option `if` and {@link absent}). The same as `updateJson` with a {@link set} and
+ * the condition {@link equals}.
  *
  * @returns `true` if it was set, `false` if the stored value differed
- * @throws what {@link updateJson} throws
+ * @throws the errors of {@link updateJson}
  * @example
  *     if (await job.compareAndSetJson('state', 'phase', 'queued', 'running')) await work(job)
  */

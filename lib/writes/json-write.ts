@@ -32,22 +32,22 @@ import type { JsonWriteOptions } from './options.js'
 import { readDocument, updateDocuments } from './update-document.js'
 import type { DocumentChange, DocumentColumn, UpdateResult } from './update-document.js'
 
-/** The document that a call is about. */
+/** A reference to the document that a call changes. */
 interface DocumentRef extends DocumentColumn {
   readonly method: string
   readonly row: RowRef
 }
 
-/** The document in `column` of the row that `target` names. */
+/** Resolves a target and a column to a document. */
 export function identifyDocument(method: string, target: Target<Model>, column: string): DocumentRef {
   const row = identifyRow(method, target)
   return { method, row, column, type: jsonColumnType(method, row.model, column) }
 }
 
-/** One UPDATE of one document: of a call, or of a batch of calls. */
+/** One UPDATE of one document, for a call or for a batch of calls. */
 interface JsonWrite extends DocumentChange {
   readonly row: RowRef
-  /** How many calls it does the work of. */
+  /** The number of calls in the batch; 1 without a batch. */
   readonly calls: number
   /** The time of the last call, for `updatedAt`. */
   readonly now: Date
@@ -55,7 +55,7 @@ interface JsonWrite extends DocumentChange {
 
 const optionNames = ['transaction', 'returning', 'if', 'retry', 'coalesce', 'logging'] as const
 
-/** Checks the options of a JSON method, does its operations, and resolves to what the method returns. */
+/** Checks the options of a JSON method, writes its operations, and resolves to the result of the method. */
 export function write(
   { method, row, column, type }: DocumentRef,
   operations: readonly Operation[],
@@ -109,7 +109,7 @@ interface JsonCall extends BatchableCall {
   readonly request: JsonWrite
 }
 
-/** The longest operands of a batch: longer statements gain nothing. */
+/** The maximum size of the operands of a batch, in bytes; longer statements have no benefit. */
 const maxBatchBytes = 2 ** 20
 
 async function sendBatched(
@@ -138,7 +138,7 @@ function batchKey({ conditions }: JsonWrite, { returning, logging, retry }: Json
   return isAlone ? undefined : JSON.stringify({ ...retry, logging })
 }
 
-/** The call in whose name a batch is sent. */
+/** The call that sends a batch: the first one. Error texts have its method, or `updateJson` if the methods differ. */
 function batchCall(calls: readonly JsonCall[]): Call {
   const [{ call }] = calls as [JsonCall]
   return calls.every((each) => each.call.method === call.method) ? call : { ...call, method: 'updateJson' }
@@ -149,7 +149,7 @@ function batchWrite(calls: readonly JsonCall[], operations: readonly Operation[]
   return { ...request, operations, calls: calls.length, now: calls.at(-1)!.request.now }
 }
 
-/** Sends the UPDATE until it has matched the row; returns the document after it, if asked for. */
+/** Sends the UPDATE until it matches the row; with `returning`, returns the document after it. */
 async function updateDocument(
   call: Call,
   write: JsonWrite,
@@ -212,7 +212,7 @@ async function sendUpdate(
   return { result: 'matched', answer }
 }
 
-/** Applies a write to the instance that the call was made with. An instance that another flow has locked meanwhile is left alone. */
+/** Applies a write to the instance of the call; keeps its document if another call has locked it in the meantime. */
 function applyToInstance(instance: Row, write: JsonWrite, document: JsonValue | undefined): void {
   const state = rowStateOf(instance)
   const isLockedElsewhere = state.lock !== undefined && lockTransaction(instance) === undefined
@@ -227,7 +227,7 @@ function movedAttributes({ row: { model }, now }: JsonWrite, instance: Row): Rec
   const seen = valuesOf(instance)
   return {
     ...(updatedAt && { [updatedAt]: now }),
-    // One more than was seen: the database's version exactly if no other session wrote, so that a stale save() conflicts.
+    // One more than in memory. It equals the stored version only if no other session wrote: a stale save() conflicts.
     ...(version && seen[version] !== undefined && { [version]: Number(seen[version] ?? 0) + 1 }),
   }
 }

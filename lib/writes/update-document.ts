@@ -20,19 +20,19 @@ export interface DocumentColumn {
   readonly type: Column['type']
 }
 
-/** What one UPDATE does to one of the documents of its row. */
+/** The change of one document in an UPDATE. */
 export interface DocumentChange extends DocumentColumn, Change {}
 
 /**
- * What an UPDATE did to its row. `'unknown'`: it matched no row, or it matched one and left it as it was; the driver
- * counts changed rows only.
+ * The result of an UPDATE. `'unknown'`: it matched no row, or it matched a row and changed nothing; the driver counts
+ * only changed rows.
  */
 export type UpdateResult<R> =
   { readonly result: 'matched'; readonly answer: R } | { readonly result: 'unmatched' | 'unknown' }
 
 /** A stored document. */
 export interface StoredDocument {
-  /** As the database spells it: no driver has parsed or rounded it. */
+  /** The stored text, which no driver has parsed or rounded. */
   readonly text: string
   readonly document: JsonValue
 }
@@ -42,20 +42,20 @@ interface DocumentUpdate<R> {
   readonly documents: readonly DocumentChange[]
   /** Sends the UPDATE, with one variant for each document. */
   readonly send: (variants: readonly UpdateVariant[]) => Promise<UpdateResult<R>>
-  /** The error for a document that the UPDATE does not fit, or that does not meet a condition. */
+  /** The error for a document that an operation does not fit, or that does not meet a condition. */
   readonly refusal: (document: DocumentChange, reason: Mismatch | Condition) => Error
 }
 
-/** How often an UPDATE is sent that another writer's document keeps from matching. */
+/** The maximum number of rounds, each lost to another writer that replaced the document. */
 const maxRounds = 5
 
 /**
- * Sends an UPDATE, in each variant, until it has matched its row; or finds out why it cannot.
- * @returns the answer of the UPDATE; or, if the driver cannot report a match, the stored documents, which already are as
- *   the UPDATE would leave them
+ * Sends the variants of an UPDATE until one matches its row, or finds the reason why none does.
+ * @returns the result of the UPDATE; or, if the driver cannot report a match, the stored documents, which already equal
+ *   the result
  * @throws {RowNotFoundError} the row does not exist
  * @throws {ConflictError} another writer replaced the document in every round
- * @throws {UnsupportedValueError} it holds a number that cannot be compared with what JavaScript made of it
+ * @throws {UnsupportedValueError} a document holds a number that JavaScript rounds, so it cannot be compared
  * @throws {UnknownOutcomeError} the connection was lost after a write outside a transaction was sent
  */
 export async function updateDocuments<R>(
@@ -99,7 +99,7 @@ export async function updateDocuments<R>(
   )
 }
 
-/** Sends a write; outside a transaction, a connection lost meanwhile leaves its outcome unknown. */
+/** Sends a write. If the connection is lost outside a transaction, the outcome is unknown. */
 async function sendOnce<R>(method: string, { transaction }: QueryContext, send: () => Promise<R>): Promise<R> {
   try {
     return await send()
@@ -108,7 +108,7 @@ async function sendOnce<R>(method: string, { transaction }: QueryContext, send: 
   }
 }
 
-/** Every way to choose a variant for each of the documents; a document that is replaced as a whole needs no choice. */
+/** All combinations of one variant per document; a document that is replaced as a whole has only one variant. */
 function variantsOf(documents: readonly DocumentChange[], dialect: Dialect): UpdateVariant[][] {
   const variants = ({ operations }: DocumentChange): readonly UpdateVariant[] =>
     operations.length > 0 ? dialect.variants : dialect.variants.slice(0, 1)
@@ -124,25 +124,25 @@ function reasonAgainst({ operations, conditions }: Change, document: JsonValue):
   return mismatch ?? conditions.find((each) => !meets(each, document))
 }
 
-/** Whether the stored documents are as the UPDATE would leave them: where that can be compared. */
+/** Whether the stored documents already equal the result of the UPDATE; false if that cannot be compared. */
 function isAlreadyThere(
   { model }: RowRef,
   documents: readonly DocumentChange[],
   stored: readonly StoredDocument[],
 ): boolean {
-  // A version would have moved; integers beyond 2^53 are rounded here.
+  // An UPDATE with a version always changes the row; integers beyond 2^53 are rounded here.
   if (versionAttribute(model) || stored.some(({ text }) => /\d{16}/.test(text))) return false
   return documents.every(({ operations }, index) => {
     const { document } = stored[index]!
-    // Without operations the document is replaced as a whole, and its condition says that this has not been done.
+    // Without operations, the whole document is replaced. Its condition is met, so it was not replaced yet.
     return operations.length > 0 && isDeepStrictEqual(document, applyAll(operations, document))
   })
 }
 
 /**
- * The document as the database has it; in a transaction by a locking read, which is never stale.
+ * Reads the stored document; in a transaction by a locking read, which is never stale.
  * @throws {RowNotFoundError} the row does not exist
- * @throws {JsonShapeError} it is no JSON
+ * @throws {JsonShapeError} the stored text is not JSON
  */
 export async function readDocument(
   { method, dialect, session }: Call,
@@ -162,7 +162,7 @@ export async function readDocument(
   throw new JsonShapeError(method, facts, column, { path: [], needed: 'an object', found: 'text that is not JSON' })
 }
 
-/** Writes the same document in the spelling that this database's functions read, if no other writer has changed it meanwhile. */
+/** Rewrites the document in the form that the JSON functions read, unless another writer has changed it. */
 async function normalizeDocument(
   { dialect, session }: Call,
   { model, primaryKey }: RowRef,
