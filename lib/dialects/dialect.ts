@@ -105,20 +105,9 @@ export interface Dialect {
   /** The failures after which the server has rolled back the whole transaction, including every savepoint. */
   readonly endsTransaction: readonly Failure[]
   /** Matches SQL that ends a transaction, such as COMMIT in a raw query or, on MySQL, DDL. */
-  readonly endsTransactionBySql: RegExp
+  readonly endsTransactionBySql: (sql: string) => boolean
   /** After an error, all later statements fail and COMMIT rolls back, until a rollback to a savepoint. */
   readonly abortsOnError?: true
   /** Whether a COMMIT without an error rolled back the transaction. */
   readonly isRollback: (result: unknown) => boolean
-}
-
-/** The first words of statements that end a transaction; `ROLLBACK TO` a savepoint does not end it. */
-const transactionControl =
-  'COMMIT|END|ABORT|BEGIN(?!\\s+NOT\\s+ATOMIC)|START\\s+TRANSACTION|PREPARE\\s+TRANSACTION|' +
-  'ROLLBACK(?!\\s+(?:(?:WORK|TRANSACTION)\\s+)?TO\\b)'
-
-/** Matches SQL that starts with one of these words, after comments. MySQL executes comments of the form `/*! … *\/`. */
-export function endsTransactionBySql(words = ''): RegExp {
-  const comments = '(?:\\s|--[^\\n]*\\n|#[^\\n]*\\n|/\\*(?!M?!)[^]*?\\*/|/\\*M?!\\d*)*'
-  return new RegExp(`^${comments}(?:${[transactionControl, words].filter(Boolean).join('|')})\\b`, 'i')
 }

@@ -1,8 +1,8 @@
 import { isInteger } from '../json/encode.js'
 import { write } from './json-set.js'
 import type { JsonFunctions } from './json-set.js'
-import { endsTransactionBySql } from './dialect.js'
 import type { Dialect, DriverError, Failure, UpdateVariant } from './dialect.js'
+import { endsTransactionBySql } from './transaction-control.js'
 
 const numbers = `'INTEGER', 'UNSIGNED INTEGER', 'DOUBLE', 'DECIMAL'`
 export const isAbsentOr = (value: string, types: string): string =>
@@ -151,6 +151,6 @@ export const mysql: Dialect = {
   refuseText: () => undefined,
   classify,
   endsTransaction: ['deadlock', 'conflict', 'resources'],
-  endsTransactionBySql: endsTransactionBySql(implicitCommit),
+  endsTransactionBySql: endsTransactionBySql({ starts: implicitCommit, isMysql: true }),
   isRollback: () => false,
 }

@@ -1,8 +1,8 @@
 import { createsMissing, neededType } from '../json/semantics.js'
 import type { Operation } from '../json/operation.js'
 import { isObject } from '../json/values.js'
-import { endsTransactionBySql } from './dialect.js'
 import type { Bind, Column, Dialect, DriverError, Failure, UpdateVariant } from './dialect.js'
+import { endsTransactionBySql } from './transaction-control.js'
 
 const refuseNul = (text: string): string | undefined =>
   text.includes('\0') ? 'a text may not contain the NUL character' : undefined
@@ -188,7 +188,7 @@ export const postgres: Dialect = {
   refuseText: refuseNul,
   classify,
   endsTransaction: [],
-  endsTransactionBySql: endsTransactionBySql(),
+  endsTransactionBySql: endsTransactionBySql({ starts: '', isMysql: false }),
   abortsOnError: true,
   isRollback: (result) => (result as [unknown, { command?: string }])[1].command === 'ROLLBACK',
 }

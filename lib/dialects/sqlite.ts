@@ -1,8 +1,8 @@
 import { resolve } from 'node:path'
 import { canonicalJson, write } from './json-set.js'
 import type { JsonFunctions } from './json-set.js'
-import { endsTransactionBySql } from './dialect.js'
 import type { Dialect, UpdateVariant } from './dialect.js'
+import { endsTransactionBySql } from './transaction-control.js'
 
 const typeOf = (value: string): string => `json_type(${value})`
 
@@ -100,6 +100,6 @@ export const sqlite: Dialect = {
     code === 'SQLITE_BUSY' ? 'lock timeout' : outOfResources.test(code) ? 'resources' : undefined,
   // @see https://www.sqlite.org/lang_transaction.html#response_to_errors_within_a_transaction
   endsTransaction: ['resources'],
-  endsTransactionBySql: endsTransactionBySql(),
+  endsTransactionBySql: endsTransactionBySql({ starts: '', isMysql: false }),
   isRollback: () => false,
 }

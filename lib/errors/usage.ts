@@ -119,6 +119,10 @@ const texts = {
   committedByCallback: (method: string): string =>
     `${method}: the callback has called transaction.commit(), so everything it wrote is committed. ` +
     `Leave it out: ${method}() commits when the callback returns, and rolls back when it throws.`,
+  savepointsMixed: (method: string): string =>
+    `${method}: a savepoint failed while a concurrent branch of the callback wrote in the same transaction. ` +
+    `Its rollback would have undone the writes of that branch, so the whole transaction was rolled back and nothing was written. ` +
+    `Await each savepoint before the next statement: await sequelize.transaction({ transaction }, …), one after the other.`,
   transactionControl: (sql: string): string =>
     `${JSON.stringify(sql.slice(0, 60))} would end the transaction that it is sent in, so it was not sent. ` +
     `Let the callback return to commit, or throw to roll back; for a savepoint write sequelize.transaction({ transaction }, …); ` +

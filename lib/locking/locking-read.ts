@@ -29,7 +29,7 @@ export async function acquireLock(
   if (instance !== fresh) {
     // Checked again: a change that was made while this call waited would be lost.
     refuseUnsavedChanges(call.method, ref)
-    state.remember(instance)
+    state.remember(instance, context.transaction)
     assignStored(instance, valuesOf(fresh))
   }
   rowStateOf(instance).acquire(context.transaction!, isScoped)

@@ -3,10 +3,21 @@ import { finishedState } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
 import { rowStateOf } from './row-state.js'
 
-/** The instances as they were at a savepoint, or at the start of the transaction. */
+/** Whether the current code is part of a savepoint. */
+type IsInside = (savepoint: Transaction) => boolean
+
+/** The instances that were written since a savepoint, or since the start of the transaction. */
 interface UndoLevel {
-  /** The name on the server and, unless raw SQL set it, the savepoint; `undefined` for the level of the transaction. */
-  readonly savepoint: { readonly name: string; readonly transaction: Transaction | undefined } | undefined
+  /** The name on the server; `undefined` for the level of the transaction. */
+  readonly name: string | undefined
+  /** The savepoint, unless raw SQL set it. */
+  readonly savepoint: Transaction | undefined
+  /** The savepoint has a callback, so that statements of concurrent branches are no part of it. */
+  hasCallback: boolean
+  /** A concurrent branch has written since, which a rollback to the savepoint would undo too. */
+  isMixed: boolean
+  /** For each row that was locked at the start, the function that restores it. */
+  readonly atStart: Map<Row, () => void>
   /** For each instance written since, the function that restores it. */
   readonly restores: Map<Row, () => void>
 }
@@ -17,44 +28,72 @@ export class UndoLog {
 
   /** Call at the start of a transaction to undo all of it; otherwise only its savepoints are undone. */
   coverTransaction(): void {
-    this.#levels.push({ savepoint: undefined, restores: new Map() })
+    this.#addLevel(undefined, undefined)
   }
 
-  /** Snapshots an instance before its first write since the last savepoint. */
-  remember(row: Row): void {
+  /** Starts the level of a savepoint. */
+  addSavepoint(savepoint: Transaction | undefined, name: string): void {
     this.#mergeReleased()
-    const restores = this.#levels.at(-1)?.restores
-    if (restores && !restores.has(row)) restores.set(row, rowStateOf(row).snapshot())
+    this.#addLevel(savepoint, name)
   }
 
-  /** Starts a level. Snapshots `lockedRows` now, because a change in place is detected only when it is written. */
-  addSavepoint(transaction: Transaction | undefined, name: string, lockedRows: readonly Row[]): void {
+  #addLevel(savepoint: Transaction | undefined, name: string | undefined): void {
+    const maps = { atStart: new Map<Row, () => void>(), restores: new Map<Row, () => void>() }
+    this.#levels.push({ name, savepoint, hasCallback: false, isMixed: false, ...maps })
+  }
+
+  /**
+   * Notes that the callback of a savepoint starts. Snapshots `lockedRows` now, because a change in place is detected only
+   * when it is written.
+   */
+  startCallback(savepoint: Transaction, lockedRows: readonly Row[]): void {
+    const level = this.#levels.find((each) => each.savepoint === savepoint)
+    if (!level) return
+    level.hasCallback = true
+    for (const row of lockedRows) level.atStart.set(row, rowStateOf(row).snapshot())
+  }
+
+  /** Snapshots an instance before its first write since the innermost savepoint that the current code is part of. */
+  remember(row: Row, isInside: IsInside): void {
     this.#mergeReleased()
-    const restores = new Map(lockedRows.map((row) => [row, rowStateOf(row).snapshot()] as const))
-    this.#levels.push({ savepoint: { name, transaction }, restores })
+    const level = this.#levels.findLast(({ hasCallback, savepoint }) => !hasCallback || isInside(savepoint!))
+    if (!level || level.restores.has(row)) return
+    level.restores.set(row, level.atStart.get(row) ?? rowStateOf(row).snapshot())
   }
 
-  /** Restores what was written since a savepoint. */
+  /** Notes a statement that writes, or sets a savepoint. */
+  noteWrite(isInside: IsInside): void {
+    for (const level of this.#levels) {
+      const { savepoint, hasCallback } = level
+      if (hasCallback && !finishedState(savepoint!) && !isInside(savepoint!)) level.isMixed = true
+    }
+  }
+
+  /** Whether a rollback to the savepoint would undo writes of a concurrent branch. */
+  isMixed(name: string): boolean {
+    return this.#levels.findLast((level) => level.name === name)?.isMixed ?? false
+  }
+
+  /** Restores every instance written since the savepoint. */
   rollBackTo(name: string): void {
-    const index = this.#levels.findLastIndex(({ savepoint }) => savepoint?.name === name)
+    const index = this.#levels.findLastIndex((level) => level.name === name)
     if (index >= 0) restoreAll(this.#levels.splice(index))
   }
 
-  /** Restores everything that was written. */
+  /** Restores every instance written in the transaction. */
   rollBack(): void {
     restoreAll(this.#levels.splice(0))
   }
 
-  /** Drops all snapshots, after COMMIT. */
+  /** Discards all snapshots after a commit. */
   clear(): void {
     this.#levels.length = 0
   }
 
-  /** Merges the levels of released savepoints into the enclosing level; the earlier snapshot of an instance wins. */
+  /** Moves the instances of a released savepoint to the level around it, which keeps its own earlier snapshots. */
   #mergeReleased(): void {
     for (let level = this.#levels.at(-1); level?.savepoint; level = this.#levels.at(-1)) {
-      const { transaction } = level.savepoint
-      if (!transaction || finishedState(transaction) !== 'commit') return
+      if (finishedState(level.savepoint) !== 'commit') return
       this.#levels.pop()
       const around = this.#levels.at(-1)?.restores
       for (const [row, restore] of level.restores) if (!around?.has(row)) around?.set(row, restore)
@@ -62,7 +101,7 @@ export class UndoLog {
   }
 }
 
-/** Restores the levels from last to first: the earliest snapshot of an instance wins. */
+/** Restores the levels from the last to the first: the earliest snapshot of an instance takes effect. */
 function restoreAll(levels: readonly UndoLevel[]): void {
   for (const { restores } of levels.toReversed()) for (const restore of restores.values()) restore()
 }

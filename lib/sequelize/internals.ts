@@ -198,6 +198,11 @@ export function idOf(transaction: Transaction): string {
   return transactionInternals(transaction).id
 }
 
+/** The name of a savepoint on the server. */
+export function nameOf(savepoint: Transaction): string {
+  return transactionInternals(savepoint).name
+}
+
 export function renameSavepoint(savepoint: Transaction, name: string): void {
   transactionInternals(savepoint).name = name
 }

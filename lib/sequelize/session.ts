@@ -1,4 +1,4 @@
-import type { Sequelize } from 'sequelize'
+import type { Sequelize, Transaction } from 'sequelize'
 import type { Dialect } from '../dialects/dialect.js'
 import type { Operation } from '../json/operation.js'
 import type { LosslessOptions } from './options.js'
@@ -35,6 +35,8 @@ export class Session {
   readonly unsettledCalls: Set<Promise<unknown>> = new Set()
   /** Call sites whose whole-column writes were reported. */
   readonly reportedCallSites: Set<string> = new Set()
+  /** Savepoints that were opened with a callback. */
+  readonly savepointsWithCallback: WeakSet<Transaction> = new WeakSet()
 
   constructor(sequelize: Sequelize) {
     this.sequelize = sequelize

@@ -1,6 +1,5 @@
 import { AsyncLocalStorage, AsyncResource } from 'node:async_hooks'
 import type { Sequelize, Transaction } from 'sequelize'
-import type { StatementQueue } from './statement-queue.js'
 
 /** One execution of a callback that has a transaction. */
 export interface Scope {
@@ -29,12 +28,13 @@ export interface SendingStatement {
   isOver: boolean
 }
 
-/** A savepoint with its callback, or a call of a row's method, whose statements are not mixed with those of other branches. */
-export interface Branch {
+/** A call that writes an instance. Hooks of the call, and calls in them, are part of it. */
+export interface RowCall {
   /** The server's transaction. */
   readonly transaction: Transaction
-  readonly queue: StatementQueue
-  readonly outer: Branch | undefined
+  /** The key of the row. */
+  readonly key: string
+  readonly outer: RowCall | undefined
   isOver: boolean
 }
 
@@ -43,7 +43,7 @@ interface AsyncContext {
   readonly scope?: Scope | undefined
   readonly writerSlot?: WriterSlot | undefined
   readonly sending?: SendingStatement | undefined
-  readonly branch?: Branch | undefined
+  readonly rowCall?: RowCall | undefined
   /** What Sequelize keeps in the namespace of `Sequelize.useCLS`. */
   readonly ambient?: Map<string, unknown> | undefined
 }

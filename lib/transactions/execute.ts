@@ -38,8 +38,7 @@ export async function execute<P, R = P>(call: Call, work: Work<P, R>, plan: Plan
   let hasCallbackStarted = false
   let attempts = 0
   const run = async (context: QueryContext, state: TransactionState | undefined): Promise<R> => {
-    const send = (): Promise<P> => work.statements(context, state)
-    const prepared = await (call.transaction ? state!.runCall(`${call.method}()`, send) : send())
+    const prepared = await work.statements(context, state)
     if (!work.callback) return prepared as unknown as R
     hasCallbackStarted = true
     return work.callback(prepared, context, state!)

@@ -1,5 +1,6 @@
 import type { Transaction, Transactionable } from 'sequelize'
 import { usage } from '../errors/usage.js'
+import { RowRef } from '../rows/row-ref.js'
 import { assignStored, findRowState } from '../rows/row-state.js'
 import {
   fieldOf,
@@ -75,13 +76,14 @@ async function callRowMethod(row: Row, name: RowMethod, original: Original, args
   args[index] = { ...lockOf(name, row, held), ...options, transaction }
   const isLocked = rowState?.lock !== undefined && isSameTransaction(rowState.lock.transaction, transaction)
   if (name === 'update') {
-    state.remember(row)
+    state.remember(row, transaction)
     rowState?.markChangesInPlace()
     // It assigns the values now, and calls save().
     return original.apply(row, args)
   }
-  return state.runCall(`${name}() of a ${modelOf(row).name}`, async () => {
-    state.remember(row)
+  const key = row.isNewRecord ? undefined : RowRef.of(row).key
+  return state.runCall(key, `${name}() of a ${modelOf(row).name}`, async () => {
+    state.remember(row, transaction)
     rowState?.markChangesInPlace()
     if (name === 'save') refuseStaleSave(state, name, row, options?.fields)
     // decrement() calls increment(), so one case is enough.

@@ -10,8 +10,10 @@ import {
   dropAfterCommitHooks,
   finishedState,
   idOf,
+  nameOf,
   isSameTransaction,
   markRolledBack,
+  nesting,
   outermostOf,
   renameSavepoint,
   savepointNamed,
@@ -21,9 +23,10 @@ import {
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { override } from '../sequelize/override.js'
 import { isRefusedByServer, noteFailure, statementRetry } from '../sequelize/send.js'
+import { sessionOf } from '../sequelize/session.js'
 import { currentContext, currentScopes, runWith } from './async-context.js'
-import type { Branch, Scope, SendingStatement } from './async-context.js'
-import { StatementQueue } from './statement-queue.js'
+import type { RowCall, Scope, SendingStatement } from './async-context.js'
+import { SerialQueue } from './serial-queue.js'
 import { WorkInProgress } from './work-in-progress.js'
 import type { Work } from './work-in-progress.js'
 
@@ -59,12 +62,13 @@ export class TransactionState {
   firstError: unknown
   /** Why COMMIT failed. Hidden from Sequelize, which would log it and discard the connection. */
   commitError: unknown
-  readonly queue: StatementQueue = new StatementQueue()
+  readonly queue: SerialQueue = new SerialQueue()
   /** Statements and calls of row methods. */
   readonly work: WorkInProgress = new WorkInProgress()
   readonly savepoints: WorkInProgress = new WorkInProgress()
   readonly lockedRows: LockedRows = new LockedRows()
   readonly #undo = new UndoLog()
+  readonly #rowQueues = new Map<string, SerialQueue>()
   #beingSent: Promise<void> | undefined
   #nestedSavepoints = 0
   /** The savepoints that the server knows. */
@@ -77,7 +81,13 @@ export class TransactionState {
   /** From now on, its statements come through {@link send}. */
   watch(dialect: Dialect): void {
     this.dialect = dialect
-    for (const savepoint of savepointsOf(this.transaction)) this.#setSavepoints.add(savepoint)
+    const { savepointsWithCallback } = sessionOf(sequelizeOfTransaction(this.transaction))
+    for (const savepoint of savepointsOf(this.transaction)) {
+      this.#setSavepoints.add(savepoint)
+      if (finishedState(savepoint)) continue
+      this.#undo.addSavepoint(savepoint, nameOf(savepoint))
+      if (savepointsWithCallback.has(savepoint)) this.startSavepoint(savepoint)
+    }
   }
 
   /** Notes, at its start, that a method of this library opened the transaction, and restores its rows if it fails. */
@@ -104,14 +114,14 @@ export class TransactionState {
       return isAfterDeadlock && savepointSql.test(text) ? undefined : send()
     }
     if (completesTransaction) {
-      if (!isWholeRollback(text)) return this.#queue().add(() => this.#sendAlone(send))
-      // A ROLLBACK undoes all queued work, so it must not wait for a savepoint with a running callback.
+      if (!isWholeRollback(text)) return this.queue.add(() => this.#sendAlone(send))
+      // What waits is refused: it would be undone.
       this.#end('rolled back')
       await this.#beingSent
       return this.#sendAlone(send)
     }
     return this.work.track(this.#workOf(text), () =>
-      this.#queue().add(() => {
+      this.queue.add(() => {
         this.refuseIfOver()
         return this.#sendAlone(send)
       }),
@@ -130,43 +140,54 @@ export class TransactionState {
     }
   }
 
-  /** Runs a call that reads or writes rows in memory and sends statements; those of other branches wait until it has ended. */
-  runCall<R>(description: string, call: () => Promise<R>): Promise<R> {
-    return this.work.track(this.#workOf(description), () => this.#runAlone(call))
-  }
-
-  /** Runs a savepoint with its callback. Its rollback would undo the statements of other branches, so they wait. */
-  runSavepoint<R>(run: () => Promise<R>): Promise<R> {
-    return this.savepoints.track(this.#workOf('sequelize.transaction({ transaction }, …)'), () => this.#runAlone(run))
-  }
-
-  /** Runs `fn`, whose statements have a queue of their own, as one entry of the queue. */
-  #runAlone<R>(fn: () => Promise<R>): Promise<R> {
-    const { branch: outer } = currentContext()
-    const branch: Branch = { transaction: this.transaction, queue: new StatementQueue(), outer, isOver: false }
-    return this.#queue().add(async () => {
-      try {
-        return await runWith({ branch }, fn)
-      } finally {
-        branch.isOver = true
-      }
+  /**
+   * Runs a call that writes an instance and sends statements. Calls for one row run one at a time: a save that is called
+   * beside a JSON method contains the change of that method.
+   * @param key the key of the row; `undefined` for a row that is not stored
+   */
+  runCall<R>(key: string | undefined, description: string, call: () => Promise<R>): Promise<R> {
+    return this.work.track(this.#workOf(description), () => {
+      if (key === undefined || this.#isInCall(key)) return call()
+      let queue = this.#rowQueues.get(key)
+      if (!queue) this.#rowQueues.set(key, (queue = new SerialQueue()))
+      const rowCall: RowCall = { transaction: this.transaction, key, outer: currentContext().rowCall, isOver: false }
+      return queue.add(async () => {
+        try {
+          return await runWith({ rowCall }, call)
+        } finally {
+          rowCall.isOver = true
+        }
+      })
     })
   }
 
-  #workOf(description: string): Omit<Work, 'settled'> {
-    return { description, scope: this.scope(), isPart: this.#branch() !== undefined }
-  }
-
-  /** Where statements of the present code wait: in the queue of the branch that it is part of, else in that of the transaction. */
-  #queue(): StatementQueue {
-    return this.#branch()?.queue ?? this.queue
-  }
-
-  #branch(): Branch | undefined {
-    for (let { branch } = currentContext(); branch; branch = branch.outer) {
-      if (!branch.isOver && branch.transaction === this.transaction) return branch
+  /** Whether the current code is part of a call for the row, such as a hook of `save()`. */
+  #isInCall(key?: string): boolean {
+    for (let { rowCall } = currentContext(); rowCall; rowCall = rowCall.outer) {
+      const isCall = !rowCall.isOver && rowCall.transaction === this.transaction
+      if (isCall && (key === undefined || rowCall.key === key)) return true
     }
-    return undefined
+    return false
+  }
+
+  /** Runs a savepoint with its callback, which the callback around it must await. */
+  runSavepoint<R>(run: () => Promise<R>): Promise<R> {
+    return this.savepoints.track(this.#workOf('sequelize.transaction({ transaction }, …)'), run)
+  }
+
+  /** Notes that the callback of a savepoint starts. */
+  startSavepoint(savepoint: Transaction): void {
+    this.#undo.startCallback(savepoint, this.lockedRows.all())
+  }
+
+  #workOf(description: string): Omit<Work, 'settled'> {
+    return { description, scope: this.scope(), isPart: this.#isInCall() }
+  }
+
+  /** Whether the current code is part of a savepoint: it passes it, or runs in its callback. */
+  #isInside(transaction: Transaction): (savepoint: Transaction) => boolean {
+    const own = [transaction, ...this.#scopes().map((scope) => scope.transaction)]
+    return (savepoint) => own.some((each) => nesting(each).includes(savepoint))
   }
 
   /** The innermost callback of this transaction around the current code. */
@@ -208,7 +229,9 @@ export class TransactionState {
 
   async #sendStatement(query: Query, sql: unknown, options: QueryOptions, dialect: Dialect): Promise<unknown> {
     try {
-      return await query(sql, options)
+      const result = await query(sql, options)
+      if (!isRead(sql, options)) this.#undo.noteWrite(this.#isInside(options.transaction!))
+      return result
     } catch (error) {
       await this.#recordFailure(error, dialect, options.transaction!)
       throw error
@@ -228,6 +251,8 @@ export class TransactionState {
       // The transaction is over, and its connection may be in use by another one; or the savepoint was never set.
       const isGone = this.outcome !== 'open' || (savepoint && !this.#setSavepoints.has(savepoint))
       if (options.completesTransaction && isGone) return undefined
+      if (options.completesTransaction && this.#undo.isMixed(name!))
+        return this.#abort(usage.savepointsMixed(this.scope()?.method ?? 'sequelize.transaction'), parent)
       const result = await this.#sendStatement(query, text, options, dialect)
       this.#undo.rollBackTo(name!)
       this.isDoomed = false
@@ -241,7 +266,7 @@ export class TransactionState {
     }
     const result = await this.#sendStatement(query, text.replace(name!, ownName), options, dialect)
     if (savepoint) this.#setSavepoints.add(savepoint)
-    this.#undo.addSavepoint(savepoint, ownName, this.lockedRows.all())
+    this.#undo.addSavepoint(savepoint, ownName)
     return result
   }
 
@@ -277,6 +302,12 @@ export class TransactionState {
     this.firstError ??= error
     if (dialect.abortsOnError && isRefusedByServer(error)) this.isDoomed = true
     if (!failure || !dialect.endsTransaction.includes(failure) || this.outcome !== 'open') return
+    await this.#abort(error, transaction)
+  }
+
+  /** Rolls the whole transaction back, or completes what the server has begun. No further statement is sent. */
+  async #abort(reason: unknown, transaction: Transaction): Promise<void> {
+    this.firstError ??= reason
     this.isAborted = true
     this.#end('rolled back')
     await this.#giveConnectionBack()
@@ -304,11 +335,11 @@ export class TransactionState {
     if (outcome === 'committed' || !this.#isOurs) this.#undo.clear()
   }
 
-  /** Snapshots an instance before a write, for a rollback. */
-  remember(row: Row): void {
+  /** Snapshots an instance before a write in `transaction`, which may be a savepoint. */
+  remember(row: Row, transaction: Transaction = this.transaction): void {
     if (this.outcome !== 'open') return
     rowStateOf(row).lastTransaction = this.transaction
-    this.#undo.remember(row)
+    this.#undo.remember(row, this.#isInside(transaction))
   }
 
   /** Restores every instance that was written to its state before the transaction. */
@@ -373,11 +404,11 @@ function textOf(sql: unknown): string {
   return typeof sql === 'string' ? sql : String((sql as { query?: unknown } | null)?.query)
 }
 
-/** Strings and quoted names, which can hold a semicolon. */
-const literals = /'(?:[^'\\]|\\.)*'|"[^"]*"|`[^`]*`|\$(\w*)\$[^]*?\$\1\$/g
+function isRead(sql: unknown, { type, lock }: QueryOptions): boolean {
+  return type === QueryTypes.SELECT && !lock && /^\s*SELECT/i.test(textOf(sql))
+}
 
-/** @throws {UsageError} raw SQL would end the transaction without Sequelize knowing it */
+/** @throws {UsageError} SQL would end the transaction without Sequelize knowing it */
 function refuseTransactionControl(text: string, dialect: Dialect): void {
-  const statements = text.includes(';') ? text.replace(literals, "''").split(';') : [text]
-  if (statements.some((each) => dialect.endsTransactionBySql.test(each))) throw usage.transactionControl(text)
+  if (dialect.endsTransactionBySql(text)) throw usage.transactionControl(text)
 }

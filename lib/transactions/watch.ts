@@ -1,8 +1,7 @@
-import { ConnectionAcquireTimeoutError, QueryTypes, Transaction } from 'sequelize'
-import type { WhereOptions } from 'sequelize'
+import { ConnectionAcquireTimeoutError, QueryTypes } from 'sequelize'
+import type { CountOptions, Transaction, WhereOptions } from 'sequelize'
 import type { Dialect } from '../dialects/dialect.js'
 import { RowNotFoundError } from '../errors/errors.js'
-import { usage } from '../errors/usage.js'
 import { keyNamedIn, RowRef } from '../rows/row-ref.js'
 import { rowStateOf } from '../rows/row-state.js'
 import { attributesOf, modelOf, outermostOf, sequelizeOfTransaction, versionAttribute } from '../sequelize/internals.js'
@@ -66,8 +65,6 @@ export function watchSession(session: Session): void {
 async function sendStatement(session: Session, query: Query, sql: unknown, given: QueryOptions = {}): Promise<unknown> {
   // Sequelize also joins the ambient transaction, but of any instance, and only after it has chosen its retry options.
   const asked = isForeignAmbient(session, given.transaction) ? undefined : given.transaction
-  if (asked instanceof Transaction && sequelizeOfTransaction(asked) !== session.sequelize)
-    throw usage.transaction('sequelize.query', asked)
   const transaction = asked === undefined ? ambientTransaction(session) : asked
   const options =
     asked === transaction && asked === given.transaction ? given : { ...given, transaction: transaction ?? null }
@@ -102,13 +99,13 @@ async function sendInTransaction(
   const { instance } = options
   if (!instance || !modelWrites.has(options.type)) {
     const result = await state.send(query, sql, options, dialect)
-    if (options.model && (options.type === QueryTypes.BULKUPDATE || options.updateOnDuplicate)) {
+    if (options.model && !isNone(result) && (options.type === QueryTypes.BULKUPDATE || options.updateOnDuplicate)) {
       markRowsStale(state, options.model, options)
     }
     return result
   }
   const row = instance as Row
-  state.remember(row)
+  state.remember(row, options.transaction!)
   const columns = options.fields ?? []
   const recordWrite = rowStateOf(row).recordLockedWrite(columns)
   const result = await state.send(query, sql, options, dialect)
@@ -117,6 +114,11 @@ async function sendInTransaction(
   recordWrite?.()
   refreshOtherInstances(state, row, columns)
   return result
+}
+
+/** Whether a statement of a model found no row. */
+function isNone(result: unknown): boolean {
+  return result === 0 || (Array.isArray(result) && result[1] === 0)
 }
 
 /** Marks the columns that a bulk statement wrote as stale in locked instances, unless its WHERE names another row. */
@@ -138,12 +140,13 @@ function markRowsStale(state: TransactionState, model: RowModel, options: QueryO
  */
 async function refuseMissingRow(row: Row, result: unknown, transaction: Transaction): Promise<void> {
   const { lock } = rowStateOf(row)
-  const isFound = !Array.isArray(result) || result[1] !== 0
   // With a version, Sequelize throws an OptimisticLockError.
-  if (isFound || !lock || versionAttribute(modelOf(row)) !== undefined) return
+  if (!isNone(result) || !lock || versionAttribute(modelOf(row)) !== undefined) return
   const { model, primaryKey, facts } = RowRef.of(row)
   // Depending on the flags of the connection, MySQL counts only changed rows, not matched rows.
-  const found = await model.unscoped().count({ where: primaryKey as WhereOptions, transaction, paranoid: false })
+  const found = await model
+    .unscoped()
+    .count({ where: primaryKey as WhereOptions, transaction, paranoid: false, hooks: false } as CountOptions)
   if (found === 0) throw new RowNotFoundError('save', facts)
 }
 
@@ -168,6 +171,10 @@ async function openTransaction(
   const run = async (transaction: Transaction): Promise<unknown> => {
     const { sequelize } = session
     const scope: Scope = { method: undefined, sequelize, transaction, outer: currentContext().scope, isOver: false }
+    if (options?.transaction) {
+      session.savepointsWithCallback.add(transaction)
+      findTransactionState(transaction)?.startSavepoint(transaction)
+    }
     try {
       return await runWith({ scope }, () => callback(transaction))
     } finally {

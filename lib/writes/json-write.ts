@@ -80,12 +80,12 @@ export function write(
     refuseUnsupported(method, column, request, call.dialect)
     const send = (own: Call, write: JsonWrite): Promise<JsonValue | undefined> => {
       const opensTransaction = returning && call.dialect.matched !== undefined
-      const statements = async (
+      const update = async (
         context: QueryContext,
         state: TransactionState | undefined,
       ): Promise<JsonValue | undefined> => {
         const document = await updateDocument(own, write, context, returning)
-        if (state && instance) state.remember(instance)
+        if (state && instance) state.remember(instance, context.transaction)
         for (const other of state ? applyToOtherInstances(state, row, column, operations, document) : []) {
           assignStored(other, movedAttributes(write, other))
         }
@@ -93,6 +93,8 @@ export function write(
         if (joined && instance) applyToInstance(instance, write, document)
         return document
       }
+      const statements: typeof update = (context, state) =>
+        state ? state.runCall(row.key, `${method}()`, () => update(context, state)) : update(context, state)
       return execute(own, { statements }, { opensTransaction, retry })
     }
     const document = isBatched ? await sendBatched(call, request, checked, send) : await send(call, request)

@@ -49,8 +49,9 @@ eachDatabase('a statement that would end the transaction it is sent in', (databa
     '/*!50000 COMMIT */',
     'XA START "a"',
   ]
+  const hidden = [`UPDATE jobs SET title = 'C:\\'; COMMIT; SELECT ''`, `SELECT 1 -- don't stop\n; COMMIT; -- won't`]
   type Call = readonly [title: string, call: (transaction: Transaction) => Promise<unknown>]
-  const raw = [...texts, ...(isMysql ? implicit : [])].map((sql): Call => [
+  const raw = [...texts, ...(isMysql ? implicit : hidden)].map((sql): Call => [
     JSON.stringify(sql),
     (transaction) => sequelize.query(sql, { transaction }),
   ])
@@ -79,7 +80,13 @@ eachDatabase('a statement that would end the transaction it is sent in', (databa
   }
 
   it('is not taken for one that only names such a word', async () => {
+    const isPlain = !isMysql
     const harmless = [
+      `UPDATE jobs SET n = n /* first; end of it */ WHERE id = ${id}`,
+      `UPDATE jobs SET n = n -- don't stop; commit comes later\n WHERE id = ${id}`,
+      ...(isMysql ? [`# start; commit\nUPDATE jobs SET n = n WHERE id = ${id}`, `SET @mode = 'autocommit'`] : []),
+      ...(isPlain ? [`UPDATE jobs SET title = 'C:\\' WHERE title = 'buy milk; commit'`] : []),
+      `UPDATE jobs SET title = 'it''s; commit' WHERE id = ${id}`,
       `UPDATE jobs SET title = 'COMMIT; BEGIN' WHERE id = ${id}`,
       'SAVEPOINT own',
       'ROLLBACK TO SAVEPOINT own',
@@ -88,6 +95,7 @@ eachDatabase('a statement that would end the transaction it is sent in', (databa
     ]
     await withLock([Jobs, id], async (job, transaction) => {
       for (const sql of harmless) await sequelize.query(sql, { transaction })
+      await Jobs.findAll({ where: { title: 'x;'.repeat(6_000_000) }, transaction })
       await job.increment('n')
     })
     expect(await storedJobs(Jobs)).to.deep.equal([{ ...untouched, n: 1, title: 'COMMIT; BEGIN' }])

@@ -1,10 +1,18 @@
 import { expect } from 'chai'
 import type { Sequelize, Transaction } from 'sequelize'
-import { mergeJsonKey, PendingStatementsError, retryTransaction, withLock } from 'sequelize-lossless'
+import {
+  mergeJsonKey,
+  PendingStatementsError,
+  retryTransaction,
+  RolledBackError,
+  UsageError,
+  withLock,
+} from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { outcomeOf, rejection } from '../rejection.js'
 import { createJobs, defineJobs, freshJobs, storedJobs, untouched } from './jobs.js'
 import type { Job } from './jobs.js'
+import { signal } from './outcomes.js'
 
 eachDatabase('a savepoint', (database) => {
   let sequelize: Sequelize
@@ -40,19 +48,57 @@ eachDatabase('a savepoint', (database) => {
     sequelize.transaction({ transaction }, (savepoint) => add(job, savepoint))
 
   const ways: Readonly<Record<string, (fn: (transaction: Transaction) => Promise<unknown>) => Promise<unknown>>> = {
-    withLock: (fn) => withLock([Jobs, a.id], (_job, transaction) => fn(transaction)),
+    withLock: (fn) => a.withLock((_job, transaction) => fn(transaction)),
     retryTransaction: (fn) => retryTransaction(sequelize, fn),
   }
 
   for (const [name, inTransaction] of Object.entries(ways)) {
     describe(`in ${name}`, () => {
-      it('that fails undoes no write of a concurrent savepoint', async () => {
-        await inTransaction((transaction) => Promise.all([failing(transaction, a), lasting(transaction, b)]))
-        expect(await storedJobs(Jobs)).to.deep.equal([untouched, written])
+      const beside: Readonly<Record<string, (transaction: Transaction) => Promise<unknown>>> = {
+        'a savepoint': (transaction) => lasting(transaction, b),
+        'a write of the transaction around it': (transaction) => add(b, transaction),
+        'a write of an instance': (transaction) => b.update({ n: 1 }, { transaction }),
+      }
+      for (const [what, write] of Object.entries(beside)) {
+        it(`that fails beside ${what} rolls everything back, and says so`, async () => {
+          const call = inTransaction((transaction) => Promise.all([failing(transaction, a), write(transaction)]))
+          expect(await rejection(call, UsageError)).to.have.property('reason', 'savepointsMixed')
+          expect(await storedJobs(Jobs)).to.deep.equal([untouched, untouched])
+          expect([b.n, b.changed()]).to.deep.equal([0, false])
+        })
+
+        it(`that lasts beside ${what} keeps both`, async () => {
+          await inTransaction((transaction) => Promise.all([lasting(transaction, a), write(transaction)]))
+          expect((await storedJobs(Jobs)).map(({ n }) => n)).to.deep.equal([1, 1])
+        })
+      }
+
+      it('that fails keeps a value assigned to an instance that it did not write', async () => {
+        await inTransaction(async (transaction) => {
+          await outcomeOf(
+            sequelize.transaction({ transaction }, () => {
+              a.title = 'failed'
+              b.title = 'failed'
+              throw undo
+            }),
+          )
+          await a.save({ transaction })
+          await b.save({ transaction })
+        })
+        expect((await storedJobs(Jobs)).map(({ title }) => title)).to.deep.equal(['failed', 'failed'])
       })
 
-      it('that fails undoes no concurrent write of the transaction around it', async () => {
-        await inTransaction((transaction) => Promise.all([failing(transaction, a), add(b, transaction)]))
+      it('does not wait for a statement that waits for it', async () => {
+        await inTransaction(async (transaction) => {
+          let read: Promise<unknown> | undefined
+          const once = (): Promise<unknown> => (read ??= Jobs.findByPk(a.id, { transaction }))
+          const nested = (): Promise<unknown> =>
+            sequelize.transaction({ transaction }, async (savepoint) => {
+              await once()
+              await add(b, savepoint)
+            })
+          await Promise.all([once(), nested()])
+        })
         expect(await storedJobs(Jobs)).to.deep.equal([untouched, written])
       })
 
@@ -151,6 +197,24 @@ eachDatabase('a savepoint', (database) => {
       await mergeJsonKey([Fresh, b.id], 'progress', 'merged', 1, { transaction })
     })
     expect(await storedJobs(Jobs)).to.deep.equal([untouched, { ...untouched, progress: { merged: 1 } }])
+  })
+
+  it('that fails beside another one in a plain transaction rolls everything back', async () => {
+    const call = sequelize.transaction((transaction) => {
+      const lockIn = (job: Job, end: () => unknown): Promise<void> =>
+        sequelize.transaction({ transaction }, async (savepoint) => {
+          await job.withLock((locked) => locked.update({ n: 1 }), { transaction: savepoint })
+          await end()
+        })
+      const { given, give } = signal()
+      const failed = lockIn(a, async () => {
+        await given
+        throw undo
+      })
+      return Promise.all([outcomeOf(failed), lockIn(b, give)])
+    })
+    await rejection(call, RolledBackError)
+    expect(await storedJobs(Jobs)).to.deep.equal([untouched, untouched])
   })
 
   it('in raw SQL restores the locked row too', async () => {

@@ -1,22 +1,22 @@
-/** Sends statements one at a time, in the order of calls. */
-export class StatementQueue {
+/** Runs functions one at a time, in the order of calls; the first one at once. */
+export class SerialQueue {
   #last: Promise<void> | undefined
 
-  async add<R>(send: () => Promise<R>): Promise<R> {
+  async add<R>(run: () => Promise<R>): Promise<R> {
     const before = this.#last
     let settle!: () => void
     const settled = new Promise<void>((resolve) => (settle = resolve))
     this.#last = settled
     try {
-      await before
-      return await send()
+      if (before) await before
+      return await run()
     } finally {
       if (this.#last === settled) this.#last = undefined
       settle()
     }
   }
 
-  /** Resolves when no statement is in flight or queued. */
+  /** Resolves when nothing runs or waits. */
   async whenIdle(): Promise<void> {
     while (this.#last) await this.#last
   }
