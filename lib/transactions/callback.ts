@@ -1,5 +1,5 @@
 import type { Transaction } from 'sequelize'
-import { PendingStatementsError, RolledBackError, UsageError } from '../errors/errors.js'
+import { PendingStatementsError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { currentContext, runWith } from './async-context.js'
 import type { Scope } from './async-context.js'
@@ -46,10 +46,7 @@ export async function runCallback<R>(
     }
     if (isNotBegun(result)) throw usage.notBegun(method, result)
     if (state.outcome === 'committed') throw usage.committedByCallback(method)
-    if (state.outcome === 'rolled back' || state.isDoomed) {
-      const { firstError } = state
-      throw firstError instanceof UsageError ? firstError : new RolledBackError(method, firstError)
-    }
+    if (state.outcome === 'rolled back' || state.isDoomed) throw state.rolledBackError(method)
     return result
   } catch (error) {
     scope.isOver = true

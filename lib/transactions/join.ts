@@ -1,5 +1,5 @@
 import type { Transaction } from 'sequelize'
-import { OutsideTransactionError, RolledBackError } from '../errors/errors.js'
+import { OutsideTransactionError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { findRowState } from '../rows/row-state.js'
 import {
@@ -81,7 +81,7 @@ export function refuseBrokenLock(method: string, row: Row | undefined): void {
   const lock = findRowState(row)?.lastLock
   const state = lock && findTransactionState(lock.transaction)
   if (state?.isAborted && (!lock?.isScoped || isInScope(lock.transaction))) {
-    throw new RolledBackError(method, state.firstError)
+    throw state.rolledBackError(method)
   }
 }
 
@@ -89,7 +89,7 @@ export function refuseBrokenLock(method: string, row: Row | undefined): void {
 export function refuseRolledBack(session: Session, method: string): void {
   const scope = innermostScope(session)
   const state = scope && !scope.isOver ? findTransactionState(scope.transaction) : undefined
-  if (state?.outcome === 'rolled back') throw new RolledBackError(method, state.firstError)
+  if (state?.outcome === 'rolled back') throw state.rolledBackError(method)
 }
 
 /** The innermost callback of this library around the current code; the callback may have ended. */
@@ -132,7 +132,7 @@ export function refuseOutside(
   if (scope?.method === undefined) return
   if (scope.isOver) throw lateCallError(scope.method, write)
   const state = findTransactionState(scope.transaction)
-  if (state?.outcome === 'rolled back') throw new RolledBackError(method ?? scope.method, state.firstError)
+  if (state?.outcome === 'rolled back') throw state.rolledBackError(method ?? scope.method)
   const what =
     state?.outcome === 'committed'
       ? `${write} comes after the callback of ${scope.method}() has committed its transaction, so it would run outside of it`

@@ -1,7 +1,7 @@
 import { QueryTypes } from 'sequelize'
 import type { Transaction } from 'sequelize'
 import type { Dialect } from '../dialects/dialect.js'
-import { OutsideTransactionError, RolledBackError } from '../errors/errors.js'
+import { OutsideTransactionError, RolledBackError, UsageError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { LockedRows } from '../rows/locked-rows.js'
 import { rowStateOf } from '../rows/row-state.js'
@@ -210,8 +210,13 @@ export class TransactionState {
     const late = scopes.find(({ isOver }) => isOver)
     if (late) throw lateCallError(late.method!, method ?? 'this statement')
     const name = method ?? scopes[0]?.method ?? 'sequelize-lossless'
-    if (this.outcome === 'rolled back') throw new RolledBackError(name, this.firstError)
+    if (this.outcome === 'rolled back') throw this.rolledBackError(name)
     if (this.outcome === 'committed') throw usage.transactionFinished(name, 'commit')
+  }
+
+  /** The error of a call that finds the transaction rolled back. */
+  rolledBackError(method: string): Error {
+    return this.firstError instanceof UsageError ? this.firstError : new RolledBackError(method, this.firstError)
   }
 
   async #sendNow(query: Query, sql: unknown, text: string, given: QueryOptions, dialect: Dialect): Promise<unknown> {
@@ -324,7 +329,7 @@ export class TransactionState {
     })
     override(this.transaction, 'commit', () => () => {
       this.isAborted = false
-      return Promise.reject(new RolledBackError('sequelize-lossless', this.firstError))
+      return Promise.reject(this.rolledBackError('sequelize-lossless'))
     })
   }
 

@@ -1,13 +1,6 @@
 import { expect } from 'chai'
 import type { Sequelize, Transaction } from 'sequelize'
-import {
-  mergeJsonKey,
-  PendingStatementsError,
-  retryTransaction,
-  RolledBackError,
-  UsageError,
-  withLock,
-} from 'sequelize-lossless'
+import { mergeJsonKey, PendingStatementsError, retryTransaction, UsageError, withLock } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { outcomeOf, rejection } from '../rejection.js'
 import { createJobs, defineJobs, freshJobs, storedJobs, untouched } from './jobs.js'
@@ -213,7 +206,7 @@ eachDatabase('a savepoint', (database) => {
       })
       return Promise.all([outcomeOf(failed), lockIn(b, give)])
     })
-    await rejection(call, RolledBackError)
+    expect(await rejection(call, UsageError)).to.have.property('reason', 'savepointsMixed')
     expect(await storedJobs(Jobs)).to.deep.equal([untouched, untouched])
   })
 
