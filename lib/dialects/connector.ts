@@ -27,14 +27,14 @@ const mysqlOrMariadb: Connector = {
   recognise({ version, charset, packet, timeoutEnds, echo }) {
     if (charset !== 'utf8mb4') {
       throw new UnsupportedDatabaseError(
-        `the connection's character set is ${String(charset)}, which cannot carry every JSON text`,
+        `the connection's character set is ${String(charset)}, which cannot represent every JSON text`,
         `Connect with utf8mb4: new Sequelize({ …, dialectOptions: { charset: 'utf8mb4' } }).`,
       )
     }
     if (echo !== probeText) {
       throw new UnsupportedDatabaseError(
-        `the driver changes bound text (sql_mode NO_BACKSLASH_ESCAPES, which mariadb before 3.5 does not heed), so that any value could be taken for SQL`,
-        `Take NO_BACKSLASH_ESCAPES out of sql_mode, or use dialect: 'mysql' with mysql2, or npm install mariadb@^3.5.4.`,
+        `the driver escapes bound text wrongly (sql_mode NO_BACKSLASH_ESCAPES, which mariadb before 3.5 ignores), so a value could be executed as SQL`,
+        `Remove NO_BACKSLASH_ESCAPES from sql_mode, or use dialect: 'mysql' with mysql2, or npm install mariadb@^3.5.4.`,
       )
     }
     const dialect = /mariadb/i.test(String(version)) ? mariadb : mysql
@@ -61,7 +61,7 @@ const connectors: Readonly<Record<string, Connector>> = {
       // SQLite before 3.45 misreads a quote or backslash in the key of a path, and writes another key.
       if (major > 3 || (major === 3 && minor >= 45)) return sqlite
       throw new UnsupportedDatabaseError(
-        `SQLite ${String(version)} does not understand every JSON key`,
+        `SQLite ${String(version)} does not support every JSON key`,
         `Use SQLite 3.45 or newer: npm install sqlite3@6.`,
       )
     },

@@ -21,13 +21,13 @@ export function refuseUnsupported(
   const refuse = (what: string, reason: string): never => {
     throw new UnsupportedValueError(
       method,
-      `${what} cannot be held by ${dialect.name}: ${reason}`,
+      `${what} cannot be stored by ${dialect.name}: ${reason}`,
       'Encode it before storing it, for example with encodeURIComponent().',
       column,
     )
   }
   const refuseText = (what: string, text: string): void => {
-    if (!text.isWellFormed()) refuse(what, 'it has half of a surrogate pair')
+    if (!text.isWellFormed()) refuse(what, 'it has a lone surrogate')
     const reason = dialect.refuseText(text)
     if (reason) refuse(what, reason)
   }
@@ -35,7 +35,7 @@ export function refuseUnsupported(
     if (depth <= dialect.maxDepth) return
     throw new UnsupportedValueError(
       method,
-      `the document would be more than ${dialect.maxDepth} levels deep, which ${dialect.name} does not hold`,
+      `the document would be more than ${dialect.maxDepth} levels deep, which ${dialect.name} does not support`,
       'Store deep parts as text, or in a table of their own.',
       column,
     )
@@ -56,8 +56,8 @@ export function refuseUnsupported(
       throw new UnsupportedValueError(
         method,
         isHeld
-          ? `the integer ${token} cannot be compared exactly: not every database and not JavaScript tells it from its neighbours`
-          : `the integer ${token} cannot be held by ${dialect.name}: it would be rounded`,
+          ? `the integer ${token} cannot be compared exactly: JavaScript and some databases round it`
+          : `the integer ${token} cannot be stored by ${dialect.name}: it would be rounded`,
         'Store it as a string: String(value).',
         column,
       )
@@ -90,8 +90,8 @@ export function refuseUnsupported(
   if (dialect.maxNesting === undefined || nesting <= dialect.maxNesting) return
   throw new UnsupportedValueError(
     method,
-    `the write would remove and merge at ${nesting} places, and ${dialect.name} does ${dialect.maxNesting} in one statement`,
-    'Write in several calls.',
+    `the write has ${nesting} removals and merges, and ${dialect.name} supports ${dialect.maxNesting} in one statement`,
+    'Split the write into several calls.',
     column,
   )
 }
@@ -105,7 +105,7 @@ export function refuseTooLarge(method: string, column: string, bytes: number, di
   if (bytes <= (dialect.maxStatementBytes ?? Infinity)) return
   throw new UnsupportedValueError(
     method,
-    `the statement would have ${bytes} bytes, and this ${dialect.name} server takes ${dialect.maxStatementBytes} (max_allowed_packet)`,
+    `the statement would have ${bytes} bytes, and this ${dialect.name} server accepts ${dialect.maxStatementBytes} (max_allowed_packet)`,
     'Raise max_allowed_packet on the server, or store large values in rows of their own.',
     column,
   )
@@ -122,7 +122,7 @@ export function refuseRounded(method: string, column: string, text: string): voi
   if (rounded === undefined) return
   throw new UnsupportedValueError(
     method,
-    `"${column}" holds ${rounded}, which JavaScript rounds when it reads it, so that it cannot be compared with what was read`,
+    `"${column}" holds ${rounded}, which JavaScript rounds, so the stored document cannot be compared with the document that was read`,
     'Write without a comparison, with updateJson() or inside withLock(); store such numbers as strings.',
     column,
   )

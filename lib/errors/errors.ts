@@ -28,7 +28,7 @@ export class RowNotFoundError extends RowError {
     super(
       row,
       `${method}: ${describeRow(row)} does not exist, so nothing was written. ` +
-        `It was deleted or never saved: create it with ${row.model}.create({ … }), or treat its absence in a catch by code 'ROW_NOT_FOUND'.`,
+        `It was deleted or never saved: create it with ${row.model}.create({ … }), or handle the error code 'ROW_NOT_FOUND' in a catch.`,
     )
   }
 }
@@ -66,7 +66,7 @@ export class JsonShapeError extends RowError {
 /** How to convert a value of another type, without losing it. */
 function conversion(column: string, path: readonly string[], needed: JsonShapeError['needed'], found: string): string {
   if (found === 'text that is not JSON') {
-    return `Look at the stored text with a SELECT in SQL, and convert it to JSON in SQL too: Sequelize cannot parse it.`
+    return `Sequelize cannot parse the stored text: read it with a SELECT in SQL, and convert it to JSON with an UPDATE in SQL.`
   }
   const place = `row.${column}${path.map((key) => `[${JSON.stringify(key)}]`).join('')}`
   const withLock = (value: string): string =>
@@ -74,18 +74,18 @@ function conversion(column: string, path: readonly string[], needed: JsonShapeEr
   if (needed === 'an object') {
     const [what, key] = found === 'array' ? ['array', 'items'] : ['value', 'value']
     return (
-      `The operations need an object. Look at the ${what} first; if it is to be kept, store it under a key: ` +
+      `The operations need an object. Look at the ${what} first. To keep it, store it under a key: ` +
       `${withLock(`{ ${key}: ${place} }`)}.`
     )
   }
   if (needed === 'an array') {
-    return `Look at the value first; if it is the first item, put it into an array: ${withLock(`[${place}]`)}.`
+    return `Look at the value first. To keep it as the first item, put it into an array: ${withLock(`[${place}]`)}.`
   }
   if (found === 'string')
     return `Look at the value first; if it is a number, convert it: ${withLock(`Number(${place})`)}.`
   const newKey = JSON.stringify(`${path.at(-1)}_old`)
   return (
-    `Look at the value first; if it is to be kept, move it to another key: ` +
+    `Look at the value first. To keep it, move it to another key: ` +
     `await row.updateJson(${JSON.stringify(column)}, [rename(${JSON.stringify(path)}, ${newKey})]).`
   )
 }
@@ -116,7 +116,7 @@ export class ConditionNotMetError extends RowError {
     super(
       row,
       `${method}: "${column}" of ${describeRow(row)} does not meet ${shown}, so nothing was written. ` +
-        `Read it again with await row.reload() and decide anew, or treat this in a catch by code 'CONDITION_NOT_MET'.`,
+        `Read the row again with await row.reload() and decide again, or handle the error code 'CONDITION_NOT_MET' in a catch.`,
     )
     this.column = column
     this.condition = condition
@@ -141,7 +141,7 @@ export class UnsavedChangesError extends RowError {
       row,
       columns,
       `${method}: ${describeRow(row)} has unsaved changes in ${quoted(columns)}. ` +
-        `Keep them with await row.save(), or drop them with await row.reload(), first.`,
+        `First save them with await row.save(), or discard them with await row.reload().`,
     )
   }
 
@@ -156,14 +156,14 @@ export class UnsavedChangesError extends RowError {
       row,
       columns,
       `${method}: the callback left unsaved changes in ${quoted(columns)} of ${describeRow(row)}, ` +
-        (isJoined ? `${joinedRollback}, and end` : `so its transaction was rolled back. End`) +
-        ` the callback with await row.save().`,
+        (isJoined ? `${joinedRollback}. Call` : `so its transaction was rolled back. Call`) +
+        ` await row.save() before the callback returns.`,
     )
   }
 }
 
 /** The end of an error text for a callback that runs in a joined transaction. */
-const joinedRollback = 'and its other writes are in the transaction that it joined. Let this error roll that one back'
+const joinedRollback = 'and its other writes are in the joined transaction. Let this error roll back that transaction'
 
 /** A write in a callback would run outside its transaction, and could wait for the callback's own lock. */
 export class OutsideTransactionError extends BaseError {
@@ -217,14 +217,17 @@ export class LockTimeoutError extends RowError {
   ) {
     const [waited, remedy] =
       timeoutMs === undefined
-        ? ['for longer than the server waits', 'Try again later']
+        ? ['for longer than the lock timeout of the server', 'Try again later']
         : timeoutMs === 0
-          ? ['and nowait was asked for', 'Try again later, leave nowait out to wait']
-          : [`for more than ${timeoutMs} ms, or than the server waits`, 'Try again later, with a longer timeoutMs']
+          ? ['and nowait is set', 'Try again later, omit nowait to wait']
+          : [
+              `for more than ${timeoutMs} ms, or the lock timeout of the server`,
+              'Try again later, with a longer timeoutMs',
+            ]
     super(
       row,
       isInOtherTransaction
-        ? `${method}: ${describeRow(row)} is locked ${waited}, most likely by the sequelize.transaction() around this call, which the call does not take part in, so nothing was written. ` +
+        ? `${method}: ${describeRow(row)} is locked ${waited}, most likely by the enclosing sequelize.transaction(), which this call did not join, so nothing was written. ` +
             `Pass its transaction as the option { transaction }. Otherwise another session holds the lock: ${holders}.`
         : `${method}: ${describeRow(row)} is locked by another session ${waited}, so nothing was written. ` +
             `${remedy}, or find who holds the lock: ${holders}.`,
@@ -267,8 +270,8 @@ export class StaleRowError extends OptimisticLockError {
     const place = path.length > 0 ? `"${column}" at ${JSON.stringify(path)}` : `"${column}"`
     return new StaleRowError(
       row,
-      `${method}: ${place} of ${describeRow(row)} was changed by others since it was loaded, so nothing was written. ` +
-        `Read it again with await row.reload() and decide anew, or let callers wait for each other instead: await row.withLock(fn).`,
+      `${method}: ${place} of ${describeRow(row)} was changed by another writer since it was loaded, so nothing was written. ` +
+        `Read it again with await row.reload() and decide again, or serialize the callers with a lock: await row.withLock(fn).`,
       { attempts: 1, columns: [column], path },
     )
   }
@@ -277,8 +280,8 @@ export class StaleRowError extends OptimisticLockError {
   static inTransaction(method: string, row: RowFacts, column: string): StaleRowError {
     return new StaleRowError(
       row,
-      `${method}: "${column}" of this instance of ${describeRow(row)} is not what its transaction has, which wrote or locked the row through another instance or statement, so nothing was written. ` +
-        `Work with the row that the callback gets; or call await row.reload({ transaction }) first, and make the change again.`,
+      `${method}: "${column}" of this instance of ${describeRow(row)} is stale: its transaction wrote or locked the row through another instance or statement. Nothing was written. ` +
+        `Use the row that is passed to the callback, or call await row.reload({ transaction }) first and make the change again.`,
       { attempts: 1, columns: [column], path: undefined },
     )
   }
@@ -293,8 +296,8 @@ export class StaleRowError extends OptimisticLockError {
   ): StaleRowError {
     return new StaleRowError(
       row,
-      `${method}: ${describeRow(row)} was written by others in each of ${attempts} attempts, before the change of ${quoted(columns)} was saved, so nothing was written. ` +
-        `Raise retry: { maxAttempts }, or let callers wait for each other instead: await row.withLock(fn).`,
+      `${method}: ${describeRow(row)} was written by another session in each of ${attempts} attempts before ${quoted(columns)} could be saved, so nothing was written. ` +
+        `Raise retry: { maxAttempts }, or serialize the callers with a lock: await row.withLock(fn).`,
       { attempts, columns, path: undefined, cause },
     )
   }
@@ -320,8 +323,8 @@ export function describeWrite({ column, keys, file, line, instead, ...row }: Who
   const changed =
     keys && ` Changed since it was loaded: ${keys.map((key) => JSON.stringify(key)).join(', ') || 'nothing'}.`
   return (
-    `writes the whole "${column}" of ${describeRow(row)}${place}, over what others have written since.${changed ?? ''} ` +
-    `Write only what changes: ${instead}; or say that it is meant, with the option { wholeColumnWrites: 'allow' }.`
+    `writes the whole "${column}" of ${describeRow(row)}${place}, which can overwrite a concurrent change.${changed ?? ''} ` +
+    `Write only what changes: ${instead}; or allow this write with the option { wholeColumnWrites: 'allow' }.`
   )
 }
 
@@ -337,7 +340,7 @@ export class WholeColumnWriteError extends RowError implements WholeColumnWrite 
   readonly instead: string
 
   constructor(write: WholeColumnWrite) {
-    super(write, `${write.method}: was refused, since it ${describeWrite(write)}`)
+    super(write, `${write.method}: refused, because it ${describeWrite(write)}`)
     this.method = write.method
     this.column = write.column
     this.keys = write.keys
@@ -355,7 +358,7 @@ export class UnknownOutcomeError extends BaseError {
   constructor(method: string, sent: 'COMMIT' | 'the write', cause: unknown) {
     super(
       `${method}: the connection was lost after ${sent} was sent, so its outcome is unknown. ` +
-        `Look under the lock, await withLock([Model, id], (row) => …), which waits for a COMMIT that is still under way: what has the same result twice (set, merge, addToSet) can be repeated, increment() and append() cannot.`,
+        `Read the row with await withLock([Model, id], (row) => …), which waits for a COMMIT in progress. Idempotent operations (set, merge, addToSet) are safe to repeat; increment() and append() are not.`,
     )
     this.cause = cause
   }
@@ -372,8 +375,8 @@ export class RolledBackError extends BaseError {
       cause === undefined
         ? `${method}: the transaction was rolled back in the callback, by transaction.rollback(), so nothing was written. ` +
             'Throw an error to leave the callback and roll back, or let the callback return to commit.'
-        : `${method}: the transaction was rolled back instead of committed, because a statement in it had failed and the error was caught. Nothing was written. ` +
-            'Let that statement’s error leave the callback instead of catching it, or run the statement in its own savepoint: sequelize.transaction({ transaction }, …).',
+        : `${method}: the transaction was rolled back instead of committed, because a statement in it failed and the callback caught the error. Nothing was written. ` +
+            'Do not catch the error of that statement in the callback, or run the statement in its own savepoint: sequelize.transaction({ transaction }, …).',
     )
     this.cause = cause
   }
@@ -401,7 +404,7 @@ export class PendingStatementsError extends BaseError {
         ? '1 statement of its transaction was'
         : `${statements.length} statements of its transaction were`
     super(
-      `${method}: the callback returned while ${what} still under way (${list}), ` +
+      `${method}: the callback returned while ${what} still in progress (${list}), ` +
         (isJoined ? `${joinedRollback}. ` : 'so the transaction was rolled back and nothing was written. ') +
         `Await ${statements.length === 1 ? 'it' : 'them'}: await Promise.all(keys.map(async (key) => …)) in place of keys.forEach(…).`,
     )

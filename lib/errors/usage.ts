@@ -15,7 +15,7 @@ const texts = {
     `lossless: ${model} already has ${what} named "${name}", which would be hidden. ` +
     `Keep it and call the function instead: import { ${name} } from 'sequelize-lossless'; await ${name}(row, …).`,
   noPrimaryKey: (method: string, model: string): string =>
-    `${method}: ${model} has no primary key, so one row of it cannot be named. ` +
+    `${method}: ${model} has no primary key, so its rows cannot be identified. ` +
     `Mark the column that identifies a row: id: { type: DataTypes.INTEGER, primaryKey: true }.`,
   primaryKeyNotLoaded: (method: string, model: string, name: string): string =>
     `${method}: this ${model} was loaded without its primary key "${name}". Load it with attributes: ['${name}', …], or write ${method}([${model}, ${name}], …).`,
@@ -25,7 +25,7 @@ const texts = {
     `], …).`,
   primaryKeyType: (method: string, model: string, name: string, expected: string, value: unknown): string =>
     `${method}: expected "${name}", the primary key of ${model}, to be ${expected}, got ${describeValue(value)}. ` +
-    `Databases convert such values silently and can match other rows: convert it yourself, for example ${expected === 'a string' ? `String(${name})` : `Number(${name})`}.`,
+    `Databases convert such values silently and can match other rows: convert the value first, for example ${expected === 'a string' ? `String(${name})` : `Number(${name})`}.`,
   newRecord: (method: string, model: string): string =>
     `${method}: this ${model} was built and never saved, so it has no row in the database. Call await row.save() first.`,
   column: (method: string, model: string, column: unknown, columns: readonly string[]): string =>
@@ -40,35 +40,35 @@ const texts = {
   path: (method: string, value: unknown): string =>
     `${method}: expected a path to be a key or an array of keys, got ${describeValue(value)}. Write ${method}(['steps', 'a'], …), with String(key) for each.`,
   emptyPath: (method: string): string =>
-    `${method}: the path is empty, and the document itself is only merged into. Name a key, or write merge([], { … }).`,
+    `${method}: the path is empty, which only merge() supports. Pass a key, or write merge([], { … }).`,
   amount: (method: string, value: unknown): string =>
     `${method}: expected the operand to be a number, got ${describeValue(value)}. Write ${method}('attempts', 1).`,
   patch: (method: string, value: unknown): string =>
     `${method}: expected the patch to be an object, got ${describeValue(value)}. Write set(path, value) to replace a value.`,
   operations: (method: string, value: unknown): string =>
-    `${method}: expected an array of at least one operation, got ${describeValue(value)}. Write ${method}(column, [set('step_a', 'done'), increment('attempts')]); an object that such a function did not make, for example of a request's body, is not an operation.`,
+    `${method}: expected an array of at least one operation, got ${describeValue(value)}. Write ${method}(column, [set('step_a', 'done'), increment('attempts')]); an object from another source, such as a request body, is not an operation.`,
   conditions: (method: string, value: unknown): string =>
-    `${method}: expected options.if to be an array of conditions, got ${describeValue(value)}. Write { if: [equals('state', 'new'), absent('owner')] }; an object that such a function did not make is not a condition.`,
+    `${method}: expected options.if to be an array of conditions, got ${describeValue(value)}. Write { if: [equals('state', 'new'), absent('owner')] }; an object from another source, such as a request body, is not a condition.`,
   overlap: (method: string, one: readonly string[], other: readonly string[]): string =>
     `${method}: the paths ${JSON.stringify(one)} and ${JSON.stringify(other)} overlap, so their order would matter. Write them as one operation, or as two calls.`,
   value: (method: string, place: string, what: string): string =>
-    `${method}: ${place} is ${what}, which JSON does not have. Use null for "no value", or leave the key out.`,
+    `${method}: ${place} is ${what}, which JSON cannot represent. Use null, or omit the key.`,
   circular: (method: string): string =>
-    `${method}: the value refers to itself, which JSON cannot. Store an identifier in place of the inner reference.`,
+    `${method}: the value has a circular reference, which JSON cannot represent. Store an identifier instead of the inner reference.`,
   callback: (method: string, value: unknown, words: string = 'row, transaction'): string =>
     `${method}: expected a callback, got ${describeValue(value)}. Write ${method}(…, async (${words}) => { … }).`,
   targets: (method: string, value: unknown): string =>
     `${method}: expected an array of at least one row or [Model, primaryKey], got ${describeValue(value)}. Write ${method}([from, to], async ([from, to], transaction) => { … }).`,
   targetsApart: (method: string): string =>
-    `${method}: the rows belong to different Sequelize instances, and no transaction spans both. Lock those of one, and write the others by an outbox.`,
+    `${method}: the rows belong to different Sequelize instances, and no transaction spans both. Lock the rows of one instance, and write the other rows through an outbox.`,
   targetTwice: (method: string, row: RowFacts): string =>
-    `${method}: ${describeRow(row)} is named twice. Name each row once.`,
+    `${method}: ${describeRow(row)} occurs twice. Pass each row once.`,
   timeout: (method: string, value: unknown): string =>
-    `${method}: expected timeoutMs to be a whole number of milliseconds from 1 to ${2 ** 31 - 1}, got ${describeValue(value)}. Write { timeoutMs: 2000 }, or { nowait: true } for none.`,
+    `${method}: expected timeoutMs to be a whole number of milliseconds from 1 to ${2 ** 31 - 1}, got ${describeValue(value)}. Write { timeoutMs: 2000 }, or { nowait: true } to fail without waiting.`,
   nowait: (method: string, value: unknown): string =>
     `${method}: expected nowait to be a boolean, and to be used without timeoutMs, got ${describeValue(value)}. Write { nowait: true } or { timeoutMs: 2000 }.`,
   retry: (method: string, value: unknown): string =>
-    `${method}: expected the retry options to be an object, got ${describeValue(value)}. Write { maxAttempts: 5 }; 1 is for no second attempt.`,
+    `${method}: expected the retry options to be an object, got ${describeValue(value)}. Write { maxAttempts: 5 }; { maxAttempts: 1 } disables retries.`,
   retryNumber: (method: string, name: string, value: unknown): string =>
     `${method}: expected ${name} to be ${name === 'maxAttempts' ? 'an integer from 1' : 'a number of milliseconds from 0'}, got ${describeValue(value)}. Write { maxAttempts: 5, baseDelayMs: 10, maxDelayMs: 1000 }.`,
   retrySignal: (method: string, value: unknown): string =>
@@ -78,53 +78,53 @@ const texts = {
   retryJoined: (method: string): string =>
     `${method}: a transaction that is already open cannot be run again from here. Retry where it is opened: retryTransaction(sequelize, async (transaction) => { … }).`,
   noVersion: (method: string, model: string): string =>
-    `${method}: ${model} has no version column to tell that a row was changed. ` +
+    `${method}: ${model} has no version column, so a concurrent change cannot be detected. ` +
     `Declare ${model} with { version: true }, and migrate: await queryInterface.addColumn('<table>', 'version', { type: DataTypes.INTEGER, allowNull: false, defaultValue: 0 }).`,
   writeInside: (method: string, name: string): string =>
-    `${method}: row.${name}() in the callback would write apart from the check that follows it. Assign what is to change, row.title = …, which ${method}() saves; or write in withLock().`,
+    `${method}: row.${name}() in the callback would bypass the version check after it. Assign the new values (row.title = …), which ${method}() saves, or use withLock().`,
   sequelize: (method: string, value: unknown, call: string): string =>
     `${method}: expected a Sequelize instance, got ${describeValue(value)}. Write ${call}.`,
   option: (method: string, name: string, known: readonly string[]): string =>
     `${method}: there is no option "${name}". Use: ${known.join(', ')}.`,
   options: (method: string, value: unknown): string =>
-    `${method}: expected the options to be an object, got ${describeValue(value)}. Write { transaction } around a transaction.`,
+    `${method}: expected the options to be an object, got ${describeValue(value)}. Pass a transaction in an object: { transaction }.`,
   transaction: (method: string, value: unknown): string =>
     `${method}: expected options.transaction to be a transaction of this row's Sequelize instance, got ${describeValue(value)}. ` +
-    `Pass the one that sequelize.transaction() gave you, null for none, or leave the option out.`,
+    `Pass a transaction from sequelize.transaction(), null for none, or omit the option.`,
   transactionMissing: (method: string): string =>
-    `${method}: a lock lasts as long as its transaction, and none was given. ` +
+    `${method}: a lock lasts until its transaction ends, and no transaction was passed. ` +
     `Write await sequelize.transaction(async (transaction) => { await ${method}(row, { transaction }); … }), or use withLock().`,
   transactionFinished: (method: string, state: string): string =>
-    `${method}: the transaction given is over (${state}). Do the write before the callback of sequelize.transaction() returns, or pass another one.`,
+    `${method}: the transaction has ended (${state}). Write before the callback of sequelize.transaction() returns, or pass another transaction.`,
   transactionReadOnly: (method: string): string =>
     `${method}: the transaction is read-only, so it can neither lock nor write. Open it without readOnly: true.`,
   isolationLevelJoined: (method: string): string =>
     `${method}: isolationLevel cannot be set on a transaction that is already open. Set it where the transaction is opened: sequelize.transaction({ isolationLevel }, …).`,
   isolationLevel: (method: string, level: unknown, database: string): string =>
-    `${method}: ${database} has no isolation level ${describeValue(level)}. Leave isolationLevel out.`,
+    `${method}: ${database} has no isolation level ${describeValue(level)}. Omit isolationLevel.`,
   wholeColumnWrites: (method: string, value: unknown): string =>
     `${method}: expected wholeColumnWrites to be 'allow', 'warn', 'throw' or 'patch', got ${describeValue(value)}. Write ${method}(WorkflowRun, { wholeColumnWrites: 'warn' }).`,
   coalesce: (method: string, value: unknown): string =>
-    `${method}: expected coalesce to be true or false, got ${describeValue(value)}. Write { coalesce: true }, or leave it out.`,
+    `${method}: expected coalesce to be true or false, got ${describeValue(value)}. Write { coalesce: true }, or omit it.`,
   conflicts: (method: string, value: unknown): string =>
-    `${method}: expected conflicts to be 'overwrite' or 'throw', and to stand beside wholeColumnWrites: 'patch', got ${describeValue(value)}. Write ${method}(WorkflowRun, { wholeColumnWrites: 'patch', conflicts: 'throw' }).`,
+    `${method}: expected conflicts to be 'overwrite' or 'throw', together with wholeColumnWrites: 'patch', got ${describeValue(value)}. Write ${method}(WorkflowRun, { wholeColumnWrites: 'patch', conflicts: 'throw' }).`,
   searchPath: (method: string): string =>
-    `${method}: with a searchPath Sequelize puts values into the text of a statement, which cannot be patched. Name the schema instead: Model.schema('…').`,
+    `${method}: with a searchPath, Sequelize inlines values into the SQL text, so the save cannot be patched. Set the schema instead: Model.schema('…').`,
   lockedElsewhere: (method: string, row: RowFacts): string =>
-    `${method}: this instance of ${describeRow(row)} is inside another withLock() already, and two flows cannot share one instance. ` +
-    `Give each its own: withLock([${row.model}, primaryKey], fn), or load the row once per job.`,
+    `${method}: this instance of ${describeRow(row)} is already in use by another call, and two concurrent calls cannot share one instance. ` +
+    `Use one instance for each call: withLock([${row.model}, primaryKey], fn), or load the row in each job.`,
   notBegun: (method: string, value: unknown): string =>
-    `${method}: the callback returned ${describeValue(value)}, which has not begun to run, so nothing of it was in the transaction, which was rolled back. ` +
-    `Return a promise of its result: an Observable by lastValueFrom(observable), a generator by running it to its end in the callback.`,
+    `${method}: the callback returned ${describeValue(value)}, which has not started to run, so none of its statements were in the transaction. The transaction was rolled back. ` +
+    `Return a promise of its result: lastValueFrom(observable) for an Observable; iterate a generator to its end in the callback.`,
   committedByCallback: (method: string): string =>
-    `${method}: the callback has called transaction.commit(), so everything it wrote is committed. ` +
-    `Leave it out: ${method}() commits when the callback returns, and rolls back when it throws.`,
+    `${method}: the callback called transaction.commit(), so all its writes are committed. ` +
+    `Remove the call: ${method}() commits when the callback returns, and rolls back when it throws.`,
   savepointsMixed: (method: string): string =>
     `${method}: a savepoint failed while a concurrent branch of the callback wrote in the same transaction. ` +
     `Its rollback would have undone the writes of that branch, so the whole transaction was rolled back and nothing was written. ` +
     `Await each savepoint before the next statement: await sequelize.transaction({ transaction }, …), one after the other.`,
   transactionControl: (sql: string): string =>
-    `${JSON.stringify(sql.slice(0, 60))} would end the transaction that it is sent in, so it was not sent. ` +
+    `${JSON.stringify(sql.slice(0, 60))} would end its transaction, so it was not sent. ` +
     `Let the callback return to commit, or throw to roll back; for a savepoint write sequelize.transaction({ transaction }, …); ` +
     `send DDL such as TRUNCATE before or after the transaction, and write Model.destroy({ where: {}, transaction }) for truncate: true.`,
 } as const

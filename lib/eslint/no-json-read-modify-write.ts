@@ -32,8 +32,8 @@ interface Assignment {
   readonly value: Node
 }
 
-const lost = '"{{column}}" is read, changed and written back as a whole: what others write to it in between is lost.'
-const unseen = '"{{column}}" is changed in place, which save() does not see: the change is lost.'
+const lost = '"{{column}}" is read, changed and written back as a whole: a concurrent change is lost.'
+const unseen = '"{{column}}" is changed in place, which save() does not detect: the change is lost.'
 const lock = 'await {{row}}.withLock(async ({{name}}) => { … })'
 
 /** Reports a JSON document that is read, changed and written back as a whole without protection from other writers. */

@@ -58,13 +58,13 @@ export function jsonText(method: string, value: unknown): string {
       refuse(key, instance, 'Store its primary key, or its values: row.get({ plain: true }).')
     }
     if (hasSymbolKeys(each)) {
-      refuse(key, 'an object with symbol keys, which JSON has not', 'Use strings as keys, or leave these keys out.')
+      refuse(key, 'an object with symbol keys, which JSON cannot represent', 'Use strings as keys, or omit these keys.')
     }
     if (isLossyInJson(original)) {
       const name = (original as object).constructor.name
       refuse(
         key,
-        `of class ${name}, of which JSON would keep nothing or something else`,
+        `of class ${name}, which JSON.stringify would lose or change`,
         'Convert it: Object.fromEntries(map), [...set], String(error), buffer.toString("base64").',
       )
     }

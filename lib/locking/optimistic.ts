@@ -162,7 +162,7 @@ function refuseMissingVersion(method: string, { model }: RowRef, column: string,
   if (version !== null && version !== undefined) return
   throw new UnsupportedValueError(
     method,
-    `"${column}" of this ${model.name} is NULL, which cannot tell that a row was changed`,
+    `"${column}" of this ${model.name} is NULL, which cannot detect a concurrent change`,
     `Migrate: UPDATE … SET ${column} = 0 WHERE ${column} IS NULL, and make the column NOT NULL DEFAULT 0.`,
     column,
   )

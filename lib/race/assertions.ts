@@ -21,7 +21,7 @@ export class LostUpdateError extends Error {
 function explored({ verdict, first, failures, schedules, reasons }: Result): string {
   return first && verdict === 'lost'
     ? `expected every order to keep every update, but ${failures.length} of ${schedules} lost one. The one with the fewest switches:\n\n${timeline(first)}\n`
-    : `expected every order to keep every update, but the exploration proves nothing:\n${reasons.map((reason) => `- ${reason}`).join('\n')}`
+    : `expected every order to keep every update, but the exploration is inconclusive:\n${reasons.map((reason) => `- ${reason}`).join('\n')}`
 }
 
 function isKept({ verdict }: Judged): boolean {
@@ -61,8 +61,8 @@ export function raceAssertions({ Assertion }: Chai): void {
     const message = isKept(result) ? '' : new LostUpdateError(result).message
     const negated =
       'findings' in result
-        ? `expected a write that nothing covers, but all ${result.writes} are covered`
-        : `expected some order to lose an update, but ${result.schedules} kept all`
+        ? `expected an uncovered write, but all ${result.writes} are covered`
+        : `expected an order that loses an update, but all ${result.schedules} kept every update`
     // An inconclusive result does not prove a lost update either.
     this.assert(isKept(result), message, negated)
     if (result.verdict === 'unknown') throw new LostUpdateError(result)

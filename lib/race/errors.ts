@@ -10,7 +10,7 @@ export class ProbeError extends BaseError {
   readonly remedy: string
 
   constructor(what: string, remedy: string, cause?: unknown) {
-    super(`explore: ${what}, so nobody could tell who waits for whom. ${remedy}`)
+    super(`explore: ${what}, so the kit cannot detect which session waits for which. ${remedy}`)
     this.remedy = remedy
     this.cause = cause
   }
@@ -23,8 +23,8 @@ export class StuckError extends BaseError {
 
   constructor(names: readonly string[], milliseconds: number) {
     super(
-      `explore: ${names.join(' and ')} sent no statement for ${milliseconds} ms and did not end, so the exploration cannot go on. ` +
-        `A participant must not wait for a timer, a lock in this process, a connection that another one holds, or a lock of the server that is none on rows, such as GET_LOCK: shorten or fake the timer, and set pool: { max } to twice the participants.`,
+      `explore: ${names.join(' and ')} sent no statement for ${milliseconds} ms and did not end, so the exploration cannot continue. ` +
+        `A participant must not wait for a timer, a lock in this process, a connection that another participant holds, or a server lock that is not a row lock, such as GET_LOCK: shorten or fake the timer, and set pool: { max } to twice the participants.`,
     )
   }
 }
@@ -101,7 +101,7 @@ export const usage = {
     ),
   tokenDiffers: (token: string, difference: string): UsageError =>
     new UsageError(
-      `replay: ${token} is not a schedule of these participants: ${difference}. Call explore() with the code as it is now, for a token of its own.`,
+      `replay: ${token} is not a schedule of these participants: ${difference}. Call explore() again for a token of the current code.`,
     ),
   audited: (value: unknown): UsageError =>
     new UsageError(

@@ -25,9 +25,9 @@ export class Evidence {
     const { schedules } = this
     return [
       this.#divergence !== undefined &&
-        `the participants do not do the same in every run, so not every order was seen: ${this.#divergence}. Take random values, clocks and timers out of them`,
-      schedules === 1 && 'there was a single schedule: the participants never had a choice of who goes first',
-      !this.#sharesRow && 'no row was touched by two participants, one of which wrote to it',
+        `the participants behave differently in different runs, so not every order was run: ${this.#divergence}. Remove random values, clocks and timers from them`,
+      schedules === 1 && 'there was only one schedule: the participants never competed for the next statement',
+      !this.#sharesRow && 'no two participants used the same row with at least one write to it',
       ...[...this.#errors]
         .filter(([name]) => !this.#ok.has(name))
         .map(([name, error]) => `${name} failed in every schedule: ${messageOf(error)}`),

@@ -212,7 +212,7 @@ class Exploration<C> {
     for (const objection of objections.flatMap((each) => [...each])) this.#reasons.add(objection)
     if (frontier.isEmpty || this.#options.maxSchedules !== undefined) return
     this.#reasons.add(
-      `there are more than ${defaultMaxSchedules} schedules: pass maxSchedules to stop there on purpose, fewer preemptions, or fewer statements`,
+      `there are more than ${defaultMaxSchedules} schedules: pass maxSchedules to stop there on purpose, or use fewer preemptions or fewer statements`,
     )
   }
 
@@ -225,7 +225,7 @@ class Exploration<C> {
       this.#mutants.push({ mutant, verdict: first ? 'lost' : 'idle', schedules, first })
       if (first) continue
       this.#reasons.add(
-        `${mutant} loses nothing either, in ${schedules} schedules: that protection does nothing here, or the participants do not put it to the test. Take it out of mutants, or let them collide`,
+        `${mutant} loses no update in ${schedules} schedules: that protection has no effect here, or the participants do not test it. Remove it from mutants, or make the participants conflict`,
       )
     }
   }

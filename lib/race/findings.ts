@@ -23,18 +23,19 @@ export interface Finding {
 export type Reason = keyof typeof reasons
 
 const reasons = {
-  'no lock': 'no lock, version or condition keeps others from writing between the read and this write',
-  'lock outside of a transaction': 'the lock was asked for outside of a transaction, where it ends with its SELECT',
-  'lock of another transaction': 'the transaction that locked the row has ended, or this write was not told of it',
-  'lock of another row': 'its transaction locks other rows of the table, and not this one',
+  'no lock': 'no lock, version or condition prevents another write between the read and this write',
+  'lock outside of a transaction': 'the lock was requested outside a transaction, where it ends with its SELECT',
+  'lock of another transaction':
+    'the transaction that locked the row has ended, or this write did not pass it as { transaction }',
+  'lock of another row': 'its transaction has locked other rows of the table, but not this row',
   'lock does not reach the row':
-    'FOR UPDATE stands outside of the parentheses that Sequelize puts around a query with include and limit, and locks no row in them',
+    'Sequelize puts a query with include and limit into a subquery, and FOR UPDATE outside it locks no row of the subquery',
   'more rows than locked': 'it writes more rows than its transaction has locked',
-  'column not read under the lock': 'the row is locked, but the column was read before, and not by the read that locks',
+  'column not read under the lock': 'the row is locked, but the column was read earlier, not by the locking read',
   'old snapshot':
     'the row is locked, but the column was read again without a lock, from a snapshot that is older than the lock',
-  'loaded before the lock': 'the row is locked, but the instance that is saved was loaded before, or without the lock',
-  'version not compared': 'the model has a version, which this statement does not compare',
+  'loaded before the lock': 'the row is locked, but the saved instance was loaded before the lock, or without it',
+  'version not compared': 'the model has a version, but this statement does not compare it',
 } as const
 
 /** Creates the finding for a first occurrence. */
@@ -62,16 +63,16 @@ function findingText({ model, column, primaryKey, reason, file, line, times, sql
   return [
     `${place} writes the whole "${column}" of ${row}${times > 1 ? `, ${times} times` : ''}: ${reasons[reason]}.`,
     `  ${sql}`,
-    `  Write: ${instead}; or, if it is meant, say so: { wholeColumnWrites: 'allow' }.`,
+    `  Write: ${instead}; or allow this write on purpose: { wholeColumnWrites: 'allow' }.`,
   ].join('\n')
 }
 
 /** The findings of an audit, or the reason why it is inconclusive. */
 export function reportText({ findings, writes, meant, verdict }: Omit<AuditReport<unknown>, 'result'>): string {
   if (verdict === 'unknown') {
-    const which = meant > 0 ? `but for ${meant} that ${meant === 1 ? 'is' : 'are'} meant, none` : 'none'
-    return `the audit proves nothing: of the statements that it saw, ${which} wrote to a JSON column of a row that was there. Run tests inside it that do, on the Sequelize instance that it was given.`
+    const apart = meant > 0 ? `apart from ${meant} allowed ${meant === 1 ? 'write' : 'writes'}, ` : ''
+    return `the audit is inconclusive: ${apart}no statement wrote to a JSON column of an existing row. Run tests that do so inside the audit, on its Sequelize instance.`
   }
   const total = findings.reduce((sum, { times }) => sum + times, 0)
-  return `${total} of ${writes} that wrote to a JSON column could overwrite what others have written:\n\n${findings.map(findingText).join('\n\n')}\n`
+  return `${total} of ${writes} writes to a JSON column could overwrite a concurrent change:\n\n${findings.map(findingText).join('\n\n')}\n`
 }

@@ -42,10 +42,12 @@ export class Laboratory<C> {
     if (from && !from.run.isOver) return from.run.pass(passing)
     const sql = shapeOf(passing.sql)
     if (from)
-      this.strays.add(`${from.name} sent something after it had ended (${sql}): let it await all that it starts`)
+      this.strays.add(
+        `${from.name} sent a statement after it had ended (${sql}): make it await everything that it starts`,
+      )
     else if (this.#isRunning) {
       this.strays.add(
-        `something was sent by none of the participants (${sql}), so at any time: stop what runs beside them, or give it a Sequelize instance of its own`,
+        `a statement came from outside the participants (${sql}), at an uncontrolled time: stop the code that sends it, or give it another Sequelize instance`,
       )
     }
     return passing.send()

@@ -86,13 +86,13 @@ export class Oracle<C> {
       for (const table of writtenTables(steps)) {
         if (this.#tables.includes(table)) continue
         this.#objections.add(
-          `${table} is written to in some orders only, and was not compared: pass a check that looks at it`,
+          `${table} is written only in some orders, so it was not compared: pass a check that reads it`,
         )
       }
       const opaque = steps.find(({ kind, sql }) => kind === 'other' && isOpaque(sql))
       if (opaque) {
         this.#objections.add(
-          `nobody can tell which tables ${shapeOf(opaque.sql)} writes to: pass a check that looks at them`,
+          `the tables that ${shapeOf(opaque.sql)} writes to are unknown: pass a check that reads them`,
         )
       }
       return changeOf(sequelize, before, await readRows(sequelize, this.#tables))

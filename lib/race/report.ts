@@ -107,7 +107,7 @@ export function timeline(failure: Failure, width: number = 120): string {
   const rule = names.map(() => ['─'.repeat(columns)])
   const rows = entries(failure.steps).flatMap(({ participant, number, sent, waitsFor, answers, error }) => {
     const lines = [
-      sent ?? `${number} goes on`,
+      sent ?? `${number} continues`,
       ...(waitsFor.length > 0 ? [waiting(waitsFor)] : []),
       ...answers.map((answer) => `→ ${answer}`),
       ...(error === undefined ? [] : [`✗ ${error}`]),
@@ -143,7 +143,7 @@ export function sequenceDiagram(failure: Failure): string {
   const messages = entries(failure.steps).flatMap(({ participant, number, sent, waitsFor, answers, error }) => {
     const id = idOf(participant)
     return [
-      sent === undefined ? `db-->>${id}: ${number} goes on` : `${id}->>db: ${told(`${number} ${sent}`)}`,
+      sent === undefined ? `db-->>${id}: ${number} continues` : `${id}->>db: ${told(`${number} ${sent}`)}`,
       ...(waitsFor.length > 0 ? [`Note over ${id}: ${told(waiting(waitsFor))}`] : []),
       ...answers.map((answer) => `db-->>${id}: ${told(answer)}`),
       ...(error === undefined ? [] : [`db--x${id}: ${told(`✗ ${error}`)}`]),

@@ -177,7 +177,7 @@ export class Script implements Chooser {
     const name = this.#choices[this.#place++]
     if (ready.some(({ participant }) => participant === name)) return name!
     const there = ready.map(({ participant, sql }) => `${participant}: ${sql}`).join(', ')
-    this.divergence ??= `at place ${this.#place}, where ${name ?? 'it ends'}, the next statements are ${there}`
+    this.divergence ??= `at choice ${this.#place} it names ${name ?? 'no participant'}, but the next statements are ${there}`
     return ready[0]!.participant
   }
 }

@@ -128,10 +128,8 @@ export class NotSerialError extends Error {
 
   constructor(orders: readonly (readonly string[])[], changes: readonly Change[], actual: Change) {
     const told = (change: Change): string => JSON.stringify(change.map(({ after }) => after))
-    const instead = orders.map((order, index) => `${told(changes[index]!)} (${order.join(', ') || 'nobody'})`)
-    super(
-      `the rows are not those of any one-after-the-other order: ${told(actual)} in place of ${instead.join(' or ')}`,
-    )
+    const instead = orders.map((order, index) => `${told(changes[index]!)} (${order.join(', ') || 'no participant'})`)
+    super(`the rows differ from those of every serial order: ${told(actual)} instead of ${instead.join(' or ')}`)
     this.actual = actual
     this.expected = changes[0]!
     this.order = orders[0]!

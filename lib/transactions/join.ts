@@ -106,12 +106,12 @@ function transactionOf({ method }: Scope): string {
 function joinRemedy(scope: Scope): string {
   return (
     `Pass ${transactionOf(scope)}, as the option { transaction }; ` +
-    'or, for a write that has nothing to do with it, { transaction: null } to write outside on purpose.'
+    'or pass { transaction: null } to write outside the transaction on purpose.'
   )
 }
 
 function nestRemedy(scope: Scope): string {
-  return `Nest it in ${transactionOf(scope)}: sequelize.transaction({ transaction }, …), Model.findOrCreate({ …, transaction }); or open it before.`
+  return `Nest it in ${transactionOf(scope)}: sequelize.transaction({ transaction }, …), Model.findOrCreate({ …, transaction }); or open it before the callback.`
 }
 
 /**
@@ -135,8 +135,8 @@ export function refuseOutside(
   if (state?.outcome === 'rolled back') throw state.rolledBackError(method ?? scope.method)
   const what =
     state?.outcome === 'committed'
-      ? `${write} comes after the callback of ${scope.method}() has committed its transaction, so it would run outside of it`
-      : `${write} would run outside the transaction of the ${scope.method}() around it: it would commit apart from it, and could wait for its lock`
+      ? `${write} comes after the callback of ${scope.method}() has committed its transaction, so it would run outside that transaction`
+      : `${write} would run outside the transaction of the enclosing ${scope.method}(): it would commit separately, and could wait for that transaction's lock`
   throw new OutsideTransactionError(method ?? scope.method, what, remedy(scope))
 }
 

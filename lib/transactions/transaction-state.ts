@@ -377,8 +377,8 @@ export function findTransactionState(transaction: Transaction | null | undefined
 export function lateCallError(method: string, what: string): OutsideTransactionError {
   return new OutsideTransactionError(
     method,
-    `${what} comes from a branch of the callback of ${method}() that is still at work after the callback has ended, so it was not sent`,
-    'Await every branch in the callback: await Promise.allSettled([…]) before an error leaves it. To write after it on purpose, outside of the transaction, pass { transaction: null }.',
+    `${what} comes from a branch of the callback of ${method}() that still runs after the callback has ended, so it was not sent`,
+    'Await every branch in the callback: await Promise.allSettled([…]) before an error leaves it. To write after the callback on purpose, outside the transaction, pass { transaction: null }.',
   )
 }
 

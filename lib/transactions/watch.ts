@@ -155,7 +155,7 @@ function explainAcquireTimeout(session: Session, error: unknown, type: string | 
   const scope = innermostScope(session)
   if (!(error instanceof ConnectionAcquireTimeoutError) || scope?.method === undefined || scope.isOver) return
   error.message =
-    `this ${type === QueryTypes.SELECT ? 'read' : 'statement'} is not part of the transaction of the ${scope.method}() around it, so it waited for a second connection while that transaction holds the first one. ` +
+    `this ${type === QueryTypes.SELECT ? 'read' : 'statement'} is not part of the transaction of the enclosing ${scope.method}(), so it waited for a second connection while that transaction held the first. ` +
     `Pass the option { transaction }, or raise pool.max. (${error.message})`
 }
 

@@ -47,8 +47,8 @@ export function refuseSelfDeadlock(method: string, sequelize: Sequelize, dialect
   if (database === undefined || !holdsSlot(database)) return
   throw new OutsideTransactionError(
     method,
-    `${dialect.name} has one writer at a time, and it is the call around this one, so this write would wait for ever`,
-    'Write after that call has returned; or, through the same Sequelize instance, pass the transaction of the callback, { transaction }.',
+    `${dialect.name} has one writer at a time, which is the enclosing call, so this write would wait for ever`,
+    'Write after that call has returned; or pass { transaction }, the transaction of its callback, through the same Sequelize instance.',
   )
 }
 

@@ -422,7 +422,7 @@ eachDatabase('calls that are coalesced', (database) => {
   it('are asked for by true', async () => {
     const error = await rejection(write([set('a', 1)], { coalesce: 1 }), UsageError)
     expect(error.message).to.equal(
-      'updateJson: expected coalesce to be true or false, got 1 (number). Write { coalesce: true }, or leave it out.',
+      'updateJson: expected coalesce to be true or false, got 1 (number). Write { coalesce: true }, or omit it.',
     )
     expect(() => lossless(Runs, { coalesce: 'yes' as never })).to.throw(
       UsageError,

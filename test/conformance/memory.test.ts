@@ -199,7 +199,7 @@ eachDatabase('the instance in memory', (database) => {
           { transaction },
         )
         const error = await rejection(leaving, UnsavedChangesError)
-        expect(error.message).to.include('Let this error roll that one back').and.not.include('was rolled back')
+        expect(error.message).to.include('Let this error roll back that transaction').and.not.include('was rolled back')
       })
     })
   })

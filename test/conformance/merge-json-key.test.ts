@@ -241,7 +241,7 @@ eachDatabase('mergeJsonKey', (database) => {
         UsageError,
         /the value is undefined/,
       ],
-      'a circle': [(run) => run.mergeJsonKey('progress', 'k', circle()), UsageError, /refers to itself/],
+      'a circle': [(run) => run.mergeJsonKey('progress', 'k', circle()), UsageError, /circular reference/],
       'a number as key': [
         (run) => run.mergeJsonKey('progress', 1 as never, 1 as never),
         UsageError,
@@ -294,7 +294,7 @@ eachDatabase('mergeJsonKey', (database) => {
           return run.mergeJsonKey('progress', 'k', 1, { transaction })
         },
         UsageError,
-        /is over \(commit\)/,
+        /has ended \(commit\)/,
       ],
     }
     for (const [title, [call, type, text]] of Object.entries(refusals)) {

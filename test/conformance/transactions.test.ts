@@ -521,7 +521,7 @@ eachDatabase('transactions', (database) => {
       const wrong: readonly (readonly [targets: unknown, message: RegExp])[] = [
         [[], /at least one row/],
         [run, /expected an array/],
-        [[run, [Runs, run.id]], /WorkflowRun id=\d+ is named twice/],
+        [[run, [Runs, run.id]], /WorkflowRun id=\d+ occurs twice/],
         [[run, [Foreign, 1]], /different Sequelize instances/],
       ]
       log.length = 0
@@ -557,7 +557,7 @@ eachDatabase('transactions', (database) => {
           ],
           () => expect.fail('fn ran'),
         )
-        expect((await rejection(call, UsageError)).message).to.include('is named twice')
+        expect((await rejection(call, UsageError)).message).to.include('occurs twice')
       })
     }
 
@@ -724,7 +724,7 @@ eachDatabase('transactions', (database) => {
             UsageError,
           )
         ).message,
-      ).to.include('two flows')
+      ).to.include('two concurrent calls')
       await one
       await run.update({ title: 'as before' })
       expect((await stored(run.id)).title).to.equal('as before')

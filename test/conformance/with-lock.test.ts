@@ -193,7 +193,7 @@ eachDatabase('withLock', (database) => {
         UnsavedChangesError,
       )
       expect(inPlace).to.deep.include({ code: 'UNSAVED_CHANGES', columns: ['progress'] })
-      expect(inPlace.message).to.include('End the callback with await row.save()')
+      expect(inPlace.message).to.include('Call await row.save() before the callback returns')
       const plain = await rejection(
         run.withLock((row) => void (row.title = 'lost')),
         UnsavedChangesError,
@@ -341,7 +341,7 @@ eachDatabase('withLock', (database) => {
         entered()
         await inner
       })
-      expect((await inner).message).to.include('two flows cannot share one instance')
+      expect((await inner).message).to.include('two concurrent calls cannot share one instance')
     })
 
     it('the same row can be locked again, in the same transaction', async () => {

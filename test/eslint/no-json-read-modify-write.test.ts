@@ -3,8 +3,8 @@ import { applications } from './applications.js'
 import { declarations, filename, parsers } from './parsers.js'
 
 const rule = rules['no-json-read-modify-write']
-const lost = 'is read, changed and written back as a whole: what others write to it in between is lost.'
-const unseen = 'is changed in place, which save() does not see: the change is lost.'
+const lost = 'is read, changed and written back as a whole: a concurrent change is lost.'
+const unseen = 'is changed in place, which save() does not detect: the change is lost.'
 const withLock = 'await run.withLock(async (run) => { … })'
 
 /** The message: what is wrong with the column, and the call to write instead, if there is one. */

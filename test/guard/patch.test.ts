@@ -377,7 +377,7 @@ eachDatabase('a patched model', (database) => {
     const error = await rejection(a.save(), StaleRowError)
     expect(error).to.deep.include({ path: ['o'], columns: ['progress'], attempts: 1, primaryKey: { id: a.id } })
     expect(error.message).to.match(
-      /^save: "progress" at \["o"\] of WorkflowRun id=\d+ was changed by others .*reload\(\)/,
+      /^save: "progress" at \["o"\] of WorkflowRun id=\d+ was changed by another writer .*reload\(\)/,
     )
     await b.destroy()
     await rejection(a.save(), RowNotFoundError)
@@ -523,7 +523,9 @@ eachDatabase("a patched model, with conflicts: 'throw'", (database) => {
     await storeText(Runs, a.id, '{"n": 9007199254740993, "text": "12345678901234567890", "m": 1}')
     await a.reload()
     const error = await rejection(a.update({ progress: { ...a.progress, n: 5 } }), UnsupportedValueError)
-    expect(error.message).to.match(/^save: "progress" holds 9007199254740993, which JavaScript rounds .*updateJson\(\)/)
+    expect(error.message).to.match(
+      /^save: "progress" holds 9007199254740993, which JavaScript rounds, .*updateJson\(\)/,
+    )
     await rejection(a.update({ progress: null }), UnsupportedValueError)
     await b.reload()
     await b.update({ progress: { ...b.progress, m: 2 } })

@@ -346,7 +346,7 @@ eachDatabase('a guarded model', (database) => {
       })
     const [report] = await reports(saved)
     expect(report).to.include({ method: 'save', file: undefined, line: undefined })
-    expect(log.find((line) => line.startsWith('sequelize-lossless: '))).to.include(`id=${run.id}, over what others`)
+    expect(log.find((line) => line.startsWith('sequelize-lossless: '))).to.include(`id=${run.id}, which can overwrite`)
   })
 
   it('counts a version as a guard of saves, and not of bulk writes', async () => {

@@ -64,7 +64,7 @@ eachDatabase('explore', (database) => {
       expect(verdict).to.equal('lost')
       const error = first!.error as NotSerialError
       expect(error).to.be.instanceOf(NotSerialError)
-      expect(error.message).to.match(/in place of .*"a":1,"b":1.*\(A, B\) or .*\(B, A\)/)
+      expect(error.message).to.match(/instead of .*"a":1,"b":1.*\(A, B\) or .*\(B, A\)/)
       expect(error.order).to.deep.equal(['A', 'B'])
     })
 

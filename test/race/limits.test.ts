@@ -48,14 +48,14 @@ eachDatabase('what explore() proves', (database) => {
     }
 
     it('if there is a single schedule, or no statement', async () => {
-      expect(await reasons(nothing, { check: nothing })).to.match(/no row was touched by two/)
+      expect(await reasons(nothing, { check: nothing })).to.match(/no two participants used the same row/)
       if (!isSqlite) expect(await reasons(nothing, { check: nothing })).to.include('single schedule')
       expect(await reasons(nothing)).to.include('no participant wrote to a table')
     })
 
     it('if no row is touched by two', async () => {
       expect(await reasons(() => Runs.create({ progress: {} }).then(({ id }) => merge(id, 'own')))).to.include(
-        'no row was touched by two',
+        'no two participants used the same row',
       )
     })
 
@@ -87,7 +87,7 @@ eachDatabase('what explore() proves', (database) => {
           const [count] = await Runs.update({ title: key }, { where: { id, title: run.title } })
           if (count === 0) await Conflicts.create({ title: key })
         })
-        expect(said).to.match(/^.conflicts. is written to in some orders only, and was not compared: pass a check/)
+        expect(said).to.match(/^.conflicts. is written only in some orders, so it was not compared: pass a check/)
       })
 
       it('if nobody can tell where something is written to', async () => {
@@ -96,7 +96,7 @@ eachDatabase('what explore() proves', (database) => {
           await merge(id, key)
           await sequelize.query(call)
         })
-        expect(said).to.match(/^nobody can tell which tables DO .* writes to: pass a check that looks at them$/)
+        expect(said).to.match(/^the tables that DO .* writes to are unknown: pass a check that reads them$/)
       })
 
       it('if somebody else sends something meanwhile', async () => {
@@ -115,7 +115,7 @@ eachDatabase('what explore() proves', (database) => {
             },
           },
         )
-        expect(said).to.match(/^something was sent by none of the participants \(SELECT count/)
+        expect(said).to.match(/^a statement came from outside the participants \(SELECT count/)
       })
     }
 
@@ -135,7 +135,7 @@ eachDatabase('what explore() proves', (database) => {
         },
       )
       expect(said).to.match(
-        /^[AB] sent something after it had ended \(SELECT count.*: let it await all that it starts$/m,
+        /^[AB] sent a statement after it had ended \(SELECT count.*: make it await everything that it starts$/m,
       )
     })
 
@@ -162,7 +162,7 @@ eachDatabase('what explore() proves', (database) => {
         },
         { check: nothing, maxSchedules: 8 },
       )
-      expect(said).to.match(/do not do the same in every run.*at choice \d+ one run could choose from/s)
+      expect(said).to.match(/behave differently in different runs.*at choice \d+ one run could choose from/s)
     })
 
     it('if rows differ by themselves', async () => {

@@ -88,7 +88,7 @@ eachDatabase('the report of a failure', (database) => {
       const text = timeline(waiting, 80)
       expect(text)
         .to.match(/⏳ waits for [AB]/)
-        .and.match(/\d goes on/)
+        .and.match(/\d continues/)
       expect(timeline(first!)).to.match(/lost: "[ab]" of progress.* from its read at \d+/)
     })
   }
@@ -135,7 +135,7 @@ eachDatabase('the report of a failure', (database) => {
       expect((await rejection(replay(token, options(naive)), UsageError)).message).to.include('expected the token')
     }
     const { message } = await rejection(replay('v1:AB', options(naive)), UsageError)
-    expect(message).to.match(/v1:AB is not a schedule of these participants: at place 3, where it ends/)
+    expect(message).to.match(/v1:AB is not a schedule of these participants: at choice 3 it names no participant/)
   })
 })
 
@@ -236,7 +236,7 @@ describe('the report of a failure', () => {
       '  db-->>p1: {"x":{"a":1}}',
       '  p2->>db: 2 UPDATE t SET x={}',
       '  Note over p2: ⏳ waits for A',
-      '  db-->>p2: 2 goes on',
+      '  db-->>p2: 2 continues',
       '  Note over p1,p2: the check failed: on purpose<br/>replay: v1:AB',
     ])
   })

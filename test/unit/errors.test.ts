@@ -45,7 +45,7 @@ describe('JsonShapeError', () => {
   it('advises to look at the stored value and to convert it, never to overwrite it', () => {
     expect(text([], 'an object', 'array')).to.equal(
       'updateJson: "progress" of WorkflowRun id=7 holds an array, not an object, so nothing was written. ' +
-        'The operations need an object. Look at the array first; if it is to be kept, store it under a key: ' +
+        'The operations need an object. Look at the array first. To keep it, store it under a key: ' +
         'await row.withLock(async (row) => { row.progress = { items: row.progress }; await row.save() }).',
     )
     expect(text(['a', 'b'], 'an object', 'string')).to.include(
@@ -67,7 +67,7 @@ describe('PendingStatementsError', () => {
     expect(error).to.include({ code: 'PENDING_STATEMENTS', name: 'PendingStatementsError' })
     expect(error.statements).to.have.length(4)
     expect(error.message).to.equal(
-      'withLock: the callback returned while 4 statements of its transaction were still under way ' +
+      'withLock: the callback returned while 4 statements of its transaction were still in progress ' +
         `(${insert.slice(0, 79)}…; UPDATE \`a\`; UPDATE \`b\`; and 1 more), so the transaction was rolled back and nothing was written. ` +
         'Await them: await Promise.all(keys.map(async (key) => …)) in place of keys.forEach(…).',
     )
@@ -75,15 +75,17 @@ describe('PendingStatementsError', () => {
 
   it('says whose transaction has to be rolled back if the callback joined one', () => {
     const { message } = new PendingStatementsError('withLock', ['UPDATE `a`'], true)
-    expect(message).to.include('(UPDATE `a`), and its other writes are in the transaction that it joined.')
-    expect(message).to.include('Let this error roll that one back. Await it: ').and.not.include('nothing was written')
+    expect(message).to.include('(UPDATE `a`), and its other writes are in the joined transaction.')
+    expect(message)
+      .to.include('Let this error roll back that transaction. Await it: ')
+      .and.not.include('nothing was written')
   })
 })
 
 describe('RolledBackError', () => {
   it('says whether a caught error or the callback itself rolled back', () => {
     expect(new RolledBackError('withLock', new Error('deadlock')).message).to.match(
-      /^withLock: .* the error was caught/,
+      /^withLock: .* the callback caught the error/,
     )
     expect(new RolledBackError('withLock', undefined).message).to.match(/^withLock: .* by transaction.rollback\(\)/)
   })
