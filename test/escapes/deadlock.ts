@@ -1,5 +1,7 @@
 import { mergeJsonKey } from 'sequelize-lossless'
-import type { Transaction } from 'sequelize'
+import { QueryTypes } from 'sequelize'
+import type { Sequelize, Transaction } from 'sequelize'
+import { until } from '../patience.js'
 import type { Tables } from './tables.js'
 
 /** What became of the two that met. */
@@ -12,8 +14,9 @@ interface Meeting {
 
 /**
  * A real deadlock, of which `transaction` is the victim: another session, too heavy to be it, holds a row and waits for the
- * one that `transaction` holds, which then asks for the other one. PostgreSQL chooses the one that looks first, which
- * the settings of the two sessions have to see to. Not for SQLite, which has no two writers.
+ * one that `transaction` holds, which then asks for the other one. On PostgreSQL the victim is the session that looks for a
+ * deadlock first: the settings of the two sessions have to see to that, and it looks only once, so the other one has to
+ * wait by then. Not for SQLite, which has no two writers.
  */
 export async function meetDeadlock(
   { tables, theirs }: { readonly tables: Tables; readonly theirs: Tables },
@@ -39,7 +42,29 @@ export async function meetDeadlock(
     }
     await survivor.commit()
   }
+  const isWaiting = isPostgres(sequelize) ? await waitOf(survivor) : () => Promise.resolve(true)
   const written = write()
+  let isWritten = false
+  void written.then(
+    () => (isWritten = true),
+    () => (isWritten = true),
+  )
+  await until('the other session waits, or has written', async () => isWritten || (await isWaiting()) || undefined)
   const failed = tables.Accounts.update({ title: 'victim' }, { where: { id: other.id }, transaction })
   return { written, failed }
+}
+
+function isPostgres(sequelize: Sequelize): boolean {
+  return sequelize.getDialect() === 'postgres'
+}
+
+/** How to ask whether a session waits for a lock. */
+async function waitOf(session: Transaction): Promise<() => Promise<boolean>> {
+  const sequelize = (session as unknown as { sequelize: Sequelize }).sequelize
+  const select = async (sql: string, transaction: Transaction | null): Promise<number> => {
+    const [row] = await sequelize.query<{ answer: number }>(sql, { type: QueryTypes.SELECT, transaction })
+    return row!.answer
+  }
+  const id = await select('SELECT pg_backend_pid() AS answer', session)
+  return async () => (await select(`SELECT cardinality(pg_blocking_pids(${id})) AS answer`, null)) > 0
 }
