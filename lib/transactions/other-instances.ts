@@ -17,6 +17,7 @@ export function refreshOtherInstances(state: TransactionState, writer: Row, colu
   const version = versionAttribute(modelOf(writer))
   for (const other of others) {
     const otherState = rowStateOf(other)
+    state.remember(other)
     otherState.markChangesInPlace(columns)
     for (const column of columns) {
       if (isChanged(other, column)) {

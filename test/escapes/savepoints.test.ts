@@ -177,6 +177,23 @@ eachDatabase('a savepoint', (database) => {
     })
   }
 
+  it('that is rolled back restores the other instance of a row that it wrote', async () => {
+    await withLock([Jobs, a.id], async (job, transaction) => {
+      await outcomeOf(
+        sequelize.transaction({ transaction }, async (savepoint) => {
+          const write = (other: Job): Promise<unknown> => other.update({ n: 5, progress: { undone: 1 } })
+          await withLock([Jobs, a.id], write, { transaction: savepoint })
+          throw undo
+        }),
+      )
+      expect([job.n, job.progress, job.changed()]).to.deep.equal([0, {}, false])
+      job.progress['merged'] = 1
+      job.n++
+      await job.save()
+    })
+    expect(await storedJobs(Jobs)).to.deep.equal([written, untouched])
+  })
+
   it('that was set before a method of this library joined it is rolled back', async () => {
     const fresh = database.connect().sequelize
     const Fresh = defineJobs(fresh, { lossless: false })
