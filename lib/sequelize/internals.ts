@@ -7,7 +7,7 @@ export type Row = Model<object, object>
 export type RowModel = ModelStatic<Row>
 
 interface ModelInternals {
-  readonly _timestampAttributes: { readonly updatedAt?: string; readonly createdAt?: string }
+  readonly _timestampAttributes: { readonly updatedAt?: string }
   readonly _versionAttribute?: string
   readonly _jsonAttributes: ReadonlySet<string>
   runHooks(name: string, ...args: unknown[]): Promise<void>
@@ -191,6 +191,11 @@ export function savepointsOf(transaction: Transaction): Transaction[] {
 /** The savepoint of this name that was set last directly inside `transaction`. */
 export function savepointNamed(transaction: Transaction, name: string): Transaction | undefined {
   return transactionInternals(transaction).savepoints.findLast((each) => transactionInternals(each).name === name)
+}
+
+/** The ambient transaction; `Sequelize.useCLS` is static, so it may belong to another Sequelize instance. */
+export function ambientOf(sequelize: Sequelize): Transaction | null | undefined {
+  return sequelizeInternals(sequelize).constructor._cls?.get('transaction') as Transaction | null | undefined
 }
 
 /** The id that a transaction of the server shares with all its savepoints. */

@@ -3,11 +3,11 @@ import { OutsideTransactionError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { findRowState } from '../rows/row-state.js'
 import {
+  ambientOf,
   finishedState,
   isReadOnly,
   isSameTransaction,
   openAncestor,
-  sequelizeInternals,
   sequelizeOfTransaction,
 } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
@@ -18,17 +18,14 @@ import { findTransactionState, lateCallError } from './transaction-state.js'
 
 /** Sequelize's ambient transaction, if it belongs to this Sequelize instance and is open. */
 export function ambientTransaction({ sequelize }: Session): Transaction | undefined {
-  const { _cls } = sequelizeInternals(sequelize).constructor
-  const transaction = _cls?.get('transaction') as Transaction | null | undefined
-  // Sequelize.useCLS is static: the ambient transaction may belong to another Sequelize instance.
+  const transaction = ambientOf(sequelize)
   if (!transaction || sequelizeOfTransaction(transaction) !== sequelize || !openAncestor(transaction)) return undefined
   return transaction
 }
 
 /** Whether `transaction` is the ambient transaction of another Sequelize instance: they share one namespace. */
 export function isForeignAmbient({ sequelize }: Session, transaction: Transaction | null | undefined): boolean {
-  const { _cls } = sequelizeInternals(sequelize).constructor
-  const ambient = _cls?.get('transaction') as Transaction | null | undefined
+  const ambient = ambientOf(sequelize)
   if (!ambient || sequelizeOfTransaction(ambient) === sequelize) return false
   return transaction === undefined || transaction === ambient
 }
