@@ -8,6 +8,7 @@ import {
   attributeType,
   buildOptionsOf,
   fieldOf,
+  initValuesMethod,
   isChanged,
   jsonAttributes,
   modelOf,
@@ -71,7 +72,7 @@ function guardModel(model: RowModel): void {
   modelStateOf(model).isGuarded = true
   const prototype = model.prototype as object
 
-  override<Row, [given: unknown, options: CallOptions]>(prototype, '_initValues', (original) => {
+  override<Row, [given: unknown, options: CallOptions]>(prototype, initValuesMethod, (original) => {
     return function (...args) {
       original.apply(this, args)
       const [, { raw, isNewRecord }] = args

@@ -193,6 +193,9 @@ export function savepointNamed(transaction: Transaction, name: string): Transact
   return transactionInternals(transaction).savepoints.findLast((each) => transactionInternals(each).name === name)
 }
 
+/** The name of the method that gives a new instance its values, loaded or built. */
+export const initValuesMethod = '_initValues'
+
 /** The ambient transaction; `Sequelize.useCLS` is static, so it may belong to another Sequelize instance. */
 export function ambientOf(sequelize: Sequelize): Transaction | null | undefined {
   return sequelizeInternals(sequelize).constructor._cls?.get('transaction') as Transaction | null | undefined
