@@ -400,8 +400,8 @@ async function giveBack(rollback: () => Promise<unknown>, dialect: Dialect): Pro
   try {
     return await rollback()
   } catch (error) {
-    if (noteFailure(error, dialect) === undefined && isRefusedByServer(error)) return undefined
-    throw error
+    if (noteFailure(error, dialect) !== undefined || !isRefusedByServer(error)) throw error
+    return undefined
   }
 }
 
