@@ -142,15 +142,18 @@ eachDatabase('both rows or none, in every order of two flows', (database) => {
       },
     })
     expect(first?.error).to.equal(undefined)
-    expect(isComplete).to.equal(true)
     const isRejected = a.rejects === 'always'
-    expect({
-      verdict,
-      reasons: reasons.filter((reason) => !reason.startsWith('A failed in every schedule')),
-    }).to.deep.equal({
-      verdict: isRejected ? 'unknown' : 'kept',
-      reasons: [],
-    })
+    // Where both wait for each other, the server chooses the victim, and not always the same.
+    const isServersChoice = reasons.some((reason) => reason.startsWith('the participants behave differently'))
+    if (!isServersChoice) {
+      const others = reasons.filter((reason) => !reason.startsWith('A failed in every schedule'))
+      expect({ verdict, isComplete, others }).to.deep.equal({
+        verdict: isRejected ? 'unknown' : 'kept',
+        isComplete: true,
+        others: [],
+      })
+    }
+    expect(schedules).to.be.above(1)
     const always = isRejected ? 'A failed, B ok: kept' : 'A ok, B ok: kept'
     if (a.rejects === 'after a conflict') expect(outcomes).to.include.keys(always)
     else expect(outcomes).to.deep.equal({ [always]: schedules })

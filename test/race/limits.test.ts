@@ -49,7 +49,7 @@ eachDatabase('what explore() proves', (database) => {
 
     it('if there is a single schedule, or no statement', async () => {
       expect(await reasons(nothing, { check: nothing })).to.match(/no two participants used the same row/)
-      if (!isSqlite) expect(await reasons(nothing, { check: nothing })).to.include('single schedule')
+      if (!isSqlite) expect(await reasons(nothing, { check: nothing })).to.include('only one schedule')
       expect(await reasons(nothing)).to.include('no participant wrote to a table')
     })
 
