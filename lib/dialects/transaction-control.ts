@@ -78,18 +78,17 @@ function statementsIn(sql: string, isMysql: boolean): string[] {
 /** The place after the quoted text that begins at `at`; a doubled quote does not end it. */
 function endOfQuoted(sql: string, at: number, hasEscapes: boolean): number {
   const quote = sql[at]!
-  for (let index = at + 1; ; index++) {
-    const close = sql.indexOf(quote, index)
-    if (close < 0) return sql.length
-    if (hasEscapes) {
-      let backslashes = 0
-      while (sql[close - 1 - backslashes] === '\\') backslashes++
-      if (backslashes % 2 === 1) {
-        index = close
-        continue
-      }
-    }
-    if (sql[close + 1] !== quote) return close + 1
-    index = close + 1
+  let close = sql.indexOf(quote, at + 1)
+  while (close >= 0) {
+    if (hasEscapes && isEscaped(sql, close)) close = sql.indexOf(quote, close + 1)
+    else if (sql[close + 1] === quote) close = sql.indexOf(quote, close + 2)
+    else return close + 1
   }
+  return sql.length
+}
+
+function isEscaped(sql: string, at: number): boolean {
+  let backslashes = 0
+  while (sql[at - 1 - backslashes] === '\\') backslashes++
+  return backslashes % 2 === 1
 }
