@@ -152,16 +152,16 @@ export const noJsonReadModifyWrite: Rule.RuleModule = {
       const written = assignments.filter((each) => isHere(each) && isSaved(each.column))
       for (const assignment of written) checkWritten(assignment, call)
       // Sequelize does not detect a change in place: it saves the column only after changed(column, true).
-      const told = new Set(marked.filter(isHere).map(({ column }) => column))
+      const markedColumns = new Set(marked.filter(isHere).map(({ column }) => column))
       const touched = mutations.flatMap(({ target }) => read(target)).filter((reading) => isSame(reading.row, row))
       const known = touched.map(({ column }) => column).filter((column) => model.isDocument(row, column))
-      for (const column of new Set([...told, ...known])) {
+      for (const column of new Set([...markedColumns, ...known])) {
         const isAssigned = written.some((assignment) => assignment.column === column)
-        if (!isSaved(column) || (isAssigned && !told.has(column)) || !isColumn(row, column)) continue
+        if (!isSaved(column) || (isAssigned && !markedColumns.has(column)) || !isColumn(row, column)) continue
         const found = mutationsOf(row, column, call).find(({ mutation }) => !isFresh(row, column, mutation.node))
         if (!found || written.some(({ column: each, node }) => each === column && reported.has(node))) continue
         const remedy = remedyOfMutation(source, row, column, found.mutation, found.path)
-        report(found.mutation.node, column, remedy, told.has(column))
+        report(found.mutation.node, column, remedy, markedColumns.has(column))
       }
     }
 

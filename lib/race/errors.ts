@@ -36,8 +36,8 @@ export class LostKeysError extends Error {
   readonly lost: readonly LostKey[]
 
   constructor(lost: readonly LostKey[], document: unknown) {
-    const told = lost.map(({ participant, column, key, is }) => `"${key}" of ${column} (${participant}): ${is}`)
-    super(`${told.join('; ')}. The document is ${JSON.stringify(document)}`)
+    const texts = lost.map(({ participant, column, key, is }) => `"${key}" of ${column} (${participant}): ${is}`)
+    super(`${texts.join('; ')}. The document is ${JSON.stringify(document)}`)
     this.lost = lost
   }
 }

@@ -138,18 +138,18 @@ const diagramColumns = 60
 export function sequenceDiagram(failure: Failure): string {
   const names = Object.keys(failure.outcomes)
   const idOf = (name: string): string => `p${names.indexOf(name) + 1}`
-  const told = (text: string): string => wrapped(text, diagramColumns, '').map(escaped).join('<br/>')
-  const participants = names.map((name) => `participant ${idOf(name)} as ${told(heading(failure, name))}`)
+  const label = (text: string): string => wrapped(text, diagramColumns, '').map(escaped).join('<br/>')
+  const participants = names.map((name) => `participant ${idOf(name)} as ${label(heading(failure, name))}`)
   const messages = entries(failure.steps).flatMap(({ participant, number, sent, waitsFor, answers, error }) => {
     const id = idOf(participant)
     return [
-      sent === undefined ? `db-->>${id}: ${number} continues` : `${id}->>db: ${told(`${number} ${sent}`)}`,
-      ...(waitsFor.length > 0 ? [`Note over ${id}: ${told(waiting(waitsFor))}`] : []),
-      ...answers.map((answer) => `db-->>${id}: ${told(answer)}`),
-      ...(error === undefined ? [] : [`db--x${id}: ${told(`✗ ${error}`)}`]),
+      sent === undefined ? `db-->>${id}: ${number} continues` : `${id}->>db: ${label(`${number} ${sent}`)}`,
+      ...(waitsFor.length > 0 ? [`Note over ${id}: ${label(waiting(waitsFor))}`] : []),
+      ...answers.map((answer) => `db-->>${id}: ${label(answer)}`),
+      ...(error === undefined ? [] : [`db--x${id}: ${label(`✗ ${error}`)}`]),
     ]
   })
-  const note = [...lastLines(failure), `replay: ${failure.token}`].map(told).join('<br/>')
+  const note = [...lastLines(failure), `replay: ${failure.token}`].map(label).join('<br/>')
   return [
     'sequenceDiagram',
     ...participants.toSpliced(Math.ceil(names.length / 2), 0, 'participant db as database'),
@@ -198,7 +198,7 @@ function entries(steps: readonly Step[]): Entry[] {
   const columns = new Set(steps.flatMap(({ sql, binds }) => assignments(sql, binds).map(({ column }) => column)))
   const all = steps.flatMap((step): { at: number; entry: Entry }[] => {
     const { number, participant, waitedFor, answeredAfter } = step
-    const sent = { participant, number, sent: told(step), waitsFor: waitedFor, answers: [], error: undefined }
+    const sent = { participant, number, sent: describeStep(step), waitsFor: waitedFor, answers: [], error: undefined }
     const answer = {
       answers: answersOf(step, columns),
       error: step.error === undefined ? undefined : shortened(step.error, 500),
@@ -234,7 +234,7 @@ function isTime(value: unknown): boolean {
 const parts = /'(?:[^'\\]|\\.|'')*'|\sAS\s+[`"](\w+)[`"]|[`"](\w+)[`"](\.?)|\?|\$(\d+)|\s+/gs
 
 /** A statement without quotes and column lists, with its binds inlined, and without the alias of a single table. */
-function told({ sql, binds }: Step): string {
+function describeStep({ sql, binds }: Step): string {
   let mark = 0
   const alias = /\bJOIN\b/i.test(sql) ? undefined : /\bFROM\s+\S+\sAS\s+[`"](\w+)[`"]/i.exec(sql)?.[1]
   const plain = sql.replace(parts, (part, as?: string, name?: string, dot?: string, number?: string) => {

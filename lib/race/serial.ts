@@ -127,9 +127,11 @@ export class NotSerialError extends Error {
   readonly difference: { readonly column: string; readonly key: string | undefined } | undefined
 
   constructor(orders: readonly (readonly string[])[], changes: readonly Change[], actual: Change) {
-    const told = (change: Change): string => JSON.stringify(change.map(({ after }) => after))
-    const instead = orders.map((order, index) => `${told(changes[index]!)} (${order.join(', ') || 'no participant'})`)
-    super(`the rows differ from those of every serial order: ${told(actual)} instead of ${instead.join(' or ')}`)
+    const finalValues = (change: Change): string => JSON.stringify(change.map(({ after }) => after))
+    const instead = orders.map(
+      (order, index) => `${finalValues(changes[index]!)} (${order.join(', ') || 'no participant'})`,
+    )
+    super(`the rows differ from those of every serial order: ${finalValues(actual)} instead of ${instead.join(' or ')}`)
     this.actual = actual
     this.expected = changes[0]!
     this.order = orders[0]!

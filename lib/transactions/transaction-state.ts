@@ -44,7 +44,6 @@ export interface QueryOptions {
   readonly lock?: unknown
   readonly updateOnDuplicate?: readonly string[]
   readonly completesTransaction?: boolean
-  readonly retry?: object
 }
 
 /** The state that this library keeps for one transaction of the server. */
@@ -186,8 +185,10 @@ export class TransactionState {
 
   /** Whether the current code is part of a savepoint: it passes it, or runs in its callback. */
   #isInside(transaction: Transaction): (savepoint: Transaction) => boolean {
-    const own = [transaction, ...this.#scopes().map((scope) => scope.transaction)]
-    return (savepoint) => own.some((each) => nesting(each).includes(savepoint))
+    return (savepoint) => {
+      const own = [transaction, ...this.#scopes().map((scope) => scope.transaction)]
+      return own.some((each) => nesting(each).includes(savepoint))
+    }
   }
 
   /** The innermost callback of this transaction around the current code. */
@@ -256,8 +257,11 @@ export class TransactionState {
       // The transaction is over, and its connection may be in use by another one; or the savepoint was never set.
       const isGone = this.outcome !== 'open' || (savepoint && !this.#setSavepoints.has(savepoint))
       if (options.completesTransaction && isGone) return undefined
-      if (options.completesTransaction && this.#undo.isMixed(name!))
-        return this.#abort(usage.savepointsMixed(this.scope()?.method ?? 'sequelize.transaction'), parent)
+      if (options.completesTransaction && this.#undo.isMixed(name!)) {
+        // Also if a statement had failed before: that error did not roll back the transaction.
+        this.firstError = usage.savepointsMixed(this.scope()?.method ?? 'sequelize.transaction')
+        return this.#abort(this.firstError, parent)
+      }
       const result = await this.#sendStatement(query, text, options, dialect)
       this.#undo.rollBackTo(name!)
       this.isDoomed = false

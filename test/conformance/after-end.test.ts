@@ -65,7 +65,7 @@ eachDatabase('what fails after the end of a transaction', (database) => {
       expect((await stored()).title).to.equal('committed')
     })
 
-    it(`is reported once: ${name} with a callback that rolls back and goes on`, async () => {
+    it(`is reported once: ${name} with a callback that writes after its own rollback`, async () => {
       const outcome = await outcomeOf(
         call(async (transaction) => {
           attempts++

@@ -177,7 +177,7 @@ eachDatabase('concurrent statements of one transaction', (database) => {
       'Model.create()': (mark, options) => Jobs.create({ n: mark }, options),
       'Model.findAll()': (mark, options) => Jobs.findAll({ where: { n: mark }, ...options }),
       'Model.destroy()': (mark, options) => Jobs.destroy({ where: { n: mark + 1_000 }, ...options }),
-      // An instance for each: calls of one instance write together what was assigned before the first is sent.
+      // Each call has its own instance: the first save() of a shared instance would write the values of all calls.
       'row.update()': (mark, options) =>
         Jobs.build({ id: row.id }, { isNewRecord: false }).update({ n: mark }, options),
       'row.increment()': (mark, options) => row.increment('n', { by: mark, ...options }),

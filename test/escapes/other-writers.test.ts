@@ -152,7 +152,7 @@ eachDatabase('a callback whose row is written by other code', (database) => {
   })
 
   if (database.name === 'postgres') {
-    it('goes on after findOrCreate() met a row that is there', async () => {
+    it('commits after findOrCreate() finds that the row exists', async () => {
       const Tags = sequelize.define('Tag', { code: { type: DataTypes.STRING, unique: true } }, { tableName: 'tags' })
       await Tags.sync({ force: true })
       const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]

@@ -180,7 +180,7 @@ eachDatabase('a patched model', (database) => {
     }
   })
 
-  it('sends two saves of one row one after the other, of which the second goes on from the first', async () => {
+  it('sends two saves of one row one after the other; the second starts from the result of the first', async () => {
     const [a, b] = await two({ log: [] })
     await b.update({ progress: { log: ['b'] } })
     const both = async (options: object): Promise<void> => {
@@ -194,7 +194,7 @@ eachDatabase('a patched model', (database) => {
     expect(await stored(a.id)).to.deep.equal({ log: ['b', 'x', 'y', 'x', 'y'] })
   })
 
-  it('goes on from a reload() that came in before the save was answered', async () => {
+  it('compares with a reload() that ended before the save was answered', async () => {
     // SQLite refuses a write that would wait for the one around it.
     if (database.name === 'sqlite') return
     const [a] = await two({ a: 1 })
@@ -269,7 +269,7 @@ eachDatabase('a patched model', (database) => {
     expect(await stored(a.id)).to.deep.equal({ stored: 1 })
   })
 
-  it('goes on from what it knew before, when a transaction is rolled back', async () => {
+  it('compares with the values from before a transaction that was rolled back', async () => {
     const [a] = await two({ a: 1 })
     for (const key of ['b', 'c']) {
       const transaction = await sequelize.transaction()
@@ -286,7 +286,7 @@ eachDatabase('a patched model', (database) => {
     expect(await stored(a.id)).to.deep.equal({ a: 1, b: 1, b2: 1, c: 1, c2: 1, d: 2, e: 1 })
   })
 
-  it('goes on from before a withLock that was rolled back', async () => {
+  it('compares with the values from before a withLock that was rolled back', async () => {
     const [a] = await two({ a: 1 })
     const failed = a.withLock(async (row) => {
       row.progress!['b'] = 1
@@ -299,7 +299,7 @@ eachDatabase('a patched model', (database) => {
     expect(await stored(a.id)).to.deep.equal({ a: 1, c: 1 })
   })
 
-  it('goes on from reload(), as far as that reads', async () => {
+  it('compares with reload() in the columns that it reads', async () => {
     const [a] = await two({ a: 1 })
     await mergeJsonKey([Runs, a.id], 'progress', 'b', 1)
     a.set({ progress: { a: 2 } })
@@ -562,7 +562,7 @@ eachDatabase("a patched model, with conflicts: 'throw'", (database) => {
         expect(await stored(a.id)).to.deep.equal(afterA)
         return
       }
-      // In either order the same: nobody has overwritten anybody.
+      // The result is the same in both orders: no write overwrites another.
       const after = await stored(a.id)
       expect(after).to.deep.equal(applied(before, forB, afterA))
       expect(unordered(after)).to.equal(unordered(applied(before, forA, applied(before, forB, before))))
