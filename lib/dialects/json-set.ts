@@ -1,4 +1,5 @@
 import { isInteger, pathText, stringOrNumber } from '../json/encode.js'
+import { parseJson } from '../json/json-text.js'
 import type { Operation } from '../json/operation.js'
 import { createsMissing, neededType, renamedPath } from '../json/semantics.js'
 import { isObject } from '../json/values.js'
@@ -135,7 +136,7 @@ export function write(
     }
     if (kind === 'merge') {
       const before = patched ?? ((into: string) => into)
-      const patch = JSON.parse(json) as object
+      const patch = parseJson(json) as object
       const text = functions.patchesWithoutNull ? rewriteJson(json, true) : json
       const operand = bind(path.reduceRight((inner, key) => `{${JSON.stringify(key)}:${inner}}`, text))
       operands.push(operand)
@@ -216,5 +217,5 @@ function rewriteJson(json: string, isPatch: boolean): string {
       .map(([key, each]) => `${JSON.stringify(key.slice(1))}:${rewrite(each, omitNull)}`)
       .join(',')}}`
   }
-  return rewrite(JSON.parse(tagged), isPatch)
+  return rewrite(parseJson(tagged), isPatch)
 }

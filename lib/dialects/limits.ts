@@ -1,6 +1,7 @@
 import type { Change, Dialect } from './dialect.js'
 import { UnsupportedValueError } from '../errors/errors.js'
 import { stringOrNumber } from '../json/encode.js'
+import { parseJson } from '../json/json-text.js'
 import type { Condition } from '../json/operation.js'
 import type { Kind } from '../json/values.js'
 
@@ -84,7 +85,7 @@ export function refuseUnsupported(
     const isItem = kind === 'prepend' || kind === 'addToSet' || kind === 'pull'
     refuseInteger(json, comparing.has(kind))
     if (kind === 'rename') refuseKey(JSON.parse(json) as string)
-    walk(JSON.parse(json), path.length + (isItem ? 2 : 1), kind === 'merge')
+    walk(parseJson(json), path.length + (isItem ? 2 : 1), kind === 'merge')
     if (kind === 'remove' || kind === 'rename' || kind === 'merge') nesting++
   }
   if (dialect.maxNesting === undefined || nesting <= dialect.maxNesting) return
@@ -107,23 +108,6 @@ export function refuseTooLarge(method: string, column: string, bytes: number, di
     method,
     `the statement would have ${bytes} bytes, and this ${dialect.name} server accepts ${dialect.maxStatementBytes} (max_allowed_packet)`,
     'Raise max_allowed_packet on the server, or store large values in rows of their own.',
-    column,
-  )
-}
-
-/**
- * Explains why an unchanged document does not equal the document that was read.
- *
- * @throws {UnsupportedValueError} it holds a number that JavaScript rounded when it read the document
- */
-export function refuseRounded(method: string, column: string, text: string): void {
-  const numbers = (text.match(stringOrNumber) ?? []).filter((token) => !token.startsWith('"'))
-  const rounded = numbers.find((token) => /(\d\.?){16}/.test(token) || !Number.isFinite(Number(token)))
-  if (rounded === undefined) return
-  throw new UnsupportedValueError(
-    method,
-    `"${column}" holds ${rounded}, which JavaScript rounds, so the stored document cannot be compared with the document that was read`,
-    'Write without a comparison, with updateJson() or inside withLock(); store such numbers as strings.',
     column,
   )
 }

@@ -1,6 +1,7 @@
 import { Utils } from 'sequelize'
 import type { Sequelize, Transaction } from 'sequelize'
 import type { Column } from '../dialects/dialect.js'
+import { parseJson } from '../json/json-text.js'
 import type { JsonValue } from '../json/values.js'
 import { keyNamedIn, RowRef } from '../rows/row-ref.js'
 import { rowStateOf } from '../rows/row-state.js'
@@ -361,5 +362,5 @@ function editOf(instance: Row, column: string, values: Fields): EditedColumn | u
 }
 
 function parsed(text: string): JsonValue {
-  return text === 'undefined' ? null : (JSON.parse(text) as JsonValue)
+  return text === 'undefined' ? null : parseJson(text)
 }

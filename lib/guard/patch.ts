@@ -6,8 +6,11 @@ import { StaleRowError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { difference } from '../json/difference.js'
 import type { Edit } from '../json/difference.js'
+import { mayBeMisread, parseJson } from '../json/json-text.js'
 import { condition } from '../json/operation.js'
 import type { Condition, Operation } from '../json/operation.js'
+import { isReadingOfText, respell } from '../json/respell.js'
+import { textAt, valueAt } from '../json/semantics.js'
 import type { JsonObject, JsonValue } from '../json/values.js'
 import { RowRef } from '../rows/row-ref.js'
 import { valuesOf } from '../sequelize/internals.js'
@@ -15,14 +18,16 @@ import type { Row } from '../sequelize/internals.js'
 import type { Policy } from '../sequelize/options.js'
 import { sendForHeader, statementRetry } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
+import { SpelledDocument, writeSpelledDocuments } from '../sequelize/spelled-document.js'
 import { Statement } from '../sequelize/statement.js'
 import { startCall } from '../transactions/call.js'
 import type { Call } from '../transactions/call.js'
 import { execute } from '../transactions/execute.js'
 import { transactionToJoin } from '../transactions/join.js'
+import { lossError } from '../transactions/save-digits.js'
 import { applyToOtherInstances } from '../transactions/other-instances.js'
 import type { TransactionState } from '../transactions/transaction-state.js'
-import { updateDocuments } from '../writes/update-document.js'
+import { readDocument, updateDocuments } from '../writes/update-document.js'
 import type { DocumentChange, DocumentColumn, UpdateResult } from '../writes/update-document.js'
 
 const method = 'save'
@@ -41,6 +46,11 @@ export interface RowUpdate {
 /** A document of a row, the name of its column in the database, and what changed in it since it was loaded. */
 export interface EditedColumn extends DocumentColumn, Edit {
   readonly field: string
+}
+
+/** The change of a document; a whole document may have a spelling of its own. */
+interface SpelledColumn extends EditedColumn, DocumentChange {
+  readonly spelled?: SpelledDocument
 }
 
 /** The maximum number of operations in a patch, within the limits of every database; else the document is replaced. */
@@ -70,10 +80,18 @@ export async function patchRow(
   const call = await startCall({ method, session, row: facts, transaction, logging: options.logging })
   for (const each of documents) refuseUnsupported(method, each.column, each, call.dialect)
   const statements = async (context: QueryContext, state: TransactionState | undefined): Promise<unknown> => {
+    const exact: SpelledColumn[] = []
+    for (const each of documents) exact.push(await withStoredDigits(call, row, each, context))
     const outcome = await updateDocuments(call, row, context, {
-      documents,
-      send: (variants) => sendPatch(call, update, plain, documents, variants, context),
-      refusal: ({ column }, { path }) => StaleRowError.changedSinceLoad(method, facts, column, path),
+      documents: exact,
+      send: (variants, conditions) => {
+        const current = exact.map((each, index) => ({ ...each, conditions: conditions[index]! }))
+        return sendPatch(call, update, plain, current, variants, context)
+      },
+      refusal: ({ column }, { path }, text) =>
+        mayBeMisread(textAt(text, path) ?? text)
+          ? lossError(column, 'key')
+          : StaleRowError.changedSinceLoad(method, facts, column, path),
     })
     for (const { column, operations } of state ? documents : []) {
       applyToOtherInstances(
@@ -90,11 +108,57 @@ export async function patchRow(
   return execute(call, { statements }, { opensTransaction: false })
 }
 
+/**
+ * A change in which the unchanged parts of a replaced object or array, or of the whole document, are spelled as stored:
+ * JavaScript cannot write all their digits. If another session has changed such a part, it is replaced.
+ * @throws {UnsupportedValueError} the change depends on a number or key that JavaScript misread
+ */
+async function withStoredDigits(
+  call: Call,
+  row: RowRef,
+  document: EditedColumn & DocumentChange,
+  context: QueryContext,
+): Promise<SpelledColumn> {
+  const { column, before, after, operations } = document
+  const isWhole = operations.length === 0
+  const mayLose = isWhole ? hasDigits(before) : operations.some((each) => mayLoseDigits(each, before))
+  if (!mayLose || before === null) return document
+  const { text } = await readDocument(call, row, document, context)
+  const spell = (stored: string, from: JsonValue, to: JsonValue): string => {
+    const result = respell({ stored, before: from, after: to })
+    if ('loss' in result) throw lossError(column, result.loss)
+    return result.text
+  }
+  if (isWhole) {
+    if (!isReadingOfText(text, before, true)) return document
+    writeSpelledDocuments(row.model, column)
+    return { ...document, spelled: new SpelledDocument(spell(text, before, after), after) }
+  }
+  const exact = operations.map((each) => {
+    const [stored, from] = [textAt(text, each.path), valueAt(before, each.path)]
+    if (from !== undefined && stored === undefined && mayBeMisread(text)) throw lossError(column, 'key')
+    if (each.kind !== 'set' || stored === undefined || from === undefined) return each
+    return Object.freeze({ ...each, json: spell(stored, from as JsonValue, parseJson(each.json)) })
+  })
+  return { ...document, operations: exact }
+}
+
+/** Whether an operation replaces a part that holds numbers, or has a key that may have been misread. */
+function mayLoseDigits({ kind, path }: Operation, before: JsonValue): boolean {
+  const from = valueAt(before, path)
+  const isReplaced = kind === 'set' && typeof from === 'object' && from !== null && hasDigits(from as JsonValue)
+  return isReplaced || (from !== undefined && path.some((key) => mayBeMisread(`{${JSON.stringify(key)}:0}`)))
+}
+
+function hasDigits(value: JsonValue): boolean {
+  return /\d/.test(JSON.stringify(value))
+}
+
 async function sendPatch(
   { dialect, session: { sequelize } }: Call,
   { instance, tableName, where, options }: RowUpdate,
   plain: Readonly<Record<string, unknown>>,
-  documents: readonly (EditedColumn & DocumentChange)[],
+  documents: readonly SpelledColumn[],
   variants: readonly UpdateVariant[],
   context: QueryContext,
 ): Promise<UpdateResult<unknown>> {
@@ -131,7 +195,7 @@ function changeOf(edit: Edit, conflicts: Policy['conflicts']): Change {
 
 /** The condition that a column holds this document. */
 function equalsDocument(document: JsonValue): Condition {
-  return { kind: 'equals', path: [], json: JSON.stringify(document) }
+  return { kind: 'equals', path: [], json: JSON.stringify(document), isLoaded: true }
 }
 
 /** The conditions that the values to change are as loaded, and that their parents still exist. */
@@ -145,7 +209,9 @@ function unchangedSince(before: JsonValue, operations: readonly Operation[]): Co
       value = Object.hasOwn(value as JsonObject, key) ? (value as JsonObject)[key] : undefined
     }
     if (value === undefined) return condition(method, 'absent', path, null)
-    return kind === 'append' ? condition(method, 'exists', path, null) : condition(method, 'equals', path, value)
+    return kind === 'append'
+      ? condition(method, 'exists', path, null)
+      : { ...condition(method, 'equals', path, value), isLoaded: true }
   })
   return [...own, ...parents.values()]
 }
@@ -160,7 +226,7 @@ function withoutEdits(
 
 /** The new values of the documents, by field, and the guard of the UPDATE. */
 function documentValues(
-  documents: readonly (EditedColumn & DocumentChange)[],
+  documents: readonly SpelledColumn[],
   variants: readonly UpdateVariant[],
   dialect: Dialect,
   statement: Statement,
@@ -173,7 +239,7 @@ function documentValues(
       ? { document: undefined, guard: dialect.holds(target, statement.bind(whole.json)) }
       : variants[index]!(each, target, statement.bind)
     guards.push(guard)
-    return [each.field, document === undefined ? each.after : literal(document)] as const
+    return [each.field, document === undefined ? (each.spelled ?? each.after) : literal(document)] as const
   })
   return { values: Object.fromEntries(values), guard: guards.join(' AND ') }
 }

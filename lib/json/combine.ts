@@ -1,8 +1,9 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { Operation } from './operation.js'
+import { parseJson } from './json-text.js'
 import { renamedPath } from './semantics.js'
 import { isObject } from './values.js'
-import type { JsonObject, JsonValue, Kind, Path } from './values.js'
+import type { JsonObject, Kind, Path } from './values.js'
 
 /** Two paths of `operations` where one equals or contains the other: the order of these operations would matter. */
 export function overlap(operations: readonly Operation[]): readonly [Path, Path] | undefined {
@@ -32,7 +33,7 @@ function foldedOperand(kind: Kind, one: string, other: string): string | undefin
   if (kind === 'append') return `${one.slice(0, -1)},${other.slice(1)}`
   // JavaScript would round these numbers.
   if (/\d{16}/.test(`${one} ${other}`)) return undefined
-  const [before, after] = [JSON.parse(one), JSON.parse(other)] as [JsonValue, JsonValue]
+  const [before, after] = [parseJson(one), parseJson(other)]
   if (kind === 'merge') {
     const patch = foldedPatch(before as JsonObject, after as JsonObject)
     return patch && JSON.stringify(patch)

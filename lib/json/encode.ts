@@ -3,7 +3,7 @@ import { types } from 'node:util'
 import { Model, Utils } from 'sequelize'
 import { UnsupportedValueError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
-import type { JsonValue, Path } from './values.js'
+import type { Path } from './values.js'
 
 /** Matches each string and each number of a JSON text. */
 export const stringOrNumber: RegExp = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g
@@ -16,15 +16,6 @@ export function isInteger(json: string): boolean {
 /** A path in the JSON path syntax of MySQL, MariaDB and SQLite: `$."steps"."a.b"`. Sent as a bind. */
 export function pathText(path: Path): string {
   return '$' + path.map((key) => '.' + JSON.stringify(key)).join('')
-}
-
-/** The value of a JSON text; `undefined` if the text is not JSON. */
-export function parseJson(text: string): JsonValue | undefined {
-  try {
-    return JSON.parse(text) as JsonValue
-  } catch {
-    return undefined
-  }
 }
 
 /**

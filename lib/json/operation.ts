@@ -150,6 +150,8 @@ export interface Condition {
   readonly path: Path
   /** The expected value's JSON text. */
   readonly json: string
+  /** A driver has read the value: numbers may be rounded. */
+  readonly isLoaded?: boolean
 }
 
 /** Creates a condition. Error texts start with `method`. */

@@ -1,18 +1,36 @@
 import { isDeepStrictEqual } from 'node:util'
+import { parseJson, scanJson } from './json-text.js'
+import type { JsonNode } from './json-text.js'
 import type { Condition, Operation } from './operation.js'
+import { isReadingOfText, isSameText } from './respell.js'
 import { isObject, jsonType } from './values.js'
 import type { JsonObject, JsonValue, Kind, Path } from './values.js'
 
-/** Whether a document meets a condition. The SQL of every dialect must give the same answer. */
-export function meets({ kind, path, json }: Condition, document: unknown): boolean {
-  const value = valueAt(document, path)
-  if (kind !== 'equals') return (value === undefined) === (kind === 'absent')
-  // Some databases store -0; JSON text has only 0.
-  return value !== undefined && isDeepStrictEqual(JSON.parse(JSON.stringify(value)), JSON.parse(json))
+/** Whether a stored text meets a condition; numbers are compared by all their digits. */
+export function meets({ kind, path, json, isLoaded }: Condition, text: string): boolean {
+  const stored = textAt(text, path)
+  if (kind !== 'equals' || stored === undefined) return (stored === undefined) === (kind === 'absent')
+  return isSameText(stored, json) || isReadingOfText(stored, parseJson(json), isLoaded === true)
+}
+
+/** The text of the value at a path of a JSON text; `undefined` if there is none. */
+export function textAt(text: string, path: Path): string | undefined {
+  let node: JsonNode | undefined = scanJson(text)
+  for (const key of path) node = node?.members?.get(key)
+  return node && text.slice(node.start, node.end)
+}
+
+/**
+ * A condition with the stored spelling of its value, if that spelling is another one: the database compares numbers as
+ * they are spelled.
+ */
+export function inStoredSpelling(condition: Condition, text: string): Condition {
+  const stored = condition.kind === 'equals' ? textAt(text, condition.path) : undefined
+  return stored === undefined || stored === condition.json ? condition : { ...condition, json: stored }
 }
 
 /** The value at a path of a document; `undefined` if there is none. */
-function valueAt(document: unknown, path: Path): unknown {
+export function valueAt(document: unknown, path: Path): unknown {
   let value = document
   for (const key of path) {
     if (!isObject(value) || !Object.hasOwn(value, key)) return undefined
@@ -73,7 +91,7 @@ export function findMismatch({ kind, path }: Operation, document: unknown): Mism
  */
 function apply(operation: Operation, document: unknown): JsonValue {
   const { kind, path, json } = operation
-  const operand = JSON.parse(json) as JsonValue
+  const operand = parseJson(json)
   const value = valueAt(document, path) as JsonValue | undefined
   if (value === undefined && !createsMissing(kind)) return (document ?? {}) as JsonValue
   const items = (value ?? []) as readonly JsonValue[]

@@ -1,8 +1,18 @@
-import type { Setting } from '../dialects/dialect.js'
+import type { Column, Dialect, Setting } from '../dialects/dialect.js'
 import { RowNotFoundError } from '../errors/errors.js'
+import { withRightKeys } from '../json/json-text.js'
+import type { JsonValue } from '../json/values.js'
 import type { RowRef } from '../rows/row-ref.js'
 import { assignStored, refuseUnsavedChanges, rowStateOf } from '../rows/row-state.js'
-import { beginsImmediate, runAfterFind, valuesOf } from '../sequelize/internals.js'
+import type { StoredTexts } from '../rows/row-state.js'
+import {
+  attributeType,
+  beginsImmediate,
+  jsonAttributes,
+  previousValuesOf,
+  runAfterFind,
+  valuesOf,
+} from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
 import { sendForHeader, sendForInstance, sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
@@ -23,8 +33,9 @@ export async function acquireLock(
   state: TransactionState,
   isScoped: boolean,
 ): Promise<Row> {
-  const fresh = await readLocked(call, ref, context)
-  if (!fresh) throw new RowNotFoundError(call.method, ref.facts)
+  const read = await readLocked(call, ref, context)
+  if (!read) throw new RowNotFoundError(call.method, ref.facts)
+  const { row: fresh, texts } = read
   const instance = ref.instance ?? fresh
   if (instance !== fresh) {
     // Checked again: a change that was made while this call waited would be lost.
@@ -32,7 +43,7 @@ export async function acquireLock(
     state.remember(instance, context.transaction)
     assignStored(instance, valuesOf(fresh))
   }
-  rowStateOf(instance).acquire(context.transaction!, isScoped)
+  rowStateOf(instance).acquire(context.transaction!, isScoped, texts)
   state.addLockedRow(instance)
   return instance
 }
@@ -41,11 +52,11 @@ async function readLocked(
   { dialect, session, timeoutMs }: Call,
   ref: RowRef,
   context: QueryContext,
-): Promise<Row | undefined> {
+): Promise<RowRead | undefined> {
   const { hint = '', clause = dialect.lockClause, setting } = timeoutMs === undefined ? {} : dialect.lockWait(timeoutMs)
-  const read = async (): Promise<Row | undefined> => {
+  const read = async (): Promise<RowRead | undefined> => {
     if (dialect.writerQueue && !beginsImmediate(context.transaction!)) await takeWriteLock(ref, session, context)
-    return selectRow(ref, context, hint, clause)
+    return selectRow(ref, dialect, context, hint, clause)
   }
   return setting ? withSetting(session, setting, context, read) : read()
 }
@@ -85,17 +96,51 @@ async function takeWriteLock(
   await sendForHeader(sequelize, sql, update.binds, context)
 }
 
+/** A row as the driver read it, and the stored texts of its JSON documents. */
+interface RowRead {
+  readonly row: Row
+  readonly texts: StoredTexts
+}
+
 /** Reads the row with all its attributes from the primary server. */
 export async function selectRow(
   { model, primaryKey }: RowRef,
+  dialect: Dialect,
   context: QueryContext,
   hint = '',
   clause = '',
-): Promise<Row | undefined> {
+): Promise<RowRead | undefined> {
   const select = new Statement(model)
-  const sql = `SELECT ${hint}${select.columns()} FROM ${select.table()} WHERE ${select.row(primaryKey)} ${clause}`
+  const documents = [...jsonAttributes(model)]
+  const columns = documents.map((attribute) => {
+    const column = { sql: select.column(attribute), type: attributeType(model, attribute) as Column['type'] }
+    return `, ${dialect.documentText(column)} AS ${select.name(textAlias(attribute))}`
+  })
+  const sql = `SELECT ${hint}${select.columns()}${columns.join('')} FROM ${select.table()} WHERE ${select.row(primaryKey)} ${clause}`
   const row = await sendForInstance(model, sql, select.binds, context)
+  if (!row) return undefined
+  const texts = new Map<string, string>()
+  for (const attribute of documents) {
+    const text = takeValue(row, textAlias(attribute))
+    if (typeof text !== 'string') continue
+    texts.set(attribute, text)
+    const values = valuesOf(row)
+    assignStored(row, { [attribute]: withRightKeys(text, values[attribute] as JsonValue) })
+  }
   // An `afterFind` hook may decode values, so it must run for this read too.
-  if (row) await runAfterFind(row, context.transaction)
-  return row
+  await runAfterFind(row, context.transaction)
+  return { row, texts }
+}
+
+/** The alias of the text of a document; no attribute has this name. */
+function textAlias(attribute: string): string {
+  return `${attribute} text`
+}
+
+/** Removes a value that is not an attribute from an instance, and returns it. */
+function takeValue(row: Row, name: string): unknown {
+  const { [name]: value } = valuesOf(row)
+  Reflect.deleteProperty(valuesOf(row), name)
+  Reflect.deleteProperty(previousValuesOf(row), name)
+  return value
 }

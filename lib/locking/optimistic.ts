@@ -15,6 +15,7 @@ import { isConflict, toLibraryError } from '../transactions/execute.js'
 import { transactionToJoin } from '../transactions/join.js'
 import { checkRetryOptions, retry } from '../transactions/retry.js'
 import type { RetryOptions } from '../transactions/retry.js'
+import { keepDigitsInSaves } from '../transactions/save-digits.js'
 import { enqueueWriter } from '../transactions/writer-queue.js'
 import { claimInstances, refuseOtherHolder } from './claims.js'
 import { withLock } from './lock.js'
@@ -101,8 +102,9 @@ class CallbackFailed extends Error {}
 async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Promise<R>, attempts: number): Promise<R> {
   const { method, session, logging } = call
   const version = versionAttribute(ref.model)!
-  const fresh = await selectRow(ref, { transaction: undefined, logging })
-  if (!fresh) throw new RowNotFoundError(method, ref.facts)
+  const read = await selectRow(ref, call.dialect, { transaction: undefined, logging })
+  if (!read) throw new RowNotFoundError(method, ref.facts)
+  const { row: fresh, texts } = read
   const versionRead = valuesOf(fresh)[version]
   refuseMissingVersion(method, ref, version, versionRead)
   const row = ref.instance ?? fresh
@@ -111,6 +113,8 @@ async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Pro
   const state = rowStateOf(row)
   const restore = state.snapshot()
   assignStored(row, valuesOf(fresh))
+  keepDigitsInSaves(session)
+  state.recordVersionedRead(texts)
   const markChangesInPlace = state.trackChangesInPlace()
   let result: R
   try {
@@ -128,6 +132,7 @@ async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Pro
     ...(logging !== undefined && { logging }),
   }
   try {
+    state.isSavingVersion = true
     await enqueueWriter(method, session.sequelize, call.dialect, () => row.save(options))
     return result
   } catch (error) {
@@ -139,6 +144,8 @@ async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Pro
     throw failureOf(error) === 'lost'
       ? new UnknownOutcomeError(method, 'the write', error)
       : toLibraryError(error, call)
+  } finally {
+    state.isSavingVersion = false
   }
 }
 

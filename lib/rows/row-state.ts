@@ -1,6 +1,8 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { Transaction } from 'sequelize'
 import { UnsavedChangesError } from '../errors/errors.js'
+import { isRespelled, parseJson, tryParseJson } from '../json/json-text.js'
+import type { JsonValue } from '../json/values.js'
 import {
   attributeType,
   buildOptionsOf,
@@ -40,6 +42,11 @@ export interface Claim {
 interface StoredValue {
   /** As JSON. */
   readonly text: string
+  /**
+   * The stored text of a JSON document, if JavaScript would spell a part of it otherwise; `null` if it has to be read to
+   * know that.
+   */
+  readonly spelling?: string | null | undefined
   /** Identifies the read that the value comes from. */
   readonly read?: object | undefined
   /** The transaction that has locked the row since that read or write. */
@@ -57,11 +64,16 @@ export interface SentWrite {
   readonly isAnswered: (column: string) => boolean
 }
 
+/** The stored texts of a row's JSON documents, by attribute; NULL has none. */
+export type StoredTexts = ReadonlyMap<string, string>
+
 /** The state that this library keeps for one instance and its row. */
 export class RowState {
   readonly #row: Row
   /** The last known stored values. */
   #stored = new Map<string, StoredValue>()
+  /** The texts that the last save sent instead of JSON.stringify's. */
+  readonly #sentTexts = new Map<string, string>()
   #lock: RowLock | undefined
   claim: Claim | undefined
   /** Columns with unsaved changes that another instance or statement of the same transaction has written since. */
@@ -70,6 +82,8 @@ export class RowState {
   lastTransaction: Transaction | undefined
   /** The method whose callback must not write this row. */
   writesRefusedBy: string | undefined
+  /** The save in progress writes only if no other session has changed the row: its version is part of the condition. */
+  isSavingVersion = false
   /** The patched save in flight, and its transaction of the server. */
   patchInFlight: { readonly outermost: Transaction | undefined; readonly settled: Promise<unknown> } | undefined
 
@@ -88,14 +102,20 @@ export class RowState {
   }
 
   /** Records that `transaction` holds the lock on the row, and that the locking read has refreshed the instance. */
-  acquire(transaction: Transaction, isScoped: boolean): void {
+  acquire(transaction: Transaction, isScoped: boolean, texts: StoredTexts): void {
     // A lock taken again, perhaps inside a savepoint, lasts as long as the first one.
     const lock = this.lock ?? { transaction, isScoped }
     if (!isScoped) lock.isScoped = false
     this.#lock = lock
     this.lastTransaction = transaction
     this.staleColumns.clear()
-    this.recordRead(this.#mutableColumns, lock.transaction)
+    this.recordRead(this.#mutableColumns, lock.transaction, texts)
+  }
+
+  /** Records the values of a read of the whole row, before a save that compares its version. */
+  recordVersionedRead(texts: StoredTexts): void {
+    const respelled = [...texts].filter(([, text]) => isRespelled(text)).map(([column]) => column)
+    this.recordRead(respelled, undefined, texts)
   }
 
   /**
@@ -119,11 +139,17 @@ export class RowState {
     return this.#storedValue(column)?.text
   }
 
-  /** Records, as stored, the values that the instance has just read; `lockedIn`: the transaction of a locking read. */
-  recordRead(columns: readonly string[], lockedIn?: Transaction): void {
+  /**
+   * Records, as stored, the values that the instance has just read.
+   * @param lockedIn the transaction of a locking read
+   * @param texts    the stored texts of the documents, if they were read too
+   */
+  recordRead(columns: readonly string[], lockedIn?: Transaction, texts?: StoredTexts): void {
     const read = {}
     for (const column of columns) {
-      this.#stored.set(column, { text: jsonOf(valuesOf(this.#row)[column]), read, lockedIn })
+      const stored = texts?.get(column)
+      const spelling = texts ? (stored !== undefined && isRespelled(stored) ? stored : undefined) : null
+      this.#stored.set(column, { text: documentTextOf(valuesOf(this.#row)[column]), spelling, read, lockedIn })
       this.staleColumns.delete(column)
     }
   }
@@ -140,6 +166,34 @@ export class RowState {
   recordReload(): void {
     const { lock } = this
     if (lock) this.recordRead(this.#mutableColumns, lock.transaction)
+  }
+
+  /**
+   * The columns of `written` whose stored text must be known before the save, and is not: this instance may not know all
+   * digits of their numbers.
+   */
+  columnsToRead(written: readonly string[]): readonly string[] {
+    return written.filter((column) => this.#storedValue(column)?.spelling === null)
+  }
+
+  /** Records the stored text of a document, read in the transaction of its save. */
+  recordText(column: string, text: string): void {
+    const stored = this.#storedValue(column)
+    if (stored) this.#stored.set(column, { ...stored, spelling: isRespelled(text) ? text : undefined })
+  }
+
+  /** Records the text that a save is about to send for a document; `undefined` if it is JSON.stringify's. */
+  recordSentText(column: string, text: string | undefined): void {
+    if (text === undefined) this.#sentTexts.delete(column)
+    else this.#sentTexts.set(column, text)
+  }
+
+  /** The stored document, if JavaScript would spell a part of it otherwise: its text, and what the driver read from it. */
+  respelledDocument(column: string): { readonly stored: string; readonly before: JsonValue } | undefined {
+    const { spelling, text } = this.#storedValue(column) ?? {}
+    return typeof spelling === 'string' && text !== undefined
+      ? { stored: spelling, before: parseJson(text) }
+      : undefined
   }
 
   /** The stored value of a column is no longer known. */
@@ -159,7 +213,7 @@ export class RowState {
    */
   recordWrite(written: Readonly<Record<string, unknown>>, { transaction, isWhole, isAnswered }: SentWrite): () => void {
     const sent = Object.entries(written).map(([column, value]) => {
-      return [column, { text: jsonOf(value), read: this.#storedValue(column)?.read }] as const
+      return [column, { text: documentTextOf(value), read: this.#storedValue(column)?.read }] as const
     })
     return () => {
       for (const [column, value] of sent) {
@@ -169,7 +223,8 @@ export class RowState {
         const isSame = transaction && before?.before && isSameTransaction(before.before.transaction, transaction)
         this.#stored.set(column, {
           ...value,
-          ...(isAnswered(column) && { text: jsonOf(valuesOf(this.#row)[column]) }),
+          ...(isAnswered(column) && { text: documentTextOf(valuesOf(this.#row)[column]) }),
+          spelling: isWhole ? this.#sentTexts.get(column) : null,
           lockedIn: isWhole ? (transaction ?? undefined) : undefined,
           before: transaction ? { transaction, value: isSame ? before.before.value : before } : undefined,
         })
@@ -206,15 +261,16 @@ export class RowState {
     const after = (before: unknown): unknown => (document === undefined ? change(before) : document)
     const stored = this.#storedValue(column)
     if (stored) {
-      const text = jsonOf(after(stored.text === 'undefined' ? null : JSON.parse(stored.text)))
-      this.#stored.set(column, { ...stored, text })
+      const text = jsonOf(after(stored.text === 'undefined' ? null : parseJson(stored.text)))
+      const isPlain = stored.spelling === undefined && !isRespelled(text) && !/\d{16}/.test(text)
+      this.#stored.set(column, { ...stored, text, spelling: isPlain ? undefined : null })
     }
     const row = this.#row
     const values = valuesOf(row)
     if (document === undefined && !buildOptionsOf(row).isNewRecord && !Object.hasOwn(values, column)) return
     // An assignment made while the write was in flight stays dirty, and must not overwrite the write.
-    if (isChanged(row, column)) values[column] = change(values[column])
-    else assignStored(row, { [column]: after(values[column]) })
+    if (isChanged(row, column)) values[column] = inFormOf(values[column], change)
+    else assignStored(row, { [column]: inFormOf(values[column], after) })
   }
 
   /** Snapshots the instance and its stored values. The returned function restores both, also after changes in place. */
@@ -233,7 +289,7 @@ export class RowState {
       replaceValues(previousValuesOf(row), previous)
       for (const [column, text] of texts) {
         const isSame = jsonOf(values[column]) === text || text === notJson
-        if (!isSame) valuesOf(row)[column] = text === 'undefined' ? undefined : JSON.parse(text)
+        if (!isSame) valuesOf(row)[column] = text === 'undefined' ? undefined : parseJson(text)
       }
       for (const name of changedAttributes(row)) setChanged(row, name, false)
       for (const name of changed) setChanged(row, name, true)
@@ -243,7 +299,7 @@ export class RowState {
 
   /** Snapshots the mutable columns. The returned function marks the columns that were changed in place since. */
   trackChangesInPlace(): () => void {
-    const texts = this.#mutableColumns.map((column) => [column, jsonOf(valuesOf(this.#row)[column])] as const)
+    const texts = this.#mutableColumns.map((column) => [column, documentTextOf(valuesOf(this.#row)[column])] as const)
     return () => {
       for (const [column, text] of texts) markChangeSince(this.#row, column, text)
     }
@@ -300,7 +356,7 @@ export function refuseUnsavedChanges(method: string, ref: RowRef, column?: strin
 
 function markChangeSince(row: Row, column: string, text: string | undefined): void {
   if (text === undefined || isChanged(row, column)) return
-  if (!isSameDocument(jsonOf(valuesOf(row)[column]), text)) setChanged(row, column, true)
+  if (!isSameDocument(documentTextOf(valuesOf(row)[column]), text)) setChanged(row, column, true)
 }
 
 const notJson = 'not JSON'
@@ -314,11 +370,29 @@ export function jsonOf(value: unknown): string {
   }
 }
 
+/** {@link jsonOf} for a document, which the driver may have left as text. */
+function documentTextOf(value: unknown): string {
+  const document = documentInText(value)
+  return jsonOf(document === undefined ? value : document)
+}
+
+/** The object or array in a text, as the driver of a text column gives it; `undefined` for every other value. */
+function documentInText(value: unknown): JsonValue | undefined {
+  if (typeof value !== 'string' || !/^\s*[{[]/.test(value)) return undefined
+  return tryParseJson(value)
+}
+
+/** The value after a change, as text if it is text. */
+function inFormOf(value: unknown, change: (document: unknown) => unknown): unknown {
+  const document = documentInText(value)
+  return document === undefined ? change(value) : jsonOf(change(document))
+}
+
 /** Whether two JSON texts hold the same document, in any order of keys. */
 export function isSameDocument(one: string, other: string): boolean {
   if (one === other) return true
   try {
-    return isDeepStrictEqual(JSON.parse(one), JSON.parse(other))
+    return isDeepStrictEqual(parseJson(one), parseJson(other))
   } catch {
     return false
   }

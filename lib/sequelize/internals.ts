@@ -123,8 +123,14 @@ export function attributesOf(model: RowModel, names: readonly string[]): string[
 
 /** The name of an attribute's type: `'INTEGER'`, `'JSON'`, … */
 export function attributeType(model: RowModel, attribute: string): string {
-  const { type } = model.getAttributes()[attribute as never] as { type: { key: string } }
-  return type.key
+  return typeOf(model, attribute).key
+}
+
+/** The method of a type that turns a value into the text of a bind. */
+export const stringifyMethod = '_stringify'
+
+export function typeOf(model: RowModel, attribute: string): { readonly key: string } {
+  return (model.getAttributes()[attribute as never] as { type: { key: string } }).type
 }
 
 export async function runAfterFind(row: Row, transaction: Transaction | undefined): Promise<void> {

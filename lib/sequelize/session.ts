@@ -23,6 +23,8 @@ export class Session {
   recognition: Promise<Dialect> | undefined
   /** `query` and `transaction` of the instance are overridden. */
   isWatched = false
+  /** Its query interface is overridden to keep the digits of numbers in saves. */
+  keepsDigits = false
   /** Its query interface is overridden by the guard. */
   isGuarded = false
   /** Models that are defined later will be guarded. */

@@ -1,4 +1,5 @@
 import { StaleRowError } from '../errors/errors.js'
+import { parseJson } from '../json/json-text.js'
 import type { Operation } from '../json/operation.js'
 import { applyAll } from '../json/semantics.js'
 import { RowRef } from '../rows/row-ref.js'
@@ -75,7 +76,7 @@ export function addToOtherInstances(
 function structuredCopy(value: unknown): unknown {
   const text = jsonOf(value)
   return typeof value === 'object' && value !== null && !(value instanceof Date) && !(value instanceof Uint8Array)
-    ? JSON.parse(text)
+    ? parseJson(text)
     : value
 }
 

@@ -16,6 +16,7 @@ import type { Scope } from './async-context.js'
 import { ambientTransaction, innermostScope, isForeignAmbient, refuseOpening, refuseOutside } from './join.js'
 import { refreshOtherInstances } from './other-instances.js'
 import { joinRowMethods } from './row-methods.js'
+import { keepDigitsInSaves } from './save-digits.js'
 import { findTransactionState, transactionStateOf } from './transaction-state.js'
 import type { Query, QueryOptions, TransactionState } from './transaction-state.js'
 import { enqueueStatement } from './writer-queue.js'
@@ -48,6 +49,7 @@ export function watchSession(session: Session): void {
   session.isWatched = true
   const { sequelize } = session
   limitPreparedStatements(sequelize)
+  keepDigitsInSaves(session)
   override(sequelize, 'query', (original) => {
     const query = original.bind(sequelize) as Query
     return (sql, options) => sendStatement(session, query, sql, options as QueryOptions | undefined)

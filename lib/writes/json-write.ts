@@ -5,6 +5,7 @@ import { refuseTooLarge, refuseUnsupported } from '../dialects/limits.js'
 import { checkOptions } from '../errors/check-options.js'
 import { ConditionNotMetError, JsonShapeError, UnsupportedValueError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
+import { parseJson } from '../json/json-text.js'
 import { isCondition } from '../json/operation.js'
 import type { Operation } from '../json/operation.js'
 import { applyAll } from '../json/semantics.js'
@@ -162,7 +163,8 @@ async function updateDocument(
   const { row, column } = write
   const outcome = await updateDocuments(call, row, context, {
     documents: [write],
-    send: ([variant]) => sendUpdate(call, write, variant!, context, returning),
+    send: ([variant], [conditions]) =>
+      sendUpdate(call, { ...write, conditions: conditions! }, variant!, context, returning),
     refusal: (_document, reason) =>
       'needed' in reason
         ? new JsonShapeError(method, row.facts, column, reason)
@@ -206,7 +208,7 @@ async function sendUpdate(
     const answer = `RETURNING ${returning ? dialect.documentText(target) : '1'} AS ${statement.name('document')}`
     const [found] = await sendForRows<{ document: string }>(sequelize, `${sql} ${answer}`, statement.binds, context)
     if (!found) return { result: 'unmatched' }
-    return { result: 'matched', answer: returning ? (JSON.parse(found.document) as JsonValue) : undefined }
+    return { result: 'matched', answer: returning ? parseJson(found.document) : undefined }
   }
   const isMatched = dialect.matched(await sendForHeader(sequelize, sql, statement.binds, context))
   if (!isMatched) return { result: isMatched === undefined ? 'unknown' : 'unmatched' }

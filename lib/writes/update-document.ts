@@ -1,10 +1,9 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { Change, Column, Dialect, UpdateVariant } from '../dialects/dialect.js'
-import { refuseRounded } from '../dialects/limits.js'
 import { ConflictError, JsonShapeError, RowNotFoundError, UnknownOutcomeError } from '../errors/errors.js'
-import { parseJson } from '../json/encode.js'
+import { tryParseJson } from '../json/json-text.js'
 import type { Condition } from '../json/operation.js'
-import { applyAll, findMismatch, meets } from '../json/semantics.js'
+import { applyAll, findMismatch, inStoredSpelling, meets } from '../json/semantics.js'
 import type { Mismatch } from '../json/semantics.js'
 import type { JsonValue } from '../json/values.js'
 import type { RowRef } from '../rows/row-ref.js'
@@ -40,10 +39,13 @@ export interface StoredDocument {
 /** An UPDATE of one row that changes some of its documents. */
 interface DocumentUpdate<R> {
   readonly documents: readonly DocumentChange[]
-  /** Sends the UPDATE, with one variant for each document. */
-  readonly send: (variants: readonly UpdateVariant[]) => Promise<UpdateResult<R>>
-  /** The error for a document that an operation does not fit, or that does not meet a condition. */
-  readonly refusal: (document: DocumentChange, reason: Mismatch | Condition) => Error
+  /** Sends the UPDATE, with one variant and the current conditions for each document. */
+  readonly send: (
+    variants: readonly UpdateVariant[],
+    conditions: readonly Change['conditions'][],
+  ) => Promise<UpdateResult<R>>
+  /** The error for a document, stored as `text`, that an operation does not fit, or that does not meet a condition. */
+  readonly refusal: (document: DocumentChange, reason: Mismatch | Condition, text: string) => Error
 }
 
 /** The maximum number of rounds, each lost to another writer that replaced the document. */
@@ -55,7 +57,6 @@ const maxRounds = 5
  *   the result
  * @throws {RowNotFoundError} the row does not exist
  * @throws {ConflictError} another writer replaced the document in every round
- * @throws {UnsupportedValueError} a document holds a number that JavaScript rounds, so it cannot be compared
  * @throws {UnknownOutcomeError} the connection was lost after a write outside a transaction was sent
  */
 export async function updateDocuments<R>(
@@ -65,27 +66,24 @@ export async function updateDocuments<R>(
   { documents, send, refusal }: DocumentUpdate<R>,
 ): Promise<{ readonly answer: R } | { readonly stored: readonly StoredDocument[] }> {
   const { method, dialect } = call
-  let before: string | undefined
+  let conditions = documents.map((each) => each.conditions)
   for (let round = 1; round <= maxRounds; round++) {
     let canTell = true
     for (const variants of variantsOf(documents, dialect)) {
-      const sent = await sendOnce(method, context, () => send(variants))
+      const sent = await sendOnce(method, context, () => send(variants, conditions))
       if (sent.result === 'matched') return sent
       canTell &&= sent.result === 'unmatched'
     }
     const stored: StoredDocument[] = []
     for (const each of documents) stored.push(await readDocument(call, ref, each, context))
     for (const [index, each] of documents.entries()) {
-      const reason = reasonAgainst(each, stored[index]!.document)
-      if (reason) throw refusal(each, reason)
+      const reason = reasonAgainst(each, stored[index]!)
+      if (reason) throw refusal(each, reason, stored[index]!.text)
     }
     if (!canTell && isAlreadyThere(ref, documents, stored)) return { stored }
-    const now = JSON.stringify(stored.map(({ text }) => text))
-    for (const [index, { column, conditions }] of documents.entries()) {
-      const isCompared = conditions.some(({ kind }) => kind === 'equals')
-      if (isCompared && now === before) refuseRounded(method, column, stored[index]!.text)
-    }
-    before = now
+    conditions = documents.map((each, index) =>
+      each.conditions.map((condition) => inStoredSpelling(condition, stored[index]!.text)),
+    )
     for (const [index, each] of documents.entries()) {
       await normalizeDocument(call, ref, each, context, stored[index]!.text)
     }
@@ -119,9 +117,12 @@ function variantsOf(documents: readonly DocumentChange[], dialect: Dialect): Upd
   )
 }
 
-function reasonAgainst({ operations, conditions }: Change, document: JsonValue): Mismatch | Condition | undefined {
+function reasonAgainst(
+  { operations, conditions }: Change,
+  { text, document }: StoredDocument,
+): Mismatch | Condition | undefined {
   const mismatch = operations.map((each) => findMismatch(each, document)).find((each) => each !== undefined)
-  return mismatch ?? conditions.find((each) => !meets(each, document))
+  return mismatch ?? conditions.find((each) => !meets(each, text))
 }
 
 /** Whether the stored documents already equal the result of the UPDATE; false if that cannot be compared. */
@@ -157,7 +158,7 @@ export async function readDocument(
   const [row] = await sendForRows<{ document: string | null }>(session.sequelize, locked, select.binds, context)
   if (!row) throw new RowNotFoundError(method, facts)
   const text = row.document ?? 'null'
-  const document = parseJson(text)
+  const document = tryParseJson(text)
   if (document !== undefined) return { text, document }
   throw new JsonShapeError(method, facts, column, { path: [], needed: 'an object', found: 'text that is not JSON' })
 }

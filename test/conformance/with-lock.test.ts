@@ -19,32 +19,32 @@ import { rejection } from '../rejection.js'
 import { createRuns } from '../workflow-run.js'
 import type { Progress, WorkflowRun } from '../workflow-run.js'
 
-const select = (quote: string): string =>
-  `SELECT ${['id', 'title', 'progress', 'updatedAt', 'createdAt'].map((name) => `${quote}${name}${quote} AS ${quote}${name}${quote}`).join(', ')} FROM ${quote}workflow_runs${quote}`
+const select = (quote: string, text: string): string =>
+  `SELECT ${['id', 'title', 'progress', 'updatedAt', 'createdAt'].map((name) => `${quote}${name}${quote} AS ${quote}${name}${quote}`).join(', ')}, ${text} AS ${quote}progress text${quote} FROM ${quote}workflow_runs${quote}`
 
 /** What withLock sends around a save of one column. */
 const statements: Record<DatabaseName, readonly string[]> = {
   mysql: [
     'START TRANSACTION;',
-    `${select('`')} WHERE \`id\` = ? FOR UPDATE`,
+    `${select('`', 'CAST(`progress` AS CHAR)')} WHERE \`id\` = ? FOR UPDATE`,
     'UPDATE `workflow_runs` SET `progress`=?,`updatedAt`=? WHERE `id` = ?',
     'COMMIT;',
   ],
   mariadb: [
     'START TRANSACTION;',
-    `${select('`')} WHERE \`id\` = ? FOR UPDATE`,
+    `${select('`', 'CAST(`progress` AS CHAR)')} WHERE \`id\` = ? FOR UPDATE`,
     'UPDATE `workflow_runs` SET `progress`=?,`updatedAt`=? WHERE `id` = ?',
     'COMMIT;',
   ],
   postgres: [
     'START TRANSACTION;',
-    `${select('"')} WHERE "id" = $1 FOR NO KEY UPDATE`,
+    `${select('"', '"progress"::text')} WHERE "id" = $1 FOR NO KEY UPDATE`,
     'UPDATE "workflow_runs" SET "progress"=$1,"updatedAt"=$2 WHERE "id" = $3',
     'COMMIT;',
   ],
   sqlite: [
     'BEGIN IMMEDIATE TRANSACTION;',
-    `${select('`')} WHERE \`id\` = $1`,
+    `${select('`', 'CAST(`progress` AS TEXT)')} WHERE \`id\` = $1`,
     'UPDATE `workflow_runs` SET `progress`=$1,`updatedAt`=$2 WHERE `id` = $3',
     'COMMIT;',
   ],

@@ -1,0 +1,130 @@
+import { stringOrNumber } from './encode.js'
+import { isObject } from './values.js'
+import type { JsonValue } from './values.js'
+
+/** A value in a JSON text, by its position: the text keeps the digits that JavaScript would round. */
+export interface JsonNode {
+  readonly start: number
+  readonly end: number
+  /** The members of an object; of duplicate keys the last one, as in JSON.parse. */
+  readonly members?: ReadonlyMap<string, JsonNode>
+  /** The items of an array. */
+  readonly items?: readonly JsonNode[]
+}
+
+/** Finds the values in a valid JSON text. */
+export function scanJson(text: string): JsonNode {
+  const token = /\s*("[^"\\]*(?:\\.[^"\\]*)*"|[^\s"[\]{},:]+|[[\]{},:])/y
+  const next = (): string => {
+    const [, found] = token.exec(text) ?? []
+    if (found === undefined) throw new SyntaxError('the text is not JSON')
+    return found
+  }
+  const node = (first: string): JsonNode => {
+    const start = token.lastIndex - first.length
+    if (first === '{') {
+      const members = new Map<string, JsonNode>()
+      for (let each = next(); each !== '}'; each = next()) {
+        const key = JSON.parse(each === ',' ? next() : each) as string
+        next()
+        members.set(key, node(next()))
+      }
+      return { start, end: token.lastIndex, members }
+    }
+    if (first === '[') {
+      const items: JsonNode[] = []
+      for (let each = next(); each !== ']'; each = next()) items.push(node(each === ',' ? next() : each))
+      return { start, end: token.lastIndex, items }
+    }
+    return { start, end: token.lastIndex }
+  }
+  return node(next())
+}
+
+/** Whether a key of a JSON text has an escape; perhaps also true for a string value before a colon in a string. */
+function hasEscapedKey(text: string): boolean {
+  return /\\.[^"\\]*(?:\\.[^"\\]*)*"\s*:/.test(text)
+}
+
+/** JSON.parse gives a wrong name to some escaped keys: V8 since Node 23, nodejs/node#63785. */
+const misreadsKeys: boolean =
+  ['{"o":1,"\\\\":1}', '{"o":1,"\\"":1}'].map((text) => Object.keys(JSON.parse(text) as object)[1]).join('') !== '\\"'
+
+/** Whether a driver may have read a key of a JSON text wrongly, since drivers use JSON.parse. */
+export function mayBeMisread(text: string): boolean {
+  return misreadsKeys && hasEscapedKey(text)
+}
+
+/**
+ * The value of a JSON text, with the right names of its keys in every version of Node.js.
+ * @throws {SyntaxError} the text is not JSON
+ */
+export function parseJson(text: string): JsonValue {
+  const value = JSON.parse(text) as JsonValue
+  return hasEscapedKey(text) ? readNode(text, scanJson(text)) : value
+}
+
+/** {@link parseJson}; `undefined` if the text is not JSON. */
+export function tryParseJson(text: string): JsonValue | undefined {
+  try {
+    return parseJson(text)
+  } catch {
+    return undefined
+  }
+}
+
+/** The value of a node. Scalars are those of `seen`, a reading of the same text by a driver, if it has them. */
+function readNode(text: string, { start, end, members, items }: JsonNode, seen?: unknown): JsonValue {
+  if (members) {
+    const inner = isObject(seen) ? seen : {}
+    const own = (key: string): unknown => (Object.hasOwn(inner, key) ? inner[key] : undefined)
+    return Object.fromEntries([...members].map(([key, each]) => [key, readNode(text, each, own(key))]))
+  }
+  if (items) return items.map((each, index) => readNode(text, each, Array.isArray(seen) ? seen[index] : undefined))
+  const token = text.slice(start, end)
+  return isReadingOf(token, seen) ? seen : (JSON.parse(token) as JsonValue)
+}
+
+/** A document that a driver parsed, with the right names of its keys. */
+export function withRightKeys(text: string, document: JsonValue): JsonValue {
+  return hasEscapedKey(text) ? readNode(text, scanJson(text), document) : document
+}
+
+/**
+ * Whether a driver reads a scalar of a JSON text as `value`: a long integer perhaps as the string of its digits.
+ * @param isRounded the driver may also have rounded a number
+ */
+export function isReadingOf(token: string, value: unknown, isRounded: boolean = true): value is JsonValue {
+  const isNumber = /^[-\d]/.test(token)
+  if (typeof value === 'number') {
+    return isNumber && (isRounded ? Number(token) === value : isSameScalar(token, String(value)))
+  }
+  const isLong = isNumber && !Number.isSafeInteger(Number(token))
+  if (typeof value === 'string') return isLong ? value === token : token.startsWith('"') && JSON.parse(token) === value
+  return token === String(value)
+}
+
+/** Whether JavaScript would write a part of a JSON text with other digits, or may have read a key wrongly. */
+export function isRespelled(text: string): boolean {
+  if (mayBeMisread(text)) return true
+  // Shorter integers are exact.
+  if (!/\d(?:[.eE]|\d{15})|-0/.test(text)) return false
+  return (text.match(stringOrNumber) ?? []).some((token) => !token.startsWith('"') && String(Number(token)) !== token)
+}
+
+/** A number as its significant digits and its exponent, equal for equal numbers. */
+function decimal(token: string): string {
+  const [, sign, integer = '', fraction = '', exponent = '0'] =
+    /^(-?)(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?$/.exec(token) ?? []
+  const digits = (integer + fraction).replace(/^0+/, '')
+  const significant = digits.replace(/0+$/, '')
+  if (significant === '') return '0'
+  return `${sign}${significant}e${Number(exponent) - fraction.length + digits.length - significant.length}`
+}
+
+/** Whether two scalars of JSON texts are equal; numbers by value, however they are spelled. */
+export function isSameScalar(one: string, other: string): boolean {
+  if (one === other) return true
+  if (/^[-\d]/.test(one) && /^[-\d]/.test(other)) return decimal(one) === decimal(other)
+  return one.startsWith('"') && other.startsWith('"') && JSON.parse(one) === JSON.parse(other)
+}

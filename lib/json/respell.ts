@@ -1,0 +1,172 @@
+import { isDeepStrictEqual } from 'node:util'
+import { isReadingOf, isSameScalar, mayBeMisread, scanJson } from './json-text.js'
+import type { JsonNode } from './json-text.js'
+import { isObject } from './values.js'
+import type { JsonValue } from './values.js'
+
+/** A stored text, the document that a driver read from it, and the document to write. */
+export interface Rewrite {
+  readonly stored: string
+  readonly before: JsonValue
+  readonly after: JsonValue
+}
+
+/** Why a document cannot be written: its new part holds a number that JavaScript rounded, or a key that it misread. */
+export type Loss = 'number' | 'key'
+
+/**
+ * The JSON text of `after`, in which each part that equals `before` is spelled as stored, with all digits of its numbers;
+ * or why there is none.
+ */
+export function respell({ stored, before, after }: Rewrite): { readonly text: string } | { readonly loss: Loss } {
+  const root = scanJson(stored)
+  const isRead = isReadingOfNode(stored, root, before)
+  const isMisread = !isRead && mayBeMisread(stored)
+  const writer = new Writer(stored, isMisread)
+  // Else a hook has decoded the document.
+  const text = isRead || isMisread ? writer.write(root, before, after) : writer.create(root, after)
+  return writer.loss ? { loss: writer.loss } : { text }
+}
+
+class Writer {
+  readonly #stored: string
+  /** The document was read with wrong names of keys. */
+  readonly #isMisread: boolean
+  loss: Loss | undefined
+
+  constructor(stored: string, isMisread: boolean) {
+    this.#stored = stored
+    this.#isMisread = isMisread
+  }
+
+  write(node: JsonNode, before: JsonValue, after: JsonValue): string {
+    if (isDeepStrictEqual(before, after)) return this.#textOf(node)
+    if (node.members && isObject(before) && isObject(after)) {
+      const kept = [...node.members].flatMap(([key, each]) => {
+        const [isRead, isWritten] = [Object.hasOwn(before, key), Object.hasOwn(after, key)]
+        // A key that the runtime misread is in neither document.
+        if (!isRead && !isWritten) return [[key, this.#textOf(each)]]
+        if (isRead && !isDeepStrictEqual(before[key], after[key])) this.#refuseMisread(each, before[key]!)
+        if (!isWritten) return []
+        return [[key, isRead ? this.write(each, before[key]!, after[key]!) : this.create(each, after[key]!)]]
+      })
+      const added = Object.keys(after)
+        .filter((key) => !node.members!.has(key) && !isDeepStrictEqual(before[key], after[key]))
+        .map((key) => {
+          if (Object.hasOwn(before, key)) this.loss = 'key'
+          return [key, this.create(node, after[key]!)]
+        })
+      return `{${[...kept, ...added].map(([key, text]) => `${JSON.stringify(key)}:${text}`).join()}}`
+    }
+    if (node.items && Array.isArray(before) && Array.isArray(after)) return this.#array(node, before, after)
+    return this.create(node, after)
+  }
+
+  /** Items that are unchanged at the start, at the end, or elsewhere keep their spelling; the rest is paired in order. */
+  #array(node: JsonNode, before: readonly JsonValue[], after: readonly JsonValue[]): string {
+    const items = node.items!
+    const shortest = Math.min(before.length, after.length)
+    let start = 0
+    while (start < shortest && isDeepStrictEqual(before[start], after[start])) start++
+    let end = 0
+    while (end < shortest - start && isDeepStrictEqual(before.at(-1 - end), after.at(-1 - end))) end++
+    const free = new Map<string, number[]>()
+    for (let index = start; index < before.length - end; index++) {
+      const key = JSON.stringify(before[index])
+      const equal = free.get(key)
+      if (equal) equal.push(index)
+      else free.set(key, [index])
+    }
+    const isSameLength = before.length === after.length
+    const texts = after.map((item, index) => {
+      if (index < start) return this.#textOf(items[index]!)
+      const fromEnd = after.length - index
+      if (fromEnd <= end) return this.#textOf(items[items.length - fromEnd]!)
+      const equal = free.get(JSON.stringify(item))?.pop()
+      if (equal !== undefined) return this.#textOf(items[equal]!)
+      return isSameLength ? this.write(items[index]!, before[index]!, item) : this.create(node, item)
+    })
+    return `[${texts.join()}]`
+  }
+
+  /** A value changed that was perhaps read under the name of another key. */
+  #refuseMisread(node: JsonNode, before: JsonValue): void {
+    const isScalar = !node.members && !node.items
+    if (this.#isMisread && isScalar && !isReadingOfNode(this.#stored, node, before)) this.loss = 'key'
+  }
+
+  #textOf({ start, end }: JsonNode): string {
+    return this.#stored.slice(start, end)
+  }
+
+  /** The text of a new value in place of a node, or inside it. */
+  create(node: JsonNode, value: JsonValue): string {
+    const text = JSON.stringify(value)
+    const scalars = longDigits.test(text) ? scalarsOf(value).filter((each) => longDigits.test(String(each))) : []
+    const numbers = scalars.length > 0 ? inexactNumbers(this.#stored, node) : []
+    if (numbers.some((token) => scalars.some((scalar) => isReadingOf(token, scalar)))) this.loss = 'number'
+    return text
+  }
+}
+
+/** Matches a number with more digits than JavaScript holds exactly. */
+const longDigits = /\d(?:\.?\d){15}/
+
+/** The numbers in a node that JavaScript would change. */
+function inexactNumbers(text: string, node: JsonNode): string[] {
+  const inner = node.members?.values() ?? node.items
+  if (inner) return [...inner].flatMap((each) => inexactNumbers(text, each))
+  const token = text.slice(node.start, node.end)
+  return /^[-\d]/.test(token) && !isSameScalar(token, String(Number(token))) ? [token] : []
+}
+
+function scalarsOf(value: unknown): unknown[] {
+  return typeof value === 'object' && value !== null ? Object.values(value).flatMap(scalarsOf) : [value]
+}
+
+/** Whether a driver reads a JSON text as `document`: see {@link isReadingOf}. */
+export function isReadingOfText(text: string, document: JsonValue, isRounded: boolean): boolean {
+  return isReadingOfNode(text, scanJson(text), document, isRounded)
+}
+
+function isReadingOfNode(
+  text: string,
+  { start, end, members, items }: JsonNode,
+  value: unknown,
+  isRounded: boolean = true,
+): boolean {
+  if (members) {
+    return (
+      isObject(value) &&
+      Object.keys(value).length === members.size &&
+      [...members].every(
+        ([key, each]) => Object.hasOwn(value, key) && isReadingOfNode(text, each, value[key], isRounded),
+      )
+    )
+  }
+  if (!items) return isReadingOf(text.slice(start, end), value, isRounded)
+  return (
+    Array.isArray(value) &&
+    value.length === items.length &&
+    items.every((each, index) => isReadingOfNode(text, each, value[index], isRounded))
+  )
+}
+
+/** Whether two JSON texts hold the same document, in any order of keys; numbers are compared by all their digits. */
+export function isSameText(one: string, other: string): boolean {
+  return isSameNode(one, scanJson(one), other, scanJson(other))
+}
+
+function isSameNode(one: string, node: JsonNode, other: string, otherNode: JsonNode): boolean {
+  if (node.members || otherNode.members) {
+    const [mine, theirs] = [node.members, otherNode.members]
+    if (!mine || mine.size !== theirs?.size) return false
+    return [...mine].every(([key, each]) => theirs.has(key) && isSameNode(one, each, other, theirs.get(key)!))
+  }
+  if (node.items || otherNode.items) {
+    const [mine, theirs] = [node.items, otherNode.items]
+    if (!mine || mine.length !== theirs?.length) return false
+    return mine.every((each, index) => isSameNode(one, each, other, theirs[index]!))
+  }
+  return isSameScalar(one.slice(node.start, node.end), other.slice(otherNode.start, otherNode.end))
+}

@@ -1,0 +1,30 @@
+import { stringifyMethod, typeOf } from './internals.js'
+import type { RowModel } from './internals.js'
+import { override } from './override.js'
+
+/** A document to write, and the text to write it as: JSON.stringify would change digits of its numbers. */
+export class SpelledDocument {
+  readonly text: string
+  readonly #document: unknown
+
+  constructor(text: string, document: unknown) {
+    this.text = text
+    this.#document = document
+  }
+
+  toJSON(): unknown {
+    return this.#document
+  }
+}
+
+/** Makes Sequelize write a {@link SpelledDocument} in a JSON column by its text. */
+export function writeSpelledDocuments(model: RowModel, attribute: string): void {
+  const type = typeOf(model, attribute)
+  if (Object.hasOwn(type, stringifyMethod)) return
+  override<object, [value: unknown, options: object]>(type, stringifyMethod, (original) => {
+    return function (...args) {
+      const [value] = args
+      return value instanceof SpelledDocument ? value.text : original.apply(this, args)
+    }
+  })
+}

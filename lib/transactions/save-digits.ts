@@ -1,0 +1,107 @@
+import { Utils } from 'sequelize'
+import type { Logging, Transaction } from 'sequelize'
+import type { Column } from '../dialects/dialect.js'
+import { UnsupportedValueError } from '../errors/errors.js'
+import { parseJson } from '../json/json-text.js'
+import { respell } from '../json/respell.js'
+import type { Loss } from '../json/respell.js'
+import { RowRef } from '../rows/row-ref.js'
+import { findRowState, jsonOf } from '../rows/row-state.js'
+import type { RowState } from '../rows/row-state.js'
+import { attributeType, fieldOf, isSameTransaction, jsonAttributes, modelOf } from '../sequelize/internals.js'
+import type { Row } from '../sequelize/internals.js'
+import { override } from '../sequelize/override.js'
+import { sendForRows } from '../sequelize/send.js'
+import type { Session } from '../sequelize/session.js'
+import { SpelledDocument, writeSpelledDocuments } from '../sequelize/spelled-document.js'
+import { Statement } from '../sequelize/statement.js'
+
+type Values = Readonly<Record<string, unknown>>
+type Update = [instance: Row, table: unknown, values: Values, where: object, options: UpdateOptions]
+type UpdateOptions = Logging & { readonly transaction?: Transaction | null }
+
+/**
+ * Overrides Sequelize's UPDATE of an instance: a document of a row that is locked, or whose version is compared, is
+ * written with the stored digits of all numbers that did not change. JavaScript rounds them, and some drivers read a
+ * long integer as a string.
+ */
+export function keepDigitsInSaves(session: Session): void {
+  if (session.keepsDigits) return
+  session.keepsDigits = true
+  override<object, Update>(session.sequelize.getQueryInterface(), 'update', (original) => {
+    return async function (...args) {
+      const [instance, , values, , options] = args
+      const state = findRowState(instance)
+      if (state && isExclusive(state, options.transaction))
+        args[2] = await spell(session, state, instance, values, options)
+      return original.apply(this, args)
+    }
+  })
+}
+
+/** Whether no other session can have changed the row when the UPDATE writes it. */
+function isExclusive({ lock, isSavingVersion }: RowState, transaction: Transaction | null | undefined): boolean {
+  return isSavingVersion || Boolean(lock && transaction && isSameTransaction(lock.transaction, transaction))
+}
+
+/** The values of an UPDATE, with the stored spelling of all parts of its documents that did not change. */
+async function spell(
+  session: Session,
+  state: RowState,
+  instance: Row,
+  values: Values,
+  options: UpdateOptions,
+): Promise<Values> {
+  const model = modelOf(instance)
+  const columns = [...jsonAttributes(model)].filter((column) => isDocument(values[fieldOf(model, column)]))
+  for (const column of state.columnsToRead(columns)) {
+    const text = await readText(session, instance, column, options)
+    if (text !== undefined) state.recordText(column, text)
+  }
+  const spelled = columns.flatMap((column) => {
+    const document = state.respelledDocument(column)
+    state.recordSentText(column, undefined)
+    if (!document) return []
+    const field = fieldOf(model, column)
+    const after = values[field]
+    const result = respell({ ...document, after: parseJson(jsonOf(after)) })
+    if ('loss' in result) throw lossError(column, result.loss)
+    state.recordSentText(column, result.text)
+    writeSpelledDocuments(model, column)
+    return [[field, new SpelledDocument(result.text, after)] as const]
+  })
+  return spelled.length > 0 ? { ...values, ...Object.fromEntries(spelled) } : values
+}
+
+function isDocument(value: unknown): boolean {
+  return (
+    value !== undefined && value !== null && !(value instanceof Utils.SequelizeMethod) && jsonOf(value) !== 'undefined'
+  )
+}
+
+async function readText(
+  { sequelize, dialect }: Session,
+  instance: Row,
+  column: string,
+  { transaction, logging }: UpdateOptions,
+): Promise<string | undefined> {
+  const { model, primaryKey } = RowRef.of(instance)
+  const select = new Statement(model)
+  const type = attributeType(model, column) as Column['type']
+  const text = dialect!.documentText({ sql: select.column(column), type })
+  const sql = `SELECT ${text} AS ${select.name('document')} FROM ${select.table()} WHERE ${select.row(primaryKey)} ${dialect!.lockClause}`
+  const context = { transaction: transaction ?? undefined, logging }
+  const [row] = await sendForRows<{ document: string | null }>(sequelize, sql, select.binds, context)
+  return row?.document ?? undefined
+}
+
+const losses: Readonly<Record<Loss, string>> = {
+  number: 'holds a number that JavaScript cannot represent, and this change copies it to another place of the document',
+  key: 'has a key that this version of Node.js misreads (nodejs/node#63785), and this change depends on it',
+}
+
+/** The error for a document that a save would write with lost digits or a wrong key. */
+export function lossError(column: string, loss: Loss): UnsupportedValueError {
+  const remedy = 'Change the document with updateJson(), which does not read it.'
+  return new UnsupportedValueError('save', `"${column}" ${losses[loss]}`, remedy, column)
+}
