@@ -6,7 +6,7 @@ import { StaleRowError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { difference } from '../json/difference.js'
 import type { Edit } from '../json/difference.js'
-import { mayBeMisread, parseJson } from '../json/json-text.js'
+import { mayBeMisread, parseJson, scanJson } from '../json/json-text.js'
 import { condition } from '../json/operation.js'
 import type { Condition, Operation } from '../json/operation.js'
 import { isReadingOfText, respell } from '../json/respell.js'
@@ -88,10 +88,10 @@ export async function patchRow(
         const current = exact.map((each, index) => ({ ...each, conditions: conditions[index]! }))
         return sendPatch(call, update, plain, current, variants, context)
       },
-      refusal: ({ column }, { path }, text) =>
-        mayBeMisread(textAt(text, path) ?? text)
-          ? lossError(column, 'key')
-          : StaleRowError.changedSinceLoad(method, facts, column, path),
+      refusal: ({ column }, { path }, text) => {
+        const isMisread = mayBeMisread(textAt(text, path) ?? text)
+        return isMisread ? lossError(column, 'key') : StaleRowError.changedSinceLoad(method, facts, column, path)
+      },
     })
     for (const { column, operations } of state ? documents : []) {
       applyToOtherInstances(
@@ -134,8 +134,9 @@ async function withStoredDigits(
     writeSpelledDocuments(row.model, column)
     return { ...document, spelled: new SpelledDocument(spell(text, before, after), after) }
   }
+  const root = scanJson(text)
   const exact = operations.map((each) => {
-    const [stored, from] = [textAt(text, each.path), valueAt(before, each.path)]
+    const [stored, from] = [textAt(text, each.path, root), valueAt(before, each.path)]
     if (from !== undefined && stored === undefined && mayBeMisread(text)) throw lossError(column, 'key')
     if (each.kind !== 'set' || stored === undefined || from === undefined) return each
     return Object.freeze({ ...each, json: spell(stored, from as JsonValue, parseJson(each.json)) })

@@ -14,8 +14,8 @@ export function meets({ kind, path, json, isLoaded }: Condition, text: string): 
 }
 
 /** The text of the value at a path of a JSON text; `undefined` if there is none. */
-export function textAt(text: string, path: Path): string | undefined {
-  let node: JsonNode | undefined = scanJson(text)
+export function textAt(text: string, path: Path, root: JsonNode = scanJson(text)): string | undefined {
+  let node: JsonNode | undefined = root
   for (const key of path) node = node?.members?.get(key)
   return node && text.slice(node.start, node.end)
 }
