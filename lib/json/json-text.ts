@@ -90,7 +90,7 @@ function readNode(text: string, { start, end, members, items }: JsonNode, seen?:
 
 /** A document that a driver parsed, with the right names of its keys. */
 export function withRightKeys(text: string, document: JsonValue): JsonValue {
-  return hasEscapedKey(text) ? readNode(text, scanJson(text), document) : document
+  return mayBeMisread(text) ? readNode(text, scanJson(text), document) : document
 }
 
 /**
