@@ -23,6 +23,8 @@ export interface JsonFunctions {
    * writing functions change the first occurrence, and reading functions return the last.
    */
   readonly isUnique?: (document: string, paths: readonly string[]) => string
+  /** True if the escapes in a value are those of {@link canonicalJson}; absent if the database stores no escapes. */
+  readonly isCanonical?: (value: string, bind: Bind) => string
   /** True if a value exists and equals a bound text, in any order of keys. */
   readonly equals: (value: string, text: string) => string
   readonly set: (document: string, pairs: readonly string[]) => string
@@ -43,6 +45,27 @@ interface Operand {
   readonly text: string
   readonly bound: string
 }
+
+/** The kinds whose operand is compared with the items of an array. */
+const comparesItems: ReadonlySet<Kind> = new Set(['addToSet', 'pull'])
+
+/**
+ * What follows the backslash of an escape that {@link canonicalJson} would write differently, in a text without escaped
+ * backslashes. Each is a pattern of GLOB; as a regular expression, `.` replaces `?`.
+ */
+export const otherEscapes: readonly string[] = [
+  '[^"bfnrtu]',
+  'u[^0d]',
+  'u0[^0]',
+  'u00[^01]',
+  'u000[^0-7bef]',
+  'u001[^0-9a-f]',
+  // JSON.stringify escapes lone surrogates only.
+  'ud[^89a-f]',
+  'ud?[^0-9a-f]',
+  'ud??[^0-9a-f]',
+  'ud[89ab]??\\ud[c-f]',
+]
 
 /** A path that matches nothing in an object in any database: JSON_SET ignores it. */
 const noMatchPath = `'$[1].a'`
@@ -163,6 +186,7 @@ export function write(
     const value = at(path)
     const needed = neededType(kind)
     if (needed) guards.push(functions.accepts[needed](value))
+    if (functions.isCanonical && comparesItems.has(kind)) guards.push(functions.isCanonical(value, bind))
     pairs.push(createsMissing(kind) ? bound(path) : ifThere(bound(path)), functions.result[kind](value, operand))
   }
 

@@ -2,11 +2,6 @@ import type { Change, Dialect } from './dialect.js'
 import { UnsupportedValueError } from '../errors/errors.js'
 import { stringOrNumber } from '../json/encode.js'
 import { parseJson } from '../json/json-text.js'
-import type { Condition } from '../json/operation.js'
-import type { Kind } from '../json/values.js'
-
-/** The kinds whose operand is compared with the stored value. */
-const comparing: ReadonlySet<Kind | Condition['kind']> = new Set(['addToSet', 'pull', 'min', 'max', 'equals'])
 
 /**
  * Checks the keys, values and depth of a change against the limits of a database.
@@ -48,17 +43,14 @@ export function refuseUnsupported(
     if (reason) refuse(shown, reason)
   }
   // If JavaScript prints an integer differently, the integer came from a bigint.
-  const refuseInteger = (json: string, isCompared: boolean): void => {
+  const refuseInteger = (json: string): void => {
     for (const token of /\d{16}/.test(json) ? (json.match(stringOrNumber) ?? []) : []) {
       if (!/^-?\d{16,}$/.test(token) || String(Number(token)) === token) continue
       const [least, greatest] = dialect.integers ?? [BigInt(token), BigInt(token)]
-      const isHeld = least <= BigInt(token) && BigInt(token) <= greatest
-      if (isHeld && !isCompared) continue
+      if (least <= BigInt(token) && BigInt(token) <= greatest) continue
       throw new UnsupportedValueError(
         method,
-        isHeld
-          ? `the integer ${token} cannot be compared exactly: JavaScript and some databases round it`
-          : `the integer ${token} cannot be stored by ${dialect.name}: it would be rounded`,
+        `the integer ${token} cannot be stored by ${dialect.name}: it would be rounded`,
         'Store it as a string: String(value).',
         column,
       )
@@ -83,7 +75,7 @@ export function refuseUnsupported(
     refuseDepth(path.length)
     // The root is level 1; each key of the path adds one. An item is inside an array, which is the operand of `append`.
     const isItem = kind === 'prepend' || kind === 'addToSet' || kind === 'pull'
-    refuseInteger(json, comparing.has(kind))
+    refuseInteger(json)
     if (kind === 'rename') refuseKey(JSON.parse(json) as string)
     walk(parseJson(json), path.length + (isItem ? 2 : 1), kind === 'merge')
     if (kind === 'remove' || kind === 'rename' || kind === 'merge') nesting++

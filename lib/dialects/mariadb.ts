@@ -1,12 +1,29 @@
 import { isInteger } from '../json/encode.js'
-import { canonicalJson, write } from './json-set.js'
+import { canonicalJson, otherEscapes, write } from './json-set.js'
 import type { JsonFunctions } from './json-set.js'
 import type { Dialect, UpdateVariant } from './dialect.js'
 import { appended, classify, isAbsentOr, matched, mysql, refuseLongKey } from './mysql.js'
 
-// MariaDB stores JSON as text, and would compare it as text.
-const lesser = (value: string, bound: string, than: '<' | '>'): string =>
-  `IF(${value} IS NULL OR CAST(${bound} AS DOUBLE) ${than} CAST(${value} AS DOUBLE), JSON_EXTRACT(${bound}, '$'), ${value})`
+/** Deep equality of two JSON texts, in any order of keys. Of a number alone, JSON_EQUALS reads an exponent past its end. */
+const equal = (one: string, other: string): string =>
+  `JSON_EQUALS(CONCAT('[', ${one}, ']'), CONCAT('[', ${other}, ']'))`
+
+/** The escapes of {@link otherEscapes}. */
+const otherEscape = `\\\\(${otherEscapes.join('|').replaceAll('?', '.').replaceAll('\\', '\\\\')})`
+
+// JSON_TYPE of 1e2 is INTEGER, but it cannot be cast to DECIMAL.
+const isDecimal = (value: string): string =>
+  `JSON_TYPE(${value}) = 'INTEGER' AND ${value} NOT LIKE '%e%' AND LENGTH(${value}) <= 65`
+
+// MariaDB stores JSON as text, and would compare it as text. Only DECIMAL compares integers past 2^53 exactly.
+const lesser = (value: string, bound: string, than: '<' | '>'): string => {
+  const isLesser = (type: string): string => `CAST(${bound} AS ${type}) ${than} CAST(${value} AS ${type})`
+  return (
+    `CASE WHEN ${value} IS NULL THEN JSON_EXTRACT(${bound}, '$') ` +
+    `WHEN IF(${isDecimal(value)} AND ${isDecimal(bound)}, ${isLesser('DECIMAL(65, 0)')}, ${isLesser('DOUBLE')}) ` +
+    `THEN JSON_EXTRACT(${bound}, '$') ELSE ${value} END`
+  )
+}
 
 // JSON_REMOVE with three or more paths ignores the third one and later ones if their keys are not ASCII.
 const removed = (document: string, paths: readonly string[]): string =>
@@ -24,7 +41,9 @@ const functions: JsonFunctions = {
     paths
       .map((path) => `COALESCE(JSON_CONTAINS_PATH(JSON_REMOVE(${document}, ${path}), 'one', ${path}), 0) = 0`)
       .join(' AND '),
-  equals: (value, text) => `COALESCE(JSON_EQUALS(${value}, ${text}), 0) = 1`,
+  isCanonical: (value, bind) =>
+    `COALESCE(CAST(REPLACE(${value}, ${bind('\\\\')}, '') AS BINARY) NOT REGEXP ${bind(otherEscape)}, TRUE)`,
+  equals: (value, text) => `COALESCE(${equal(value, text)}, 0) = 1`,
   set: (document, pairs) => `JSON_SET(${document}, ${pairs.join(', ')})`,
   remove: removed,
   patch: (document, text) => `JSON_MERGE_PATCH(${document}, ${text})`,
@@ -48,11 +67,11 @@ const functions: JsonFunctions = {
       `IF(JSON_TYPE(${value}) = 'ARRAY', JSON_MERGE_PRESERVE(${value}, ${bound}), JSON_EXTRACT(${bound}, '$'))`,
     addToSet: (value, { bound }) =>
       `IF(EXISTS(SELECT 1 FROM JSON_TABLE(COALESCE(${value}, '[]'), '$[*]' COLUMNS(item JSON PATH '$')) items ` +
-      `WHERE JSON_EQUALS(items.item, ${bound})), ${value}, ${appended(value, `JSON_EXTRACT(${bound}, '$')`)})`,
+      `WHERE ${equal('items.item', bound)}), ${value}, ${appended(value, `JSON_EXTRACT(${bound}, '$')`)})`,
     pull: (value, { bound }) =>
       `JSON_EXTRACT(CONCAT('[', COALESCE((SELECT GROUP_CONCAT(item ORDER BY position SEPARATOR ',') ` +
       `FROM JSON_TABLE(${value}, '$[*]' COLUMNS(position FOR ORDINALITY, item JSON PATH '$')) items ` +
-      `WHERE NOT JSON_EQUALS(item, ${bound})), ''), ']'), '$')`,
+      `WHERE NOT ${equal('item', bound)}), ''), ']'), '$')`,
   },
   accepts: {
     number: (value) => isAbsentOr(value, `'INTEGER', 'DOUBLE', 'DECIMAL'`),

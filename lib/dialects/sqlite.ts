@@ -1,5 +1,5 @@
 import { resolve } from 'node:path'
-import { canonicalJson, write } from './json-set.js'
+import { canonicalJson, otherEscapes, write } from './json-set.js'
 import type { JsonFunctions } from './json-set.js'
 import type { Dialect, UpdateVariant } from './dialect.js'
 import { endsTransactionBySql } from './transaction-control.js'
@@ -12,6 +12,18 @@ function equal(one: string, other: string): string {
     `SELECT fullkey, replace(type, 'real', 'integer'), atom FROM json_tree(${json})`
   return `(NOT EXISTS (${leaves(one)} EXCEPT ${leaves(other)}) AND NOT EXISTS (${leaves(other)} EXCEPT ${leaves(one)}))`
 }
+
+/** The texts with one of {@link otherEscapes}, as JSON. */
+const globs = JSON.stringify(otherEscapes.map((escape) => `*\\${escape}*`))
+
+/**
+ * Whether a row `item` of json_each equals a JSON text. An item at a path of the document would cost a scan of the document
+ * each.
+ */
+const isItem = (bound: string): string =>
+  `CASE WHEN item.type IN ('array', 'object') THEN item.type = json_type(${bound}) AND ${equal('item.value', bound)} ` +
+  `ELSE replace(item.type, 'real', 'integer') = replace(json_type(${bound}), 'real', 'integer') ` +
+  `AND item.atom IS json_extract(${bound}, '$') END`
 
 const lesser = (value: string, bound: string, than: '<' | '>'): string =>
   `json(CASE WHEN ${value} IS NULL OR json_extract(${bound}, '$') ${than} json_extract(${value}, '$') THEN ${bound} ELSE ${value} END)`
@@ -28,6 +40,10 @@ const functions: JsonFunctions = {
     const rest = `json_remove(${document}, ${paths.join(', ')})`
     return `COALESCE(json_remove(${rest}, ${paths.join(', ')}) = ${rest}, TRUE)`
   },
+  // Only in keys, json_tree and json_each do not decode escapes.
+  isCanonical: (value, bind) =>
+    `(instr(COALESCE(${value}, ''), '\\') = 0 OR NOT EXISTS (SELECT 1 FROM json_each(${bind(globs)}) glob ` +
+    `WHERE replace(${value}, '\\\\', '') GLOB glob.value))`,
   equals: (value, text) => `(${value} IS NOT NULL AND ${equal(value, text)})`,
   set: (document, pairs) => `json_set(${document}, ${pairs.join(', ')})`,
   remove: (document, paths) => `json_remove(${document}, ${paths.join(', ')})`,
@@ -46,11 +62,15 @@ const functions: JsonFunctions = {
       `ELSE substr(json(${value}), 1, length(json(${value})) - 1) || ',' || substr(${bound}, 2) END)`,
     addToSet: (value, { bound }) =>
       `json(CASE WHEN EXISTS (SELECT 1 FROM json_each(COALESCE(${value}, '[]')) item ` +
-      `WHERE ${equal(`(${value} -> item.fullkey)`, bound)}) THEN ${value} ` +
+      `WHERE ${isItem(bound)}) THEN ${value} ` +
       `ELSE json_insert(COALESCE(${value}, '[]'), '$[#]', json(${bound})) END)`,
+    // json_group_array would lose digits of numbers, so that each equal item is removed by its index.
     pull: (value, { bound }) =>
-      `(SELECT json_group_array(json(${value} -> item.fullkey) ORDER BY item.key) FROM json_each(${value}) item ` +
-      `WHERE NOT ${equal(`(${value} -> item.fullkey)`, bound)})`,
+      `json((WITH RECURSIVE equal(position, key) AS MATERIALIZED ` +
+      `(SELECT row_number() OVER (ORDER BY item.key) - 1, item.key FROM json_each(${value}) item WHERE ${isItem(bound)}), ` +
+      `pulled(position, items) AS (SELECT 0, jsonb(${value}) UNION ALL ` +
+      `SELECT position + 1, jsonb_remove(items, '$[' || (key - position) || ']') FROM pulled JOIN equal USING (position)) ` +
+      `SELECT items FROM pulled ORDER BY position DESC LIMIT 1))`,
   },
   accepts: {
     number: (value) => `COALESCE(${typeOf(value)}, 'integer') IN ('integer', 'real')`,

@@ -104,15 +104,15 @@ export function increment<const P extends PathInput>(
 }
 
 /** Lowers the number at `path` to `value` if it is higher; a missing number becomes `value`. Like MongoDB's `$min`. */
-export function min<const P extends PathInput>(path: P, value: number): Operation<'min', PathOf<P>, number> {
-  if (typeof value !== 'number') throw usage.amount('min', value)
-  return operation('min', 'min', path, value)
+export function min<const P extends PathInput>(path: P, value: number | bigint): Operation<'min', PathOf<P>, number> {
+  if (typeof value !== 'number' && typeof value !== 'bigint') throw usage.amount('min', value)
+  return operation<'min', P, number>('min', 'min', path, value as number)
 }
 
 /** Raises the number at `path` to `value` if it is lower; a missing number becomes `value`. Like MongoDB's `$max`. */
-export function max<const P extends PathInput>(path: P, value: number): Operation<'max', PathOf<P>, number> {
-  if (typeof value !== 'number') throw usage.amount('max', value)
-  return operation('max', 'max', path, value)
+export function max<const P extends PathInput>(path: P, value: number | bigint): Operation<'max', PathOf<P>, number> {
+  if (typeof value !== 'number' && typeof value !== 'bigint') throw usage.amount('max', value)
+  return operation<'max', P, number>('max', 'max', path, value as number)
 }
 
 /** Adds `items` to the end of the array at `path`; a missing array is empty. Like MongoDB's `$push` with `$each`. */

@@ -29,6 +29,12 @@ export function inStoredSpelling(condition: Condition, text: string): Condition 
   return stored === undefined || stored === condition.json ? condition : { ...condition, json: stored }
 }
 
+/** Whether a stored value equals an operand. Some databases store -0; an operand has only 0. */
+function isEqual(value: unknown, operand: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return value === operand
+  return isDeepStrictEqual(parseJson(JSON.stringify(value)), operand)
+}
+
 /** The value at a path of a document; `undefined` if there is none. */
 export function valueAt(document: unknown, path: Path): unknown {
   let value = document
@@ -114,12 +120,12 @@ function apply(operation: Operation, document: unknown): JsonValue {
     case 'append':
       return setAt(document, path, [...items, ...(operand as readonly JsonValue[])])
     case 'addToSet':
-      return setAt(document, path, items.some((item) => isDeepStrictEqual(item, operand)) ? items : [...items, operand])
+      return setAt(document, path, items.some((item) => isEqual(item, operand)) ? items : [...items, operand])
     case 'pull':
       return setAt(
         document,
         path,
-        items.filter((item) => !isDeepStrictEqual(item, operand)),
+        items.filter((item) => !isEqual(item, operand)),
       )
     case 'merge':
       return setAt(document, path, mergePatch(value, operand))
