@@ -81,6 +81,8 @@ export interface Dialect {
   readonly matched?: (header: unknown) => boolean | undefined
   /** The locking clause of a SELECT; empty if a transaction locks the whole database. */
   readonly lockClause: '' | 'FOR UPDATE' | 'FOR NO KEY UPDATE'
+  /** What makes an UPDATE skip the row that it names; for error texts. Absent if {@link matched} counts changed rows. */
+  readonly skipsRows?: string
   /** For a database with a single writer: the key of its writer queue, a file or `'in memory'`. */
   readonly writerQueue?: (options: { readonly storage?: string; readonly host?: string }) => string
   /** Limits the wait of a locking read, in milliseconds; 0 does not wait. */

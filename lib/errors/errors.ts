@@ -194,6 +194,16 @@ export class ConflictError extends OptimisticLockError {
     this.cause = cause
   }
 
+  /** An UPDATE did not write its row, although the row exists and did not change. */
+  static skipped(method: string, row: RowFacts, columns: readonly string[], causes: string): ConflictError {
+    return new ConflictError(
+      method,
+      row,
+      `an UPDATE of ${quoted(columns)} that did not write the row, although the row exists and did not change`,
+      `Look for the cause in the database: ${causes}.`,
+    )
+  }
+
   /** The remedy: run the whole transaction again, or make the single call again. */
   static remedy(method: string, inTransaction: boolean): string {
     return inTransaction ? 'Run the whole transaction again, from its first read.' : `Call ${method}() again.`

@@ -6,7 +6,7 @@ import { usage } from '../errors/usage.js'
 import { identifyRow } from '../rows/row-ref.js'
 import type { RowRef, Target } from '../rows/row-ref.js'
 import { assignStored, refuseUnsavedChanges, rowStateOf } from '../rows/row-state.js'
-import { changedAttributes, valuesOf, versionAttribute } from '../sequelize/internals.js'
+import { changedAttributes, keyFormat, valuesOf, versionAttribute } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
 import { failureOf, statementRetry } from '../sequelize/send.js'
 import { startCall } from '../transactions/call.js'
@@ -127,6 +127,7 @@ async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Pro
   const columns = changedAttributes(row)
   if (columns.length === 0) return result
   const options = {
+    ...keyFormat(row),
     transaction: null,
     retry: statementRetry(session.sequelize, false),
     ...(logging !== undefined && { logging }),

@@ -155,6 +155,14 @@ export function setNewRecord(row: Row, isNewRecord: boolean): void {
   rowInternals(row).isNewRecord = isNewRecord
 }
 
+/**
+ * The option of save() that makes Sequelize format the primary key in WHERE by its type. Without it, SQLite's driver binds
+ * a Date as a number, which matches no row.
+ */
+export function keyFormat(row: Row): { readonly model: RowModel } {
+  return { model: modelOf(row) }
+}
+
 /** The names of the changed attributes. */
 export function changedAttributes(row: Row): readonly string[] {
   return row.changed() || []

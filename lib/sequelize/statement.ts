@@ -120,7 +120,7 @@ export class Statement {
 
   /** The UPDATE that Sequelize builds; `undefined` if it inlines values into the text, as for a `searchPath`. */
   update(table: unknown, values: object, where: object, options: object): string | undefined {
-    const own = { ...options, bindParam: this.bind }
+    const own = { ...options, model: this.#model, bindParam: this.bind }
     const { query, bind } = this.#generator.updateQuery(table, values, where, own, this.#model.getAttributes())
     return bind && query
   }

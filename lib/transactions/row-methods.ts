@@ -5,6 +5,7 @@ import { assignStored, findRowState } from '../rows/row-state.js'
 import {
   fieldOf,
   isSameTransaction,
+  keyFormat,
   modelOf,
   updatedAtAttribute,
   sequelizeOf,
@@ -73,7 +74,7 @@ async function callRowMethod(row: Row, name: RowMethod, original: Original, args
   const state = findTransactionState(transaction)
   if (!state?.dialect) return original.apply(row, args)
   state.refuseIfOver(name)
-  args[index] = { ...lockOf(name, row, held), ...options, transaction }
+  args[index] = { ...lockOf(name, row, held), ...(name === 'save' && keyFormat(row)), ...options, transaction }
   const isLocked = rowState?.lock !== undefined && isSameTransaction(rowState.lock.transaction, transaction)
   if (name === 'update') {
     state.remember(row, transaction)

@@ -1,7 +1,7 @@
 import { ConnectionAcquireTimeoutError, QueryTypes } from 'sequelize'
 import type { CountOptions, Transaction, WhereOptions } from 'sequelize'
 import type { Dialect } from '../dialects/dialect.js'
-import { RowNotFoundError } from '../errors/errors.js'
+import { ConflictError, RowNotFoundError } from '../errors/errors.js'
 import { keyNamedIn, RowRef } from '../rows/row-ref.js'
 import { rowStateOf } from '../rows/row-state.js'
 import { attributesOf, modelOf, outermostOf, sequelizeOfTransaction, versionAttribute } from '../sequelize/internals.js'
@@ -111,8 +111,7 @@ async function sendInTransaction(
   const columns = options.fields ?? []
   const recordWrite = rowStateOf(row).recordLockedWrite(columns)
   const result = await state.send(query, sql, options, dialect)
-  if (options.type === QueryTypes.UPDATE && columns.length > 0)
-    await refuseMissingRow(row, result, options.transaction!)
+  if (options.type === QueryTypes.UPDATE && columns.length > 0) await refuseUnmatchedRow(row, result, dialect, options)
   recordWrite?.()
   refreshOtherInstances(state, row, columns)
   return result
@@ -139,8 +138,14 @@ function markRowsStale(state: TransactionState, model: RowModel, options: QueryO
 /**
  * Rejects an UPDATE that matched no row, which Sequelize reports as a success.
  * @throws {RowNotFoundError} the transaction that locked the row has deleted it
+ * @throws {ConflictError} the database skipped the row
  */
-async function refuseMissingRow(row: Row, result: unknown, transaction: Transaction): Promise<void> {
+async function refuseUnmatchedRow(
+  row: Row,
+  result: unknown,
+  dialect: Dialect,
+  { transaction, fields = [] }: QueryOptions,
+): Promise<void> {
   const { lock } = rowStateOf(row)
   // With a version, Sequelize throws an OptimisticLockError.
   if (!isNone(result) || !lock || versionAttribute(modelOf(row)) !== undefined) return
@@ -150,6 +155,7 @@ async function refuseMissingRow(row: Row, result: unknown, transaction: Transact
     .unscoped()
     .count({ where: primaryKey as WhereOptions, transaction, paranoid: false, hooks: false } as CountOptions)
   if (found === 0) throw new RowNotFoundError('save', facts)
+  if (dialect.skipsRows !== undefined) throw ConflictError.skipped('save', facts, fields, dialect.skipsRows)
 }
 
 /** Adds the likely cause of an exhausted pool to the error: a statement outside the transaction of its callback. */

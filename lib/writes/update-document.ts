@@ -56,7 +56,7 @@ const maxRounds = 5
  * @returns the result of the UPDATE; or, if the driver cannot report a match, the stored documents, which already equal
  *   the result
  * @throws {RowNotFoundError} the row does not exist
- * @throws {ConflictError} another writer replaced the document in every round
+ * @throws {ConflictError} another writer replaced the document in every round, or the database skips the row
  * @throws {UnknownOutcomeError} the connection was lost after a write outside a transaction was sent
  */
 export async function updateDocuments<R>(
@@ -67,6 +67,8 @@ export async function updateDocuments<R>(
 ): Promise<{ readonly answer: R } | { readonly stored: readonly StoredDocument[] }> {
   const { method, dialect } = call
   let conditions = documents.map((each) => each.conditions)
+  let before: string | undefined
+  let isUnchanged = true
   for (let round = 1; round <= maxRounds; round++) {
     let canTell = true
     for (const variants of variantsOf(documents, dialect)) {
@@ -84,15 +86,21 @@ export async function updateDocuments<R>(
     conditions = documents.map((each, index) =>
       each.conditions.map((condition) => inStoredSpelling(condition, stored[index]!.text)),
     )
+    const now = JSON.stringify(stored.map(({ text }) => text))
+    isUnchanged &&= before === undefined || now === before
+    before = now
     for (const [index, each] of documents.entries()) {
       await normalizeDocument(call, ref, each, context, stored[index]!.text)
     }
   }
-  const columns = documents.map(({ column }) => `"${column}"`).join(', ')
+  const columns = documents.map(({ column }) => column)
+  if (isUnchanged && dialect.skipsRows !== undefined) {
+    throw ConflictError.skipped(method, ref.facts, columns, dialect.skipsRows)
+  }
   throw new ConflictError(
     method,
     ref.facts,
-    `other writers that replaced ${columns} as a whole in each of ${maxRounds} attempts`,
+    `other writers that replaced ${columns.map((column) => `"${column}"`).join(', ')} as a whole in each of ${maxRounds} attempts`,
     ConflictError.remedy(method, context.transaction !== undefined),
   )
 }

@@ -1,7 +1,7 @@
 import { runInNewContext } from 'node:vm'
 import { expect } from 'chai'
 import { DatabaseError, DataTypes, literal } from 'sequelize'
-import type { Model, ModelStatic, Sequelize } from 'sequelize'
+import type { Model, ModelOptions, ModelStatic, Sequelize } from 'sequelize'
 import { useFakeTimers } from 'sinon'
 import {
   ConflictError,
@@ -14,6 +14,8 @@ import {
   UnsupportedValueError,
   updateJson,
   UsageError,
+  withLock,
+  withOptimisticLock,
 } from 'sequelize-lossless'
 import type { DatabaseName } from '../databases/index.js'
 import { eachDatabase } from '../each-database.js'
@@ -480,6 +482,36 @@ eachDatabase('mergeJsonKey', (database) => {
     expect(await mergeJsonKey([Day, '2026-02-03'], 'data', 'k', 1, { returning: true })).to.deep.equal({ k: 1 })
   })
 
+  for (const version of [false, true]) {
+    it(`names the row by a time, in every way to write it${version ? ', with a version' : ''}`, async () => {
+      const at = new Date('2026-02-03T04:05:06.789Z')
+      const Times = await createKeyed(sequelize, 'time_keys', DataTypes.DATE(3), at, { version })
+      await mergeJsonKey([Times, at], 'data', 'merged', 1)
+      await withLock([Times, at], (row) => row.update({ data: { ...row.data, locked: 1 } }))
+      if (version) await withOptimisticLock([Times, at], (row) => void (row.data = { ...row.data, optimistic: 1 }))
+      else {
+        lossless(Times, { wholeColumnWrites: 'patch' })
+        const row = await Times.findOne({ rejectOnEmpty: true })
+        await row.update({ data: { ...row.data, patched: 1 } })
+      }
+      const { data } = await Times.findOne({ rejectOnEmpty: true })
+      expect(data).to.deep.equal({ merged: 1, locked: 1, [version ? 'optimistic' : 'patched']: 1 })
+    })
+  }
+
+  it('moves an updatedAt whose type is given as text', async () => {
+    const Plain = sequelize.define<Model & { data: Progress }>(
+      'Plain',
+      { data: DataTypes.JSON, updatedAt: { type: 'TIMESTAMP(3)' } },
+      { tableName: 'text_types' },
+    )
+    await Plain.sync({ force: true })
+    const row = await Plain.create({ data: {} })
+    await mergeJsonKey(row, 'data', 'k', 1)
+    await withLock(row, (locked) => locked.update({ data: { ...locked.data, locked: 1 } }))
+    expect((await row.reload()).data).to.deep.equal({ k: 1, locked: 1 })
+  })
+
   it('keeps 200 of 200 keys that 20 connections write to a NULL column at once', async () => {
     const run = await Runs.create()
     const numbers = Array.from({ length: 200 }, (_, index) => index)
@@ -605,12 +637,13 @@ async function createKeyed(
   sequelize: Sequelize,
   tableName: string,
   type: DataTypes.DataType,
-  id: string,
+  id: string | Date,
+  options: ModelOptions = {},
 ): Promise<ModelStatic<Model & { data: Progress }>> {
   const Keyed = sequelize.define<Model & { data: Progress }>(
     'Keyed',
     { id: { type, primaryKey: true }, data: DataTypes.JSON },
-    { tableName },
+    { tableName, ...options },
   )
   await Keyed.sync({ force: true })
   await Keyed.create({ id })

@@ -4,6 +4,7 @@ import type { CreationOptional, Model, ModelStatic, Sequelize, UniqueConstraintE
 import {
   addToSet,
   append,
+  ConflictError,
   increment,
   max,
   merge,
@@ -21,6 +22,7 @@ import type { Operation } from 'sequelize-lossless'
 import type { DatabaseName } from '../databases/index.js'
 import { eachDatabase } from '../each-database.js'
 import { rejection } from '../rejection.js'
+import { createRuns } from '../workflow-run.js'
 import { expected } from './expected.js'
 
 interface Progress {
@@ -229,6 +231,37 @@ eachDatabase('A table that derives from its document', (database) => {
       })
     })
   }
+})
+
+/** SQL that makes a table skip every UPDATE, without an error. */
+const skipping: Partial<Record<DatabaseName, readonly string[]>> = {
+  postgres: [
+    `CREATE OR REPLACE FUNCTION skip_row() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'`,
+    'CREATE TRIGGER skip_row BEFORE UPDATE ON workflow_runs FOR EACH ROW EXECUTE FUNCTION skip_row()',
+  ],
+  sqlite: ['CREATE TRIGGER skip_row BEFORE UPDATE ON workflow_runs BEGIN SELECT RAISE(IGNORE); END'],
+}
+
+eachDatabase('A table whose trigger skips every UPDATE', (database) => {
+  const triggers = skipping[database.name]
+  if (!triggers) return
+
+  it('makes every write a ConflictError that names the trigger', async () => {
+    const { sequelize } = database.connect()
+    const Runs = await createRuns(sequelize)
+    const run = await Runs.create({ progress: { a: 1 } })
+    for (const sql of triggers) await sequelize.query(sql)
+    const calls = [
+      () => run.mergeJsonKey('progress', 'b', 2),
+      () => withLock([Runs, run.id], (row) => row.update({ progress: { c: 3 } })),
+    ]
+    for (const call of calls) {
+      const error = await rejection(call(), ConflictError)
+      expect(error.message).to.match(/UPDATE of "progress".* that did not write the row.*trigger/)
+    }
+    expect((await run.reload()).progress).to.deep.equal({ a: 1 })
+    await Runs.drop()
+  })
 })
 
 async function createIndexed(sequelize: Sequelize, schema: Schema): Promise<ModelStatic<IndexedRun>> {
