@@ -99,7 +99,7 @@ const attached = Symbol.for('sequelize-lossless')
  * option `{ wholeColumnWrites: 'allow' }`. With `'patch'`, a save sends only the changes, on MySQL:
  *
  *     UPDATE `workflow_runs` SET `updatedAt`=?,`progress`=JSON_SET(`progress`, ?, CAST(? AS JSON))
- *     WHERE (`id` = ? AND JSON_TYPE(`progress`) = 'OBJECT')
+ *     WHERE (`id` = ? AND JSON_TYPE(`progress`) = 'OBJECT' AND …)
  *
  * @param model an initialised model: a class, a model from `sequelize.define`, or a sequelize-typescript model
  * @returns the same model. A model from `define` is typed with the methods; a class declares {@link Lossless}

@@ -19,16 +19,41 @@ export interface Connector {
   readonly recognise: (answer: Readonly<Record<string, unknown>>) => Dialect
 }
 
+/** @throws {UnsupportedDatabaseError} a setting of the connection changes texts on their way */
+function refuseOtherCharset(setting: string, charset: unknown, expected: string, remedy: string): void {
+  if (charset === expected) return
+  throw new UnsupportedDatabaseError(
+    `the connection's character set is ${String(charset)} (${setting}), which cannot represent every JSON text`,
+    remedy,
+  )
+}
+
 // Each of the two connectors can reach both servers, and the SQL depends on the server.
 const mysqlOrMariadb: Connector = {
   probe:
-    'SELECT VERSION() AS version, @@character_set_client AS charset, @@max_allowed_packet AS packet, ' +
-    '@@innodb_rollback_on_timeout AS timeoutEnds, $1 AS echo',
-  recognise({ version, charset, packet, timeoutEnds, echo }) {
-    if (charset !== 'utf8mb4') {
+    'SELECT VERSION() AS version, @@character_set_client AS client, @@character_set_connection AS connection, ' +
+    '@@character_set_results AS results, @@autocommit AS autocommit, @@sql_mode AS modes, ' +
+    '@@max_allowed_packet AS packet, @@innodb_rollback_on_timeout AS timeoutEnds, $1 AS echo',
+  recognise({ version, client, connection, results, autocommit, modes, packet, timeoutEnds, echo }) {
+    // Without a character set for results, the server converts nothing.
+    for (const [name, charset] of Object.entries({ client, connection, results: results ?? 'utf8mb4' })) {
+      refuseOtherCharset(
+        `character_set_${name}`,
+        charset,
+        'utf8mb4',
+        `Connect with utf8mb4: new Sequelize({ …, dialectOptions: { charset: 'utf8mb4' } }), and remove SET statements for another one from hooks such as afterConnect.`,
+      )
+    }
+    if (Number(autocommit) !== 1) {
       throw new UnsupportedDatabaseError(
-        `the connection's character set is ${String(charset)}, which cannot represent every JSON text`,
-        `Connect with utf8mb4: new Sequelize({ …, dialectOptions: { charset: 'utf8mb4' } }).`,
+        `the session has autocommit = 0, so a write outside a transaction would report success and be rolled back when the connection closes`,
+        `Remove SET autocommit = 0 from hooks such as afterConnect, from init_connect and from the configuration of the server.`,
+      )
+    }
+    if (String(modes).includes('EMPTY_STRING_IS_NULL')) {
+      throw new UnsupportedDatabaseError(
+        `sql_mode has EMPTY_STRING_IS_NULL, with which pull() of the last item would store null`,
+        `Remove EMPTY_STRING_IS_NULL from sql_mode.`,
       )
     }
     if (echo !== probeText) {
@@ -52,7 +77,14 @@ export const probeText = '\\'
 const connectors: Readonly<Record<string, Connector>> = {
   mysql: { ...mysqlOrMariadb, prepares: true },
   mariadb: { ...mysqlOrMariadb, escapes: true },
-  postgres: { probe: 'SELECT version() AS version, $1::text AS echo', recognise: () => postgres },
+  postgres: {
+    probe: `SELECT version() AS version, current_setting('client_encoding') AS charset, $1::text AS echo`,
+    recognise({ charset }) {
+      const remedy = 'Remove SET client_encoding from hooks such as afterConnect: the driver sends and reads UTF8.'
+      refuseOtherCharset('client_encoding', charset, 'UTF8', remedy)
+      return postgres
+    },
+  },
   sqlite: {
     busy: /SQLITE_BUSY/,
     probe: 'SELECT sqlite_version() AS version, $1 AS echo',

@@ -72,6 +72,8 @@ export interface Dialect {
   readonly holds: (column: Column, text: string) => string
   /** SQL: the document as text, which no driver parses or rounds. */
   readonly documentText: (column: Column) => string
+  /** SQL: the character set of a column; and those that hold every text. Absent if every column does. */
+  readonly characterSet?: { readonly of: (column: Column) => string; readonly complete: readonly string[] }
   /** For a database that stores JSON as text: rewrites text for its JSON functions, and compares a column with text. */
   readonly normalizeStoredText?: {
     readonly text: (json: string) => string
@@ -79,10 +81,10 @@ export interface Dialect {
   }
   /** Whether an UPDATE matched its row; `undefined` if the driver cannot say. Absent if the database has RETURNING. */
   readonly matched?: (header: unknown) => boolean | undefined
-  /** The locking clause of a SELECT; empty if a transaction locks the whole database. */
-  readonly lockClause: '' | 'FOR UPDATE' | 'FOR NO KEY UPDATE'
   /** What makes an UPDATE skip the row that it names; for error texts. Absent if {@link matched} counts changed rows. */
   readonly skipsRows?: string
+  /** The locking clause of a SELECT; empty if a transaction locks the whole database. */
+  readonly lockClause: '' | 'FOR UPDATE' | 'FOR NO KEY UPDATE'
   /** For a database with a single writer: the key of its writer queue, a file or `'in memory'`. */
   readonly writerQueue?: (options: { readonly storage?: string; readonly host?: string }) => string
   /** Limits the wait of a locking read, in milliseconds; 0 does not wait. */

@@ -104,6 +104,18 @@ export function refuseTooLarge(method: string, column: string, bytes: number, di
   )
 }
 
+/** @throws {UnsupportedValueError} the character set of the column cannot represent every JSON text */
+export function refuseCharacterSet(method: string, model: string, column: string, set: string, dialect: Dialect): void {
+  const { complete = [] } = dialect.characterSet ?? {}
+  if (complete.includes(set)) return
+  throw new UnsupportedValueError(
+    method,
+    `"${column}" of ${model} has the character set ${set}, which cannot represent every JSON text`,
+    `Migrate: ALTER TABLE … MODIFY ${column} … CHARACTER SET ${complete[0]}.`,
+    column,
+  )
+}
+
 function shorten(text: string): string {
   return JSON.stringify(text.length > 40 ? `${text.slice(0, 40)}…` : text)
 }

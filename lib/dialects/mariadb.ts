@@ -2,7 +2,7 @@ import { isInteger } from '../json/encode.js'
 import { canonicalJson, otherEscapes, write } from './json-set.js'
 import type { JsonFunctions } from './json-set.js'
 import type { Dialect, UpdateVariant } from './dialect.js'
-import { appended, classify, isAbsentOr, matched, mysql, refuseLongKey } from './mysql.js'
+import { appended, characterSet, classify, holdsEveryText, isAbsentOr, matched, mysql, refuseLongKey } from './mysql.js'
 
 /** Deep equality of two JSON texts, in any order of keys. Of a number alone, JSON_EQUALS reads an exponent past its end. */
 const equal = (one: string, other: string): string =>
@@ -84,7 +84,8 @@ const functions: JsonFunctions = {
  * would set the column to NULL. Also, reading functions compare keys as written, and writing functions compare
  * unescaped keys: only for the latter does "\u00e9" equal "é".
  */
-const variant: UpdateVariant = (change, { sql }, bind) => {
+const variant: UpdateVariant = (change, column, bind) => {
+  const { sql } = column
   const root = `IF(JSON_TYPE(${sql}) = 'OBJECT', ${sql}, JSON_OBJECT())`
   const { document, guards, met, read, operands } = write(functions, root, sql, change, bind)
   const proofs = [
@@ -95,7 +96,7 @@ const variant: UpdateVariant = (change, { sql }, bind) => {
     `${document} IS NOT NULL`,
   ]
   const isDocument = `(${sql} IS NULL OR CASE WHEN JSON_VALID(${sql}) THEN JSON_TYPE(${sql}) END IN ('OBJECT', 'NULL'))`
-  const guard = [isDocument, ...guards, ...met, ...proofs].join(' AND ')
+  const guard = [holdsEveryText(column), isDocument, ...guards, ...met, ...proofs].join(' AND ')
   if (!change.operations.some(({ kind }) => kind === 'pull')) return { document, guard }
   // GROUP_CONCAT silently truncates a longer text.
   return {
@@ -115,6 +116,7 @@ export const mariadb: Dialect = {
   holds: ({ sql }, text) => functions.equals(`COALESCE(${sql}, 'null')`, text),
   // The connector would parse a JSON column and round its numbers.
   documentText: (column) => `CAST(${column.sql} AS CHAR)`,
+  characterSet,
   matched,
   lockClause: 'FOR UPDATE',
   lockWait: (timeoutMs) => ({

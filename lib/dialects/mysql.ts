@@ -1,7 +1,7 @@
 import { isInteger } from '../json/encode.js'
 import { write } from './json-set.js'
 import type { JsonFunctions } from './json-set.js'
-import type { Dialect, DriverError, Failure, UpdateVariant } from './dialect.js'
+import type { Column, Dialect, DriverError, Failure, UpdateVariant } from './dialect.js'
 import { endsTransactionBySql } from './transaction-control.js'
 
 const numbers = `'INTEGER', 'UNSIGNED INTEGER', 'DOUBLE', 'DECIMAL'`
@@ -55,19 +55,32 @@ const functions: JsonFunctions = {
   },
 }
 
+/** The character set of a column. MySQL's type JSON, which is always utf8mb4, reports `binary`. */
+export const characterSet: NonNullable<Dialect['characterSet']> = {
+  of: ({ sql }) => `CHARSET(${sql})`,
+  complete: ['utf8mb4', 'binary'],
+}
+
+/** True for a column that holds every text. Others replace characters by '?', or store the bytes of UTF-8 as Latin. */
+export function holdsEveryText(column: Column): string {
+  return `${characterSet.of(column)} IN (${characterSet.complete.map((name) => `'${name}'`).join(', ')})`
+}
+
 /**
  * For a document that is an object. The column is the first argument, as MySQL's partial update requires.
  * @see https://dev.mysql.com/doc/refman/9.7/en/json.html#json-partial-updates
  */
-const partial: UpdateVariant = (change, { sql }, bind) => {
+const partial: UpdateVariant = (change, column, bind) => {
+  const { sql } = column
   const { document, guards, met } = write(functions, sql, sql, change, bind)
-  return { document, guard: [`JSON_TYPE(${sql}) = 'OBJECT'`, ...guards, ...met].join(' AND ') }
+  return { document, guard: [`JSON_TYPE(${sql}) = 'OBJECT'`, holdsEveryText(column), ...guards, ...met].join(' AND ') }
 }
 
 /** For NULL and JSON null: JSON_SET would return the former as NULL and the latter unchanged, without an error. */
-const initialising: UpdateVariant = (change, { sql }, bind) => {
+const initialising: UpdateVariant = (change, column, bind) => {
   const { document, met } = write(functions, 'JSON_OBJECT()', 'JSON_OBJECT()', change, bind)
-  return { document, guard: [`COALESCE(JSON_TYPE(${sql}), 'NULL') = 'NULL'`, ...met].join(' AND ') }
+  const isNull = `COALESCE(JSON_TYPE(${column.sql}), 'NULL') = 'NULL'`
+  return { document, guard: [isNull, holdsEveryText(column), ...met].join(' AND ') }
 }
 
 /** Whether an UPDATE matched its row. `affectedRows` counts only changed rows; `info` also has the matched rows. */
@@ -138,6 +151,7 @@ export const mysql: Dialect = {
   variants: [partial, initialising],
   holds: ({ sql }, text) => `COALESCE(${sql}, CAST('null' AS JSON)) = CAST(${text} AS JSON)`,
   documentText: (column) => `CAST(${column.sql} AS CHAR)`,
+  characterSet,
   matched,
   lockClause: 'FOR UPDATE',
   // SET_VAR cannot set innodb_lock_wait_timeout.

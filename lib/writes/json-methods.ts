@@ -30,7 +30,7 @@ type ByKey<M extends Model> = readonly [model: { new (): M }, primaryKey: unknow
  * run, as with `Model.increment`. Sends, on MySQL:
  *
  *     UPDATE `workflow_runs` SET `progress` = JSON_SET(`progress`, ?, CAST(? AS JSON)), `updatedAt` = ?
- *     WHERE `id` = ? AND JSON_TYPE(`progress`) = 'OBJECT'
+ *     WHERE `id` = ? AND JSON_TYPE(`progress`) = 'OBJECT' AND …
  *
  * If this matches no row, a second UPDATE, for a column that is NULL, starts from an empty object.
  *
@@ -158,7 +158,7 @@ export async function updateJson(
  * replaced. The same as `updateJson` with one {@link merge}. Sends, on MySQL:
  *
  *     UPDATE `workflow_runs` SET `progress` = JSON_MERGE_PATCH(`progress`, ?), `updatedAt` = ?
- *     WHERE `id` = ? AND JSON_TYPE(`progress`) = 'OBJECT'
+ *     WHERE `id` = ? AND JSON_TYPE(`progress`) = 'OBJECT' AND …
  *
  * @returns as {@link mergeJsonKey}
  * @throws the errors of {@link mergeJsonKey}

@@ -1,5 +1,6 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { Change, Column, Dialect, UpdateVariant } from '../dialects/dialect.js'
+import { refuseCharacterSet } from '../dialects/limits.js'
 import { ConflictError, JsonShapeError, RowNotFoundError, UnknownOutcomeError } from '../errors/errors.js'
 import { tryParseJson } from '../json/json-text.js'
 import type { Condition } from '../json/operation.js'
@@ -152,6 +153,7 @@ function isAlreadyThere(
  * Reads the stored document; in a transaction by a locking read, which is never stale.
  * @throws {RowNotFoundError} the row does not exist
  * @throws {JsonShapeError} the stored text is not JSON
+ * @throws {UnsupportedValueError} the character set of the column cannot represent every text
  */
 export async function readDocument(
   { method, dialect, session }: Call,
@@ -160,11 +162,19 @@ export async function readDocument(
   context: QueryContext,
 ): Promise<StoredDocument> {
   const select = new Statement(model)
-  const stored = dialect.documentText({ sql: select.column(column), type })
-  const sql = `SELECT ${stored} AS ${select.name('document')} FROM ${select.table()} WHERE ${select.row(primaryKey)}`
+  const target: Column = { sql: select.column(column), type }
+  const set = dialect.characterSet ? `, ${dialect.characterSet.of(target)} AS ${select.name('characterSet')}` : ''
+  const stored = `${dialect.documentText(target)} AS ${select.name('document')}${set}`
+  const sql = `SELECT ${stored} FROM ${select.table()} WHERE ${select.row(primaryKey)}`
   const locked = context.transaction ? `${sql} ${dialect.lockClause}` : sql
-  const [row] = await sendForRows<{ document: string | null }>(session.sequelize, locked, select.binds, context)
+  const [row] = await sendForRows<{ document: string | null; characterSet?: string }>(
+    session.sequelize,
+    locked,
+    select.binds,
+    context,
+  )
   if (!row) throw new RowNotFoundError(method, facts)
+  if (row.characterSet !== undefined) refuseCharacterSet(method, model.name, column, row.characterSet, dialect)
   const text = row.document ?? 'null'
   const document = tryParseJson(text)
   if (document !== undefined) return { text, document }

@@ -1,15 +1,36 @@
 import { join } from 'node:path'
 import { expect } from 'chai'
 import { DataTypes, Model, Sequelize } from 'sequelize'
-import { lossless, mergeJsonKey, UnsupportedDatabaseError, UsageError } from 'sequelize-lossless'
+import { lossless, mergeJsonKey, UnsupportedDatabaseError, UnsupportedValueError, UsageError } from 'sequelize-lossless'
+import type { DatabaseName } from '../databases/index.js'
 import { eachDatabase } from '../each-database.js'
 import { root } from '../docs/readme.js'
 import { rejection } from '../rejection.js'
-import { createRuns } from '../workflow-run.js'
+import { createRuns, defineRuns, storedText } from '../workflow-run.js'
 
 /** What `act` throws, of the class given. */
 function thrown<E extends Error>(act: () => unknown, type: abstract new (...args: never[]) => E): Promise<E> {
   return rejection(new Promise((resolve) => resolve(act())), type)
+}
+
+type Setting = readonly [sql: string, error: RegExp]
+
+const sessionSettings: readonly Setting[] = [
+  ['SET NAMES latin1', /latin1 \(character_set_client\).*charset: 'utf8mb4'/],
+  ['SET character_set_connection = latin1', /latin1 \(character_set_connection\)/],
+  ['SET character_set_results = latin1', /latin1 \(character_set_results\)/],
+  ['SET autocommit = 0', /autocommit = 0.*Remove SET autocommit/],
+]
+
+/** SQL that sets what would lose a write or a text in silence, and the error for it. */
+const refusedSettings: Readonly<Record<DatabaseName, readonly Setting[]>> = {
+  mysql: sessionSettings,
+  mariadb: [
+    ...sessionSettings,
+    [`SET sql_mode = CONCAT(@@sql_mode, ',EMPTY_STRING_IS_NULL')`, /EMPTY_STRING_IS_NULL.*pull/],
+  ],
+  postgres: [[`SET client_encoding = 'LATIN1'`, /LATIN1 \(client_encoding\)/]],
+  sqlite: [],
 }
 
 eachDatabase('lossless', (database) => {
@@ -61,16 +82,37 @@ eachDatabase('lossless', (database) => {
     expect((await row.reload()).data).to.deep.equal({ k: 1 })
   })
 
-  if (database.name === 'mysql') {
-    it('refuses a connection that cannot carry every text', async () => {
-      const { sequelize } = database.connect({ dialectOptions: { charset: 'latin1' } })
+  for (const [setting, message] of refusedSettings[database.name]) {
+    it(`refuses a session with ${setting}, and writes nothing`, async () => {
+      const { sequelize } = database.connect()
       const Runs = await createRuns(sequelize)
-      const run = await Runs.create({ progress: {} })
-      const error = await rejection(run.mergeJsonKey('progress', 'k', 1), UnsupportedDatabaseError)
+      const { id } = await Runs.create({ progress: {} })
+      // One connection, on which the setting stays.
+      const own = database.connect({ pool: { max: 1, min: 1 } }).sequelize
+      await own.query(setting)
+      const error = await rejection(mergeJsonKey([defineRuns(own), id], 'progress', 'k', 1), UnsupportedDatabaseError)
       expect(error.code).to.equal('UNSUPPORTED_DATABASE')
-      expect(error.message).to.match(/latin1.*charset: 'utf8mb4'/)
+      expect(error.message).to.match(message)
+      expect(await storedText(Runs, id)).to.equal('{}')
     })
+  }
 
+  for (const set of database.name === 'mysql' || database.name === 'mariadb' ? ['latin1', 'utf8mb3', 'utf16'] : []) {
+    it(`refuses a column of CHARACTER SET ${set}, and writes nothing`, async () => {
+      const { sequelize } = database.connect()
+      const Runs = await createRuns(sequelize)
+      await sequelize.query(`ALTER TABLE workflow_runs MODIFY progress TEXT CHARACTER SET ${set}`)
+      for (const progress of [null, { a: 1 }]) {
+        const { id } = await Runs.create({ progress })
+        const error = await rejection(mergeJsonKey([Runs, id], 'progress', 'k', 'é日'), UnsupportedValueError)
+        expect(error.message).to.match(new RegExp(`"progress" of WorkflowRun has the character set ${set}`))
+        expect(await storedText(Runs, id)).to.equal(progress && '{"a":1}')
+      }
+      await Runs.drop()
+    })
+  }
+
+  if (database.name === 'mysql') {
     it('asks a server that did not answer again', async () => {
       const { sequelize } = database.connect()
       const Runs = await createRuns(sequelize)

@@ -86,9 +86,9 @@ function nested(levels: number): unknown {
 /** The one statement that sets a key of an object, on each way to a database. */
 const statements: Record<DatabaseName, string> = {
   mysql:
-    "UPDATE `workflow_runs` SET `progress` = JSON_SET(`progress`, ?, CAST(? AS JSON)), `updatedAt` = ? WHERE `id` = ? AND JSON_TYPE(`progress`) = 'OBJECT'",
+    "UPDATE `workflow_runs` SET `progress` = JSON_SET(`progress`, ?, CAST(? AS JSON)), `updatedAt` = ? WHERE `id` = ? AND JSON_TYPE(`progress`) = 'OBJECT' AND CHARSET(`progress`) IN ('utf8mb4', 'binary')",
   mariadb:
-    "UPDATE `workflow_runs` SET `progress` = JSON_SET(IF(JSON_TYPE(`progress`) = 'OBJECT', `progress`, JSON_OBJECT()), ?, JSON_EXTRACT(?, '$')), `updatedAt` = ? WHERE `id` = ? AND (`progress` IS NULL OR CASE WHEN JSON_VALID(`progress`) THEN JSON_TYPE(`progress`) END IN ('OBJECT', 'NULL')) AND COALESCE(JSON_CONTAINS_PATH(JSON_REMOVE(`progress`, ?), 'one', ?), 0) = 0 AND JSON_EXTRACT(?, '$') IS NOT NULL AND JSON_SET(IF(JSON_TYPE(`progress`) = 'OBJECT', `progress`, JSON_OBJECT()), ?, JSON_EXTRACT(?, '$')) IS NOT NULL",
+    "UPDATE `workflow_runs` SET `progress` = JSON_SET(IF(JSON_TYPE(`progress`) = 'OBJECT', `progress`, JSON_OBJECT()), ?, JSON_EXTRACT(?, '$')), `updatedAt` = ? WHERE `id` = ? AND CHARSET(`progress`) IN ('utf8mb4', 'binary') AND (`progress` IS NULL OR CASE WHEN JSON_VALID(`progress`) THEN JSON_TYPE(`progress`) END IN ('OBJECT', 'NULL')) AND COALESCE(JSON_CONTAINS_PATH(JSON_REMOVE(`progress`, ?), 'one', ?), 0) = 0 AND JSON_EXTRACT(?, '$') IS NOT NULL AND JSON_SET(IF(JSON_TYPE(`progress`) = 'OBJECT', `progress`, JSON_OBJECT()), ?, JSON_EXTRACT(?, '$')) IS NOT NULL",
   postgres:
     'UPDATE "workflow_runs" SET "progress" = ((CASE WHEN jsonb_typeof("progress"::jsonb) = \'object\' THEN "progress"::jsonb ELSE \'{}\'::jsonb END || $1::jsonb))::json, "updatedAt" = $2 WHERE "id" = $3 AND COALESCE(jsonb_typeof("progress"::jsonb), \'null\') IN (\'object\', \'null\') RETURNING 1 AS "document"',
   sqlite:
