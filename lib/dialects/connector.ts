@@ -4,6 +4,7 @@ import { mariadb } from './mariadb.js'
 import { mysql } from './mysql.js'
 import { postgres } from './postgres.js'
 import { sqlite } from './sqlite.js'
+import { atVersion } from './versions.js'
 
 /** The driver of a Sequelize dialect, and how to detect the server behind it. */
 export interface Connector {
@@ -62,7 +63,7 @@ const mysqlOrMariadb: Connector = {
         `Remove NO_BACKSLASH_ESCAPES from sql_mode, or use dialect: 'mysql' with mysql2, or npm install mariadb@^3.5.4.`,
       )
     }
-    const dialect = /mariadb/i.test(String(version)) ? mariadb : mysql
+    const dialect = atVersion(/mariadb/i.test(String(version)) ? mariadb : mysql, version)
     return {
       ...dialect,
       maxStatementBytes: Number(packet),
@@ -88,15 +89,7 @@ const connectors: Readonly<Record<string, Connector>> = {
   sqlite: {
     busy: /SQLITE_BUSY/,
     probe: 'SELECT sqlite_version() AS version, $1 AS echo',
-    recognise({ version }) {
-      const [major = 0, minor = 0] = String(version).split('.').map(Number)
-      // SQLite before 3.45 misreads a quote or backslash in the key of a path, and writes another key.
-      if (major > 3 || (major === 3 && minor >= 45)) return sqlite
-      throw new UnsupportedDatabaseError(
-        `SQLite ${String(version)} does not support every JSON key`,
-        `Use SQLite 3.45 or newer: npm install sqlite3@6.`,
-      )
-    },
+    recognise: ({ version }) => atVersion(sqlite, version),
   },
 }
 

@@ -66,6 +66,8 @@ export interface Setting {
 export interface Dialect {
   /** Its name in error texts. */
   readonly name: string
+  /** Why the server's version cannot run a JSON write, and what to do; absent if it can. */
+  readonly refusesJson?: readonly [what: string, remedy: string]
   /** Sent in order until one matches. At most one matches a document; together they match every writable document. */
   readonly variants: readonly UpdateVariant[]
   /** SQL: whether the document in a column equals a bound text, in any order of keys; NULL equals JSON null. */

@@ -1,11 +1,12 @@
 import type { Change, Dialect } from './dialect.js'
-import { UnsupportedValueError } from '../errors/errors.js'
+import { UnsupportedDatabaseError, UnsupportedValueError } from '../errors/errors.js'
 import { stringOrNumber } from '../json/encode.js'
 import { parseJson } from '../json/json-text.js'
 
 /**
- * Checks the keys, values and depth of a change against the limits of a database.
+ * Checks the version of a database, and the keys, values and depth of a change against its limits.
  *
+ * @throws {UnsupportedDatabaseError} the server's version cannot run the write
  * @throws {UnsupportedValueError} the database cannot store one of them exactly
  */
 export function refuseUnsupported(
@@ -14,6 +15,7 @@ export function refuseUnsupported(
   { operations, conditions }: Change,
   dialect: Dialect,
 ): void {
+  if (dialect.refusesJson) throw new UnsupportedDatabaseError(...dialect.refusesJson)
   const refuse = (what: string, reason: string): never => {
     throw new UnsupportedValueError(
       method,

@@ -1,10 +1,8 @@
-import { join } from 'node:path'
 import { expect } from 'chai'
 import { DataTypes, Model, Sequelize } from 'sequelize'
 import { lossless, mergeJsonKey, UnsupportedDatabaseError, UnsupportedValueError, UsageError } from 'sequelize-lossless'
 import type { DatabaseName } from '../databases/index.js'
 import { eachDatabase } from '../each-database.js'
-import { root } from '../docs/readme.js'
 import { rejection } from '../rejection.js'
 import { createRuns, defineRuns, storedText } from '../workflow-run.js'
 
@@ -143,20 +141,4 @@ describe('lossless', () => {
     const Run = new Sequelize7({ dialect: 'sqlite', logging: false }).define('Run', { progress: DataTypes.JSON })
     expect((await thrown(() => lossless(Run), UsageError)).message).to.include('npm install sequelize@^6.37.0')
   })
-
-  for (const [version, supported] of [
-    ['3.44.2', false],
-    ['3.45.0', true],
-    ['3.52.0', true],
-    ['4.0.0', true],
-  ] as const) {
-    it(`${supported ? 'takes' : 'refuses'} SQLite ${version}`, async () => {
-      // Inside the package: no old SQLite can be had in this run.
-      const connector = join(root, 'dist', 'dialects', 'connector.js')
-      const { connectorOf } = (await import(connector)) as typeof import('../../dist/dialects/connector.js')
-      const recognise = (): unknown => connectorOf('sqlite').recognise({ version })
-      if (supported) expect(recognise()).to.have.property('name', 'SQLite')
-      else expect((await thrown(recognise, UnsupportedDatabaseError)).message).to.include('npm install sqlite3@6')
-    })
-  }
 })
