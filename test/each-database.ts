@@ -4,8 +4,8 @@ import type { Options } from 'sequelize'
 import { requestedDatabases } from './databases/index.js'
 import type { DatabaseName, Server } from './databases/index.js'
 
-/** The servers of this run, started before the first test. */
-export const servers = new Map<DatabaseName, Server>()
+/** The servers of this process's tests, started before the first one. */
+export const servers = new Map<DatabaseName, Pick<Server, 'name' | 'url'>>()
 
 /** A way to reach a database; a MariaDB server is reached through both of Sequelize's dialects for it. */
 export interface Database {

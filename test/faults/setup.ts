@@ -1,7 +1,9 @@
 import { requestedDatabases, startDurableServer, startServer } from '../databases/index.js'
-import type { DurableServer } from '../databases/index.js'
+import type { DurableServer, Server } from '../databases/index.js'
 import { servers } from '../each-database.js'
 import type { ServerName } from './operator.js'
+
+const started: Server[] = []
 
 /** The servers of this run, which it may kill. */
 export const durableServers = new Map<ServerName, DurableServer>()
@@ -13,6 +15,7 @@ console.warn = () => {}
 export async function mochaGlobalSetup(): Promise<void> {
   for (const name of requestedDatabases()) {
     const server = name === 'sqlite' ? await startServer(name) : await startDurable(name)
+    started.push(server)
     servers.set(name, server)
     console.log(`${name}: ${server.version} (${server.source})`)
   }
@@ -24,4 +27,6 @@ async function startDurable(name: ServerName): Promise<DurableServer> {
   return server
 }
 
-export { mochaGlobalTeardown } from '../setup.js'
+export async function mochaGlobalTeardown(): Promise<void> {
+  for (const server of started) await server.stop()
+}
