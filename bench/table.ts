@@ -1,6 +1,6 @@
 import { DataTypes, Model, QueryTypes } from 'sequelize'
 import type { CreationOptional, InferAttributes, InferCreationAttributes, Options, Sequelize } from 'sequelize'
-import { connect } from '../test/each-database.js'
+import { connect } from '../test/connect.js'
 import { documentText } from '../test/workflow-run.js'
 
 /** So many connections has each library, whatever the number of callers. */

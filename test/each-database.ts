@@ -1,6 +1,6 @@
 import * as sqlite3 from 'sqlite3'
-import { Sequelize } from 'sequelize'
-import type { Options } from 'sequelize'
+import type { Options, Sequelize } from 'sequelize'
+import { connect } from './connect.js'
 import { requestedDatabases } from './databases/index.js'
 import type { DatabaseName, Server } from './databases/index.js'
 
@@ -79,12 +79,4 @@ export function eachDatabase(title: string, define: (database: Database) => void
       })
     })
   }
-}
-
-/** A Sequelize instance for a URL as {@link Database.url} gives it. */
-export function connect(url: string, options: Options): Sequelize {
-  const path = /^sqlite:(.*)$/.exec(url)?.[1]
-  return path === undefined
-    ? new Sequelize(url, options)
-    : new Sequelize({ dialect: 'sqlite', storage: path, ...options })
 }

@@ -31,7 +31,7 @@ import {
 import type { Operation } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { outcomeOf, rejection } from '../rejection.js'
-import { createRuns, defineRuns, storedText, storeText } from '../workflow-run.js'
+import { createRuns, defineRuns, documentText, storedText, storeText } from '../workflow-run.js'
 import type { Progress, WorkflowRun } from '../workflow-run.js'
 import { expected, isMet } from './expected.js'
 
@@ -148,12 +148,11 @@ const equalities: readonly (readonly [value: unknown, equal: readonly string[], 
 eachDatabase('updateJson', (database) => {
   let sequelize: Sequelize
   let Runs: typeof WorkflowRun
-  let run: WorkflowRun
 
   before(async () => {
-    ;({ sequelize } = database.connect())
+    // Every connection prepares every statement for itself.
+    ;({ sequelize } = database.connect({ pool: { max: 4 } }))
     Runs = await createRuns(sequelize)
-    run = await Runs.create()
   })
 
   const textOf = async (id: number): Promise<string> => (await storedText(Runs, id)) ?? 'null'
@@ -162,33 +161,75 @@ eachDatabase('updateJson', (database) => {
     return JSON.parse(await textOf(id))
   }
 
-  /** What the SQL of an operation list does to a document, where it is not what the list means. */
-  async function mismatch(
-    connection: Sequelize,
-    text: string | null,
-    operations: readonly Operation[],
-  ): Promise<unknown> {
-    const Own = defineRuns(connection)
-    const { id } = run
-    await connection.query('UPDATE workflow_runs SET progress = $1 WHERE id = $2', { bind: [text, id] })
-    const before = JSON.parse(text ?? 'null') as Progress | null
-    const row = Own.build({ id, progress: before }, { isNewRecord: false, raw: true })
-    const call = updateJson<WorkflowRun, 'progress', readonly Operation[]>(row, 'progress', operations as never)
-    const outcome = await outcomeOf(call)
-    const wanted = expected(operations, before)
-    const after = await stored(id)
-    const isTold = wanted === undefined ? outcome instanceof JsonShapeError : outcome === 'written'
-    // The database, and the row in memory.
-    const areAs = [after, row.progress].every((each) => isDeepStrictEqual(each, wanted === undefined ? before : wanted))
-    if (isTold && areAs) return undefined
-    return { text, operations, wanted, after, inMemory: row.progress, outcome: String(outcome) }
+  interface Written {
+    readonly text: string | null
+    readonly before: Progress | null
+    readonly outcome: unknown
+    readonly after: unknown
   }
 
+  /**
+   * Stores each text in a row of its own. What it resolves to gives the rows these documents again, calls `write` for all
+   * of them at once, and reads them all: two statements, however many texts there are.
+   */
+  async function rowsWith(
+    texts: readonly (string | null)[],
+  ): Promise<(write: (id: number, before: Progress | null) => Promise<unknown>) => Promise<Written[]>> {
+    const Kept = await createRuns(sequelize, { modelName: 'Kept', tableName: 'kept_runs' })
+    const ids: number[] = []
+    for (const text of texts) {
+      const { id } = await Runs.create()
+      await Kept.create({ id })
+      await sequelize.query('UPDATE kept_runs SET progress = $1 WHERE id = $2', { bind: [text, id] })
+      ids.push(id)
+    }
+    const parsed = (text: string | null): unknown => JSON.parse(text ?? 'null')
+    const kept = 'SELECT progress FROM kept_runs WHERE kept_runs.id = workflow_runs.id'
+    const those = 'WHERE id IN (SELECT id FROM kept_runs)'
+    return async (write) => {
+      await sequelize.query(`UPDATE workflow_runs SET progress = (${kept}) ${those}`)
+      const before = texts.map((text) => parsed(text) as Progress | null)
+      const outcomes = await Promise.all(ids.map((id, index) => outcomeOf(write(id, before[index]!))))
+      const rows = await sequelize.query<{ document: string | null }>(
+        `SELECT ${documentText(sequelize, 'progress')} AS document FROM workflow_runs ${those} ORDER BY id`,
+        { type: QueryTypes.SELECT },
+      )
+      return texts.map((text, index) => ({
+        text,
+        before: before[index]!,
+        outcome: outcomes[index],
+        after: parsed(rows[index]!.document),
+      }))
+    }
+  }
+
+  /** What the SQL of operation lists does to documents, where it is not what the lists mean. */
   async function mismatches(connection: Sequelize, texts: readonly (string | null)[]): Promise<unknown[]> {
+    const Own = defineRuns(connection)
+    const writeAll = await rowsWith(texts)
     const found: unknown[] = []
-    for (const text of texts) for (const list of lists) found.push(await mismatch(connection, text, list))
-    expect(found).to.have.length(texts.length * lists.length)
-    return found.filter((each) => each !== undefined).slice(0, 3)
+    let count = 0
+    for (const operations of lists) {
+      const inMemory = new Map<number, Progress | null>()
+      const all = await writeAll(async (id, before) => {
+        const row = Own.build({ id, progress: before }, { isNewRecord: false, raw: true })
+        const call = updateJson<WorkflowRun, 'progress', readonly Operation[]>(row, 'progress', operations as never)
+        return call.finally(() => inMemory.set(id, row.progress))
+      })
+      const documentsInMemory = [...inMemory].sort(([one], [other]) => one - other).map(([, progress]) => progress)
+      for (const [index, { text, before, outcome, after }] of all.entries()) {
+        count++
+        const wanted = expected(operations, before)
+        const isTold = wanted === undefined ? outcome instanceof JsonShapeError : outcome === 'written'
+        const areAs = [after, documentsInMemory[index]].every((each) =>
+          isDeepStrictEqual(each, wanted === undefined ? before : wanted),
+        )
+        if (isTold && areAs) continue
+        found.push({ text, operations, wanted, after, inMemory: documentsInMemory[index], outcome: String(outcome) })
+      }
+    }
+    expect(count).to.equal(texts.length * lists.length)
+    return found.slice(0, 3)
   }
 
   // The other ways to reach MariaDB send the same SQL to the same server.
@@ -217,19 +258,13 @@ eachDatabase('updateJson', (database) => {
       absent(path),
     ])
     const wrong: unknown[] = []
-    for (const text of documents.filter((each) => expected([], JSON.parse(each ?? 'null')) !== undefined)) {
-      const before = JSON.parse(text ?? 'null') as object | null
-      for (const condition of conditions) {
-        await storeText(Runs, run.id, text)
-        const call = updateJson([Runs, run.id], 'progress', [set('probe', 1)], { if: [condition] })
-        const outcome = await call.then(
-          () => 'written',
-          (error: unknown) => (error instanceof ConditionNotMetError ? 'refused' : error),
-        )
+    const writeAll = await rowsWith(documents.filter((each) => expected([], JSON.parse(each ?? 'null')) !== undefined))
+    for (const condition of conditions) {
+      const all = await writeAll((id) => updateJson([Runs, id], 'progress', [set('probe', 1)], { if: [condition] }))
+      for (const { text, before, outcome, after } of all) {
         const isToBe = isMet(condition, before)
-        const after = await stored(run.id)
-        const isAs = isDeepStrictEqual(after, isToBe ? { ...before, probe: 1 } : before)
-        if (outcome !== (isToBe ? 'written' : 'refused') || !isAs)
+        const isTold = isToBe ? outcome === 'written' : outcome instanceof ConditionNotMetError
+        if (!isTold || !isDeepStrictEqual(after, isToBe ? { ...before, probe: 1 } : before))
           wrong.push({ text, condition, outcome: String(outcome), after })
       }
     }
@@ -472,7 +507,8 @@ eachDatabase('updateJson', (database) => {
       const [row] = await own.query<{ bytes: number }>('SELECT @@max_allowed_packet AS bytes', {
         type: QueryTypes.SELECT,
       })
-      const call = mergeJsonKey([defineRuns(own), run.id], 'progress', 'k', 'x'.repeat(row!.bytes))
+      const { id } = await Runs.create()
+      const call = mergeJsonKey([defineRuns(own), id], 'progress', 'k', 'x'.repeat(row!.bytes))
       expect((await rejection(call, UnsupportedValueError)).message).to.match(
         / bytes, and this .* \(max_allowed_packet\)/,
       )

@@ -3,7 +3,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 import { queryObjects } from 'node:v8'
 import { Transaction } from 'sequelize'
 import { mergeJsonKey, withLock } from 'sequelize-lossless'
-import { connect } from '../each-database.js'
+import { connect } from '../connect.js'
 import { defineRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
 

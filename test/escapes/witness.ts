@@ -1,7 +1,7 @@
 import * as sqlite3 from 'sqlite3'
 import { QueryTypes } from 'sequelize'
 import type { Sequelize, Transaction } from 'sequelize'
-import { connect } from '../each-database.js'
+import { connect } from '../connect.js'
 import type { Database } from '../each-database.js'
 import { until } from '../patience.js'
 import { guardedTables } from './tables.js'

@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { flush, mergeJsonKey } from 'sequelize-lossless'
-import { connect } from '../each-database.js'
+import { connect } from '../connect.js'
 import { defineRuns } from '../workflow-run.js'
 
 /** What one of several processes that write to one row is told to do. */

@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { connect } from '../each-database.js'
+import { connect } from '../connect.js'
 import { defineRuns } from '../workflow-run.js'
 import { Job, recordStep } from './two-jobs.js'
 
