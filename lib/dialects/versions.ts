@@ -41,7 +41,7 @@ export function atVersion(dialect: Dialect, answer: unknown): Dialect {
     ...dialect,
     ...(noJson && {
       refusesJson: [
-        `${server} cannot write a part of a JSON document safely: ${noJson.because}`,
+        `${server} cannot write part of a JSON document safely: ${noJson.because}`,
         `${use(noJson)} Or write the whole document under a lock: await row.withLock(async (row) => { …; await row.save() }).`,
       ] as const,
     }),

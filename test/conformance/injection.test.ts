@@ -150,7 +150,10 @@ const modes: Readonly<Record<DatabaseName, readonly Mode[]>> = {
   postgres: [
     [
       'under standard_conforming_strings = off',
-      'SET standard_conforming_strings = off; SET escape_string_warning = off',
+      // PostgreSQL 19 has no other way to read strings than the standard one.
+      `SELECT set_config(name, 'off', false) FROM pg_settings
+       WHERE name IN ('standard_conforming_strings', 'escape_string_warning')
+       AND current_setting('server_version_num')::int < 190000`,
     ],
   ],
   sqlite: [],

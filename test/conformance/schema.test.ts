@@ -20,7 +20,7 @@ import {
 } from 'sequelize-lossless'
 import type { Operation } from 'sequelize-lossless'
 import type { DatabaseName } from '../databases/index.js'
-import { eachDatabase } from '../each-database.js'
+import { eachDatabase, servers } from '../each-database.js'
 import { rejection } from '../rejection.js'
 import { createRuns } from '../workflow-run.js'
 import { expected } from './expected.js'
@@ -283,7 +283,10 @@ async function createIndexed(sequelize: Sequelize, schema: Schema): Promise<Mode
     sqlite: 'INTEGER PRIMARY KEY AUTOINCREMENT',
   }[sequelize.getDialect() as DatabaseName]
   await Runs.drop()
-  const columns = [`id ${id}`, `progress ${schema.type}`, ...schema.columns, `CHECK (${schema.check})`]
+  const isBefore18 = sequelize.getDialect() === 'postgres' && parseInt(servers.get('postgres')!.version) < 18
+  // PostgreSQL before 18 has no virtual columns.
+  const derived = schema.columns.map((column) => (isBefore18 ? column.replace('VIRTUAL', 'STORED') : column))
+  const columns = [`id ${id}`, `progress ${schema.type}`, ...derived, `CHECK (${schema.check})`]
   await sequelize.query(`CREATE TABLE indexed_runs (${columns.join(', ')})`)
   for (const [index, [on]] of Object.entries(schema.indexes)) {
     await sequelize.query(`CREATE INDEX ${index} ON indexed_runs ${on}`)
