@@ -5,7 +5,7 @@ import { requestedDatabases } from './databases/index.js'
 import type { DatabaseName, Server } from './databases/index.js'
 
 /** The servers of this process's tests, started before the first one. */
-export const servers = new Map<DatabaseName, Pick<Server, 'name' | 'url'>>()
+export const servers = new Map<DatabaseName, Pick<Server, 'name' | 'url' | 'version'>>()
 
 /** A way to reach a database; a MariaDB server is reached through both of Sequelize's dialects for it. */
 export interface Database {

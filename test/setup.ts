@@ -33,7 +33,7 @@ export async function mochaGlobalSetup(this: { isParallelMode(): boolean }): Pro
 
 export const mochaHooks: RootHookObject = {
   beforeAll() {
-    const all = JSON.parse(process.env[variable]!) as Pick<Server, 'name' | 'url'>[][]
+    const all = JSON.parse(process.env[variable]!) as Pick<Server, 'name' | 'url' | 'version'>[][]
     // A worker in the place of one that crashed has a number of its own.
     const job = Number(process.env['MOCHA_WORKER_ID'] ?? 0) % all.length
     for (const server of all[job]!) servers.set(server.name, server)
