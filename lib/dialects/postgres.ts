@@ -1,6 +1,6 @@
 import { createsMissing, neededType } from '../json/semantics.js'
 import type { Operation } from '../json/operation.js'
-import { isObject } from '../json/values.js'
+import type { Kind } from '../json/values.js'
 import type { Bind, Column, Dialect, DriverError, Failure, UpdateVariant } from './dialect.js'
 import { endsTransactionBySql } from './transaction-control.js'
 
@@ -13,64 +13,29 @@ const jsonb = (column: Column): string => (column.type === 'JSONB' ? column.sql 
 const objectOrEmpty = (value: string): string =>
   `CASE WHEN jsonb_typeof(${value}) = 'object' THEN ${value} ELSE '{}'::jsonb END`
 
-/** An expression that binds its keys on first use: PostgreSQL refuses a bind that the SQL does not use. */
-type Lazy = () => string
-
-function lazy(make: Lazy): Lazy {
-  let made: string | undefined
-  return () => (made ??= make())
+/** The new value at a key, computed from its value `old` and the `operand`; a missing entry does not compile. */
+const results: Readonly<Record<Exclude<Kind, 'set' | 'remove' | 'rename' | 'merge'>, string>> = {
+  setIfAbsent: `COALESCE(old, operand)`,
+  increment: `to_jsonb(COALESCE(old::numeric, 0) + operand::numeric)`,
+  // jsonb compares numbers by value, and keeps all their digits.
+  min: `CASE WHEN old <= operand THEN old ELSE operand END`,
+  max: `CASE WHEN old >= operand THEN old ELSE operand END`,
+  prepend: `jsonb_build_array(operand) || COALESCE(old, '[]')`,
+  append: `COALESCE(old, '[]') || operand`,
+  addToSet:
+    `CASE WHEN EXISTS (SELECT FROM jsonb_array_elements(old) AS item WHERE item = operand) ` +
+    `THEN old ELSE COALESCE(old, '[]') || jsonb_build_array(operand) END`,
+  pull:
+    `COALESCE((SELECT '[' || string_agg(item::text, ',' ORDER BY position) || ']' FROM jsonb_array_elements(old) ` +
+    `WITH ORDINALITY AS items(item, position) WHERE item <> operand), '[]')::jsonb`,
 }
 
-/** The new value at a path, computed from the old one; a missing entry does not compile. */
-const results: Readonly<
-  Record<Exclude<Operation['kind'], 'set' | 'remove' | 'rename'>, (value: Lazy, json: string, bind: Bind) => string>
-> = {
-  setIfAbsent: (value, json, bind) => `COALESCE(${value()}, ${bind(json)}::jsonb)`,
-  increment: (value, json, bind) => `to_jsonb(COALESCE(${value()}::numeric, 0) + ${bind(json)}::numeric)`,
-  min: (value, json, bind) => lesser(value(), json, bind, '<'),
-  max: (value, json, bind) => lesser(value(), json, bind, '>'),
-  prepend: (value, json, bind) => `jsonb_build_array(${bind(json)}::jsonb) || COALESCE(${value()}, '[]'::jsonb)`,
-  append: (value, json, bind) => `COALESCE(${value()}, '[]'::jsonb) || ${bind(json)}::jsonb`,
-  addToSet: (value, json, bind) =>
-    `CASE WHEN EXISTS (SELECT 1 FROM jsonb_array_elements(${arrayOrEmpty(value())}) item WHERE item = ${bind(json)}::jsonb) ` +
-    `THEN ${value()} ELSE ${results.append(value, `[${json}]`, bind)} END`,
-  pull: (value, json, bind) =>
-    `COALESCE((SELECT jsonb_agg(item ORDER BY position) FROM jsonb_array_elements(${arrayOrEmpty(value())}) ` +
-    `WITH ORDINALITY AS items(item, position) WHERE item <> ${bind(json)}::jsonb), '[]'::jsonb)`,
-  merge: (value, json, bind) => merged(value(), JSON.parse(json) as object, bind),
+/** Which old values an operation changes, for those that create nothing; other values stay as they are. */
+const changesOnly: Readonly<Record<string, string>> = {
+  rename: `old IS NOT NULL`,
+  pull: `old IS NOT NULL`,
+  inObject: `jsonb_typeof(old) = 'object'`,
 }
-
-/** True if the value has the type that an operation needs. */
-const accepts = {
-  number: (value: string): string => `COALESCE(jsonb_typeof(${value}), 'number') = 'number'`,
-  array: (value: string): string => `COALESCE(jsonb_typeof(${value}), 'array') = 'array'`,
-}
-
-// jsonb compares numbers by value, and keeps all their digits.
-function lesser(value: string, json: string, bind: Bind, than: '<' | '>'): string {
-  const operand = `${bind(json)}::jsonb`
-  return `CASE WHEN ${value} IS NULL OR ${operand} ${than} ${value} THEN ${operand} ELSE ${value} END`
-}
-
-// jsonb_array_elements fails if its argument is not an array, even if the guard is false.
-const arrayOrEmpty = (value: string): string =>
-  `CASE WHEN jsonb_typeof(${value}) = 'array' THEN ${value} ELSE '[]'::jsonb END`
-
-/** RFC 7396. PostgreSQL has no function for it, so each key of the patch becomes an expression. */
-function merged(value: string, patch: object, bind: Bind): string {
-  return Object.entries(patch).reduce(
-    (object, [key, inner]: [string, unknown]) => {
-      if (inner === null) return `(${object} - ${bind(key)}::text)`
-      const after = isObject(inner)
-        ? merged(child(value, key, bind), inner, bind)
-        : `${bind(JSON.stringify(inner))}::jsonb`
-      return `(${object} || jsonb_build_object(${bind(key)}::text, ${after}))`
-    },
-    `(${objectOrEmpty(value)})`,
-  )
-}
-
-const child = (value: string, key: string, bind: Bind): string => `(${value} -> ${bind(key)}::text)`
 
 /** The operations on a key and inside its value. */
 type KeyOperations = readonly [key: string, operations: readonly [Operation, ...Operation[]]]
@@ -87,59 +52,218 @@ function byKey(operations: readonly Operation[]): readonly KeyOperations[] {
   return [...groups] as unknown as KeyOperations[]
 }
 
-/** The object after operations inside it. jsonb_set does not create missing parents. */
-function written(object: string, operations: readonly Operation[], bind: Bind): string {
-  const all = byKey(operations)
-  const sets = all.flatMap(([key, [{ kind, path, json }]]) =>
-    kind === 'set' && path.length === 0 ? [`${JSON.stringify(key)}:${json}`] : [],
-  )
-  const start =
-    sets.length > 0 ? `(${objectOrEmpty(object)} || ${bind(`{${sets.join()}}`)}::jsonb)` : `(${objectOrEmpty(object)})`
-  return all.reduce((after, [key, inner]) => {
-    const value = lazy(() => child(object, key, bind))
-    const [{ kind, path, json }] = inner
-    if (path.length === 0) {
-      // `start` has all of them.
-      if (kind === 'set') return after
-      if (kind === 'remove') return `(${after} - ${bind(key)}::text)`
-      const isRename = kind === 'rename'
-      const rest = isRename ? `(${after} - ${bind(key)}::text)` : after
-      const name = isRename ? bind(JSON.parse(json) as string) : bind(key)
-      const entry = `jsonb_build_object(${name}::text, ${isRename ? value() : results[kind](value, json, bind)})`
-      return `(${rest} || ${createsMissing(kind) ? entry : `CASE WHEN ${value()} IS NULL THEN '{}'::jsonb ELSE ${entry} END`})`
-    }
-    const entry = (): string => `jsonb_build_object(${bind(key)}::text, ${written(value(), inner, bind)})`
-    if (inner.some((operation) => createsMissing(operation.kind))) return `(${after} || ${entry()})`
-    return `(${after} || CASE WHEN jsonb_typeof(${value()}) = 'object' THEN ${entry()} ELSE '{}'::jsonb END)`
-  }, start)
+/** What a change does to a key. `in` and `inObject` change an inner object; `inObject` does not create it. */
+type KeyKind = Kind | 'in' | 'inObject'
+
+const createsObject = (operations: readonly Operation[]): boolean => operations.some(({ kind }) => createsMissing(kind))
+
+/** All objects at one depth of a change. */
+interface Level {
+  readonly kinds: Set<KeyKind>
+  /** The greatest number of keys in one object. */
+  keys: number
+  /** The same for each level of the patches. */
+  patchKeys: readonly number[]
 }
 
-function guards(object: string, operations: readonly Operation[], bind: Bind): string[] {
-  return [
-    `COALESCE(jsonb_typeof(${object}), 'null') IN ('object', 'null')`,
-    ...byKey(operations).flatMap(([key, inner]) => {
-      const value = lazy(() => child(object, key, bind))
-      const [{ kind, path }] = inner
-      const needed = neededType(kind)
-      return path.length > 0 ? guards(value(), inner, bind) : needed ? [accepts[needed](value())] : []
-    }),
+/** Operations as JSON text, `{ kind: { key: operand } }`, and their levels from `depth` on. */
+function changeText(operations: readonly Operation[], levels: Level[], depth = 0): string {
+  const kinds = new Map<KeyKind, string[]>()
+  const groups = byKey(operations)
+  const level = (levels[depth] ??= { kinds: new Set(), keys: 0, patchKeys: [] })
+  level.keys = Math.max(level.keys, groups.length)
+  const put = (kind: KeyKind, key: string, operand: string): void => {
+    const entries = kinds.get(kind) ?? []
+    entries.push(`${JSON.stringify(key)}:${operand}`)
+    kinds.set(kind, entries)
+    level.kinds.add(kind)
+  }
+  for (const [key, inner] of groups) {
+    const [{ kind, path, json }] = inner
+    if (path.length > 0) {
+      put(createsObject(inner) ? 'in' : 'inObject', key, changeText(inner, levels, depth + 1))
+      continue
+    }
+    put(kind, key, json)
+    if (kind === 'rename') put('remove', key, 'null')
+    if (kind === 'merge') level.patchKeys = greatest(level.patchKeys, patchKeys(json))
+  }
+  return `{${[...kinds].map(([kind, entries]) => `"${kind}":{${entries.join()}}`).join()}}`
+}
+
+const greatest = (some: readonly number[], others: readonly number[]): number[] =>
+  Array.from({ length: Math.max(some.length, others.length) }, (_, index) =>
+    Math.max(some[index] ?? 0, others[index] ?? 0),
+  )
+
+/** For each level of objects in a patch, the greatest number of keys in one of them. Parsing would round numbers. */
+function patchKeys(patch: string): number[] {
+  const greatestOf: number[] = []
+  const open: number[] = []
+  let arrays = 0
+  for (const [token] of patch.matchAll(/"[^"\\]*(?:\\.[^"\\]*)*"|[{}[\]:]/g)) {
+    if (token === '[') arrays++
+    else if (token === ']') arrays--
+    else if (arrays > 0) continue
+    else if (token === '{') open.push(0)
+    else if (token === ':') open[open.length - 1]!++
+    else if (token === '}') {
+      const keys = open.pop()!
+      greatestOf[open.length] = Math.max(greatestOf[open.length] ?? 0, keys)
+    }
+  }
+  return greatestOf
+}
+
+/** The object in `value` as `object`, computed once, and its change. */
+const target = (value: string, change: string): string =>
+  `(SELECT ${objectOrEmpty(value)} AS object, ${change} AS change OFFSET 0) AS target`
+
+/** An expression of `stored`, the document, which is read once: the concatenation decompresses it. */
+const ofDocument = (expression: string, document: string): string =>
+  `(SELECT ${expression} FROM (SELECT ${document} || '{}'::jsonb AS stored OFFSET 0) AS document)`
+
+/** The object of some keys and values. jsonb_object_agg takes minutes for a value that is a long array. */
+const objectOf = (entries: string): string =>
+  `COALESCE((SELECT '{' || string_agg(to_json(key)::text || ':' || value::text, ',') || '}' ` +
+  `FROM (${entries}) AS entries(key, value)), '{}')::jsonb`
+
+/**
+ * A limit tells the planner how many rows there are. Without it, it expects 100 of each function, to the power of the
+ * depth, and compiles the statement (JIT), which takes longer than all the rest.
+ */
+const limited = (rows: string, keys: number, bind: Bind): string => `(${rows} LIMIT ${bind(String(keys))}::bigint)`
+
+/**
+ * The object after operations inside it. The text does not depend on the number of keys, and each object is copied as a
+ * whole, not key by key: its size must not be multiplied by the number of operations.
+ */
+function changed(value: string, change: string, [level, ...inner]: readonly Level[], bind: Bind): string {
+  const { kinds, keys, patchKeys } = level!
+  const results = [...kinds].flatMap((kind) => {
+    if (kind === 'set' || kind === 'remove') return []
+    const rows = limited(
+      `SELECT key, value AS operand, object -> key AS old FROM jsonb_each(change -> '${kind}')`,
+      keys,
+      bind,
+    )
+    const only = changesOnly[kind] === undefined ? '' : ` WHERE ${changesOnly[kind]}`
+    const key = kind === 'rename' ? `operand #>> '{}'` : 'key'
+    return [`SELECT ${key}, ${result(kind, patchKeys, inner, bind)} FROM ${rows} AS entry${only}`]
+  })
+  const parts = [
+    kinds.has('remove') ? `(object - ARRAY(SELECT jsonb_object_keys(change -> 'remove')))` : 'object',
+    ...(kinds.has('set') ? [`COALESCE(change -> 'set', '{}')`] : []),
+    ...(results.length > 0 ? [objectOf(results.join(' UNION ALL '))] : []),
   ]
+  return `(SELECT ${parts.join(' || ')} FROM ${target(value, change)})`
+}
+
+function result(
+  kind: Exclude<KeyKind, 'set' | 'remove'>,
+  patchKeys: readonly number[],
+  inner: readonly Level[],
+  bind: Bind,
+): string {
+  if (kind === 'rename') return 'old'
+  if (kind === 'merge') return merged('old', 'operand', patchKeys, bind)
+  return kind === 'in' || kind === 'inObject' ? changed('old', 'operand', inner, bind) : results[kind]
+}
+
+/** RFC 7396. PostgreSQL has no function for it. The text depends on the depth of the patch only. */
+function merged(value: string, patch: string, [keys, ...inner]: readonly number[], bind: Bind): string {
+  const after =
+    inner.length > 0
+      ? `CASE WHEN jsonb_typeof(value) = 'object' THEN ${merged('(object -> key)', 'value', inner, bind)} ELSE value END`
+      : 'value'
+  const entries = limited('SELECT key, value FROM jsonb_each(change)', keys!, bind)
+  return (
+    `(SELECT (object - ARRAY(SELECT key FROM jsonb_each(change) WHERE value = 'null')) || ` +
+    `${objectOf(`SELECT key, ${after} FROM ${entries} AS entry WHERE value <> 'null'`)} FROM ${target(value, patch)})`
+  )
+}
+
+const child = (value: string, key: string): string => `(${value} -> ${key}::text)`
+
+const withEntry = (value: string, key: string, after: string): string =>
+  `(${objectOrEmpty(value)} || jsonb_build_object(${key}::text, ${after}))`
+
+const withEntries = (value: string, json: string, bind: Bind): string =>
+  `(${objectOrEmpty(value)} || ${bind(json)}::jsonb)`
+
+/** The object after a patch. An object with one key needs no subquery: the planner takes long for many inside another. */
+function patched(value: string, json: string, bind: Bind): string {
+  const keys = patchKeys(json)
+  if (keys.length === 1 && !json.includes('null')) return withEntries(value, json, bind)
+  const [, name, inner] = (keys.length > 1 && keys[0] === 1 && onlyEntry.exec(json)) || []
+  if (name === undefined || inner === undefined) return merged(value, `${bind(json)}::jsonb`, keys, bind)
+  const key = bind(JSON.parse(name) as string)
+  return withEntry(value, key, patched(child(value, key), inner, bind))
+}
+
+/** Matches the only key of an object, and its value. */
+const onlyEntry = /^\s*\{\s*("[^"\\]*(?:\\.[^"\\]*)*")\s*:(.*)\}\s*$/s
+
+/** The object after operations inside it. As in {@link patched}, an object with one key needs no subquery. */
+function written(value: string, operations: readonly Operation[], bind: Bind): string {
+  const [{ path, json }] = operations as readonly [Operation]
+  if (path.length === 0) return patched(value, json, bind)
+  if (operations.every(isPlainSet)) {
+    return withEntries(
+      value,
+      `{${operations.map(({ path: [key], json }) => `${JSON.stringify(key)}:${json}`).join()}}`,
+      bind,
+    )
+  }
+  const [[name, inner], ...others] = byKey(operations) as [KeyOperations, ...KeyOperations[]]
+  if (others.length > 0 || (inner[0].path.length === 0 && inner[0].kind !== 'merge') || !createsObject(inner)) {
+    const levels: Level[] = []
+    const text = changeText(operations, levels)
+    return changed(value, `${bind(text)}::jsonb`, levels, bind)
+  }
+  const key = bind(name)
+  return withEntry(value, key, written(child(value, key), inner, bind))
+}
+
+const isPlainSet = ({ kind, path }: Operation): boolean => kind === 'set' && path.length === 1
+
+/** The types that the values at some paths must have, if they exist, for `operations`: JSON text; `undefined` if none. */
+function needsText(operations: readonly Operation[]): string | undefined {
+  const needs = new Map<string, string>()
+  for (const { kind, path } of operations) {
+    for (let depth = 1; depth < path.length; depth++) {
+      needs.set(JSON.stringify(path.slice(0, depth)), '["object","null"]')
+    }
+    const needed = neededType(kind)
+    if (needed) needs.set(JSON.stringify(path), `["${needed}"]`)
+  }
+  if (needs.size === 0) return undefined
+  return `[${[...needs].map(([path, types]) => `{"path":${path},"types":${types}}`).join()}]`
 }
 
 /** @see https://www.postgresql.org/docs/18/functions-json.html */
 const variant: UpdateVariant = ({ operations, conditions }, column, bind) => {
   const stored = jsonb(column)
-  const [only] = operations as [Operation]
-  const isRoot = only.path.length === 0
+  const document = operations.every(isPlainSet)
+    ? written(stored, operations, bind)
+    : ofDocument(written('stored', operations, bind), stored)
+  const needs = needsText(operations)
   const met = conditions.map(({ kind, path, json }) => {
-    const value = path.reduce((parent, key) => child(parent, key, bind), stored)
+    const value = path.reduce((parent, key) => child(parent, bind(key)), 'stored')
     if (kind === 'equals') return `COALESCE(${value} = ${bind(json)}::jsonb, FALSE)`
     return `${value} IS ${kind === 'exists' ? 'NOT ' : ''}NULL`
   })
-  const document = isRoot ? results.merge(() => stored, only.json, bind) : written(stored, operations, bind)
+  if (needs !== undefined) {
+    // A path in text[] finds items of arrays too, but then a parent does not have the type that it needs.
+    met.push(
+      `NOT EXISTS (SELECT FROM jsonb_to_recordset(${bind(needs)}::jsonb) AS need(path text[], types text[]) ` +
+        `WHERE jsonb_typeof(stored #> path) <> ALL (types))`,
+    )
+  }
+  const isObject = `COALESCE(jsonb_typeof(${stored}), 'null') IN ('object', 'null')`
   return {
     document: column.type === 'JSONB' ? document : `(${document})::json`,
-    guard: [...guards(stored, isRoot ? [] : operations, bind), ...met].join(' AND '),
+    guard: met.length > 0 ? `${isObject} AND ${ofDocument(met.join(' AND '), stored)}` : isObject,
   }
 }
 

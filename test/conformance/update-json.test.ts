@@ -462,6 +462,31 @@ eachDatabase('updateJson', (database) => {
     }
   })
 
+  it('merges integers with all their digits and keys with escapes under their own names', async () => {
+    // On Node 24 and 26, JSON.parse gives an escaped key the name of an earlier one of the same length.
+    JSON.parse('{"\\\\":1}')
+    const names = ['"', '\\', '\n', 'a\\b', 'a"b', 'a\tb']
+    const named: Record<string, string> = Object.fromEntries(names.map((name) => [name, name]))
+    const patch = { ...named, deep: { ...named, n: 9007199254740993n } }
+    const calls = [
+      (id: number) => mergeJson([Runs, id], 'progress', patch),
+      (id: number) => updateJson([Runs, id], 'progress', [merge('at', patch)]),
+      (id: number) => updateJson([Runs, id], 'progress', [merge('at', patch), set(['other', 'n'], 1)]),
+    ]
+    for (const call of calls) {
+      const { id } = await Runs.create({ progress: { deep: 1 } })
+      await call(id)
+      const text = await textOf(id)
+      expect(text).to.match(/"n":\s*9007199254740993\b/)
+      // Each name has itself as its value, once in each of two objects.
+      for (const name of names) {
+        const own = JSON.stringify(name)
+        const pairs = text.replaceAll(/:\s+/g, ':').split(`${own}:${own}`)
+        expect(pairs, `${text} has ${own}`).to.have.length(3)
+      }
+    }
+  })
+
   it('takes a bigint that somebody has given a toJSON', async () => {
     const prototype = BigInt.prototype as unknown as { toJSON?: () => string }
     prototype.toJSON = () => 'text'
@@ -604,6 +629,46 @@ eachDatabase('updateJson', (database) => {
         'has 601 removals and merges, and MariaDB supports 256',
       )
   })
+
+  if (database.name === 'postgres') {
+    // Each key that the statement spells out is one more copy of the document in the memory of the server.
+    it('sends one text for 2 and for 300 keys', async () => {
+      const { sequelize: own, log } = database.connect()
+      const Own = defineRuns(own)
+      const make: Record<string, (key: string) => Operation> = {
+        setIfAbsent: (key) => setIfAbsent(key, 1),
+        'set nested': (key) => set([key, 'a'], 1),
+        remove: (key) => remove(key),
+        rename: (key) => rename(key, `${key}'`),
+        increment: (key) => increment(key),
+        min: (key) => min(key, 1),
+        max: (key) => max(key, 1),
+        append: (key) => append(key, 1),
+        prepend: (key) => prepend(key, 1),
+        addToSet: (key) => addToSet(key, 1),
+        pull: (key) => pull(key, 1),
+        merge: (key) => merge(key, { a: { b: 1, c: null } }),
+      }
+      const keysOf = (count: number): string[] => Array.from({ length: count }, (_, index) => `k${index}`)
+      const patchOf = (count: number): object =>
+        Object.fromEntries(keysOf(count).map((key, index) => [key, [{ a: 1, b: null }, null, 1][index % 3]]))
+      const forms: readonly (readonly [string, (count: number) => readonly Operation[]])[] = [
+        ...Object.entries(make).map(([name, of]) => [name, (count: number) => keysOf(count).map(of)] as const),
+        ['a patch', (count) => [merge([], patchOf(count + 1))]],
+      ]
+      const statements = (): string[] => log.filter((sql) => sql.includes('UPDATE')).map((sql) => sql.split('; ')[0]!)
+      for (const [name, operationsOf] of forms) {
+        for (const count of [2, 300]) {
+          const operations = operationsOf(count)
+          const { id } = await Own.create({ progress: { other: 1 } })
+          await updateJson<WorkflowRun, 'progress', readonly Operation[]>([Own, id], 'progress', operations as never)
+          expect(await stored(id), name).to.deep.equal(expected(operations, { other: 1 }))
+        }
+        const [few, many] = statements().slice(-2)
+        expect(many, name).to.be.a('string').that.equals(few)
+      }
+    })
+  }
 
   it('counts the path and the item into the depth that the database holds', async () => {
     const levels = { mysql: 100, mariadb: 31, postgres: undefined, sqlite: 1000 }[database.name]
