@@ -39,22 +39,17 @@ export function defineRuns(sequelize: Sequelize, options: ModelOptions<WorkflowR
   return lossless(Runs)
 }
 
-/** The name of a table without a schema. */
-function tableOf(Runs: typeof WorkflowRun): string {
-  return String(Runs.getTableName())
-}
-
 /** Stores a document as the text given, past Sequelize, which turns null into NULL. */
 export async function storeText(Runs: typeof WorkflowRun, id: number, text: string | null): Promise<void> {
   const sequelize = Runs.sequelize!
-  await sequelize.query(`UPDATE ${tableOf(Runs)} SET progress = $1 WHERE id = $2`, { bind: [text, id] })
+  await sequelize.query(`UPDATE ${Runs.tableName} SET progress = $1 WHERE id = $2`, { bind: [text, id] })
 }
 
 /** A stored document as text, which no driver has parsed. */
 export async function storedText(Runs: typeof WorkflowRun, id: number): Promise<string | null> {
   const sequelize = Runs.sequelize!
   const [row] = await sequelize.query<{ document: string | null }>(
-    `SELECT ${documentText(sequelize, 'progress')} AS document FROM ${tableOf(Runs)} WHERE id = $1`,
+    `SELECT ${documentText(sequelize, 'progress')} AS document FROM ${Runs.tableName} WHERE id = $1`,
     { bind: [id], type: QueryTypes.SELECT },
   )
   return row!.document
