@@ -596,7 +596,8 @@ eachDatabase('mergeJsonKey', (database) => {
   if (database.name === 'mariadb' || database.name === 'sqlite') {
     it('text that is not JSON is a JsonShapeError, and stays', async () => {
       const Loose = await createRuns(sequelize, { tableName: 'loose_runs' })
-      if (database.name === 'mariadb') await sequelize.query('ALTER TABLE loose_runs MODIFY progress LONGTEXT')
+      if (database.name === 'mariadb')
+        await sequelize.query('ALTER TABLE loose_runs MODIFY progress LONGTEXT CHARACTER SET utf8mb4')
       const { id } = await Loose.create()
       await sequelize.query(`UPDATE loose_runs SET progress = 'not JSON'`)
       const error = await rejection(mergeJsonKey([Loose, id], 'progress', 'k', 1), JsonShapeError)
