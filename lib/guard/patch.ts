@@ -130,7 +130,7 @@ async function withStoredDigits(
     return result.text
   }
   if (isWhole) {
-    if (!isReadingOfText(text, before, true)) return document
+    if (!isReadingOfText(text, before)) return document
     writeSpelledDocuments(row.model, column)
     return { ...document, spelled: new SpelledDocument(spell(text, before, after), after) }
   }

@@ -93,18 +93,17 @@ export function withRightKeys(text: string, document: JsonValue): JsonValue {
   return mayBeMisread(text) ? readNode(text, scanJson(text), document) : document
 }
 
-/**
- * Whether a driver reads a scalar of a JSON text as `value`: a long integer perhaps as the string of its digits.
- * @param isRounded the driver may also have rounded a number
- */
-export function isReadingOf(token: string, value: unknown, isRounded: boolean = true): value is JsonValue {
+/** Whether a driver reads a scalar of a JSON text as `value`: perhaps rounded, or a long integer as its digits. */
+export function isReadingOf(token: string, value: unknown): value is JsonValue {
   const isNumber = /^[-\d]/.test(token)
-  if (typeof value === 'number') {
-    return isNumber && (isRounded ? Number(token) === value : isSameScalar(token, String(value)))
-  }
-  const isLong = isNumber && !Number.isSafeInteger(Number(token))
-  if (typeof value === 'string') return isLong ? value === token : token.startsWith('"') && JSON.parse(token) === value
-  return token === String(value)
+  if (typeof value === 'number') return isNumber && Number(token) === value
+  if (typeof value === 'string') return isNumber ? isTextOf(token, value) : isSameScalar(token, JSON.stringify(value))
+  return (typeof value === 'boolean' || value === null) && token === String(value)
+}
+
+/** Whether a text is what some drivers read from an integer that JavaScript would round. */
+function isTextOf(token: string, text: string): boolean {
+  return token === text && !Number.isSafeInteger(Number(token))
 }
 
 /** Whether JavaScript would write a part of a JSON text with other digits, or may have read a key wrongly. */
@@ -130,4 +129,9 @@ export function isSameScalar(one: string, other: string): boolean {
   if (one === other) return true
   if (/^[-\d]/.test(one) && /^[-\d]/.test(other)) return decimal(one) === decimal(other)
   return one.startsWith('"') && other.startsWith('"') && JSON.parse(one) === JSON.parse(other)
+}
+
+/** {@link isSameScalar}, or `operand` is the string that some drivers read from the long integer `stored`. */
+export function isSameOrText(stored: string, operand: string): boolean {
+  return isSameScalar(stored, operand) || (operand.startsWith('"') && isTextOf(stored, operand.slice(1, -1)))
 }

@@ -1,5 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
-import { isReadingOf, isSameScalar, mayBeMisread, scanJson } from './json-text.js'
+import { isReadingOf, isSameOrText, isSameScalar, mayBeMisread, scanJson } from './json-text.js'
 import type { JsonNode } from './json-text.js'
 import { isObject } from './values.js'
 import type { JsonValue } from './values.js'
@@ -125,36 +125,29 @@ function scalarsOf(value: unknown): unknown[] {
 }
 
 /** Whether a driver reads a JSON text as `document`: see {@link isReadingOf}. */
-export function isReadingOfText(text: string, document: JsonValue, isRounded: boolean): boolean {
-  return isReadingOfNode(text, scanJson(text), document, isRounded)
+export function isReadingOfText(text: string, document: JsonValue): boolean {
+  return isReadingOfNode(text, scanJson(text), document)
 }
 
-function isReadingOfNode(
-  text: string,
-  { start, end, members, items }: JsonNode,
-  value: unknown,
-  isRounded: boolean = true,
-): boolean {
+function isReadingOfNode(text: string, { start, end, members, items }: JsonNode, value: unknown): boolean {
   if (members) {
     return (
       isObject(value) &&
       Object.keys(value).length === members.size &&
-      [...members].every(
-        ([key, each]) => Object.hasOwn(value, key) && isReadingOfNode(text, each, value[key], isRounded),
-      )
+      [...members].every(([key, each]) => Object.hasOwn(value, key) && isReadingOfNode(text, each, value[key]))
     )
   }
-  if (!items) return isReadingOf(text.slice(start, end), value, isRounded)
+  if (!items) return isReadingOf(text.slice(start, end), value)
   return (
     Array.isArray(value) &&
     value.length === items.length &&
-    items.every((each, index) => isReadingOfNode(text, each, value[index], isRounded))
+    items.every((each, index) => isReadingOfNode(text, each, value[index]))
   )
 }
 
-/** Whether two JSON texts hold the same document, in any order of keys; numbers are compared by all their digits. */
-export function isSameText(one: string, other: string): boolean {
-  return isSameNode(one, scanJson(one), other, scanJson(other))
+/** Whether a stored text and an operand are equal, in any order of keys; numbers are compared by all their digits. */
+export function isSameText(stored: string, operand: string): boolean {
+  return isSameNode(stored, scanJson(stored), operand, scanJson(operand))
 }
 
 function isSameNode(one: string, node: JsonNode, other: string, otherNode: JsonNode): boolean {
@@ -168,5 +161,5 @@ function isSameNode(one: string, node: JsonNode, other: string, otherNode: JsonN
     if (!mine || mine.length !== theirs?.length) return false
     return mine.every((each, index) => isSameNode(one, each, other, theirs[index]!))
   }
-  return isSameScalar(one.slice(node.start, node.end), other.slice(otherNode.start, otherNode.end))
+  return isSameOrText(one.slice(node.start, node.end), other.slice(otherNode.start, otherNode.end))
 }

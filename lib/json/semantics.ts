@@ -10,7 +10,7 @@ import type { JsonObject, JsonValue, Kind, Path } from './values.js'
 export function meets({ kind, path, json, isLoaded }: Condition, text: string): boolean {
   const stored = textAt(text, path)
   if (kind !== 'equals' || stored === undefined) return (stored === undefined) === (kind === 'absent')
-  return isSameText(stored, json) || isReadingOfText(stored, parseJson(json), isLoaded === true)
+  return isSameText(stored, json) || (isLoaded === true && isReadingOfText(stored, parseJson(json)))
 }
 
 /** The text of the value at a path of a JSON text; `undefined` if there is none. */
