@@ -819,9 +819,10 @@ async function meetAnother(
   }
 }
 
-/** Resolves once a transaction waits for a row lock. */
+/** Resolves once a transaction in this database waits for a row lock. */
 async function isWaiting(sequelize: Sequelize): Promise<void> {
-  const sql = `SELECT COUNT(*) AS waiting FROM information_schema.INNODB_TRX WHERE trx_state = 'LOCK WAIT'`
+  const sql = `SELECT COUNT(*) AS waiting FROM information_schema.INNODB_TRX
+    JOIN information_schema.PROCESSLIST ON ID = trx_mysql_thread_id WHERE trx_state = 'LOCK WAIT' AND DB = DATABASE()`
   const ask = async (): Promise<true | undefined> => {
     const [row] = await sequelize.query<{ waiting: number }>(sql, { type: QueryTypes.SELECT })
     return row!.waiting > 0 || undefined

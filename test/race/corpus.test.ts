@@ -47,7 +47,12 @@ eachDatabase('the corpus', (database) => {
   // PostgreSQL refuses to write over what is newer than the snapshot.
   const harmless = isPostgres ? ['a plain read of an old snapshot under the lock'] : []
 
-  for (const title of Object.keys(bad)) {
+  // The other ways to reach MariaDB send the same SQL to the same server: a sample shows that their statements are seen.
+  const isOtherWay = /3\.5|through/.test(database.title)
+  const used = (programs: object): string[] =>
+    Object.keys(programs).filter((_, index) => !isOtherWay || index % 3 === 0)
+
+  for (const title of used(bad)) {
     const isFound = !harmless.includes(title)
     it(`${title}: ${isFound ? 'found' : 'refused by the database'}`, async () => {
       const { verdict, failures, first, reasons } = await race(title)
@@ -65,7 +70,7 @@ eachDatabase('the corpus', (database) => {
     })
   }
 
-  for (const title of Object.keys(good)) {
+  for (const title of used(good)) {
     it(`${title}: nothing is lost`, async () => {
       const { verdict, reasons, isComplete, failures } = await race(title)
       expect([failures.map(({ error }) => error), reasons]).to.deep.equal([[], []])
