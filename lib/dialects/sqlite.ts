@@ -64,13 +64,13 @@ const functions: JsonFunctions = {
       `json(CASE WHEN EXISTS (SELECT 1 FROM json_each(COALESCE(${value}, '[]')) item ` +
       `WHERE ${isItem(bound)}) THEN ${value} ` +
       `ELSE json_insert(COALESCE(${value}, '[]'), '$[#]', json(${bound})) END)`,
-    // json_group_array would lose digits of numbers, so that each equal item is removed by its index.
+    // A number has its digits only in the text at its path. Without a backslash in the list, a string has no escapes.
     pull: (value, { bound }) =>
-      `json((WITH RECURSIVE equal(position, key) AS MATERIALIZED ` +
-      `(SELECT row_number() OVER (ORDER BY item.key) - 1, item.key FROM json_each(${value}) item WHERE ${isItem(bound)}), ` +
-      `pulled(position, items) AS (SELECT 0, jsonb(${value}) UNION ALL ` +
-      `SELECT position + 1, jsonb_remove(items, '$[' || (key - position) || ']') FROM pulled JOIN equal USING (position)) ` +
-      `SELECT items FROM pulled ORDER BY position DESC LIMIT 1))`,
+      `json((WITH list(source, isPlain) AS MATERIALIZED (SELECT ${value}, instr(${value}, '\\') = 0) ` +
+      `SELECT '[' || COALESCE(group_concat(CASE WHEN item.type IN ('array', 'object') THEN item.value ` +
+      `WHEN item.type IN ('true', 'false', 'null') THEN item.type WHEN item.type = 'text' AND isPlain THEN '"' || item.atom || '"' ` +
+      `WHEN typeof(item.atom) = 'integer' THEN item.atom ELSE source -> item.fullkey END, ',' ORDER BY item.key), '') || ']' ` +
+      `FROM list, json_each(source) item WHERE NOT ${isItem(bound)}))`,
   },
   accepts: {
     number: (value) => `COALESCE(${typeOf(value)}, 'integer') IN ('integer', 'real')`,
