@@ -40,7 +40,8 @@ const words: Readonly<Record<string, string>> = {
     'AND AS BETWEEN BY CASE CAST CHAR COALESCE DECIMAL ELSE END FALSE FOR FROM IF IN IS LIMIT NOT NULL OR ORDER SELECT',
   ),
   ...since('5.1', 'THEN UPDATE VERSION WHEN WHERE @@character_set_client @@innodb_rollback_on_timeout'),
-  ...since('5.1', '@@max_allowed_packet'),
+  ...since('5.1', 'CHARSET @@autocommit @@character_set_connection @@character_set_results'),
+  ...since('5.1', '@@max_allowed_packet @@sql_mode'),
   ...since('5.7.8', 'JSON JSON_ARRAY JSON_ARRAY_APPEND JSON_ARRAY_INSERT JSON_EXTRACT JSON_OBJECT'),
   ...since('5.7.8', 'JSON_REMOVE JSON_SET JSON_TYPE JSON_UNQUOTE MAX_EXECUTION_TIME'),
   ...since('5.7.22', 'JSON_ARRAYAGG JSON_MERGE_PRESERVE'),
@@ -121,7 +122,15 @@ describe('SQL for MySQL', () => {
     expect([...used].filter((word) => !(word in words))).to.deep.equal([])
     expect(Object.keys(words).filter((word) => !used.has(word))).to.deep.equal([])
     expect(Object.entries(words).filter(([, version]) => isNewer(version, floor))).to.deep.equal([])
-    const refusing = connectorOf('mysql').recognise({ version: '8.0.16', charset: 'utf8mb4', echo: '\\' })
+    const refusing = connectorOf('mysql').recognise({
+      version: '8.0.16',
+      client: 'utf8mb4',
+      connection: 'utf8mb4',
+      results: 'utf8mb4',
+      autocommit: 1,
+      modes: '',
+      echo: '\\',
+    })
     expect(refusing.refusesJson![1]).to.include(`MySQL ${floor}`)
   })
 

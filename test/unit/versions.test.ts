@@ -13,7 +13,11 @@ const { refuseUnsupported } = require(
 
 const mysql = (version: string): object => ({
   version,
-  charset: 'utf8mb4',
+  client: 'utf8mb4',
+  connection: 'utf8mb4',
+  results: 'utf8mb4',
+  autocommit: 1,
+  modes: 'STRICT_TRANS_TABLES',
   packet: 67_108_864,
   timeoutEnds: 0,
   echo: probeText,
@@ -49,7 +53,7 @@ const table: readonly (readonly [
   ['mariadb', mysql('5.5.5-10.11.6-MariaDB'), 'MariaDB'],
   ['mariadb', mysql('10.7.1-MariaDB'), 'MariaDB'],
   ['mariadb', mysql('11.8.9-MariaDB-log'), 'MariaDB'],
-  ['postgres', { version: 'PostgreSQL 13.23 on x86_64-pc-linux-gnu', echo: probeText }, 'PostgreSQL'],
+  ['postgres', { version: 'PostgreSQL 13.23 on x86_64-pc-linux-gnu', charset: 'UTF8' }, 'PostgreSQL'],
 ]
 
 describe('a server of an old version', () => {
