@@ -100,6 +100,8 @@ export interface Dialect {
   readonly maxNesting?: number
   /** The range of integers stored exactly; absent if unlimited. */
   readonly integers?: readonly [least: bigint, greatest: bigint]
+  /** The range of integers that can be added exactly; that of {@link integers} if absent. */
+  readonly addends?: readonly [least: bigint, greatest: bigint]
   /** The maximum length of one statement; absent if unlimited. */
   readonly maxStatementBytes?: number
   /** Why this key cannot be stored, or `undefined`. */

@@ -36,6 +36,8 @@ export interface JsonFunctions {
   readonly result: Readonly<
     Record<Exclude<Kind, 'set' | 'remove' | 'rename' | 'merge'>, (value: string, operand: Operand) => string>
   >
+  /** True if the value is absent, or a number to which the database adds the operand exactly, or as doubles. */
+  readonly canAdd: (value: string, operand: Operand) => string
   /** True if the value has the type that an operation needs. */
   readonly accepts: Readonly<Record<'number' | 'array', (value: string) => string>>
 }
@@ -186,6 +188,7 @@ export function write(
     const value = at(path)
     const needed = neededType(kind)
     if (needed) guards.push(functions.accepts[needed](value))
+    if (kind === 'increment') guards.push(functions.canAdd(value, operand))
     if (functions.isCanonical && comparesItems.has(kind)) guards.push(functions.isCanonical(value, bind))
     pairs.push(createsMissing(kind) ? bound(path) : ifThere(bound(path)), functions.result[kind](value, operand))
   }

@@ -1,7 +1,8 @@
 import type { Change, Dialect } from './dialect.js'
 import { UnsupportedDatabaseError, UnsupportedValueError } from '../errors/errors.js'
-import { stringOrNumber } from '../json/encode.js'
-import { parseJson } from '../json/json-text.js'
+import { greatestSum, isInteger, stringOrNumber } from '../json/encode.js'
+import { parseJson, scanJson } from '../json/json-text.js'
+import { textAt } from '../json/semantics.js'
 
 /**
  * Checks the version of a database, and the keys, values and depth of a change against its limits.
@@ -104,6 +105,48 @@ export function refuseTooLarge(method: string, column: string, bytes: number, di
     'Raise max_allowed_packet on the server, or store large values in rows of their own.',
     column,
   )
+}
+
+/**
+ * Checks the sums of increments with the numbers of a stored document that the UPDATE did not match.
+ *
+ * @throws {UnsupportedValueError} the database cannot hold a sum exactly, or its double overflows
+ */
+export function refuseInexactSums(
+  method: string,
+  column: string,
+  { operations }: Change,
+  stored: string,
+  dialect: Dialect,
+): void {
+  const increments = operations.filter(({ kind }) => kind === 'increment')
+  const root = increments.length > 0 ? scanJson(stored) : undefined
+  for (const { path, json } of increments) {
+    const before = textAt(stored, path, root)
+    if (before === undefined) continue
+    const reason = inexactSum(before, json, dialect)
+    if (reason === undefined) continue
+    throw new UnsupportedValueError(
+      method,
+      `the sum of ${before}, the number that "${column}" holds at ${JSON.stringify(path)}, and ${json} ${reason}`,
+      'Store such numbers as strings, and add them in withLock(): String(BigInt(text) + amount).',
+      column,
+    )
+  }
+}
+
+/** Why a database does not add two numbers; `undefined` if it does. */
+function inexactSum(one: string, other: string, dialect: Dialect): string | undefined {
+  if (!isInteger(one) || !isInteger(other)) {
+    const [before, by] = [Number(one), Number(other)]
+    const isFinite = Math.abs(before) < Number.MAX_VALUE && Math.abs(before + by) < greatestSum
+    return isFinite ? undefined : 'is past the greatest double'
+  }
+  const [before, by] = [BigInt(one), BigInt(other)]
+  const { integers, addends = integers } = dialect
+  const isIn = (range: Dialect['integers'], each: bigint): boolean => !range || (range[0] <= each && each <= range[1])
+  const isExact = isIn(addends, before) && isIn(addends, by) && isIn(integers, before + by)
+  return isExact ? undefined : `has more digits than ${dialect.name} adds exactly`
 }
 
 /** @throws {UnsupportedValueError} the character set of the column cannot represent every JSON text */

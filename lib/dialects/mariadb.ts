@@ -2,7 +2,18 @@ import { isInteger } from '../json/encode.js'
 import { canonicalJson, otherEscapes, write } from './json-set.js'
 import type { JsonFunctions } from './json-set.js'
 import type { Dialect, UpdateVariant } from './dialect.js'
-import { appended, characterSet, classify, holdsEveryText, isAbsentOr, matched, mysql, refuseLongKey } from './mysql.js'
+import {
+  appended,
+  characterSet,
+  classify,
+  decimalSum,
+  holdsEveryText,
+  isAbsentOr,
+  isFiniteSum,
+  matched,
+  mysql,
+  refuseLongKey,
+} from './mysql.js'
 
 /** Deep equality of two JSON texts, in any order of keys. Of a number alone, JSON_EQUALS reads an exponent past its end. */
 const equal = (one: string, other: string): string =>
@@ -14,6 +25,14 @@ const otherEscape = `\\\\(${otherEscapes.join('|').replaceAll('?', '.').replaceA
 // JSON_TYPE of 1e2 is INTEGER, but it cannot be cast to DECIMAL.
 const isDecimal = (value: string): string =>
   `JSON_TYPE(${value}) = 'INTEGER' AND ${value} NOT LIKE '%e%' AND LENGTH(${value}) <= 65`
+
+const numbers = `'INTEGER', 'DOUBLE', 'DECIMAL'`
+
+/** DECIMAL has 65 digits; the sum of two integers can have one more than they. */
+const maxDigits = 64
+
+// JSON_TYPE of 1e2 is INTEGER.
+const isLongInteger = (value: string): string => `${value} REGEXP '^-?[0-9]+$'`
 
 // MariaDB stores JSON as text, and would compare it as text. Only DECIMAL compares integers past 2^53 exactly.
 const lesser = (value: string, bound: string, than: '<' | '>'): string => {
@@ -53,10 +72,8 @@ const functions: JsonFunctions = {
     setIfAbsent: (value, { bound }) => `COALESCE(${value}, JSON_EXTRACT(${bound}, '$'))`,
     increment: (value, { text, bound }) =>
       isInteger(text)
-        ? // JSON_TYPE of 1e2 is INTEGER, but it cannot be cast to DECIMAL.
-          `JSON_EXTRACT(CASE WHEN ${value} IS NULL THEN ${bound} ` +
-          `WHEN JSON_TYPE(${value}) = 'INTEGER' AND ${value} NOT LIKE '%e%' ` +
-          `THEN CAST(CAST(${value} AS DECIMAL(65, 0)) + CAST(${bound} AS DECIMAL(65, 0)) AS CHAR) ` +
+        ? `JSON_EXTRACT(CASE WHEN ${value} IS NULL THEN ${bound} ` +
+          `WHEN ${isLongInteger(value)} THEN CAST(${decimalSum(value, bound)} AS CHAR) ` +
           `ELSE CAST(CAST(${value} AS DOUBLE) + CAST(${bound} AS DOUBLE) AS CHAR) END, '$')`
         : `COALESCE(CAST(${value} AS DOUBLE), 0) + CAST(${bound} AS DOUBLE)`,
     min: (value, { bound }) => lesser(value, bound, '<'),
@@ -73,8 +90,19 @@ const functions: JsonFunctions = {
       `FROM JSON_TABLE(${value}, '$[*]' COLUMNS(position FOR ORDINALITY, item JSON PATH '$')) items ` +
       `WHERE NOT ${equal('item', bound)}), ''), ']'), '$')`,
   },
+  canAdd: (value, { text, bound }) => {
+    const isExact =
+      `WHEN ${isLongInteger(value)} THEN LENGTH(REPLACE(${value}, '-', '')) <= ${maxDigits} ` +
+      `AND LENGTH(REPLACE(${bound}, '-', '')) <= ${maxDigits} `
+    return (
+      `CASE WHEN ${value} IS NULL THEN TRUE ${isInteger(text) ? isExact : ''}` +
+      // CAST turns a greater number into the greatest double.
+      `WHEN JSON_TYPE(${value}) IN (${numbers}) ` +
+      `THEN ABS(CAST(${value} AS DOUBLE)) < ${Number.MAX_VALUE} AND ${isFiniteSum(value, bound)} ELSE FALSE END`
+    )
+  },
   accepts: {
-    number: (value) => isAbsentOr(value, `'INTEGER', 'DOUBLE', 'DECIMAL'`),
+    number: (value) => isAbsentOr(value, numbers),
     array: (value) => isAbsentOr(value, `'ARRAY'`),
   },
 }
@@ -125,6 +153,7 @@ export const mariadb: Dialect = {
   lockHolders: 'SELECT * FROM information_schema.INNODB_TRX ORDER BY trx_started',
   isolationLevels: mysql.isolationLevels,
   maxDepth: 31,
+  addends: [1n - 10n ** BigInt(maxDigits), 10n ** BigInt(maxDigits) - 1n],
   // The server does not check its stack in JSON_REMOVE, and crashes at 500 nested calls (thread_stack 292 KiB).
   maxNesting: 256,
   // "$.\"-1\"" is parsed as an array index from the end (error 4042).

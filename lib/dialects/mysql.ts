@@ -1,8 +1,10 @@
-import { isInteger } from '../json/encode.js'
+import { greatestSum, isInteger } from '../json/encode.js'
 import { write } from './json-set.js'
 import type { JsonFunctions } from './json-set.js'
 import type { Column, Dialect, DriverError, Failure, UpdateVariant } from './dialect.js'
 import { endsTransactionBySql } from './transaction-control.js'
+
+const integers = [-(2n ** 63n), 2n ** 64n - 1n] as const
 
 const numbers = `'INTEGER', 'UNSIGNED INTEGER', 'DOUBLE', 'DECIMAL'`
 export const isAbsentOr = (value: string, types: string): string =>
@@ -13,6 +15,13 @@ export const appended = (value: string, item: string): string =>
 
 const lesser = (value: string, bound: string, than: '<' | '>'): string =>
   `IF(${value} IS NULL OR CAST(${bound} AS JSON) ${than} ${value}, CAST(${bound} AS JSON), ${value})`
+
+export const decimalSum = (value: string, bound: string): string =>
+  `CAST(${value} AS DECIMAL(65, 0)) + CAST(${bound} AS DECIMAL(65, 0))`
+
+/** True if a sum of doubles does not overflow, which would be an error: compared after a division. */
+export const isFiniteSum = (value: string, bound: string): string =>
+  `ABS(CAST(${value} AS DOUBLE) / 4 + CAST(${bound} AS DOUBLE) / 4) < ${greatestSum / 4}`
 
 /** @see https://dev.mysql.com/doc/refman/9.7/en/json-modification-functions.html */
 const functions: JsonFunctions = {
@@ -32,7 +41,7 @@ const functions: JsonFunctions = {
         ? // DECIMAL adds integers past 2^53 exactly; JSON_UNQUOTE, since CAST turns the largest ones into 0.
           `CAST(CASE WHEN ${value} IS NULL THEN ${bound} ` +
           `WHEN JSON_TYPE(${value}) IN ('INTEGER', 'UNSIGNED INTEGER') ` +
-          `THEN CAST(CAST(JSON_UNQUOTE(${value}) AS DECIMAL(65, 0)) + CAST(${bound} AS DECIMAL(65, 0)) AS CHAR) ` +
+          `THEN CAST(${decimalSum(`JSON_UNQUOTE(${value})`, bound)} AS CHAR) ` +
           `ELSE CAST(CAST(${value} AS DOUBLE) + CAST(${bound} AS DOUBLE) AS CHAR) END AS JSON)`
         : `CAST(COALESCE(CAST(${value} AS DOUBLE), 0) + CAST(${bound} AS DOUBLE) AS JSON)`,
     min: (value, { bound }) => lesser(value, bound, '<'),
@@ -48,6 +57,15 @@ const functions: JsonFunctions = {
       `COALESCE((SELECT JSON_ARRAYAGG(item) OVER (ORDER BY position ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) ` +
       `FROM JSON_TABLE(${value}, '$[*]' COLUMNS(position FOR ORDINALITY, item JSON PATH '$')) items ` +
       `WHERE COALESCE(item, CAST('null' AS JSON)) <> CAST(${bound} AS JSON) LIMIT 1), JSON_ARRAY())`,
+  },
+  canAdd: (value, { text, bound }) => {
+    const isExact =
+      `WHEN JSON_TYPE(${value}) IN ('INTEGER', 'UNSIGNED INTEGER') THEN ` +
+      `${decimalSum(`JSON_UNQUOTE(${value})`, bound)} BETWEEN ${integers.join(' AND ')} `
+    return (
+      `CASE WHEN ${value} IS NULL THEN TRUE ${isInteger(text) ? isExact : ''}` +
+      `WHEN JSON_TYPE(${value}) IN (${numbers}) THEN ${isFiniteSum(value, bound)} ELSE FALSE END`
+    )
   },
   accepts: {
     number: (value) => isAbsentOr(value, numbers),
@@ -160,7 +178,7 @@ export const mysql: Dialect = {
   lockHolders: `SELECT * FROM performance_schema.data_locks WHERE LOCK_TYPE = 'RECORD'`,
   isolationLevels: ['READ UNCOMMITTED', 'READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'],
   maxDepth: 100,
-  integers: [-(2n ** 63n), 2n ** 64n - 1n],
+  integers,
   refuseKey: refuseLongKey,
   refuseText: () => undefined,
   classify,

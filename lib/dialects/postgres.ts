@@ -1,3 +1,4 @@
+import { greatestSum, isInteger } from '../json/encode.js'
 import { createsMissing, neededType } from '../json/semantics.js'
 import type { Operation } from '../json/operation.js'
 import type { Kind } from '../json/values.js'
@@ -13,10 +14,16 @@ const jsonb = (column: Column): string => (column.type === 'JSONB' ? column.sql 
 const objectOrEmpty = (value: string): string =>
   `CASE WHEN jsonb_typeof(${value}) = 'object' THEN ${value} ELSE '{}'::jsonb END`
 
+/** `old` and `operand` added as doubles. A number that is too small for a double is 0 in JavaScript, and an error here. */
+const doubleSum = `to_jsonb(CASE WHEN abs(old::numeric) < 2.5e-324 THEN 0 ELSE old::float8 END + operand::float8)`
+
 /** The new value at a key, computed from its value `old` and the `operand`; a missing entry does not compile. */
-const results: Readonly<Record<Exclude<Kind, 'set' | 'remove' | 'rename' | 'merge'>, string>> = {
+const results: Readonly<Record<Exclude<Kind, 'set' | 'remove' | 'rename' | 'merge'> | 'incrementDouble', string>> = {
   setIfAbsent: `COALESCE(old, operand)`,
-  increment: `to_jsonb(COALESCE(old::numeric, 0) + operand::numeric)`,
+  increment:
+    `CASE WHEN scale(old::numeric) > 0 THEN ${doubleSum} ` +
+    `ELSE to_jsonb(COALESCE(old::numeric, 0) + operand::numeric) END`,
+  incrementDouble: `CASE WHEN old IS NULL THEN operand ELSE ${doubleSum} END`,
   // jsonb compares numbers by value, and keeps all their digits.
   min: `CASE WHEN old <= operand THEN old ELSE operand END`,
   max: `CASE WHEN old >= operand THEN old ELSE operand END`,
@@ -52,8 +59,11 @@ function byKey(operations: readonly Operation[]): readonly KeyOperations[] {
   return [...groups] as unknown as KeyOperations[]
 }
 
-/** What a change does to a key. `in` and `inObject` change an inner object; `inObject` does not create it. */
-type KeyKind = Kind | 'in' | 'inObject'
+/**
+ * What a change does to a key. `incrementDouble` adds a number that is not spelled as an integer. `in` and `inObject`
+ * change an inner object; `inObject` does not create it.
+ */
+type KeyKind = Kind | 'incrementDouble' | 'in' | 'inObject'
 
 const createsObject = (operations: readonly Operation[]): boolean => operations.some(({ kind }) => createsMissing(kind))
 
@@ -84,7 +94,7 @@ function changeText(operations: readonly Operation[], levels: Level[], depth = 0
       put(createsObject(inner) ? 'in' : 'inObject', key, changeText(inner, levels, depth + 1))
       continue
     }
-    put(kind, key, json)
+    put(kind === 'increment' && !isInteger(json) ? 'incrementDouble' : kind, key, json)
     if (kind === 'rename') put('remove', key, 'null')
     if (kind === 'merge') level.patchKeys = greatest(level.patchKeys, patchKeys(json))
   }
@@ -225,20 +235,27 @@ function written(value: string, operations: readonly Operation[], bind: Bind): s
   return withEntry(value, key, written(child(value, key), inner, bind))
 }
 
+/** True if the sum of a stored number and `by` would be greater than the greatest double, which would be an error. */
+const overflows =
+  `CASE WHEN by IS NOT NULL AND jsonb_typeof(stored #> path) = 'number' ` +
+  `THEN NOT (exact AND scale((stored #> path)::numeric) = 0) AND ` +
+  `NOT (abs((stored #> path)::numeric) < 1.7976931348623158e308 AND abs((stored #> path)::numeric + by) < ${greatestSum}) END`
+
 const isPlainSet = ({ kind, path }: Operation): boolean => kind === 'set' && path.length === 1
 
-/** The types that the values at some paths must have, if they exist, for `operations`: JSON text; `undefined` if none. */
+/** What the values at some paths must be, if they exist, for `operations`: JSON text; `undefined` if there is no need. */
 function needsText(operations: readonly Operation[]): string | undefined {
   const needs = new Map<string, string>()
-  for (const { kind, path } of operations) {
+  for (const { kind, path, json } of operations) {
     for (let depth = 1; depth < path.length; depth++) {
-      needs.set(JSON.stringify(path.slice(0, depth)), '["object","null"]')
+      needs.set(JSON.stringify(path.slice(0, depth)), '"types":["object","null"]')
     }
     const needed = neededType(kind)
-    if (needed) needs.set(JSON.stringify(path), `["${needed}"]`)
+    const sum = kind === 'increment' ? `,"by":${json},"exact":${isInteger(json)}` : ''
+    if (needed) needs.set(JSON.stringify(path), `"types":["${needed}"]${sum}`)
   }
   if (needs.size === 0) return undefined
-  return `[${[...needs].map(([path, types]) => `{"path":${path},"types":${types}}`).join()}]`
+  return `[${[...needs].map(([path, need]) => `{"path":${path},${need}}`).join()}]`
 }
 
 /** @see https://www.postgresql.org/docs/18/functions-json.html */
@@ -254,10 +271,12 @@ const variant: UpdateVariant = ({ operations, conditions }, column, bind) => {
     return `${value} IS ${kind === 'exists' ? 'NOT ' : ''}NULL`
   })
   if (needs !== undefined) {
+    const isSum = operations.some(({ kind }) => kind === 'increment')
     // A path in text[] finds items of arrays too, but then a parent does not have the type that it needs.
     met.push(
-      `NOT EXISTS (SELECT FROM jsonb_to_recordset(${bind(needs)}::jsonb) AS need(path text[], types text[]) ` +
-        `WHERE jsonb_typeof(stored #> path) <> ALL (types))`,
+      `NOT EXISTS (SELECT FROM jsonb_to_recordset(${bind(needs)}::jsonb) ` +
+        `AS need(path text[], types text[], by numeric, exact boolean) ` +
+        `WHERE jsonb_typeof(stored #> path) <> ALL (types)${isSum ? ` OR ${overflows}` : ''})`,
     )
   }
   const isObject = `COALESCE(jsonb_typeof(${stored}), 'null') IN ('object', 'null')`

@@ -1,4 +1,5 @@
 import { resolve } from 'node:path'
+import { greatestSum } from '../json/encode.js'
 import { canonicalJson, otherEscapes, write } from './json-set.js'
 import type { JsonFunctions } from './json-set.js'
 import type { Dialect, UpdateVariant } from './dialect.js'
@@ -71,6 +72,14 @@ const functions: JsonFunctions = {
       `WHEN item.type IN ('true', 'false', 'null') THEN item.type WHEN item.type = 'text' AND isPlain THEN '"' || item.atom || '"' ` +
       `WHEN typeof(item.atom) = 'integer' THEN item.atom ELSE source -> item.fullkey END, ',' ORDER BY item.key), '') || ']' ` +
       `FROM list, json_each(source) item WHERE NOT ${isItem(bound)}))`,
+  },
+  // SQLite adds integers past 64 bits as doubles, and prints an infinite sum as 9e999.
+  canAdd: (value, { bound }) => {
+    const sum = `(json_extract(${value}, '$') + json_extract(${bound}, '$'))`
+    return (
+      `CASE WHEN ${value} IS NULL THEN TRUE WHEN ${typeOf(value)} = 'integer' AND ${typeOf(bound)} = 'integer' ` +
+      `THEN typeof(${sum}) = 'integer' ELSE ${sum} BETWEEN ${-greatestSum} AND ${greatestSum} END`
+    )
   },
   accepts: {
     number: (value) => `COALESCE(${typeOf(value)}, 'integer') IN ('integer', 'real')`,

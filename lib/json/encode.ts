@@ -13,6 +13,12 @@ export function isInteger(json: string): boolean {
   return /^-?\d+$/.test(json)
 }
 
+/**
+ * The bound of sums with a fraction or an exponent; all databases add them as doubles. It is a little below the greatest
+ * double, so that no sum below it overflows, in whatever way a database compares it.
+ */
+export const greatestSum = 1.797693134862315e308
+
 /** A path in the JSON path syntax of MySQL, MariaDB and SQLite: `$."steps"."a.b"`. Sent as a bind. */
 export function pathText(path: Path): string {
   return '$' + path.map((key) => '.' + JSON.stringify(key)).join('')

@@ -94,7 +94,12 @@ export function rename<const P extends PathInput, const K extends string>(
   return renamed
 }
 
-/** Adds `by` (may be negative or a fraction) to the number at `path`; a missing number is 0. Like MongoDB's `$inc`. */
+/**
+ * Adds `by` (may be negative or a fraction) to the number at `path`; a missing number is 0. Like MongoDB's `$inc`.
+ *
+ * Integers are added exactly. If one of the numbers has a fraction or an exponent, the sum is that of JavaScript, of IEEE
+ * doubles, on every database. A sum that the database cannot hold so is an `UnsupportedValueError`, and nothing is written.
+ */
 export function increment<const P extends PathInput>(
   path: P,
   by: number | bigint = 1,

@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { Change, Column, Dialect, UpdateVariant } from '../dialects/dialect.js'
-import { refuseCharacterSet } from '../dialects/limits.js'
+import { refuseCharacterSet, refuseInexactSums } from '../dialects/limits.js'
 import { ConflictError, JsonShapeError, RowNotFoundError, UnknownOutcomeError } from '../errors/errors.js'
 import { tryParseJson } from '../json/json-text.js'
 import type { Condition } from '../json/operation.js'
@@ -58,6 +58,7 @@ const maxRounds = 5
  *   the result
  * @throws {RowNotFoundError} the row does not exist
  * @throws {ConflictError} another writer replaced the document in every round, or the database skips the row
+ * @throws {UnsupportedValueError} the database cannot hold the sum of an increment exactly
  * @throws {UnknownOutcomeError} the connection was lost after a write outside a transaction was sent
  */
 export async function updateDocuments<R>(
@@ -82,6 +83,7 @@ export async function updateDocuments<R>(
     for (const [index, each] of documents.entries()) {
       const reason = reasonAgainst(each, stored[index]!)
       if (reason) throw refusal(each, reason, stored[index]!.text)
+      refuseInexactSums(method, each.column, each, stored[index]!.text, dialect)
     }
     if (!canTell && isAlreadyThere(ref, documents, stored)) return { stored }
     conditions = documents.map((each, index) =>

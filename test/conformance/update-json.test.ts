@@ -58,9 +58,9 @@ const documents: readonly (string | null)[] = [
   '{"a":{"b":{"c":1}}}',
   '{"a":{"b":[1]},"c":{"d":1},"é":1,"":2}',
   // As other programs spell them: é, a.b, a"b, and a number that JavaScript would round.
-  '{"\\u00e9":{"\\u00fc":5},"\\u0061":{"\\u0062":[1]},"a\\u0022b":["\\/"],"n":12345678901234567890}',
+  '{"\\u00e9":{"\\u00fc":5},"\\u0061":{"\\u0062":[1]},"a\\u0022b":["\\/"],"n":1234567890123456789}',
   // Keys that were stored twice: what is read is the last.
-  '{"a":1,"b":2,"a":{"b":"x","b":[1]},"n":12345678901234567890}',
+  '{"a":1,"b":2,"a":{"b":"x","b":[1]},"n":1234567890123456789}',
   // MariaDB's JSON_REMOVE of several paths passes over such keys from the third one on.
   '{"é":1,"ü":2,"ö":3,"ä":{"ß":1,"à":2,"ñ":3},"z":4}',
   '[]',
@@ -485,6 +485,81 @@ eachDatabase('updateJson', (database) => {
         expect(pairs, `${text} has ${own}`).to.have.length(3)
       }
     }
+  })
+
+  it('adds integers exactly, and other numbers as JavaScript does, or refuses to', async () => {
+    const [two63, two64, digits64] = [2n ** 63n, 2n ** 64n, 10n ** 64n - 1n]
+    // undefined: no database adds them.
+    const sums: readonly (readonly [stored: string, by: number | bigint, sum: bigint | number | undefined])[] = [
+      ['9007199254740993', 2, 9007199254740995n],
+      [`${two63 - 2n}`, 1, two63 - 1n],
+      [`${two63 - 1n}`, 1, two63],
+      [`${-two63}`, 1n, 1n - two63],
+      [`${-two63}`, -1, -two63 - 1n],
+      [`${two64 - 1n}`, -1, two64 - 2n],
+      [`${two64 - 1n}`, 1, two64],
+      [`${digits64}`, two63 - 1n, digits64 + two63 - 1n],
+      [`${digits64 + 1n}`, 1, digits64 + 2n],
+      ['9007199254740993', 0.5, 2 ** 53],
+      ['1.5', 9007199254740993n, 2 ** 53 + 2],
+      ['0.1', 0.2, 0.1 + 0.2],
+      ['0.1', 0.7, 0.1 + 0.7],
+      ['1e3', 1, 1001],
+      ['1e-7', 1, 1.0000001],
+      ['5e-324', 5e-324, 1e-323],
+      ['5', 1e21, 1e21],
+      ['1e308', 1e307, 1e308 + 1e307],
+      ['1.7e308', -1e308, 1.7e308 - 1e308],
+      ['1e308', 1e308, undefined],
+      ['-1e308', -1e308, undefined],
+      ['1.5e308', 1.7e308, undefined],
+      ['1e400', -1e308, undefined],
+    ]
+    const ranges: Partial<Record<typeof database.name, readonly [least: bigint, greatest: bigint]>> = {
+      mysql: [-two63, two64 - 1n],
+      mariadb: [-digits64, digits64],
+      sqlite: [-two63, two63 - 1n],
+    }
+    const [least, greatest] = ranges[database.name] ?? []
+    const isHeld = (each: bigint): boolean => (least ?? each) <= each && each <= (greatest ?? each)
+    // MariaDB stores sums that it cannot add to.
+    const isExact = (before: bigint, sum: bigint): boolean =>
+      isHeld(before) && (database.name === 'mariadb' || isHeld(sum))
+    const wrong: unknown[] = []
+    for (const [before, by, sum] of sums) {
+      // MySQL stores longer integers as doubles, and no greater numbers.
+      const isStored = /^-?\d+$/.test(before) ? isHeld(BigInt(before)) : Number.isFinite(Number(before))
+      if (database.name === 'mysql' && !isStored) continue
+      const { id } = await Runs.create()
+      await storeText(Runs, id, `{"in":{"n":${before}}}`)
+      const stored = await textOf(id)
+      const row = Runs.build({ id, progress: JSON.parse(stored) as Progress }, { isNewRecord: false, raw: true })
+      const call = row.updateJson('progress', [increment(['in', 'n'], by), set('k', 1)])
+      const outcome = await call.then(
+        () => undefined,
+        (error: unknown) => error,
+      )
+      const after = await textOf(id)
+      const isRefused = sum === undefined || (typeof sum === 'bigint' && !isExact(BigInt(before), sum))
+      const [number] = /(?<="n":\s*)[^\s}]+/.exec(after) ?? []
+      const isAs = isRefused
+        ? after === stored && outcome instanceof UnsupportedValueError && outcome.message.includes('["in","n"]')
+        : outcome === undefined && (typeof sum === 'bigint' ? number === `${sum}` : Number(number) === sum)
+      const inMemory = (row.progress as { in: { n: unknown } }).in.n
+      const isSame = typeof sum !== 'number' || inMemory === sum
+      if (!isAs || !isSame) wrong.push({ before, by, sum, after, inMemory, outcome: String(outcome) })
+    }
+    expect(wrong).to.deep.equal([])
+  })
+
+  it('adds 0.1 ten times as JavaScript does', async () => {
+    const run = await Runs.create({ progress: {} })
+    let sum = 0
+    for (let round = 0; round < 10; round++) {
+      await run.updateJson('progress', [increment('n', 0.1)])
+      sum += 0.1
+    }
+    expect([run.progress, await stored(run.id)]).to.deep.equal([{ n: sum }, { n: sum }])
   })
 
   it('takes a bigint that somebody has given a toJSON', async () => {

@@ -39,7 +39,7 @@ const words: Readonly<Record<string, string>> = {
     '5.1',
     'AND AS BETWEEN BY CASE CAST CHAR COALESCE DECIMAL ELSE END FALSE FOR FROM IF IN IS LIMIT NOT NULL OR ORDER SELECT',
   ),
-  ...since('5.1', 'THEN UPDATE VERSION WHEN WHERE @@character_set_client @@innodb_rollback_on_timeout'),
+  ...since('5.1', 'ABS THEN TRUE UPDATE VERSION WHEN WHERE @@character_set_client @@innodb_rollback_on_timeout'),
   ...since('5.1', 'CHARSET @@autocommit @@character_set_connection @@character_set_results'),
   ...since('5.1', '@@max_allowed_packet @@sql_mode'),
   ...since('5.7.8', 'JSON JSON_ARRAY JSON_ARRAY_APPEND JSON_ARRAY_INSERT JSON_EXTRACT JSON_OBJECT'),
