@@ -35,6 +35,8 @@ export interface DriverError {
   readonly code?: string
   /** Only in errors that the PostgreSQL server sent. */
   readonly severity?: string
+  /** Only in errors that the PostgreSQL server sent: what it was working on. */
+  readonly where?: string
 }
 
 /**
@@ -110,6 +112,10 @@ export interface Dialect {
   readonly refuseText: (text: string) => string | undefined
   /** Why a statement failed; `undefined` if the server rejected the statement itself. */
   readonly classify: (error: DriverError) => Failure | undefined
+  /** The number of the bind that the type of its column cannot represent; absent if the database has no such error. */
+  readonly refusedBind?: (error: DriverError) => number | undefined
+  /** What in a stored document its JSON functions cannot read; `undefined` if this is not the error. */
+  readonly unreadable?: (error: DriverError) => string | undefined
   /** The failures after which the server has rolled back the whole transaction, including every savepoint. */
   readonly endsTransaction: readonly Failure[]
   /** Matches SQL that ends a transaction, such as COMMIT in a raw query or, on MySQL, DDL. */

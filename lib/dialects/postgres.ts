@@ -306,6 +306,12 @@ function classify({ severity, code = '', message }: DriverError): Failure | unde
   return /not queryable/.test(message) ? undefined : 'lost'
 }
 
+/** The server tells the bind since PostgreSQL 14, in its own language: `unnamed portal parameter $2 = '…'`. */
+function refusedBind({ code = '', where = '' }: DriverError): number | undefined {
+  const bind = code.startsWith('22') ? /^[^"\n]*\$(\d+)/.exec(where)?.[1] : undefined
+  return bind === undefined ? undefined : Number(bind)
+}
+
 export const postgres: Dialect = {
   name: 'PostgreSQL',
   variants: [variant],
@@ -331,6 +337,11 @@ export const postgres: Dialect = {
   refuseKey: refuseNul,
   refuseText: refuseNul,
   classify,
+  refusedBind,
+  unreadable: ({ code = '', message }) =>
+    code === '22P05' || (code === '22P02' && /\bjson\b/.test(message))
+      ? 'the NUL character or half of a surrogate pair, which jsonb cannot represent'
+      : undefined,
   endsTransaction: [],
   endsTransactionBySql: endsTransactionBySql({ starts: '', isMysql: false }),
   abortsOnError: true,

@@ -24,12 +24,14 @@ export class RowNotFoundError extends RowError {
   readonly code = 'ROW_NOT_FOUND'
   override readonly name = 'RowNotFoundError'
 
-  constructor(method: string, row: RowFacts) {
+  /** @param cause the error of the database if its column cannot represent the primary key */
+  constructor(method: string, row: RowFacts, cause?: unknown) {
     super(
       row,
       `${method}: ${describeRow(row)} does not exist, so nothing was written. ` +
         `It was deleted or never saved: create it with ${row.model}.create({ … }), or handle the error code 'ROW_NOT_FOUND' in a catch.`,
     )
+    if (cause !== undefined) this.cause = cause
   }
 }
 
@@ -97,9 +99,27 @@ export class UnsupportedValueError extends BaseError {
   /** The column of the write; `undefined` if the constructor of an operation threw the error. */
   readonly column: string | undefined
 
-  constructor(method: string, reason: string, remedy: string, column?: string) {
+  constructor(method: string, reason: string, remedy: string, column?: string, cause?: unknown) {
     super(`${method}: ${reason}, so nothing was written. ${remedy}`)
     this.column = column
+    if (cause !== undefined) this.cause = cause
+  }
+
+  /** The database cannot read a stored document; `what` is in it. */
+  static inStoredDocument(
+    method: string,
+    row: RowFacts,
+    column: string,
+    what: string,
+    cause: unknown,
+  ): UnsupportedValueError {
+    return new UnsupportedValueError(
+      method,
+      `"${column}" of ${describeRow(row)} holds ${what}`,
+      `Replace the document as a whole: await row.withLock(async (row) => { row.${column} = …; await row.save() }).`,
+      column,
+      cause,
+    )
   }
 }
 

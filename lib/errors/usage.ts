@@ -25,7 +25,7 @@ const texts = {
     `], …).`,
   primaryKeyType: (method: string, model: string, name: string, expected: string, value: unknown): string =>
     `${method}: expected "${name}", the primary key of ${model}, to be ${expected}, got ${describeValue(value)}. ` +
-    `Databases convert such values silently and can match other rows: convert the value first, for example ${expected === 'a string' ? `String(${name})` : `Number(${name})`}.`,
+    `Databases convert such values silently and can match other rows: convert the value first, for example ${expected === 'a string' ? `String(${name})` : expected === 'a date' ? `new Date(${name})` : `Number(${name})`}.`,
   newRecord: (method: string, model: string): string =>
     `${method}: this ${model} was built and never saved, so it has no row in the database. Call await row.save() first.`,
   column: (method: string, model: string, column: unknown, columns: readonly string[]): string =>

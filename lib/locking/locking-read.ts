@@ -19,6 +19,7 @@ import type { QueryContext } from '../sequelize/send.js'
 import type { Session } from '../sequelize/session.js'
 import { Statement } from '../sequelize/statement.js'
 import type { Call } from '../transactions/call.js'
+import { toMissingRow } from '../transactions/execute.js'
 import type { TransactionState } from '../transactions/transaction-state.js'
 
 /**
@@ -33,7 +34,9 @@ export async function acquireLock(
   state: TransactionState,
   isScoped: boolean,
 ): Promise<Row> {
-  const read = await readLocked(call, ref, context)
+  const read = await readLocked(call, ref, context).catch((error: unknown) => {
+    throw toMissingRow(error, call, ref.facts)
+  })
   if (!read) throw new RowNotFoundError(call.method, ref.facts)
   const { row: fresh, texts } = read
   const instance = ref.instance ?? fresh

@@ -11,7 +11,7 @@ import type { Row } from '../sequelize/internals.js'
 import { failureOf, statementRetry } from '../sequelize/send.js'
 import { startCall } from '../transactions/call.js'
 import type { Call } from '../transactions/call.js'
-import { isConflict, toLibraryError } from '../transactions/execute.js'
+import { isConflict, toLibraryError, toMissingRow } from '../transactions/execute.js'
 import { transactionToJoin } from '../transactions/join.js'
 import { checkRetryOptions, retry } from '../transactions/retry.js'
 import type { RetryOptions } from '../transactions/retry.js'
@@ -102,7 +102,9 @@ class CallbackFailed extends Error {}
 async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Promise<R>, attempts: number): Promise<R> {
   const { method, session, logging } = call
   const version = versionAttribute(ref.model)!
-  const read = await selectRow(ref, call.dialect, { transaction: undefined, logging })
+  const read = await selectRow(ref, call.dialect, { transaction: undefined, logging }).catch((error: unknown) => {
+    throw toMissingRow(error, call, ref.facts)
+  })
   if (!read) throw new RowNotFoundError(method, ref.facts)
   const { row: fresh, texts } = read
   const versionRead = valuesOf(fresh)[version]

@@ -169,6 +169,7 @@ const numberTypes = [
   'REAL',
   'DOUBLE PRECISION',
 ]
+const dateTypes = ['DATE', 'DATEONLY']
 const stringTypes = ['STRING', 'CHAR', 'TEXT', 'UUID', 'ENUM', 'CITEXT']
 
 // MySQL compares '7x' = 7 and 'abc' = 0 as equal: a key of the wrong type would match other rows.
@@ -181,16 +182,26 @@ function checkedKey(method: string, model: RowModel, key: Record<string, unknown
       (Number.isInteger(value) ? Number.isSafeInteger(value) : Number.isFinite(value)) ||
       (typeof value === 'string' && /^-?\d+(\.\d+)?$/.test(value))
     const isOther = typeof value === 'boolean' || value instanceof Date || value instanceof Uint8Array
-    const expected = numberTypes.includes(type) ? 'a number' : stringTypes.includes(type) ? 'a string' : 'a value'
+    const expected = expectedKey(type)
     const fits =
       expected === 'a number'
         ? isNumber
         : expected === 'a string'
           ? typeof value === 'string' || (value instanceof Uint8Array && type !== 'UUID')
-          : isNumber || isOther || typeof value === 'string'
+          : (isNumber || isOther || typeof value === 'string') && (expected === 'a value' || isDate(value))
     if (!fits) throw usage.primaryKeyType(method, model.name, name, expected, value)
   }
   return key
+}
+
+function expectedKey(type: string): 'a number' | 'a string' | 'a date' | 'a value' {
+  if (numberTypes.includes(type)) return 'a number'
+  if (stringTypes.includes(type)) return 'a string'
+  return dateTypes.includes(type) ? 'a date' : 'a value'
+}
+
+function isDate(value: unknown): boolean {
+  return !Number.isNaN(new Date(value as Date | string | number).getTime())
 }
 
 /** @throws {UsageError} `column` is not the name of a JSON attribute */

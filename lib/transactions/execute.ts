@@ -1,6 +1,13 @@
 import { DatabaseError, OptimisticLockError, Transaction } from 'sequelize'
 import type { Failure } from '../dialects/dialect.js'
-import { ConflictError, isLosslessError, LockTimeoutError, UnknownOutcomeError } from '../errors/errors.js'
+import {
+  ConflictError,
+  isLosslessError,
+  LockTimeoutError,
+  RowNotFoundError,
+  UnknownOutcomeError,
+} from '../errors/errors.js'
+import type { RowFacts } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { failureOf } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
@@ -134,6 +141,19 @@ export function isConflict(error: unknown): boolean {
   return failure === 'deadlock' || failure === 'conflict' || failure === 'read-only'
 }
 
+/**
+ * Translates the error for a primary key that its column cannot represent, such as 2^40 for an INTEGER on PostgreSQL: no
+ * row can have it. The key is the last bind of the statement.
+ */
+export function toMissingRow(error: unknown, { method, dialect }: Call, row: RowFacts): unknown {
+  if (!(error instanceof DatabaseError)) return error
+  const bind = dialect.refusedBind?.(error.parent)
+  const { parameters } = error as { parameters: unknown }
+  if (bind === undefined || !Array.isArray(parameters)) return error
+  const isOfKey = bind > parameters.length - Object.keys(row.primaryKey).length
+  return isOfKey ? new RowNotFoundError(method, row, error) : error
+}
+
 /** Translates the error of a failed statement: a lock timeout or a conflict becomes an error class of this library. */
 export function toLibraryError(error: unknown, call: Call): unknown {
   const { method, row, dialect, transaction, timeoutMs, session } = call
@@ -144,7 +164,8 @@ export function toLibraryError(error: unknown, call: Call): unknown {
     return new LockTimeoutError(method, row, timeoutMs, dialect.lockHolders, error, isOwnLock)
   }
   const reason = reasonOf(failure)
-  return reason ? new ConflictError(method, row, reason, ConflictError.remedy(method, !!transaction), error) : error
+  if (!reason) return toMissingRow(error, call, row)
+  return new ConflictError(method, row, reason, ConflictError.remedy(method, !!transaction), error)
 }
 
 /** Translates the error of the last attempt of a callback: a conflict becomes a {@link ConflictError}. */

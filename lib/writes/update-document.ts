@@ -1,7 +1,14 @@
 import { isDeepStrictEqual } from 'node:util'
+import { DatabaseError } from 'sequelize'
 import type { Change, Column, Dialect, UpdateVariant } from '../dialects/dialect.js'
 import { refuseCharacterSet, refuseInexactSums } from '../dialects/limits.js'
-import { ConflictError, JsonShapeError, RowNotFoundError, UnknownOutcomeError } from '../errors/errors.js'
+import {
+  ConflictError,
+  JsonShapeError,
+  RowNotFoundError,
+  UnknownOutcomeError,
+  UnsupportedValueError,
+} from '../errors/errors.js'
 import { tryParseJson } from '../json/json-text.js'
 import type { Condition } from '../json/operation.js'
 import { applyAll, findMismatch, inStoredSpelling, meets } from '../json/semantics.js'
@@ -58,7 +65,8 @@ const maxRounds = 5
  *   the result
  * @throws {RowNotFoundError} the row does not exist
  * @throws {ConflictError} another writer replaced the document in every round, or the database skips the row
- * @throws {UnsupportedValueError} the database cannot hold the sum of an increment exactly
+ * @throws {UnsupportedValueError} the database cannot hold the sum of an increment exactly, or cannot read the stored
+ *   document
  * @throws {UnknownOutcomeError} the connection was lost after a write outside a transaction was sent
  */
 export async function updateDocuments<R>(
@@ -74,7 +82,7 @@ export async function updateDocuments<R>(
   for (let round = 1; round <= maxRounds; round++) {
     let canTell = true
     for (const variants of variantsOf(documents, dialect)) {
-      const sent = await sendOnce(method, context, () => send(variants, conditions))
+      const sent = await sendOnce(call, ref, documents, context, () => send(variants, conditions))
       if (sent.result === 'matched') return sent
       canTell &&= sent.result === 'unmatched'
     }
@@ -108,12 +116,27 @@ export async function updateDocuments<R>(
   )
 }
 
-/** Sends a write. If the connection is lost outside a transaction, the outcome is unknown. */
-async function sendOnce<R>(method: string, { transaction }: QueryContext, send: () => Promise<R>): Promise<R> {
+/**
+ * Sends a write.
+ * @throws {UnknownOutcomeError} the connection is lost outside a transaction
+ * @throws {UnsupportedValueError} the database cannot read the stored document
+ */
+async function sendOnce<R>(
+  { method, dialect }: Call,
+  { facts }: RowRef,
+  documents: readonly DocumentColumn[],
+  { transaction }: QueryContext,
+  send: () => Promise<R>,
+): Promise<R> {
   try {
     return await send()
   } catch (error) {
-    throw !transaction && failureOf(error) === 'lost' ? new UnknownOutcomeError(method, 'the write', error) : error
+    if (!transaction && failureOf(error) === 'lost') throw new UnknownOutcomeError(method, 'the write', error)
+    const what = error instanceof DatabaseError ? dialect.unreadable?.(error.parent) : undefined
+    // A document of type JSONB was read when it was stored.
+    const unread = documents.find(({ type }) => type === 'JSON')
+    if (what === undefined || !unread) throw error
+    throw UnsupportedValueError.inStoredDocument(method, facts, unread.column, what, error)
   }
 }
 

@@ -475,6 +475,9 @@ eachDatabase('mergeJsonKey', (database) => {
     expect(await mergeJsonKey([Text, id], 'data', 'k', 1, { returning: true })).to.deep.equal({ k: 1 })
     // MySQL compares 'abc' = 0 as equal, which would write every row.
     await rejection(mergeJsonKey([Text, 0], 'data', 'k', 2), UsageError)
+    const Time = sequelize.define('Time', { id: { type: DataTypes.DATE, primaryKey: true }, data: DataTypes.JSON })
+    for (const key of ['no date', new Date('no date')])
+      await rejection(mergeJsonKey([Time, key], 'data', 'k', 1), UsageError)
     const uuid = '7c9e6679-7425-40de-944b-e07fc1f90ae7'
     const Uuid = await createKeyed(sequelize, 'uuid_keys', DataTypes.UUID, uuid)
     expect(await mergeJsonKey([Uuid, uuid], 'data', 'k', 1, { returning: true })).to.deep.equal({ k: 1 })
@@ -498,6 +501,30 @@ eachDatabase('mergeJsonKey', (database) => {
       expect(data).to.deep.equal({ merged: 1, locked: 1, [version ? 'optimistic' : 'patched']: 1 })
     })
   }
+
+  const impossibleKeys: readonly (readonly [type: DataTypes.DataType, key: string | number])[] = [
+    [DataTypes.INTEGER, 2 ** 40],
+    [DataTypes.BIGINT, '99999999999999999999'],
+    [DataTypes.INTEGER, 1.5],
+    [DataTypes.UUID, 'not a UUID'],
+  ]
+  it('no row has a key that the type of its column cannot represent', async () => {
+    for (const [type, key] of impossibleKeys) {
+      const Keyed = sequelize.define<Model & { data: Progress; version: number }>(
+        'Keyed',
+        { id: { type, primaryKey: true }, data: DataTypes.JSON },
+        { tableName: 'impossible_keys', version: true },
+      )
+      await Keyed.sync({ force: true })
+      const calls = [
+        () => mergeJsonKey([Keyed, key], 'data', 'k', 1),
+        () => withLock([Keyed, key], () => undefined),
+        () => withOptimisticLock([Keyed, key], () => undefined),
+      ]
+      for (const call of calls)
+        expect((await rejection(call(), RowNotFoundError)).primaryKey).to.deep.equal({ id: key })
+    }
+  })
 
   it('moves an updatedAt whose type is given as text', async () => {
     const Plain = sequelize.define<Model & { data: Progress }>(
@@ -591,6 +618,20 @@ eachDatabase('mergeJsonKey', (database) => {
       expect(log[0]).to.include('"data" = (CASE WHEN jsonb_typeof("data")')
       expect((await document.reload()).data).to.deep.equal({ k: 1 })
     })
+
+    for (const text of ['{"x":"\\u0000"}', '{"\\u0000":1}', '{"x":"\\ud800"}']) {
+      it(`a json document that jsonb cannot represent is an error that names it, and stays: ${text}`, async () => {
+        const { id } = await Runs.create()
+        await storeText(Runs, id, text)
+        const error = await rejection(mergeJsonKey([Runs, id], 'progress', 'k', 1), UnsupportedValueError)
+        expect(error.message).to.match(
+          /"progress" of WorkflowRun id=\d+ holds the NUL character or half of a surrogate/,
+        )
+        expect(error.column).to.equal('progress')
+        expect(error.cause).to.be.instanceOf(DatabaseError)
+        expect(await storedText(Runs, id)).to.equal(text)
+      })
+    }
   }
 
   if (database.name === 'mariadb' || database.name === 'sqlite') {
