@@ -38,6 +38,8 @@ export async function sendForInstance(
     bind: binds,
     ...queryOptions(sequelizeOf(model), context),
     type: QueryTypes.SELECT as const,
+    // Overrides a default of the application: new Sequelize({ query: { raw: true } }).
+    raw: false,
     model,
     // The name of a table with a schema is an object with its own toString.
     tableNames: [(model.getTableName() as { toString(): string }).toString()],

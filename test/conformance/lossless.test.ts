@@ -1,6 +1,13 @@
 import { expect } from 'chai'
 import { DataTypes, Model, Sequelize } from 'sequelize'
-import { lossless, mergeJsonKey, UnsupportedDatabaseError, UnsupportedValueError, UsageError } from 'sequelize-lossless'
+import {
+  lossless,
+  mergeJsonKey,
+  UnsupportedDatabaseError,
+  UnsupportedValueError,
+  UsageError,
+  withOptimisticLock,
+} from 'sequelize-lossless'
 import type { DatabaseName } from '../databases/index.js'
 import { eachDatabase } from '../each-database.js'
 import { rejection } from '../rejection.js'
@@ -78,6 +85,24 @@ eachDatabase('lossless', (database) => {
     const row = await Plain.create()
     await mergeJsonKey(row, 'data', 'k', 1)
     expect((await row.reload()).data).to.deep.equal({ k: 1 })
+  })
+
+  it('works where the application sets raw: true for every query', async () => {
+    const { sequelize } = database.connect({ query: { raw: true } })
+    const Runs = await createRuns(sequelize, { version: true })
+    const run = await Runs.create({ progress: {} })
+    expect(await mergeJsonKey([Runs, run.id], 'progress', 'a', 1, { returning: true })).to.deep.equal({ a: 1 })
+    await run.withLock(async (locked) => {
+      await locked.mergeJsonKey('progress', 'b', 2)
+      await locked.update({ progress: { ...locked.progress, c: 3 } })
+    })
+    await withOptimisticLock([Runs, run.id], (row) => void (row.progress = { ...row.progress, d: 4 }))
+    expect(JSON.parse((await storedText(defineRuns(database.connect().sequelize), run.id))!)).to.deep.equal({
+      a: 1,
+      b: 2,
+      c: 3,
+      d: 4,
+    })
   })
 
   for (const [setting, message] of refusedSettings[database.name]) {
