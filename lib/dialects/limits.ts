@@ -161,6 +161,20 @@ export function refuseCharacterSet(method: string, model: string, column: string
   )
 }
 
+/**
+ * Without strict sql_mode, the server returns NULL in place of a document that is too long.
+ *
+ * @throws {UnsupportedValueError} always
+ */
+export function refuseUnreturned(method: string, column: string, dialect: Dialect): never {
+  throw new UnsupportedValueError(
+    method,
+    `"${column}" holds a document that this ${dialect.name} server does not return, since it is longer than max_allowed_packet (${dialect.maxStatementBytes} bytes)`,
+    'Raise max_allowed_packet on the server, or store large values in rows of their own.',
+    column,
+  )
+}
+
 function shorten(text: string): string {
   return JSON.stringify(text.length > 40 ? `${text.slice(0, 40)}…` : text)
 }

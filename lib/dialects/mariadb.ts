@@ -1,4 +1,5 @@
 import { isInteger } from '../json/encode.js'
+import { makesDocument } from '../json/semantics.js'
 import { canonicalJson, otherEscapes, write } from './json-set.js'
 import type { JsonFunctions } from './json-set.js'
 import type { Dialect, UpdateVariant } from './dialect.js'
@@ -114,14 +115,15 @@ const functions: JsonFunctions = {
  */
 const variant: UpdateVariant = (change, column, bind) => {
   const { sql } = column
-  const root = `IF(JSON_TYPE(${sql}) = 'OBJECT', ${sql}, JSON_OBJECT())`
+  const isMade = makesDocument(change.operations)
+  const root = isMade ? `IF(JSON_TYPE(${sql}) = 'OBJECT', ${sql}, JSON_OBJECT())` : sql
   const { document, guards, met, read, operands } = write(functions, root, sql, change, bind)
   const proofs = [
     ...operands.map((operand) => `JSON_EXTRACT(${operand}, '$') IS NOT NULL`),
     ...read.map(
       (path) => `COALESCE(JSON_EXISTS(${sql}, ${path}), 0) = COALESCE(JSON_CONTAINS_PATH(${sql}, 'one', ${path}), 0)`,
     ),
-    `${document} IS NOT NULL`,
+    isMade ? `${document} IS NOT NULL` : `(${sql} IS NULL OR ${document} IS NOT NULL)`,
   ]
   const isDocument = `(${sql} IS NULL OR CASE WHEN JSON_VALID(${sql}) THEN JSON_TYPE(${sql}) END IN ('OBJECT', 'NULL'))`
   const guard = [holdsEveryText(column), isDocument, ...guards, ...met, ...proofs].join(' AND ')

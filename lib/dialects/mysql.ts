@@ -1,4 +1,5 @@
 import { greatestSum, isInteger } from '../json/encode.js'
+import { makesDocument } from '../json/semantics.js'
 import { write } from './json-set.js'
 import type { JsonFunctions } from './json-set.js'
 import type { Column, Dialect, DriverError, Failure, UpdateVariant } from './dialect.js'
@@ -96,7 +97,10 @@ const partial: UpdateVariant = (change, column, bind) => {
 
 /** For NULL and JSON null: JSON_SET would return the former as NULL and the latter unchanged, without an error. */
 const initialising: UpdateVariant = (change, column, bind) => {
-  const { document, met } = write(functions, 'JSON_OBJECT()', 'JSON_OBJECT()', change, bind)
+  const [root, applied] = makesDocument(change.operations)
+    ? ['JSON_OBJECT()', change]
+    : [column.sql, { ...change, operations: [] }]
+  const { document, met } = write(functions, root, 'JSON_OBJECT()', applied, bind)
   const isNull = `COALESCE(JSON_TYPE(${column.sql}), 'NULL') = 'NULL'`
   return { document, guard: [isNull, holdsEveryText(column), ...met].join(' AND ') }
 }

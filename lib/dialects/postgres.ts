@@ -1,5 +1,5 @@
 import { greatestSum, isInteger } from '../json/encode.js'
-import { createsMissing, neededType } from '../json/semantics.js'
+import { createsMissing, makesDocument, neededType } from '../json/semantics.js'
 import type { Operation } from '../json/operation.js'
 import type { Kind } from '../json/values.js'
 import type { Bind, Column, Dialect, DriverError, Failure, UpdateVariant } from './dialect.js'
@@ -261,9 +261,12 @@ function needsText(operations: readonly Operation[]): string | undefined {
 /** @see https://www.postgresql.org/docs/18/functions-json.html */
 const variant: UpdateVariant = ({ operations, conditions }, column, bind) => {
   const stored = jsonb(column)
-  const document = operations.every(isPlainSet)
+  const changed = operations.every(isPlainSet)
     ? written(stored, operations, bind)
     : ofDocument(written('stored', operations, bind), stored)
+  const document = makesDocument(operations)
+    ? changed
+    : `CASE WHEN jsonb_typeof(${stored}) = 'object' THEN ${changed} ELSE ${stored} END`
   const needs = needsText(operations)
   const met = conditions.map(({ kind, path, json }) => {
     const value = path.reduce((parent, key) => child(parent, bind(key)), 'stored')

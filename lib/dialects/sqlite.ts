@@ -1,5 +1,6 @@
 import { resolve } from 'node:path'
 import { greatestSum } from '../json/encode.js'
+import { makesDocument } from '../json/semantics.js'
 import { canonicalJson, otherEscapes, write } from './json-set.js'
 import type { JsonFunctions } from './json-set.js'
 import type { Dialect, UpdateVariant } from './dialect.js'
@@ -88,7 +89,9 @@ const functions: JsonFunctions = {
 }
 
 const variant: UpdateVariant = (change, { sql }, bind) => {
-  const root = `CASE WHEN json_type(${sql}) = 'object' THEN ${sql} ELSE '{}' END`
+  const root = makesDocument(change.operations)
+    ? `CASE WHEN json_type(${sql}) = 'object' THEN ${sql} ELSE '{}' END`
+    : sql
   const { document, guards, met } = write(functions, root, sql, change, bind)
   const isDocument = `(${sql} IS NULL OR CASE WHEN json_valid(${sql}) THEN json_type(${sql}) END IN ('object', 'null'))`
   return { document, guard: [isDocument, ...guards, ...met].join(' AND ') }

@@ -68,6 +68,11 @@ export function createsMissing(kind: Kind): boolean {
   return kind !== 'remove' && kind !== 'rename' && kind !== 'pull'
 }
 
+/** Whether NULL or JSON null becomes an object; other operations find nothing to change there. */
+export function makesDocument(operations: readonly Operation[]): boolean {
+  return operations.some(({ kind }) => createsMissing(kind))
+}
+
 /** The path of a value after its rename. */
 export function renamedPath({ path, json }: Operation): Path {
   return [...path.slice(0, -1), JSON.parse(json) as string]
@@ -99,7 +104,7 @@ function apply(operation: Operation, document: unknown): JsonValue {
   const { kind, path, json } = operation
   const operand = parseJson(json)
   const value = valueAt(document, path) as JsonValue | undefined
-  if (value === undefined && !createsMissing(kind)) return (document ?? {}) as JsonValue
+  if (value === undefined && !createsMissing(kind)) return document as JsonValue
   const items = (value ?? []) as readonly JsonValue[]
   switch (kind) {
     case 'set':

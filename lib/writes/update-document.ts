@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import { DatabaseError } from 'sequelize'
 import type { Change, Column, Dialect, UpdateVariant } from '../dialects/dialect.js'
-import { refuseCharacterSet, refuseInexactSums } from '../dialects/limits.js'
+import { refuseCharacterSet, refuseInexactSums, refuseUnreturned } from '../dialects/limits.js'
 import {
   ConflictError,
   JsonShapeError,
@@ -178,7 +178,7 @@ function isAlreadyThere(
  * Reads the stored document; in a transaction by a locking read, which is never stale.
  * @throws {RowNotFoundError} the row does not exist
  * @throws {JsonShapeError} the stored text is not JSON
- * @throws {UnsupportedValueError} the character set of the column cannot represent every text
+ * @throws {UnsupportedValueError} the character set of the column cannot represent every text, or the document is too long
  */
 export async function readDocument(
   { method, dialect, session }: Call,
@@ -189,10 +189,11 @@ export async function readDocument(
   const select = new Statement(model)
   const target: Column = { sql: select.column(column), type }
   const set = dialect.characterSet ? `, ${dialect.characterSet.of(target)} AS ${select.name('characterSet')}` : ''
-  const stored = `${dialect.documentText(target)} AS ${select.name('document')}${set}`
+  const isNull = `${target.sql} IS NULL AS ${select.name('isNull')}`
+  const stored = `${dialect.documentText(target)} AS ${select.name('document')}, ${isNull}${set}`
   const sql = `SELECT ${stored} FROM ${select.table()} WHERE ${select.row(primaryKey)}`
   const locked = context.transaction ? `${sql} ${dialect.lockClause}` : sql
-  const [row] = await sendForRows<{ document: string | null; characterSet?: string }>(
+  const [row] = await sendForRows<{ document: string | null; isNull: unknown; characterSet?: string }>(
     session.sequelize,
     locked,
     select.binds,
@@ -200,6 +201,7 @@ export async function readDocument(
   )
   if (!row) throw new RowNotFoundError(method, facts)
   if (row.characterSet !== undefined) refuseCharacterSet(method, model.name, column, row.characterSet, dialect)
+  if (row.document === null && !Number(row.isNull)) refuseUnreturned(method, column, dialect)
   const text = row.document ?? 'null'
   const document = tryParseJson(text)
   if (document !== undefined) return { text, document }

@@ -12,6 +12,8 @@ function isObject(value: unknown): value is Fields {
  * `undefined` where it must be refused.
  */
 export function expected(operations: readonly Operation[], document: unknown): unknown {
+  const isKept = operations.every(({ kind }) => ['remove', 'rename', 'pull'].includes(kind))
+  if (isKept && (document ?? null) === null) return null
   const copy = structuredClone(document) ?? {}
   if (!isObject(copy)) return undefined
   return operations.every((operation) => change(copy, operation)) ? copy : undefined

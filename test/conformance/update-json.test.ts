@@ -336,6 +336,16 @@ eachDatabase('updateJson', (database) => {
     await rejection(run.updateJson('progress', [remove('z')]), RowNotFoundError)
   })
 
+  it('remove, rename and pull leave NULL and JSON null as they are', async () => {
+    for (const text of [null, 'null']) {
+      const run = await Runs.create()
+      await storeText(Runs, run.id, text)
+      await run.updateJson('progress', [remove('a'), rename(['b', 'c'], 'd'), pull('e', 1)])
+      expect(await storedText(Runs, run.id)).to.equal(text)
+      expect(run.progress ?? null).to.equal(null)
+    }
+  })
+
   it('leaves what the row has seen as it is, where the operations do not fit it', async () => {
     const run = await Runs.create({ progress: { list: 'stale', n: 1 } })
     await Runs.update({ progress: { list: [], n: 1 } }, { where: { id: run.id } })
@@ -585,7 +595,8 @@ eachDatabase('updateJson', (database) => {
       try {
         const { sequelize: loose } = database.connect({ pool: { max: 1 } })
         await loose.query(`SET SESSION sql_mode = ''`)
-        await rejection(updateJson([defineRuns(loose), id], 'progress', [pull('items', items[7])]), Error)
+        const call = updateJson([defineRuns(loose), id], 'progress', [pull('items', items[7])])
+        expect((await rejection(call, Error)).message).to.match(/max_allowed_packet/)
       } finally {
         await sequelize.query(`SET GLOBAL max_allowed_packet = ${row!.bytes}`)
       }
