@@ -5,7 +5,6 @@ import { refuseTooLarge, refuseUnsupported } from '../dialects/limits.js'
 import { checkOptions } from '../errors/check-options.js'
 import { ConditionNotMetError, JsonShapeError, UnsupportedValueError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
-import { parseJson } from '../json/json-text.js'
 import { isCondition } from '../json/operation.js'
 import type { Operation } from '../json/operation.js'
 import { applyAll } from '../json/semantics.js'
@@ -30,7 +29,7 @@ import { refuseSelfDeadlock } from '../transactions/writer-queue.js'
 import { coalesce, trackUnsettled } from './coalesce.js'
 import type { BatchableCall } from './coalesce.js'
 import type { JsonWriteOptions } from './options.js'
-import { readDocument, updateDocuments } from './update-document.js'
+import { asLoaded, readDocument, updateDocuments } from './update-document.js'
 import type { DocumentChange, DocumentColumn, UpdateResult } from './update-document.js'
 
 /** A reference to the document that a call changes. */
@@ -170,7 +169,7 @@ async function updateDocument(
         ? new JsonShapeError(method, row.facts, column, reason)
         : new ConditionNotMetError(method, row.facts, column, reason),
   })
-  return 'answer' in outcome ? outcome.answer : outcome.stored[0]!.document
+  return 'answer' in outcome ? outcome.answer : outcome.stored[0]!.loaded
 }
 
 async function sendUpdate(
@@ -205,14 +204,21 @@ async function sendUpdate(
   refuseTooLarge(method, column, bytes, dialect)
 
   if (!dialect.matched) {
-    const answer = `RETURNING ${returning ? dialect.documentText(target) : '1'} AS ${statement.name('document')}`
-    const [found] = await sendForRows<{ document: string }>(sequelize, `${sql} ${answer}`, statement.binds, context)
+    const answer = returning
+      ? `${dialect.documentText(target)} AS ${statement.name('document')}, ${target.sql} AS ${statement.name('loaded')}`
+      : '1'
+    const [found] = await sendForRows<{ document: string | null; loaded: unknown }>(
+      sequelize,
+      `${sql} RETURNING ${answer}`,
+      statement.binds,
+      context,
+    )
     if (!found) return { result: 'unmatched' }
-    return { result: 'matched', answer: returning ? parseJson(found.document) : undefined }
+    return { result: 'matched', answer: returning ? asLoaded(found.document, found.loaded) : undefined }
   }
   const isMatched = dialect.matched(await sendForHeader(sequelize, sql, statement.binds, context))
   if (!isMatched) return { result: isMatched === undefined ? 'unknown' : 'unmatched' }
-  const answer = returning ? (await readDocument(call, row, write, context)).document : undefined
+  const answer = returning ? (await readDocument(call, row, write, context)).loaded : undefined
   return { result: 'matched', answer }
 }
 

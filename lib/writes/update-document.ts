@@ -9,7 +9,7 @@ import {
   UnknownOutcomeError,
   UnsupportedValueError,
 } from '../errors/errors.js'
-import { tryParseJson } from '../json/json-text.js'
+import { parseJson, tryParseJson, withRightKeys } from '../json/json-text.js'
 import type { Condition } from '../json/operation.js'
 import { applyAll, findMismatch, inStoredSpelling, meets } from '../json/semantics.js'
 import type { Mismatch } from '../json/semantics.js'
@@ -42,6 +42,8 @@ export interface StoredDocument {
   /** The stored text, which no driver has parsed or rounded. */
   readonly text: string
   readonly document: JsonValue
+  /** The document as a finder of Sequelize reads it: some drivers read long integers as text. */
+  readonly loaded: JsonValue
 }
 
 /** An UPDATE of one row that changes some of its documents. */
@@ -190,22 +192,31 @@ export async function readDocument(
   const target: Column = { sql: select.column(column), type }
   const set = dialect.characterSet ? `, ${dialect.characterSet.of(target)} AS ${select.name('characterSet')}` : ''
   const isNull = `${target.sql} IS NULL AS ${select.name('isNull')}`
-  const stored = `${dialect.documentText(target)} AS ${select.name('document')}, ${isNull}${set}`
+  const stored = `${dialect.documentText(target)} AS ${select.name('document')}, ${target.sql} AS ${select.name('loaded')}, ${isNull}${set}`
   const sql = `SELECT ${stored} FROM ${select.table()} WHERE ${select.row(primaryKey)}`
   const locked = context.transaction ? `${sql} ${dialect.lockClause}` : sql
-  const [row] = await sendForRows<{ document: string | null; isNull: unknown; characterSet?: string }>(
-    session.sequelize,
-    locked,
-    select.binds,
-    context,
-  )
+  const [row] = await sendForRows<{
+    document: string | null
+    loaded: unknown
+    isNull: unknown
+    characterSet?: string
+  }>(session.sequelize, locked, select.binds, context)
   if (!row) throw new RowNotFoundError(method, facts)
   if (row.characterSet !== undefined) refuseCharacterSet(method, model.name, column, row.characterSet, dialect)
   if (row.document === null && !Number(row.isNull)) refuseUnreturned(method, column, dialect)
   const text = row.document ?? 'null'
   const document = tryParseJson(text)
-  if (document !== undefined) return { text, document }
+  if (document !== undefined) return { text, document, loaded: asLoaded(text, row.loaded) }
   throw new JsonShapeError(method, facts, column, { path: [], needed: 'an object', found: 'text that is not JSON' })
+}
+
+/**
+ * What a driver read, with the right names of its keys; its text parsed if the driver leaves documents as text.
+ * @param text `null` for a column that is NULL
+ */
+export function asLoaded(text: string | null, loaded: unknown): JsonValue {
+  if (text === null) return null
+  return typeof loaded === 'object' && loaded !== null ? withRightKeys(text, loaded as JsonValue) : parseJson(text)
 }
 
 /** Rewrites the document in the form that the JSON functions read, unless another writer has changed it. */

@@ -200,6 +200,16 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
     await rejection(second.update({ progress: { ...second.progress, m: 6 } }), StaleRowError)
   })
 
+  it('is in the answer of returning: true as a finder reads it', async () => {
+    const answer = await updateJson([Runs, run.id], 'progress', [set('k', 1)] as never, { returning: true })
+    const { progress } = await Runs.findByPk(run.id, { rejectOnEmpty: true })
+    // MariaDB's documents are text for mysql2.
+    expect(answer).to.deep.equal(typeof progress === 'string' ? JSON.parse(progress) : progress)
+    await run.mergeJsonKey('progress', 'k' as never, 2 as never, { returning: true })
+    const { progress: after } = await Runs.findByPk(run.id, { rejectOnEmpty: true })
+    expect(run.progress).to.deep.equal(after)
+  })
+
   it('is part of a whole document that a save replaces', async () => {
     await run.update({ progress: null })
     expect(await storedText(Runs, run.id)).to.equal('null')

@@ -340,9 +340,11 @@ eachDatabase('updateJson', (database) => {
     for (const text of [null, 'null']) {
       const run = await Runs.create()
       await storeText(Runs, run.id, text)
-      await run.updateJson('progress', [remove('a'), rename(['b', 'c'], 'd'), pull('e', 1)])
+      const operations = [remove('a'), rename(['b', 'c'], 'd'), pull('e', 1)] as const
+      await run.updateJson('progress', operations)
       expect(await storedText(Runs, run.id)).to.equal(text)
       expect(run.progress ?? null).to.equal(null)
+      expect(await updateJson([Runs, run.id], 'progress', operations, { returning: true })).to.equal(null)
     }
   })
 
