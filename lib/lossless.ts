@@ -4,6 +4,7 @@ import { checkOptions } from './errors/check-options.js'
 import { usage } from './errors/usage.js'
 import { guard } from './guard/guard.js'
 import type {
+  Changes,
   Fitting,
   JsonColumn,
   JsonDocument,
@@ -24,6 +25,9 @@ import { sequelizeInternals, sequelizeOf } from './sequelize/internals.js'
 import type { LosslessOptions } from './sequelize/options.js'
 import { sessionOf } from './sequelize/session.js'
 import { watchSession } from './transactions/watch.js'
+import { atomicUpdate } from './writes/atomic-update.js'
+import type { AtomicUpdateOptions } from './writes/atomic-update.js'
+import type { Plus } from './writes/columns.js'
 import { compareAndSetJson, mergeJson, mergeJsonKey, updateJson } from './writes/json-methods.js'
 import type { JsonWriteOptions } from './writes/options.js'
 
@@ -38,6 +42,12 @@ export interface Lossless<M extends Model> {
 
   /** Runs `fn` on a fresh row and saves it; retries after a concurrent write. See {@link withOptimisticLock}. */
   withOptimisticLock<R>(fn: (row: this) => R | Promise<R>, options?: WithOptimisticLockOptions): Promise<R>
+
+  /** Changes several columns of this row in one atomic UPDATE. See the function {@link atomicUpdate}. */
+  atomicUpdate<const G extends object>(
+    changes: G & Changes<M, G, Plus>,
+    options?: AtomicUpdateOptions<M>,
+  ): Promise<this>
 
   /** Sets one key of a JSON column in one atomic UPDATE. See the function {@link mergeJsonKey}. */
   mergeJsonKey<C extends JsonColumn<M>, K extends JsonKey<M, C>>(
@@ -75,6 +85,7 @@ export interface Lossless<M extends Model> {
 const functions: Record<MethodName, (row: never, ...args: never[]) => Promise<unknown>> = {
   withLock,
   withOptimisticLock,
+  atomicUpdate,
   mergeJsonKey,
   mergeJson,
   updateJson,

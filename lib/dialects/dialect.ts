@@ -116,6 +116,10 @@ export interface Dialect {
   readonly refusedBind?: (error: DriverError) => number | undefined
   /** What in a stored document its JSON functions cannot read; `undefined` if this is not the error. */
   readonly unreadable?: (error: DriverError) => string | undefined
+  /** SQL: the stored number of an ordinary column, or 0, and a bound decimal text. Exact where the column is. */
+  readonly sum: (column: string, by: string, kind: 'integer' | 'fraction') => string
+  /** Whether the server refused a number that its column cannot hold. */
+  readonly isOutOfRange: (error: DriverError) => boolean
   /** The failures after which the server has rolled back the whole transaction, including every savepoint. */
   readonly endsTransaction: readonly Failure[]
   /** Matches SQL that ends a transaction, such as COMMIT in a raw query or, on MySQL, DDL. */

@@ -147,6 +147,8 @@ export const mariadb: Dialect = {
   // The connector would parse a JSON column and round its numbers.
   documentText: (column) => `CAST(${column.sql} AS CHAR)`,
   characterSet,
+  sum: mysql.sum,
+  isOutOfRange: mysql.isOutOfRange,
   matched,
   lockClause: 'FOR UPDATE',
   lockWait: (timeoutMs) => ({

@@ -183,6 +183,10 @@ export const mysql: Dialect = {
   isolationLevels: ['READ UNCOMMITTED', 'READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'],
   maxDepth: 100,
   integers,
+  // The driver binds numbers as doubles.
+  sum: (column, by, kind) => `COALESCE(${column}, 0) + CAST(${by} AS DECIMAL(65, ${kind === 'integer' ? 0 : 30}))`,
+  // ER_WARN_DATA_OUT_OF_RANGE and ER_DATA_OUT_OF_RANGE.
+  isOutOfRange: ({ errno }) => errno === 1264 || errno === 1690,
   refuseKey: refuseLongKey,
   refuseText: () => undefined,
   classify,

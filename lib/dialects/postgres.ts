@@ -262,7 +262,9 @@ function needsText(operations: readonly Operation[]): string | undefined {
 const variant: UpdateVariant = ({ operations, conditions }, column, bind) => {
   const stored = jsonb(column)
   const changed = operations.every(isPlainSet)
-    ? written(stored, operations, bind)
+    ? operations.length === 0
+      ? stored
+      : written(stored, operations, bind)
     : ofDocument(written('stored', operations, bind), stored)
   const document = makesDocument(operations)
     ? changed
@@ -345,6 +347,8 @@ export const postgres: Dialect = {
     code === '22P05' || (code === '22P02' && /\bjson\b/.test(message))
       ? 'the NUL character or half of a surrogate pair, which jsonb cannot represent'
       : undefined,
+  sum: (column, by) => `COALESCE(${column}, 0) + ${by}::numeric`,
+  isOutOfRange: ({ code }) => code === '22003',
   endsTransaction: [],
   endsTransactionBySql: endsTransactionBySql({ starts: '', isMysql: false }),
   abortsOnError: true,

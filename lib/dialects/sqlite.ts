@@ -100,6 +100,12 @@ const variant: UpdateVariant = (change, { sql }, bind) => {
 /** No disk space, a failed read or write, or no memory; also as an extended result code. */
 const outOfResources = /^SQLITE_(FULL|IOERR|NOMEM)(_|$)/
 
+/** A sum past 64 bits would be a double, without an error; abs() of the least integer is an error. */
+const integerSum = (column: string, by: string): string => {
+  const sum = `COALESCE(${column}, 0) + CAST(${by} AS INTEGER)`
+  return `CASE WHEN typeof(${sum}) = 'real' AND typeof(${column}) <> 'real' THEN abs(-9223372036854775807 - 1) ELSE ${sum} END`
+}
+
 export const sqlite: Dialect = {
   name: 'SQLite',
   variants: [variant],
@@ -132,6 +138,9 @@ export const sqlite: Dialect = {
   classify: ({ code = '' }) =>
     code === 'SQLITE_BUSY' ? 'lock timeout' : outOfResources.test(code) ? 'resources' : undefined,
   // @see https://www.sqlite.org/lang_transaction.html#response_to_errors_within_a_transaction
+  sum: (column, by, kind) =>
+    kind === 'integer' ? integerSum(column, by) : `COALESCE(${column}, 0) + CAST(${by} AS REAL)`,
+  isOutOfRange: ({ message }) => /integer overflow/.test(message),
   endsTransaction: ['resources'],
   endsTransactionBySql: endsTransactionBySql({ starts: '', isMysql: false }),
   isRollback: () => false,

@@ -105,6 +105,17 @@ export class UnsupportedValueError extends BaseError {
     if (cause !== undefined) this.cause = cause
   }
 
+  /** The database refused a number that its column cannot hold. */
+  static outOfRange(method: string, columns: readonly string[], cause: unknown): UnsupportedValueError {
+    return new UnsupportedValueError(
+      method,
+      `a new value is out of the range of its column (${quoted(columns)})`,
+      'Check the amount, or migrate the column to a type with a greater range.',
+      columns[0],
+      cause,
+    )
+  }
+
   /** The database cannot read a stored document; `what` is in it. */
   static inStoredDocument(
     method: string,
@@ -127,19 +138,33 @@ export class UnsupportedValueError extends BaseError {
 export class ConditionNotMetError extends RowError {
   readonly code = 'CONDITION_NOT_MET'
   override readonly name = 'ConditionNotMetError'
+  /** The attribute; the first one if a condition of the option `where` names several. */
   readonly column: string
-  readonly condition: Readonly<{ kind: string; path: readonly string[]; json: string }>
+  /** The condition on a document; `undefined` for a condition of the option `where`. */
+  readonly condition: Readonly<{ kind: string; path: readonly string[]; json: string }> | undefined
 
-  constructor(method: string, row: RowFacts, column: string, condition: ConditionNotMetError['condition']) {
-    const { kind, path, json } = condition
+  constructor(
+    method: string,
+    row: RowFacts,
+    column: string,
+    condition: ConditionNotMetError['condition'],
+    what?: string,
+  ) {
+    const { kind, path = [], json } = condition ?? {}
     const shown = kind === 'equals' ? `equals(${JSON.stringify(path)}, ${json})` : `${kind}(${JSON.stringify(path)})`
     super(
       row,
-      `${method}: "${column}" of ${describeRow(row)} does not meet ${shown}, so nothing was written. ` +
+      `${method}: ${what ?? `"${column}" of ${describeRow(row)} does not meet ${shown}`}, so nothing was written. ` +
         `Read the row again with await row.reload() and decide again, or handle the error code 'CONDITION_NOT_MET' in a catch.`,
     )
     this.column = column
     this.condition = condition
+  }
+
+  /** The ordinary columns of the row do not meet the option `where`. The text has no values, which may be secret. */
+  static ofColumns(method: string, row: RowFacts, columns: readonly string[]): ConditionNotMetError {
+    const what = `${quoted(columns)} of ${describeRow(row)} ${columns.length === 1 ? 'does' : 'do'} not meet the option where`
+    return new ConditionNotMetError(method, row, columns[0]!, undefined, what)
   }
 }
 

@@ -49,6 +49,37 @@ const texts = {
     `${method}: expected an array of at least one operation, got ${describeValue(value)}. Write ${method}(column, [set('step_a', 'done'), increment('attempts')]); an object from another source, such as a request body, is not an operation.`,
   conditions: (method: string, value: unknown): string =>
     `${method}: expected options.if to be an array of conditions, got ${describeValue(value)}. Write { if: [equals('state', 'new'), absent('owner')] }; an object from another source, such as a request body, is not a condition.`,
+  changes: (method: string, model: string, value: unknown): string =>
+    `${method}: expected the changes to be an object of attributes of ${model}, with at least one, got ${describeValue(value)}. Write ${method}({ progress: [set('step_a', 'done')], status: 'running' }).`,
+  attribute: (method: string, model: string, name: string, names: readonly string[]): string =>
+    `${method}: ${model} has no attribute "${name}". Its attributes: ${names.join(', ')}.`,
+  keyChange: (method: string, model: string, name: string): string =>
+    `${method}: "${name}" is part of the primary key of ${model}, which identifies the row of this call. Leave it out.`,
+  movedColumn: (method: string, model: string, name: string): string =>
+    `${method}: "${name}" of ${model} changes with every write. Leave it out of the changes; to require a value, write { where: { ${name}: … } }.`,
+  columnValue: (method: string, model: string, name: string, value: unknown): string =>
+    `${method}: expected a value for "${name}" of ${model}, got ${describeValue(value)}. Write a value, null, or plus(1) for a number; SQL expressions are not bound: write them with ${model}.update().`,
+  documentOperations: (method: string, model: string, name: string, value: unknown): string =>
+    `${method}: expected an array of operations for the JSON column "${name}" of ${model}, got ${describeValue(value)}. Write { ${name}: [set('step_a', 'done')] }; to replace the whole document, use withLock().`,
+  setterOfDocument: (method: string, model: string, name: string): string =>
+    `${method}: a setter of ${model} assigns "${name}" as a whole, which could overwrite a concurrent change. Pass operations for it: { ${name}: [set('step_a', 'done')] }.`,
+  plus: (method: string, value: unknown): string =>
+    `${method}: expected a number, a bigint or a decimal text that can be added exactly, got ${describeValue(value)}. Write ${method}(1), ${method}(10n ** 18n) or ${method}('0.10').`,
+  plusType: (method: string, model: string, name: string, type: string, by: string): string =>
+    `${method}: plus(${by}) does not fit "${name}" of ${model}, which has the type ${type}. Add integers to integer columns, and fractions to DECIMAL, FLOAT or DOUBLE columns.`,
+  documentConditions: (method: string, value: unknown): string =>
+    `${method}: expected options.if to be an object of JSON columns and their conditions, got ${describeValue(value)}. Write { if: { progress: [exists('step_b')] } }.`,
+  where: (method: string, value: unknown): string =>
+    `${method}: expected options.where to be an object of columns, got ${describeValue(value)}. Write { where: { status: 'running' } }.`,
+  whereColumn: (method: string, model: string, name: string, isJson: boolean, names: readonly string[]): string =>
+    `${method}: "${name}" is not an ordinary column of ${model}. ` +
+    (isJson
+      ? `For a JSON column write { if: { ${name}: [equals('state', 'new')] } }.`
+      : `Its ordinary columns: ${names.join(', ')}.`),
+  whereOperator: (method: string, operator: string | symbol): string =>
+    `${method}: options.where has ${String(operator)}, whose values this library does not bind. Use Op.eq, Op.ne, Op.gt, Op.gte, Op.lt, Op.lte, Op.in, Op.notIn, Op.is, Op.not, Op.between, Op.notBetween, Op.like, Op.notLike, Op.and, Op.or.`,
+  whereValue: (method: string, name: string, value: unknown): string =>
+    `${method}: options.where compares "${name}" with ${describeValue(value)}, which does not fit its type. Databases convert such values silently: convert it first, for example with String(…) or Number(…).`,
   overlap: (method: string, one: readonly string[], other: readonly string[]): string =>
     `${method}: the paths ${JSON.stringify(one)} and ${JSON.stringify(other)} overlap, so their order would matter. Write them as one operation, or as two calls.`,
   value: (method: string, place: string, what: string): string =>

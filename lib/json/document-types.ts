@@ -24,7 +24,7 @@ type AttributesOf<M extends Model> =
 
 /** The methods that lossless() attaches. */
 export type MethodName =
-  'withLock' | 'withOptimisticLock' | 'mergeJsonKey' | 'mergeJson' | 'updateJson' | 'compareAndSetJson'
+  'withLock' | 'withOptimisticLock' | 'atomicUpdate' | 'mergeJsonKey' | 'mergeJson' | 'updateJson' | 'compareAndSetJson'
 
 type IsDocument<T> =
   IsAny<T> extends true
@@ -161,3 +161,21 @@ export type Fitting<M extends Model, C extends JsonColumn<M>, O extends readonly
 type Sibling<P extends Path, K> = P extends readonly [...infer Parent extends string[], string]
   ? readonly [...Parent, Extract<K, string>]
   : never
+
+/**
+ * The changes of a row by attribute, with `never` in place of each that does not fit: operations for a JSON column, a value
+ * or a sum (`S`) for an ordinary one. A model without declared attributes is not checked.
+ */
+export type Changes<M extends Model, G, S> = {
+  readonly [K in keyof G]: keyof AttributesOf<M> extends never
+    ? G[K]
+    : K extends JsonColumn<M>
+      ? G[K] extends readonly Operation[]
+        ? Fitting<M, K, G[K]>
+        : readonly Operation[]
+      : K extends keyof AttributesOf<M>
+        ? AttributesOf<M>[K] | Sum<AttributesOf<M>[K], S>
+        : never
+}
+
+type Sum<T, S> = NonNullable<T> extends number | string | bigint ? S : never

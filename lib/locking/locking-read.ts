@@ -1,20 +1,12 @@
-import type { Column, Dialect, Setting } from '../dialects/dialect.js'
+import type { Setting } from '../dialects/dialect.js'
 import { RowNotFoundError } from '../errors/errors.js'
-import { withRightKeys } from '../json/json-text.js'
-import type { JsonValue } from '../json/values.js'
+import { selectRow } from '../rows/read-row.js'
+import type { RowRead } from '../rows/read-row.js'
 import type { RowRef } from '../rows/row-ref.js'
 import { assignStored, refuseUnsavedChanges, rowStateOf } from '../rows/row-state.js'
-import type { StoredTexts } from '../rows/row-state.js'
-import {
-  attributeType,
-  beginsImmediate,
-  jsonAttributes,
-  previousValuesOf,
-  runAfterFind,
-  valuesOf,
-} from '../sequelize/internals.js'
+import { beginsImmediate, valuesOf } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
-import { sendForHeader, sendForInstance, sendForRows } from '../sequelize/send.js'
+import { sendForHeader, sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import type { Session } from '../sequelize/session.js'
 import { Statement } from '../sequelize/statement.js'
@@ -97,53 +89,4 @@ async function takeWriteLock(
   const column = update.column(attribute!)
   const sql = `UPDATE ${update.table()} SET ${column} = ${column} WHERE ${update.row(primaryKey)}`
   await sendForHeader(sequelize, sql, update.binds, context)
-}
-
-/** A row as the driver read it, and the stored texts of its JSON documents. */
-interface RowRead {
-  readonly row: Row
-  readonly texts: StoredTexts
-}
-
-/** Reads the row with all its attributes from the primary server. */
-export async function selectRow(
-  { model, primaryKey }: RowRef,
-  dialect: Dialect,
-  context: QueryContext,
-  hint = '',
-  clause = '',
-): Promise<RowRead | undefined> {
-  const select = new Statement(model)
-  const documents = [...jsonAttributes(model)]
-  const columns = documents.map((attribute) => {
-    const column = { sql: select.column(attribute), type: attributeType(model, attribute) as Column['type'] }
-    return `, ${dialect.documentText(column)} AS ${select.name(textAlias(attribute))}`
-  })
-  const sql = `SELECT ${hint}${select.columns()}${columns.join('')} FROM ${select.table()} WHERE ${select.row(primaryKey)} ${clause}`
-  const row = await sendForInstance(model, sql, select.binds, context)
-  if (!row) return undefined
-  const texts = new Map<string, string>()
-  for (const attribute of documents) {
-    const text = takeValue(row, textAlias(attribute))
-    if (typeof text !== 'string') continue
-    texts.set(attribute, text)
-    const values = valuesOf(row)
-    assignStored(row, { [attribute]: withRightKeys(text, values[attribute] as JsonValue) })
-  }
-  // An `afterFind` hook may decode values, so it must run for this read too.
-  await runAfterFind(row, context.transaction)
-  return { row, texts }
-}
-
-/** The alias of the text of a document; no attribute has this name. */
-function textAlias(attribute: string): string {
-  return `${attribute} text`
-}
-
-/** Removes a value that is not an attribute from an instance, and returns it. */
-function takeValue(row: Row, name: string): unknown {
-  const { [name]: value } = valuesOf(row)
-  Reflect.deleteProperty(valuesOf(row), name)
-  Reflect.deleteProperty(previousValuesOf(row), name)
-  return value
 }

@@ -19,7 +19,7 @@ import { keepDigitsInSaves } from '../transactions/save-digits.js'
 import { enqueueWriter } from '../transactions/writer-queue.js'
 import { claimInstances, refuseOtherHolder } from './claims.js'
 import { withLock } from './lock.js'
-import { selectRow } from './locking-read.js'
+import { selectRow } from '../rows/read-row.js'
 
 export interface WithOptimisticLockOptions extends Logging, Transactionable {
   /** The attempts, and the pauses between them; refused if the call joins a transaction. Default: 5 attempts. */

@@ -176,25 +176,26 @@ const stringTypes = ['STRING', 'CHAR', 'TEXT', 'UUID', 'ENUM', 'CITEXT']
 function checkedKey(method: string, model: RowModel, key: Record<string, unknown>): Record<string, unknown> {
   for (const [name, value] of Object.entries(key)) {
     const type = attributeType(model, name)
-    const isNumber =
-      typeof value === 'bigint' ||
-      // A rounded number would match another row.
-      (Number.isInteger(value) ? Number.isSafeInteger(value) : Number.isFinite(value)) ||
-      (typeof value === 'string' && /^-?\d+(\.\d+)?$/.test(value))
-    const isOther = typeof value === 'boolean' || value instanceof Date || value instanceof Uint8Array
-    const expected = expectedKey(type)
-    const fits =
-      expected === 'a number'
-        ? isNumber
-        : expected === 'a string'
-          ? typeof value === 'string' || (value instanceof Uint8Array && type !== 'UUID')
-          : (isNumber || isOther || typeof value === 'string') && (expected === 'a value' || isDate(value))
-    if (!fits) throw usage.primaryKeyType(method, model.name, name, expected, value)
+    if (!fitsType(type, value)) throw usage.primaryKeyType(method, model.name, name, expectedOperand(type), value)
   }
   return key
 }
 
-function expectedKey(type: string): 'a number' | 'a string' | 'a date' | 'a value' {
+/** Whether a database compares a value with a column of a type without converting it. */
+export function fitsType(type: string, value: unknown): boolean {
+  const isNumber =
+    typeof value === 'bigint' ||
+    // A rounded number would match another row.
+    (Number.isInteger(value) ? Number.isSafeInteger(value) : Number.isFinite(value)) ||
+    (typeof value === 'string' && /^-?\d+(\.\d+)?$/.test(value))
+  const isOther = typeof value === 'boolean' || value instanceof Date || value instanceof Uint8Array
+  const expected = expectedOperand(type)
+  if (expected === 'a number') return isNumber
+  if (expected === 'a string') return typeof value === 'string' || (value instanceof Uint8Array && type !== 'UUID')
+  return (isNumber || isOther || typeof value === 'string') && (expected === 'a value' || isDate(value))
+}
+
+function expectedOperand(type: string): 'a number' | 'a string' | 'a date' | 'a value' {
   if (numberTypes.includes(type)) return 'a number'
   if (stringTypes.includes(type)) return 'a string'
   return dateTypes.includes(type) ? 'a date' : 'a value'

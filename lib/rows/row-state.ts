@@ -348,9 +348,9 @@ export function unsavedColumns(ref: RowRef, columns?: readonly string[]): readon
   )
 }
 
-/** @throws {UnsavedChangesError} the instance, or its `column` if given, has unsaved changes */
-export function refuseUnsavedChanges(method: string, ref: RowRef, column?: string): void {
-  const changed = unsavedColumns(ref, column === undefined ? undefined : [column])
+/** @throws {UnsavedChangesError} the instance, or one of its `columns` if given, has unsaved changes */
+export function refuseUnsavedChanges(method: string, ref: RowRef, columns?: readonly string[]): void {
+  const changed = unsavedColumns(ref, columns)
   if (changed.length > 0) throw UnsavedChangesError.beforeCall(method, ref.facts, changed)
 }
 

@@ -15,7 +15,7 @@ import { condition, isOperation, operation } from '../json/operation.js'
 import type { Operation } from '../json/operation.js'
 import type { PathInput } from '../json/values.js'
 import type { Target } from '../rows/row-ref.js'
-import { identifyDocument, write } from './json-write.js'
+import { identifyDocument, write } from './atomic-write.js'
 import type { JsonWriteOptions } from './options.js'
 
 /** A target without an instance: the call returns no row. */

@@ -3,6 +3,7 @@ import { DatabaseError } from 'sequelize'
 import type { Change, Column, Dialect, UpdateVariant } from '../dialects/dialect.js'
 import { refuseCharacterSet, refuseInexactSums, refuseUnreturned } from '../dialects/limits.js'
 import {
+  ConditionNotMetError,
   ConflictError,
   JsonShapeError,
   RowNotFoundError,
@@ -20,6 +21,9 @@ import { failureOf, sendForHeader, sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import { Statement } from '../sequelize/statement.js'
 import type { Call } from '../transactions/call.js'
+import type { ColumnChange } from './columns.js'
+import { columnsOf, conditionSql } from './row-conditions.js'
+import type { RowCondition } from './row-conditions.js'
 
 /** A JSON attribute and its type. */
 export interface DocumentColumn {
@@ -49,6 +53,10 @@ export interface StoredDocument {
 /** An UPDATE of one row that changes some of its documents. */
 interface DocumentUpdate<R> {
   readonly documents: readonly DocumentChange[]
+  /** The changes of ordinary columns. */
+  readonly columns?: readonly ColumnChange[]
+  /** The conditions on ordinary columns. */
+  readonly where?: readonly RowCondition[]
   /** Sends the UPDATE, with one variant and the current conditions for each document. */
   readonly send: (
     variants: readonly UpdateVariant[],
@@ -66,6 +74,7 @@ const maxRounds = 5
  * @returns the result of the UPDATE; or, if the driver cannot report a match, the stored documents, which already equal
  *   the result
  * @throws {RowNotFoundError} the row does not exist
+ * @throws {ConditionNotMetError} the row does not meet a condition on its ordinary columns
  * @throws {ConflictError} another writer replaced the document in every round, or the database skips the row
  * @throws {UnsupportedValueError} the database cannot hold the sum of an increment exactly, or cannot read the stored
  *   document
@@ -75,7 +84,7 @@ export async function updateDocuments<R>(
   call: Call,
   ref: RowRef,
   context: QueryContext,
-  { documents, send, refusal }: DocumentUpdate<R>,
+  { documents, columns: changes = [], where = [], send, refusal }: DocumentUpdate<R>,
 ): Promise<{ readonly answer: R } | { readonly stored: readonly StoredDocument[] }> {
   const { method, dialect } = call
   let conditions = documents.map((each) => each.conditions)
@@ -84,10 +93,12 @@ export async function updateDocuments<R>(
   for (let round = 1; round <= maxRounds; round++) {
     let canTell = true
     for (const variants of variantsOf(documents, dialect)) {
-      const sent = await sendOnce(call, ref, documents, context, () => send(variants, conditions))
+      const sent = await sendOnce(call, ref, { documents, changes }, context, () => send(variants, conditions))
       if (sent.result === 'matched') return sent
       canTell &&= sent.result === 'unmatched'
     }
+    const columns = documents.length === 0 || where.length > 0 || (!canTell && changes.length > 0)
+    const areColumnsThere = !columns || (await compareColumns(call, ref, changes, where, context))
     const stored: StoredDocument[] = []
     for (const each of documents) stored.push(await readDocument(call, ref, each, context))
     for (const [index, each] of documents.entries()) {
@@ -95,7 +106,7 @@ export async function updateDocuments<R>(
       if (reason) throw refusal(each, reason, stored[index]!.text)
       refuseInexactSums(method, each.column, each, stored[index]!.text, dialect)
     }
-    if (!canTell && isAlreadyThere(ref, documents, stored)) return { stored }
+    if (!canTell && areColumnsThere && isAlreadyThere(ref, documents, stored)) return { stored }
     conditions = documents.map((each, index) =>
       each.conditions.map((condition) => inStoredSpelling(condition, stored[index]!.text)),
     )
@@ -106,7 +117,7 @@ export async function updateDocuments<R>(
       await normalizeDocument(call, ref, each, context, stored[index]!.text)
     }
   }
-  const columns = documents.map(({ column }) => column)
+  const columns = [...documents.map(({ column }) => column), ...changes.map(({ attribute }) => attribute)]
   if (isUnchanged && dialect.skipsRows !== undefined) {
     throw ConflictError.skipped(method, ref.facts, columns, dialect.skipsRows)
   }
@@ -121,12 +132,12 @@ export async function updateDocuments<R>(
 /**
  * Sends a write.
  * @throws {UnknownOutcomeError} the connection is lost outside a transaction
- * @throws {UnsupportedValueError} the database cannot read the stored document
+ * @throws {UnsupportedValueError} the database cannot read the stored document, or a number is out of range
  */
 async function sendOnce<R>(
   { method, dialect }: Call,
   { facts }: RowRef,
-  documents: readonly DocumentColumn[],
+  { documents, changes }: { documents: readonly DocumentColumn[]; changes: readonly ColumnChange[] },
   { transaction }: QueryContext,
   send: () => Promise<R>,
 ): Promise<R> {
@@ -134,7 +145,12 @@ async function sendOnce<R>(
     return await send()
   } catch (error) {
     if (!transaction && failureOf(error) === 'lost') throw new UnknownOutcomeError(method, 'the write', error)
-    const what = error instanceof DatabaseError ? dialect.unreadable?.(error.parent) : undefined
+    if (!(error instanceof DatabaseError)) throw error
+    const columns = changes.map(({ attribute }) => attribute)
+    if (columns.length > 0 && dialect.isOutOfRange(error.parent)) {
+      throw UnsupportedValueError.outOfRange(method, columns, error)
+    }
+    const what = dialect.unreadable?.(error.parent)
     // A document of type JSONB was read when it was stored.
     const unread = documents.find(({ type }) => type === 'JSON')
     if (what === undefined || !unread) throw error
@@ -144,13 +160,50 @@ async function sendOnce<R>(
 
 /** All combinations of one variant per document; a document that is replaced as a whole has only one variant. */
 function variantsOf(documents: readonly DocumentChange[], dialect: Dialect): UpdateVariant[][] {
-  const variants = ({ operations }: DocumentChange): readonly UpdateVariant[] =>
-    operations.length > 0 ? dialect.variants : dialect.variants.slice(0, 1)
+  const variants = (each: DocumentChange): readonly UpdateVariant[] =>
+    isReplacedAsWhole(each) ? dialect.variants.slice(0, 1) : dialect.variants
   const [first, ...rest] = documents
+  if (!first) return [[]]
   return rest.reduce<UpdateVariant[][]>(
     (chosen, each) => chosen.flatMap((before) => variants(each).map((variant) => [...before, variant])),
-    variants(first!).map((variant) => [variant]),
+    variants(first).map((variant) => [variant]),
   )
+}
+
+/** Whether the whole document is replaced, on the condition that it is a known one. */
+function isReplacedAsWhole({ operations, conditions }: Change): boolean {
+  return operations.length === 0 && conditions.some(({ path }) => path.length === 0)
+}
+
+/**
+ * Compares the ordinary columns of the row with the conditions of an UPDATE and with its new values.
+ * @returns whether the columns already have the new values
+ * @throws {RowNotFoundError} the row does not exist
+ * @throws {ConditionNotMetError} the row does not meet a condition
+ */
+async function compareColumns(
+  { method, session, dialect }: Call,
+  { model, primaryKey, facts }: RowRef,
+  changes: readonly ColumnChange[],
+  where: readonly RowCondition[],
+  context: QueryContext,
+): Promise<boolean> {
+  const select = new Statement(model)
+  const flag = (sql: string, name: string): string => `CASE WHEN ${sql} THEN 1 ELSE 0 END AS ${select.name(name)}`
+  const conditions = where.map((each, index) => flag(conditionSql(each, select), `met${index}`))
+  const values = changes.map((change) => {
+    const column = select.column(change.attribute)
+    if ('plus' in change) return Number(change.plus) === 0 ? '1 = 1' : '1 = 0'
+    return change.value === null ? `${column} IS NULL` : `${column} = ${select.value(change.attribute, change.value)}`
+  })
+  const flags = [...conditions, flag(['1 = 1', ...values].join(' AND '), 'isThere')]
+  const sql = `SELECT ${flags.join(', ')} FROM ${select.table()} WHERE ${select.row(primaryKey)}`
+  const locked = context.transaction ? `${sql} ${dialect.lockClause}` : sql
+  const [row] = await sendForRows<Record<string, unknown>>(session.sequelize, locked, select.binds, context)
+  if (!row) throw new RowNotFoundError(method, facts)
+  const unmet = where.find((_, index) => !Number(row[`met${index}`]))
+  if (unmet) throw ConditionNotMetError.ofColumns(method, facts, columnsOf(unmet))
+  return Number(row['isThere']) === 1
 }
 
 function reasonAgainst(
@@ -171,8 +224,9 @@ function isAlreadyThere(
   if (versionAttribute(model) || stored.some(({ text }) => /\d{16}/.test(text))) return false
   return documents.every(({ operations }, index) => {
     const { document } = stored[index]!
-    // Without operations, the whole document is replaced. Its condition is met, so it was not replaced yet.
-    return operations.length > 0 && isDeepStrictEqual(document, applyAll(operations, document))
+    // The condition of a replacement is met, so the document was not replaced yet.
+    if (isReplacedAsWhole(documents[index]!)) return false
+    return operations.length === 0 || isDeepStrictEqual(document, applyAll(operations, document))
   })
 }
 

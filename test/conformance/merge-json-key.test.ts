@@ -90,9 +90,9 @@ const statements: Record<DatabaseName, string> = {
   mariadb:
     "UPDATE `workflow_runs` SET `progress` = JSON_SET(IF(JSON_TYPE(`progress`) = 'OBJECT', `progress`, JSON_OBJECT()), ?, JSON_EXTRACT(?, '$')), `updatedAt` = ? WHERE `id` = ? AND CHARSET(`progress`) IN ('utf8mb4', 'binary') AND (`progress` IS NULL OR CASE WHEN JSON_VALID(`progress`) THEN JSON_TYPE(`progress`) END IN ('OBJECT', 'NULL')) AND COALESCE(JSON_CONTAINS_PATH(JSON_REMOVE(`progress`, ?), 'one', ?), 0) = 0 AND JSON_EXTRACT(?, '$') IS NOT NULL AND JSON_SET(IF(JSON_TYPE(`progress`) = 'OBJECT', `progress`, JSON_OBJECT()), ?, JSON_EXTRACT(?, '$')) IS NOT NULL",
   postgres:
-    'UPDATE "workflow_runs" SET "progress" = ((CASE WHEN jsonb_typeof("progress"::jsonb) = \'object\' THEN "progress"::jsonb ELSE \'{}\'::jsonb END || $1::jsonb))::json, "updatedAt" = $2 WHERE "id" = $3 AND COALESCE(jsonb_typeof("progress"::jsonb), \'null\') IN (\'object\', \'null\') RETURNING 1 AS "document"',
+    'UPDATE "workflow_runs" SET "progress" = ((CASE WHEN jsonb_typeof("progress"::jsonb) = \'object\' THEN "progress"::jsonb ELSE \'{}\'::jsonb END || $1::jsonb))::json, "updatedAt" = $2 WHERE "id" = $3 AND COALESCE(jsonb_typeof("progress"::jsonb), \'null\') IN (\'object\', \'null\') RETURNING 1',
   sqlite:
-    "UPDATE `workflow_runs` SET `progress` = json_set(CASE WHEN json_type(`progress`) = 'object' THEN `progress` ELSE '{}' END, $2, json($1)), `updatedAt` = $3 WHERE `id` = $4 AND (`progress` IS NULL OR CASE WHEN json_valid(`progress`) THEN json_type(`progress`) END IN ('object', 'null')) AND COALESCE(json_remove(json_remove(`progress`, $2), $2) = json_remove(`progress`, $2), TRUE) RETURNING 1 AS `document`",
+    "UPDATE `workflow_runs` SET `progress` = json_set(CASE WHEN json_type(`progress`) = 'object' THEN `progress` ELSE '{}' END, $2, json($1)), `updatedAt` = $3 WHERE `id` = $4 AND (`progress` IS NULL OR CASE WHEN json_valid(`progress`) THEN json_type(`progress`) END IN ('object', 'null')) AND COALESCE(json_remove(json_remove(`progress`, $2), $2) = json_remove(`progress`, $2), TRUE) RETURNING 1",
 }
 
 eachDatabase('mergeJsonKey', (database) => {

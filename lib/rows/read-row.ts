@@ -1,0 +1,76 @@
+import type { Column, Dialect } from '../dialects/dialect.js'
+import { withRightKeys } from '../json/json-text.js'
+import type { JsonValue } from '../json/values.js'
+import { attributeType, jsonAttributes, previousValuesOf, runAfterFind, valuesOf } from '../sequelize/internals.js'
+import type { Row } from '../sequelize/internals.js'
+import { sendForInstance } from '../sequelize/send.js'
+import type { QueryContext } from '../sequelize/send.js'
+import { Statement } from '../sequelize/statement.js'
+import type { RowRef } from './row-ref.js'
+import { assignStored } from './row-state.js'
+import type { StoredTexts } from './row-state.js'
+
+/** A row as the driver read it, and the stored texts of its JSON documents. */
+export interface RowRead {
+  readonly row: Row
+  readonly texts: StoredTexts
+}
+
+/** Reads the row with all its attributes from the primary server. */
+export async function selectRow(
+  ref: RowRef,
+  dialect: Dialect,
+  context: QueryContext,
+  hint = '',
+  clause = '',
+): Promise<RowRead | undefined> {
+  const { model, primaryKey } = ref
+  const select = new Statement(model)
+  const columns = rowSelection(ref, dialect, select)
+  const sql = `SELECT ${hint}${columns} FROM ${select.table()} WHERE ${select.row(primaryKey)} ${clause}`
+  return readRow(ref, sql, select, context)
+}
+
+/** The select list of {@link readRow}: every attribute, and the text of each document. */
+export function rowSelection({ model }: RowRef, dialect: Dialect, statement: Statement): string {
+  const texts = [...jsonAttributes(model)].map((attribute) => {
+    const column = { sql: statement.column(attribute), type: attributeType(model, attribute) as Column['type'] }
+    return `, ${dialect.documentText(column)} AS ${statement.name(textAlias(attribute))}`
+  })
+  return `${statement.columns()}${texts.join('')}`
+}
+
+/** Sends a statement that returns one row with the columns of {@link rowSelection}. */
+export async function readRow(
+  { model }: RowRef,
+  sql: string,
+  { binds }: Statement,
+  context: QueryContext,
+): Promise<RowRead | undefined> {
+  const row = await sendForInstance(model, sql, binds, context)
+  if (!row) return undefined
+  const texts = new Map<string, string>()
+  for (const attribute of jsonAttributes(model)) {
+    const text = takeValue(row, textAlias(attribute))
+    if (typeof text !== 'string') continue
+    texts.set(attribute, text)
+    const values = valuesOf(row)
+    assignStored(row, { [attribute]: withRightKeys(text, values[attribute] as JsonValue) })
+  }
+  // An `afterFind` hook may decode values, so it must run for this read too.
+  await runAfterFind(row, context.transaction)
+  return { row, texts }
+}
+
+/** The alias of the text of a document; no attribute has this name. */
+function textAlias(attribute: string): string {
+  return `${attribute} text`
+}
+
+/** Removes a value that is not an attribute from an instance, and returns it. */
+function takeValue(row: Row, name: string): unknown {
+  const { [name]: value } = valuesOf(row)
+  Reflect.deleteProperty(valuesOf(row), name)
+  Reflect.deleteProperty(previousValuesOf(row), name)
+  return value
+}

@@ -1,0 +1,140 @@
+import type { Attributes, Logging, Model, Transactionable, WhereOptions } from 'sequelize'
+import { checkOptions } from '../errors/check-options.js'
+import { usage } from '../errors/usage.js'
+import { overlap } from '../json/combine.js'
+import type { Changes, JsonColumn } from '../json/document-types.js'
+import { isCondition, isOperation } from '../json/operation.js'
+import type { Condition } from '../json/operation.js'
+import { identifyRow, jsonColumnType } from '../rows/row-ref.js'
+import type { RowRef, Target } from '../rows/row-ref.js'
+import { jsonAttributes } from '../sequelize/internals.js'
+import type { RetryOptions } from '../transactions/retry.js'
+import { writeRow } from './atomic-write.js'
+import { ordinaryChanges } from './columns.js'
+import type { Plus } from './columns.js'
+import { rowConditions } from './row-conditions.js'
+import type { DocumentChange } from './update-document.js'
+
+export interface AtomicUpdateOptions<M extends Model = Model> extends Logging, Transactionable {
+  /**
+   * Write only if the ordinary columns of the row meet these conditions, which the UPDATE itself checks; else a
+   * `ConditionNotMetError`. Sequelize's language with the operators eq, ne, gt, gte, lt, lte, in, notIn, is, not, between,
+   * notBetween, like, notLike, and, or: all values are bound. Example: `{ where: { status: 'running' } }`. Default: none.
+   */
+  readonly where?: WhereOptions<Attributes<M>>
+  /**
+   * Write only if the stored documents meet these conditions, by column; else a `ConditionNotMetError`. The column need not
+   * be changed. Example: `{ if: { progress: [exists('step_b')] } }`. Default: none.
+   */
+  readonly if?: { readonly [C in JsonColumn<M>]?: readonly Condition[] }
+  /**
+   * Return the row as it is right after this write. In one statement on PostgreSQL and SQLite; on MySQL and MariaDB in a
+   * transaction with a SELECT. Default: false.
+   */
+  readonly returning?: boolean
+  /** As {@link JsonWriteOptions}: attempts after a deadlock or a conflict in a cluster. Default: 3 attempts. */
+  readonly retry?: RetryOptions
+}
+
+/** A target without an instance. */
+type ByKey<M extends Model> = Exclude<Target<M>, M>
+
+/** The row with `returning: true`, else nothing. */
+type Returned<M, O> = O extends { readonly returning: infer R }
+  ? R extends true
+    ? M
+    : R extends false
+      ? undefined
+      : M | undefined
+  : undefined
+
+const optionNames = ['transaction', 'where', 'if', 'returning', 'retry', 'logging'] as const
+
+/**
+ * Changes several columns of one row in one atomic statement, all of them or none: JSON columns by operations, ordinary
+ * columns by their new values or by {@link plus}.
+ *
+ * One UPDATE without an earlier read: concurrent calls never lose a change of a document or a sum. New values pass through
+ * setters and validators of the model, as in `Model.update`; hooks do not run. `updatedAt` and `version` change in the same
+ * statement. Sends, on MySQL, for example for `{ progress: [set('step_a', 'done')], status: 'running', attempts: plus(1) }`:
+ *
+ *     UPDATE `workflow_runs` SET `progress` = JSON_SET(`progress`, ?, CAST(? AS JSON)), `attempts` = COALESCE(`attempts`, 0)
+ *     + CAST(? AS DECIMAL(65, 0)), `status` = ?, `updatedAt` = ? WHERE `id` = ? AND JSON_TYPE(`progress`) = 'OBJECT' AND …
+ *
+ * For several JSON columns of which some are NULL, the statement is sent again for each combination, until one matches.
+ *
+ * @param target  a row, or `[Model, primaryKey]`, which needs no earlier read
+ * @param changes by attribute: an array of operations for a JSON column, a value or {@link plus} for an ordinary one
+ * @returns the row, with the changes in memory or, with `returning: true`, its changed columns as stored. For
+ *   `[Model, primaryKey]`: nothing or, with `returning: true`, the row as stored
+ * @throws the errors of {@link updateJson}, for each JSON column
+ * @throws {UsageError} before any SQL: no such attribute, a wrong type of change, a `where` whose values cannot be bound
+ * @throws {ValidationError} of Sequelize, before any SQL: a validator of the model refuses a value
+ * @throws {ConditionNotMetError} the row does not meet `where`, or a document does not meet `if`; nothing was written
+ * @throws {UnsupportedValueError} a sum is out of the range of its column; nothing was written
+ * @example
+ *     await run.atomicUpdate(
+ *       { progress: [set('step_a', 'done')], status: 'finished', attempts: plus(1) },
+ *       { where: { status: 'running' } },
+ *     )
+ * @see https://dev.mysql.com/doc/refman/9.7/en/update.html
+ */
+export function atomicUpdate<M extends Model, const G extends object, const O extends AtomicUpdateOptions<M> = object>(
+  target: ByKey<M>,
+  changes: G & Changes<M, G, Plus>,
+  options?: O,
+): Promise<Returned<M, O>>
+export function atomicUpdate<M extends Model, const G extends object>(
+  target: M,
+  changes: G & Changes<M, G, Plus>,
+  options?: AtomicUpdateOptions<M>,
+): Promise<M>
+export async function atomicUpdate(
+  target: Target<Model>,
+  changes: Readonly<Record<string, unknown>>,
+  options: AtomicUpdateOptions = {},
+): Promise<unknown> {
+  const method = 'atomicUpdate'
+  const row = identifyRow(method, target)
+  const { where, if: conditions = {}, ...others } = checkOptions(method, options, optionNames)
+  const isObject = typeof changes === 'object' && changes !== null && !Array.isArray(changes)
+  if (!isObject || Object.keys(changes).length === 0) throw usage.changes(method, row.model.name, changes)
+  const request = {
+    method,
+    row,
+    documents: documentChanges(method, row, changes, conditions),
+    changes: ordinaryChanges(method, row.model, changes),
+    where: where === undefined ? [] : rowConditions(method, row.model, where),
+  }
+  const { row: stored } = await writeRow(request, others, others.returning ? 'row' : 'nothing')
+  return row.instance ?? stored
+}
+
+/** The changes of JSON columns, and the columns that only have conditions. */
+function documentChanges(
+  method: string,
+  { model }: RowRef,
+  changes: Readonly<Record<string, unknown>>,
+  conditions: Readonly<Record<string, unknown>>,
+): readonly DocumentChange[] {
+  if (typeof conditions !== 'object' || conditions === null || Array.isArray(conditions)) {
+    throw usage.documentConditions(method, conditions)
+  }
+  const changed = Object.keys(changes).filter((name) => jsonAttributes(model).has(name))
+  return [...new Set([...changed, ...Object.keys(conditions)])].map((column) => {
+    const type = jsonColumnType(method, model, column)
+    const { [column]: operations = [] } = changes
+    const { [column]: met = [] } = conditions
+    if (!isArrayOf(operations, isOperation)) {
+      throw usage.documentOperations(method, model.name, column, operations)
+    }
+    if (!isArrayOf(met, isCondition)) throw usage.conditions(method, met)
+    const overlapping = overlap(operations)
+    if (overlapping) throw usage.overlap(method, ...overlapping)
+    return { column, type, operations, conditions: met }
+  })
+}
+
+function isArrayOf<T>(value: unknown, is: (each: unknown) => each is T): value is readonly T[] {
+  return Array.isArray(value) && value.every(is)
+}

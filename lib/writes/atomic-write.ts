@@ -1,0 +1,363 @@
+import type { Model } from 'sequelize'
+import { connectorOf } from '../dialects/connector.js'
+import type { UpdateVariant } from '../dialects/dialect.js'
+import { refuseTooLarge, refuseUnsupported } from '../dialects/limits.js'
+import { checkOptions } from '../errors/check-options.js'
+import { ConditionNotMetError, JsonShapeError, UnsupportedValueError } from '../errors/errors.js'
+import { usage } from '../errors/usage.js'
+import { isCondition } from '../json/operation.js'
+import type { Operation } from '../json/operation.js'
+import { applyAll } from '../json/semantics.js'
+import type { JsonValue } from '../json/values.js'
+import { readRow, rowSelection, selectRow } from '../rows/read-row.js'
+import { identifyRow, jsonColumnType } from '../rows/row-ref.js'
+import type { RowRef, Target } from '../rows/row-ref.js'
+import { assignStored, findRowState, refuseUnsavedChanges, rowStateOf } from '../rows/row-state.js'
+import { isChanged, updatedAtAttribute, valuesOf, versionAttribute } from '../sequelize/internals.js'
+import type { Row } from '../sequelize/internals.js'
+import { policyOf } from '../sequelize/model-state.js'
+import { failureOf, isRefusedByServer, sendForHeader, sendForRows } from '../sequelize/send.js'
+import type { QueryContext } from '../sequelize/send.js'
+import { Statement } from '../sequelize/statement.js'
+import { startCall } from '../transactions/call.js'
+import type { Call } from '../transactions/call.js'
+import { execute } from '../transactions/execute.js'
+import { lockTransaction, transactionToJoin } from '../transactions/join.js'
+import { applyToOtherInstances } from '../transactions/other-instances.js'
+import { checkRetryOptions } from '../transactions/retry.js'
+import type { TransactionState } from '../transactions/transaction-state.js'
+import { refuseSelfDeadlock } from '../transactions/writer-queue.js'
+import { coalesce, trackUnsettled } from './coalesce.js'
+import type { BatchableCall } from './coalesce.js'
+import { validatedChanges, valueAfter } from './columns.js'
+import type { ColumnChange } from './columns.js'
+import type { JsonWriteOptions } from './options.js'
+import { conditionSql } from './row-conditions.js'
+import type { RowCondition } from './row-conditions.js'
+import { asLoaded, readDocument, updateDocuments } from './update-document.js'
+import type { DocumentChange, DocumentColumn, UpdateResult } from './update-document.js'
+
+/** A reference to the document that a call changes. */
+interface DocumentRef extends DocumentColumn {
+  readonly method: string
+  readonly row: RowRef
+}
+
+/** Resolves a target and a column to a document. */
+export function identifyDocument(method: string, target: Target<Model>, column: string): DocumentRef {
+  const row = identifyRow(method, target)
+  return { method, row, column, type: jsonColumnType(method, row.model, column) }
+}
+
+/** Writes the operations of a JSON method to one document, and resolves to the result of the method. */
+export async function write(
+  { method, row, column, type }: DocumentRef,
+  operations: readonly Operation[],
+  options: JsonWriteOptions,
+): Promise<unknown> {
+  const { if: conditions = [], ...others } = checkOptions(method, options, jsonOptionNames)
+  if (!Array.isArray(conditions) || !conditions.every(isCondition)) throw usage.conditions(method, conditions)
+  const request = { method, row, documents: [{ column, type, operations, conditions }], changes: {}, where: [] }
+  const written = await writeRow(request, others, others.returning ? 'documents' : 'nothing')
+  return row.instance ?? (others.returning ? written.documents![0] : undefined)
+}
+
+/** What a call writes to one row. */
+interface RowRequest {
+  readonly method: string
+  readonly row: RowRef
+  readonly documents: readonly DocumentChange[]
+  /** The changes of ordinary columns, which setters and validators have not seen yet. */
+  readonly changes: Readonly<Record<string, unknown>>
+  readonly where: readonly RowCondition[]
+}
+
+/** One UPDATE of one row, for a call or for a batch of calls. */
+interface AtomicWrite {
+  readonly row: RowRef
+  readonly documents: readonly DocumentChange[]
+  readonly columns: readonly ColumnChange[]
+  readonly where: readonly RowCondition[]
+  /** What the call resolves to. */
+  readonly answer: Answer
+  /** The number of calls in the batch; 1 without a batch. */
+  readonly calls: number
+  /** The time of the last call, for `updatedAt`. */
+  readonly now: Date
+}
+
+type Answer = 'nothing' | 'documents' | 'row'
+
+/** What was stored, as far as the answer of the write has it. */
+interface Written {
+  /** In the order of the write's documents. */
+  readonly documents?: readonly JsonValue[]
+  readonly row?: Row
+}
+
+type WriteOptions = Omit<JsonWriteOptions, 'if' | 'returning'>
+
+const jsonOptionNames = ['transaction', 'returning', 'if', 'retry', 'coalesce', 'logging'] as const
+
+/**
+ * Writes changes to one row in one statement, all of them or none. Every atomic write of this library is a call of this
+ * function.
+ */
+export function writeRow(request: RowRequest, options: WriteOptions, answer: Answer): Promise<Written> {
+  const { method, row, documents, changes, where } = request
+  const { session, model, instance } = row
+  const { logging, coalesce: coalesced } = options
+  const retry = options.retry === undefined ? undefined : checkRetryOptions(method, options.retry)
+  if (!['undefined', 'boolean'].includes(typeof coalesced)) throw usage.coalesce(method, coalesced)
+  const { writesRefusedBy } = findRowState(instance) ?? {}
+  if (writesRefusedBy !== undefined) throw usage.writeInside(writesRefusedBy, method)
+  const joined = transactionToJoin(method, session, options.transaction, instance)
+  if (joined && retry) throw usage.retryJoined(method)
+  const changed = documents.filter(({ operations }) => operations.length > 0).map(({ column }) => column)
+  refuseUnsavedChanges(method, row, [...changed, ...Object.keys(changes)])
+  const isOneDocument = documents.length === 1 && Object.keys(changes).length === 0 && where.length === 0
+  const isBatched = !joined && isOneDocument && (coalesced ?? policyOf(model).coalesce)
+
+  const perform = async (): Promise<Written> => {
+    const columns = await validatedChanges(method, row, changes)
+    const whole: AtomicWrite = { row, documents, columns, where, answer, calls: 1, now: new Date() }
+    const call = await startCall({ method, session, row: row.facts, transaction: joined, logging })
+    for (const each of documents) refuseUnsupported(method, each.column, each, call.dialect)
+    const send = (own: Call, sent: AtomicWrite): Promise<Written> => {
+      const opensTransaction = answer !== 'nothing' && call.dialect.matched !== undefined
+      const update = async (context: QueryContext, state: TransactionState | undefined): Promise<Written> => {
+        const written = await updateRow(own, sent, context)
+        if (state && instance) state.remember(instance, context.transaction)
+        if (state) applyToOthers(state, sent, written)
+        // Before the next call in the transaction, which may save the instance.
+        if (joined && instance) applyToInstance(instance, sent, written)
+        return written
+      }
+      const statements: typeof update = (context, state) =>
+        state ? state.runCall(row.key, `${method}()`, () => update(context, state)) : update(context, state)
+      return execute(own, { statements }, { opensTransaction, retry })
+    }
+    const written = isBatched ? await sendBatched(call, whole, options, send) : await send(call, whole)
+    if (instance && !joined) applyToInstance(instance, whole, written)
+    return written
+  }
+  return isBatched ? trackUnsettled(session, perform()) : perform()
+}
+
+/** A call that can go into a batch. */
+interface JsonCall extends BatchableCall {
+  readonly call: Call
+  readonly request: AtomicWrite
+}
+
+/** The maximum size of the operands of a batch, in bytes; longer statements have no benefit. */
+const maxBatchBytes = 2 ** 20
+
+async function sendBatched(
+  call: Call,
+  request: AtomicWrite,
+  options: WriteOptions,
+  send: (call: Call, request: AtomicWrite) => Promise<Written>,
+): Promise<Written> {
+  const { method, session, dialect } = call
+  const { row } = request
+  const [{ column, operations }] = request.documents as readonly [DocumentChange]
+  refuseSelfDeadlock(method, session.sequelize, dialect)
+  const own: JsonCall = { call, request, operations, batchKey: batchKey(request, options) }
+  return coalesce(session, row.model.getAttributes(), `${column} ${row.key}`, own, {
+    send: (calls, together) => send(batchCall(calls), batchWrite(calls, together)),
+    maxBytes: Math.min(maxBatchBytes, (dialect.maxStatementBytes ?? Infinity) / 4),
+    isOfOneCall: (error) =>
+      error instanceof JsonShapeError ||
+      error instanceof UnsupportedValueError ||
+      (isRefusedByServer(error) && failureOf(error) === undefined),
+  })
+}
+
+/** Conditions, an answer, a log function and retry callbacks belong to one call, which is then sent alone. */
+function batchKey({ documents, answer }: AtomicWrite, { logging, retry }: WriteOptions): string | undefined {
+  const hasConditions = documents.some(({ conditions }) => conditions.length > 0)
+  const isAlone =
+    hasConditions || answer !== 'nothing' || typeof logging === 'function' || retry?.signal || retry?.onRetry
+  return isAlone ? undefined : JSON.stringify({ ...retry, logging })
+}
+
+/** The call that sends a batch: the first one. Error texts have its method, or `updateJson` if the methods differ. */
+function batchCall(calls: readonly JsonCall[]): Call {
+  const [{ call }] = calls as [JsonCall]
+  return calls.every((each) => each.call.method === call.method) ? call : { ...call, method: 'updateJson' }
+}
+
+function batchWrite(calls: readonly JsonCall[], operations: readonly Operation[]): AtomicWrite {
+  const [{ request }] = calls as [JsonCall]
+  const documents = request.documents.map((each) => ({ ...each, operations }))
+  return { ...request, documents, calls: calls.length, now: calls.at(-1)!.request.now }
+}
+
+/** Sends the UPDATE until it matches the row. */
+async function updateRow(call: Call, write: AtomicWrite, context: QueryContext): Promise<Written> {
+  const { method, dialect } = call
+  const { row, documents, columns, where, answer } = write
+  const outcome = await updateDocuments(call, row, context, {
+    documents,
+    columns,
+    where,
+    send: (variants, conditions) => {
+      const current = documents.map((each, index) => ({ ...each, conditions: conditions[index]! }))
+      return sendUpdate(call, { ...write, documents: current }, variants, context)
+    },
+    refusal: ({ column }, reason) =>
+      'needed' in reason
+        ? new JsonShapeError(method, row.facts, column, reason)
+        : new ConditionNotMetError(method, row.facts, column, reason),
+  })
+  if ('answer' in outcome) return outcome.answer
+  if (answer === 'row') return { row: (await selectRow(row, dialect, context))!.row }
+  return { documents: outcome.stored.map(({ loaded }) => loaded) }
+}
+
+async function sendUpdate(
+  call: Call,
+  write: AtomicWrite,
+  variants: readonly UpdateVariant[],
+  context: QueryContext,
+  isPrepared: boolean = connectorOf(call.session.sequelize.getDialect()).prepares === true,
+): Promise<UpdateResult<Written>> {
+  const { method, dialect, session } = call
+  const { sequelize } = session
+  const { row, documents, columns, where, calls, now, answer } = write
+  const { model, primaryKey } = row
+  const statement = new Statement(model)
+  const assignments: string[] = []
+  const guards: string[] = []
+  const prefixes = new Set<string>()
+  const targets = documents.map(({ column, type }) => ({ sql: statement.column(column), type }))
+  for (const [index, { operations, conditions }] of documents.entries()) {
+    const target = targets[index]!
+    const change = { operations, conditions, isPrepared }
+    const { document, guard, prefix = '' } = variants[index]!(change, target, statement.bind)
+    // Without operations, the write depends on the document and does not change it.
+    if (operations.length > 0) assignments.push(`${target.sql} = ${document}`)
+    guards.push(guard)
+    prefixes.add(prefix)
+  }
+  for (const change of columns) {
+    const column = statement.column(change.attribute)
+    const value =
+      'plus' in change
+        ? dialect.sum(column, statement.bind(change.plus), change.plus.includes('.') ? 'fraction' : 'integer')
+        : statement.value(change.attribute, change.value)
+    assignments.push(`${column} = ${value}`)
+  }
+  const updatedAt = updatedAtAttribute(model)
+  if (updatedAt) assignments.push(`${statement.column(updatedAt)} = ${statement.time(updatedAt, now)}`)
+  const version = versionAttribute(model)
+  if (version) {
+    // Each call of a batch counts: a row that has not seen the other calls is stale, and its save() must conflict.
+    const by = calls === 1 ? '1' : statement.bind(calls)
+    assignments.push(`${statement.column(version)} = COALESCE(${statement.column(version)}, 0) + ${by}`)
+  }
+  const conditions = [...guards, ...where.map((each) => conditionSql(each, statement))]
+  const all = [statement.row(primaryKey), ...conditions].join(' AND ')
+  const sql = `${[...prefixes].join('')}UPDATE ${statement.table()} SET ${assignments.join(', ')} WHERE ${all}`
+  const bytes = statement.bytes(sql, dialect.maxStatementBytes)
+  if (isPrepared && bytes > (dialect.maxStatementBytes ?? Infinity)) {
+    return sendUpdate(call, write, variants, context, false)
+  }
+  refuseTooLarge(method, documents[0]?.column ?? columns[0]!.attribute, bytes, dialect)
+
+  if (dialect.matched) {
+    const isMatched = dialect.matched(await sendForHeader(sequelize, sql, statement.binds, context))
+    if (!isMatched) return { result: isMatched === undefined ? 'unknown' : 'unmatched' }
+    return { result: 'matched', answer: await readWritten(call, write, context) }
+  }
+  if (answer === 'row') {
+    const read = await readRow(row, `${sql} RETURNING ${rowSelection(row, dialect, statement)}`, statement, context)
+    return read ? { result: 'matched', answer: { row: read.row } } : { result: 'unmatched' }
+  }
+  const returned =
+    answer === 'nothing'
+      ? ['1']
+      : targets.flatMap((target, index) => [
+          `${dialect.documentText(target)} AS ${statement.name(`text${index}`)}`,
+          `${target.sql} AS ${statement.name(`loaded${index}`)}`,
+        ])
+  const [found] = await sendForRows<Record<string, unknown>>(
+    sequelize,
+    `${sql} RETURNING ${returned.join(', ')}`,
+    statement.binds,
+    context,
+  )
+  if (!found) return { result: 'unmatched' }
+  if (answer === 'nothing') return { result: 'matched', answer: {} }
+  const stored = documents.map((_, index) => asLoaded(found[`text${index}`] as string | null, found[`loaded${index}`]))
+  return { result: 'matched', answer: { documents: stored } }
+}
+
+/** Reads what a write has stored, in its transaction, on a database without RETURNING. */
+async function readWritten(
+  call: Call,
+  { row, documents, answer }: AtomicWrite,
+  context: QueryContext,
+): Promise<Written> {
+  if (answer === 'nothing') return {}
+  if (answer === 'row') return { row: (await selectRow(row, call.dialect, context))!.row }
+  const stored: JsonValue[] = []
+  for (const each of documents) stored.push((await readDocument(call, row, each, context)).loaded)
+  return { documents: stored }
+}
+
+/** Applies a write to the instance of the call; keeps its documents if another call has locked it in the meantime. */
+function applyToInstance(instance: Row, write: AtomicWrite, written: Written): void {
+  const state = rowStateOf(instance)
+  const isLockedElsewhere = state.lock !== undefined && lockTransaction(instance) === undefined
+  for (const { column, operations, document } of isLockedElsewhere ? [] : changedDocuments(write, written)) {
+    state.applyWrite(column, (before) => applyAll(operations, before), document)
+  }
+  assignStored(instance, movedAttributes(write, instance, written.row))
+}
+
+/** Applies a write to the other locked instances of its row. */
+function applyToOthers(state: TransactionState, write: AtomicWrite, written: Written): void {
+  const { row } = write
+  for (const { column, operations, document } of changedDocuments(write, written)) {
+    applyToOtherInstances(state, row, column, operations, document)
+  }
+  for (const other of state.lockedRows.ofRow(row.key, row.instance)) {
+    state.remember(other)
+    assignStored(other, movedAttributes(write, other, written.row))
+  }
+}
+
+/** The documents that a write changes, each as stored if the answer has it. */
+function changedDocuments(
+  write: AtomicWrite,
+  { documents, row }: Written,
+): readonly (DocumentChange & { document: unknown })[] {
+  return write.documents
+    .map((each, index) => ({ ...each, document: row ? valuesOf(row)[each.column] : documents?.[index] }))
+    .filter(({ operations }) => operations.length > 0)
+}
+
+/** The ordinary columns of an instance after a write, with `updatedAt` and the version. */
+function movedAttributes(
+  { row: { model }, columns, now }: AtomicWrite,
+  instance: Row,
+  stored: Row | undefined,
+): Record<string, unknown> {
+  const updatedAt = updatedAtAttribute(model)
+  const version = versionAttribute(model)
+  const seen = valuesOf(instance)
+  const values: Record<string, unknown> = {
+    ...(updatedAt && { [updatedAt]: now }),
+    // One more than in memory. It equals the stored version only if no other session wrote: a stale save() conflicts.
+    ...(version && seen[version] !== undefined && { [version]: Number(seen[version] ?? 0) + 1 }),
+  }
+  for (const change of columns) {
+    const { attribute } = change
+    const after = stored ? valuesOf(stored)[attribute] : valueAfter(change, seen[attribute])
+    // An assignment made while the write was in flight stays dirty.
+    if (after !== undefined && !isChanged(instance, attribute)) values[attribute] = after
+  }
+  return values
+}

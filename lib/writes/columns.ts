@@ -1,0 +1,136 @@
+import { Utils } from 'sequelize'
+import { usage } from '../errors/usage.js'
+import { isOperation } from '../json/operation.js'
+import type { RowRef } from '../rows/row-ref.js'
+import {
+  attributeType,
+  changedAttributes,
+  jsonAttributes,
+  updatedAtAttribute,
+  valuesOf,
+  versionAttribute,
+} from '../sequelize/internals.js'
+import type { RowModel } from '../sequelize/internals.js'
+
+/** A relative change of a number in an ordinary column: see {@link plus}. */
+class Plus {
+  readonly #made = true
+  /** The number to add, as decimal text. */
+  readonly by: string
+
+  constructor(by: string) {
+    this.by = by
+    Object.freeze(this)
+  }
+
+  static isPlus(value: unknown): value is Plus {
+    return typeof value === 'object' && value !== null && #made in value
+  }
+}
+export type { Plus }
+
+/**
+ * Adds `by` (may be negative) to the stored number of an ordinary column, for {@link atomicUpdate}. NULL counts as 0.
+ *
+ * Exact for integers and DECIMAL columns, also past 2^53; FLOAT and DOUBLE columns add as doubles. SQLite stores DECIMAL
+ * as a double.
+ *
+ * @param by a number, a bigint, or a decimal text such as `'0.10'`
+ * @throws {UsageError} not a decimal number, or a number that JavaScript has rounded
+ * @example await account.atomicUpdate({ balance: plus('-19.90') }, { where: { balance: { [Op.gte]: '19.90' } } })
+ */
+export function plus(by: number | bigint | string): Plus {
+  const isExact = typeof by !== 'number' || !Number.isInteger(by) || Number.isSafeInteger(by)
+  const text = typeof by === 'string' || typeof by === 'number' || typeof by === 'bigint' ? String(by) : ''
+  if (!isExact || !/^-?\d{1,35}(\.\d{1,30})?$/.test(text)) throw usage.plus('plus', by)
+  return new Plus(text)
+}
+
+/** The change of one ordinary column: its new value, or a number to add. */
+export type ColumnChange = { readonly attribute: string } & (
+  { readonly value: unknown } | { readonly plus: string; readonly type: string }
+)
+
+const integerTypes = ['TINYINT', 'SMALLINT', 'MEDIUMINT', 'INTEGER', 'BIGINT']
+const fractionTypes = ['DECIMAL', 'FLOAT', 'REAL', 'DOUBLE PRECISION']
+
+/**
+ * The attributes of `changes` that are no JSON columns.
+ * @throws {UsageError} an attribute does not exist or cannot be written here, or plus() does not fit its type
+ */
+export function ordinaryChanges(
+  method: string,
+  model: RowModel,
+  changes: Readonly<Record<string, unknown>>,
+): Readonly<Record<string, unknown>> {
+  const attributes = model.getAttributes()
+  const names = Object.keys(changes).filter((name) => !jsonAttributes(model).has(name))
+  for (const name of names) {
+    const value = changes[name]
+    if (!Object.hasOwn(attributes, name)) throw usage.attribute(method, model.name, name, Object.keys(attributes))
+    if (model.primaryKeyAttributes.includes(name)) throw usage.keyChange(method, model.name, name)
+    const isMoved = name === updatedAtAttribute(model) || name === versionAttribute(model)
+    if (isMoved) throw usage.movedColumn(method, model.name, name)
+    const isOperations = Array.isArray(value) && value.some(isOperation)
+    if (value === undefined || isOperations || value instanceof Utils.SequelizeMethod)
+      throw usage.columnValue(method, model.name, name, value)
+    if (!Plus.isPlus(value)) continue
+    const type = attributeType(model, name)
+    const fits = integerTypes.includes(type) ? !value.by.includes('.') : fractionTypes.includes(type)
+    if (!fits) throw usage.plusType(method, model.name, name, type, value.by)
+  }
+  return Object.fromEntries(names.map((name) => [name, changes[name]]))
+}
+
+/**
+ * Passes new values through the setters and validators of the model, as `Model.update` does; sends no SQL.
+ * @throws {ValidationError} of Sequelize: a validator refused a value
+ * @throws {UsageError} a setter assigns a JSON column
+ */
+export async function validatedChanges(
+  method: string,
+  { model }: RowRef,
+  changes: Readonly<Record<string, unknown>>,
+): Promise<readonly ColumnChange[]> {
+  const sums = Object.entries(changes).flatMap(([attribute, value]) =>
+    Plus.isPlus(value) ? [{ attribute, plus: value.by, type: attributeType(model, attribute) }] : [],
+  )
+  const values = Object.fromEntries(Object.entries(changes).filter(([, value]) => !Plus.isPlus(value)))
+  if (Object.keys(values).length === 0) return sums
+  const built = model.build(values)
+  const stored = [...new Set([...Object.keys(values), ...changedAttributes(built)])].filter(
+    (name) => attributeType(model, name) !== 'VIRTUAL',
+  )
+  const document = stored.find((name) => jsonAttributes(model).has(name))
+  if (document !== undefined) throw usage.setterOfDocument(method, model.name, document)
+  const skip = Object.keys(model.getAttributes()).filter((name) => !stored.includes(name) && !(name in values))
+  await built.validate({ skip, hooks: false })
+  const after = valuesOf(built)
+  return [...sums, ...stored.map((attribute) => ({ attribute, value: after[attribute] }))]
+}
+
+/** The value in memory after a change, in the form that the driver gave it. A number that was not loaded stays unknown. */
+export function valueAfter(change: ColumnChange, before: unknown): unknown {
+  if (!('plus' in change)) return change.value
+  if (typeof before !== 'string' && typeof before !== 'number' && before !== null) return before
+  const text = String(before ?? 0)
+  const isDecimal = /^-?\d+(\.\d+)?$/.test(text)
+  const isDouble = !['DECIMAL', ...integerTypes].includes(change.type)
+  if (!isDecimal || isDouble) return Number(text) + Number(change.plus)
+  const sum = decimalSum(text, change.plus)
+  const isRounded = integerTypes.includes(change.type) && !Number.isSafeInteger(Number(sum))
+  return typeof before === 'string' || isRounded ? sum : Number(sum)
+}
+
+/** The exact sum of two decimal texts, with the digits after the point that the longer one has. */
+function decimalSum(one: string, other: string): string {
+  const scale = Math.max(...[one, other].map((text) => text.split('.')[1]?.length ?? 0))
+  const scaled = (text: string): bigint => {
+    const [whole, part = ''] = text.split('.') as [string, string?]
+    return BigInt(`${whole}${part.padEnd(scale, '0')}`)
+  }
+  const sum = scaled(one) + scaled(other)
+  const digits = String(sum < 0n ? -sum : sum).padStart(scale + 1, '0')
+  const point = digits.length - scale
+  return `${sum < 0n ? '-' : ''}${digits.slice(0, point)}${scale > 0 ? `.${digits.slice(point)}` : ''}`
+}

@@ -1,0 +1,128 @@
+import { Op } from 'sequelize'
+import { usage } from '../errors/usage.js'
+import { fitsType } from '../rows/row-ref.js'
+import { attributeType, jsonAttributes } from '../sequelize/internals.js'
+import type { RowModel } from '../sequelize/internals.js'
+import type { Statement } from '../sequelize/statement.js'
+
+/** A condition on the ordinary columns of a row, as frozen data: values become binds. */
+export type RowCondition =
+  | { readonly kind: 'and' | 'or' | 'not'; readonly parts: readonly RowCondition[] }
+  | { readonly kind: Comparison; readonly attribute: string; readonly value: unknown }
+  | { readonly kind: 'null'; readonly attribute: string }
+
+type Comparison = '=' | '<>' | '>' | '>=' | '<' | '<=' | 'LIKE' | 'NOT LIKE'
+
+const comparisons: Readonly<Record<symbol, Comparison>> = {
+  [Op.eq]: '=',
+  [Op.ne]: '<>',
+  [Op.gt]: '>',
+  [Op.gte]: '>=',
+  [Op.lt]: '<',
+  [Op.lte]: '<=',
+  [Op.like]: 'LIKE',
+  [Op.notLike]: 'NOT LIKE',
+}
+
+/**
+ * Reads a `where` in Sequelize's language; returns its conditions, which must all be met.
+ * @throws {UsageError} it names no ordinary column, has an operator whose values could not be bound, or is empty
+ */
+export function rowConditions(method: string, model: RowModel, where: unknown): readonly RowCondition[] {
+  if (!isPlainObject(where)) throw usage.where(method, where)
+  return Reflect.ownKeys(where).flatMap((key) => {
+    const value = where[key]
+    if (key === Op.and) return groups(method, model, value).flat()
+    if (key === Op.or) {
+      return {
+        kind: 'or' as const,
+        parts: groups(method, model, value).map((parts) => ({ kind: 'and' as const, parts })),
+      }
+    }
+    if (key === Op.not) return { kind: 'not' as const, parts: groups(method, model, value).flat() }
+    if (typeof key === 'symbol') throw usage.whereOperator(method, key)
+    return columnConditions(method, model, key, value)
+  })
+}
+
+/** The conditions of each object of a group; of one object, each of its members is one of them. */
+function groups(method: string, model: RowModel, value: unknown): readonly (readonly RowCondition[])[] {
+  if (Array.isArray(value)) return value.map((each) => rowConditions(method, model, each))
+  return rowConditions(method, model, value).map((each) => [each])
+}
+
+function columnConditions(method: string, model: RowModel, attribute: string, value: unknown): RowCondition[] {
+  const attributes = model.getAttributes()
+  const ordinary = Object.keys(attributes).filter((name) => !jsonAttributes(model).has(name))
+  if (!ordinary.includes(attribute) || attributeType(model, attribute) === 'VIRTUAL') {
+    throw usage.whereColumn(method, model.name, attribute, jsonAttributes(model).has(attribute), ordinary)
+  }
+  const compare = (kind: Comparison, operand: unknown): RowCondition => {
+    const isNegated = kind === '<>'
+    if (operand === null && (kind === '=' || isNegated)) {
+      const isNull = { kind: 'null' as const, attribute }
+      return isNegated ? { kind: 'not', parts: [isNull] } : isNull
+    }
+    // MySQL compares 'abc' = 0 as equal.
+    if (!fitsType(attributeType(model, attribute), operand)) throw usage.whereValue(method, attribute, operand)
+    return { kind, attribute, value: operand }
+  }
+  const anyOf = (operands: unknown): RowCondition => {
+    if (!Array.isArray(operands)) throw usage.whereValue(method, attribute, operands)
+    return { kind: 'or', parts: operands.map((each) => compare('=', each)) }
+  }
+  if (Array.isArray(value)) return [anyOf(value)]
+  if (!isPlainObject(value)) return [compare('=', value)]
+  const keys = Reflect.ownKeys(value)
+  if (keys.length === 0) throw usage.whereValue(method, attribute, value)
+  return keys.map((operator): RowCondition => {
+    const operand = value[operator]
+    if (operator === Op.in) return anyOf(operand)
+    if (operator === Op.notIn) return { kind: 'not', parts: [anyOf(operand)] }
+    if (operator === Op.is) return compare('=', operand)
+    if (operator === Op.not) {
+      return Array.isArray(operand) ? { kind: 'not', parts: [anyOf(operand)] } : compare('<>', operand)
+    }
+    if (operator === Op.between || operator === Op.notBetween) {
+      if (!Array.isArray(operand) || operand.length !== 2) throw usage.whereValue(method, attribute, operand)
+      const parts = [compare('>=', operand[0]), compare('<=', operand[1])]
+      return { kind: operator === Op.between ? 'and' : 'not', parts }
+    }
+    const kind = typeof operator === 'symbol' ? comparisons[operator] : undefined
+    if (kind === undefined) throw usage.whereOperator(method, operator)
+    return compare(kind, operand)
+  })
+}
+
+/** The SQL of a condition. */
+export function conditionSql(condition: RowCondition, statement: Statement): string {
+  switch (condition.kind) {
+    case 'and':
+      return condition.parts.length > 0 ? `(${joined(condition.parts, statement, ' AND ')})` : '1 = 1'
+    case 'or':
+      return condition.parts.length > 0 ? `(${joined(condition.parts, statement, ' OR ')})` : '1 = 0'
+    case 'not':
+      return `NOT (${joined(condition.parts, statement, ' AND ')})`
+    case 'null':
+      return `${statement.column(condition.attribute)} IS NULL`
+    default: {
+      const { attribute, kind, value } = condition
+      return `${statement.column(attribute)} ${kind} ${statement.value(attribute, value)}`
+    }
+  }
+}
+
+function joined(parts: readonly RowCondition[], statement: Statement, by: string): string {
+  return parts.map((each) => conditionSql(each, statement)).join(by)
+}
+
+/** The columns of a condition. */
+export function columnsOf(condition: RowCondition): readonly string[] {
+  return 'parts' in condition ? [...new Set(condition.parts.flatMap(columnsOf))] : [condition.attribute]
+}
+
+function isPlainObject(value: unknown): value is Record<string | symbol, unknown> {
+  if (typeof value !== 'object' || value === null) return false
+  const prototype: unknown = Object.getPrototypeOf(value)
+  return prototype === Object.prototype || prototype === null
+}
