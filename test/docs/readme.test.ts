@@ -93,6 +93,8 @@ describe('the README', () => {
     )
     const job = `declare class Job extends Model<InferAttributes<Job>, InferCreationAttributes<Job>> {
       stats: { attempts?: number; log?: { lines?: string[] }; tags?: string[]; owner?: string; phase?: string }
+      status: string
+      runs: number
     }
     interface Job extends Lossless<Job> {}`
     const problems = problemsOf('readme', { 'readme.ts': [...imports, model, job, ...blocks].join('\n') })

@@ -3,6 +3,7 @@ import type { Sequelize } from 'sequelize'
 import {
   addToSet,
   append,
+  atomicUpdate,
   compareAndSetJson,
   increment,
   max,
@@ -103,6 +104,17 @@ const writers: Record<string, Writer> = {
   ),
   merge: operation((who) => merge([], patch(who)), patched),
   mergeJson: { write: (target, who, options) => mergeJson(target, 'progress', patch(who), options), means: patched },
+  atomicUpdate: {
+    write: async (target, who, options) => {
+      const row = await atomicUpdate(
+        target,
+        { progress: [set('key', who)], title: who },
+        options as { returning: true },
+      )
+      return (row as WorkflowRun | undefined)?.progress
+    },
+    means: (document, who) => ({ ...document, key: who }),
+  },
   mergeJsonKey: {
     write: (target, who, options) => mergeJsonKey(target, 'progress', who, 1, options),
     means: (document, who) => ({ ...document, [who]: 1 }),

@@ -12,11 +12,13 @@ import {
   absent,
   addToSet,
   append,
+  atomicUpdate,
   compareAndSetJson,
   increment,
   lossless,
   merge,
   mergeJsonKey,
+  plus,
   pull,
   remove,
   rename,
@@ -72,6 +74,33 @@ export async function typed(run: Run, sequelize: Sequelize, transaction: Transac
   expectTypeOf(number).toEqualTypeOf<number>()
   const title = await withLock([Run, 7], (row) => row.title)
   expectTypeOf(title).toEqualTypeOf<string>()
+
+  // Several columns.
+  const changed = await run.atomicUpdate({ progress: [set('step_a', 'done'), increment('attempts')], title: 'x' })
+  expectTypeOf(changed).toEqualTypeOf<Run>()
+  const stored = await atomicUpdate([Run, 7], { progress: [set('note', null)] }, { returning: true })
+  expectTypeOf(stored).toEqualTypeOf<Run>()
+  const none = await atomicUpdate(
+    [Run, 7],
+    { title: 'x' },
+    { where: { title: 'y' }, if: { progress: [absent('note')] } },
+  )
+  expectTypeOf(none).toBeUndefined()
+  await run.atomicUpdate({ finishedAt: new Date(), tags: ['a'], anything: [set(['a', 'b'], 1)] })
+  // @ts-expect-error not a value of that key
+  await run.atomicUpdate({ progress: [set('step_a', 'finished')] })
+  // @ts-expect-error a document takes operations
+  await run.atomicUpdate({ progress: { attempts: 1, note: null } })
+  // @ts-expect-error not a value of that column
+  await run.atomicUpdate({ title: 7 })
+  // @ts-expect-error a sum for a date
+  await run.atomicUpdate({ finishedAt: plus(1) })
+  // @ts-expect-error no such column
+  await run.atomicUpdate({ titel: 'x' })
+  // @ts-expect-error no such column in where
+  await run.atomicUpdate({ title: 'x' }, { where: { titel: 'y' } })
+  // @ts-expect-error conditions belong to a JSON column
+  await run.atomicUpdate({ title: 'x' }, { if: { title: [absent('a')] } })
 
   // @ts-expect-error not a JSON column
   await run.mergeJsonKey('title', 'a', 1)
