@@ -1,6 +1,7 @@
 import { Utils } from 'sequelize'
 import { usage } from '../errors/usage.js'
 import { isOperation } from '../json/operation.js'
+import { fitsType } from '../rows/row-ref.js'
 import type { RowRef } from '../rows/row-ref.js'
 import {
   attributeType,
@@ -85,7 +86,7 @@ export function ordinaryChanges(
 /**
  * Passes new values through the setters and validators of the model, as `Model.update` does; sends no SQL.
  * @throws {ValidationError} of Sequelize: a validator refused a value
- * @throws {UsageError} a setter assigns a JSON column
+ * @throws {UsageError} a value is not of the type of its column, or a setter assigns a JSON column
  */
 export async function validatedChanges(
   method: string,
@@ -106,7 +107,15 @@ export async function validatedChanges(
   const skip = Object.keys(model.getAttributes()).filter((name) => !stored.includes(name) && !(name in values))
   await built.validate({ skip, hooks: false })
   const after = valuesOf(built)
+  // Databases and Sequelize store 'abc' in a number or a date as 0, NaN or 'Invalid date'.
+  const wrong = stored.find((name) => !isStorable(attributeType(model, name), after[name]))
+  if (wrong !== undefined) throw usage.columnValue(method, model.name, wrong, values[wrong])
   return [...sums, ...stored.map((attribute) => ({ attribute, value: after[attribute] }))]
+}
+
+function isStorable(type: string, value: unknown): boolean {
+  const isChecked = [...integerTypes, ...fractionTypes, 'DATE', 'DATEONLY'].includes(type)
+  return !isChecked || value === null || typeof value === 'boolean' || fitsType(type, value)
 }
 
 /** The value in memory after a change, in the form that the driver gave it. A number that was not loaded stays unknown. */

@@ -102,7 +102,7 @@ export function conditionSql(condition: RowCondition, statement: Statement): str
     case 'or':
       return condition.parts.length > 0 ? `(${joined(condition.parts, statement, ' OR ')})` : '1 = 0'
     case 'not':
-      return `NOT (${joined(condition.parts, statement, ' AND ')})`
+      return condition.parts.length > 0 ? `NOT (${joined(condition.parts, statement, ' AND ')})` : '1 = 0'
     case 'null':
       return `${statement.column(condition.attribute)} IS NULL`
     default: {
