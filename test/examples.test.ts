@@ -48,9 +48,7 @@ function steady(output: string): string {
     .trim()
 }
 
-describe('the examples', function () {
-  this.timeout(60_000)
-
+describe('the examples', () => {
   for (const name of requestedDatabases()) {
     describe(`on ${name}`, () => {
       for (const example of examples) {

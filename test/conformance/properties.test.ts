@@ -166,8 +166,7 @@ eachDatabase('updateJson, on random documents', (database) => {
     run = await Runs.create()
   })
 
-  it('means what its operations mean, or refuses the value and changes nothing', async function () {
-    this.timeout(120_000)
+  it('means what its operations mean, or refuses the value and changes nothing', async () => {
     await assertAlways(async (before, list) => {
       const text = before === null ? null : JSON.stringify(before)
       // PostgreSQL's json keeps such text, and can do nothing with it.
@@ -193,8 +192,7 @@ eachDatabase('updateJson, on random documents', (database) => {
     })
   })
 
-  it('that are coalesced, mean what they mean one after the other', async function () {
-    this.timeout(120_000)
+  it('that are coalesced, mean what they mean one after the other', async () => {
     const few = fc.constantFrom('a', 'b', 'c')
     const places = fc.oneof(few, fc.tuple(few, few))
     const leaves = fc.oneof(fc.integer({ min: -9, max: 9 }), few, fc.constant([1]), fc.constantFrom(null, true))

@@ -167,8 +167,7 @@ eachDatabase('what is refused', (database) => {
         mergeJsonKey([Accounts, row.id], 'progress', 'k', 1, { returning: true }),
     }
     for (const [name, write] of Object.entries(writes)) {
-      it(`${name}, names that transaction and { transaction } before any other session`, async function () {
-        this.timeout(60_000)
+      it(`${name}, names that transaction and { transaction } before any other session`, async () => {
         const { sequelize, tables } = await quick()
         const row = await tables.Accounts.create({})
         const call = sequelize.transaction(async (transaction) => {

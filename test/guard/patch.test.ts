@@ -460,7 +460,7 @@ eachDatabase('a patched model', (database) => {
       }
       expect(await stored(a.id)).to.deep.equal(applied(before, forB, applied(before, forA, before)))
     })
-  }).timeout(120_000)
+  })
 })
 
 eachDatabase("a patched model, with conflicts: 'throw'", (database) => {
@@ -568,7 +568,7 @@ eachDatabase("a patched model, with conflicts: 'throw'", (database) => {
       expect(after).to.deep.equal(applied(before, forB, afterA))
       expect(unordered(after)).to.equal(unordered(applied(before, forA, applied(before, forB, before))))
     })
-  }).timeout(120_000)
+  })
 
   it('is refused where nothing is patched, as any other wrong option', async () => {
     for (const options of [

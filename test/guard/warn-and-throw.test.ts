@@ -332,7 +332,7 @@ eachDatabase('a guarded model', (database) => {
     expect(await reported(0)).to.deep.equal([0])
     expect(await reported(2, 1000)).to.deep.equal([])
     expect(await reported(1)).to.deep.equal([1])
-  }).timeout(120_000)
+  })
 
   it('reports also where nobody but Sequelize is on the stack', async () => {
     await guarded({ wholeColumnWrites: 'warn' })

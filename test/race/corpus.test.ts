@@ -87,5 +87,5 @@ eachDatabase('the corpus', (database) => {
       expect(Object.keys(reduced.outcomes).sort(), title).to.deep.equal(Object.keys(all.outcomes).sort())
       expect(reduced.schedules, title).to.be.at.most(all.schedules)
     }
-  }).timeout(120_000)
+  })
 })

@@ -115,7 +115,7 @@ eachDatabase('the report of a failure', (database) => {
         expect(failures).to.have.length.of.at.least(2)
         for (const failure of failures) await expectReadable(failure)
       }
-    }).timeout(60_000)
+    })
   }
 
   const times = /3\.5|through|SQLite/.test(database.title) ? 5 : 50

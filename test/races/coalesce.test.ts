@@ -14,10 +14,9 @@ eachDatabase('a row that everybody writes', (database) => {
   // The second connector sends the same.
   if (database.title.endsWith('3.5')) return
 
-  it(`keeps all keys of ${processes} processes with ${callers} callers each, in less than 200 MiB of memory`, async function () {
+  it(`keeps all keys of ${processes} processes with ${callers} callers each, in less than 200 MiB of memory`, async () => {
     // Nobody else changes a document in place.
     const each = database.name === 'mysql' ? calls : calls / 25
-    this.timeout(120_000)
     const Runs = await createRuns(database.connect().sequelize)
     const { id } = await Runs.create()
     const names = Array.from({ length: processes }, (_, index) => `process_${index}`)

@@ -102,8 +102,7 @@ eachDatabase('two jobs on one row', (database) => {
       })
     }
 
-    it('atomic: 10 processes that each write 50 keys to a NULL column keep 500 of 500', async function () {
-      this.timeout(60_000)
+    it('atomic: 10 processes that each write 50 keys to a NULL column keep 500 of 500', async () => {
       const { id } = await Runs.create()
       const steps = (worker: number): string[] => Array.from({ length: 50 }, (_, step) => `worker_${worker}_${step}`)
       const all = Array.from({ length: 10 }, (_, worker) => steps(worker))

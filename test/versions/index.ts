@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { promisify } from 'node:util'
 import { root } from '../docs/readme.js'
-import { lanes, tests } from './lanes.js'
+import { lanes, lanesOfDay, tests } from './lanes.js'
 import type { Lane } from './lanes.js'
 import { readResults, resultsFile, withTable } from './table.js'
 import type { Result, Results } from './table.js'
@@ -17,31 +17,48 @@ type Outcome = Exclude<Result, { outcome: 'not run' }> | { readonly outcome: 'no
 const run = promisify(execFile)
 const system = `${process.platform}-${process.arch}`
 const usage = `Usage: npm run test:versions -- [--demand-all] [LANE…]
-Runs these lanes, or all but the quick ones; writes their outcomes to test/versions/results.json and README's table.
+       npm run test:versions -- --in-turn
+Runs these lanes, or all; writes their outcomes to test/versions/results.json and README's table.
 A lane that cannot be fetched is not run. It fails the run if it is named or required; with --demand-all, always.
+--in-turn runs a few tests of two lanes, which the date of the commit chooses, and writes nothing.
 Lanes: ${lanes.map(({ name }) => name).join(' ')}`
 
 async function main(): Promise<void> {
   const words = process.argv.slice(2)
-  const names = words.filter((word) => word !== '--demand-all')
-  const isDemanded = (lane: Lane): boolean => lane.required || names.length > 0 || names.length < words.length
-  const unknown = names.filter((name) => !lanes.some((lane) => lane.name === name))
-  if (unknown.length > 0) throw new Error(`no such lane: ${unknown.join(', ')}.\n${usage}`)
-  const chosen = lanes.filter(({ name, tests: kind }) => (names.length > 0 ? names.includes(name) : kind !== 'quick'))
-  const outcomes: Record<string, Outcome> = {}
+  const [options, names] = [true, false].map((isOption) => words.filter((word) => word.startsWith('--') === isOption))
+  const unknown = [
+    ...options!.filter((option) => option !== '--demand-all' && option !== '--in-turn'),
+    ...names!.filter((name) => !lanes.some((lane) => lane.name === name)),
+  ]
+  if (unknown.length > 0) throw new Error(`no such lane or option: ${unknown.join(', ')}.\n${usage}`)
+  if (options!.includes('--in-turn')) return runAll(lanesOfDay(await dayOfCommit()), 'quick', () => true)
+  const chosen = names!.length > 0 ? lanes.filter(({ name }) => names!.includes(name)) : lanes
+  return runAll(chosen, 'whole', ({ required }) => required || words.length > 0)
+}
+
+/** A day, so that another run of the same commit takes the same lanes. */
+async function dayOfCommit(): Promise<number> {
+  const { stdout } = await run('git', ['log', '-1', '--format=%ct'], { cwd: root })
+  return Math.floor(Number(stdout) / 86_400)
+}
+
+async function runAll(
+  chosen: readonly Lane[],
+  extent: 'quick' | 'whole',
+  isDemanded: (lane: Lane) => boolean,
+): Promise<void> {
+  const outcomes: [Lane, Outcome][] = []
   for (const lane of chosen) {
     console.log(`\n=== ${lane.name}`)
-    const outcome = await runLane(lane)
-    outcomes[lane.name] = outcome
+    const outcome = await runLane(extent === 'quick' ? { ...lane, tests: 'quick' } : lane)
+    outcomes.push([lane, outcome])
     console.log(`=== ${lane.name}: ${describe(outcome)}`)
-    if (lane.tests !== 'quick') await record(lane, outcome)
+    if (extent === 'whole') await record(lane, outcome)
   }
-  console.log(`\n${chosen.map(({ name }) => `${name}: ${describe(outcomes[name]!)}`).join('\n')}`)
-  const missed = chosen.filter((lane) => {
-    const { outcome } = outcomes[lane.name]!
-    return outcome === 'failed' || (outcome === 'not run' && isDemanded(lane))
-  })
-  if (missed.length > 0) process.exitCode = 1
+  console.log(`\n${outcomes.map(([{ name }, outcome]) => `${name}: ${describe(outcome)}`).join('\n')}`)
+  const isMissed = ([lane, { outcome }]: [Lane, Outcome]): boolean =>
+    outcome === 'failed' || (outcome === 'not run' && isDemanded(lane))
+  if (outcomes.some(isMissed)) process.exitCode = 1
 }
 
 function describe(result: Outcome): string {

@@ -28,7 +28,7 @@ export const tests = {
     'conformance/with-lock.test.js',
     'guard/patch.test.js',
   ],
-  /** A minute of them, in every run of .ci/run. */
+  /** A few seconds of them, for the lanes of a day. */
   quick: ['conformance/merge-json-key.test.js', 'conformance/with-lock.test.js'],
   /** A server whose JSON functions are too old: locks work, JSON writes are refused. */
   locks: ['versions/locks-only.js'],
@@ -110,16 +110,15 @@ export const lanes: readonly Lane[] = [
     const packages = { 'node-{system}': version }
     return { name: `node-${version}`, row: 'Node', packages, databases: ['sqlite'], tests: 'suites', required }
   }),
-  {
-    name: 'quick-node-24',
-    row: 'Node',
-    packages: { 'node-{system}': '24' },
-    databases: ['sqlite'],
-    tests: 'quick',
-    required,
-  },
-  { name: 'quick-pg-8.7.3', row: 'pg', packages: { pg: '8.7.3' }, databases: ['postgres'], tests: 'quick', required },
 ]
+
+/** The lanes that .ci/run takes in turn: they need no registry of images, and change only when this file does. */
+const inTurn = lanes.filter(({ required, tests, name }) => required && tests !== 'locks' && !name.includes('latest'))
+
+/** Two lanes of the day, which is counted from any day on. */
+export function lanesOfDay(day: number): readonly Lane[] {
+  return [2 * day, 2 * day + 1].map((turn) => inTurn[turn % inTurn.length]!)
+}
 
 /** The rows of README's table: what a lane runs in the version of the checkout, what is the least, what is refused. */
 export const rows: readonly {
