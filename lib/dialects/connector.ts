@@ -34,8 +34,9 @@ const mysqlOrMariadb: Connector = {
   probe:
     'SELECT VERSION() AS version, @@character_set_client AS client, @@character_set_connection AS connection, ' +
     '@@character_set_results AS results, @@autocommit AS autocommit, @@sql_mode AS modes, ' +
-    '@@max_allowed_packet AS packet, @@innodb_rollback_on_timeout AS timeoutEnds, $1 AS echo',
-  recognise({ version, client, connection, results, autocommit, modes, packet, timeoutEnds, echo }) {
+    '@@max_allowed_packet AS packet, @@innodb_rollback_on_timeout AS timeoutEnds, ' +
+    `CAST('2000-01-01 01:02:03' AS DATETIME) AS time, $1 AS echo`,
+  recognise({ version, client, connection, results, autocommit, modes, packet, timeoutEnds, time, echo }) {
     // Without a character set for results, the server converts nothing.
     for (const [name, charset] of Object.entries({ client, connection, results: results ?? 'utf8mb4' })) {
       refuseOtherCharset(
@@ -61,6 +62,12 @@ const mysqlOrMariadb: Connector = {
       throw new UnsupportedDatabaseError(
         `the driver escapes bound text wrongly (sql_mode NO_BACKSLASH_ESCAPES, which mariadb before 3.5 ignores), so a value could be executed as SQL`,
         `Remove NO_BACKSLASH_ESCAPES from sql_mode, or use dialect: 'mysql' with mysql2, or npm install mariadb@^3.5.4.`,
+      )
+    }
+    if (time instanceof Date && Number.isNaN(time.getTime())) {
+      throw new UnsupportedDatabaseError(
+        `the driver reads every date of a locked row as an invalid Date, as mysql2 3.9.0 to 3.10.1 do`,
+        `Use another version: npm install mysql2@^3.10.2.`,
       )
     }
     const dialect = atVersion(/mariadb/i.test(String(version)) ? mariadb : mysql, version)

@@ -113,7 +113,7 @@ export interface Dialect {
   /** Why a statement failed; `undefined` if the server rejected the statement itself. */
   readonly classify: (error: DriverError) => Failure | undefined
   /** The number of the bind that the type of its column cannot represent; absent if the database has no such error. */
-  readonly refusedBind?: (error: DriverError) => number | undefined
+  readonly refusedBind?: (error: DriverError, binds: readonly unknown[]) => number | undefined
   /** What in a stored document its JSON functions cannot read; `undefined` if this is not the error. */
   readonly unreadable?: (error: DriverError) => string | undefined
   /** SQL: the stored number of an ordinary column, or 0, and a bound decimal text. Exact where the column is. */

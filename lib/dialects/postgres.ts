@@ -311,10 +311,14 @@ function classify({ severity, code = '', message }: DriverError): Failure | unde
   return /not queryable/.test(message) ? undefined : 'lost'
 }
 
-/** The server tells the bind since PostgreSQL 14, in its own language: `unnamed portal parameter $2 = '…'`. */
-function refusedBind({ code = '', where = '' }: DriverError): number | undefined {
-  const bind = code.startsWith('22') ? /^[^"\n]*\$(\d+)/.exec(where)?.[1] : undefined
-  return bind === undefined ? undefined : Number(bind)
+/** PostgreSQL 14 and newer name the bind, in the server's own language: `unnamed portal parameter $2 = '…'`. */
+function refusedBind({ code = '', where = '', message }: DriverError, binds: readonly unknown[]): number | undefined {
+  if (!code.startsWith('22')) return undefined
+  const bind = /^[^"\n]*\$(\d+)/.exec(where)?.[1]
+  if (bind !== undefined) return Number(bind)
+  // PostgreSQL 13 quotes the text of the bind, but not its number.
+  const [, text] = /"([^"]*)"/.exec(message) ?? []
+  return where === '' && text !== undefined ? binds.map(String).lastIndexOf(text) + 1 || undefined : undefined
 }
 
 export const postgres: Dialect = {

@@ -147,9 +147,10 @@ export function isConflict(error: unknown): boolean {
  */
 export function toMissingRow(error: unknown, { method, dialect }: Call, row: RowFacts): unknown {
   if (!(error instanceof DatabaseError)) return error
-  const bind = dialect.refusedBind?.(error.parent)
   const { parameters } = error as { parameters: unknown }
-  if (bind === undefined || !Array.isArray(parameters)) return error
+  if (!Array.isArray(parameters)) return error
+  const bind = dialect.refusedBind?.(error.parent, parameters)
+  if (bind === undefined) return error
   const isOfKey = bind > parameters.length - Object.keys(row.primaryKey).length
   return isOfKey ? new RowNotFoundError(method, row, error) : error
 }

@@ -37,7 +37,7 @@ const floor = '8.0.17'
 const words: Readonly<Record<string, string>> = {
   ...since(
     '5.1',
-    'AND AS BETWEEN BY CASE CAST CHAR COALESCE DECIMAL ELSE END FALSE FOR FROM IF IN IS LIMIT NOT NULL OR ORDER SELECT',
+    'AND AS BETWEEN BY CASE CAST CHAR COALESCE DATETIME DECIMAL ELSE END FALSE FOR FROM IF IN IS LIMIT NOT NULL OR ORDER SELECT',
   ),
   ...since('5.1', 'ABS THEN TRUE UPDATE VERSION WHEN WHERE @@character_set_client @@innodb_rollback_on_timeout'),
   ...since('5.1', 'CHARSET @@autocommit @@character_set_connection @@character_set_results'),
