@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Unpacks a database server from Debian's packages into a cache folder and prints the path of a command that runs it.
-# Nothing is installed. Usage: unpack-server.sh mysql|mariadb
+# Nothing is installed. Usage: unpack-server.sh mysql|mariadb|galera; galera is MariaDB with what its clusters need.
 set -euo pipefail
 
-server=${1:?usage: unpack-server.sh mysql|mariadb}
+server=${1:?usage: unpack-server.sh mysql|mariadb|galera}
 oldest_mysql=9.7
 cache=${XDG_CACHE_HOME:-${HOME:?}/.cache}/sequelize-lossless
 tree=$cache/$server
@@ -43,14 +43,19 @@ download_mysql() {
   mv "$downloads"/system/var/cache/apt/archives/*.deb "$downloads"
 }
 
-download_mariadb() {
-  local get=(apt-get install --yes --no-install-recommends --download-only)
+download_mariadb() { download_installable mariadb-server-core; }
+
+# rsync copies the data to a node that joins, by scripts that ask ss or lsof for its port.
+download_galera() { download_installable mariadb-server mariadb-server-core galera-4 rsync lsof; }
+
+download_installable() {
+  local get=(apt-get install --yes --no-install-recommends --reinstall --download-only)
   # Without its lock, which guards nothing we write, apt-get works for every user.
   get+=(-o "Dir::Cache::archives=$downloads" -o Debug::NoLocking=true)
   mkdir "$downloads/partial"
-  "${get[@]}" mariadb-server-core >"$downloads/log" 2>&1 || {
+  "${get[@]}" "$@" >"$downloads/log" 2>&1 || {
     quietly apt-get update
-    quietly "${get[@]}" mariadb-server-core
+    quietly "${get[@]}" "$@"
   }
 }
 
@@ -75,9 +80,20 @@ LD_LIBRARY_PATH="$libraries" exec "$here/usr/sbin/mariadbd" "$@" --basedir="$her
 WRAPPER
 }
 
+wrap_galera() {
+  cat <<'WRAPPER'
+#!/bin/sh
+here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+for libraries in "$here"/usr/lib/*-linux-gnu*; do :; done
+export LD_LIBRARY_PATH="$libraries" PATH="$PATH:$here/usr/bin"
+exec "$here/usr/sbin/mariadbd" "$@" --basedir="$here/usr" --wsrep-provider="$here/usr/lib/galera/libgalera_smm.so" \
+  --plugin-dir="$here/usr/lib/mysql/plugin" --lc-messages-dir="$here/usr/share/mysql"
+WRAPPER
+}
+
 case $server in
   mysql) command=mysqld ;;
-  mariadb) command=mariadbd ;;
+  mariadb | galera) command=mariadbd ;;
   *) fail "unknown server: $server" ;;
 esac
 

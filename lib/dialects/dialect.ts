@@ -42,9 +42,11 @@ export interface DriverError {
 /**
  * The class of a failure that the statement itself did not cause. After `'lost'` (the connection closed before the
  * answer) the outcome is unknown; after every other failure the statement certainly wrote nothing. `'resources'`: the
- * server ran out of memory, disk or locks, and rolled back the transaction.
+ * server ran out of memory, disk or locks, and rolled back the transaction. `'not ready'`: the node refuses every statement
+ * while it is not in its cluster, ROLLBACK too.
  */
-export type Failure = 'deadlock' | 'conflict' | 'lock timeout' | 'cancelled' | 'resources' | 'read-only' | 'lost'
+export type Failure =
+  'deadlock' | 'conflict' | 'lock timeout' | 'cancelled' | 'resources' | 'read-only' | 'not ready' | 'lost'
 
 /** The SQL of a locking read with a limited wait. */
 interface LockWait {
@@ -111,7 +113,7 @@ export interface Dialect {
   /** Why this text, a string value or an inner key, cannot be stored, or `undefined`. */
   readonly refuseText: (text: string) => string | undefined
   /** Why a statement failed; `undefined` if the server rejected the statement itself. */
-  readonly classify: (error: DriverError) => Failure | undefined
+  readonly classify: (error: DriverError, statement?: 'COMMIT') => Failure | undefined
   /** The number of the bind that the type of its column cannot represent; absent if the database has no such error. */
   readonly refusedBind?: (error: DriverError, binds: readonly unknown[]) => number | undefined
   /** What in a stored document its JSON functions cannot read; `undefined` if this is not the error. */

@@ -134,6 +134,8 @@ const failures: Readonly<Record<number, Failure>> = {
   // The server shut down, or a proxy closed the connection, perhaps during a commit.
   1053: 'lost',
   1927: 'lost',
+  // Vitess: the primary of the shard is out of reach.
+  1105: 'lost',
   // The node has lost the majority: it rolls back, but the other nodes may apply the write.
   3100: 'lost',
 }
@@ -142,7 +144,11 @@ const failures: Readonly<Record<number, Failure>> = {
 const isServerError = (errno: number): boolean => (errno >= 1000 && errno < 2000) || (errno >= 3000 && errno < 45_000)
 
 /** Both drivers report a connection that was closed before sending; after any other loss the outcome is unknown. */
-export function classify({ errno, message }: DriverError): Failure | undefined {
+export function classify({ errno, message }: DriverError, statement?: 'COMMIT'): Failure | undefined {
+  // Vitess, after its deadline: the COMMIT may be done.
+  if (errno === 1317 && statement === 'COMMIT') return 'lost'
+  // A node of Galera that joins its cluster, or is in a part of it without the majority. Otherwise an unknown command.
+  if (errno === 1047) return message.includes('WSREP') ? 'not ready' : undefined
   // InnoDB's error 149 is a conflict with another node; after another error of a COMMIT the outcome is unknown.
   if (errno === 1180) return /\b149\b/.test(message) ? 'conflict' : 'lost'
   // A server option forbids the statement, for example --read-only on a replica, or --secure-file-priv.

@@ -221,8 +221,8 @@ export class OutsideTransactionError extends BaseError {
 }
 
 /**
- * A conflict with another session: a deadlock, or a row newer than the transaction's snapshot. Nothing was written.
- * With `retry`, the last attempt ended in such a conflict.
+ * A conflict with another session: a deadlock, or a row newer than the transaction's snapshot; or a node that is not in its
+ * cluster. Nothing was written. With `retry`, the last attempt ended in such a conflict.
  */
 export class ConflictError extends OptimisticLockError {
   readonly code = 'CONFLICT'

@@ -102,11 +102,11 @@ async function askServer(session: Session, context: QueryContext): Promise<Diale
 const failureNote = Symbol('failure')
 
 /** Classifies the error of a statement, and stores the result on the error. */
-export function noteFailure(error: unknown, dialect: Dialect): Failure | undefined {
+export function noteFailure(error: unknown, dialect: Dialect, statement?: 'COMMIT'): Failure | undefined {
   // No connection could be opened, so nothing was sent.
   if (!(error instanceof Error) || error instanceof ConnectionError) return undefined
   const { parent } = error as { parent?: DriverError }
-  const failure = parent && dialect.classify(parent)
+  const failure = parent && dialect.classify(parent, statement)
   if (failure) Object.defineProperty(error, failureNote, { value: failure, configurable: true })
   return failure
 }

@@ -135,10 +135,11 @@ function slotWaitOf({ method, row, dialect, timeoutMs }: Call): SlotWait | undef
   return { timeoutMs, error: () => new LockTimeoutError(method, row, timeoutMs, dialect.lockHolders) }
 }
 
+const conflicts: readonly (Failure | undefined)[] = ['deadlock', 'conflict', 'read-only', 'not ready']
+
 /** Whether the error is a conflict with another session, or a failover: nothing was written, a retry may succeed. */
 export function isConflict(error: unknown): boolean {
-  const failure = failureOf(error)
-  return failure === 'deadlock' || failure === 'conflict' || failure === 'read-only'
+  return conflicts.includes(failureOf(error))
 }
 
 /**
@@ -180,5 +181,6 @@ function toExhaustedError(error: unknown, { method, row }: Call, attempts: numbe
 /** The text for a conflict in an error. */
 function reasonOf(failure: Failure | undefined): string | undefined {
   if (failure === 'deadlock') return 'a deadlock'
+  if (failure === 'not ready') return 'a node that is not in its cluster at the moment'
   return failure === 'conflict' ? 'a change made by another session since this transaction began' : undefined
 }

@@ -292,11 +292,15 @@ export class TransactionState {
       this.#end('rolled back')
       this.firstError ??= error
       dropAfterCommitHooks(this.transaction)
-      const failure = noteFailure(error, dialect)
+      const failure = noteFailure(error, dialect, 'COMMIT')
       // After a failed COMMIT, SQLite is still in the transaction and keeps its file locked.
       if (failure !== 'lost') {
-        await query('ROLLBACK;', { ...options, type: QueryTypes.RAW }).catch(() => undefined)
-        if (failure !== undefined && this.#isOurs) {
+        const isRolledBack = await query('ROLLBACK;', { ...options, type: QueryTypes.RAW }).then(
+          () => true,
+          () => false,
+        )
+        // Otherwise Sequelize has to close the connection: its next transaction would commit this one.
+        if (isRolledBack && failure !== undefined && this.#isOurs) {
           this.commitError = error
           return undefined
         }

@@ -17,7 +17,8 @@ export function unpackedServer(
   }
 }
 
-async function unpack(server: string): Promise<string> {
+/** Resolves to the path of the server's command. */
+export async function unpack(server: 'mysql' | 'mariadb' | 'galera'): Promise<string> {
   const script = join(packageRoot(__dirname), 'scripts', 'unpack-server.sh')
   const child = spawn('bash', [script, server], { stdio: ['ignore', 'pipe', 'pipe'] })
   let command = ''

@@ -46,10 +46,7 @@ function startPrivately(command: string, source: string, durability?: Durability
     const port = await freePort()
     const data = join(folder, 'data')
     const common = ['--no-defaults', `--datadir=${data}`, ...(runsAsRoot ? ['--user=root'] : [])]
-    const bootstrap = join(folder, 'bootstrap.sql')
-    await writeFile(bootstrap, await bootstrapStatements(command, password))
-    await mkdir(join(data, 'mysql'), { recursive: true })
-    await runToEnd({ folder, command, arguments: [...common, '--bootstrap'], input: bootstrap })
+    await makeData(folder, command, common, data, password)
     const server = superviseRestartable({
       folder,
       command,
@@ -64,6 +61,20 @@ function startPrivately(command: string, source: string, durability?: Durability
     })
     return { ...server, source, url: new URL(`mariadb://root:${password}@127.0.0.1:${port}`) }
   })
+}
+
+/** Makes the data of a server whose only account is root, with this password. */
+export async function makeData(
+  folder: string,
+  command: string,
+  options: readonly string[],
+  data: string,
+  password: string,
+): Promise<void> {
+  const bootstrap = join(folder, 'bootstrap.sql')
+  await writeFile(bootstrap, await bootstrapStatements(command, password))
+  await mkdir(join(data, 'mysql'), { recursive: true })
+  await runToEnd({ folder, command, arguments: [...options, '--bootstrap'], input: bootstrap })
 }
 
 // `mariadb-install-db` looks for its files where the package would have been installed.

@@ -4,10 +4,7 @@ import { basename, join } from 'node:path'
 import { Client } from 'pg'
 import { givenServer, randomName } from './lookup.js'
 import type { Durability, Lookup, OwnInstance } from './lookup.js'
-import { freePort, inTemporaryFolder, runsAsRoot, runToEnd, superviseRestartable } from './process.js'
-
-// PostgreSQL refuses to run as root.
-const nobody = 65534
+import { freePort, inTemporaryFolder, nobody, runsAsRoot, runToEnd, superviseRestartable } from './process.js'
 
 export const postgres: Lookup = {
   versionQuery: 'SHOW server_version',

@@ -12,6 +12,9 @@ const executeFile = promisify(execFile)
 
 export const runsAsRoot: boolean = process.getuid?.() === 0
 
+/** The account for servers that refuse to run as root, or that root's rights confuse. */
+export const nobody = 65_534
+
 /** A command that cannot outlive this process, not even when this process is killed. */
 interface SupervisedProcess {
   readonly exited: Promise<number>

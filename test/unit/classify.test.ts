@@ -34,6 +34,14 @@ describe('what a failed statement died of', () => {
       for (const errno of [1792, 1836]) expect(ofNumber(errno)).to.equal('read-only')
       for (const errno of [1317, 1969]) expect(ofNumber(errno)).to.equal('cancelled')
       for (const errno of [1062, 4031, 45_013]) expect(ofNumber(errno)).to.equal(undefined)
+      // A node of Galera that is not in its cluster; vtgate, whose target is not in reach or did not answer in time.
+      expect(ofNumber(1047, 'WSREP has not yet prepared node for application use')).to.equal('not ready')
+      expect(ofNumber(1047, 'Unknown command')).to.equal(undefined)
+      expect(ofNumber(1105)).to.equal('lost')
+      for (const errno of [1105, 1317]) expect(classify({ errno, message: '' }, 'COMMIT')).to.equal('lost')
+      for (const errno of [1213, 3101]) {
+        expect(classify({ errno, message: '' }, 'COMMIT')).to.equal(classify({ errno, message: '' }))
+      }
       expect(classify({ message: 'Connection lost', code: 'PROTOCOL_CONNECTION_LOST' })).to.equal('lost')
       expect(classify({ message: "Can't add new command when connection is in closed state" })).to.equal(undefined)
     })

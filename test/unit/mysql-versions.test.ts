@@ -56,6 +56,7 @@ const words: Readonly<Record<string, string>> = {
 /** The version that brought each error number, of MySQL or (–) only of MariaDB. */
 const errors: Readonly<Record<number, string>> = {
   1053: '5.1',
+  1105: '5.1',
   1180: '5.1',
   1205: '5.1',
   1206: '5.1',
