@@ -11,7 +11,7 @@ import type { Session } from '../sequelize/session.js'
 
 /**
  * The row that a function works on: an instance, or a model and a primary key, which needs no earlier read.
- * A composite key is an object with exactly its attributes: `[Setting, { tenantId: 1, name: 'theme' }]`.
+ * An object has exactly the attributes of the key: `[Setting, { tenantId: 1, name: 'theme' }]`; a composite key needs one.
  */
 export type Target<M extends Model> = M | readonly [model: ModelStatic<M>, primaryKey: PrimaryKey]
 
@@ -140,8 +140,9 @@ function keyNames(method: string, model: RowModel): readonly string[] {
 function keyFromArgument(method: string, model: RowModel, key: unknown): Record<string, unknown> {
   const names = keyNames(method, model)
   const wrong = (): UsageError => usage.primaryKeyShape(method, model.name, names, key)
-  if (names.length === 1) return { [names[0]!]: key }
-  if (typeof key !== 'object' || key === null) throw wrong()
+  const isObject = typeof key === 'object' && key !== null && !(key instanceof Date) && !(key instanceof Uint8Array)
+  if (names.length === 1 && !isObject) return { [names[0]!]: key }
+  if (!isObject) throw wrong()
   if (!isDeepStrictEqual(Object.keys(key).sort(), [...names].sort())) throw wrong()
   return Object.fromEntries(names.map((name) => [name, (key as Record<string, unknown>)[name]]))
 }

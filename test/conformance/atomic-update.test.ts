@@ -150,7 +150,8 @@ eachDatabase('atomicUpdate', (database) => {
     await job.atomicUpdate({ attempts: plus(1), status: null })
     expect([job.attempts, job.status]).to.deep.equal([1, null])
     // The same values again.
-    await atomicUpdate([Jobs, job.id], { status: null })
+    await atomicUpdate([Jobs, { id: job.id }], { status: null })
+    await rejection(atomicUpdate([Jobs, { id: job.id, total: 1 }], { status: 'x' }), UsageError)
     const { attempts, status } = await stored(job.id)
     expect([attempts, status]).to.deep.equal([1, null])
     await rejection(atomicUpdate([Jobs, 10 ** 6], { attempts: plus(1) }), RowNotFoundError)
