@@ -14,6 +14,8 @@ export interface Connector {
   readonly escapes?: true
   /** The server prepares each SQL text once and keeps it; the server limits the number of prepared statements. */
   readonly prepares?: true
+  /** The maximum number of binds of one statement; absent if the driver inlines them. */
+  readonly maxBinds?: number
   /** Matches an error after which nothing was written and a retry of the statement may succeed. */
   readonly busy?: RegExp
   /** Detects the dialect of the server from the result of the probe. */
@@ -83,9 +85,10 @@ const mysqlOrMariadb: Connector = {
 export const probeText = '\\'
 
 const connectors: Readonly<Record<string, Connector>> = {
-  mysql: { ...mysqlOrMariadb, prepares: true },
+  mysql: { ...mysqlOrMariadb, prepares: true, maxBinds: 65_535 },
   mariadb: { ...mysqlOrMariadb, escapes: true },
   postgres: {
+    maxBinds: 65_535,
     probe: `SELECT version() AS version, current_setting('client_encoding') AS charset, $1::text AS echo`,
     recognise({ charset }) {
       const remedy = 'Remove SET client_encoding from hooks such as afterConnect: the driver sends and reads UTF8.'
@@ -94,6 +97,7 @@ const connectors: Readonly<Record<string, Connector>> = {
     },
   },
   sqlite: {
+    maxBinds: 32_766,
     busy: /SQLITE_BUSY/,
     probe: 'SELECT sqlite_version() AS version, $1 AS echo',
     recognise: ({ version }) => atVersion(sqlite, version),

@@ -15,6 +15,8 @@ interface Write {
   readonly guard: string
   /** SQL before UPDATE. */
   readonly prefix?: string
+  /** SQL after UPDATE. */
+  readonly hint?: string
 }
 
 /** The operations on a document and the conditions for them; the paths of the operations do not overlap. */
@@ -100,7 +102,9 @@ export interface Dialect {
   readonly isolationLevels: readonly string[]
   /** The maximum depth of a document, including its root. */
   readonly maxDepth: number
-  /** The maximum number of removals and merges in one write, since each is a nested call; absent if unlimited. */
+  /** The maximum number of keys in a path, since each is a nested expression; that of {@link maxDepth} if absent. */
+  readonly maxPath?: number
+  /** The maximum number of removals and merges in one write, since each removal is a nested call; absent if unlimited. */
   readonly maxNesting?: number
   /** The range of integers stored exactly; absent if unlimited. */
   readonly integers?: readonly [least: bigint, greatest: bigint]

@@ -30,7 +30,10 @@ export interface JsonFunctions {
   readonly set: (document: string, pairs: readonly string[]) => string
   readonly remove: (document: string, paths: readonly string[]) => string
   readonly patch: (document: string, text: string) => string
-  /** The patch must not contain null: {@link remove} removes those keys first. */
+  /**
+   * The patch must not contain null: {@link remove} removes those keys first. Of a key that is stored twice, the patch
+   * changes each occurrence.
+   */
   readonly patchesWithoutNull?: true
   /** The new value at a path, computed from the old one; a missing entry does not compile. */
   readonly result: Readonly<
@@ -90,7 +93,9 @@ function groupBySqlShape(operations: readonly Operation[]): Operation[][] {
   const groups = new Map<string, Operation[]>()
   for (const each of operations) {
     const shape = each.kind === 'increment' && isInteger(each.json) ? 'increment by an integer' : each.kind
-    groups.set(shape, [...(groups.get(shape) ?? []), each])
+    const group = groups.get(shape) ?? []
+    group.push(each)
+    groups.set(shape, group)
   }
   return [...groups].sort(([one], [other]) => (one < other ? -1 : 1)).map(([, group]) => group)
 }
@@ -140,7 +145,7 @@ export function write(
   const [parentGuards, guards, operands]: [string[], string[], string[]] = [[], [], []]
   const [parentPairs, pairs, removed]: [string[], string[], string[]] = [[], [], []]
   const parents = new Map<string, boolean>()
-  let patched: ((document: string) => string) | undefined
+  const patches: Patch[] = []
 
   for (const operation of isPrepared ? groupBySqlShape(operations).flatMap(many) : operations) {
     const { kind, path, json } = operation
@@ -160,29 +165,25 @@ export function write(
       continue
     }
     if (kind === 'merge') {
-      const before = patched ?? ((into: string) => into)
-      const patch = parseJson(json) as object
-      const text = functions.patchesWithoutNull ? rewriteJson(json, true) : json
-      const operand = bind(path.reduceRight((inner, key) => `{${JSON.stringify(key)}:${inner}}`, text))
-      operands.push(operand)
-      for (const { path: changed, isNull } of pathsOf(patch, path)) {
-        const placeholder = bound(changed)
-        if (isNull && functions.patchesWithoutNull) removed.push(placeholder)
+      patches.push([path, functions.patchesWithoutNull ? rewriteJson(json, true) : json])
+      if (!functions.isUnique) continue
+      for (const { path: changed, isNull } of pathsOf(parseJson(json) as object, path)) {
+        if (!functions.patchesWithoutNull) bound(changed)
+        else if (isNull) removed.push(changed.map((_key, depth) => bound(changed.slice(0, depth + 1))).at(-1)!)
       }
-      patched = (into) => functions.patch(before(into), operand)
       continue
     }
     const ifThere = (placeholder: string): string =>
       `CASE WHEN ${at(path)} IS NULL THEN ${noMatchPath} ELSE ${placeholder} END`
     if (kind === 'rename') {
       removed.push(bound(path))
-      pairs.push(ifThere(bound(renamedPath(operation))), functions.same(at(path)))
+      pairs.push(`${ifThere(bound(renamedPath(operation)))}, ${functions.same(at(path))}`)
       continue
     }
     const operand = { text: json, bound: bind(json) }
     operands.push(operand.bound)
     if (kind === 'set') {
-      pairs.push(bound(path), functions.value(operand.bound))
+      pairs.push(`${bound(path)}, ${functions.value(operand.bound)}`)
       continue
     }
     const value = at(path)
@@ -190,13 +191,18 @@ export function write(
     if (needed) guards.push(functions.accepts[needed](value))
     if (kind === 'increment') guards.push(functions.canAdd(value, operand))
     if (functions.isCanonical && comparesItems.has(kind)) guards.push(functions.isCanonical(value, bind))
-    pairs.push(createsMissing(kind) ? bound(path) : ifThere(bound(path)), functions.result[kind](value, operand))
+    const target = createsMissing(kind) ? bound(path) : ifThere(bound(path))
+    pairs.push(`${target}, ${functions.result[kind](value, operand)}`)
   }
 
   // Parents come before their inner values.
   let after = pairs.length > 0 ? functions.set(root, [...many(parentPairs), ...pairs]) : root
   if (removed.length > 0) after = functions.remove(after, many([...new Set(removed)]))
-  if (patched) after = patched(after)
+  if (patches.length > 0) {
+    const operand = bind(onePatch(patches))
+    operands.push(operand)
+    after = functions.patch(after, operand)
+  }
   const met = conditions.map(({ kind, path, json }) => {
     // If a parent is stored twice, the values in its first occurrence cannot be read.
     if (functions.isUnique) path.forEach((_key, depth) => bound(path.slice(0, depth + 1)))
@@ -211,6 +217,22 @@ export function write(
     }
   }
   return { document: after, guards: [...many(parentGuards), ...guards], met, read: many([...read]), operands }
+}
+
+/** The path of an object, and the JSON text of what is merged into it. */
+type Patch = readonly [path: Path, json: string]
+
+/** One patch of the document with the effect of all; no two of their paths overlap, unless they are the same. */
+function onePatch(patches: readonly Patch[]): string {
+  const [[path, json]] = patches as [Patch]
+  if (path.length === 0) return json
+  const inner = new Map<string, Patch[]>()
+  for (const [[key, ...rest], text] of patches) {
+    const same = inner.get(key!) ?? []
+    same.push([rest, text])
+    inner.set(key!, same)
+  }
+  return `{${[...inner].map(([key, each]) => `${JSON.stringify(key)}:${onePatch(each)}`).join()}}`
 }
 
 /** The paths that a patch changes or removes, and the paths of the objects around them. */

@@ -39,6 +39,16 @@ export function refuseUnsupported(
       column,
     )
   }
+  const refusePath = (keys: number): void => {
+    refuseDepth(keys)
+    if (keys <= (dialect.maxPath ?? keys)) return
+    throw new UnsupportedValueError(
+      method,
+      `a path has more than ${dialect.maxPath} keys, which ${dialect.name} does not support`,
+      'Set the value of a shorter path as a whole, in withLock().',
+      column,
+    )
+  }
   const refuseKey = (key: string): void => {
     const shown = `the key ${shorten(key)}`
     refuseText(shown, key)
@@ -67,7 +77,10 @@ export function refuseUnsupported(
     refuseDepth(depth)
     for (const [key, each] of Object.entries(value)) {
       const isKey = !Array.isArray(value)
-      if (isKey && isPatch) refuseKey(key)
+      if (isKey && isPatch) {
+        refusePath(depth)
+        refuseKey(key)
+      }
       if (isKey && isPatch && each === null) nesting++
       else if (isKey) refuseText(`the inner key ${shorten(key)}`, key)
       walk(each, depth + 1, isKey && isPatch)
@@ -75,14 +88,16 @@ export function refuseUnsupported(
   }
   for (const { kind, path, json } of [...operations, ...conditions]) {
     for (const key of path) refuseKey(key)
-    refuseDepth(path.length)
+    refusePath(path.length)
     // The root is level 1; each key of the path adds one. An item is inside an array, which is the operand of `append`.
     const isItem = kind === 'prepend' || kind === 'addToSet' || kind === 'pull'
     refuseInteger(json)
     if (kind === 'rename') refuseKey(JSON.parse(json) as string)
     walk(parseJson(json), path.length + (isItem ? 2 : 1), kind === 'merge')
-    if (kind === 'remove' || kind === 'rename' || kind === 'merge') nesting++
+    if (kind === 'remove' || kind === 'rename') nesting++
   }
+  // The merges of a write are one patch.
+  if (operations.some(({ kind }) => kind === 'merge')) nesting++
   if (dialect.maxNesting === undefined || nesting <= dialect.maxNesting) return
   throw new UnsupportedValueError(
     method,
@@ -103,6 +118,27 @@ export function refuseTooLarge(method: string, column: string, bytes: number, di
     method,
     `the statement would have ${bytes} bytes, and this ${dialect.name} server accepts ${dialect.maxStatementBytes} (max_allowed_packet)`,
     'Raise max_allowed_packet on the server, or store large values in rows of their own.',
+    column,
+  )
+}
+
+/**
+ * Checks the number of binds of a statement.
+ *
+ * @throws {UnsupportedValueError} the protocol of the database cannot send as many
+ */
+export function refuseTooManyBinds(
+  method: string,
+  column: string,
+  binds: number,
+  maxBinds: number,
+  dialect: Dialect,
+): void {
+  if (binds <= maxBinds) return
+  throw new UnsupportedValueError(
+    method,
+    `the statement would have ${binds} binds, for its paths and values, and ${dialect.name} accepts ${maxBinds}`,
+    'Split the write into several calls, inside withLock() if all of them must be written together.',
     column,
   )
 }

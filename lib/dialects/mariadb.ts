@@ -67,7 +67,8 @@ const functions: JsonFunctions = {
   set: (document, pairs) => `JSON_SET(${document}, ${pairs.join(', ')})`,
   remove: removed,
   patch: (document, text) => `JSON_MERGE_PATCH(${document}, ${text})`,
-  // JSON_MERGE_PATCH skips the second key of an object if the patch removes the first one.
+  // JSON_MERGE_PATCH skips the second key of an object if the patch removes the first one. A guard for each path that a
+  // patch changes would scan the document each.
   patchesWithoutNull: true,
   result: {
     setIfAbsent: (value, { bound }) => `COALESCE(${value}, JSON_EXTRACT(${bound}, '$'))`,

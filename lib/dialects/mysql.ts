@@ -92,7 +92,10 @@ export function holdsEveryText(column: Column): string {
 const partial: UpdateVariant = (change, column, bind) => {
   const { sql } = column
   const { document, guards, met } = write(functions, sql, sql, change, bind)
-  return { document, guard: [`JSON_TYPE(${sql}) = 'OBJECT'`, holdsEveryText(column), ...guards, ...met].join(' AND ') }
+  const guard = [`JSON_TYPE(${sql}) = 'OBJECT'`, holdsEveryText(column), ...guards, ...met].join(' AND ')
+  if (!change.operations.some(({ kind }) => kind === 'pull')) return { document, guard }
+  // The window function fails if one item is larger than its buffer, which the server enlarges as it needs to.
+  return { document, guard, hint: '/*+ SET_VAR(sort_buffer_size = 1073741824) */ ' }
 }
 
 /** For NULL and JSON null: JSON_SET would return the former as NULL and the latter unchanged, without an error. */

@@ -343,6 +343,8 @@ export const postgres: Dialect = {
   isolationLevels: ['READ UNCOMMITTED', 'READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'],
   // PostgreSQL stores deeper documents, but JSON.parse fails at a slightly greater depth.
   maxDepth: 5000,
+  // The time to plan the statement grows with the square of the path or more: 4 s for 256 keys.
+  maxPath: 256,
   refuseKey: refuseNul,
   refuseText: refuseNul,
   classify,

@@ -30,6 +30,25 @@ const isItem = (bound: string): string =>
 const lesser = (value: string, bound: string, than: '<' | '>'): string =>
   `json(CASE WHEN ${value} IS NULL OR json_extract(${bound}, '$') ${than} json_extract(${value}, '$') THEN ${bound} ELSE ${value} END)`
 
+/** Calls of `name`, one inside another, each with at most as many arguments as a function had before SQLite 3.48. */
+function nested(name: 'set' | 'remove', document: string, items: readonly string[]): string {
+  const most = name === 'set' ? 63 : 126
+  const chunks = Array.from({ length: Math.ceil(items.length / most) }, (_, call) =>
+    items.slice(call * most, (call + 1) * most),
+  )
+  return chunks.reduce(
+    (inner, some, call) => `json${call < chunks.length - 1 ? 'b' : ''}_${name}(${inner}, ${some.join(', ')})`,
+    document,
+  )
+}
+
+/** A conjunction as a balanced tree: an expression may be 1000 deep, and a chain of AND is as deep as it is long. */
+function all(conditions: readonly string[]): string {
+  if (conditions.length <= 2) return conditions.join(' AND ')
+  const half = Math.ceil(conditions.length / 2)
+  return `(${all(conditions.slice(0, half))}) AND (${all(conditions.slice(half))})`
+}
+
 /** @see https://www.sqlite.org/json1.html */
 const functions: JsonFunctions = {
   // json_extract would turn JSON null into NULL.
@@ -39,16 +58,16 @@ const functions: JsonFunctions = {
   objectOrEmpty: (parent) => `json(CASE WHEN ${typeOf(parent)} = 'object' THEN ${parent} ELSE '{}' END)`,
   isObjectOrNull: (value) => `COALESCE(${typeOf(value)}, 'null') IN ('object', 'null')`,
   isUnique: (document, paths) => {
-    const rest = `json_remove(${document}, ${paths.join(', ')})`
-    return `COALESCE(json_remove(${rest}, ${paths.join(', ')}) = ${rest}, TRUE)`
+    const rest = nested('remove', document, paths)
+    return `COALESCE(${nested('remove', rest, paths)} = ${rest}, TRUE)`
   },
   // Only in keys, json_tree and json_each do not decode escapes.
   isCanonical: (value, bind) =>
     `(instr(COALESCE(${value}, ''), '\\') = 0 OR NOT EXISTS (SELECT 1 FROM json_each(${bind(globs)}) glob ` +
     `WHERE replace(${value}, '\\\\', '') GLOB glob.value))`,
   equals: (value, text) => `(${value} IS NOT NULL AND ${equal(value, text)})`,
-  set: (document, pairs) => `json_set(${document}, ${pairs.join(', ')})`,
-  remove: (document, paths) => `json_remove(${document}, ${paths.join(', ')})`,
+  set: (document, pairs) => nested('set', document, pairs),
+  remove: (document, paths) => nested('remove', document, paths),
   patch: (document, text) => `json_patch(${document}, ${text})`,
   result: {
     setIfAbsent: (value, { bound }) => `json(COALESCE(${value}, ${bound}))`,
@@ -94,7 +113,7 @@ const variant: UpdateVariant = (change, { sql }, bind) => {
     : sql
   const { document, guards, met } = write(functions, root, sql, change, bind)
   const isDocument = `(${sql} IS NULL OR CASE WHEN json_valid(${sql}) THEN json_type(${sql}) END IN ('object', 'null'))`
-  return { document, guard: [isDocument, ...guards, ...met].join(' AND ') }
+  return { document, guard: all([isDocument, ...guards, ...met]) }
 }
 
 /** No disk space, a failed read or write, or no memory; also as an extended result code. */

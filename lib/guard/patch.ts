@@ -1,7 +1,8 @@
 import { literal, Op, QueryTypes } from 'sequelize'
 import type { Logging, Transaction } from 'sequelize'
+import { connectorOf } from '../dialects/connector.js'
 import type { Change, Dialect, UpdateVariant } from '../dialects/dialect.js'
-import { refuseTooLarge, refuseUnsupported } from '../dialects/limits.js'
+import { refuseTooLarge, refuseTooManyBinds, refuseUnsupported } from '../dialects/limits.js'
 import { StaleRowError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { difference } from '../json/difference.js'
@@ -167,7 +168,10 @@ async function sendPatch(
   const { values, guard } = documentValues(documents, variants, dialect, statement)
   const sql = statement.update(tableName, { ...plain, ...values }, { [Op.and]: [where, literal(guard)] }, options)
   if (sql === undefined) throw usage.searchPath(method)
-  refuseTooLarge(method, documents[0]!.column, statement.bytes(sql, dialect.maxStatementBytes), dialect)
+  const [{ column }] = documents as [SpelledColumn]
+  refuseTooLarge(method, column, statement.bytes(sql, dialect.maxStatementBytes), dialect)
+  const { maxBinds = Infinity } = connectorOf(sequelize.getDialect())
+  refuseTooManyBinds(method, column, statement.countBinds(sql, maxBinds), maxBinds, dialect)
   if (dialect.matched) {
     const isMatched = dialect.matched(await sendForHeader(sequelize, sql, statement.binds, context))
     if (isMatched) return { result: 'matched', answer: [instance, 1] }

@@ -1,4 +1,3 @@
-import { isDeepStrictEqual } from 'node:util'
 import type { Operation } from './operation.js'
 import { parseJson } from './json-text.js'
 import { renamedPath } from './semantics.js'
@@ -7,14 +6,29 @@ import type { JsonObject, Kind, Path } from './values.js'
 
 /** Two paths of `operations` where one equals or contains the other: the order of these operations would matter. */
 export function overlap(operations: readonly Operation[]): readonly [Path, Path] | undefined {
-  const paths = operations.flatMap(pathsOf)
-  for (const [index, one] of paths.entries()) {
-    for (const other of paths.slice(index + 1)) {
-      const shared = Math.min(one.length, other.length)
-      if (isDeepStrictEqual(one.slice(0, shared), other.slice(0, shared))) return [one, other]
+  const root: Place = { inner: new Map() }
+  for (const path of operations.flatMap(pathsOf)) {
+    let place = root
+    for (const key of path) {
+      if (place.first && place.isEnd) return [place.first, path]
+      place.first ??= path
+      const inner: Place = place.inner.get(key) ?? { inner: new Map<string, Place>() }
+      place.inner.set(key, inner)
+      place = inner
     }
+    if (place.first) return [place.first, path]
+    place.first = path
+    place.isEnd = true
   }
   return undefined
+}
+
+/** A node of the tree of some paths. */
+interface Place {
+  /** The first path that ends here or goes through. */
+  first?: Path
+  isEnd?: true
+  readonly inner: Map<string, Place>
 }
 
 /**
@@ -68,10 +82,7 @@ interface PathNode {
   readonly inner: Map<string, PathNode>
 }
 
-/**
- * Bounds the text and the work of one statement. The limits of the databases are higher: 1000 arguments of a function in
- * SQLite, 400 nested calls in MariaDB.
- */
+/** Bounds the text and the work of one statement. The limits of the databases are higher: 400 nested calls in MariaDB. */
 const maxKeys = 256
 
 /** The operations of several calls for one statement: no two paths overlap; operations at one path are folded. */

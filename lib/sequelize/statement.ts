@@ -88,6 +88,13 @@ export class Statement {
     )
   }
 
+  /** The number of binds in `sql`; for MySQL, Sequelize makes a bind of each placeholder. Far below `limit`, a bound. */
+  countBinds(sql: string, limit: number): number {
+    const { prepares } = connectorOf(this.#session.sequelize.getDialect())
+    if (!prepares || sql.length / 2 <= limit) return this.#binds.length
+    return sql.match(/\$\d+/g)?.length ?? 0
+  }
+
   table(): string {
     const name: unknown = this.#model.getTableName()
     const quote = (): string => this.#generator.quoteTable(name)

@@ -1,7 +1,7 @@
 import type { Model } from 'sequelize'
 import { connectorOf } from '../dialects/connector.js'
 import type { UpdateVariant } from '../dialects/dialect.js'
-import { refuseTooLarge, refuseUnsupported } from '../dialects/limits.js'
+import { refuseTooLarge, refuseTooManyBinds, refuseUnsupported } from '../dialects/limits.js'
 import { checkOptions } from '../errors/check-options.js'
 import { ConditionNotMetError, JsonShapeError, UnsupportedValueError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
@@ -221,25 +221,29 @@ async function sendUpdate(
   write: AtomicWrite,
   variants: readonly UpdateVariant[],
   context: QueryContext,
-  isPrepared: boolean = connectorOf(call.session.sequelize.getDialect()).prepares === true,
+  mayPad = true,
 ): Promise<UpdateResult<Written>> {
   const { method, dialect, session } = call
   const { sequelize } = session
   const { row, documents, columns, where, calls, now, answer } = write
   const { model, primaryKey } = row
+  const { prepares = false, maxBinds = Infinity } = connectorOf(sequelize.getDialect())
+  const isPrepared = prepares && mayPad
   const statement = new Statement(model)
   const assignments: string[] = []
   const guards: string[] = []
   const prefixes = new Set<string>()
+  const hints = new Set<string>()
   const targets = documents.map(({ column, type }) => ({ sql: statement.column(column), type }))
   for (const [index, { operations, conditions }] of documents.entries()) {
     const target = targets[index]!
     const change = { operations, conditions, isPrepared }
-    const { document, guard, prefix = '' } = variants[index]!(change, target, statement.bind)
+    const { document, guard, prefix = '', hint = '' } = variants[index]!(change, target, statement.bind)
     // Without operations, the write depends on the document and does not change it.
     if (operations.length > 0) assignments.push(`${target.sql} = ${document}`)
     guards.push(guard)
     prefixes.add(prefix)
+    hints.add(hint)
   }
   for (const change of columns) {
     const column = statement.column(change.attribute)
@@ -259,12 +263,15 @@ async function sendUpdate(
   }
   const conditions = [...guards, ...where.map((each) => conditionSql(each, statement))]
   const all = [statement.row(primaryKey), ...conditions].join(' AND ')
-  const sql = `${[...prefixes].join('')}UPDATE ${statement.table()} SET ${assignments.join(', ')} WHERE ${all}`
+  const sql = `${[...prefixes].join('')}UPDATE ${[...hints].join('')}${statement.table()} SET ${assignments.join(', ')} WHERE ${all}`
   const bytes = statement.bytes(sql, dialect.maxStatementBytes)
-  if (isPrepared && bytes > (dialect.maxStatementBytes ?? Infinity)) {
+  const binds = statement.countBinds(sql, maxBinds)
+  if (isPrepared && (bytes > (dialect.maxStatementBytes ?? Infinity) || binds > maxBinds)) {
     return sendUpdate(call, write, variants, context, false)
   }
-  refuseTooLarge(method, documents[0]?.column ?? columns[0]!.attribute, bytes, dialect)
+  const named = documents[0]?.column ?? columns[0]!.attribute
+  refuseTooLarge(method, named, bytes, dialect)
+  refuseTooManyBinds(method, named, binds, maxBinds, dialect)
 
   if (dialect.matched) {
     const isMatched = dialect.matched(await sendForHeader(sequelize, sql, statement.binds, context))

@@ -28,7 +28,7 @@ import {
   updateJson,
   UsageError,
 } from 'sequelize-lossless'
-import type { Operation } from 'sequelize-lossless'
+import type { Condition, Operation } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { outcomeOf, rejection } from '../rejection.js'
 import { createRuns, defineRuns, documentText, storedText, storeText } from '../workflow-run.js'
@@ -604,7 +604,8 @@ eachDatabase('updateJson', (database) => {
   }
 
   it('keeps every other item of a long array', async () => {
-    const items = Array.from({ length: 3000 }, (_, index) => `${index} ${'x'.repeat(500)}`)
+    // The last one is larger than the buffer in which MySQL sorts.
+    const items = [...Array.from({ length: 3000 }, (_, index) => `${index} ${'x'.repeat(500)}`), 'y'.repeat(300_000)]
     const { id } = await Runs.create({ progress: { items } })
     await updateJson([Runs, id], 'progress', [pull('items', items[7])])
     expect(await stored(id)).to.deep.equal({ items: items.toSpliced(7, 1) })
@@ -686,6 +687,71 @@ eachDatabase('updateJson', (database) => {
     }
     await rejection(new Promise((resolve) => resolve(increment('a', NaN))), UnsupportedValueError)
     expect(await stored(run.id)).to.deep.equal({})
+  })
+
+  // README's table of the limits of one call.
+  const maxBinds = { mysql: 65_535, mariadb: undefined, postgres: 65_535, sqlite: 32_766 }[database.dialect]
+  const maxPath = { mysql: 100, mariadb: 31, postgres: 256, sqlite: 1000 }[database.name]
+  const maxRemoved = database.name === 'mariadb' ? 256 : undefined
+  const keysOf = (count: number): string[] => Array.from({ length: count }, (_, index) => `k${index}`)
+  const deepPath = (length: number): string[] => Array.from({ length }, () => 'k')
+
+  if (!isOtherWay) {
+    it('writes at as many places as README says in one statement', async () => {
+      const { sequelize: own, log } = database.connect({ pool: { max: 1 } })
+      const Own = defineRuns(own)
+      const before = { k0: { a: { c: 1 } }, k2: 1 }
+      const calls: readonly (readonly [title: string, operations: readonly Operation[], conditions?: Condition[]])[] = [
+        ['flat sets', keysOf(520).map((key) => set(`new ${key}`, 1))],
+        ['nested sets', keysOf(260).map((key) => set([`new ${key}`, 'a'], { b: 1 }))],
+        ['merged objects', keysOf(1100).map((key) => merge(key === 'k2' ? 'other' : key, { a: { b: 1 } }))],
+        ['merged keys', [merge([], Object.fromEntries(keysOf(3000).map((key) => [key, 1])))]],
+        [
+          'removed and renamed keys',
+          keysOf(256).map((key, at) => (at % 2 ? remove(key) : rename(key, `${key} moved`))),
+        ],
+        ['conditions', [set('k', 1)], keysOf(1100).map((key) => absent(`new ${key}`))],
+        ['a path', [set(deepPath(Math.min(maxPath, 128)), 1)]],
+        ['a path to the limit', database.name === 'postgres' ? [set('k', 1)] : [set(deepPath(maxPath), 1)]],
+      ]
+      for (const [title, operations, conditions = []] of calls) {
+        const { id } = await Runs.create({ progress: before })
+        log.length = 0
+        const options = { if: conditions }
+        await updateJson<WorkflowRun, 'progress', Operation[]>([Own, id], 'progress', operations as never, options)
+        const updates = log.filter((sql) => sql.includes('UPDATE'))
+        expect(updates, title).to.have.length(1)
+        const wanted: unknown = JSON.parse(JSON.stringify(expected(operations, before)))
+        expect(isDeepStrictEqual(await stored(id), wanted), title).to.equal(true)
+      }
+    })
+  }
+
+  it('refuses one bind, one key and one level more than README says, before any SQL', async () => {
+    const { sequelize: own, log } = database.connect({ pool: { max: 1 } })
+    const Own = defineRuns(own)
+    const { id } = await Runs.create({ progress: {} })
+    await updateJson([Own, id], 'progress', [set('k', 1)])
+    log.length = 0
+    const removed = Object.fromEntries(keysOf(256).map((key) => [key, null]))
+    // Each condition has a bind for its value, and one for its path, which is shared on SQLite.
+    const count = Math.ceil((maxBinds ?? 0) / (database.name === 'sqlite' ? 1 : 2))
+    const conditions = new Array<Condition>(count).fill(equals('k', 1))
+    const refused: readonly (readonly [number | undefined, readonly Operation[], Condition[], string])[] = [
+      [maxBinds, [set('z', 1)], conditions, `accepts ${maxBinds}`],
+      [maxRemoved, [merge([], removed)], [], 'supports 256'],
+      [maxRemoved, keysOf(257).map((key) => remove(key)), [], 'supports 256'],
+      [maxPath, [set(deepPath(maxPath + 1), 1)], [], `more than ${maxPath} `],
+      [maxPath, [merge(deepPath(maxPath), { k: 1 })], [], `more than ${maxPath} `],
+    ]
+    for (const [limit, operations, each, message] of refused) {
+      if (limit === undefined) continue
+      const options = { if: each }
+      const call = updateJson<WorkflowRun, 'progress', Operation[]>([Own, id], 'progress', operations as never, options)
+      expect((await rejection(call, UnsupportedValueError)).message).to.include(message)
+    }
+    expect(log).to.deep.equal([])
+    expect(await stored(id)).to.deep.equal({ k: 1 })
   })
 
   it('removes and merges at many places, or refuses to', async () => {
