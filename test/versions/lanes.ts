@@ -1,6 +1,6 @@
 import type { DatabaseName } from '../databases/index.js'
 
-/** One version of a database, driver, Node or Sequelize, and the tests that run on it. */
+/** One version of a database, driver, Node, TypeScript or Sequelize, and the tests that run on it. */
 export interface Lane {
   readonly name: string
   /** The row of README's table. */
@@ -32,6 +32,8 @@ export const tests = {
   quick: ['conformance/merge-json-key.test.js', 'conformance/with-lock.test.js'],
   /** A server whose JSON functions are too old: locks work, JSON writes are refused. */
   locks: ['versions/locks-only.js'],
+  /** A compiler: it runs nothing. */
+  types: ['versions/types-only.js'],
 } as const
 
 const required = true
@@ -42,6 +44,7 @@ const nodeVersions = ['22', '24', '26']
 const mysql2Versions = ['2.3.3', '3.0.1', '3.8.0', '3.10.2', 'latest']
 const mariadbVersions = ['3.3.2', '3.4.7', 'latest']
 const pgVersions = ['8.7.3', '8.11.6', 'latest']
+const typescriptVersions = ['5.0.4', 'latest']
 const sequelizeVersions = ['6.37.0', '6.37.4', 'latest 6']
 const images = ['mysql:8.0', 'mysql:8.4', 'mariadb:10.7', 'mariadb:11.4', 'mariadb:11.8']
 
@@ -110,10 +113,23 @@ export const lanes: readonly Lane[] = [
     const packages = { 'node-{system}': version }
     return { name: `node-${version}`, row: 'Node', packages, databases: ['sqlite'], tests: 'suites', required }
   }),
+  ...typescriptVersions.map((version): Lane => {
+    const packages = { typescript: version }
+    return {
+      name: `typescript-${version}`,
+      row: 'TypeScript',
+      packages,
+      databases: ['sqlite'],
+      tests: 'types',
+      required,
+    }
+  }),
 ]
 
 /** The lanes that .ci/run takes in turn: they need no registry of images, and change only when this file does. */
-const inTurn = lanes.filter(({ required, tests, name }) => required && tests !== 'locks' && !name.includes('latest'))
+const inTurn = lanes.filter(
+  ({ required, tests, name }) => required && ['suites', 'smoke'].includes(tests) && !name.includes('latest'),
+)
 
 /** Two lanes of the day, which is counted from any day on. */
 export function lanesOfDay(day: number): readonly Lane[] {
@@ -147,5 +163,6 @@ export const rows: readonly {
   { title: 'pg', tested: { package: 'pg' }, least: '8.7.3', refused: '' },
   { title: 'sqlite3', tested: { package: 'sqlite3' }, least: '5.1.7', refused: 'JSON writes before 6 (SQLite 3.44)' },
   { title: 'Node', tested: { version: '20' }, least: '20.19', refused: '' },
+  { title: 'TypeScript', tested: { package: 'typescript' }, least: '5.0', refused: '' },
   { title: 'sequelize', tested: { package: 'sequelize' }, least: '6.37.0', refused: 'other major versions' },
 ]
