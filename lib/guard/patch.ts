@@ -10,7 +10,8 @@ import type { Edit } from '../json/difference.js'
 import { mayBeMisread, parseJson, scanJson } from '../json/json-text.js'
 import { condition } from '../json/operation.js'
 import type { Condition, Operation } from '../json/operation.js'
-import { isReadingOfText, respell } from '../json/respell.js'
+import { isCopied, isReadingOfText, respell } from '../json/respell.js'
+import type { Rewrite } from '../json/respell.js'
 import { textAt, valueAt } from '../json/semantics.js'
 import type { JsonObject, JsonValue } from '../json/values.js'
 import { RowRef } from '../rows/row-ref.js'
@@ -113,6 +114,7 @@ export async function patchRow(
  * A change in which the unchanged parts of a replaced object or array, or of the whole document, are spelled as stored:
  * JavaScript cannot write all their digits. If another session has changed such a part, it is replaced.
  * @throws {UnsupportedValueError} the change depends on a number or key that JavaScript misread
+ * @throws {StaleRowError} another session has changed a part that is replaced, and conflicts are refused
  */
 async function withStoredDigits(
   call: Call,
@@ -120,36 +122,56 @@ async function withStoredDigits(
   document: EditedColumn & DocumentChange,
   context: QueryContext,
 ): Promise<SpelledColumn> {
-  const { column, before, after, operations } = document
+  const { column, before, after, operations, conditions } = document
   const isWhole = operations.length === 0
   const mayLose = isWhole ? hasDigits(before) : operations.some((each) => mayLoseDigits(each, before))
   if (!mayLose || before === null) return document
-  const { text } = await readDocument(call, row, document, context)
-  const spell = (stored: string, from: JsonValue, to: JsonValue): string => {
-    const result = respell({ stored, before: from, after: to })
+  const { text, loaded } = await readDocument(call, row, document, context)
+  const spell = (rewrite: Rewrite): string => {
+    const result = respell(rewrite)
     if ('loss' in result) throw lossError(column, result.loss)
     return result.text
   }
   if (isWhole) {
     if (!isReadingOfText(text, before)) return document
     writeSpelledDocuments(row.model, column)
-    return { ...document, spelled: new SpelledDocument(spell(text, before, after), after) }
+    return { ...document, spelled: new SpelledDocument(spell({ stored: text, before, after }), after) }
   }
   const root = scanJson(text)
   const exact = operations.map((each) => {
     const [stored, from] = [textAt(text, each.path, root), valueAt(before, each.path)]
     if (from !== undefined && stored === undefined && mayBeMisread(text)) throw lossError(column, 'key')
-    if (each.kind !== 'set' || stored === undefined || from === undefined) return each
-    return Object.freeze({ ...each, json: spell(stored, from as JsonValue, parseJson(each.json)) })
+    if (each.kind !== 'set' || stored === undefined || typeof from !== 'object') {
+      if (hasLongNumber(each) && isCopied(text, parseJson(each.json))) throw lossError(column, 'number')
+      return each
+    }
+    const [earlier, to] = [from as JsonValue, parseJson(each.json)]
+    if (isReadingOfText(stored, earlier) || mayBeMisread(stored)) {
+      return Object.freeze({ ...each, json: spell({ stored, before: earlier, after: to }) })
+    }
+    if (conditions.length > 0) throw StaleRowError.changedSinceLoad(method, row.facts, column, each.path)
+    const current = valueAt(loaded, each.path) as JsonValue
+    return Object.freeze({ ...each, json: spell({ stored, before: current, after: to, earlier }) })
   })
   return { ...document, operations: exact }
 }
 
-/** Whether an operation replaces a part that holds numbers, or has a key that may have been misread. */
-function mayLoseDigits({ kind, path }: Operation, before: JsonValue): boolean {
+/**
+ * Whether an operation replaces a part that holds numbers, writes a number that JavaScript may have rounded, or has a key
+ * that may have been misread.
+ */
+function mayLoseDigits({ kind, path, json }: Operation, before: JsonValue): boolean {
   const from = valueAt(before, path)
   const isReplaced = kind === 'set' && typeof from === 'object' && from !== null && hasDigits(from as JsonValue)
-  return isReplaced || (from !== undefined && path.some((key) => mayBeMisread(`{${JSON.stringify(key)}:0}`)))
+  return (
+    isReplaced ||
+    hasLongNumber({ json }) ||
+    (from !== undefined && path.some((key) => mayBeMisread(`{${JSON.stringify(key)}:0}`)))
+  )
+}
+
+function hasLongNumber({ json }: Pick<Operation, 'json'>): boolean {
+  return /\d{16}/.test(json)
 }
 
 function hasDigits(value: JsonValue): boolean {

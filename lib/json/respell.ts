@@ -9,6 +9,8 @@ export interface Rewrite {
   readonly stored: string
   readonly before: JsonValue
   readonly after: JsonValue
+  /** An earlier reading, of a text that another writer has replaced: the digits of its numbers are unknown. */
+  readonly earlier?: JsonValue
 }
 
 /** Why a document cannot be written: its new part holds a number that JavaScript rounded, or a key that it misread. */
@@ -18,25 +20,42 @@ export type Loss = 'number' | 'key'
  * The JSON text of `after`, in which each part that equals `before` is spelled as stored, with all digits of its numbers;
  * or why there is none.
  */
-export function respell({ stored, before, after }: Rewrite): { readonly text: string } | { readonly loss: Loss } {
+export function respell({
+  stored,
+  before,
+  after,
+  earlier,
+}: Rewrite): { readonly text: string } | { readonly loss: Loss } {
   const root = scanJson(stored)
   const isRead = isReadingOfNode(stored, root, before)
   const isMisread = !isRead && mayBeMisread(stored)
-  const writer = new Writer(stored, isMisread)
+  const writer = new Writer(stored, root, isMisread, scalarsOf(earlier))
   // Else a hook has decoded the document.
   const text = isRead || isMisread ? writer.write(root, before, after) : writer.create(root, after)
   return writer.loss ? { loss: writer.loss } : { text }
 }
 
+/** Whether a new value holds what JavaScript read from a number in a stored text that it cannot represent. */
+export function isCopied(stored: string, value: JsonValue): boolean {
+  const root = scanJson(stored)
+  const writer = new Writer(stored, root, false, [])
+  writer.create(root, value)
+  return writer.loss !== undefined
+}
+
 class Writer {
   readonly #stored: string
+  readonly #root: JsonNode
   /** The document was read with wrong names of keys. */
   readonly #isMisread: boolean
+  readonly #earlier: readonly unknown[]
   loss: Loss | undefined
 
-  constructor(stored: string, isMisread: boolean) {
+  constructor(stored: string, root: JsonNode, isMisread: boolean, earlier: readonly unknown[]) {
     this.#stored = stored
+    this.#root = root
     this.#isMisread = isMisread
+    this.#earlier = earlier
   }
 
   write(node: JsonNode, before: JsonValue, after: JsonValue): string {
@@ -51,7 +70,10 @@ class Writer {
         return [[key, isRead ? this.write(each, before[key]!, after[key]!) : this.create(each, after[key]!)]]
       })
       const added = Object.keys(after)
-        .filter((key) => !node.members!.has(key) && !isDeepStrictEqual(before[key], after[key]))
+        .filter((key) => {
+          if (node.members!.has(key)) return false
+          return !Object.hasOwn(before, key) || !isDeepStrictEqual(before[key], after[key])
+        })
         .map((key) => {
           if (Object.hasOwn(before, key)) this.loss = 'key'
           return [key, this.create(node, after[key]!)]
@@ -71,22 +93,67 @@ class Writer {
     let end = 0
     while (end < shortest - start && isDeepStrictEqual(before.at(-1 - end), after.at(-1 - end))) end++
     const free = new Map<string, number[]>()
-    for (let index = start; index < before.length - end; index++) {
+    for (let index = before.length - end - 1; index >= start; index--) {
       const key = JSON.stringify(before[index])
       const equal = free.get(key)
       if (equal) equal.push(index)
       else free.set(key, [index])
     }
-    const isSameLength = before.length === after.length
-    const texts = after.map((item, index) => {
-      if (index < start) return this.#textOf(items[index]!)
+    const sources = after.map((item, index) => {
+      if (index < start) return index
       const fromEnd = after.length - index
-      if (fromEnd <= end) return this.#textOf(items[items.length - fromEnd]!)
-      const equal = free.get(JSON.stringify(item))?.pop()
-      if (equal !== undefined) return this.#textOf(items[equal]!)
-      return isSameLength ? this.write(items[index]!, before[index]!, item) : this.create(node, item)
+      return fromEnd <= end ? items.length - fromEnd : free.get(JSON.stringify(item))?.pop()
+    })
+    const gone = new Set(before.keys())
+    for (const source of sources) if (source !== undefined) gone.delete(source)
+    const isEdited = (index: number): boolean =>
+      before.length === after.length && sources[index] === undefined && gone.has(index)
+    if (
+      this.#mayBeMistaken(
+        node,
+        before,
+        gone,
+        after.filter((_, index) => isEdited(index)),
+      )
+    )
+      this.loss = 'number'
+    const texts = after.map((item, index) => {
+      const source = sources[index]
+      if (source !== undefined) return this.#textOf(items[source]!)
+      return isEdited(index) ? this.write(items[index]!, before[index]!, item) : this.create(node, item)
     })
     return `[${texts.join()}]`
+  }
+
+  /**
+   * Whether two items of an array may be mistaken for each other, because numbers of them read alike and have other
+   * digits: an item that is gone and an equal one that is not, or two items that are gone, whose places have new values.
+   */
+  #mayBeMistaken(
+    node: JsonNode,
+    before: readonly JsonValue[],
+    gone: ReadonlySet<number>,
+    edited: readonly JsonValue[],
+  ): boolean {
+    if (gone.size === 0 || inexactNumbers(this.#stored, node).length === 0) return false
+    const items = node.items!.map((each) => this.#textOf(each))
+    const keys = before.map((each) => JSON.stringify(each))
+    const kept = new Map(keys.flatMap((key, index) => (gone.has(index) ? [] : [[key, items[index]!]])))
+    for (const index of gone) {
+      const equal = kept.get(keys[index]!)
+      if (equal !== undefined && !isSameText(items[index]!, equal)) return true
+    }
+    const read = new Set(edited.flatMap(scalarsOf).map((each) => (each === null ? Infinity : each)))
+    const first = new Map<number, { readonly index: number; readonly token: string }>()
+    for (const index of gone) {
+      for (const token of numbersIn(this.#stored, node.items![index]!)) {
+        const number = Number(token)
+        const alike = first.get(number)
+        if (alike && alike.index !== index && !isSameScalar(alike.token, token)) return true
+        if (read.has(number)) first.set(number, { index, token })
+      }
+    }
+    return false
   }
 
   /** A value changed that was perhaps read under the name of another key. */
@@ -102,22 +169,32 @@ class Writer {
   /** The text of a new value in place of a node, or inside it. */
   create(node: JsonNode, value: JsonValue): string {
     const text = JSON.stringify(value)
-    const scalars = longDigits.test(text) ? scalarsOf(value).filter((each) => longDigits.test(String(each))) : []
-    const numbers = scalars.length > 0 ? inexactNumbers(this.#stored, node) : []
-    if (numbers.some((token) => scalars.some((scalar) => isReadingOf(token, scalar)))) this.loss = 'number'
+    const scalars = mayBeRounded.test(text) ? scalarsOf(value).filter((each) => mayBeRounded.test(String(each))) : []
+    if (scalars.length === 0) return text
+    const numbers = inexactNumbers(this.#stored, this.#root)
+    const inside = inexactNumbers(this.#stored, node)
+    const isRounded = (scalar: unknown): boolean =>
+      // A null elsewhere is not a copy of a number that is too large.
+      (scalar === null ? inside : numbers).some((token) => isReadingOf(token, scalar)) ||
+      (Number.isInteger(scalar) && !Number.isSafeInteger(scalar) && this.#earlier.includes(scalar))
+    if (scalars.some(isRounded)) this.loss = 'number'
     return text
   }
 }
 
-/** Matches a number with more digits than JavaScript holds exactly. */
-const longDigits = /\d(?:\.?\d){15}/
+/** Matches what JavaScript may have read from a number that it cannot hold: null if the number is too large. */
+const mayBeRounded = /\d(?:\.?\d){15}|\de\+|null/
 
 /** The numbers in a node that JavaScript would change. */
 function inexactNumbers(text: string, node: JsonNode): string[] {
+  return numbersIn(text, node).filter((token) => !isSameScalar(token, String(Number(token))))
+}
+
+function numbersIn(text: string, node: JsonNode): string[] {
   const inner = node.members?.values() ?? node.items
-  if (inner) return [...inner].flatMap((each) => inexactNumbers(text, each))
+  if (inner) return [...inner].flatMap((each) => numbersIn(text, each))
   const token = text.slice(node.start, node.end)
-  return /^[-\d]/.test(token) && !isSameScalar(token, String(Number(token))) ? [token] : []
+  return /^[-\d]/.test(token) ? [token] : []
 }
 
 function scalarsOf(value: unknown): unknown[] {

@@ -68,6 +68,11 @@ export function createsMissing(kind: Kind): boolean {
   return kind !== 'remove' && kind !== 'rename' && kind !== 'pull'
 }
 
+/** Whether the result of operations of a kind depends on the numbers in the stored value. */
+export function computes(kind: Kind): boolean {
+  return ['increment', 'min', 'max', 'addToSet', 'pull'].includes(kind)
+}
+
 /** Whether NULL or JSON null becomes an object; other operations find nothing to change there. */
 export function makesDocument(operations: readonly Operation[]): boolean {
   return operations.some(({ kind }) => createsMissing(kind))

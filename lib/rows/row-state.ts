@@ -2,12 +2,15 @@ import { isDeepStrictEqual } from 'node:util'
 import type { Transaction } from 'sequelize'
 import { UnsavedChangesError } from '../errors/errors.js'
 import { isRespelled, parseJson, tryParseJson } from '../json/json-text.js'
+import type { Operation } from '../json/operation.js'
+import { applyAll, computes } from '../json/semantics.js'
 import type { JsonValue } from '../json/values.js'
 import {
   attributeType,
   buildOptionsOf,
   changedAttributes,
   finishedState,
+  hasFindHooks,
   isChanged,
   isSameTransaction,
   modelOf,
@@ -252,18 +255,34 @@ export class RowState {
   }
 
   /**
-   * Applies a write of one document to the instance: assigns the whole `document` if it was read, else applies `change`
-   * to the value in memory. A column that was not loaded stays unloaded.
+   * Whether memory can have the result of operations: not if a hook has changed the document that was read, nor if the
+   * result depends on digits that JavaScript rounds.
    */
-  applyWrite(column: string, change: (document: unknown) => unknown, document?: unknown): void {
+  canApply(column: string, operations: readonly Operation[]): boolean {
+    const stored = this.#storedValue(column)
+    if (!stored) return true
+    if (hasFindHooks(modelOf(this.#row))) return false
+    if (!operations.some(({ kind }) => computes(kind))) return true
+    const before = stored.text === 'undefined' ? null : parseJson(stored.text)
+    return stored.spelling === undefined && isPlain(stored.text) && isPlain(jsonOf(applyAll(operations, before)))
+  }
+
+  /**
+   * Applies a write of one document to the instance: assigns the whole `document` if it was read, else applies the
+   * operations to the value in memory. A column that was not loaded stays unloaded.
+   */
+  applyWrite(column: string, operations: readonly Operation[], document?: unknown): void {
     // A change in place that was made while the write was on its way.
     this.markChangesInPlace([column])
+    const change = (before: unknown): unknown => applyAll(operations, before)
     const after = (before: unknown): unknown => (document === undefined ? change(before) : document)
+    const isInMemory = document !== undefined && !isChanged(this.#row, column)
+    if (this.lock && !isInMemory && !this.canApply(column, operations)) this.staleColumns.add(column)
     const stored = this.#storedValue(column)
     if (stored) {
       const text = jsonOf(after(stored.text === 'undefined' ? null : parseJson(stored.text)))
-      const isPlain = stored.spelling === undefined && !isRespelled(text) && !/\d{16}/.test(text)
-      this.#stored.set(column, { ...stored, text, spelling: isPlain ? undefined : null })
+      const isKnown = stored.spelling === undefined && isPlain(text)
+      this.#stored.set(column, { ...stored, text, spelling: isKnown ? undefined : null })
     }
     const row = this.#row
     const values = valuesOf(row)
@@ -304,6 +323,11 @@ export class RowState {
       for (const [column, text] of texts) markChangeSince(this.#row, column, text)
     }
   }
+}
+
+/** Whether JavaScript holds every number of a JSON text exactly. */
+function isPlain(text: string): boolean {
+  return !isRespelled(text) && !/\d{16}/.test(text)
 }
 
 const rowStates = new WeakMap<Row, RowState>()

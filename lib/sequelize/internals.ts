@@ -137,6 +137,11 @@ export async function runAfterFind(row: Row, transaction: Transaction | undefine
   await modelInternals(modelOf(row)).runHooks('afterFind', row, { transaction, plain: true })
 }
 
+/** Whether the application may change the values that a finder has read. */
+export function hasFindHooks(model: RowModel): boolean {
+  return model.hasHook('afterFind') || sequelizeOf(model).hasHook('afterFind')
+}
+
 /** The attributes' values, without getters and setters. */
 export function valuesOf(row: Row): Record<string, unknown> {
   return rowInternals(row).dataValues

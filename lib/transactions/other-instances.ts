@@ -1,7 +1,6 @@
 import { StaleRowError } from '../errors/errors.js'
 import { parseJson } from '../json/json-text.js'
 import type { Operation } from '../json/operation.js'
-import { applyAll } from '../json/semantics.js'
 import { RowRef } from '../rows/row-ref.js'
 import { assignStored, findRowState, isSameDocument, jsonOf, rowStateOf } from '../rows/row-state.js'
 import { isChanged, modelOf, previousValuesOf, valuesOf, versionAttribute } from '../sequelize/internals.js'
@@ -49,7 +48,7 @@ export function applyToOtherInstances(
   for (const other of others) {
     state.remember(other)
     rowStateOf(other).markChangesInPlace([column])
-    rowStateOf(other).applyWrite(column, (before) => applyAll(operations, before), document)
+    rowStateOf(other).applyWrite(column, operations, structuredCopy(document))
   }
   return others
 }
@@ -74,9 +73,8 @@ export function addToOtherInstances(
 
 /** A deep copy of a value. */
 function structuredCopy(value: unknown): unknown {
-  const text = jsonOf(value)
   return typeof value === 'object' && value !== null && !(value instanceof Date) && !(value instanceof Uint8Array)
-    ? parseJson(text)
+    ? parseJson(jsonOf(value))
     : value
 }
 

@@ -96,7 +96,7 @@ async function readText(
 }
 
 const losses: Readonly<Record<Loss, string>> = {
-  number: 'holds a number that JavaScript cannot represent, and this change copies it to another place of the document',
+  number: 'holds a number that JavaScript cannot represent, and this change moves or copies it',
   key: 'has a key that this version of Node.js misreads (nodejs/node#63785), and this change depends on it',
 }
 

@@ -7,7 +7,6 @@ import { ConditionNotMetError, JsonShapeError, UnsupportedValueError } from '../
 import { usage } from '../errors/usage.js'
 import { isCondition } from '../json/operation.js'
 import type { Operation } from '../json/operation.js'
-import { applyAll } from '../json/semantics.js'
 import type { JsonValue } from '../json/values.js'
 import { readRow, rowSelection, selectRow } from '../rows/read-row.js'
 import { identifyRow, jsonColumnType } from '../rows/row-ref.js'
@@ -126,7 +125,7 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
     const send = (own: Call, sent: AtomicWrite): Promise<Written> => {
       const opensTransaction = answer !== 'nothing' && call.dialect.matched !== undefined
       const update = async (context: QueryContext, state: TransactionState | undefined): Promise<Written> => {
-        const written = await updateRow(own, sent, context)
+        const written = await updateRow(own, state && joined ? withNeededAnswer(state, sent) : sent, context)
         if (state && instance) state.remember(instance, context.transaction)
         if (state) applyToOthers(state, sent, written)
         // Before the next call in the transaction, which may save the instance.
@@ -142,6 +141,17 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
     return written
   }
   return isBatched ? trackUnsettled(session, perform()) : perform()
+}
+
+/** The write, with the row as its answer if a locked instance of the row cannot compute its new document. */
+function withNeededAnswer(state: TransactionState, write: AtomicWrite): AtomicWrite {
+  const { row, documents, answer } = write
+  if (answer !== 'nothing' && !row.instance) return write
+  const changed = documents.filter(({ operations }) => operations.length > 0)
+  const canApply = state.lockedRows
+    .ofRow(row.key)
+    .every((each) => changed.every(({ column, operations }) => rowStateOf(each).canApply(column, operations)))
+  return canApply ? write : { ...write, answer: 'row' }
 }
 
 /** A call that can go into a batch. */
@@ -319,7 +329,7 @@ function applyToInstance(instance: Row, write: AtomicWrite, written: Written): v
   const state = rowStateOf(instance)
   const isLockedElsewhere = state.lock !== undefined && lockTransaction(instance) === undefined
   for (const { column, operations, document } of isLockedElsewhere ? [] : changedDocuments(write, written)) {
-    state.applyWrite(column, (before) => applyAll(operations, before), document)
+    state.applyWrite(column, operations, document)
   }
   assignStored(instance, movedAttributes(write, instance, written.row))
 }

@@ -1,12 +1,17 @@
 import { expect } from 'chai'
 import fc from 'fast-check'
-import type { Sequelize } from 'sequelize'
+import type { Sequelize, Transaction } from 'sequelize'
 import {
+  addToSet,
+  append,
   ConditionNotMetError,
   equals,
+  increment,
   lock,
   lossless,
+  max,
   mergeJsonKey,
+  pull,
   set,
   setIfAbsent,
   StaleRowError,
@@ -15,7 +20,7 @@ import {
   withLock,
   withOptimisticLock,
 } from 'sequelize-lossless'
-import type { Operation } from 'sequelize-lossless'
+import type { Operation, Target } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { outcomeOf, rejection } from '../rejection.js'
 import { sample } from '../sample.js'
@@ -33,18 +38,80 @@ function exact(text: string): Tree {
   return JSON.parse(tagged) as Tree
 }
 
+type Change = (document: Tree, name: (key: string) => string) => void
+
 /** The same change of a document in memory, and of an exact one, with the names that its keys have there. */
-const changes: readonly (readonly [title: string, change: (document: Tree, name: (key: string) => string) => void])[] =
+const changes: readonly (readonly [title: string, change: Change])[] = [
+  ['a new key', (document, name) => (document[name('added')] = true)],
+  ['a key inside an object', (document, name) => ((document[name('inner')] as Tree)[name('done')] = true)],
+  ['a number', (document, name) => (document[name('gone')] = null)],
+  ['a removed key', (document, name) => Reflect.deleteProperty(document, name('gone'))],
+  ['an item of a list', (document, name) => ((document[name('list')] as Tree[])[1]![name('done')] = true)],
+  ['a shorter list', (document, name) => (document[name('list')] as Tree[]).shift()],
+  ['a longer list', (document, name) => (document[name('list')] as unknown[]).push(null)],
+  ['an item in the middle of a list', (document, name) => (document[name('list')] as unknown[]).splice(1, 0, null)],
+]
+
+const items = '"list":[{"id":9007199254740993,"done":false},{"id":9007199254740992,"done":null}]'
+const listOf = (document: Tree, name: (key: string) => string): Tree[] => document[name('list')] as Tree[]
+
+/** Changes that JavaScript may not tell from others; those that must be written, and those that may be refused. */
+const confusable: readonly (readonly [title: string, members: string, isWritten: boolean, change: Change])[] = [
   [
-    ['a new key', (document, name) => (document[name('added')] = true)],
-    ['a key inside an object', (document, name) => ((document[name('inner')] as Tree)[name('done')] = true)],
-    ['a number', (document, name) => (document[name('gone')] = null)],
-    ['a removed key', (document, name) => Reflect.deleteProperty(document, name('gone'))],
-    ['an item of a list', (document, name) => ((document[name('list')] as Tree[])[1]![name('done')] = true)],
-    ['a shorter list', (document, name) => (document[name('list')] as Tree[]).shift()],
-    ['a longer list', (document, name) => (document[name('list')] as unknown[]).push(null)],
-    ['an item in the middle of a list', (document, name) => (document[name('list')] as unknown[]).splice(1, 0, null)],
-  ]
+    'a shift, a change and a push',
+    items,
+    false,
+    (document, name) => {
+      const list = listOf(document, name)
+      list.shift()
+      list[0]![name('done')] = true
+      list.push({})
+    },
+  ],
+  [
+    'a reverse and a change of each item',
+    items,
+    false,
+    (document, name) => {
+      for (const each of listOf(document, name).reverse()) each[name('done')] = [each[name('done')]]
+    },
+  ],
+  [
+    'a reverse and a change of one item',
+    items,
+    false,
+    (document, name) => (listOf(document, name).reverse()[1]![name('done')] = true),
+  ],
+  ['a reverse', items, true, (document, name) => listOf(document, name).reverse()],
+  ['a change of one item', items, true, (document, name) => (listOf(document, name)[0]![name('done')] = true)],
+  [
+    'a shift of a number',
+    '"list":[9007199254740993,9007199254740992]',
+    false,
+    (document, name) => listOf(document, name).shift(),
+  ],
+  [
+    'a copy of a number',
+    '"list":[9007199254740993]',
+    false,
+    (document, name) => (document[name('k')] = listOf(document, name)[0]),
+  ],
+  [
+    'another key beside a number that is too large',
+    '"large":1e400,"list":[1e400,9007199254740993]',
+    true,
+    (document, name) => (document[name('k')] = true),
+  ],
+  [
+    'a new key __proto__',
+    '"list":[{"n":9007199254740993}]',
+    true,
+    (document, name) => {
+      const value = { value: {}, enumerable: true, writable: true, configurable: true }
+      Object.defineProperty(listOf(document, name)[0], name('__proto__'), value)
+    },
+  ],
+]
 
 const digits = (min: number, max: number): fc.Arbitrary<string> =>
   fc.string({ unit: fc.constantFrom(...Array.from('0123456789')), minLength: min, maxLength: max })
@@ -140,27 +207,53 @@ eachDatabase('The digits and keys of a document', (database) => {
   for (const [way, modelOf, write] of ways) {
     it(`stay as they are in ${way}`, async function () {
       this.timeout(3_600_000)
-      const Model = modelOf()
-      const { id } = await Model.create()
+      const { id } = await modelOf().create()
       const property = fc.asyncProperty(document, fc.constantFrom(...changes), async (text, [, change]) => {
-        await storeText(Model, id, text)
-        // PostgreSQL's json spells the other members as jsonb does after the first atomic write.
-        await updateJson<WorkflowRun, 'progress', readonly Operation[]>([Model, id], 'progress', keep as never)
-        if (way.includes('atomic')) await mergeJsonKey([Model, id], 'progress', 'gone' as never, 1 as never)
-        const wanted = exact((await storedText(Model, id))!)
-        change(wanted, nameOf)
-        const before = await storedText(Model, id)
-        const loaded = await Model.findByPk(id, { rejectOnEmpty: true })
-        const outcome = await outcomeOf(write(loaded, (read) => change(read, (name) => name)))
+        const { outcome, before, after, wanted } = await changed(id, text, change)
         const isMisread = outcome instanceof UnsupportedValueError && outcome.message.includes('misreads')
-        if (isMisread && misreadsKeys) expect(await storedText(Model, id)).to.equal(before)
+        if (isMisread && misreadsKeys) expect(after).to.equal(before)
         else {
           expect(outcome).to.equal('written')
-          expect(exact((await storedText(Model, id))!)).to.deep.equal(wanted)
+          expect(exact(after)).to.deep.equal(wanted)
         }
       })
       await fc.assert(property, { seed, numRuns: sample(10_000, 25) })
     })
+
+    it(`are never those of another number in ${way}`, async () => {
+      const { id } = await modelOf().create()
+      for (const [title, text, isWritten, change] of confusable) {
+        // The number is too large for MySQL.
+        if (text.includes('1e400') && database.dialect === 'mysql') continue
+        const { outcome, before, after, wanted } = await changed(id, `{"gone":0,"k":1,${text}}`, change)
+        if (isWritten || outcome === 'written') {
+          expect(outcome, title).to.equal('written')
+          expect(exact(after), title).to.deep.equal(wanted)
+        } else {
+          expect(outcome, title).to.be.instanceOf(UnsupportedValueError)
+          expect(after, title).to.equal(before)
+        }
+      }
+    })
+
+    const changed = async (
+      id: number,
+      text: string,
+      change: Change,
+    ): Promise<{ outcome: unknown; before: string; after: string; wanted: Tree }> => {
+      const Model = modelOf()
+      const stored = async (): Promise<string> => (await storedText(Model, id))!
+      await storeText(Model, id, text)
+      // PostgreSQL's json spells the other members as jsonb does after the first atomic write.
+      await updateJson<WorkflowRun, 'progress', readonly Operation[]>([Model, id], 'progress', keep as never)
+      if (way.includes('atomic')) await mergeJsonKey([Model, id], 'progress', 'gone' as never, 1 as never)
+      const before = await stored()
+      const wanted = exact(before)
+      change(wanted, nameOf)
+      const loaded = await Model.findByPk(id, { rejectOnEmpty: true })
+      const outcome = await outcomeOf(write(loaded, (read) => change(read, (name) => name)))
+      return { outcome, before, after: await stored(), wanted }
+    }
   }
 })
 
@@ -224,6 +317,49 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
     expect(await stored()).to.not.have.property(nameOf('copy'))
   })
 
+  const operations: readonly (readonly [before: string, operation: Operation, after: string])[] = [
+    ['9007199254740993', increment('n'), '9007199254740994'],
+    ['9007199254740993', max('n', 2 ** 53), '9007199254740993'],
+    ['[9007199254740992,9007199254740993]', pull('n', 9007199254740993n), '[9007199254740992]'],
+    ['[9007199254740993]', addToSet('n', 2 ** 53), '[9007199254740993,9007199254740992]'],
+  ]
+  const targets: readonly (readonly [title: string, (transaction: Transaction) => Promise<Target<WorkflowRun>>])[] = [
+    ['the instance', () => Promise.resolve(run)],
+    ['the instance, reloaded', async (transaction) => run.reload({ transaction })],
+    ['another instance', (transaction) => Runs.findByPk(run.id, { transaction, rejectOnEmpty: true })],
+    ['the key', () => Promise.resolve([Runs, run.id])],
+  ]
+  for (const [title, target] of targets) {
+    it(`is what an atomic write of ${title} has made it, after a save of the locked row`, async () => {
+      for (const [before, operation, after] of operations) {
+        await storeText(Runs, run.id, `{"n":${before},"k":1}`)
+        run = await Runs.findByPk(run.id, { rejectOnEmpty: true })
+        await Runs.sequelize!.transaction(async (transaction) => {
+          await lock(run, { transaction })
+          await updateJson(await target(transaction), 'progress', [operation] as never, { transaction })
+          run.progress!['k'] = 2
+          await run.save({ transaction })
+        })
+        expect(await stored()).to.deep.equal(exact(`{"n":${after},"k":2}`))
+      }
+    })
+  }
+
+  it('keeps its digits, or not, where another writer has changed the list of a save', async () => {
+    const list = '"n":1,"l":[{"id":12345678901234567891},1'
+    const Patched = lossless(defineRuns(Runs.sequelize!), { wholeColumnWrites: 'patch' })
+    for (const Model of [Patched, Checked]) {
+      await storeText(Runs, run.id, `{${list}]}`)
+      const loaded = await Model.findByPk(run.id, { rejectOnEmpty: true })
+      await updateJson([Runs, run.id], 'progress', [append('l', 3)] as never)
+      ;(loaded.progress!['l'] as unknown[])[1] = null
+      if (Model === Checked) await rejection(loaded.save(), StaleRowError)
+      else await loaded.save()
+      const wanted = Model === Checked ? `{${list},3]}` : `{${list.replace(/1$/, 'null')}]}`
+      expect(await stored()).to.deep.equal(exact(wanted))
+    }
+  })
+
   it('meets a condition exactly, or not', async () => {
     const check = (path: string, value: unknown): Promise<unknown> =>
       outcomeOf(updateJson([Runs, run.id], 'progress', [set('k', 2)] as never, { if: [equals(path, value)] }))
@@ -232,6 +368,28 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
     expect(await check('m', '9007199254740992')).to.be.instanceOf(ConditionNotMetError)
     expect(await check('k', '2')).to.be.instanceOf(ConditionNotMetError)
     expect(await check('k', 2)).to.equal('written')
+  })
+})
+
+eachDatabase('A document that a hook decodes', (database) => {
+  it('is read again after an atomic write under a lock', async () => {
+    const Runs = await createRuns(database.connect().sequelize)
+    Runs.addHook('afterFind', (row) => {
+      const run = row as unknown as WorkflowRun
+      run.progress = { decoded: run.progress }
+      run.changed('progress', false)
+    })
+    Runs.addHook('beforeSave', (row) => {
+      const run = row as unknown as WorkflowRun
+      if (run.progress?.['decoded']) run.progress = run.progress['decoded'] as Progress
+    })
+    const { id } = await Runs.create({ progress: { a: 1 } })
+    await withLock([Runs, id], async (run) => {
+      await run.updateJson('progress', [set('b', 2)] as never)
+      run.progress = { decoded: { ...(run.progress!['decoded'] as Progress), c: 3 } }
+      await run.save()
+    })
+    expect(exact((await storedText(Runs, id))!)).to.deep.equal(exact('{"a":1,"b":2,"c":3}'))
   })
 })
 
