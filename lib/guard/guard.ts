@@ -26,6 +26,7 @@ import type { LosslessOptions, Policy } from '../sequelize/options.js'
 import { override } from '../sequelize/override.js'
 import { sessionOf } from '../sequelize/session.js'
 import { ambientTransaction } from '../transactions/join.js'
+import { keepDigitsInSaves } from '../transactions/save-digits.js'
 import { findTransactionState, transactionStateOf } from '../transactions/transaction-state.js'
 import { withCallSite } from './call-options.js'
 import type { CallOptions } from './call-options.js'
@@ -175,6 +176,8 @@ function guardQueryInterface(sequelize: Sequelize): void {
   const session = sessionOf(sequelize)
   if (session.isGuarded) return
   session.isGuarded = true
+  // The guard sends a save after the one before it, and only then are its digits compared.
+  keepDigitsInSaves(session)
   const queryInterface = sequelize.getQueryInterface()
 
   override<object, Statements['select']>(queryInterface, 'select', (original) => {

@@ -8,10 +8,19 @@ import type { Loss } from '../json/respell.js'
 import { RowRef } from '../rows/row-ref.js'
 import { findRowState, jsonOf } from '../rows/row-state.js'
 import type { RowState } from '../rows/row-state.js'
-import { attributeType, fieldOf, isSameTransaction, jsonAttributes, modelOf } from '../sequelize/internals.js'
+import {
+  attributeType,
+  fieldOf,
+  isSameTransaction,
+  jsonAttributes,
+  modelOf,
+  valuesOf,
+  versionAttribute,
+} from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
+import { policyOf } from '../sequelize/model-state.js'
 import { override } from '../sequelize/override.js'
-import { sendForRows } from '../sequelize/send.js'
+import { recogniseDialect, sendForRows } from '../sequelize/send.js'
 import type { Session } from '../sequelize/session.js'
 import { SpelledDocument, writeSpelledDocuments } from '../sequelize/spelled-document.js'
 import { Statement } from '../sequelize/statement.js'
@@ -32,16 +41,21 @@ export function keepDigitsInSaves(session: Session): void {
     return async function (...args) {
       const [instance, , values, , options] = args
       const state = findRowState(instance)
-      if (state && isExclusive(state, options.transaction))
-        args[2] = await spell(session, state, instance, values, options)
+      if (state) args[2] = await spell(session, state, instance, values, options)
       return original.apply(this, args)
     }
   })
 }
 
-/** Whether no other session can have changed the row when the UPDATE writes it. */
-function isExclusive({ lock, isSavingVersion }: RowState, transaction: Transaction | null | undefined): boolean {
-  return isSavingVersion || Boolean(lock && transaction && isSameTransaction(lock.transaction, transaction))
+/** Whether no other session can have changed the column, since it was read, when the UPDATE writes it. */
+function isExclusive(state: RowState, instance: Row, column: string, { transaction }: UpdateOptions): boolean {
+  const { lock, isSavingVersion } = state
+  if (isSavingVersion || (lock && transaction && isSameTransaction(lock.transaction, transaction))) return true
+  const model = modelOf(instance)
+  if (policyOf(model).wholeColumnWrites !== 'patch') return false
+  const version = versionAttribute(model)
+  const isVersioned = version !== undefined && typeof valuesOf(instance)[version] === 'number'
+  return isVersioned || state.isLockedSince(column, transaction)
 }
 
 /** The values of an UPDATE, with the stored spelling of all parts of its documents that did not change. */
@@ -53,7 +67,9 @@ async function spell(
   options: UpdateOptions,
 ): Promise<Values> {
   const model = modelOf(instance)
-  const columns = [...jsonAttributes(model)].filter((column) => isDocument(values[fieldOf(model, column)]))
+  const columns = [...jsonAttributes(model)].filter(
+    (column) => isDocument(values[fieldOf(model, column)]) && isExclusive(state, instance, column, options),
+  )
   for (const column of state.columnsToRead(columns)) {
     const text = await readText(session, instance, column, options)
     if (text !== undefined) state.recordText(column, text)
@@ -80,18 +96,19 @@ function isDocument(value: unknown): boolean {
 }
 
 async function readText(
-  { sequelize, dialect }: Session,
+  session: Session,
   instance: Row,
   column: string,
   { transaction, logging }: UpdateOptions,
 ): Promise<string | undefined> {
   const { model, primaryKey } = RowRef.of(instance)
+  const context = { transaction: transaction ?? undefined, logging }
+  const dialect = await recogniseDialect(session, context)
   const select = new Statement(model)
   const type = attributeType(model, column) as Column['type']
-  const text = dialect!.documentText({ sql: select.column(column), type })
-  const sql = `SELECT ${text} AS ${select.name('document')} FROM ${select.table()} WHERE ${select.row(primaryKey)} ${dialect!.lockClause}`
-  const context = { transaction: transaction ?? undefined, logging }
-  const [row] = await sendForRows<{ document: string | null }>(sequelize, sql, select.binds, context)
+  const text = dialect.documentText({ sql: select.column(column), type })
+  const sql = `SELECT ${text} AS ${select.name('document')} FROM ${select.table()} WHERE ${select.row(primaryKey)} ${dialect.lockClause}`
+  const [row] = await sendForRows<{ document: string | null }>(session.sequelize, sql, select.binds, context)
   return row?.document ?? undefined
 }
 

@@ -141,6 +141,7 @@ eachDatabase('The digits and keys of a document', (database) => {
   let Versioned: typeof WorkflowRun
   let Patched: typeof WorkflowRun
   let Checked: typeof WorkflowRun
+  let PatchedVersioned: typeof WorkflowRun
 
   before(async () => {
     ;({ sequelize } = database.connect())
@@ -148,6 +149,8 @@ eachDatabase('The digits and keys of a document', (database) => {
     Versioned = await createRuns(sequelize, { tableName: 'versioned_runs', version: true })
     Patched = await createRuns(sequelize, { tableName: 'patched_runs' })
     Checked = await createRuns(sequelize, { tableName: 'checked_runs' })
+    PatchedVersioned = await createRuns(sequelize, { tableName: 'patched_versioned_runs', version: true })
+    lossless(PatchedVersioned, { wholeColumnWrites: 'patch' })
     lossless(Patched, { wholeColumnWrites: 'patch' })
     lossless(Checked, { wholeColumnWrites: 'patch', conflicts: 'throw' })
   })
@@ -202,6 +205,28 @@ eachDatabase('The digits and keys of a document', (database) => {
     ],
     ["a save under 'patch'", () => Patched, save],
     ["a save under 'patch' that refuses conflicts", () => Checked, save],
+    [
+      "a save under 'patch' of a row that a locking finder read",
+      () => Patched,
+      (run, edit) =>
+        sequelize.transaction(async (transaction) => {
+          const found = await Patched.findByPk(run.id, { transaction, lock: true, rejectOnEmpty: true })
+          edit(found.progress as Tree)
+          await found.save({ transaction })
+        }),
+    ],
+    [
+      "two saves under 'patch' of a row that a locking reload() read",
+      () => Patched,
+      (run, edit) =>
+        sequelize.transaction(async (transaction) => {
+          await run.reload({ transaction, lock: true })
+          await run.update({ progress: { ...run.progress } }, { transaction })
+          edit(run.progress as Tree)
+          await run.save({ transaction })
+        }),
+    ],
+    ["a save under 'patch' that compares the version", () => PatchedVersioned, save],
   ]
 
   for (const [way, modelOf, write] of ways) {
