@@ -26,7 +26,7 @@ import type { LosslessOptions, Policy } from '../sequelize/options.js'
 import { override } from '../sequelize/override.js'
 import { sessionOf } from '../sequelize/session.js'
 import { ambientTransaction } from '../transactions/join.js'
-import { keepDigitsInSaves } from '../transactions/save-digits.js'
+import { keepDigitsInSaves, unwritableError, writtenDocument } from '../transactions/save-digits.js'
 import { findTransactionState, transactionStateOf } from '../transactions/transaction-state.js'
 import { withCallSite } from './call-options.js'
 import type { CallOptions } from './call-options.js'
@@ -361,7 +361,9 @@ function editOf(instance: Row, column: string, values: Fields): EditedColumn | u
   const model = modelOf(instance)
   const field = fieldOf(model, column)
   const type = attributeType(model, column) as Column['type']
-  return { column, field, type, before: parsed(text), after: parsed(JSON.stringify(values[field] ?? null)) }
+  const after = writtenDocument(column, values[field])
+  if (rowStateOf(instance).isTooDeep(column)) throw unwritableError('save', column, new RangeError('stored document'))
+  return { column, field, type, before: parsed(text), after }
 }
 
 function parsed(text: string): JsonValue {

@@ -12,6 +12,7 @@ import type { Session } from '../sequelize/session.js'
 import { Statement } from '../sequelize/statement.js'
 import type { Call } from '../transactions/call.js'
 import { toMissingRow } from '../transactions/execute.js'
+import { unwritableError } from '../transactions/save-digits.js'
 import type { TransactionState } from '../transactions/transaction-state.js'
 
 /**
@@ -40,6 +41,10 @@ export async function acquireLock(
   }
   rowStateOf(instance).acquire(context.transaction!, isScoped, texts)
   state.addLockedRow(instance)
+  for (const column of texts.keys()) {
+    if (rowStateOf(instance).isTooDeep(column))
+      throw unwritableError(call.method, column, new RangeError('stored document'))
+  }
   return instance
 }
 

@@ -199,6 +199,11 @@ export class RowState {
       : undefined
   }
 
+  /** Whether the stored document is too deep for JavaScript: no change of it can be found. */
+  isTooDeep(column: string): boolean {
+    return this.storedText(column) === tooDeep
+  }
+
   /** The stored value of a column is no longer known. */
   forget(column: string): void {
     this.#stored.delete(column)
@@ -307,7 +312,7 @@ export class RowState {
       replaceValues(valuesOf(row), values)
       replaceValues(previousValuesOf(row), previous)
       for (const [column, text] of texts) {
-        const isSame = jsonOf(values[column]) === text || text === notJson
+        const isSame = jsonOf(values[column]) === text || text === notJson || text === tooDeep
         if (!isSame) valuesOf(row)[column] = text === 'undefined' ? undefined : parseJson(text)
       }
       for (const name of changedAttributes(row)) setChanged(row, name, false)
@@ -385,12 +390,15 @@ function markChangeSince(row: Row, column: string, text: string | undefined): vo
 
 const notJson = 'not JSON'
 
+/** The text of {@link jsonOf} for a value that is too deep for JSON.stringify; it equals no other value. */
+const tooDeep = 'too deep'
+
 /** A value as JSON text, for comparisons. A value that is not JSON gets a fixed text; its save reports the reason. */
 export function jsonOf(value: unknown): string {
   try {
     return JSON.stringify(value) ?? 'undefined'
-  } catch {
-    return notJson
+  } catch (error) {
+    return error instanceof RangeError ? tooDeep : notJson
   }
 }
 
@@ -414,6 +422,7 @@ function inFormOf(value: unknown, change: (document: unknown) => unknown): unkno
 
 /** Whether two JSON texts hold the same document, in any order of keys. */
 export function isSameDocument(one: string, other: string): boolean {
+  if (one === tooDeep) return false
   if (one === other) return true
   try {
     return isDeepStrictEqual(parseJson(one), parseJson(other))

@@ -4,8 +4,9 @@ import type { Column } from '../dialects/dialect.js'
 import { UnsupportedValueError } from '../errors/errors.js'
 import { parseJson } from '../json/json-text.js'
 import { respell } from '../json/respell.js'
-import type { Loss } from '../json/respell.js'
+import type { Loss, Rewrite } from '../json/respell.js'
 import { RowRef } from '../rows/row-ref.js'
+import type { JsonValue } from '../json/values.js'
 import { findRowState, jsonOf } from '../rows/row-state.js'
 import type { RowState } from '../rows/row-state.js'
 import {
@@ -70,6 +71,7 @@ async function spell(
   const columns = [...jsonAttributes(model)].filter(
     (column) => isDocument(values[fieldOf(model, column)]) && isExclusive(state, instance, column, options),
   )
+  const documents = new Map(columns.map((column) => [column, writtenDocument(column, values[fieldOf(model, column)])]))
   for (const column of state.columnsToRead(columns)) {
     const text = await readText(session, instance, column, options)
     if (text !== undefined) state.recordText(column, text)
@@ -80,13 +82,45 @@ async function spell(
     if (!document) return []
     const field = fieldOf(model, column)
     const after = values[field]
-    const result = respell({ ...document, after: parseJson(jsonOf(after)) })
+    const result = respelled(column, { ...document, after: documents.get(column)! })
     if ('loss' in result) throw lossError(column, result.loss)
     state.recordSentText(column, result.text)
     writeSpelledDocuments(model, column)
     return [[field, new SpelledDocument(result.text, after)] as const]
   })
   return spelled.length > 0 ? { ...values, ...Object.fromEntries(spelled) } : values
+}
+
+function respelled(column: string, rewrite: Rewrite): ReturnType<typeof respell> {
+  try {
+    return respell(rewrite)
+  } catch (error) {
+    throw unwritableError('save', column, error)
+  }
+}
+
+/**
+ * The document that a save writes.
+ * @throws {UnsupportedValueError} JSON.stringify cannot write it
+ */
+export function writtenDocument(column: string, value: unknown): JsonValue {
+  try {
+    return parseJson(JSON.stringify(value ?? null))
+  } catch (error) {
+    throw unwritableError('save', column, error)
+  }
+}
+
+/** The error for a document that JavaScript cannot write as JSON. */
+export function unwritableError(method: string, column: string, error: unknown): unknown {
+  if (error instanceof RangeError) {
+    const remedy = 'Store deep parts as text, or in a table of their own.'
+    return new UnsupportedValueError(method, `"${column}" is too deep for JavaScript`, remedy, column, error)
+  }
+  if (!(error instanceof TypeError)) return error
+  const reason = `"${column}" cannot be written as JSON (${error.message})`
+  const remedy = 'Store a bigint as a string, or write it with updateJson(), and remove circular references.'
+  return new UnsupportedValueError(method, reason, remedy, column, error)
 }
 
 function isDocument(value: unknown): boolean {

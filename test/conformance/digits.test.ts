@@ -328,6 +328,30 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
     expect(run.progress).to.deep.equal(after)
   })
 
+  it('is not written as a bigint by a save', async () => {
+    const write = withLock(run, async () => {
+      ;(run.progress as Tree)['k'] = 5n
+      await run.save()
+    })
+    expect((await rejection(write, UnsupportedValueError)).message).to.match(
+      /"progress" cannot be written as JSON.*BigInt/,
+    )
+    expect(await storedText(Runs, run.id)).to.include('12345678901234567890')
+  })
+
+  it('is not lost in a document that is too deep for JavaScript', async () => {
+    if (!['postgres', 'sqlite'].includes(database.name)) return
+    const deep = `{"k":1,"z":${'['.repeat(6000)}${']'.repeat(6000)}}`
+    await storeText(Runs, run.id, deep)
+    const change = async (read: WorkflowRun): Promise<void> => {
+      ;(read.progress as Tree)['k'] = 2
+      await read.save()
+    }
+    await rejection(withLock([Runs, run.id], change), UnsupportedValueError)
+    await rejection(change(await Checked.findByPk(run.id, { rejectOnEmpty: true })), UnsupportedValueError)
+    expect((await storedText(Runs, run.id))!.replaceAll(' ', '')).to.equal(deep)
+  })
+
   it('is part of a whole document that a save replaces', async () => {
     await run.update({ progress: null })
     expect(await storedText(Runs, run.id)).to.equal('null')
