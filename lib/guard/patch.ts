@@ -14,7 +14,7 @@ import { isCopied, isReadingOfText, respell } from '../json/respell.js'
 import type { Rewrite } from '../json/respell.js'
 import { textAt, valueAt } from '../json/semantics.js'
 import type { JsonObject, JsonValue } from '../json/values.js'
-import { RowRef } from '../rows/row-ref.js'
+import { identifyRow, RowRef } from '../rows/row-ref.js'
 import { valuesOf } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
 import type { Policy } from '../sequelize/options.js'
@@ -70,6 +70,8 @@ export async function patchRow(
   conflicts: Policy['conflicts'],
 ): Promise<unknown> {
   const { instance, values, options, send } = update
+  // Another row may have a key that was rounded.
+  identifyRow(method, instance)
   const row = RowRef.of(instance)
   const { session, facts } = row
   const changed = edits.map((edit) => ({ ...edit, ...changeOf(edit, conflicts) }))

@@ -360,6 +360,19 @@ eachDatabase('a patched model', (database) => {
     })
   })
 
+  it('refuses a row whose key the driver has rounded', async () => {
+    if (database.name !== 'sqlite') return
+    const attributes = { id: { type: DataTypes.BIGINT, primaryKey: true }, progress: DataTypes.JSON }
+    const Large = sequelize.define('Large', attributes, { tableName: 'large_keys', timestamps: false })
+    lossless(Large, { wholeColumnWrites: 'patch' })
+    await Large.sync({ force: true })
+    await sequelize.query(`INSERT INTO large_keys VALUES (9007199254740992, '{}'), (9007199254740993, '{}')`)
+    const [row] = await Large.findAll({ order: [['id', 'DESC']] })
+    await rejection(row!.update({ progress: { a: 1 } }), UsageError)
+    const rows = await sequelize.query('SELECT progress FROM large_keys', { type: 'SELECT' as never })
+    expect(rows).to.deep.equal([{ progress: '{}' }, { progress: '{}' }])
+  })
+
   it('writes one key of a document of more than 1 MiB', async () => {
     const { id } = await Runs.create({ progress: { a: 1, long: 'x'.repeat(2 ** 20) } })
     const [one, other] = [await load(id), await load(id)]
