@@ -127,7 +127,9 @@ const variant: UpdateVariant = (change, column, bind) => {
     isMade ? `${document} IS NOT NULL` : `(${sql} IS NULL OR ${document} IS NOT NULL)`,
   ]
   const isDocument = `(${sql} IS NULL OR CASE WHEN JSON_VALID(${sql}) THEN JSON_TYPE(${sql}) END IN ('OBJECT', 'NULL'))`
-  const guard = [holdsEveryText(column), isDocument, ...guards, ...met, ...proofs].join(' AND ')
+  // A key may be stored twice, in two spellings.
+  const isCanonical = `(LOCATE(${bind('\\')}, COALESCE(${sql}, '')) = 0 OR ${functions.isCanonical!(sql, bind)})`
+  const guard = [holdsEveryText(column), isDocument, isCanonical, ...guards, ...met, ...proofs].join(' AND ')
   if (!change.operations.some(({ kind }) => kind === 'pull')) return { document, guard }
   // GROUP_CONCAT silently truncates a longer text.
   return {

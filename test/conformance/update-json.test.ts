@@ -61,6 +61,7 @@ const documents: readonly (string | null)[] = [
   '{"\\u00e9":{"\\u00fc":5},"\\u0061":{"\\u0062":[1]},"a\\u0022b":["\\/"],"n":1234567890123456789}',
   // Keys that were stored twice: what is read is the last.
   '{"a":1,"b":2,"a":{"b":"x","b":[1]},"n":1234567890123456789}',
+  '{"a":1,"\\u0061":{"b":2}}',
   // MariaDB's JSON_REMOVE of several paths passes over such keys from the third one on.
   '{"é":1,"ü":2,"ö":3,"ä":{"ß":1,"à":2,"ñ":3},"z":4}',
   '[]',
