@@ -281,7 +281,9 @@ const variant: UpdateVariant = ({ operations, conditions }, column, bind) => {
     met.push(
       `NOT EXISTS (SELECT FROM jsonb_to_recordset(${bind(needs)}::jsonb) ` +
         `AS need(path text[], types text[], by numeric, exact boolean) ` +
-        `WHERE jsonb_typeof(stored #> path) <> ALL (types)${isSum ? ` OR ${overflows}` : ''})`,
+        // Concatenated with an object, JSON null is an array.
+        `WHERE jsonb_typeof(stored) = 'object' ` +
+        `AND (jsonb_typeof(stored #> path) <> ALL (types)${isSum ? ` OR ${overflows}` : ''}))`,
     )
   }
   const isObject = `COALESCE(jsonb_typeof(${stored}), 'null') IN ('object', 'null')`

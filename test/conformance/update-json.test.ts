@@ -346,6 +346,13 @@ eachDatabase('updateJson', (database) => {
     }
   })
 
+  it('changes keys that look like positions of a list, in JSON null too', async () => {
+    const run = await Runs.create()
+    await storeText(Runs, run.id, 'null')
+    await run.updateJson('progress', [increment('0'), append('1', 'x')] as never)
+    expect(await stored(run.id)).to.deep.equal({ 0: 1, 1: ['x'] })
+  })
+
   it('leaves what the row has seen as it is, where the operations do not fit it', async () => {
     const run = await Runs.create({ progress: { list: 'stale', n: 1 } })
     await Runs.update({ progress: { list: [], n: 1 } }, { where: { id: run.id } })
