@@ -89,10 +89,18 @@ const connectors: Readonly<Record<string, Connector>> = {
   mariadb: { ...mysqlOrMariadb, escapes: true },
   postgres: {
     maxBinds: 65_535,
-    probe: `SELECT version() AS version, current_setting('client_encoding') AS charset, $1::text AS echo`,
-    recognise({ charset }) {
+    probe:
+      `SELECT version() AS version, current_setting('client_encoding') AS charset, ` +
+      `current_setting('extra_float_digits') AS "floatDigits", $1::text AS echo`,
+    recognise({ charset, floatDigits }) {
       const remedy = 'Remove SET client_encoding from hooks such as afterConnect: the driver sends and reads UTF8.'
       refuseOtherCharset('client_encoding', charset, 'UTF8', remedy)
+      if (Number(floatDigits) < 1) {
+        throw new UnsupportedDatabaseError(
+          `the session has extra_float_digits = ${String(floatDigits)}, with which increment() would round sums`,
+          'Remove extra_float_digits from dialectOptions, from hooks such as afterConnect and from the configuration of the server.',
+        )
+      }
       return postgres
     },
   },

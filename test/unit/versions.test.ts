@@ -56,6 +56,14 @@ const table: readonly (readonly [
   ['postgres', { version: 'PostgreSQL 13.23 on x86_64-pc-linux-gnu', charset: 'UTF8' }, 'PostgreSQL'],
 ]
 
+describe('a session of PostgreSQL', () => {
+  it('that rounds doubles is refused', () => {
+    const { recognise } = connectorOf('postgres')
+    expect(() => recognise({ charset: 'UTF8', floatDigits: '0' })).to.throw(UnsupportedDatabaseError, 'extra_float')
+    expect(recognise({ charset: 'UTF8', floatDigits: '1' }).name).to.equal('PostgreSQL')
+  })
+})
+
 describe('a server of an old version', () => {
   for (const [connector, answer, server, json, wait] of table) {
     const { version } = answer as { version: string }
