@@ -39,6 +39,12 @@ const mysqlOrMariadb: Connector = {
     '@@max_allowed_packet AS packet, @@innodb_rollback_on_timeout AS timeoutEnds, ' +
     `CAST('2000-01-01 01:02:03' AS DATETIME) AS time, $1 AS echo`,
   recognise({ version, client, connection, results, autocommit, modes, packet, timeoutEnds, time, echo }) {
+    if (typeof echo !== 'string') {
+      throw new UnsupportedDatabaseError(
+        'the driver returns the results of a query in another form: a text, which looks like JSON, did not arrive as text',
+        'Remove typeCast and rowsAsArray from dialectOptions, or return such texts unchanged from the function typeCast.',
+      )
+    }
     // Without a character set for results, the server converts nothing.
     for (const [name, charset] of Object.entries({ client, connection, results: results ?? 'utf8mb4' })) {
       refuseOtherCharset(
@@ -81,8 +87,8 @@ const mysqlOrMariadb: Connector = {
   },
 }
 
-/** A text that a driver returns changed if it escapes bound text wrongly. */
-export const probeText = '\\'
+/** A text that a driver returns changed if it escapes bound text wrongly, or parses texts that look like JSON. */
+export const probeText = '["\\\\"]'
 
 const connectors: Readonly<Record<string, Connector>> = {
   mysql: { ...mysqlOrMariadb, prepares: true, maxBinds: 65_535 },

@@ -130,7 +130,7 @@ describe('SQL for MySQL', () => {
       results: 'utf8mb4',
       autocommit: 1,
       modes: '',
-      echo: '\\',
+      echo: '["\\\\"]',
     })
     expect(refusing.refusesJson![1]).to.include(`MySQL ${floor}`)
   })

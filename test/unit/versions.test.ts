@@ -64,6 +64,14 @@ describe('a session of PostgreSQL', () => {
   })
 })
 
+describe('a driver that parses texts', () => {
+  it('is refused', () => {
+    const { recognise } = connectorOf('mysql')
+    const parsed: object = { ...mysql('8.4.0'), echo: JSON.parse(probeText) as unknown }
+    expect(() => recognise(parsed as never)).to.throw(UnsupportedDatabaseError, 'did not arrive as text')
+  })
+})
+
 describe('a server of an old version', () => {
   for (const [connector, answer, server, json, wait] of table) {
     const { version } = answer as { version: string }
