@@ -2,6 +2,7 @@ import type { Change, Dialect } from './dialect.js'
 import { UnsupportedDatabaseError, UnsupportedValueError } from '../errors/errors.js'
 import { greatestSum, isInteger, stringOrNumber } from '../json/encode.js'
 import { parseJson, scanJson } from '../json/json-text.js'
+import type { Condition, Operation } from '../json/operation.js'
 import { textAt } from '../json/semantics.js'
 
 /**
@@ -55,10 +56,11 @@ export function refuseUnsupported(
     const reason = dialect.refuseKey(key)
     if (reason) refuse(shown, reason)
   }
-  // If JavaScript prints an integer differently, the integer came from a bigint.
-  const refuseInteger = (json: string): void => {
+  // If JavaScript prints an integer differently, the integer came from a bigint. Stored as it is printed, any other integer is
+  // what it was; but in a comparison, a stored integer that the database rounds would equal it.
+  const refuseInteger = (json: string, isCompared: boolean): void => {
     for (const token of /\d{16}/.test(json) ? (json.match(stringOrNumber) ?? []) : []) {
-      if (!/^-?\d{16,}$/.test(token) || String(Number(token)) === token) continue
+      if (!/^-?\d{16,}$/.test(token) || (!isCompared && String(Number(token)) === token)) continue
       const [least, greatest] = dialect.integers ?? [BigInt(token), BigInt(token)]
       if (least <= BigInt(token) && BigInt(token) <= greatest) continue
       throw new UnsupportedValueError(
@@ -86,12 +88,13 @@ export function refuseUnsupported(
       walk(each, depth + 1, isKey && isPatch)
     }
   }
-  for (const { kind, path, json } of [...operations, ...conditions]) {
+  for (const each of [...operations, ...conditions]) {
+    const { kind, path, json } = each
     for (const key of path) refuseKey(key)
     refusePath(path.length)
     // The root is level 1; each key of the path adds one. An item is inside an array, which is the operand of `append`.
     const isItem = kind === 'prepend' || kind === 'addToSet' || kind === 'pull'
-    refuseInteger(json)
+    refuseInteger(json, isCompared(each))
     if (kind === 'rename') refuseKey(JSON.parse(json) as string)
     walk(parseJson(json), path.length + (isItem ? 2 : 1), kind === 'merge')
     if (kind === 'remove' || kind === 'rename') nesting++
@@ -209,6 +212,11 @@ export function refuseUnreturned(method: string, column: string, dialect: Dialec
     'Raise max_allowed_packet on the server, or store large values in rows of their own.',
     column,
   )
+}
+
+/** Whether the database compares an operand with stored numbers; a loaded value is compared as it was read. */
+function isCompared(each: Operation | Condition): boolean {
+  return 'isLoaded' in each ? !each.isLoaded : ['equals', 'min', 'max', 'addToSet', 'pull'].includes(each.kind)
 }
 
 function shorten(text: string): string {

@@ -318,6 +318,26 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
     await rejection(second.update({ progress: { ...second.progress, m: 6 } }), StaleRowError)
   })
 
+  it('is not taken for the number that JavaScript reads it as', async () => {
+    const target = [Runs, run.id] as const
+    const read = Number('12345678901234567890')
+    await storeText(Runs, run.id, '{"n":12345678901234567890,"l":[12345678901234567890,1]}')
+    const outcomes = [
+      await outcomeOf(updateJson(target, 'progress', [set('n', 1)] as never, { if: [equals('n', read)] })),
+      await outcomeOf(updateJson(target, 'progress', [pull('l', read)] as never)),
+      await outcomeOf(updateJson(target, 'progress', [addToSet('l', read)] as never)),
+    ]
+    // SQLite would compare them as doubles.
+    const isExact = database.name !== 'sqlite'
+    expect(outcomes.map((each) => each instanceof Error && each.name)).to.deep.equal(
+      isExact ? ['ConditionNotMetError', false, false] : Array(3).fill('UnsupportedValueError'),
+    )
+    expect(await stored()).to.deep.equal({
+      [nameOf('n')]: 'n12345678901234567890',
+      [nameOf('l')]: ['n12345678901234567890', 'n1', ...(isExact ? [`n${read}`] : [])],
+    })
+  })
+
   it('is in the answer of returning: true as a finder reads it', async () => {
     const answer = await updateJson([Runs, run.id], 'progress', [set('k', 1)] as never, { returning: true })
     const { progress } = await Runs.findByPk(run.id, { rejectOnEmpty: true })
