@@ -21,7 +21,7 @@ export interface JsonWriteOptions extends Logging, Transactionable {
   /**
    * While a write of this row and column is in flight, queue this call and send it with the other queued calls as one
    * batch: for rows with many concurrent writers. Resolves after the commit of the batch, in the order of calls; see
-   * the chapter "A row that everybody writes" of README. No effect in a transaction. Default: the option of the model,
+   * the chapter "A row with many writers" of README. No effect in a transaction. Default: the option of the model,
    * see {@link lossless}; else false.
    */
   readonly coalesce?: boolean
