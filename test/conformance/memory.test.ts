@@ -9,6 +9,7 @@ import {
   OutsideTransactionError,
   RolledBackError,
   UnsavedChangesError,
+  UnsupportedValueError,
   UsageError,
   withLock,
 } from 'sequelize-lossless'
@@ -154,7 +155,7 @@ eachDatabase('the instance in memory', (database) => {
         else row.progress!['big'] = value
         if (value !== undefined) await row.save()
       })
-      await rejection(saving, value === undefined ? UnsavedChangesError : TypeError)
+      await rejection<Error>(saving, value === undefined ? UnsavedChangesError : UnsupportedValueError)
       expect((await run.reload()).title).to.equal(null)
     }
   })
