@@ -267,6 +267,14 @@ export class Run {
     this.#waits.answered(statement, participant)
     const unlocks = kind === 'end' || !inTransaction || step.error !== undefined || /unlock|release/i.test(sql)
     if (unlocks) this.#lockReleased()
+    // A server that ends a deadlock within the statement that would close it answers that one perhaps before its victim.
+    else if (kind !== 'read' && kind !== 'local') this.#askAgain()
+  }
+
+  /** The server must be asked again which statements wait. */
+  #askAgain(): void {
+    const sent = this.#participants.flatMap((each) => [...each.sent])
+    for (const statement of sent) if (!statement.again) statement.waiting = false
   }
 
   /** Waiting statements may continue: the server must be asked again. */
