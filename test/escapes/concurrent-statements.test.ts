@@ -19,8 +19,9 @@ eachDatabase('concurrent statements of one transaction', (database) => {
   let rival: Sequelize
   let Jobs: typeof Job
 
-  // PostgreSQL looks for a deadlock only after this time, which is 1 s otherwise.
-  const quickly = database.name === 'postgres' ? { dialectOptions: { options: '-c deadlock_timeout=10ms' } } : {}
+  // PostgreSQL looks for a deadlock once, after a wait of this time, which is 1 s otherwise. The first to wait has looked
+  // before the second waits, so that the second is always the victim.
+  const quickly = database.name === 'postgres' ? { dialectOptions: { options: '-c deadlock_timeout=1ms' } } : {}
 
   before(async () => {
     ;({ sequelize } = database.connect(quickly))

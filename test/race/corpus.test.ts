@@ -17,7 +17,7 @@ eachDatabase('the corpus', (database) => {
   const isPostgres = database.name === 'postgres'
 
   before(async () => {
-    const sooner = { dialectOptions: { options: '-c deadlock_timeout=10ms' } }
+    const sooner = { dialectOptions: { options: '-c deadlock_timeout=1ms' } }
     ;({ sequelize } = database.connect(isPostgres ? sooner : {}))
     Runs = await createRuns(sequelize)
     Versioned = await createRuns(sequelize, { version: true, modelName: 'Versioned', tableName: 'versioned_runs' })

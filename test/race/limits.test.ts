@@ -23,7 +23,7 @@ eachDatabase('what explore() proves', (database) => {
   const isSqlite = database.name === 'sqlite'
 
   before(async () => {
-    const sooner = { dialectOptions: { options: '-c deadlock_timeout=10ms' } }
+    const sooner = { dialectOptions: { options: '-c deadlock_timeout=1ms' } }
     ;({ sequelize } = database.connect(database.name === 'postgres' ? sooner : {}))
     Runs = await createRuns(sequelize)
   })

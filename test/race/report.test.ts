@@ -16,7 +16,7 @@ eachDatabase('the report of a failure', (database) => {
   const isSqlite = database.name === 'sqlite'
 
   before(async () => {
-    const sooner = { dialectOptions: { options: '-c deadlock_timeout=10ms' } }
+    const sooner = { dialectOptions: { options: '-c deadlock_timeout=1ms' } }
     ;({ sequelize } = database.connect(database.name === 'postgres' ? sooner : {}))
     Runs = await createRuns(sequelize)
   })
