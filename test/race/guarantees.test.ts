@@ -36,6 +36,8 @@ type Target = readonly [typeof WorkflowRun, number]
 interface Writer {
   readonly write: (target: Target, who: Who, options?: JsonWriteOptions) => Promise<unknown>
   readonly means: (document: Progress, who: Who) => Progress
+  /** It finds nothing to do in a document that is NULL. */
+  readonly keepsNull?: true
 }
 
 /** Where a document starts, unless it is NULL. */
@@ -43,6 +45,7 @@ const start = { key: 'nobody', number: 5, list: ['a', 'b', 'c'], object: { old: 
 type Start = Partial<typeof start>
 
 const operation = (of: (who: Who) => Operation, means: (document: Start, who: Who) => Progress): Writer => ({
+  ...(['remove', 'rename', 'pull'].includes(of('a').kind) && { keepsNull: true }),
   write: (target, who, options) => updateJson(target, 'progress', [of(who)] as never, options),
   means,
 })
@@ -187,7 +190,8 @@ eachDatabase('our own guarantees, in every order', (database) => {
   ): Promise<void> {
     const Model = mutants.includes('strip-version') ? Versioned : Runs
     await Model.destroy({ where: {} })
-    const serial = [b.means(a.means({ ...from }, 'a'), 'b'), a.means(b.means({ ...from }, 'b'), 'a')]
+    const isKept = from === null && a.keepsNull && b.keepsNull
+    const serial = isKept ? [null] : [b.means(a.means({ ...from }, 'a'), 'b'), a.means(b.means({ ...from }, 'b'), 'a')]
     const setup = async (): Promise<{ id: number; answers: Record<Who, unknown> }> => {
       const { id } = await Model.create({ progress: from })
       return { id, answers: { a: undefined, b: undefined } }
@@ -211,7 +215,8 @@ eachDatabase('our own guarantees, in every order', (database) => {
       expect({ verdict, reasons, isComplete }).to.deep.equal({ verdict: 'kept', reasons: [], isComplete: true })
       expect(outcomes).to.deep.equal({ 'A ok, B ok: kept': schedules })
       // There the order in which they are started counts too.
-      if (!isSqlite) expect(schedules).to.equal(orders)
+      // The driver of MariaDB counts only changed rows: within one second a write that changes nothing reads the row too.
+      if (!isSqlite && !(isKept && !isMysql && !isPostgres)) expect(schedules).to.equal(orders)
     }
   }
 
@@ -221,7 +226,9 @@ eachDatabase('our own guarantees, in every order', (database) => {
     if (isSqlite) continue
 
     const fromNull = isMysql ? 6 : 2
-    it(`${title} beside ${title}, from NULL: ${fromNull} orders`, () => race(fromNull, pair, { from: null }))
+    const count = (orders: number): string =>
+      writer.keepsNull && !isMysql && !isPostgres ? 'every order' : `${orders} orders`
+    it(`${title} beside ${title}, from NULL: ${count(fromNull)}`, () => race(fromNull, pair, { from: null }))
 
     const returning = isPostgres ? 2 : 6
     it(`${title} beside ${title}, returning the document right after it: ${returning} orders`, async () => {
@@ -236,7 +243,7 @@ eachDatabase('our own guarantees, in every order', (database) => {
     })
 
     const returningFromNull = isPostgres ? 2 : isMysql ? 8 : 6
-    it(`${title} beside ${title}, returning, from NULL: ${returningFromNull} orders`, () =>
+    it(`${title} beside ${title}, returning, from NULL: ${count(returningFromNull)}`, () =>
       race(returningFromNull, pair, { from: null, options: { returning: true } }))
   }
 
