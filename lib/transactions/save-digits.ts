@@ -4,7 +4,7 @@ import type { Column } from '../dialects/dialect.js'
 import { UnsupportedValueError } from '../errors/errors.js'
 import { parseJson } from '../json/json-text.js'
 import { respell } from '../json/respell.js'
-import type { Loss, Rewrite } from '../json/respell.js'
+import type { Loss } from '../json/respell.js'
 import { RowRef } from '../rows/row-ref.js'
 import type { JsonValue } from '../json/values.js'
 import { findRowState, jsonOf } from '../rows/row-state.js'
@@ -82,21 +82,13 @@ async function spell(
     if (!document) return []
     const field = fieldOf(model, column)
     const after = values[field]
-    const result = respelled(column, { ...document, after: documents.get(column)! })
+    const result = respell({ ...document, after: documents.get(column)! })
     if ('loss' in result) throw lossError(column, result.loss)
     state.recordSentText(column, result.text)
     writeSpelledDocuments(model, column)
     return [[field, new SpelledDocument(result.text, after)] as const]
   })
   return spelled.length > 0 ? { ...values, ...Object.fromEntries(spelled) } : values
-}
-
-function respelled(column: string, rewrite: Rewrite): ReturnType<typeof respell> {
-  try {
-    return respell(rewrite)
-  } catch (error) {
-    throw unwritableError('save', column, error)
-  }
 }
 
 /**

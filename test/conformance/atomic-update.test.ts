@@ -44,6 +44,7 @@ class Job extends Model<InferAttributes<Job>, InferCreationAttributes<Job>> {
   declare ratio: CreationOptional<number | null>
   declare finishedAt: CreationOptional<Date | null>
   declare version: CreationOptional<number>
+  declare phase: CreationOptional<string>
   declare updatedAt: CreationOptional<Date>
 }
 
@@ -70,6 +71,12 @@ async function createJobs(sequelize: Sequelize, options: ModelOptions<Job> = {})
       ratio: DataTypes.DOUBLE,
       finishedAt: DataTypes.DATE,
       version: DataTypes.INTEGER,
+      phase: {
+        type: DataTypes.VIRTUAL,
+        set(value: string) {
+          this.setDataValue('progress', { phase: value })
+        },
+      },
       updatedAt: DataTypes.DATE,
     },
     { sequelize, modelName: 'Job', tableName: 'jobs', ...options },
@@ -344,6 +351,7 @@ eachDatabase('atomicUpdate', (database) => {
       ['a text for a date', { finishedAt: 'soon' }],
       ['NaN', { ratio: NaN }],
       ['an expression of SQL', { finishedAt: fn('NOW') }],
+      ['a setter that assigns a document', { phase: 'x' }],
       ['a whole document', { progress: { a: 1 } }],
       ['NULL for a document', { progress: null }],
       ['operations of a request body', { progress: [{ kind: 'set', path: ['a'], json: '1' }] }],

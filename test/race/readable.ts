@@ -38,7 +38,7 @@ interface Report {
 
 /** What the table says, of which no line is broken. */
 function written(failure: Failure): Report {
-  const lines = timeline(failure, 2_000).split('\n')
+  const lines = timeline(failure, 6_000).split('\n')
   const [heading, , ...rows] = rowsOf(lines)
   return {
     participants: heading!.split('│').map(solid),

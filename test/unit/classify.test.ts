@@ -67,3 +67,13 @@ describe('what a failed statement died of', () => {
     expect(postgres.classify({ message: unsent })).to.equal(undefined)
   })
 })
+
+describe('the bind that PostgreSQL refuses', () => {
+  it('is named by version 14 and newer, and quoted by version 13', () => {
+    const refused = (where: string): unknown =>
+      postgres.refusedBind!({ code: '22P02', message: 'invalid input syntax for type uuid: "b"', where }, ['a', 'b'])
+    expect(refused("unnamed portal parameter $1 = '…'")).to.equal(1)
+    expect(refused('')).to.equal(2)
+    expect(postgres.refusedBind!({ code: '23505', message: '"b"' }, ['b'])).to.equal(undefined)
+  })
+})
