@@ -124,6 +124,8 @@ export interface Dialect {
   readonly unreadable?: (error: DriverError) => string | undefined
   /** SQL: the stored number of an ordinary column, or 0, and a bound decimal text. Exact where the column is. */
   readonly sum: (column: string, by: string, kind: 'integer' | 'fraction') => string
+  /** The session stores the nearest number that a column can hold, without an error. */
+  readonly clampsNumbers?: boolean
   /** Whether the server refused a number that its column cannot hold. */
   readonly isOutOfRange: (error: DriverError) => boolean
   /** The failures after which the server has rolled back the whole transaction, including every savepoint. */

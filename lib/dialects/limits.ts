@@ -200,6 +200,17 @@ export function refuseCharacterSet(method: string, model: string, column: string
   )
 }
 
+/** @throws {UnsupportedValueError} the session would store another number than the sum, without an error */
+export function refuseClampedSum(method: string, column: string, dialect: Dialect): void {
+  if (!dialect.clampsNumbers) return
+  throw new UnsupportedValueError(
+    method,
+    `sql_mode is not strict, so ${dialect.name} would store another number if a sum is out of the range of "${column}"`,
+    'Add STRICT_TRANS_TABLES to sql_mode, on the server or in a hook such as afterConnect.',
+    column,
+  )
+}
+
 /**
  * Without strict sql_mode, the server returns NULL in place of a document that is too long.
  *

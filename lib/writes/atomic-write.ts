@@ -1,7 +1,7 @@
 import type { Model } from 'sequelize'
 import { connectorOf } from '../dialects/connector.js'
 import type { UpdateVariant } from '../dialects/dialect.js'
-import { refuseTooLarge, refuseTooManyBinds, refuseUnsupported } from '../dialects/limits.js'
+import { refuseClampedSum, refuseTooLarge, refuseTooManyBinds, refuseUnsupported } from '../dialects/limits.js'
 import { checkOptions } from '../errors/check-options.js'
 import { ConditionNotMetError, JsonShapeError, UnsupportedValueError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
@@ -122,6 +122,7 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
     const whole: AtomicWrite = { row, documents, columns, where, answer, calls: 1, now: new Date() }
     const call = await startCall({ method, session, row: row.facts, transaction: joined, logging })
     for (const each of documents) refuseUnsupported(method, each.column, each, call.dialect)
+    for (const each of columns) if ('plus' in each) refuseClampedSum(method, each.attribute, call.dialect)
     const send = (own: Call, sent: AtomicWrite): Promise<Written> => {
       const opensTransaction = answer !== 'nothing' && call.dialect.matched !== undefined
       const update = async (context: QueryContext, state: TransactionState | undefined): Promise<Written> => {
@@ -206,7 +207,7 @@ function batchWrite(calls: readonly JsonCall[], operations: readonly Operation[]
 
 /** Sends the UPDATE until it matches the row. */
 async function updateRow(call: Call, write: AtomicWrite, context: QueryContext): Promise<Written> {
-  const { method, dialect } = call
+  const { method } = call
   const { row, documents, columns, where, answer } = write
   const outcome = await updateDocuments(call, row, context, {
     documents,
@@ -222,7 +223,7 @@ async function updateRow(call: Call, write: AtomicWrite, context: QueryContext):
         : new ConditionNotMetError(method, row.facts, column, reason),
   })
   if ('answer' in outcome) return outcome.answer
-  if (answer === 'row') return { row: (await selectRow(row, dialect, context))!.row }
+  if (answer === 'row') return readWritten(call, write, context)
   return { documents: outcome.stored.map(({ loaded }) => loaded) }
 }
 
@@ -318,7 +319,8 @@ async function readWritten(
   context: QueryContext,
 ): Promise<Written> {
   if (answer === 'nothing') return {}
-  if (answer === 'row') return { row: (await selectRow(row, call.dialect, context))!.row }
+  // Not from an older snapshot, if the UPDATE has changed nothing.
+  if (answer === 'row') return { row: (await selectRow(row, call.dialect, context, '', call.dialect.lockClause))!.row }
   const stored: JsonValue[] = []
   for (const each of documents) stored.push((await readDocument(call, row, each, context)).loaded)
   return { documents: stored }

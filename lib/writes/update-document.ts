@@ -97,8 +97,8 @@ export async function updateDocuments<R>(
       if (sent.result === 'matched') return sent
       canTell &&= sent.result === 'unmatched'
     }
-    const columns = documents.length === 0 || where.length > 0 || (!canTell && changes.length > 0)
-    const areColumnsThere = !columns || (await compareColumns(call, ref, changes, where, context))
+    const needsColumns = documents.length === 0 || where.length > 0 || (!canTell && changes.length > 0)
+    const areColumnsThere = !needsColumns || (await compareColumns(call, ref, changes, where, context))
     const stored: StoredDocument[] = []
     for (const each of documents) stored.push(await readDocument(call, ref, each, context))
     for (const [index, each] of documents.entries()) {

@@ -85,6 +85,17 @@ async function createJobs(sequelize: Sequelize, options: ModelOptions<Job> = {})
   return lossless(Jobs)
 }
 
+/** A hook that makes a session of MySQL or MariaDB store the nearest number that a column can hold. */
+async function setLoose(connection: unknown): Promise<void> {
+  const { query } = connection as { query: (sql: string, done?: (error: unknown) => void) => unknown }
+  const sql = `SET SESSION sql_mode = ''`
+  // mysql2 takes a callback, and mariadb returns a promise.
+  await new Promise<void>((resolve, reject) => {
+    const result = query.call(connection, sql, (error) => (error instanceof Error ? reject(error) : resolve()))
+    if (result instanceof Promise) result.then(() => resolve(), reject)
+  })
+}
+
 eachDatabase('atomicUpdate', (database) => {
   let sequelize: Sequelize
   let log: string[]
@@ -205,6 +216,18 @@ eachDatabase('atomicUpdate', (database) => {
       expect((await stored(id)).progress).to.deep.equal({})
     })
 
+    if (['mysql', 'mariadb'].includes(database.name)) {
+      it('is refused where sql_mode is not strict: the server would store the nearest number', async () => {
+        const { sequelize: loose } = database.connect({ hooks: { afterConnect: setLoose } })
+        const Loose = await createJobs(loose, { tableName: 'loose_jobs' })
+        const { id } = await Loose.create({ attempts: 2_147_483_647 })
+        const error = await rejection(atomicUpdate([Loose, id], { attempts: plus(1) }), UnsupportedValueError)
+        expect(error.message).to.include('STRICT_TRANS_TABLES')
+        await atomicUpdate([Loose, id], { status: 'x' })
+        expect((await Loose.findByPk(id))!.attempts).to.equal(2_147_483_647)
+      })
+    }
+
     for (const [what, by] of [
       ['NaN', NaN],
       ['a rounded integer', 2 ** 60],
@@ -313,6 +336,19 @@ eachDatabase('atomicUpdate', (database) => {
       expect(job.progress).to.deep.equal({ a: 1, other: true, b: 2, c: 3 })
       expect([job.attempts, job.status]).to.deep.equal([3, 'x'])
     })
+
+    if (['mysql', 'mariadb'].includes(database.name)) {
+      it('is not read from an older snapshot, also if the UPDATE changed nothing', async () => {
+        const Plain = await createJobs(sequelize, { tableName: 'plain_jobs', timestamps: false })
+        const { id } = await Plain.create({ status: 'new', attempts: 1 })
+        await sequelize.transaction(async (transaction) => {
+          await Plain.findByPk(id, { transaction })
+          await Plain.update({ status: 'done', attempts: 9 }, { where: { id }, transaction: null })
+          const row = await atomicUpdate([Plain, id], { status: 'done' }, { transaction, returning: true })
+          expect([row.status, row.attempts]).to.deep.equal(['done', 9])
+        })
+      })
+    }
 
     it('resolves to nothing without it', async () => {
       const { id } = await Jobs.create()
