@@ -71,8 +71,7 @@ export async function patchRow(
 ): Promise<unknown> {
   const { instance, values, options, send } = update
   // Another row may have a key that was rounded.
-  identifyRow(method, instance)
-  const row = RowRef.of(instance)
+  const row = identifyRow(method, instance)
   const { session, facts } = row
   const changed = edits.map((edit) => ({ ...edit, ...changeOf(edit, conflicts) }))
   const documents = changed.filter(({ operations, conditions }) => operations.length + conditions.length > 0)

@@ -108,15 +108,8 @@ class Writer {
     for (const source of sources) if (source !== undefined) gone.delete(source)
     const isEdited = (index: number): boolean =>
       before.length === after.length && sources[index] === undefined && gone.has(index)
-    if (
-      this.#mayBeMistaken(
-        node,
-        before,
-        gone,
-        after.filter((_, index) => isEdited(index)),
-      )
-    )
-      this.loss = 'number'
+    const edited = after.filter((_, index) => isEdited(index))
+    if (this.#mayBeMistaken(node, before, gone, edited)) this.loss = 'number'
     const texts = after.map((item, index) => {
       const source = sources[index]
       if (source !== undefined) return this.#textOf(items[source]!)

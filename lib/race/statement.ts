@@ -11,7 +11,7 @@ const ends = /^(COMMIT|ROLLBACK|RELEASE)\b/i
 const writes = /^(INSERT|UPDATE|DELETE|REPLACE|MERGE|TRUNCATE)\b/i
 
 /** The words that may precede a parenthesis in a read-only SELECT. */
-const harmless = new Set(
+const harmless: ReadonlySet<string> = new Set(
   'and or not in on as where from select exists values using over any all count sum min max avg coalesce ifnull nullif lower upper trim length substring concat cast date char varchar decimal numeric'.split(
     ' ',
   ),

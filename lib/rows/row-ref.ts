@@ -159,17 +159,9 @@ function keyFromInstance(method: string, model: RowModel, instance: Row): Record
   )
 }
 
-const numberTypes = [
-  'TINYINT',
-  'SMALLINT',
-  'MEDIUMINT',
-  'INTEGER',
-  'BIGINT',
-  'DECIMAL',
-  'FLOAT',
-  'REAL',
-  'DOUBLE PRECISION',
-]
+export const integerTypes: readonly string[] = ['TINYINT', 'SMALLINT', 'MEDIUMINT', 'INTEGER', 'BIGINT']
+export const fractionTypes: readonly string[] = ['DECIMAL', 'FLOAT', 'REAL', 'DOUBLE PRECISION']
+const numberTypes = [...integerTypes, ...fractionTypes]
 const dateTypes = ['DATE', 'DATEONLY']
 const stringTypes = ['STRING', 'CHAR', 'TEXT', 'UUID', 'ENUM', 'CITEXT']
 
@@ -196,7 +188,8 @@ export function fitsType(type: string, value: unknown): boolean {
   return (isNumber || isOther || typeof value === 'string') && (expected === 'a value' || isDate(value))
 }
 
-function expectedOperand(type: string): 'a number' | 'a string' | 'a date' | 'a value' {
+/** What a column of a type is compared with. */
+export function expectedOperand(type: string): 'a number' | 'a string' | 'a date' | 'a value' {
   if (numberTypes.includes(type)) return 'a number'
   if (stringTypes.includes(type)) return 'a string'
   return dateTypes.includes(type) ? 'a date' : 'a value'

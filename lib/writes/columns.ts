@@ -1,7 +1,7 @@
 import { Utils } from 'sequelize'
 import { usage } from '../errors/usage.js'
 import { isOperation } from '../json/operation.js'
-import { fitsType } from '../rows/row-ref.js'
+import { expectedOperand, fitsType, fractionTypes, integerTypes } from '../rows/row-ref.js'
 import type { RowRef } from '../rows/row-ref.js'
 import {
   attributeType,
@@ -33,8 +33,8 @@ export type { Plus }
 /**
  * Adds `by` (may be negative) to the stored number of an ordinary column, for {@link atomicUpdate}. NULL counts as 0.
  *
- * Exact for integers and DECIMAL columns, also past 2^53; FLOAT and DOUBLE columns add as doubles. SQLite stores DECIMAL
- * as a double.
+ * Exact for integers and DECIMAL columns, also past 2^53; the database rounds a sum to the scale of a DECIMAL column. FLOAT
+ * and DOUBLE columns add as doubles, and SQLite stores DECIMAL as a double.
  *
  * @param by a number, a bigint, or a decimal text such as `'0.10'`
  * @throws {UsageError} not a decimal number, or a number that JavaScript has rounded
@@ -51,9 +51,6 @@ export function plus(by: number | bigint | string): Plus {
 export type ColumnChange = { readonly attribute: string } & (
   { readonly value: unknown } | { readonly plus: string; readonly type: string }
 )
-
-const integerTypes = ['TINYINT', 'SMALLINT', 'MEDIUMINT', 'INTEGER', 'BIGINT']
-const fractionTypes = ['DECIMAL', 'FLOAT', 'REAL', 'DOUBLE PRECISION']
 
 /**
  * The attributes of `changes` that are no JSON columns.
@@ -114,7 +111,7 @@ export async function validatedChanges(
 }
 
 function isStorable(type: string, value: unknown): boolean {
-  const isChecked = [...integerTypes, ...fractionTypes, 'DATE', 'DATEONLY'].includes(type)
+  const isChecked = ['a number', 'a date'].includes(expectedOperand(type))
   return !isChecked || value === null || typeof value === 'boolean' || fitsType(type, value)
 }
 

@@ -116,7 +116,7 @@ async function makeMember({
   const options = {
     folder,
     command,
-    // rsync's daemon writes as nobody if root starts it.
+    // Started by root, the daemon of rsync writes under the account `nobody`.
     user: runsAsRoot ? nobody : undefined,
     arguments: [
       ...common,
