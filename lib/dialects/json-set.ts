@@ -89,7 +89,8 @@ function padToPowerOfTwo<T>(items: readonly T[]): readonly T[] {
 }
 
 /** Groups operations with the same shape of SQL; the order of the groups is independent of the order of operations. */
-function groupBySqlShape(operations: readonly Operation[]): Operation[][] {
+function groupBySqlShape(operations: readonly Operation[]): readonly (readonly Operation[])[] {
+  if (operations.length === 1) return [operations]
   const groups = new Map<string, Operation[]>()
   for (const each of operations) {
     const shape = each.kind === 'increment' && isInteger(each.json) ? 'increment by an integer' : each.kind

@@ -26,10 +26,9 @@ export function refuseUnsupported(
       column,
     )
   }
-  const refuseText = (what: string, text: string): void => {
-    if (!text.isWellFormed()) refuse(what, 'it has a lone surrogate')
-    const reason = dialect.refuseText(text)
-    if (reason) refuse(what, reason)
+  const refuseText = (role: string, text: string): void => {
+    const reason = text.isWellFormed() ? dialect.refuseText(text) : 'it has a lone surrogate'
+    if (reason) refuse(`the ${role} ${shorten(text)}`, reason)
   }
   const refuseDepth = (depth: number): void => {
     if (depth <= dialect.maxDepth) return
@@ -51,10 +50,9 @@ export function refuseUnsupported(
     )
   }
   const refuseKey = (key: string): void => {
-    const shown = `the key ${shorten(key)}`
-    refuseText(shown, key)
+    refuseText('key', key)
     const reason = dialect.refuseKey(key)
-    if (reason) refuse(shown, reason)
+    if (reason) refuse(`the key ${shorten(key)}`, reason)
   }
   // If JavaScript prints an integer differently, the integer came from a bigint. Stored as it is printed, any other integer is
   // what it was; but in a comparison, a stored integer that the database rounds would equal it.
@@ -74,7 +72,7 @@ export function refuseUnsupported(
   let nesting = 0
   // The keys of a patch are path keys, except inside arrays.
   const walk = (value: unknown, depth: number, isPatch: boolean): void => {
-    if (typeof value === 'string') refuseText(`the string ${shorten(value)}`, value)
+    if (typeof value === 'string') refuseText('string', value)
     if (typeof value !== 'object' || value === null) return
     refuseDepth(depth)
     for (const [key, each] of Object.entries(value)) {
@@ -84,7 +82,7 @@ export function refuseUnsupported(
         refuseKey(key)
       }
       if (isKey && isPatch && each === null) nesting++
-      else if (isKey) refuseText(`the inner key ${shorten(key)}`, key)
+      else if (isKey) refuseText('inner key', key)
       walk(each, depth + 1, isKey && isPatch)
     }
   }

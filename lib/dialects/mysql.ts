@@ -80,9 +80,11 @@ export const characterSet: NonNullable<Dialect['characterSet']> = {
   complete: ['utf8mb4', 'binary'],
 }
 
+const completeSets = characterSet.complete.map((name) => `'${name}'`).join(', ')
+
 /** True for a column that holds every text. Others replace characters by '?', or store the bytes of UTF-8 as Latin. */
 export function holdsEveryText(column: Column): string {
-  return `${characterSet.of(column)} IN (${characterSet.complete.map((name) => `'${name}'`).join(', ')})`
+  return `${characterSet.of(column)} IN (${completeSets})`
 }
 
 /**

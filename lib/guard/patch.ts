@@ -196,7 +196,8 @@ async function sendPatch(
   const { maxBinds = Infinity } = connectorOf(sequelize.getDialect())
   refuseTooManyBinds(method, column, statement.countBinds(sql, maxBinds), maxBinds, dialect)
   if (dialect.matched) {
-    const isMatched = dialect.matched(await sendForHeader(sequelize, sql, statement.binds, context))
+    const [header] = await sendForHeader(sequelize, sql, statement.binds, context)
+    const isMatched = dialect.matched(header)
     if (isMatched) return { result: 'matched', answer: [instance, 1] }
     return { result: isMatched === undefined ? 'unknown' : 'unmatched' }
   }

@@ -125,7 +125,7 @@ export async function lock<M extends Model>(row: M, options: LockOptions): Promi
  *     })
  * @see https://dev.mysql.com/doc/refman/9.7/en/innodb-locking-reads.html
  */
-export async function withLock<M extends Model, R>(
+export function withLock<M extends Model, R>(
   target: Target<M>,
   fn: (row: M, transaction: Transaction) => R | Promise<R>,
   options: WithLockOptions = {},
@@ -156,7 +156,7 @@ export type RowsOf<T extends readonly Target<Model>[]> = {
  *       await to.increment('cents', { by: 100 })
  *     })
  */
-export async function withLocks<const T extends readonly Target<Model>[], R>(
+export function withLocks<const T extends readonly Target<Model>[], R>(
   targets: T,
   fn: (rows: RowsOf<T>, transaction: Transaction) => R | Promise<R>,
   options: WithLockOptions = {},

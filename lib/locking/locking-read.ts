@@ -27,9 +27,12 @@ export async function acquireLock(
   state: TransactionState,
   isScoped: boolean,
 ): Promise<Row> {
-  const read = await readLocked(call, ref, context).catch((error: unknown) => {
+  let read: RowRead | undefined
+  try {
+    read = await readLocked(call, ref, context)
+  } catch (error) {
     throw toMissingRow(error, call, ref.facts)
-  })
+  }
   if (!read) throw new RowNotFoundError(call.method, ref.facts)
   const { row: fresh, texts } = read
   const instance = ref.instance ?? fresh
@@ -48,7 +51,7 @@ export async function acquireLock(
   return instance
 }
 
-async function readLocked(
+function readLocked(
   { dialect, session, timeoutMs }: Call,
   ref: RowRef,
   context: QueryContext,

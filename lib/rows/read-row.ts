@@ -1,9 +1,16 @@
 import type { Column, Dialect } from '../dialects/dialect.js'
 import { withRightKeys } from '../json/json-text.js'
 import type { JsonValue } from '../json/values.js'
-import { attributeType, jsonAttributes, previousValuesOf, runAfterFind, valuesOf } from '../sequelize/internals.js'
+import {
+  attributeType,
+  hasFindHooks,
+  jsonAttributes,
+  previousValuesOf,
+  runAfterFind,
+  valuesOf,
+} from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
-import { sendForInstance } from '../sequelize/send.js'
+import { sendForInstances } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import { Statement } from '../sequelize/statement.js'
 import type { RowRef } from './row-ref.js'
@@ -17,7 +24,7 @@ export interface RowRead {
 }
 
 /** Reads the row with all its attributes from the primary server. */
-export async function selectRow(
+export function selectRow(
   ref: RowRef,
   dialect: Dialect,
   context: QueryContext,
@@ -47,7 +54,7 @@ export async function readRow(
   { binds }: Statement,
   context: QueryContext,
 ): Promise<RowRead | undefined> {
-  const row = await sendForInstance(model, sql, binds, context)
+  const [row] = await sendForInstances(model, sql, binds, context)
   if (!row) return undefined
   const texts = new Map<string, string>()
   for (const attribute of jsonAttributes(model)) {
@@ -58,7 +65,7 @@ export async function readRow(
     assignStored(row, { [attribute]: withRightKeys(text, values[attribute] as JsonValue) })
   }
   // An `afterFind` hook may decode values, so it must run for this read too.
-  await runAfterFind(row, context.transaction)
+  if (hasFindHooks(model)) await runAfterFind(row, context.transaction)
   return { row, texts }
 }
 

@@ -13,7 +13,7 @@ export interface QueryContext {
 }
 
 /** Sends a statement to the primary server and returns its rows. */
-export async function sendForRows<R extends object>(
+export function sendForRows<R extends object>(
   sequelize: Sequelize,
   sql: string,
   binds: unknown[],
@@ -27,13 +27,13 @@ export async function sendForRows<R extends object>(
   })
 }
 
-/** Sends a SELECT of a whole row and returns an instance, parsed as by Sequelize's own finders. */
-export async function sendForInstance(
+/** Sends a SELECT of whole rows and returns instances, parsed as by Sequelize's own finders. */
+export function sendForInstances(
   model: RowModel,
   sql: string,
   binds: unknown[],
   context: QueryContext,
-): Promise<Row | undefined> {
+): Promise<Row[]> {
   const options = {
     bind: binds,
     ...queryOptions(sequelizeOf(model), context),
@@ -44,23 +44,17 @@ export async function sendForInstance(
     // The name of a table with a schema is an object with its own toString.
     tableNames: [(model.getTableName() as { toString(): string }).toString()],
   }
-  const [row] = await sequelizeOf(model).query<Row>(sql, options)
-  return row
+  return sequelizeOf(model).query<Row>(sql, options)
 }
 
-/** Sends a write and returns the driver's result header. */
-export async function sendForHeader(
+/** Sends a write and returns the driver's result header, as the first item. */
+export function sendForHeader(
   sequelize: Sequelize,
   sql: string,
   binds: unknown[],
   context: QueryContext,
-): Promise<unknown> {
-  const [header] = await sequelize.query(sql, {
-    bind: binds,
-    ...queryOptions(sequelize, context),
-    type: QueryTypes.RAW,
-  })
-  return header
+): Promise<[header: unknown, unknown]> {
+  return sequelize.query(sql, { bind: binds, ...queryOptions(sequelize, context), type: QueryTypes.RAW })
 }
 
 /**
@@ -82,9 +76,8 @@ function queryOptions(sequelize: Sequelize, { transaction, logging }: QueryConte
   }
 }
 
-/** Detects the database of a session. The first call selects the server's version. */
+/** Detects the database of a session by the version of its server. */
 export async function recogniseDialect(session: Session, context: QueryContext): Promise<Dialect> {
-  if (session.dialect) return session.dialect
   // In a transaction, do not wait for another caller's probe: it may wait for the connection of this transaction.
   if (context.transaction) return askServer(session, context)
   session.recognition ??= askServer(session, context).finally(() => (session.recognition = undefined))

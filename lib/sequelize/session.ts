@@ -29,7 +29,8 @@ export class Session {
   isGuarded = false
   /** Models that are defined later will be guarded. */
   isGuardingModels = false
-  /** Cache: the SQL of quoted names. */
+  /** Caches: the SQL of the names of tables and columns. */
+  readonly quotedTables: Map<string, string> = new Map()
   readonly quotedNames: Map<string, string> = new Map()
   /** Calls that wait for a batch, by table (its key: the attributes object of the model), then by row and column. */
   readonly batchQueues: Map<object, Map<string, PendingCall[]>> = new Map()

@@ -98,7 +98,7 @@ export class Statement {
   table(): string {
     const name: unknown = this.#model.getTableName()
     const quote = (): string => this.#generator.quoteTable(name)
-    return typeof name === 'string' ? this.#quoted(`table ${name}`, quote) : escapeDollars(quote())
+    return typeof name === 'string' ? quoted(this.#session.quotedTables, name, quote) : escapeDollars(quote())
   }
 
   /** The column that holds `attribute`. */
@@ -115,14 +115,7 @@ export class Statement {
   }
 
   name(identifier: string): string {
-    return this.#quoted(`name ${identifier}`, () => this.#generator.quoteIdentifier(identifier))
-  }
-
-  #quoted(key: string, quote: () => string): string {
-    const { quotedNames } = this.#session
-    let quoted = quotedNames.get(key)
-    if (quoted === undefined) quotedNames.set(key, (quoted = escapeDollars(quote())))
-    return quoted
+    return quoted(this.#session.quotedNames, identifier, () => this.#generator.quoteIdentifier(identifier))
   }
 
   /** The UPDATE that Sequelize builds; `undefined` if it inlines values into the text, as for a `searchPath`. */
@@ -138,6 +131,13 @@ export class Statement {
       .map(([attribute, value]) => `${this.column(attribute)} = ${this.value(attribute, value)}`)
       .join(' AND ')
   }
+}
+
+/** The SQL of a name, from its cache. */
+function quoted(cache: Map<string, string>, name: string, quote: () => string): string {
+  let sql = cache.get(name)
+  if (sql === undefined) cache.set(name, (sql = escapeDollars(quote())))
+  return sql
 }
 
 /** The text of a time, from the text of its second. */

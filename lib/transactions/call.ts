@@ -22,5 +22,6 @@ export interface Call {
 /** Starts a call: watches the statements of its Sequelize instance, and detects its database. */
 export async function startCall(call: Omit<Call, 'dialect'>): Promise<Call> {
   watchSession(call.session)
-  return { ...call, dialect: await recogniseDialect(call.session, call) }
+  const { session } = call
+  return { ...call, dialect: session.dialect ?? (await recogniseDialect(session, call)) }
 }

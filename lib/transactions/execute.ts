@@ -113,14 +113,12 @@ async function openTransaction<R>(
     isCommitting = true
     return result
   }
-  const open = async (): Promise<R> => {
-    // Outside the enclosing scope, which refuses to open a transaction.
-    const result = await runWith({ scope: undefined }, () => sequelize.transaction(options, run))
+  // Outside the enclosing scope, which refuses to open a transaction.
+  const open = (): Promise<R> => runWith({ scope: undefined }, () => sequelize.transaction(options, run))
+  try {
+    const result = await enqueueWriter(method, sequelize, dialect, open, wait)
     if (state?.commitError) throw state.commitError as Error
     return result
-  }
-  try {
-    return await enqueueWriter(method, sequelize, dialect, open, wait)
   } catch (error) {
     if (state?.outcome === 'committed') throw new AfterCommit('', { cause: error })
     state?.restoreRows()

@@ -129,7 +129,7 @@ async function readText(
 ): Promise<string | undefined> {
   const { model, primaryKey } = RowRef.of(instance)
   const context = { transaction: transaction ?? undefined, logging }
-  const dialect = await recogniseDialect(session, context)
+  const dialect = session.dialect ?? (await recogniseDialect(session, context))
   const select = new Statement(model)
   const type = attributeType(model, column) as Column['type']
   const text = dialect.documentText({ sql: select.column(column), type })

@@ -1,23 +1,27 @@
-/** Runs functions one at a time, in the order of calls; the first one at once. */
+/** Gives turns one at a time, in the order of calls. */
 export class SerialQueue {
-  #last: Promise<void> | undefined
+  /** The calls that wait for their turn; `undefined` while no call has it. */
+  #waiting: (() => void)[] | undefined
 
-  async add<R>(run: () => Promise<R>): Promise<R> {
-    const before = this.#last
-    let settle!: () => void
-    const settled = new Promise<void>((resolve) => (settle = resolve))
-    this.#last = settled
-    try {
-      if (before) await before
-      return await run()
-    } finally {
-      if (this.#last === settled) this.#last = undefined
-      settle()
-    }
+  /** Takes the next turn; {@link leave} ends it. `undefined`, instead of a promise, if the turn is here at once. */
+  enter(): Promise<void> | undefined {
+    const waiting = this.#waiting
+    if (waiting) return new Promise((resolve) => waiting.push(resolve))
+    this.#waiting = []
+    return undefined
   }
 
-  /** Resolves when nothing runs or waits. */
+  leave(): void {
+    const next = this.#waiting?.shift()
+    if (next) next()
+    else this.#waiting = undefined
+  }
+
+  /** Resolves when no call has or awaits a turn. */
   async whenIdle(): Promise<void> {
-    while (this.#last) await this.#last
+    while (this.#waiting) {
+      await this.enter()
+      this.leave()
+    }
   }
 }

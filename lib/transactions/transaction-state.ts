@@ -68,7 +68,6 @@ export class TransactionState {
   readonly lockedRows: LockedRows = new LockedRows()
   readonly #undo = new UndoLog()
   readonly #rowQueues = new Map<string, SerialQueue>()
-  #beingSent: Promise<void> | undefined
   #nestedSavepoints = 0
   /** The savepoints that the server knows. */
   readonly #setSavepoints = new WeakSet<Transaction>()
@@ -96,46 +95,42 @@ export class TransactionState {
   }
 
   /** Sends a statement after all earlier statements have settled; sends none after the transaction has ended. */
-  async send(query: Query, sql: unknown, options: QueryOptions, dialect: Dialect): Promise<unknown> {
+  send(query: Query, sql: unknown, options: QueryOptions, dialect: Dialect): Promise<unknown> {
     const text = textOf(sql)
-    const { completesTransaction = false } = options
-    if (completesTransaction && this.isAborted) {
-      // A savepoint is gone with its transaction, and the connection may have been given to another one.
-      return savepointSql.test(text) ? undefined : giveBack(() => query(sql, options), dialect)
-    }
-    if (!completesTransaction) refuseTransactionControl(text, dialect)
     const send = (): Promise<unknown> => this.#sendNow(query, sql, text, options, dialect)
-    // Sent by a hook of a statement that is being sent, which waits for it; or Sequelize's own rollback after a deadlock,
-    // when the server has no savepoint any more.
     const { sending } = currentContext()
-    if (sending && !sending.isOver && sending.transaction === this.transaction) {
-      const isAfterDeadlock = completesTransaction && dialect.endsTransaction.includes('deadlock')
-      return isAfterDeadlock && savepointSql.test(text) ? undefined : send()
-    }
-    if (completesTransaction) {
-      if (!isWholeRollback(text)) return this.queue.add(() => this.#sendAlone(send))
-      // What waits is refused: it would be undone.
-      this.#end('rolled back')
-      await this.#beingSent
-      return this.#sendAlone(send)
-    }
-    return this.work.track(this.#workOf(text), () =>
-      this.queue.add(() => {
+    // Sent by a hook of a statement that is in flight, which waits for it.
+    const isInStatement = sending !== undefined && !sending.isOver && sending.transaction === this.transaction
+    if (!options.completesTransaction) {
+      refuseTransactionControl(text, dialect)
+      if (isInStatement) return send()
+      const sendUnlessOver = (): Promise<unknown> => {
         this.refuseIfOver()
-        return this.#sendAlone(send)
-      }),
-    )
+        return send()
+      }
+      return this.#sendInTurn(sendUnlessOver, this.#startWork(text))
+    }
+    const isOfSavepoint = savepointSql.test(text)
+    // A savepoint is gone with its transaction, and the connection may have been given to another one.
+    if (this.isAborted) return isOfSavepoint ? nothing : giveBack(() => query(sql, options), dialect)
+    // Sequelize's own rollback after a deadlock, when the server has no savepoint any more.
+    if (isInStatement) return isOfSavepoint && dialect.endsTransaction.includes('deadlock') ? nothing : send()
+    // Statements that wait are refused: they would be undone.
+    if (/^ROLLBACK/i.test(text) && !isOfSavepoint) this.#end('rolled back')
+    return this.#sendInTurn(send)
   }
 
-  /** Sends a statement. Statements of its hooks bypass the queue. */
-  async #sendAlone(send: () => Promise<unknown>): Promise<unknown> {
+  /** Sends a statement while no other statement of the transaction is in flight, but for those of its hooks. */
+  async #sendInTurn(send: () => Promise<unknown>, work?: Work): Promise<unknown> {
+    const turn = this.queue.enter()
     const sending: SendingStatement = { transaction: this.transaction, isOver: false }
-    const answer = runWith({ sending }, send)
-    this.#beingSent = answer.then(noop, noop)
     try {
-      return await answer
+      if (turn) await turn
+      return await runWith({ sending }, send)
     } finally {
       sending.isOver = true
+      this.queue.leave()
+      work?.end()
     }
   }
 
@@ -144,20 +139,27 @@ export class TransactionState {
    * beside a JSON method contains the change of that method.
    * @param key the key of the row; `undefined` for a row that is not stored
    */
-  runCall<R>(key: string | undefined, description: string, call: () => Promise<R>): Promise<R> {
-    return this.work.track(this.#workOf(description), () => {
-      if (key === undefined || this.#isInCall(key)) return call()
-      let queue = this.#rowQueues.get(key)
-      if (!queue) this.#rowQueues.set(key, (queue = new SerialQueue()))
-      const rowCall: RowCall = { transaction: this.transaction, key, outer: currentContext().rowCall, isOver: false }
-      return queue.add(async () => {
-        try {
-          return await runWith({ rowCall }, call)
-        } finally {
-          rowCall.isOver = true
-        }
-      })
-    })
+  async runCall<R>(key: string | undefined, description: string, call: () => Promise<R>): Promise<R> {
+    const work = this.#startWork(description)
+    try {
+      return await (key === undefined || this.#isInCall(key) ? call() : this.#runInTurn(key, call))
+    } finally {
+      work.end()
+    }
+  }
+
+  async #runInTurn<R>(key: string, call: () => Promise<R>): Promise<R> {
+    let queue = this.#rowQueues.get(key)
+    if (!queue) this.#rowQueues.set(key, (queue = new SerialQueue()))
+    const turn = queue.enter()
+    const rowCall: RowCall = { transaction: this.transaction, key, outer: currentContext().rowCall, isOver: false }
+    try {
+      if (turn) await turn
+      return await runWith({ rowCall }, call)
+    } finally {
+      rowCall.isOver = true
+      queue.leave()
+    }
   }
 
   /** Whether the current code is part of a call for the row, such as a hook of `save()`. */
@@ -170,8 +172,13 @@ export class TransactionState {
   }
 
   /** Runs a savepoint with its callback, which the callback around it must await. */
-  runSavepoint<R>(run: () => Promise<R>): Promise<R> {
-    return this.savepoints.track(this.#workOf('sequelize.transaction({ transaction }, …)'), run)
+  async runSavepoint<R>(run: () => Promise<R>): Promise<R> {
+    const work = this.savepoints.start('sequelize.transaction({ transaction }, …)', this.scope(), this.#isInCall())
+    try {
+      return await run()
+    } finally {
+      work.end()
+    }
   }
 
   /** Notes that the callback of a savepoint starts. */
@@ -179,8 +186,8 @@ export class TransactionState {
     this.#undo.startCallback(savepoint, this.lockedRows.all())
   }
 
-  #workOf(description: string): Omit<Work, 'settled'> {
-    return { description, scope: this.scope(), isPart: this.#isInCall() }
+  #startWork(description: string): Work {
+    return this.work.start(description, this.scope(), this.#isInCall())
   }
 
   /** Whether the current code is part of a savepoint: it passes it, or runs in its callback. */
@@ -220,14 +227,17 @@ export class TransactionState {
     return this.firstError instanceof UsageError ? this.firstError : new RolledBackError(method, this.firstError)
   }
 
-  async #sendNow(query: Query, sql: unknown, text: string, given: QueryOptions, dialect: Dialect): Promise<unknown> {
+  #sendNow(query: Query, sql: unknown, text: string, given: QueryOptions, dialect: Dialect): Promise<unknown> {
     // Otherwise Sequelize could resend a statement after the server has ended its transaction.
     const retry = statementRetry(sequelizeOfTransaction(this.transaction), true)
     const options = dialect.writerQueue ? given : { ...given, retry }
     const savepoint = savepointSql.exec(text)
     if (savepoint) return this.#sendForSavepoint(query, savepoint, text, options, dialect)
     if (!given.completesTransaction) return this.#sendStatement(query, sql, options, dialect)
-    if (/^COMMIT/i.test(text)) return this.#commit(query, sql, options, dialect)
+    return /^COMMIT/i.test(text) ? this.#commit(query, sql, options, dialect) : this.#rollback(query, sql, options)
+  }
+
+  async #rollback(query: Query, sql: unknown, options: QueryOptions): Promise<unknown> {
     const result = await query(sql, options)
     this.isDoomed = false
     return result
@@ -397,11 +407,7 @@ function isSet(command: string): boolean {
   return /^SAVEPOINT/i.test(command)
 }
 
-function isWholeRollback(text: string): boolean {
-  return /^ROLLBACK/i.test(text) && !savepointSql.test(text)
-}
-
-const noop = (): void => undefined
+const nothing: Promise<undefined> = Promise.resolve(undefined)
 
 /** Releases a connection after the server has ended the transaction, with possibly nothing to roll back. */
 async function giveBack(rollback: () => Promise<unknown>, dialect: Dialect): Promise<unknown> {

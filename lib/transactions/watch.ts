@@ -91,27 +91,49 @@ async function sendStatement(session: Session, query: Query, sql: unknown, given
   }
 }
 
-async function sendInTransaction(
+function sendInTransaction(
   state: TransactionState,
   dialect: Dialect,
   query: Query,
   sql: unknown,
   options: QueryOptions,
 ): Promise<unknown> {
-  const { instance } = options
-  if (!instance || !modelWrites.has(options.type)) {
-    const result = await state.send(query, sql, options, dialect)
-    if (options.model && !isNone(result) && (options.type === QueryTypes.BULKUPDATE || options.updateOnDuplicate)) {
-      markRowsStale(state, options.model, options)
-    }
-    return result
-  }
-  const row = instance as Row
+  const { instance, model, type, updateOnDuplicate } = options
+  if (instance && modelWrites.has(type)) return sendRowWrite(state, dialect, query, sql, options, instance as Row)
+  const isBulk = model && (type === QueryTypes.BULKUPDATE || updateOnDuplicate)
+  if (isBulk) return sendBulkWrite(state, dialect, query, sql, options, model)
+  return state.send(query, sql, options, dialect)
+}
+
+/** Sends the write of several rows, whose locked instances are then out of date. */
+async function sendBulkWrite(
+  state: TransactionState,
+  dialect: Dialect,
+  query: Query,
+  sql: unknown,
+  options: QueryOptions,
+  model: RowModel,
+): Promise<unknown> {
+  const result = await state.send(query, sql, options, dialect)
+  if (!isNone(result)) markRowsStale(state, model, options)
+  return result
+}
+
+/** Sends the write of an instance. */
+async function sendRowWrite(
+  state: TransactionState,
+  dialect: Dialect,
+  query: Query,
+  sql: unknown,
+  options: QueryOptions,
+  row: Row,
+): Promise<unknown> {
+  const { type, fields: columns = [] } = options
   state.remember(row, options.transaction!)
-  const columns = options.fields ?? []
   const recordWrite = rowStateOf(row).recordLockedWrite(columns)
   const result = await state.send(query, sql, options, dialect)
-  if (options.type === QueryTypes.UPDATE && columns.length > 0) await refuseUnmatchedRow(row, result, dialect, options)
+  const isUnmatched = type === QueryTypes.UPDATE && columns.length > 0 && isNone(result)
+  if (isUnmatched) await refuseUnmatchedRow(row, dialect, options)
   recordWrite?.()
   refreshOtherInstances(state, row, columns)
   return result
@@ -142,13 +164,12 @@ function markRowsStale(state: TransactionState, model: RowModel, options: QueryO
  */
 async function refuseUnmatchedRow(
   row: Row,
-  result: unknown,
   dialect: Dialect,
   { transaction, fields = [] }: QueryOptions,
 ): Promise<void> {
   const { lock } = rowStateOf(row)
   // With a version, Sequelize throws an OptimisticLockError.
-  if (!isNone(result) || !lock || versionAttribute(modelOf(row)) !== undefined) return
+  if (!lock || versionAttribute(modelOf(row)) !== undefined) return
   const { model, primaryKey, facts } = RowRef.of(row)
   // Depending on the flags of the connection, MySQL counts only changed rows, not matched rows.
   const found = await model

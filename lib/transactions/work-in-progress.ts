@@ -1,31 +1,42 @@
 import type { Scope } from './async-context.js'
 
 /** A statement, a call of a row method, or a savepoint with its callback, that has not settled. */
-export interface Work {
+export class Work {
   readonly description: string
   /** The innermost callback that started it. */
   readonly scope: Scope | undefined
   /** It is part of other work, which is in progress too. */
   readonly isPart: boolean
-  /** Resolves when it has succeeded or failed. */
-  readonly settled: Promise<void>
+  readonly #all: Set<Work>
+  #onEnd: (() => void) | undefined
+  #settled: Promise<void> | undefined
+
+  constructor(all: Set<Work>, description: string, scope: Scope | undefined, isPart: boolean) {
+    this.#all = all
+    this.description = description
+    this.scope = scope
+    this.isPart = isPart
+    all.add(this)
+  }
+
+  /** Ends the work, whether it has succeeded or failed. */
+  end(): void {
+    this.#all.delete(this)
+    this.#onEnd?.()
+  }
+
+  /** Resolves when the work ends. Made for the few that wait, since every statement is work. */
+  get settled(): Promise<void> {
+    return (this.#settled ??= new Promise((resolve) => (this.#onEnd = resolve)))
+  }
 }
 
 /** The work of one transaction that has not settled. */
 export class WorkInProgress {
   readonly #work = new Set<Work>()
 
-  async track<R>(work: Omit<Work, 'settled'>, call: () => Promise<R>): Promise<R> {
-    let settle!: () => void
-    const settled = new Promise<void>((resolve) => (settle = resolve))
-    const tracked = { ...work, settled }
-    this.#work.add(tracked)
-    try {
-      return await call()
-    } finally {
-      this.#work.delete(tracked)
-      settle()
-    }
+  start(description: string, scope: Scope | undefined, isPart: boolean): Work {
+    return new Work(this.#work, description, scope, isPart)
   }
 
   /** The work that was started in the callback `scope` or in a nested callback; without a scope, all work. */

@@ -57,8 +57,9 @@ export async function write(
   const { if: conditions = [], ...others } = checkOptions(method, options, jsonOptionNames)
   if (!Array.isArray(conditions) || !conditions.every(isCondition)) throw usage.conditions(method, conditions)
   const request = { method, row, documents: [{ column, type, operations, conditions }], changes: {}, where: [] }
-  const written = await writeRow(request, others, others.returning ? 'documents' : 'nothing')
-  return row.instance ?? (others.returning ? written.documents![0] : undefined)
+  const { returning = false } = others
+  const written = await writeRow(request, others, returning ? 'documents' : 'nothing')
+  return row.instance ?? (returning ? written.documents![0] : undefined)
 }
 
 /** What a call writes to one row. */
@@ -114,27 +115,22 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
   if (joined && retry) throw usage.retryJoined(method)
   const changed = documents.filter(({ operations }) => operations.length > 0).map(({ column }) => column)
   refuseUnsavedChanges(method, row, [...changed, ...Object.keys(changes)])
-  const isOneDocument = documents.length === 1 && Object.keys(changes).length === 0 && where.length === 0
+  const hasColumns = Object.keys(changes).length > 0
+  const isOneDocument = documents.length === 1 && !hasColumns && where.length === 0
   const isBatched = !joined && isOneDocument && (coalesced ?? policyOf(model).coalesce)
 
   const perform = async (): Promise<Written> => {
-    const columns = await validatedChanges(method, row, changes)
+    const columns = hasColumns ? await validatedChanges(method, row, changes) : []
     const whole: AtomicWrite = { row, documents, columns, where, answer, calls: 1, now: new Date() }
     const call = await startCall({ method, session, row: row.facts, transaction: joined, logging })
     for (const each of documents) refuseUnsupported(method, each.column, each, call.dialect)
     for (const each of columns) if ('plus' in each) refuseClampedSum(method, each.attribute, call.dialect)
     const send = (own: Call, sent: AtomicWrite): Promise<Written> => {
       const opensTransaction = answer !== 'nothing' && call.dialect.matched !== undefined
-      const update = async (context: QueryContext, state: TransactionState | undefined): Promise<Written> => {
-        const written = await updateRow(own, state && joined ? withNeededAnswer(state, sent) : sent, context)
-        if (state && instance) state.remember(instance, context.transaction)
-        if (state) applyToOthers(state, sent, written)
-        // Before the next call in the transaction, which may save the instance.
-        if (joined && instance) applyToInstance(instance, sent, written)
-        return written
-      }
-      const statements: typeof update = (context, state) =>
-        state ? state.runCall(row.key, `${method}()`, () => update(context, state)) : update(context, state)
+      const statements = (context: QueryContext, state: TransactionState | undefined): Promise<Written> =>
+        state
+          ? state.runCall(row.key, `${method}()`, () => updateInTransaction(own, sent, context, state))
+          : updateRow(own, sent, context)
       return execute(own, { statements }, { opensTransaction, retry })
     }
     const written = isBatched ? await sendBatched(call, whole, options, send) : await send(call, whole)
@@ -203,6 +199,22 @@ function batchWrite(calls: readonly JsonCall[], operations: readonly Operation[]
   const [{ request }] = calls as [JsonCall]
   const documents = request.documents.map((each) => ({ ...each, operations }))
   return { ...request, documents, calls: calls.length, now: calls.at(-1)!.request.now }
+}
+
+/** {@link updateRow} in a transaction, whose locked instances of the row get the change before its next call. */
+async function updateInTransaction(
+  call: Call,
+  write: AtomicWrite,
+  context: QueryContext,
+  state: TransactionState,
+): Promise<Written> {
+  const { instance } = write.row
+  const isJoined = call.transaction !== undefined
+  const written = await updateRow(call, isJoined ? withNeededAnswer(state, write) : write, context)
+  if (instance) state.remember(instance, context.transaction)
+  applyToOthers(state, write, written)
+  if (isJoined && instance) applyToInstance(instance, write, written)
+  return written
 }
 
 /** Sends the UPDATE until it matches the row. */
@@ -285,9 +297,10 @@ async function sendUpdate(
   refuseTooManyBinds(method, named, binds, maxBinds, dialect)
 
   if (dialect.matched) {
-    const isMatched = dialect.matched(await sendForHeader(sequelize, sql, statement.binds, context))
+    const [header] = await sendForHeader(sequelize, sql, statement.binds, context)
+    const isMatched = dialect.matched(header)
     if (!isMatched) return { result: isMatched === undefined ? 'unknown' : 'unmatched' }
-    return { result: 'matched', answer: await readWritten(call, write, context) }
+    return { result: 'matched', answer: answer === 'nothing' ? {} : await readWritten(call, write, context) }
   }
   if (answer === 'row') {
     const read = await readRow(row, `${sql} RETURNING ${rowSelection(row, dialect, statement)}`, statement, context)
@@ -318,7 +331,6 @@ async function readWritten(
   { row, documents, answer }: AtomicWrite,
   context: QueryContext,
 ): Promise<Written> {
-  if (answer === 'nothing') return {}
   // Not from an older snapshot, if the UPDATE has changed nothing.
   if (answer === 'row') return { row: (await selectRow(row, call.dialect, context, '', call.dialect.lockClause))!.row }
   const stored: JsonValue[] = []

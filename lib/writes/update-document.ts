@@ -93,7 +93,12 @@ export async function updateDocuments<R>(
   for (let round = 1; round <= maxRounds; round++) {
     let canTell = true
     for (const variants of variantsOf(documents, dialect)) {
-      const sent = await sendOnce(call, ref, { documents, changes }, context, () => send(variants, conditions))
+      let sent: UpdateResult<R>
+      try {
+        sent = await send(variants, conditions)
+      } catch (error) {
+        throw toWriteError(error, call, ref, { documents, changes }, context)
+      }
       if (sent.result === 'matched') return sent
       canTell &&= sent.result === 'unmatched'
     }
@@ -130,32 +135,27 @@ export async function updateDocuments<R>(
 }
 
 /**
- * Sends a write.
- * @throws {UnknownOutcomeError} the connection is lost outside a transaction
- * @throws {UnsupportedValueError} the database cannot read the stored document, or a number is out of range
+ * Translates the error of a write: the connection was lost outside a transaction, the database cannot read the stored
+ * document, or a number is out of range.
  */
-async function sendOnce<R>(
+function toWriteError(
+  error: unknown,
   { method, dialect }: Call,
   { facts }: RowRef,
   { documents, changes }: { documents: readonly DocumentColumn[]; changes: readonly ColumnChange[] },
   { transaction }: QueryContext,
-  send: () => Promise<R>,
-): Promise<R> {
-  try {
-    return await send()
-  } catch (error) {
-    if (!transaction && failureOf(error) === 'lost') throw new UnknownOutcomeError(method, 'the write', error)
-    if (!(error instanceof DatabaseError)) throw error
-    const columns = changes.map(({ attribute }) => attribute)
-    if (columns.length > 0 && dialect.isOutOfRange(error.parent)) {
-      throw UnsupportedValueError.outOfRange(method, columns, error)
-    }
-    const what = dialect.unreadable?.(error.parent)
-    // A document of type JSONB was read when it was stored.
-    const unread = documents.find(({ type }) => type === 'JSON')
-    if (what === undefined || !unread) throw error
-    throw UnsupportedValueError.inStoredDocument(method, facts, unread.column, what, error)
+): unknown {
+  if (!transaction && failureOf(error) === 'lost') return new UnknownOutcomeError(method, 'the write', error)
+  if (!(error instanceof DatabaseError)) return error
+  const columns = changes.map(({ attribute }) => attribute)
+  if (columns.length > 0 && dialect.isOutOfRange(error.parent)) {
+    return UnsupportedValueError.outOfRange(method, columns, error)
   }
+  const what = dialect.unreadable?.(error.parent)
+  // A document of type JSONB was read when it was stored.
+  const unread = documents.find(({ type }) => type === 'JSON')
+  if (what === undefined || !unread) return error
+  return UnsupportedValueError.inStoredDocument(method, facts, unread.column, what, error)
 }
 
 /** All combinations of one variant per document; a document that is replaced as a whole has only one variant. */
