@@ -5,6 +5,7 @@ import type { Change, Dialect, UpdateVariant } from '../dialects/dialect.js'
 import { refuseTooLarge, refuseTooManyBinds, refuseUnsupported } from '../dialects/limits.js'
 import { StaleRowError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
+import { mayHoldInfinity, textWithInfinity } from '../json/encode.js'
 import { difference } from '../json/difference.js'
 import type { Edit } from '../json/difference.js'
 import { mayBeMisread, parseJson, scanJson } from '../json/json-text.js'
@@ -143,8 +144,10 @@ async function withStoredDigits(
     const [stored, from] = [textAt(text, each.path, root), valueAt(before, each.path)]
     if (from !== undefined && stored === undefined && mayBeMisread(text)) throw lossError(column, 'key')
     if (each.kind !== 'set' || stored === undefined || typeof from !== 'object') {
-      if (hasLongNumber(each) && isCopied(text, parseJson(each.json))) throw lossError(column, 'number')
-      return each
+      const value = parseJson(each.json)
+      if (hasLongNumber(each) && isCopied(text, value)) throw lossError(column, 'number')
+      // A new Infinity is null, as in every save of Sequelize.
+      return mayHoldInfinity(each.json) ? Object.freeze({ ...each, json: JSON.stringify(value) }) : each
     }
     const [earlier, to] = [from as JsonValue, parseJson(each.json)]
     if (isReadingOfText(stored, earlier) || mayBeMisread(stored)) {
@@ -172,11 +175,11 @@ function mayLoseDigits({ kind, path, json }: Operation, before: JsonValue): bool
 }
 
 function hasLongNumber({ json }: Pick<Operation, 'json'>): boolean {
-  return /\d{16}/.test(json)
+  return /\d{16}/.test(json) || mayHoldInfinity(json)
 }
 
 function hasDigits(value: JsonValue): boolean {
-  return /\d/.test(JSON.stringify(value))
+  return /\d/.test(textWithInfinity(value)!)
 }
 
 async function sendPatch(
@@ -224,7 +227,7 @@ function changeOf(edit: Edit, conflicts: Policy['conflicts']): Change {
 
 /** The condition that a column holds this document. */
 function equalsDocument(document: JsonValue): Condition {
-  return { kind: 'equals', path: [], json: JSON.stringify(document), isLoaded: true }
+  return { kind: 'equals', path: [], json: textWithInfinity(document)!, isLoaded: true }
 }
 
 /** The conditions that the values to change are as loaded, and that their parents still exist. */
@@ -240,7 +243,7 @@ function unchangedSince(before: JsonValue, operations: readonly Operation[]): Co
     if (value === undefined) return condition(method, 'absent', path, null)
     return kind === 'append'
       ? condition(method, 'exists', path, null)
-      : { ...condition(method, 'equals', path, value), isLoaded: true }
+      : ({ kind: 'equals', path, json: textWithInfinity(value)!, isLoaded: true } as const)
   })
   return [...own, ...parents.values()]
 }

@@ -1,5 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
-import { operation } from './operation.js'
+import { operation, savedOperation } from './operation.js'
 import type { Operation } from './operation.js'
 import { isObject } from './values.js'
 import type { JsonObject, JsonValue, Path } from './values.js'
@@ -36,8 +36,8 @@ function changes(before: JsonObject, after: JsonObject, parent: Path): Operation
       const hasGrown =
         Array.isArray(old) && Array.isArray(value) && isDeepStrictEqual(value.slice(0, old.length), old as JsonValue[])
       return hasGrown
-        ? operation(method, 'append', path, (value as JsonValue[]).slice((old as JsonValue[]).length))
-        : operation(method, 'set', path, value)
+        ? savedOperation('append', path, (value as JsonValue[]).slice((old as JsonValue[]).length))
+        : savedOperation('set', path, value)
     }),
   ]
 }

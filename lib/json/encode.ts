@@ -79,6 +79,33 @@ export function jsonText(method: string, value: unknown): string {
   return mark === undefined ? text : text.replace(new RegExp(`"${mark}(-?\\d+)"`, 'g'), '$1')
 }
 
+/** A number that JavaScript reads as Infinity. */
+const infinite = '1e999'
+
+/**
+ * The text of JSON.stringify, in which Infinity is a number that is too large, as a document may hold: it is not null.
+ */
+export function textWithInfinity(value: unknown): string | undefined {
+  const text = JSON.stringify(value) as string | undefined
+  if (!text?.includes('null') || !holdsInfinity(value)) return text
+  const mark = randomUUID()
+  const marked = JSON.stringify(value, (_key, each: unknown) =>
+    each === Infinity || each === -Infinity ? `${each < 0 ? '-' : ''}${mark}` : each,
+  )
+  return marked.replace(new RegExp(`"(-?)${mark}"`, 'g'), `$1${infinite}`)
+}
+
+/** Whether a text of {@link textWithInfinity} may hold Infinity. */
+export function mayHoldInfinity(json: string): boolean {
+  return json.includes(infinite)
+}
+
+function holdsInfinity(value: unknown): boolean {
+  if (typeof value === 'number') return Math.abs(value) === Infinity
+  if (typeof value !== 'object' || value === null || 'toJSON' in value) return false
+  return Object.values(value).some(holdsInfinity)
+}
+
 /** Whether an object has data under symbols, such as the operators of a Sequelize query. */
 function hasSymbolKeys(value: unknown): boolean {
   return (

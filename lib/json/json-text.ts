@@ -95,13 +95,12 @@ export function withRightKeys(text: string, document: JsonValue): JsonValue {
 
 /**
  * Whether a driver reads a scalar of a JSON text as `value`: perhaps rounded, a long integer as its digits, or a number
- * that is too large as Infinity, which is null in a document.
+ * that is too large as Infinity.
  */
 export function isReadingOf(token: string, value: unknown): value is JsonValue {
   const isNumber = /^[-\d]/.test(token)
   if (typeof value === 'number') return isNumber && Number(token) === value
   if (typeof value === 'string') return isNumber ? isTextOf(token, value) : isSameScalar(token, JSON.stringify(value))
-  if (isNumber) return value === null && !Number.isFinite(Number(token))
   return (typeof value === 'boolean' || value === null) && token === String(value)
 }
 

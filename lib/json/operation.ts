@@ -1,7 +1,7 @@
 import { usage } from '../errors/usage.js'
-import { jsonText } from './encode.js'
+import { jsonText, textWithInfinity } from './encode.js'
 import { isObject } from './values.js'
-import type { Kind, Path, PathInput, PathOf } from './values.js'
+import type { JsonValue, Kind, Path, PathInput, PathOf } from './values.js'
 
 /**
  * A change at one path of a JSON document, as frozen data. Each dialect translates it to SQL; `apply` of semantics.ts
@@ -26,6 +26,11 @@ export function operation<K extends Kind, const P extends PathInput, V>(
   if (kind === 'merge' && !isObject(value)) throw usage.patch(method, value)
   const keys = kind === 'merge' && path.length === 0 && typeof path !== 'string' ? root : keysOf(method, path)
   return new MadeOperation(kind, keys as PathOf<P>, jsonText(method, value))
+}
+
+/** Creates an operation of a save; its operand is a part of a document, in which a number may be too large. */
+export function savedOperation(kind: 'set' | 'append', path: Path, value: JsonValue): Operation {
+  return new MadeOperation(kind, path, textWithInfinity(value)!)
 }
 
 /** The class of every operation. Parsed JSON, such as a request body, cannot forge its private member. */

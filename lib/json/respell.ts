@@ -1,4 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
+import { textWithInfinity } from './encode.js'
 import { isReadingOf, isSameOrText, isSameScalar, mayBeMisread, scanJson } from './json-text.js'
 import type { JsonNode } from './json-text.js'
 import { isObject } from './values.js'
@@ -31,7 +32,7 @@ export function respell({
   const isMisread = !isRead && mayBeMisread(stored)
   const writer = new Writer(stored, root, isMisread, scalarsOf(earlier))
   // Else a hook has decoded the document.
-  const text = isRead || isMisread ? writer.write(root, before, after) : writer.create(root, after)
+  const text = isRead || isMisread ? writer.write(root, before, after) : writer.create(after)
   return writer.loss ? { loss: writer.loss } : { text }
 }
 
@@ -39,7 +40,7 @@ export function respell({
 export function isCopied(stored: string, value: JsonValue): boolean {
   const root = scanJson(stored)
   const writer = new Writer(stored, root, false, [])
-  writer.create(root, value)
+  writer.create(value)
   return writer.loss !== undefined
 }
 
@@ -67,7 +68,7 @@ class Writer {
         if (!isRead && !isWritten) return [[key, this.#textOf(each)]]
         if (isRead && !isDeepStrictEqual(before[key], after[key])) this.#refuseMisread(each, before[key]!)
         if (!isWritten) return []
-        return [[key, isRead ? this.write(each, before[key]!, after[key]!) : this.create(each, after[key]!)]]
+        return [[key, isRead ? this.write(each, before[key]!, after[key]!) : this.create(after[key]!)]]
       })
       const added = Object.keys(after)
         .filter((key) => {
@@ -76,12 +77,12 @@ class Writer {
         })
         .map((key) => {
           if (Object.hasOwn(before, key)) this.loss = 'key'
-          return [key, this.create(node, after[key]!)]
+          return [key, this.create(after[key]!)]
         })
       return `{${[...kept, ...added].map(([key, text]) => `${JSON.stringify(key)}:${text}`).join()}}`
     }
     if (node.items && Array.isArray(before) && Array.isArray(after)) return this.#array(node, before, after)
-    return this.create(node, after)
+    return this.create(after)
   }
 
   /** Items that are unchanged at the start, at the end, or elsewhere keep their spelling; the rest is paired in order. */
@@ -94,7 +95,7 @@ class Writer {
     while (end < shortest - start && isDeepStrictEqual(before.at(-1 - end), after.at(-1 - end))) end++
     const free = new Map<string, number[]>()
     for (let index = before.length - end - 1; index >= start; index--) {
-      const key = JSON.stringify(before[index])
+      const key = textWithInfinity(before[index])!
       const equal = free.get(key)
       if (equal) equal.push(index)
       else free.set(key, [index])
@@ -102,7 +103,7 @@ class Writer {
     const sources = after.map((item, index) => {
       if (index < start) return index
       const fromEnd = after.length - index
-      return fromEnd <= end ? items.length - fromEnd : free.get(JSON.stringify(item))?.pop()
+      return fromEnd <= end ? items.length - fromEnd : free.get(textWithInfinity(item)!)?.pop()
     })
     const gone = new Set(before.keys())
     for (const source of sources) if (source !== undefined) gone.delete(source)
@@ -113,7 +114,7 @@ class Writer {
     const texts = after.map((item, index) => {
       const source = sources[index]
       if (source !== undefined) return this.#textOf(items[source]!)
-      return isEdited(index) ? this.write(items[index]!, before[index]!, item) : this.create(node, item)
+      return isEdited(index) ? this.write(items[index]!, before[index]!, item) : this.create(item)
     })
     return `[${texts.join()}]`
   }
@@ -130,13 +131,13 @@ class Writer {
   ): boolean {
     if (gone.size === 0 || inexactNumbers(this.#stored, node).length === 0) return false
     const items = node.items!.map((each) => this.#textOf(each))
-    const keys = before.map((each) => JSON.stringify(each))
+    const keys = before.map((each) => textWithInfinity(each)!)
     const kept = new Map(keys.flatMap((key, index) => (gone.has(index) ? [] : [[key, items[index]!]])))
     for (const index of gone) {
       const equal = kept.get(keys[index]!)
       if (equal !== undefined && !isSameText(items[index]!, equal)) return true
     }
-    const read = new Set(edited.flatMap(scalarsOf).map((each) => (each === null ? Infinity : each)))
+    const read = new Set(edited.flatMap(scalarsOf))
     const first = new Map<number, { readonly index: number; readonly token: string }>()
     for (const index of gone) {
       for (const token of numbersIn(this.#stored, node.items![index]!)) {
@@ -159,24 +160,23 @@ class Writer {
     return this.#stored.slice(start, end)
   }
 
-  /** The text of a new value in place of a node, or inside it. */
-  create(node: JsonNode, value: JsonValue): string {
+  /** The text of a new value. */
+  create(value: JsonValue): string {
+    // A new Infinity is null, as in every save of Sequelize.
     const text = JSON.stringify(value)
     const scalars = mayBeRounded.test(text) ? scalarsOf(value).filter((each) => mayBeRounded.test(String(each))) : []
     if (scalars.length === 0) return text
     const numbers = inexactNumbers(this.#stored, this.#root)
-    const inside = inexactNumbers(this.#stored, node)
     const isRounded = (scalar: unknown): boolean =>
-      // A null elsewhere is not a copy of a number that is too large.
-      (scalar === null ? inside : numbers).some((token) => isReadingOf(token, scalar)) ||
+      numbers.some((token) => isReadingOf(token, scalar)) ||
       (Number.isInteger(scalar) && !Number.isSafeInteger(scalar) && this.#earlier.includes(scalar))
     if (scalars.some(isRounded)) this.loss = 'number'
     return text
   }
 }
 
-/** Matches what JavaScript may have read from a number that it cannot hold: null if the number is too large. */
-const mayBeRounded = /\d(?:\.?\d){15}|\de\+|null/
+/** Matches what JavaScript may have read from a number that it cannot hold; JSON.stringify writes Infinity as null. */
+const mayBeRounded = /\d(?:\.?\d){15}|\de\+|null|Infinity/
 
 /** The numbers in a node that JavaScript would change. */
 function inexactNumbers(text: string, node: JsonNode): string[] {

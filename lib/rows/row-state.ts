@@ -1,6 +1,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { Transaction } from 'sequelize'
 import { UnsavedChangesError } from '../errors/errors.js'
+import { textWithInfinity } from '../json/encode.js'
 import { isRespelled, parseJson, tryParseJson } from '../json/json-text.js'
 import type { Operation } from '../json/operation.js'
 import { applyAll, computes } from '../json/semantics.js'
@@ -396,7 +397,7 @@ const tooDeep = 'too deep'
 /** A value as JSON text, for comparisons. A value that is not JSON gets a fixed text; its save reports the reason. */
 export function jsonOf(value: unknown): string {
   try {
-    return JSON.stringify(value) ?? 'undefined'
+    return textWithInfinity(value) ?? 'undefined'
   } catch (error) {
     return error instanceof RangeError ? tooDeep : notJson
   }

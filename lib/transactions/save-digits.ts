@@ -2,6 +2,7 @@ import { Utils } from 'sequelize'
 import type { Logging, Transaction } from 'sequelize'
 import type { Column } from '../dialects/dialect.js'
 import { UnsupportedValueError } from '../errors/errors.js'
+import { textWithInfinity } from '../json/encode.js'
 import { parseJson } from '../json/json-text.js'
 import { respell } from '../json/respell.js'
 import type { Loss } from '../json/respell.js'
@@ -97,7 +98,7 @@ async function spell(
  */
 export function writtenDocument(column: string, value: unknown): JsonValue {
   try {
-    return parseJson(JSON.stringify(value ?? null))
+    return parseJson(textWithInfinity(value ?? null)!)
   } catch (error) {
     throw unwritableError('save', column, error)
   }

@@ -286,6 +286,26 @@ eachDatabase('The digits and keys of a document', (database) => {
 const misreadsKeys =
   ['{"o":1,"\\\\":1}', '{"o":1,"\\"":1}'].map((text) => Object.keys(JSON.parse(text) as Tree)[1]).join('') !== '\\"'
 
+const many = Object.fromEntries(Array.from({ length: 60 }, (_, index) => [`k${index}`, index]))
+
+/** Documents with a number that JavaScript reads as Infinity, an edit of each, and the document after it, if written. */
+const tooLarge: readonly (readonly [title: string, text: string, edit: (read: Tree) => Progress, after?: string])[] = [
+  ['another key', '{"v":1e400,"k":1}', (read) => ({ ...read, k: 2 }), '{"v":1e400,"k":2}'],
+  ['its own key', '{"v":1e400,"k":1}', (read) => ({ ...read, v: 5 }), '{"v":5,"k":1}'],
+  ['its own key, to null', '{"v":-1e400,"k":1}', (read) => ({ ...read, v: null }), '{"v":null,"k":1}'],
+  ['its own key, removed', '{"v":-1e400,"k":1}', () => ({ k: 1 }), '{"k":1}'],
+  ['a copy of it', '{"v":1e400}', (read) => ({ ...read, k: read['v'] })],
+  ['a copy of it in a list', '{"v":1e400,"l":[true]}', ({ v }) => ({ v, l: [true, v] })],
+  ['the object around it', '{"v":{"n":1e400}}', () => ({ v: 5 }), '{"v":5}'],
+  ['the list around it', '{"v":[1e400]}', () => ({ v: [5] }), '{"v":[5]}'],
+  ['an item beside it', '{"v":[1e400,{}]}', ({ v }) => ({ v: [(v as Tree[])[0], true] }), '{"v":[1e400,true]}'],
+  ['an item that is null', '{"v":[1e400,null]}', ({ v }) => ({ v: (v as Tree[]).toReversed() }), '{"v":[null,1e400]}'],
+  ['an item after it', '{"v":[1e400]}', ({ v }) => ({ v: [...(v as Tree[]), true] }), '{"v":[1e400,true]}'],
+  ['many keys', '{"v":1e400}', (read) => ({ ...read, ...many }), JSON.stringify(many).replace('{', '{"v":1e400,')],
+  ['a list', '[1e400,true]', (read) => [...(read as unknown as Tree[]), null] as never, '[1e400,true,null]'],
+  ['the whole document', '1e400', () => ({ k: 1 }), '{"k":1}'],
+]
+
 const big = '{"n":12345678901234567890,"m":9007199254740993,"k":1}'
 
 eachDatabase('A number that JavaScript rounds, or that the driver reads as text', (database) => {
@@ -345,6 +365,30 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
         ...(hasHuge ? ['n123456789012345680000'] : []),
       ],
     })
+  })
+
+  it('is kept or replaced if it is too large for a double, and conflicts with no other writer', async () => {
+    // MySQL cannot store it.
+    if (database.name === 'mysql') return
+    const Patched = lossless(defineRuns(Runs.sequelize!), { wholeColumnWrites: 'patch' })
+    const saves: readonly ((edit: (document: Tree) => Progress) => Promise<unknown>)[] = [
+      (edit) => withLock([Runs, run.id], (row) => row.update({ progress: edit(row.progress as Tree) })),
+      ...[Patched, Checked].map((Model) => async (edit: (document: Tree) => Progress) => {
+        const loaded = await Model.findByPk(run.id, { rejectOnEmpty: true })
+        await loaded.update({ progress: edit(loaded.progress as Tree) })
+      }),
+    ]
+    for (const [title, text, edit, after] of tooLarge) {
+      // Sequelize cannot load it from SQLite.
+      if (!/^[[{]/.test(text) && database.name === 'sqlite') continue
+      for (const save of saves) {
+        await storeText(Runs, run.id, text)
+        const outcome = await outcomeOf(save(edit))
+        if (after === undefined) expect(outcome, title).to.be.instanceOf(UnsupportedValueError)
+        else expect(outcome, title).to.equal('written')
+        expect(JSON.parse((await storedText(Runs, run.id))!), title).to.deep.equal(JSON.parse(after ?? text))
+      }
+    }
   })
 
   it('is in the answer of returning: true as a finder reads it', async () => {
