@@ -89,8 +89,8 @@ export interface Dialect {
   }
   /** Whether an UPDATE matched its row; `undefined` if the driver cannot say. Absent if the database has RETURNING. */
   readonly matched?: (header: unknown) => boolean | undefined
-  /** What makes an UPDATE skip the row that it names; for error texts. Absent if {@link matched} counts changed rows. */
-  readonly skipsRows?: string
+  /** What makes a statement skip the row that it names; for error texts. Absent if no statement can skip a row. */
+  readonly skipsRows?: (statement: 'UPDATE' | 'DELETE') => string
   /** The locking clause of a SELECT; empty if a transaction locks the whole database. */
   readonly lockClause: '' | 'FOR UPDATE' | 'FOR NO KEY UPDATE'
   /** For a database with a single writer: the key of its writer queue, a file or `'in memory'`. */

@@ -328,7 +328,8 @@ export const postgres: Dialect = {
   variants: [variant],
   holds: (column, text) => `COALESCE(${jsonb(column)}, 'null'::jsonb) = ${text}::jsonb`,
   documentText: (column) => `${column.sql}::text`,
-  skipsRows: 'a BEFORE UPDATE trigger that returns NULL, a policy of row-level security, or a rule',
+  skipsRows: (statement) =>
+    `a BEFORE ${statement} trigger that returns NULL, a policy of row-level security, or a rule`,
   // FOR UPDATE would also block the foreign-key checks of rows that refer to this one.
   lockClause: 'FOR NO KEY UPDATE',
   lockWait: (timeoutMs) =>

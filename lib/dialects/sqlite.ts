@@ -131,7 +131,7 @@ export const sqlite: Dialect = {
   holds: ({ sql }, text) =>
     `CASE WHEN json_valid(COALESCE(${sql}, 'null')) THEN ${equal(`COALESCE(${sql}, 'null')`, text)} END`,
   documentText: (column) => `CAST(${column.sql} AS TEXT)`,
-  skipsRows: 'a BEFORE UPDATE trigger that calls RAISE(IGNORE)',
+  skipsRows: (statement) => `a BEFORE ${statement} trigger that calls RAISE(IGNORE)`,
   normalizeStoredText: { text: canonicalJson, isText: (column, text) => `CAST(${column.sql} AS TEXT) = ${text}` },
   lockClause: '',
   // Waiting writers block the threads that the current writer needs.

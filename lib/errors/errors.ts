@@ -229,6 +229,7 @@ export class ConflictError extends OptimisticLockError {
   override readonly name = 'ConflictError'
   /** The key of the row; `undefined` for a conflict of `retryTransaction`, which is about no row. */
   readonly primaryKey: Readonly<Record<string, unknown>> | undefined
+  #isSkipped = false
 
   constructor(method: string, row: RowFacts | undefined, reason: string, remedy: string, cause?: unknown) {
     super({
@@ -239,14 +240,21 @@ export class ConflictError extends OptimisticLockError {
     this.cause = cause
   }
 
-  /** An UPDATE did not write its row, although the row exists and did not change. */
-  static skipped(method: string, row: RowFacts, columns: readonly string[], causes: string): ConflictError {
-    return new ConflictError(
-      method,
-      row,
-      `an UPDATE of ${quoted(columns)} that did not write the row, although the row exists and did not change`,
-      `Look for the cause in the database: ${causes}.`,
-    )
+  /**
+   * An UPDATE or a DELETE did not write its row, although the row exists and did not change.
+   * @param columns those of the UPDATE, if known; `undefined` for a DELETE
+   */
+  static skipped(method: string, row: RowFacts, columns: readonly string[] | undefined, causes: string): ConflictError {
+    const update = ['an UPDATE', ...(columns?.length ? [quoted(columns)] : [])].join(' of ')
+    const reason = `${columns ? update : 'a DELETE'} that did not write the row, although the row exists and did not change`
+    const error = new ConflictError(method, row, reason, `Look for the cause in the database: ${causes}.`)
+    error.#isSkipped = true
+    return error
+  }
+
+  /** Whether the database skipped the row: another attempt would meet the same trigger, rule or policy. */
+  static isSkipped(error: unknown): boolean {
+    return error instanceof ConflictError && error.#isSkipped
   }
 
   /** The remedy: run the whole transaction again, or make the single call again. */

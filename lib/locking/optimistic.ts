@@ -1,14 +1,21 @@
 import { OptimisticLockError } from 'sequelize'
 import type { Logging, Model, Transactionable } from 'sequelize'
 import { checkOptions } from '../errors/check-options.js'
-import { RowNotFoundError, StaleRowError, UnknownOutcomeError, UnsupportedValueError } from '../errors/errors.js'
+import {
+  ConflictError,
+  RowNotFoundError,
+  StaleRowError,
+  UnknownOutcomeError,
+  UnsupportedValueError,
+} from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { identifyRow } from '../rows/row-ref.js'
 import type { RowRef, Target } from '../rows/row-ref.js'
 import { assignStored, refuseUnsavedChanges, rowStateOf } from '../rows/row-state.js'
 import { changedAttributes, keyFormat, valuesOf, versionAttribute } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
-import { failureOf, statementRetry } from '../sequelize/send.js'
+import { failureOf, sendForRows, statementRetry } from '../sequelize/send.js'
+import { Statement } from '../sequelize/statement.js'
 import { startCall } from '../transactions/call.js'
 import type { Call } from '../transactions/call.js'
 import { isConflict, toLibraryError, toMissingRow } from '../transactions/execute.js'
@@ -47,6 +54,7 @@ export interface WithOptimisticLockOptions extends Logging, Transactionable {
  * @throws {UnsavedChangesError} before any SQL: the row has unsaved changes
  * @throws {RowNotFoundError} the row was deleted
  * @throws {StaleRowError} other sessions wrote the row in every attempt; nothing was written, the instance is restored
+ * @throws {ConflictError} the database skipped the row: a trigger, a rule or a policy of row-level security
  * @throws {UnknownOutcomeError} the connection was lost after the UPDATE was sent
  * @example
  *     await run.withOptimisticLock((run) => {
@@ -142,14 +150,33 @@ async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Pro
     // A hook failed after the UPDATE: the row is saved.
     if (valuesOf(row)[version] !== versionRead) throw new CallbackFailed('', { cause: error })
     restore()
-    if (error instanceof OptimisticLockError)
+    if (error instanceof OptimisticLockError) {
+      await refuseSkippedRow(call, ref, columns, versionRead)
       throw StaleRowError.afterAttempts(method, ref.facts, attempts, columns, error)
+    }
     throw failureOf(error) === 'lost'
       ? new UnknownOutcomeError(method, 'the write', error)
       : toLibraryError(error, call)
   } finally {
     state.isSavingVersion = false
   }
+}
+
+/** @throws {ConflictError} the database skipped the row: the version that its UPDATE compared is still the stored one */
+async function refuseSkippedRow(
+  { method, session, dialect, logging }: Call,
+  { model, primaryKey, facts }: RowRef,
+  columns: readonly string[],
+  versionRead: unknown,
+): Promise<void> {
+  if (!dialect.skipsRows) return
+  const select = new Statement(model)
+  const version = `${select.column(versionAttribute(model)!)} AS ${select.name('version')}`
+  const sql = `SELECT ${version} FROM ${select.table()} WHERE ${select.row(primaryKey)}`
+  const context = { transaction: undefined, logging }
+  const [stored] = await sendForRows<{ version: unknown }>(session.sequelize, sql, select.binds, context)
+  if (!stored || Number(stored.version) !== Number(versionRead)) return
+  throw ConflictError.skipped(method, facts, columns, dialect.skipsRows('UPDATE'))
 }
 
 /** Runs `fn` while the row refuses writes: a write in `fn` would bypass the version check that follows. */

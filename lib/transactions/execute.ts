@@ -61,7 +61,7 @@ export async function execute<P, R = P>(call: Call, work: Work<P, R>, plan: Plan
     if (error instanceof AfterCommit) return false
     if (!work.callback) return isConflict(error)
     return plan.retry
-      ? isConflict(error) || error instanceof OptimisticLockError
+      ? isConflict(error) || (error instanceof OptimisticLockError && !ConflictError.isSkipped(error))
       : !hasCallbackStarted && isConflict(error)
   }
   try {

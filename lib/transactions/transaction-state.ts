@@ -40,6 +40,8 @@ export interface QueryOptions {
   readonly model?: RowModel
   readonly instance?: object
   readonly fields?: readonly string[]
+  /** Only of increment() and decrement(): which of both. */
+  readonly increment?: boolean
   readonly where?: object
   readonly lock?: unknown
   readonly updateOnDuplicate?: readonly string[]

@@ -1,10 +1,17 @@
 import { ConnectionAcquireTimeoutError, QueryTypes } from 'sequelize'
-import type { CountOptions, Transaction, WhereOptions } from 'sequelize'
+import type { FindOptions, Transaction, WhereOptions } from 'sequelize'
 import type { Dialect } from '../dialects/dialect.js'
-import { ConflictError, RowNotFoundError } from '../errors/errors.js'
+import { ConflictError, RowNotFoundError, StaleRowError } from '../errors/errors.js'
 import { keyNamedIn, RowRef } from '../rows/row-ref.js'
 import { rowStateOf } from '../rows/row-state.js'
-import { attributesOf, modelOf, outermostOf, sequelizeOfTransaction, versionAttribute } from '../sequelize/internals.js'
+import {
+  attributesOf,
+  modelOf,
+  outermostOf,
+  sequelizeOfTransaction,
+  valuesOf,
+  versionAttribute,
+} from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { override } from '../sequelize/override.js'
 import { limitPreparedStatements } from '../sequelize/prepared-statements.js'
@@ -131,12 +138,14 @@ async function sendRowWrite(
   const { type, fields: columns = [] } = options
   state.remember(row, options.transaction!)
   const recordWrite = rowStateOf(row).recordLockedWrite(columns)
-  const result = await state.send(query, sql, options, dialect)
-  const isUnmatched = type === QueryTypes.UPDATE && columns.length > 0 && isNone(result)
-  if (isUnmatched) await refuseUnmatchedRow(row, dialect, options)
+  const isDelete = type === QueryTypes.DELETE && rowStateOf(row).lock !== undefined
+  // Sequelize reports the number of deleted rows for this type only.
+  const result = await state.send(query, sql, isDelete ? { ...options, type: QueryTypes.BULKDELETE } : options, dialect)
+  const isUpdate = type === QueryTypes.UPDATE && (columns.length > 0 || options.increment !== undefined)
+  if ((isDelete || isUpdate) && isNone(result)) await refuseUnmatchedRow(row, dialect, options)
   recordWrite?.()
   refreshOtherInstances(state, row, columns)
-  return result
+  return isDelete ? row : result
 }
 
 /** Whether a statement of a model found no row. */
@@ -158,25 +167,38 @@ function markRowsStale(state: TransactionState, model: RowModel, options: QueryO
 }
 
 /**
- * Rejects an UPDATE that matched no row, which Sequelize reports as a success.
+ * Rejects a statement of a locked row that matched no row, which Sequelize reports as a success.
  * @throws {RowNotFoundError} the transaction that locked the row has deleted it
+ * @throws {StaleRowError} the transaction that locked the row has moved the version that a DELETE compares
  * @throws {ConflictError} the database skipped the row
  */
-async function refuseUnmatchedRow(
-  row: Row,
-  dialect: Dialect,
-  { transaction, fields = [] }: QueryOptions,
-): Promise<void> {
-  const { lock } = rowStateOf(row)
-  // With a version, Sequelize throws an OptimisticLockError.
-  if (!lock || versionAttribute(modelOf(row)) !== undefined) return
+async function refuseUnmatchedRow(row: Row, dialect: Dialect, options: QueryOptions): Promise<void> {
+  if (!rowStateOf(row).lock) return
+  const { transaction, type, fields = [], increment } = options
+  const method =
+    type === QueryTypes.DELETE ? 'destroy' : increment === undefined ? 'save' : increment ? 'increment' : 'decrement'
+  const version = increment === undefined ? versionAttribute(modelOf(row)) : undefined
   const { model, primaryKey, facts } = RowRef.of(row)
+  const attributes = version === undefined ? Object.keys(primaryKey) : [version]
   // Depending on the flags of the connection, MySQL counts only changed rows, not matched rows.
-  const found = await model
-    .unscoped()
-    .count({ where: primaryKey as WhereOptions, transaction, paranoid: false, hooks: false } as CountOptions)
-  if (found === 0) throw new RowNotFoundError('save', facts)
-  if (dialect.skipsRows !== undefined) throw ConflictError.skipped('save', facts, fields, dialect.skipsRows)
+  const stored = (await model.unscoped().findOne({
+    where: primaryKey as WhereOptions,
+    attributes,
+    raw: true,
+    transaction,
+    paranoid: false,
+    hooks: false,
+  } as FindOptions)) as Readonly<Record<string, unknown>> | null
+  if (!stored && (method === 'destroy' || version !== undefined)) return
+  if (!stored) throw new RowNotFoundError(method, facts)
+  if (version !== undefined && Number(stored[version]) !== Number(valuesOf(row)[version])) {
+    // Sequelize makes an OptimisticLockError of a save, and nothing of a DELETE.
+    if (method === 'save') return
+    throw StaleRowError.inTransaction(method, facts, version)
+  }
+  if (!dialect.skipsRows) return
+  const [statement, columns] = method === 'destroy' ? (['DELETE', undefined] as const) : (['UPDATE', fields] as const)
+  throw ConflictError.skipped(method, facts, columns, dialect.skipsRows(statement))
 }
 
 /** Adds the likely cause of an exhausted pool to the error: a statement outside the transaction of its callback. */

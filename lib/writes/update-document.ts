@@ -123,8 +123,8 @@ export async function updateDocuments<R>(
     }
   }
   const columns = [...documents.map(({ column }) => column), ...changes.map(({ attribute }) => attribute)]
-  if (isUnchanged && dialect.skipsRows !== undefined) {
-    throw ConflictError.skipped(method, ref.facts, columns, dialect.skipsRows)
+  if (isUnchanged && dialect.skipsRows) {
+    throw ConflictError.skipped(method, ref.facts, columns, dialect.skipsRows('UPDATE'))
   }
   throw new ConflictError(
     method,

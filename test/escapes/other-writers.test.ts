@@ -60,19 +60,33 @@ eachDatabase('a callback whose row is written by other code', (database) => {
       'raw SQL': ({ id }, transaction) => sequelize.query(`DELETE FROM jobs WHERE id = ${id}`, { transaction }),
     }
     for (const [name, remove] of Object.entries(deletions)) {
-      it(`has save() say that the row is gone: ${name}`, async () => {
-        const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
-        const call = withLock([Jobs, id], async (row, transaction) => {
-          await remove(row, transaction)
-          row.progress['late'] = 1
-          await row.save()
-        })
-        expect(await rejection(call, RowNotFoundError))
-          .to.have.property('message')
-          .that.includes(`save: Job id=${id}`)
-        expect(await storedJobs(Jobs)).to.deep.equal([untouched])
+      it(`has save() and increment() say that the row is gone: ${name}`, async () => {
+        const writes: Readonly<Record<string, (row: Job) => Promise<unknown>>> = {
+          save: (row) => row.update({ progress: { late: 1 } }),
+          increment: (row) => row.increment('n'),
+        }
+        for (const [method, write] of Object.entries(writes)) {
+          const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
+          const call = withLock([Jobs, id], async (row, transaction) => {
+            await remove(row, transaction)
+            await write(row)
+          })
+          expect(await rejection(call, RowNotFoundError))
+            .to.have.property('message')
+            .that.includes(`${method}: Job id=${id}`)
+          expect(await storedJobs(Jobs)).to.deep.equal([untouched])
+        }
       })
     }
+
+    it('has destroy() succeed again', async () => {
+      const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
+      await withLock([Jobs, id], async (row) => {
+        await row.destroy()
+        await row.destroy()
+      })
+      expect(await storedJobs(Jobs)).to.deep.equal([])
+    })
 
     it('has save() succeed where it changes nothing', async () => {
       const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
@@ -82,6 +96,16 @@ eachDatabase('a callback whose row is written by other code', (database) => {
       })
       expect(await storedJobs(Jobs)).to.deep.equal([untouched])
     })
+  })
+
+  it('cannot destroy a row whose version Model.update() has moved', async () => {
+    const [{ id }] = (await freshJobs(Versioned, 1)) as [Job]
+    const call = withLock([Versioned, id], async (row, transaction) => {
+      await Versioned.update({ version: 7 } as never, { where: { id }, transaction })
+      await row.destroy()
+    })
+    expect(await outcomeOf(call)).to.include({ code: 'STALE_ROW' })
+    expect(await storedJobs(Versioned)).to.deep.equal([untouched])
   })
 
   it('can save its own document after Model.update() of another row', async () => {
