@@ -18,7 +18,7 @@ export type { Plus } from './writes/columns.js'
 export { compareAndSetJson, mergeJson, mergeJsonKey, updateJson } from './writes/json-methods.js'
 export type { JsonWriteOptions } from './writes/options.js'
 export type { JsonColumn, JsonDocument, JsonKey, JsonKeyValue, Patch } from './json/document-types.js'
-export type { PrimaryKey, Target } from './rows/row-ref.js'
+export type { PrimaryKey, RowWhere, Target } from './rows/row-ref.js'
 export {
   absent,
   addToSet,

@@ -19,19 +19,25 @@ export abstract class RowError extends BaseError {
   }
 }
 
-/** The row does not exist; nothing was written. */
+/** The row does not exist, or no row meets the `where` of the target; nothing was written. */
 export class RowNotFoundError extends RowError {
   readonly code = 'ROW_NOT_FOUND'
   override readonly name = 'RowNotFoundError'
 
   /** @param cause the error of the database if its column cannot represent the primary key */
-  constructor(method: string, row: RowFacts, cause?: unknown) {
+  constructor(method: string, row: RowFacts, cause?: unknown, what?: string) {
     super(
       row,
-      `${method}: ${describeRow(row)} does not exist, so nothing was written. ` +
+      `${method}: ${what ?? `${describeRow(row)} does not exist`}, so nothing was written. ` +
         `It was deleted or never saved: create it with ${row.model}.create({ … }), or handle the error code 'ROW_NOT_FOUND' in a catch.`,
     )
     if (cause !== undefined) this.cause = cause
+  }
+
+  /** No row meets the `where` of a target. The text has no values, which may be secret. */
+  static byWhere(method: string, row: RowFacts, columns: readonly string[]): RowNotFoundError {
+    const what = `no ${row.model} meets the where of the target (${quoted(columns)})`
+    return new RowNotFoundError(method, row, undefined, what)
   }
 }
 

@@ -4,8 +4,12 @@ import type { RowFacts } from './describe.js'
 /** The text of every usage error, by its reason. */
 const texts = {
   target: (method: string, value: unknown): string =>
-    `${method}: expected a row or [Model, primaryKey], got ${describeValue(value)}. ` +
-    `Write ${method}(row, …) with an instance, or ${method}([WorkflowRun, id], …).`,
+    `${method}: expected a row, [Model, primaryKey] or [Model, { where }], got ${describeValue(value)}. ` +
+    `Write ${method}(row, …) with an instance, ${method}([WorkflowRun, id], …), or ${method}([User, { where: { email } }], …).`,
+  targetWhere: (method: string, model: string, value: object): string =>
+    `${method}: expected the where of [${model}, { where }] to name at least one column, and to stand alone, got the keys ${Object.keys(value).join(', ')}. Write ${method}([${model}, { where: { email } }], …).`,
+  targetSeveral: (method: string, model: string, columns: readonly string[], count: number): string =>
+    `${method}: ${count} rows of ${model} meet the where of the target (${columns.join(', ')}), and it must be exactly one, so nothing was written. Name the columns of a unique key in where, or the primary key.`,
   model: (method: string, value: unknown): string =>
     `${method}: expected an initialised Sequelize model, got ${describeValue(value)}. ` +
     `Call ${method}() after sequelize.define(…), Model.init(…) or new Sequelize({ models: […] }).`,
@@ -70,16 +74,16 @@ const texts = {
   documentConditions: (method: string, value: unknown): string =>
     `${method}: expected options.if to be an object of JSON columns and their conditions, got ${describeValue(value)}. Write { if: { progress: [exists('step_b')] } }.`,
   where: (method: string, value: unknown): string =>
-    `${method}: expected options.where to be an object of columns, got ${describeValue(value)}. Write { where: { status: 'running' } }.`,
+    `${method}: expected where to be an object of columns, got ${describeValue(value)}. Write { where: { status: 'running' } }.`,
   whereColumn: (method: string, model: string, name: string, isJson: boolean, names: readonly string[]): string =>
     `${method}: "${name}" is not an ordinary column of ${model}. ` +
     (isJson
-      ? `For a JSON column write { if: { ${name}: [equals('state', 'new')] } }.`
+      ? `A where is about ordinary columns; atomicUpdate() has conditions on documents: { if: { ${name}: [equals('state', 'new')] } }.`
       : `Its ordinary columns: ${names.join(', ')}.`),
   whereOperator: (method: string, operator: string | symbol): string =>
-    `${method}: options.where has ${String(operator)}, whose values this library does not bind. Use Op.eq, Op.ne, Op.gt, Op.gte, Op.lt, Op.lte, Op.in, Op.notIn, Op.is, Op.not, Op.between, Op.notBetween, Op.like, Op.notLike, Op.and, Op.or.`,
+    `${method}: where has ${String(operator)}, whose values this library does not bind. Use Op.eq, Op.ne, Op.gt, Op.gte, Op.lt, Op.lte, Op.in, Op.notIn, Op.is, Op.not, Op.between, Op.notBetween, Op.like, Op.notLike, Op.and, Op.or.`,
   whereValue: (method: string, name: string, value: unknown): string =>
-    `${method}: options.where compares "${name}" with ${describeValue(value)}, which does not fit its type. Databases convert such values silently: convert it first, for example with String(…) or Number(…).`,
+    `${method}: where compares "${name}" with ${describeValue(value)}, which does not fit its type. Databases convert such values silently: convert it first, for example with String(…) or Number(…).`,
   overlap: (method: string, one: readonly string[], other: readonly string[]): string =>
     `${method}: the paths ${JSON.stringify(one)} and ${JSON.stringify(other)} overlap, so their order would matter. Write them as one operation, or as two calls.`,
   value: (method: string, place: string, what: string): string =>

@@ -10,7 +10,7 @@ import { lockTransaction } from '../transactions/join.js'
  * Claims the instances of `refs` for one call before any row is locked: two concurrent calls must not share an
  * instance. A nested call, inside the callback that holds the instance, needs no claim.
  */
-export function claimInstances(refs: readonly RowRef[]): Claim {
+export function claimInstances(refs: readonly Pick<RowRef, 'instance'>[]): Claim {
   const claim: Claim = { transaction: undefined, isReleased: false }
   for (const { instance } of refs) if (instance && !lockTransaction(instance)) rowStateOf(instance).claim = claim
   return claim
@@ -19,7 +19,7 @@ export function claimInstances(refs: readonly RowRef[]): Claim {
 /** @throws {UsageError} another concurrent call or another transaction uses this instance */
 export function refuseOtherHolder(
   method: string,
-  { instance, facts }: RowRef,
+  { instance, facts }: Pick<RowRef, 'instance' | 'facts'>,
   transaction: Transaction | undefined,
 ): void {
   const state = findRowState(instance)

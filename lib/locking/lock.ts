@@ -2,8 +2,9 @@ import type { Logging, Model, Transaction, Transactionable } from 'sequelize'
 import { UnsavedChangesError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { checkOptions } from '../errors/check-options.js'
-import { identifyRow, identifyRows, refuseDuplicates } from '../rows/row-ref.js'
-import type { RowRef, Target } from '../rows/row-ref.js'
+import { identifyTarget, identifyTargets } from '../rows/row-query.js'
+import { refuseDuplicates, RowRef } from '../rows/row-ref.js'
+import type { Target } from '../rows/row-ref.js'
 import { refuseUnsavedChanges, rowStateOf, unsavedColumns } from '../rows/row-state.js'
 import type { Row } from '../sequelize/internals.js'
 import type { QueryContext } from '../sequelize/send.js'
@@ -11,6 +12,7 @@ import { startCall } from '../transactions/call.js'
 import type { Call } from '../transactions/call.js'
 import { runCallback } from '../transactions/callback.js'
 import { execute } from '../transactions/execute.js'
+import { withRows } from '../transactions/find-row.js'
 import { isInScope, lockTransaction, transactionToJoin } from '../transactions/join.js'
 import { checkRetryOptions } from '../transactions/retry.js'
 import type { RetryOptions } from '../transactions/retry.js'
@@ -53,10 +55,12 @@ export interface WithLockOptions extends LockWaitOptions, Logging, Transactionab
  *
  *     SELECT `id` AS `id`, `progress` AS `progress`, … FROM `workflow_runs` WHERE `id` = ? FOR UPDATE
  *
- * @returns the same instance
- * @throws {UsageError} before any SQL: no transaction, or a finished or read-only one; a row never saved
+ * @param target a row, `[Model, primaryKey]`, or `[Model, { where }]`
+ * @returns the same instance; for `[Model, …]`, a new one
+ * @throws {UsageError} before any SQL: no transaction, or a finished or read-only one; a row never saved. After the look-up:
+ *   several rows meet the `where`
  * @throws {UnsavedChangesError} before any SQL: the row has unsaved changes
- * @throws {RowNotFoundError} the row was deleted
+ * @throws {RowNotFoundError} the row was deleted, or no row meets the `where`
  * @throws {ConflictError} a deadlock, or a row newer than the transaction's snapshot
  * @throws {LockTimeoutError} another session held the lock longer than `timeoutMs`, or the timeout of the server
  * @example
@@ -66,7 +70,7 @@ export interface WithLockOptions extends LockWaitOptions, Logging, Transactionab
  *     })
  * @see https://dev.mysql.com/doc/refman/9.7/en/innodb-locking-reads.html
  */
-export async function lock<M extends Model>(row: M, options: LockOptions): Promise<M> {
+export async function lock<M extends Model>(target: Target<M>, options: LockOptions): Promise<M> {
   const method = 'lock'
   const { transaction, logging, ...wait } = checkOptions(method, options, [
     'transaction',
@@ -75,19 +79,21 @@ export async function lock<M extends Model>(row: M, options: LockOptions): Promi
     'logging',
   ])
   const timeoutMs = checkWait(method, wait)
-  const ref = identifyRow(method, row)
+  const row = identifyTarget(method, target)
   if (!transaction) throw usage.transactionMissing(method)
-  const { session, facts } = ref
+  const { session, facts } = row
   transactionToJoin(method, session, transaction, undefined)
-  refuseOtherHolder(method, ref, transaction)
-  refuseUnsavedChanges(method, ref)
+  refuseOtherHolder(method, row, transaction)
+  refuseUnsavedChanges(method, row)
   const call = await startCall({ method, session, row: facts, transaction, logging, timeoutMs })
-  await execute(
-    call,
-    { statements: (context, state) => acquireLock(call, ref, context, state!, false) },
-    { opensTransaction: false },
+  const locked = await withRows(call, [row], ([ref], own) =>
+    execute(
+      own,
+      { statements: (context, state) => acquireLock(own, ref!, context, state!, false) },
+      { opensTransaction: false },
+    ),
   )
-  return row
+  return locked as M
 }
 
 /**
@@ -109,10 +115,14 @@ export async function lock<M extends Model>(row: M, options: LockOptions): Promi
  * `fn` throws, the transaction is rolled back and the instance is restored; a joined transaction stays open, and its
  * owner rolls it back.
  *
- * @param target a row, or `[Model, primaryKey]`, which needs no earlier read
- * @throws {UsageError} before any SQL: a row never saved, a model without primary key, a read-only transaction
+ * For `[Model, { where }]`, the row is looked up first, before the transaction opens, or in a joined one with a lock; the
+ * locking read matches it only if it still meets the `where`, else it is looked up again.
+ *
+ * @param target a row; `[Model, primaryKey]`, which needs no earlier read; or `[Model, { where }]`: exactly one row
+ * @throws {UsageError} before any SQL: a row never saved, a model without primary key, a read-only transaction. After the
+ *   look-up: several rows meet the `where`
  * @throws {UnsavedChangesError} before any SQL: the row has unsaved changes; or after a rollback: `fn` left some
- * @throws {RowNotFoundError} the row was deleted; `fn` does not run
+ * @throws {RowNotFoundError} the row was deleted, or no row meets the `where`; `fn` does not run
  * @throws {OutsideTransactionError} a write in `fn` is not part of the transaction
  * @throws {ConflictError} the lock failed: a deadlock, or a row newer than the joined transaction's snapshot; or, with
  *   `retry`, the last attempt of `fn` ended in such a conflict
@@ -147,7 +157,7 @@ export type RowsOf<T extends readonly Target<Model>[]> = {
  * locks its parent), and through keys that only the collation of the database considers equal, such as 'é' and 'e'.
  * `retry` runs such a call again.
  *
- * @param targets rows, or `[Model, primaryKey]`, of one Sequelize instance, each row once
+ * @param targets rows, `[Model, primaryKey]` or `[Model, { where }]`, of one Sequelize instance, each row once
  * @param fn      gets the rows in the order of `targets`
  * @throws the errors of {@link withLock}
  * @example
@@ -183,39 +193,58 @@ async function runLocked<R>(
   const retry = checked.retry === undefined ? undefined : checkRetryOptions(method, checked.retry)
   checkIsolationLevel(method, isolationLevel)
   if (typeof given !== 'function') throw usage.callback(method, given)
-  const refs = identifyRows(method, targets)
-  const { session, facts } = refs[0]!
-  const holding = refs.find(({ instance }) => lockTransaction(instance))
+  const targeted = identifyTargets(method, targets)
+  const { session, facts } = targeted[0]!
+  const holding = targeted.find(({ instance }) => lockTransaction(instance))
   const joined = transactionToJoin(method, session, transaction, holding?.instance)
   if (joined && isolationLevel !== undefined) throw usage.isolationLevelJoined(method)
   if (joined && retry) throw usage.retryJoined(method)
-  for (const ref of refs) {
-    refuseOtherHolder(method, ref, joined)
-    refuseUnsavedChanges(method, ref)
+  for (const target of targeted) {
+    refuseOtherHolder(method, target, joined)
+    refuseUnsavedChanges(method, target)
   }
 
-  const claim = claimInstances(refs)
-  let rows: readonly Row[] = []
+  const claim = claimInstances(targeted)
   try {
     const call = await startCall({ method, session, row: facts, transaction: joined, logging, timeoutMs })
+    return await withRows(call, targeted, (refs, own) => {
+      refuseDuplicates(method, refs)
+      const acquire = (context: QueryContext, state: TransactionState): Promise<readonly Row[]> => {
+        claim.transaction = context.transaction
+        return acquireLocks(own, refs, context, state)
+      }
+      return runUnderLocks(own, acquire, fn, { opensTransaction: true, isolationLevel, retry })
+    })
+  } finally {
+    claim.isReleased = true
+  }
+}
+
+/** Runs `fn` with the rows that `acquire` has locked, in the transaction of the call or in a new one. */
+async function runUnderLocks<R>(
+  call: Call,
+  acquire: (context: QueryContext, state: TransactionState) => Promise<readonly Row[]>,
+  fn: (rows: readonly Row[], transaction: Transaction) => R | Promise<R>,
+  plan: Parameters<typeof execute>[2],
+): Promise<R> {
+  let rows: readonly Row[] = []
+  try {
     return await execute(
       call,
       {
         async statements(context, state) {
-          claim.transaction = context.transaction
-          rows = await acquireLocks(call, refs, context, state!)
+          rows = await acquire(context, state!)
           return rows
         },
         async callback(_rows, context, state) {
           const result = await runCallback(call, state, context.transaction!, () => fn(rows, context.transaction!))
-          refuseLeftChanges(call, refs, rows)
+          refuseLeftChanges(call, rows)
           return result
         },
       },
-      { opensTransaction: true, isolationLevel, retry },
+      plan,
     )
   } finally {
-    claim.isReleased = true
     for (const row of rows) {
       const { lock } = rowStateOf(row)
       rowStateOf(row).endCallback(lock !== undefined && lock.isScoped && isInScope(lock.transaction))
@@ -237,19 +266,18 @@ async function acquireLocks(
   // The database may consider two spellings of a key equal.
   refuseDuplicates(
     call.method,
-    rows.map((row) => identifyRow(call.method, row)),
+    rows.map((row) => RowRef.of(row)),
   )
   return rows
 }
 
 /** @throws {UnsavedChangesError} the callback left unsaved changes */
-function refuseLeftChanges({ method, transaction }: Call, refs: readonly RowRef[], rows: readonly Row[]): void {
-  for (const [index, row] of rows.entries()) {
-    const changed = unsavedColumns(refs[index]!.withInstance(row))
+function refuseLeftChanges({ method, transaction }: Call, rows: readonly Row[]): void {
+  for (const row of rows) {
+    const ref = RowRef.of(row)
+    const changed = unsavedColumns(ref)
     if (changed.length > 0) {
-      throw UnsavedChangesError.leftByCallback(method, refs[index]!.facts, changed, {
-        isJoined: transaction !== undefined,
-      })
+      throw UnsavedChangesError.leftByCallback(method, ref.facts, changed, { isJoined: transaction !== undefined })
     }
   }
 }

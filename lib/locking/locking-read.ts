@@ -1,17 +1,14 @@
-import type { Setting } from '../dialects/dialect.js'
 import { RowNotFoundError } from '../errors/errors.js'
 import { selectRow } from '../rows/read-row.js'
 import type { RowRead } from '../rows/read-row.js'
 import type { RowRef } from '../rows/row-ref.js'
 import { assignStored, refuseUnsavedChanges, rowStateOf } from '../rows/row-state.js'
-import { beginsImmediate, valuesOf } from '../sequelize/internals.js'
+import { valuesOf } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
-import { sendForHeader, sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
-import type { Session } from '../sequelize/session.js'
-import { Statement } from '../sequelize/statement.js'
 import type { Call } from '../transactions/call.js'
 import { toMissingRow } from '../transactions/execute.js'
+import { lockingRead } from '../transactions/lock-wait.js'
 import { unwritableError } from '../transactions/save-digits.js'
 import type { TransactionState } from '../transactions/transaction-state.js'
 
@@ -29,7 +26,9 @@ export async function acquireLock(
 ): Promise<Row> {
   let read: RowRead | undefined
   try {
-    read = await readLocked(call, ref, context)
+    read = await lockingRead(call, ref.model, context, (hint, clause) =>
+      selectRow(ref, call.dialect, context, hint, clause),
+    )
   } catch (error) {
     throw toMissingRow(error, call, ref.facts)
   }
@@ -49,52 +48,4 @@ export async function acquireLock(
       throw unwritableError(call.method, column, new RangeError('stored document'))
   }
   return instance
-}
-
-function readLocked(
-  { dialect, session, timeoutMs }: Call,
-  ref: RowRef,
-  context: QueryContext,
-): Promise<RowRead | undefined> {
-  const { hint = '', clause = dialect.lockClause, setting } = timeoutMs === undefined ? {} : dialect.lockWait(timeoutMs)
-  const read = async (): Promise<RowRead | undefined> => {
-    if (dialect.writerQueue && !beginsImmediate(context.transaction!)) await takeWriteLock(ref, session, context)
-    return selectRow(ref, dialect, context, hint, clause)
-  }
-  return setting ? withSetting(session, setting, context, read) : read()
-}
-
-/** Runs `fn` with a setting of the transaction's connection, then restores the former value. */
-async function withSetting<R>(
-  { sequelize }: Session,
-  { value, read, write }: Setting,
-  context: QueryContext,
-  fn: () => Promise<R>,
-): Promise<R> {
-  const set = async (text: string): Promise<void> => {
-    const [sql, ...binds] = write(text)
-    await sendForRows(sequelize, sql, binds, context)
-  }
-  const [answer] = await sendForRows<Record<string, unknown>>(sequelize, read, [], context)
-  const [before] = Object.values(answer!)
-  await set(value)
-  try {
-    return await fn()
-  } finally {
-    // After the transaction has ended, PostgreSQL has already restored the setting.
-    await set(String(before)).catch(() => undefined)
-  }
-}
-
-/** Takes SQLite's write lock by an UPDATE without effect: a deferred transaction that reads first may never get it. */
-async function takeWriteLock(
-  { model, primaryKey }: RowRef,
-  { sequelize }: Session,
-  context: QueryContext,
-): Promise<void> {
-  const update = new Statement(model)
-  const [attribute] = Object.keys(primaryKey)
-  const column = update.column(attribute!)
-  const sql = `UPDATE ${update.table()} SET ${column} = ${column} WHERE ${update.row(primaryKey)}`
-  await sendForHeader(sequelize, sql, update.binds, context)
 }

@@ -9,7 +9,7 @@ import {
   UnsupportedValueError,
 } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
-import { identifyRow } from '../rows/row-ref.js'
+import { identifyTarget } from '../rows/row-query.js'
 import type { RowRef, Target } from '../rows/row-ref.js'
 import { assignStored, refuseUnsavedChanges, rowStateOf } from '../rows/row-state.js'
 import { changedAttributes, keyFormat, valuesOf, versionAttribute } from '../sequelize/internals.js'
@@ -19,6 +19,7 @@ import { Statement } from '../sequelize/statement.js'
 import { startCall } from '../transactions/call.js'
 import type { Call } from '../transactions/call.js'
 import { isConflict, toLibraryError, toMissingRow } from '../transactions/execute.js'
+import { withRows } from '../transactions/find-row.js'
 import { transactionToJoin } from '../transactions/join.js'
 import { checkRetryOptions, retry } from '../transactions/retry.js'
 import type { RetryOptions } from '../transactions/retry.js'
@@ -71,8 +72,8 @@ export async function withOptimisticLock<M extends Model, R>(
   const { transaction, logging, ...checked } = checkOptions(method, options, ['transaction', 'retry', 'logging'])
   const policy = checked.retry && checkRetryOptions(method, checked.retry)
   if (typeof fn !== 'function') throw usage.callback(method, fn, 'row')
-  const ref = identifyRow(method, target)
-  const { session, facts, model, instance } = ref
+  const row = identifyTarget(method, target)
+  const { session, facts, model, instance } = row
   if (versionAttribute(model) === undefined) throw usage.noVersion(method, model.name)
   const joined = transactionToJoin(method, session, transaction, instance)
   if (joined && policy) throw usage.retryJoined(method)
@@ -85,16 +86,18 @@ export async function withOptimisticLock<M extends Model, R>(
     }
     return withLock(target, locked, { transaction: joined, ...quiet })
   }
-  refuseOtherHolder(method, ref, undefined)
-  refuseUnsavedChanges(method, ref)
-  const claim = claimInstances([ref])
+  refuseOtherHolder(method, row, undefined)
+  refuseUnsavedChanges(method, row)
+  const claim = claimInstances([row])
   try {
     const call = await startCall({ method, session, row: facts, transaction: undefined, logging })
     let attempts = 0
-    return await retry(
-      () => attemptSave(call, ref, (row) => fn(row as unknown as M), ++attempts),
-      (error) => error instanceof StaleRowError || (isConflict(error) && !(error instanceof CallbackFailed)),
-      policy ?? {},
+    return await withRows(call, [row], ([ref], own) =>
+      retry(
+        () => attemptSave(own, ref!, (row) => fn(row as unknown as M), ++attempts),
+        (error) => error instanceof StaleRowError || (isConflict(error) && !(error instanceof CallbackFailed)),
+        policy ?? {},
+      ),
     )
   } catch (error) {
     throw error instanceof CallbackFailed ? error.cause : error

@@ -31,10 +31,9 @@ export function selectRow(
   hint = '',
   clause = '',
 ): Promise<RowRead | undefined> {
-  const { model, primaryKey } = ref
-  const select = new Statement(model)
+  const select = new Statement(ref.model)
   const columns = rowSelection(ref, dialect, select)
-  const sql = `SELECT ${hint}${columns} FROM ${select.table()} WHERE ${select.row(primaryKey)} ${clause}`
+  const sql = `SELECT ${hint}${columns} FROM ${select.table()} WHERE ${ref.sql(select)} ${clause}`
   return readRow(ref, sql, select, context)
 }
 

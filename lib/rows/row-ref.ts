@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util'
 import { Model, Op } from 'sequelize'
-import type { ModelStatic, Sequelize } from 'sequelize'
+import type { Attributes, ModelStatic, Sequelize, WhereOptions } from 'sequelize'
 import type { Column } from '../dialects/dialect.js'
 import type { RowFacts, UsageError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
@@ -8,26 +8,53 @@ import { attributeType, fieldOf, modelOf, sequelizeOf, valuesOf } from '../seque
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { sessionOf } from '../sequelize/session.js'
 import type { Session } from '../sequelize/session.js'
+import type { Statement } from '../sequelize/statement.js'
+import { expectedOperand, fitsType } from './operand-types.js'
+import { conditionSql } from './row-conditions.js'
+import type { RowCondition } from './row-conditions.js'
 
 /**
- * The row that a function works on: an instance, or a model and a primary key, which needs no earlier read.
+ * The row that a function works on: an instance; a model and a primary key, which needs no earlier read; or a model and a
+ * `where`, which exactly one row meets.
  * An object has exactly the attributes of the key: `[Setting, { tenantId: 1, name: 'theme' }]`; a composite key needs one.
  */
-export type Target<M extends Model> = M | readonly [model: ModelStatic<M>, primaryKey: PrimaryKey]
+export type Target<M extends Model> =
+  | M
+  | readonly [model: ModelStatic<M>, primaryKey: PrimaryKey]
+  | readonly [model: ModelStatic<M>, condition: RowWhere<M>]
 
-export type PrimaryKey = string | number | bigint | Date | Uint8Array | { readonly [attribute: string]: unknown }
+export type PrimaryKey =
+  string | number | bigint | Date | Uint8Array | { readonly [attribute: string]: unknown; readonly where?: never }
+
+/**
+ * The one row that meets these conditions on its ordinary columns: `[User, { where: { email } }]`. As for `Model.update`,
+ * the `where` of the model's scope holds too, and rows that a `paranoid` model has deleted do not match. Sequelize's language
+ * with the operators eq, ne, gt, gte, lt, lte, in, notIn, is, not, between, notBetween, like, notLike, and, or: all values are
+ * bound.
+ */
+export interface RowWhere<M extends Model> {
+  readonly where: WhereOptions<Attributes<M>>
+}
 
 /** A reference to one row: model, primary key and, if there is one, the instance. */
 export class RowRef {
   readonly model: RowModel
   readonly primaryKey: Readonly<Record<string, unknown>>
-  /** The instance; `undefined` if the target was `[Model, primaryKey]`. */
+  /** The instance; `undefined` if the target was `[Model, …]`. */
   readonly instance: Row | undefined
+  /** For a row that was found by its columns: its conditions, without which it is no longer the row. */
+  readonly conditions: readonly RowCondition[]
 
-  constructor(model: RowModel, primaryKey: Readonly<Record<string, unknown>>, instance?: Row) {
+  constructor(
+    model: RowModel,
+    primaryKey: Readonly<Record<string, unknown>>,
+    instance?: Row,
+    conditions: readonly RowCondition[] = [],
+  ) {
     this.model = model
     this.primaryKey = primaryKey
     this.instance = instance
+    this.conditions = conditions
   }
 
   /** The row of an instance, by the primary key in memory. */
@@ -62,9 +89,15 @@ export class RowRef {
     return JSON.stringify([this.model.getTableName(), ...values.map(([, value]) => canonicalText(value))])
   }
 
-  /** The same row, with the instance that was read for it. */
-  withInstance(instance: Row): RowRef {
-    return new RowRef(this.model, this.primaryKey, instance)
+  /** The same row, by its primary key alone. */
+  get byKey(): RowRef {
+    return this.conditions.length === 0 ? this : new RowRef(this.model, this.primaryKey, this.instance)
+  }
+
+  /** The SQL that matches the row. The binds of the primary key are the last ones. */
+  sql(statement: Statement): string {
+    const conditions = this.conditions.map((each) => conditionSql(each, statement))
+    return [statement.row(this.primaryKey), ...conditions].join(' AND ')
   }
 }
 
@@ -110,18 +143,6 @@ export function identifyRow<M extends Model>(method: string, target: Target<M>):
   return new RowRef(model, checkedKey(method, model, keyFromInstance(method, model, instance)), instance)
 }
 
-/**
- * Resolves targets to rows, in the same order.
- * @throws {UsageError} a target is invalid, two targets are one row, or they belong to different Sequelize instances
- */
-export function identifyRows(method: string, targets: readonly Target<Model>[]): readonly RowRef[] {
-  if (!Array.isArray(targets) || targets.length === 0) throw usage.targets(method, targets)
-  const refs = targets.map((target: Target<Model>) => identifyRow(method, target))
-  if (refs.some(({ session }) => session !== refs[0]!.session)) throw usage.targetsApart(method)
-  refuseDuplicates(method, refs)
-  return refs
-}
-
 /** @throws {UsageError} two of the references are the same row */
 export function refuseDuplicates(method: string, refs: readonly RowRef[]): void {
   const seen = new Set<string>()
@@ -159,12 +180,6 @@ function keyFromInstance(method: string, model: RowModel, instance: Row): Record
   )
 }
 
-export const integerTypes: readonly string[] = ['TINYINT', 'SMALLINT', 'MEDIUMINT', 'INTEGER', 'BIGINT']
-export const fractionTypes: readonly string[] = ['DECIMAL', 'FLOAT', 'REAL', 'DOUBLE PRECISION']
-const numberTypes = [...integerTypes, ...fractionTypes]
-const dateTypes = ['DATE', 'DATEONLY']
-const stringTypes = ['STRING', 'CHAR', 'TEXT', 'UUID', 'ENUM', 'CITEXT']
-
 // MySQL compares '7x' = 7 and 'abc' = 0 as equal: a key of the wrong type would match other rows.
 function checkedKey(method: string, model: RowModel, key: Record<string, unknown>): Record<string, unknown> {
   for (const [name, value] of Object.entries(key)) {
@@ -172,31 +187,6 @@ function checkedKey(method: string, model: RowModel, key: Record<string, unknown
     if (!fitsType(type, value)) throw usage.primaryKeyType(method, model.name, name, expectedOperand(type), value)
   }
   return key
-}
-
-/** Whether a database compares a value with a column of a type without converting it. */
-export function fitsType(type: string, value: unknown): boolean {
-  const isNumber =
-    typeof value === 'bigint' ||
-    // A rounded number would match another row.
-    (Number.isInteger(value) ? Number.isSafeInteger(value) : Number.isFinite(value)) ||
-    (typeof value === 'string' && /^-?\d+(\.\d+)?$/.test(value))
-  const isOther = typeof value === 'boolean' || value instanceof Date || value instanceof Uint8Array
-  const expected = expectedOperand(type)
-  if (expected === 'a number') return isNumber
-  if (expected === 'a string') return typeof value === 'string' || (value instanceof Uint8Array && type !== 'UUID')
-  return (isNumber || isOther || typeof value === 'string') && (expected === 'a value' || isDate(value))
-}
-
-/** What a column of a type is compared with. */
-export function expectedOperand(type: string): 'a number' | 'a string' | 'a date' | 'a value' {
-  if (numberTypes.includes(type)) return 'a number'
-  if (stringTypes.includes(type)) return 'a string'
-  return dateTypes.includes(type) ? 'a date' : 'a value'
-}
-
-function isDate(value: unknown): boolean {
-  return !Number.isNaN(new Date(value as Date | string | number).getTime())
 }
 
 /** @throws {UsageError} `column` is not the name of a JSON attribute */

@@ -368,8 +368,11 @@ export function assignStored(row: Row, stored: Readonly<Record<string, unknown>>
   }
 }
 
+/** The target of a call, which may have an instance. */
+type Holder = Pick<RowRef, 'instance' | 'model' | 'facts'>
+
 /** The attributes with unsaved changes; only those in `columns`, if given. */
-export function unsavedColumns(ref: RowRef, columns?: readonly string[]): readonly string[] {
+export function unsavedColumns(ref: Holder, columns?: readonly string[]): readonly string[] {
   const { instance, model } = ref
   if (!instance) return []
   findRowState(instance)?.markChangesInPlace()
@@ -379,7 +382,7 @@ export function unsavedColumns(ref: RowRef, columns?: readonly string[]): readon
 }
 
 /** @throws {UnsavedChangesError} the instance, or one of its `columns` if given, has unsaved changes */
-export function refuseUnsavedChanges(method: string, ref: RowRef, columns?: readonly string[]): void {
+export function refuseUnsavedChanges(method: string, ref: Holder, columns?: readonly string[]): void {
   const changed = unsavedColumns(ref, columns)
   if (changed.length > 0) throw UnsavedChangesError.beforeCall(method, ref.facts, changed)
 }

@@ -7,9 +7,10 @@ export type Row = Model<object, object>
 export type RowModel = ModelStatic<Row>
 
 interface ModelInternals {
-  readonly _timestampAttributes: { readonly updatedAt?: string }
+  readonly _timestampAttributes: { readonly updatedAt?: string; readonly deletedAt?: string }
   readonly _versionAttribute?: string
   readonly _jsonAttributes: ReadonlySet<string>
+  readonly _scope?: { readonly where?: unknown }
   runHooks(name: string, ...args: unknown[]): Promise<void>
 }
 
@@ -101,6 +102,15 @@ export function updatedAtAttribute(model: RowModel): string | undefined {
 /** The attribute of Sequelize's optimistic lock (`version: true`), if the model has one. */
 export function versionAttribute(model: RowModel): string | undefined {
   return modelInternals(model)._versionAttribute
+}
+
+/** The conditions that Sequelize adds to each `where`: that of the model's scope, and that the row is not deleted. */
+export function whereOfModel(model: RowModel): unknown[] {
+  const { _scope: scope, _timestampAttributes: timestamps } = modelInternals(model)
+  const { deletedAt } = timestamps
+  const { [deletedAt as never]: attribute } = model.getAttributes() as Record<string, { defaultValue?: unknown }>
+  const notDeleted = deletedAt === undefined ? [] : [{ [deletedAt]: attribute?.defaultValue ?? null }]
+  return [...(scope?.where === undefined ? [] : [scope.where]), ...notDeleted]
 }
 
 /** The names of a model's JSON attributes. */

@@ -5,14 +5,16 @@ import { overlap } from '../json/combine.js'
 import type { Changes, JsonColumn } from '../json/document-types.js'
 import { isCondition, isOperation } from '../json/operation.js'
 import type { Condition } from '../json/operation.js'
-import { identifyRow, jsonColumnType } from '../rows/row-ref.js'
-import type { RowRef, Target } from '../rows/row-ref.js'
+import { rowConditions } from '../rows/row-conditions.js'
+import { identifyTarget } from '../rows/row-query.js'
+import type { TargetRow } from '../rows/row-query.js'
+import { jsonColumnType } from '../rows/row-ref.js'
+import type { Target } from '../rows/row-ref.js'
 import { jsonAttributes } from '../sequelize/internals.js'
 import type { RetryOptions } from '../transactions/retry.js'
 import { writeRow } from './atomic-write.js'
 import { ordinaryChanges } from './columns.js'
 import type { Plus } from './columns.js'
-import { rowConditions } from './row-conditions.js'
 import type { DocumentChange } from './update-document.js'
 
 export interface AtomicUpdateOptions<M extends Model = Model> extends Logging, Transactionable {
@@ -63,10 +65,10 @@ const optionNames = ['transaction', 'where', 'if', 'returning', 'retry', 'loggin
  *
  * For several JSON columns of which some are NULL, the statement is sent again for each combination, until one matches.
  *
- * @param target  a row, or `[Model, primaryKey]`, which needs no earlier read
+ * @param target  a row; `[Model, primaryKey]`, which needs no earlier read; or `[Model, { where }]`, as {@link mergeJsonKey}
  * @param changes by attribute: an array of operations for a JSON column, a value or {@link plus} for an ordinary one
  * @returns the row, with the changes in memory or, with `returning: true`, its changed columns as stored. For
- *   `[Model, primaryKey]`: nothing or, with `returning: true`, the row as stored
+ *   `[Model, …]`: nothing or, with `returning: true`, the row as stored
  * @throws the errors of {@link updateJson}, for each JSON column
  * @throws {UsageError} before any SQL: no such attribute, a wrong type of change, a `where` whose values cannot be bound
  * @throws {ValidationError} of Sequelize, before any SQL: a validator of the model refuses a value
@@ -95,7 +97,7 @@ export async function atomicUpdate(
   options: AtomicUpdateOptions = {},
 ): Promise<unknown> {
   const method = 'atomicUpdate'
-  const row = identifyRow(method, target)
+  const row = identifyTarget(method, target)
   const { where, if: conditions = {}, ...others } = checkOptions(method, options, optionNames)
   const isObject = typeof changes === 'object' && changes !== null && !Array.isArray(changes)
   if (!isObject || Object.keys(changes).length === 0) throw usage.changes(method, row.model.name, changes)
@@ -113,7 +115,7 @@ export async function atomicUpdate(
 /** The changes of JSON columns, and the columns that only have conditions. */
 function documentChanges(
   method: string,
-  { model }: RowRef,
+  { model }: TargetRow,
   changes: Readonly<Record<string, unknown>>,
   conditions: Readonly<Record<string, unknown>>,
 ): readonly DocumentChange[] {

@@ -9,8 +9,12 @@ import { isCondition } from '../json/operation.js'
 import type { Operation } from '../json/operation.js'
 import type { JsonValue } from '../json/values.js'
 import { readRow, rowSelection, selectRow } from '../rows/read-row.js'
-import { identifyRow, jsonColumnType } from '../rows/row-ref.js'
-import type { RowRef, Target } from '../rows/row-ref.js'
+import { conditionSql } from '../rows/row-conditions.js'
+import type { RowCondition } from '../rows/row-conditions.js'
+import { identifyTarget } from '../rows/row-query.js'
+import type { TargetRow } from '../rows/row-query.js'
+import { jsonColumnType, RowRef } from '../rows/row-ref.js'
+import type { Target } from '../rows/row-ref.js'
 import { assignStored, findRowState, refuseUnsavedChanges, rowStateOf } from '../rows/row-state.js'
 import { isChanged, updatedAtAttribute, valuesOf, versionAttribute } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
@@ -21,6 +25,7 @@ import { Statement } from '../sequelize/statement.js'
 import { startCall } from '../transactions/call.js'
 import type { Call } from '../transactions/call.js'
 import { execute } from '../transactions/execute.js'
+import { withRows } from '../transactions/find-row.js'
 import { lockTransaction, transactionToJoin } from '../transactions/join.js'
 import { applyToOtherInstances } from '../transactions/other-instances.js'
 import { checkRetryOptions } from '../transactions/retry.js'
@@ -31,20 +36,18 @@ import type { BatchableCall } from './coalesce.js'
 import { validatedChanges, valueAfter } from './columns.js'
 import type { ColumnChange } from './columns.js'
 import type { JsonWriteOptions } from './options.js'
-import { conditionSql } from './row-conditions.js'
-import type { RowCondition } from './row-conditions.js'
 import { asLoaded, readDocument, updateDocuments } from './update-document.js'
 import type { DocumentChange, DocumentColumn, UpdateResult } from './update-document.js'
 
 /** A reference to the document that a call changes. */
 interface DocumentRef extends DocumentColumn {
   readonly method: string
-  readonly row: RowRef
+  readonly row: TargetRow
 }
 
 /** Resolves a target and a column to a document. */
 export function identifyDocument(method: string, target: Target<Model>, column: string): DocumentRef {
-  const row = identifyRow(method, target)
+  const row = identifyTarget(method, target)
   return { method, row, column, type: jsonColumnType(method, row.model, column) }
 }
 
@@ -65,7 +68,7 @@ export async function write(
 /** What a call writes to one row. */
 interface RowRequest {
   readonly method: string
-  readonly row: RowRef
+  readonly row: TargetRow
   readonly documents: readonly DocumentChange[]
   /** The changes of ordinary columns, which setters and validators have not seen yet. */
   readonly changes: Readonly<Record<string, unknown>>
@@ -117,11 +120,10 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
   refuseUnsavedChanges(method, row, [...changed, ...Object.keys(changes)])
   const hasColumns = Object.keys(changes).length > 0
   const isOneDocument = documents.length === 1 && !hasColumns && where.length === 0
-  const isBatched = !joined && isOneDocument && (coalesced ?? policyOf(model).coalesce)
+  const isBatched = !joined && isOneDocument && row instanceof RowRef && (coalesced ?? policyOf(model).coalesce)
 
   const perform = async (): Promise<Written> => {
     const columns = hasColumns ? await validatedChanges(method, row, changes) : []
-    const whole: AtomicWrite = { row, documents, columns, where, answer, calls: 1, now: new Date() }
     const call = await startCall({ method, session, row: row.facts, transaction: joined, logging })
     for (const each of documents) refuseUnsupported(method, each.column, each, call.dialect)
     for (const each of columns) if ('plus' in each) refuseClampedSum(method, each.attribute, call.dialect)
@@ -129,13 +131,16 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
       const opensTransaction = answer !== 'nothing' && call.dialect.matched !== undefined
       const statements = (context: QueryContext, state: TransactionState | undefined): Promise<Written> =>
         state
-          ? state.runCall(row.key, `${method}()`, () => updateInTransaction(own, sent, context, state))
+          ? state.runCall(sent.row.key, `${method}()`, () => updateInTransaction(own, sent, context, state))
           : updateRow(own, sent, context)
       return execute(own, { statements }, { opensTransaction, retry })
     }
-    const written = isBatched ? await sendBatched(call, whole, options, send) : await send(call, whole)
-    if (instance && !joined) applyToInstance(instance, whole, written)
-    return written
+    return withRows(call, [row], async ([ref], own) => {
+      const whole: AtomicWrite = { row: ref!, documents, columns, where, answer, calls: 1, now: new Date() }
+      const written = isBatched ? await sendBatched(own, whole, options, send) : await send(own, whole)
+      if (instance && !joined) applyToInstance(instance, whole, written)
+      return written
+    })
   }
   return isBatched ? trackUnsettled(session, perform()) : perform()
 }
@@ -249,7 +254,7 @@ async function sendUpdate(
   const { method, dialect, session } = call
   const { sequelize } = session
   const { row, documents, columns, where, calls, now, answer } = write
-  const { model, primaryKey } = row
+  const { model } = row
   const { prepares = false, maxBinds = Infinity } = connectorOf(sequelize.getDialect())
   const isPrepared = prepares && mayPad
   const statement = new Statement(model)
@@ -285,7 +290,7 @@ async function sendUpdate(
     assignments.push(`${statement.column(version)} = COALESCE(${statement.column(version)}, 0) + ${by}`)
   }
   const conditions = [...guards, ...where.map((each) => conditionSql(each, statement))]
-  const all = [statement.row(primaryKey), ...conditions].join(' AND ')
+  const all = [row.sql(statement), ...conditions].join(' AND ')
   const sql = `${[...prefixes].join('')}UPDATE ${[...hints].join('')}${statement.table()} SET ${assignments.join(', ')} WHERE ${all}`
   const bytes = statement.bytes(sql, dialect.maxStatementBytes)
   const binds = statement.countBinds(sql, maxBinds)
@@ -328,7 +333,7 @@ async function sendUpdate(
 /** Reads what a write has stored, in its transaction, on a database without RETURNING. */
 async function readWritten(
   call: Call,
-  { row, documents, answer }: AtomicWrite,
+  { row: { byKey: row }, documents, answer }: AtomicWrite,
   context: QueryContext,
 ): Promise<Written> {
   // Not from an older snapshot, if the UPDATE has changed nothing.

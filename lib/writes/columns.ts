@@ -1,7 +1,7 @@
 import { Utils } from 'sequelize'
 import { usage } from '../errors/usage.js'
 import { isOperation } from '../json/operation.js'
-import { expectedOperand, fitsType, fractionTypes, integerTypes } from '../rows/row-ref.js'
+import { expectedOperand, fitsType, fractionTypes, integerTypes } from '../rows/operand-types.js'
 import type { RowRef } from '../rows/row-ref.js'
 import {
   attributeType,
@@ -87,7 +87,7 @@ export function ordinaryChanges(
  */
 export async function validatedChanges(
   method: string,
-  { model }: RowRef,
+  { model }: Pick<RowRef, 'model'>,
   changes: Readonly<Record<string, unknown>>,
 ): Promise<readonly ColumnChange[]> {
   const sums = Object.entries(changes).flatMap(([attribute, value]) =>

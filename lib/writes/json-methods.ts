@@ -34,15 +34,19 @@ type ByKey<M extends Model> = readonly [model: { new (): M }, primaryKey: unknow
  *
  * If this matches no row, a second UPDATE, for a column that is NULL, starts from an empty object.
  *
- * @param target a row, or `[Model, primaryKey]`, which needs no earlier read
+ * For `[Model, { where }]`, a SELECT finds the row first, and the UPDATE has its primary key and the `where`: a row that has
+ * ceased to meet it is not written, and is looked up again.
+ *
+ * @param target a row; `[Model, primaryKey]`, which needs no earlier read; or `[Model, { where }]`: exactly one row
  * @param value  any JSON value; `null` stores JSON null, `undefined` is refused
  * @returns the row. Its column has the operation applied to the value in memory or, with `returning: true`, the whole
- *   stored document. For `[Model, primaryKey]`: nothing or, with `returning: true`, the whole stored document.
- * @throws {UsageError} before any SQL: not a JSON column, not a JSON value, an unknown option
+ *   stored document. For `[Model, …]`: nothing or, with `returning: true`, the whole stored document.
+ * @throws {UsageError} before any SQL: not a JSON column, not a JSON value, an unknown option. After the look-up: several rows
+ *   meet the `where`
  * @throws {UnsupportedValueError} before the write: a key or value that this database cannot hold exactly
  * @throws {UnsavedChangesError} before any SQL: the column has unsaved changes on this row
  * @throws {OutsideTransactionError} before any SQL: inside `withLock`, without its transaction
- * @throws {RowNotFoundError} the row does not exist
+ * @throws {RowNotFoundError} the row does not exist, or no row meets the `where`
  * @throws {JsonShapeError} the column holds an array or a scalar; nothing was written
  * @throws {ConditionNotMetError} the stored document does not meet the option `if`; nothing was written
  * @throws {ConflictError} a deadlock, or a row newer than the caller's snapshot; nothing was written

@@ -15,6 +15,8 @@ import type { Condition } from '../json/operation.js'
 import { applyAll, findMismatch, inStoredSpelling, meets } from '../json/semantics.js'
 import type { Mismatch } from '../json/semantics.js'
 import type { JsonValue } from '../json/values.js'
+import { columnsOf, conditionSql } from '../rows/row-conditions.js'
+import type { RowCondition } from '../rows/row-conditions.js'
 import type { RowRef } from '../rows/row-ref.js'
 import { versionAttribute } from '../sequelize/internals.js'
 import { failureOf, sendForHeader, sendForRows } from '../sequelize/send.js'
@@ -22,8 +24,6 @@ import type { QueryContext } from '../sequelize/send.js'
 import { Statement } from '../sequelize/statement.js'
 import type { Call } from '../transactions/call.js'
 import type { ColumnChange } from './columns.js'
-import { columnsOf, conditionSql } from './row-conditions.js'
-import type { RowCondition } from './row-conditions.js'
 
 /** A JSON attribute and its type. */
 export interface DocumentColumn {
@@ -183,12 +183,13 @@ function isReplacedAsWhole({ operations, conditions }: Change): boolean {
  */
 async function compareColumns(
   { method, session, dialect }: Call,
-  { model, primaryKey, facts }: RowRef,
+  ref: RowRef,
   changes: readonly ColumnChange[],
   where: readonly RowCondition[],
   context: QueryContext,
 ): Promise<boolean> {
-  const select = new Statement(model)
+  const { facts } = ref
+  const select = new Statement(ref.model)
   const flag = (sql: string, name: string): string => `CASE WHEN ${sql} THEN 1 ELSE 0 END AS ${select.name(name)}`
   const conditions = where.map((each, index) => flag(conditionSql(each, select), `met${index}`))
   const values = changes.map((change) => {
@@ -197,7 +198,7 @@ async function compareColumns(
     return change.value === null ? `${column} IS NULL` : `${column} = ${select.value(change.attribute, change.value)}`
   })
   const flags = [...conditions, flag(['1 = 1', ...values].join(' AND '), 'isThere')]
-  const sql = `SELECT ${flags.join(', ')} FROM ${select.table()} WHERE ${select.row(primaryKey)}`
+  const sql = `SELECT ${flags.join(', ')} FROM ${select.table()} WHERE ${ref.sql(select)}`
   const locked = context.transaction ? `${sql} ${dialect.lockClause}` : sql
   const [row] = await sendForRows<Record<string, unknown>>(session.sequelize, locked, select.binds, context)
   if (!row) throw new RowNotFoundError(method, facts)
@@ -238,16 +239,17 @@ function isAlreadyThere(
  */
 export async function readDocument(
   { method, dialect, session }: Call,
-  { model, primaryKey, facts }: RowRef,
+  ref: RowRef,
   { column, type }: DocumentColumn,
   context: QueryContext,
 ): Promise<StoredDocument> {
+  const { model, facts } = ref
   const select = new Statement(model)
   const target: Column = { sql: select.column(column), type }
   const set = dialect.characterSet ? `, ${dialect.characterSet.of(target)} AS ${select.name('characterSet')}` : ''
   const isNull = `${target.sql} IS NULL AS ${select.name('isNull')}`
   const stored = `${dialect.documentText(target)} AS ${select.name('document')}, ${target.sql} AS ${select.name('loaded')}, ${isNull}${set}`
-  const sql = `SELECT ${stored} FROM ${select.table()} WHERE ${select.row(primaryKey)}`
+  const sql = `SELECT ${stored} FROM ${select.table()} WHERE ${ref.sql(select)}`
   const locked = context.transaction ? `${sql} ${dialect.lockClause}` : sql
   const [row] = await sendForRows<{
     document: string | null
@@ -276,7 +278,7 @@ export function asLoaded(text: string | null, loaded: unknown): JsonValue {
 /** Rewrites the document in the form that the JSON functions read, unless another writer has changed it. */
 async function normalizeDocument(
   { dialect, session }: Call,
-  { model, primaryKey }: RowRef,
+  ref: RowRef,
   { column, type }: DocumentColumn,
   context: QueryContext,
   text: string,
@@ -284,8 +286,8 @@ async function normalizeDocument(
   const { normalizeStoredText: normalize } = dialect
   const normalized = normalize?.text(text)
   if (!normalize || normalized === undefined) return
-  const update = new Statement(model)
+  const update = new Statement(ref.model)
   const target: Column = { sql: update.column(column), type }
-  const sql = `UPDATE ${update.table()} SET ${target.sql} = ${update.bind(normalized)} WHERE ${update.row(primaryKey)} AND ${normalize.isText(target, update.bind(text))}`
+  const sql = `UPDATE ${update.table()} SET ${target.sql} = ${update.bind(normalized)} WHERE ${ref.sql(update)} AND ${normalize.isText(target, update.bind(text))}`
   await sendForHeader(session.sequelize, sql, update.binds, context)
 }

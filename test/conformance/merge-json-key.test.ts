@@ -267,7 +267,7 @@ eachDatabase('mergeJsonKey', (database) => {
       'a where': [
         (run) => mergeJsonKey<WorkflowRun, 'progress', string>({ where: { id: run.id } } as never, 'progress', 'k', 1),
         UsageError,
-        /a row or \[Model, primaryKey\]/,
+        /a row, \[Model, primaryKey\] or \[Model, \{ where \}\]/,
       ],
       'a row never saved': [() => Runs.build().mergeJsonKey('progress', 'k', 1), UsageError, /never saved.*save\(\)/],
       'a key that MySQL would convert': [

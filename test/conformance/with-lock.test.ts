@@ -383,7 +383,7 @@ eachDatabase('withLock', (database) => {
       ],
       'neither row nor [Model, primaryKey]': [
         () => withLock({} as never, () => undefined),
-        /a row or \[Model, primaryKey\]/,
+        /a row, \[Model, primaryKey\] or \[Model, \{ where \}\]/,
       ],
       'lock() without a transaction': [(run) => lock(run, {} as never), /sequelize\.transaction\(async/],
     }

@@ -97,6 +97,10 @@ export async function typed(run: Run, sequelize: Sequelize, transaction: Transac
   await run.atomicUpdate({ finishedAt: plus(1) })
   // @ts-expect-error no such column
   await run.atomicUpdate({ titel: 'x' })
+  await mergeJsonKey([Run, { where: { title: 'x', id: [1, 2] } }], 'progress', 'step_a', 'done')
+  await withLock([Run, { where: { title: 'x' } }], (locked) => expectTypeOf(locked).toEqualTypeOf<Run>())
+  // @ts-expect-error no such column in the where of a target
+  await mergeJsonKey([Run, { where: { titel: 'x' } }], 'progress', 'step_a', 'done')
   // @ts-expect-error no such column in where
   await run.atomicUpdate({ title: 'x' }, { where: { titel: 'y' } })
   // @ts-expect-error conditions belong to a JSON column

@@ -1,9 +1,9 @@
 import { Op } from 'sequelize'
 import { usage } from '../errors/usage.js'
-import { fitsType } from '../rows/row-ref.js'
 import { attributeType, jsonAttributes } from '../sequelize/internals.js'
 import type { RowModel } from '../sequelize/internals.js'
 import type { Statement } from '../sequelize/statement.js'
+import { fitsType } from './operand-types.js'
 
 /** A condition on the ordinary columns of a row, as frozen data: values become binds. */
 export type RowCondition =

@@ -1,0 +1,86 @@
+import type { Model } from 'sequelize'
+import type { RowFacts } from '../errors/errors.js'
+import { usage } from '../errors/usage.js'
+import { whereOfModel } from '../sequelize/internals.js'
+import type { RowModel } from '../sequelize/internals.js'
+import { sessionOf } from '../sequelize/session.js'
+import type { Session } from '../sequelize/session.js'
+import type { Statement } from '../sequelize/statement.js'
+import { conditionSql, rowConditions } from './row-conditions.js'
+import type { RowCondition } from './row-conditions.js'
+import { identifyRow, isModel, refuseDuplicates, RowRef } from './row-ref.js'
+import type { Target } from './row-ref.js'
+
+/** A row that has to be found first, by conditions on its ordinary columns. */
+export class RowQuery {
+  readonly model: RowModel
+  readonly instance = undefined
+  readonly conditions: readonly RowCondition[]
+
+  constructor(model: RowModel, conditions: readonly RowCondition[]) {
+    this.model = model
+    this.conditions = conditions
+  }
+
+  get session(): Session {
+    return sessionOf(this.model.sequelize!)
+  }
+
+  /** For error texts; the primary key is not known yet. */
+  get facts(): RowFacts {
+    return { model: this.model.name, primaryKey: {} }
+  }
+
+  /** The SQL of the conditions. */
+  sql(statement: Statement): string {
+    return this.conditions.map((each) => conditionSql(each, statement)).join(' AND ')
+  }
+}
+
+/** A row, or a row that has to be found first. */
+export type TargetRow = RowRef | RowQuery
+
+/**
+ * Resolves a target to a row, or to the query that finds it.
+ * @throws {UsageError} `target` is no instance, no [Model, primaryKey] and no [Model, { where }]
+ */
+export function identifyTarget<M extends Model>(method: string, target: Target<M>): TargetRow {
+  const isPair = Array.isArray(target) && target.length === 2
+  const query = isPair ? queryOf(method, target as unknown as [unknown, unknown]) : undefined
+  return query ?? identifyRow(method, target)
+}
+
+/** The query of [Model, { where }]; `undefined` for a primary key. */
+function queryOf(method: string, [model, value]: readonly [unknown, unknown]): RowQuery | undefined {
+  if (!isModel(model) || !isWhere(model, value)) return undefined
+  if (model.primaryKeyAttributes.length === 0) throw usage.noPrimaryKey(method, model.name)
+  const { where, ...others } = value
+  const conditions = rowConditions(method, model, where)
+  if (conditions.length === 0 || Object.keys(others).length > 0) throw usage.targetWhere(method, model.name, value)
+  return new RowQuery(model, [...conditions, ...conditionsOfModel(method, model)])
+}
+
+/** The conditions that Sequelize adds to each `where`: those of the scope, and that the row is not deleted. */
+function conditionsOfModel(method: string, model: RowModel): readonly RowCondition[] {
+  return whereOfModel(model).flatMap((where) => rowConditions(method, model, where))
+}
+
+function isWhere(model: RowModel, value: unknown): value is { readonly where: unknown } {
+  const isObject = typeof value === 'object' && value !== null && Object.hasOwn(value, 'where')
+  return isObject && !model.primaryKeyAttributes.includes('where')
+}
+
+/**
+ * Resolves targets, in the same order.
+ * @throws {UsageError} a target is invalid, two targets are one row, or they belong to different Sequelize instances
+ */
+export function identifyTargets(method: string, targets: readonly Target<Model>[]): readonly TargetRow[] {
+  if (!Array.isArray(targets) || targets.length === 0) throw usage.targets(method, targets)
+  const rows = targets.map((target: Target<Model>) => identifyTarget(method, target))
+  if (rows.some(({ session }) => session !== rows[0]!.session)) throw usage.targetsApart(method)
+  refuseDuplicates(
+    method,
+    rows.filter((row) => row instanceof RowRef),
+  )
+  return rows
+}

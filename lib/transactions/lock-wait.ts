@@ -1,0 +1,56 @@
+import type { Setting } from '../dialects/dialect.js'
+import { beginsImmediate } from '../sequelize/internals.js'
+import type { RowModel } from '../sequelize/internals.js'
+import { sendForHeader, sendForRows } from '../sequelize/send.js'
+import type { QueryContext } from '../sequelize/send.js'
+import type { Session } from '../sequelize/session.js'
+import { Statement } from '../sequelize/statement.js'
+import type { Call } from './call.js'
+
+/**
+ * Runs a locking read in a transaction, and limits its wait as the call says.
+ * @param read gets the SQL after SELECT, and the SQL at the end of the statement
+ */
+export function lockingRead<R>(
+  { dialect, session, timeoutMs }: Call,
+  model: RowModel,
+  context: QueryContext,
+  read: (hint: string, clause: string) => Promise<R>,
+): Promise<R> {
+  const { hint = '', clause = dialect.lockClause, setting } = timeoutMs === undefined ? {} : dialect.lockWait(timeoutMs)
+  const locked = async (): Promise<R> => {
+    if (dialect.writerQueue && !beginsImmediate(context.transaction!)) await takeWriteLock(model, session, context)
+    return read(hint, clause)
+  }
+  return setting ? withSetting(session, setting, context, locked) : locked()
+}
+
+/** Runs `fn` with a setting of the transaction's connection, then restores the former value. */
+async function withSetting<R>(
+  { sequelize }: Session,
+  { value, read, write }: Setting,
+  context: QueryContext,
+  fn: () => Promise<R>,
+): Promise<R> {
+  const set = async (text: string): Promise<void> => {
+    const [sql, ...binds] = write(text)
+    await sendForRows(sequelize, sql, binds, context)
+  }
+  const [answer] = await sendForRows<Record<string, unknown>>(sequelize, read, [], context)
+  const [before] = Object.values(answer!)
+  await set(value)
+  try {
+    return await fn()
+  } finally {
+    // After the transaction has ended, PostgreSQL has already restored the setting.
+    await set(String(before)).catch(() => undefined)
+  }
+}
+
+/** Takes SQLite's write lock by an UPDATE without effect: a deferred transaction that reads first may never get it. */
+async function takeWriteLock(model: RowModel, { sequelize }: Session, context: QueryContext): Promise<void> {
+  const update = new Statement(model)
+  const column = update.column(model.primaryKeyAttributes[0]!)
+  const sql = `UPDATE ${update.table()} SET ${column} = ${column} WHERE 1 = 0`
+  await sendForHeader(sequelize, sql, update.binds, context)
+}

@@ -1,0 +1,287 @@
+import { expect } from 'chai'
+import { DataTypes, Op } from 'sequelize'
+import type { Model, Sequelize } from 'sequelize'
+import {
+  atomicUpdate,
+  compareAndSetJson,
+  ConflictError,
+  increment,
+  JsonShapeError,
+  lock,
+  mergeJson,
+  mergeJsonKey,
+  RowNotFoundError,
+  set,
+  updateJson,
+  UsageError,
+  withLock,
+  withLocks,
+  withOptimisticLock,
+} from 'sequelize-lossless'
+import type { Target } from 'sequelize-lossless'
+import { eachDatabase } from '../each-database.js'
+import { rejection } from '../rejection.js'
+import { createRuns, defineRuns } from '../workflow-run.js'
+import type { Progress, WorkflowRun } from '../workflow-run.js'
+
+type RunTarget = Target<WorkflowRun>
+interface Options {
+  readonly transaction?: never
+}
+
+/** Each function that takes a target sets `k` to 1. */
+const calls: Readonly<Record<string, (target: RunTarget, options?: Options) => Promise<unknown>>> = {
+  mergeJsonKey: (target, options) => mergeJsonKey(target, 'progress', 'k', 1, options),
+  mergeJson: (target, options) => mergeJson(target, 'progress', { k: 1 }, options),
+  updateJson: (target, options) => updateJson(target, 'progress', [set('k', 1)], options),
+  'updateJson, returning': (target) => updateJson(target, 'progress', [set('k', 1)], { returning: true }),
+  'updateJson, coalesced': (target) => updateJson(target, 'progress', [set('k', 1)], { coalesce: true }),
+  compareAndSetJson: (target, options) =>
+    compareAndSetJson(target, 'progress', 'n', 0, 7, options).then(() =>
+      mergeJsonKey(target, 'progress', 'k', 1, options),
+    ),
+  atomicUpdate: (target: RunTarget, options) =>
+    atomicUpdate(target as readonly [typeof WorkflowRun, never], { progress: [set('k', 1)] }, options),
+  withLock: (target, options) => withLock(target, saveK, options),
+  withLocks: (target, options) => withLocks([target], ([row]) => saveK(row), options),
+  lock: (target) => {
+    const [{ sequelize }] = target as readonly [typeof WorkflowRun, never]
+    return sequelize!.transaction(async (transaction) => {
+      const row = await lock(target, { transaction })
+      await row.update({ progress: { ...row.progress, k: 1 } }, { transaction })
+    })
+  },
+}
+
+async function saveK(row: WorkflowRun): Promise<void> {
+  row.progress = { ...row.progress, k: 1 }
+  await row.save()
+}
+
+eachDatabase('a target by where', (database) => {
+  let sequelize: Sequelize
+  let log: string[]
+  let Runs: typeof WorkflowRun
+  let Others: typeof WorkflowRun
+
+  before(async () => {
+    ;({ sequelize, log } = database.connect())
+    Runs = await createRuns(sequelize)
+    Others = defineRuns(database.connect().sequelize)
+    await (await Runs.create()).mergeJsonKey('progress', 'a', 1)
+  })
+  beforeEach(async () => {
+    await Runs.destroy({ where: {} })
+  })
+
+  const make = (titles: readonly string[]): Promise<WorkflowRun[]> =>
+    Promise.all(titles.map((title) => Runs.create({ title, progress: { n: 0 } })))
+  const stored = async (): Promise<Record<string, Progress | null>> => {
+    const rows = await Others.findAll({ order: ['id'] })
+    return Object.fromEntries(rows.map(({ title, progress }) => [String(title), progress] as const))
+  }
+
+  /** Runs `between` after the first statement of `call`, which is the look-up outside of a transaction. */
+  async function interrupted(
+    call: () => Promise<unknown>,
+    between: readonly (() => Promise<unknown>)[],
+  ): Promise<unknown> {
+    let lookUps = 0
+    sequelize.addHook('afterQuery', 'between', async (_options, query) => {
+      const { sql } = query as unknown as { sql: string }
+      if (!/^SELECT .id. AS .id. FROM/.test(sql)) return
+      await between[lookUps++]?.()
+    })
+    try {
+      return await call()
+    } finally {
+      sequelize.removeHook('afterQuery', 'between')
+    }
+  }
+
+  for (const [name, call] of Object.entries(calls)) {
+    it(`${name} writes the one row that meets it, and refuses none and several`, async () => {
+      await make(['a', 'b', 'b'])
+      await call([Runs, { where: { title: 'a' } }])
+      expect((await stored())['a']).to.include({ k: 1 })
+      const missing = await rejection(call([Runs, { where: { title: 'secret' } }]), RowNotFoundError)
+      expect(missing.message).to.match(
+        /no WorkflowRun meets the where of the target \("title"\), so nothing was written/,
+      )
+      const several = await rejection(call([Runs, { where: { title: 'b' } }]), UsageError)
+      expect(several.message).to.match(/2 rows of WorkflowRun meet the where of the target \(title\)/)
+      expect(several.reason).to.equal('targetSeveral')
+      expect((await stored())['b']).to.deep.equal({ n: 0 })
+    })
+
+    if (!/^(mergeJsonKey|updateJson, returning|atomicUpdate|withLock)$/.test(name)) continue
+    it(`${name} writes no row that has ceased to meet it, and the one that has begun to`, async () => {
+      const [a] = await make(['a', 'b'])
+      const swap = async (): Promise<void> => {
+        await Others.update({ title: 'c' }, { where: { title: 'a' } })
+        await Others.update({ title: 'a' }, { where: { title: 'b' } })
+      }
+      await interrupted(() => call([Runs, { where: { title: 'a' } }]), [swap])
+      const { a: written, c: passed } = await stored()
+      expect([written, passed]).to.satisfy(([one, other]: Progress[]) => one!['k'] === 1 && other!['k'] === undefined)
+
+      const drop = (): Promise<unknown> => Others.update({ title: 'd' }, { where: { title: 'a' } })
+      await rejection(
+        interrupted(() => call([Runs, { where: { title: 'a' } }]), [drop]),
+        RowNotFoundError,
+      )
+      expect(await stored()).to.not.have.property('a')
+      expect((await Others.findByPk(a!.id))!.progress).to.deep.equal({ n: 0 })
+    })
+  }
+
+  it('joins the transaction of the call, where its look-up locks', async () => {
+    await make(['a'])
+    const target = [Runs, { where: { title: 'a' } }] as const
+    const undone = sequelize.transaction(async (transaction) => {
+      await mergeJsonKey(target, 'progress', 'k', 1, { transaction })
+      await withLock(target, (row) => row.mergeJsonKey('progress', 'l', 1), { transaction, timeoutMs: 2000 })
+      await rejection(
+        mergeJsonKey([Runs, { where: { title: 'x' } }], 'progress', 'k', 1, { transaction }),
+        RowNotFoundError,
+      )
+      expect((await Runs.findOne({ transaction }))!.progress).to.deep.equal({ n: 0, k: 1, l: 1 })
+      throw new Error('undone')
+    })
+    await rejection(undone, Error)
+    expect(await stored()).to.deep.equal({ a: { n: 0 } })
+    if (database.name === 'sqlite') return
+    log.length = 0
+    await sequelize.transaction((transaction) => mergeJsonKey(target, 'progress', 'k', 1, { transaction }))
+    expect(log.find((sql) => sql.includes('LIMIT 2'))).to.match(/LIMIT 2 FOR (NO KEY )?UPDATE$/)
+  })
+
+  it('is sent in one look-up and the write, which has the conditions too, with everything bound', async () => {
+    const [a] = await make(['a'])
+    log.length = 0
+    const where = { title: { [Op.in]: ['a'] }, id: { [Op.gt]: 0 } }
+    await updateJson([Runs, { where }], 'progress', [increment('n')])
+    expect(log).to.have.length(2)
+    expect(log.join()).to.not.match(/'a'/)
+    for (const sql of log) expect(sql).to.match(/.title. = \S+.* AND .id. > /)
+    expect((await stored())['a']).to.deep.equal({ n: 1 })
+    await withOptimisticLockOf(a!.id)
+  })
+
+  async function withOptimisticLockOf(id: number): Promise<void> {
+    const Versioned = await createRuns(sequelize, { tableName: 'versioned_runs', version: true })
+    await Versioned.create({ title: 'v', progress: {}, version: 1 } as never)
+    await withOptimisticLock([Versioned, { where: { title: 'v' } }], (row) => {
+      row.progress = { k: id }
+    })
+    expect((await Versioned.findOne())!.progress).to.deep.equal({ k: id })
+  }
+
+  it('takes part in the change that ends it: a claim', async () => {
+    await make(['queued'])
+    const target = [Runs, { where: { title: 'queued' } }] as const
+    const claim = (): Promise<unknown> =>
+      atomicUpdate(target, { title: 'running', progress: [increment('n')] }, { returning: true })
+    const outcomes = await Promise.allSettled(Array.from({ length: 8 }, claim))
+    expect(outcomes.filter(({ status }) => status === 'fulfilled')).to.have.length(1)
+    for (const outcome of outcomes) {
+      if (outcome.status === 'rejected') expect(outcome.reason).to.be.instanceOf(RowNotFoundError)
+      else expect((outcome.value as WorkflowRun).title).to.equal('running')
+    }
+    expect(await stored()).to.deep.equal({ running: { n: 1 } })
+  })
+
+  it('gives up after five look-ups, each lost to another writer', async () => {
+    await make(['a', 'b'])
+    const swap = async (): Promise<void> => {
+      await Others.update({ title: 'c' }, { where: { title: 'a' } })
+      await Others.update({ title: 'a' }, { where: { title: 'b' } })
+      await Others.update({ title: 'b' }, { where: { title: 'c' } })
+    }
+    const call = (): Promise<unknown> => mergeJsonKey([Runs, { where: { title: 'a' } }], 'progress', 'k', 1)
+    const error = await rejection(interrupted(call, [swap, swap, swap, swap, swap]), ConflictError)
+    expect(error.message).to.match(/in each of 5 attempts/)
+    expect(await stored()).to.deep.equal({ a: { n: 0 }, b: { n: 0 } })
+  })
+
+  it('keeps to the scope of the model, and to rows that are not deleted', async () => {
+    const options = {
+      tableName: 'scoped_runs',
+      timestamps: true,
+      paranoid: true,
+      defaultScope: { where: { id: { [Op.lt]: 3 } } },
+    }
+    const Scoped = await createRuns(sequelize, options)
+    const [first] = await Scoped.bulkCreate(['a', 'b', 'a'].map((title) => ({ title, progress: {} })))
+    await mergeJsonKey([Scoped, { where: { title: 'a' } }], 'progress', 'k', 1)
+    const several = mergeJsonKey([Scoped.unscoped(), { where: { title: 'a' } }], 'progress', 'k', 2)
+    await rejection(several, UsageError)
+    expect((await Scoped.unscoped().findAll({ order: ['id'] })).map(({ progress }) => progress)).to.deep.equal([
+      { k: 1 },
+      {},
+      {},
+    ])
+    await first!.reload()
+    await first!.destroy()
+    await rejection(mergeJsonKey([Scoped, { where: { title: 'a' } }], 'progress', 'k', 3), RowNotFoundError)
+    await mergeJsonKey([Scoped, first!.id], 'progress', 'k', 4)
+  })
+
+  it('finds keys of other types, and composite ones', async () => {
+    const Settings = sequelize.define<
+      Model<{ tenant: string; at: Date; name: string; document: Record<string, unknown> }>
+    >(
+      'Setting',
+      {
+        tenant: { type: DataTypes.BIGINT, primaryKey: true },
+        at: { type: DataTypes.DATE, primaryKey: true },
+        name: DataTypes.STRING,
+        document: DataTypes.JSON,
+      },
+      { timestamps: false },
+    )
+    await Settings.sync({ force: true })
+    const at = new Date('2026-01-02T03:04:05.000Z')
+    await Settings.create({ tenant: '7', at, name: 'x', document: {} })
+    await mergeJsonKey([Settings, { where: { name: 'x' } }], 'document', 'k', 1)
+    await withLock([Settings, { where: { name: 'x', tenant: '7', at } }], (row) =>
+      mergeJsonKey(row, 'document', 'l', 2),
+    )
+    expect((await Settings.findOne())!.get('document')).to.deep.equal({ k: 1, l: 2 })
+  })
+
+  it('is refused before any SQL if it is no condition', async () => {
+    log.length = 0
+    const wrong: readonly (readonly [unknown, RegExp])[] = [
+      [{ where: {} }, /to name at least one column, and to stand alone, got the keys where/],
+      [{ where: { title: 'a' }, order: ['id'] }, /got the keys where, order/],
+      [{ where: undefined }, /expected where to be an object of columns, got undefined/],
+      [
+        { where: { progress: {} } },
+        /"progress" is not an ordinary column of WorkflowRun\. A where is about ordinary columns/,
+      ],
+      [{ where: { nothing: 1 } }, /"nothing" is not an ordinary column/],
+      [{ where: { id: 'abc' } }, /where compares "id" with "abc" \(string\)/],
+      [{ where: { id: undefined } }, /where compares "id" with undefined/],
+      [{ where: { title: { [Op.regexp]: 'a' } } }, /where has Symbol\(regexp\)/],
+    ]
+    for (const [value, text] of wrong) {
+      for (const call of Object.values(calls)) {
+        const error = await rejection(call([Runs, value] as never), UsageError)
+        expect(error.message).to.match(text)
+      }
+    }
+    const typo = { retry: { maxAttempts: 0 } }
+    await rejection(mergeJsonKey([Runs, { where: { title: 'a' } }], 'progress', 'k', 1, typo), UsageError)
+    const keyless = Object.assign(defineRuns(sequelize), { primaryKeyAttributes: [] })
+    await rejection(mergeJsonKey([keyless, { where: { title: 'a' } }], 'progress', 'k', 1), UsageError)
+    expect(log.filter((sql) => !/^(START|BEGIN|ROLLBACK)/.test(sql))).to.deep.equal([])
+  })
+
+  it('refuses a document that does not fit, and writes nothing', async () => {
+    await make(['a'])
+    const call = updateJson([Runs, { where: { title: 'a' } }], 'progress', [set('k', 1), increment(['n', 'deep'])])
+    await rejection(call, JsonShapeError)
+    expect(await stored()).to.deep.equal({ a: { n: 0 } })
+  })
+})
