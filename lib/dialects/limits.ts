@@ -1,6 +1,6 @@
 import type { Change, Dialect } from './dialect.js'
 import { UnsupportedDatabaseError, UnsupportedValueError } from '../errors/errors.js'
-import { greatestSum, isInteger, stringOrNumber } from '../json/encode.js'
+import { depthOf, greatestSum, isInteger, stringOrNumber } from '../json/encode.js'
 import { parseJson, scanJson } from '../json/json-text.js'
 import type { Condition, Operation } from '../json/operation.js'
 import { textAt } from '../json/semantics.js'
@@ -170,6 +170,18 @@ export function refuseInexactSums(
       column,
     )
   }
+}
+
+/** @throws {UnsupportedValueError} a stored document has more levels than the JSON functions of the database read */
+export function refuseTooDeep(method: string, column: string, stored: string, dialect: Dialect): void {
+  const depth = depthOf(stored)
+  if (depth <= dialect.maxDepth) return
+  throw new UnsupportedValueError(
+    method,
+    `"${column}" holds a document of ${depth} levels, and ${dialect.name} supports ${dialect.maxDepth}`,
+    'Store deep parts as text, or in a table of their own.',
+    column,
+  )
 }
 
 /** Why a database does not add two numbers; `undefined` if it does. */

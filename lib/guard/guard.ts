@@ -26,7 +26,7 @@ import type { LosslessOptions, Policy } from '../sequelize/options.js'
 import { override } from '../sequelize/override.js'
 import { sessionOf } from '../sequelize/session.js'
 import { ambientTransaction } from '../transactions/join.js'
-import { keepDigitsInSaves, unwritableError, writtenDocument } from '../transactions/save-digits.js'
+import { keepDigitsInSaves, tooDeepError, writtenDocument } from '../transactions/save-digits.js'
 import { findTransactionState, transactionStateOf } from '../transactions/transaction-state.js'
 import { withCallSite } from './call-options.js'
 import type { CallOptions } from './call-options.js'
@@ -362,7 +362,7 @@ function editOf(instance: Row, column: string, values: Fields): EditedColumn | u
   const field = fieldOf(model, column)
   const type = attributeType(model, column) as Column['type']
   const after = writtenDocument(column, values[field])
-  if (rowStateOf(instance).isTooDeep(column)) throw unwritableError('save', column, new RangeError('stored document'))
+  if (rowStateOf(instance).isTooDeep(column)) throw tooDeepError('save', column)
   return { column, field, type, before: parsed(text), after }
 }
 

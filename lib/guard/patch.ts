@@ -11,7 +11,7 @@ import type { Edit } from '../json/difference.js'
 import { mayBeMisread, parseJson, scanJson } from '../json/json-text.js'
 import { condition } from '../json/operation.js'
 import type { Condition, Operation } from '../json/operation.js'
-import { isCopied, isReadingOfText, respell } from '../json/respell.js'
+import { isCopied, isReadingOfText } from '../json/respell.js'
 import type { Rewrite } from '../json/respell.js'
 import { textAt, valueAt } from '../json/semantics.js'
 import type { JsonObject, JsonValue } from '../json/values.js'
@@ -27,7 +27,7 @@ import { startCall } from '../transactions/call.js'
 import type { Call } from '../transactions/call.js'
 import { execute } from '../transactions/execute.js'
 import { transactionToJoin } from '../transactions/join.js'
-import { lossError } from '../transactions/save-digits.js'
+import { lossError, notTooDeep, respelled } from '../transactions/save-digits.js'
 import { applyToOtherInstances } from '../transactions/other-instances.js'
 import type { TransactionState } from '../transactions/transaction-state.js'
 import { readDocument, updateDocuments } from '../writes/update-document.js'
@@ -74,7 +74,7 @@ export async function patchRow(
   // Another row may have a key that was rounded.
   const row = identifyRow(method, instance)
   const { session, facts } = row
-  const changed = edits.map((edit) => ({ ...edit, ...changeOf(edit, conflicts) }))
+  const changed = edits.map((edit) => ({ ...edit, ...notTooDeep(edit.column, () => changeOf(edit, conflicts)) }))
   const documents = changed.filter(({ operations, conditions }) => operations.length + conditions.length > 0)
   const plain = withoutEdits(values, edits)
   const sendPlain = async (): Promise<unknown> => (Object.keys(plain).length > 0 ? send(plain) : [instance, 1])
@@ -129,11 +129,7 @@ async function withStoredDigits(
   const mayLose = isWhole ? hasDigits(before) : operations.some((each) => mayLoseDigits(each, before))
   if (!mayLose || before === null) return document
   const { text, loaded } = await readDocument(call, row, document, context)
-  const spell = (rewrite: Rewrite): string => {
-    const result = respell(rewrite)
-    if ('loss' in result) throw lossError(column, result.loss)
-    return result.text
-  }
+  const spell = (rewrite: Rewrite): string => respelled(column, rewrite)
   if (isWhole) {
     if (!isReadingOfText(text, before)) return document
     writeSpelledDocuments(row.model, column)

@@ -73,10 +73,38 @@ export function jsonText(method: string, value: unknown): string {
     text = JSON.stringify(value, check)
   } catch (error) {
     if (error instanceof TypeError && /circular/i.test(error.message)) throw usage.circular(method)
+    if (isTooDeep(error)) throw tooDeep(method, 'the value', undefined, error)
     throw error
   }
   if (text === undefined) throw usage.value(method, 'the value', 'undefined')
   return mark === undefined ? text : text.replace(new RegExp(`"${mark}(-?\\d+)"`, 'g'), '$1')
+}
+
+/** Whether JavaScript failed because a value is too deep for its stack. */
+export function isTooDeep(error: unknown): error is RangeError {
+  return error instanceof RangeError && /call stack/i.test(error.message)
+}
+
+/** The error for a value or a document that is too deep for JavaScript. */
+export function tooDeep(method: string, what: string, column?: string, cause?: unknown): UnsupportedValueError {
+  const reason = `${what} is too deep for JavaScript, which compares and writes JSON of some 2,000 levels`
+  return new UnsupportedValueError(
+    method,
+    reason,
+    'Store deep parts as text, or in a table of their own.',
+    column,
+    cause,
+  )
+}
+
+/** The number of levels of a JSON text; a scalar has none. */
+export function depthOf(json: string): number {
+  let [depth, greatest] = [0, 0]
+  for (const [token] of json.matchAll(/"[^"\\]*(?:\\.[^"\\]*)*"|[[{\]}]/g)) {
+    if (token === '[' || token === '{') greatest = Math.max(greatest, ++depth)
+    else if (!token.startsWith('"')) depth--
+  }
+  return greatest
 }
 
 /** A number that JavaScript reads as Infinity. */

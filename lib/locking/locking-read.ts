@@ -9,7 +9,7 @@ import type { QueryContext } from '../sequelize/send.js'
 import type { Call } from '../transactions/call.js'
 import { toMissingRow } from '../transactions/execute.js'
 import { lockingRead } from '../transactions/lock-wait.js'
-import { unwritableError } from '../transactions/save-digits.js'
+import { tooDeepError } from '../transactions/save-digits.js'
 import type { TransactionState } from '../transactions/transaction-state.js'
 
 /**
@@ -44,8 +44,7 @@ export async function acquireLock(
   rowStateOf(instance).acquire(context.transaction!, isScoped, texts)
   state.addLockedRow(instance)
   for (const column of texts.keys()) {
-    if (rowStateOf(instance).isTooDeep(column))
-      throw unwritableError(call.method, column, new RangeError('stored document'))
+    if (rowStateOf(instance).isTooDeep(column)) throw tooDeepError(call.method, column)
   }
   return instance
 }

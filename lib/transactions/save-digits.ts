@@ -2,10 +2,10 @@ import { Utils } from 'sequelize'
 import type { Logging, Transaction } from 'sequelize'
 import type { Column } from '../dialects/dialect.js'
 import { UnsupportedValueError } from '../errors/errors.js'
-import { textWithInfinity } from '../json/encode.js'
+import { isTooDeep, textWithInfinity, tooDeep } from '../json/encode.js'
 import { parseJson } from '../json/json-text.js'
 import { respell } from '../json/respell.js'
-import type { Loss } from '../json/respell.js'
+import type { Loss, Rewrite } from '../json/respell.js'
 import { RowRef } from '../rows/row-ref.js'
 import type { JsonValue } from '../json/values.js'
 import { findRowState, jsonOf } from '../rows/row-state.js'
@@ -83,13 +83,31 @@ async function spell(
     if (!document) return []
     const field = fieldOf(model, column)
     const after = values[field]
-    const result = respell({ ...document, after: documents.get(column)! })
-    if ('loss' in result) throw lossError(column, result.loss)
-    state.recordSentText(column, result.text)
+    const text = respelled(column, { ...document, after: documents.get(column)! })
+    state.recordSentText(column, text)
     writeSpelledDocuments(model, column)
-    return [[field, new SpelledDocument(result.text, after)] as const]
+    return [[field, new SpelledDocument(text, after)] as const]
   })
   return spelled.length > 0 ? { ...values, ...Object.fromEntries(spelled) } : values
+}
+
+/**
+ * The text of a document that a save writes, in which unchanged parts are spelled as stored.
+ * @throws {UnsupportedValueError} the change depends on a number or key that JavaScript misread, or is too deep
+ */
+export function respelled(column: string, rewrite: Rewrite): string {
+  const result = notTooDeep(column, () => respell(rewrite))
+  if ('loss' in result) throw lossError(column, result.loss)
+  return result.text
+}
+
+/** @throws {UnsupportedValueError} the document is too deep for the comparisons of a save */
+export function notTooDeep<R>(column: string, compare: () => R): R {
+  try {
+    return compare()
+  } catch (error) {
+    throw isTooDeep(error) ? unwritableError('save', column, error) : error
+  }
 }
 
 /**
@@ -104,12 +122,14 @@ export function writtenDocument(column: string, value: unknown): JsonValue {
   }
 }
 
+/** The error for a document that is too deep for JavaScript. */
+export function tooDeepError(method: string, column: string, cause?: unknown): UnsupportedValueError {
+  return tooDeep(method, `"${column}"`, column, cause)
+}
+
 /** The error for a document that JavaScript cannot write as JSON. */
-export function unwritableError(method: string, column: string, error: unknown): unknown {
-  if (error instanceof RangeError) {
-    const remedy = 'Store deep parts as text, or in a table of their own.'
-    return new UnsupportedValueError(method, `"${column}" is too deep for JavaScript`, remedy, column, error)
-  }
+function unwritableError(method: string, column: string, error: unknown): unknown {
+  if (isTooDeep(error)) return tooDeepError(method, column, error)
   if (!(error instanceof TypeError)) return error
   const reason = `"${column}" cannot be written as JSON (${error.message})`
   const remedy = 'Store a bigint as a string, or write it with updateJson(), and remove circular references.'

@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import { DatabaseError } from 'sequelize'
 import type { Change, Column, Dialect, UpdateVariant } from '../dialects/dialect.js'
-import { refuseCharacterSet, refuseInexactSums, refuseUnreturned } from '../dialects/limits.js'
+import { refuseCharacterSet, refuseInexactSums, refuseTooDeep, refuseUnreturned } from '../dialects/limits.js'
 import {
   ConditionNotMetError,
   ConflictError,
@@ -107,6 +107,7 @@ export async function updateDocuments<R>(
     const stored: StoredDocument[] = []
     for (const each of documents) stored.push(await readDocument(call, ref, each, context))
     for (const [index, each] of documents.entries()) {
+      refuseTooDeep(method, each.column, stored[index]!.text, dialect)
       const reason = reasonAgainst(each, stored[index]!)
       if (reason) throw refusal(each, reason, stored[index]!.text)
       refuseInexactSums(method, each.column, each, stored[index]!.text, dialect)

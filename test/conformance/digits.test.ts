@@ -414,15 +414,20 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
 
   it('is not lost in a document that is too deep for JavaScript', async () => {
     if (!['postgres', 'sqlite'].includes(database.name)) return
-    const deep = `{"k":1,"z":${'['.repeat(6000)}${']'.repeat(6000)}}`
-    await storeText(Runs, run.id, deep)
     const change = async (read: WorkflowRun): Promise<void> => {
       ;(read.progress as Tree)['k'] = 2
       await read.save()
     }
-    await rejection(withLock([Runs, run.id], change), UnsupportedValueError)
-    await rejection(change(await Checked.findByPk(run.id, { rejectOnEmpty: true })), UnsupportedValueError)
-    expect((await storedText(Runs, run.id))!.replaceAll(' ', '')).to.equal(deep)
+    for (const levels of [3000, 6000]) {
+      const deep = `{"k":1,"n":12345678901234567890,"z":${'['.repeat(levels)}${']'.repeat(levels)}}`
+      await storeText(Runs, run.id, deep)
+      await rejection(withLock([Runs, run.id], change), UnsupportedValueError)
+      const patched = await outcomeOf(change(await Checked.findByPk(run.id, { rejectOnEmpty: true })))
+      // PostgreSQL may change one key beside 3000 levels, as far as the stack of JavaScript lets it compare them.
+      if (patched !== 'written') expect(patched).to.be.instanceOf(UnsupportedValueError)
+      const after = patched === 'written' ? deep.replace('"k":1', '"k":2') : deep
+      expect((await storedText(Runs, run.id))!.replaceAll(' ', '')).to.equal(after)
+    }
   })
 
   it('is part of a whole document that a save replaces', async () => {

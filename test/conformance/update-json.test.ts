@@ -844,6 +844,51 @@ eachDatabase('updateJson', (database) => {
     }
   })
 
+  it('refuses values that are too deep for JavaScript before any SQL', async () => {
+    const { id } = await Runs.create({ progress: { l: [1] } })
+    const { sequelize: own, log } = database.connect()
+    const target = [defineRuns(own), id] as const
+    const write = (operation: Operation, condition = equals('l', [1])): Promise<unknown> =>
+      updateJson<WorkflowRun, 'progress', readonly Operation[]>(target, 'progress', [operation] as never, {
+        if: [condition],
+      })
+    for (const levels of [3000, 100_000]) {
+      let deep: unknown = 1
+      for (let level = 0; level < levels; level++) deep = [deep]
+      const calls: Readonly<Record<string, () => Promise<unknown>>> = {
+        mergeJsonKey: async () => mergeJsonKey(target, 'progress', 'l' as never, deep as never),
+        mergeJson: async () => mergeJson(target, 'progress', { l: deep } as never, { returning: true }),
+        addToSet: async () => write(addToSet('l', deep)),
+        pull: async () => write(pull('l', deep)),
+        equals: async () => write(set('l', 1), equals('l', deep)),
+        compareAndSetJson: async () => compareAndSetJson(target, 'progress', 'l' as never, 1 as never, deep as never),
+      }
+      for (const [name, call] of Object.entries(calls)) {
+        const error = await rejection(call(), UnsupportedValueError)
+        expect(error.message, name).to.match(/the value .*is too deep for JavaScript.* 2,000 levels/)
+      }
+      expect(log).to.deep.equal([])
+    }
+    expect(await stored(id)).to.deep.equal({ l: [1] })
+  })
+
+  it('refuses to change a stored document that is too deep for the database', async () => {
+    if (database.name !== 'sqlite') return
+    const { id } = await Runs.create()
+    const deep = `{"l":[1],"d":${'['.repeat(3000)}${']'.repeat(3000)}}`
+    await storeText(Runs, id, deep)
+    const run = await Runs.findByPk(id, { rejectOnEmpty: true })
+    for (const call of [
+      () => mergeJsonKey([Runs, id], 'progress', 'a' as never, 1 as never),
+      () => run.updateJson('progress', [pull('l', 1)] as never, { returning: true }),
+      () => compareAndSetJson([Runs, id], 'progress', 'd' as never, 1 as never, 2 as never),
+    ]) {
+      const error = await rejection(call(), UnsupportedValueError)
+      expect(error.message).to.include('holds a document of 3001 levels, and SQLite supports 1000')
+    }
+    expect(await storedText(Runs, id)).to.equal(deep)
+  })
+
   it('16 writers that mix all operations on one row, from NULL, lose and double nothing', async () => {
     const { id } = await Runs.create()
     const rounds = 10
