@@ -37,8 +37,8 @@ const mysqlOrMariadb: Connector = {
     'SELECT VERSION() AS version, @@character_set_client AS client, @@character_set_connection AS connection, ' +
     '@@character_set_results AS results, @@autocommit AS autocommit, @@sql_mode AS modes, ' +
     '@@max_allowed_packet AS packet, @@innodb_rollback_on_timeout AS timeoutEnds, ' +
-    `CAST('2000-01-01 01:02:03' AS DATETIME) AS time, $1 AS echo`,
-  recognise({ version, client, connection, results, autocommit, modes, packet, timeoutEnds, time, echo }) {
+    `CAST('2000-01-01 00:00:00' AS DATETIME) AS midnight, $1 AS echo`,
+  recognise({ version, client, connection, results, autocommit, modes, packet, timeoutEnds, midnight, echo }) {
     if (typeof echo !== 'string') {
       throw new UnsupportedDatabaseError(
         'the driver returns the results of a query in another form: a text, which looks like JSON, did not arrive as text',
@@ -72,10 +72,10 @@ const mysqlOrMariadb: Connector = {
         `Remove NO_BACKSLASH_ESCAPES from sql_mode, or use dialect: 'mysql' with mysql2, or npm install mariadb@^3.5.4.`,
       )
     }
-    if (time instanceof Date && Number.isNaN(time.getTime())) {
+    if (midnight instanceof Date && Number.isNaN(midnight.getTime())) {
       throw new UnsupportedDatabaseError(
-        `the driver reads every date of a locked row as an invalid Date, as mysql2 3.9.0 to 3.10.1 do`,
-        `Use another version: npm install mysql2@^3.10.2.`,
+        `the driver reads dates of a locked row as invalid Dates, as mysql2 3.9.0 to 3.14.1 do: the time midnight, and before 3.10.2 every time`,
+        `Use another version: npm install mysql2@^3.14.2.`,
       )
     }
     const dialect = atVersion(/mariadb/i.test(String(version)) ? mariadb : mysql, version)
