@@ -1,7 +1,6 @@
 import { once } from 'node:events'
 import { DatabaseError } from 'sequelize'
 import type { Sequelize } from 'sequelize'
-import { withLock } from 'sequelize-lossless'
 import { connect } from '../connect.js'
 import { BadJobError, defineJob, Job, shutdown, work } from './worker.js'
 
@@ -13,16 +12,9 @@ async function main(): Promise<void> {
   await Job.sync({ force: true })
   for (const text of texts) await Job.create({ text })
 
-  // Somebody holds job 1 when the worker comes by.
-  const { holding, release } = await hold(1)
   const signal = shutdown()
   const end = await work({
     signal,
-    async onHeld(id) {
-      console.log(`Job ${id} is held by another session: the next one.`)
-      release()
-      await holding
-    },
     async perform(job) {
       if (job.id === 3) {
         console.log('SIGTERM while the worker is at job 3.')
@@ -49,18 +41,6 @@ async function main(): Promise<void> {
 function countWords({ text }: Job): Promise<number> {
   if (text === '') return Promise.reject(new BadJobError('no text'))
   return Promise.resolve(text.split(' ').length)
-}
-
-/** Locks a job until `release()`; `holding` resolves when it is free again. */
-async function hold(id: number): Promise<{ holding: Promise<void>; release: () => void }> {
-  const [released, held] = [new AbortController(), new AbortController()]
-  const isHeld = once(held.signal, 'abort')
-  const holding = withLock([Job, id], async () => {
-    held.abort()
-    await once(released.signal, 'abort')
-  })
-  await isHeld
-  return { holding, release: () => released.abort() }
 }
 
 async function summary(): Promise<string> {

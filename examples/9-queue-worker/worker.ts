@@ -1,8 +1,7 @@
 import { randomUUID } from 'node:crypto'
-import { setTimeout as delay } from 'node:timers/promises'
 import { DataTypes, Model } from 'sequelize'
 import type { CreationOptional, InferAttributes, InferCreationAttributes, Sequelize } from 'sequelize'
-import { LockTimeoutError, UnknownOutcomeError, withLock } from 'sequelize-lossless'
+import { UnknownOutcomeError, withLock, withNext } from 'sequelize-lossless'
 
 /** What has become of a job: `claim` names the worker's one go at it, and no other. */
 interface Report {
@@ -36,65 +35,60 @@ export interface Worker {
   readonly perform: (job: Job) => Promise<number>
   /** Aborted when the process has to end: the job in hand is finished, and no other is begun. */
   readonly signal: AbortSignal
-  /** Told of a job that another session holds just now. */
-  readonly onHeld?: (id: number) => Promise<void>
 }
 
-/** Works until the queue is empty, or the signal is aborted; says which. */
+/** Works until the queue is empty, or the signal is aborted; returns which of the two. */
 export async function work(worker: Worker): Promise<'empty' | 'stopped'> {
   const { signal } = worker
   while (!signal.aborted) {
-    const queued = await Job.findAll({ where: { status: 'queued' }, order: ['id'] })
-    if (queued.length === 0) return 'empty'
-    let isIdle = true
-    for (const job of queued) if (!signal.aborted && (await workOn(job, worker))) isIdle = false
-    // Others hold or took them all. One that waits for new jobs would also come here with an empty queue.
-    if (isIdle) await delay(20, undefined, { signal }).catch(() => undefined)
+    const claim = randomUUID()
+    const job = await take(claim, signal)
+    // A worker that waits for new jobs would also come here with an empty queue.
+    if (!job) return signal.aborted ? 'stopped' : 'empty'
+    await workOn(job, claim, worker)
   }
   return 'stopped'
 }
 
-async function workOn(job: Job, worker: Worker): Promise<boolean> {
-  const claim = randomUUID()
-  if (!(await take(job.id, claim, worker))) return false
+async function workOn(job: Job, claim: string, { perform }: Worker): Promise<void> {
   try {
-    const words = await worker.perform(job)
+    const words = await perform(job)
     await record(job.id, claim, 'done', { words })
   } catch (error) {
     if (!(error instanceof BadJobError)) throw error
     await record(job.id, claim, 'failed', { error: error.message })
   }
-  return true
 }
 
 /** Thrown by `perform` for a job that cannot be done, now or ever. */
 export class BadJobError extends Error {}
 
-/** Takes the job if it is still to be had: a short transaction, over before the work begins. */
-async function take(id: number, claim: string, { signal, onHeld }: Worker): Promise<boolean> {
+/** Takes the next job that no other session holds: a short transaction, which ends before the work begins. */
+async function take(claim: string, signal: AbortSignal): Promise<Job | undefined> {
+  let last = undefined as Job | undefined
   try {
-    return await withLock([Job, id], (job) => sign(job, claim), { nowait: true, retry: { signal } })
+    const next = { where: { status: 'queued' }, order: ['id'] } as const
+    return await withNext(Job, next, (job) => sign((last = job), claim), { retry: { signal } })
   } catch (error) {
-    if (signal.aborted && error === signal.reason) return false
-    if (error instanceof LockTimeoutError) {
-      await onHeld?.(id)
-      return false
-    }
+    if (signal.aborted && error === signal.reason) return undefined
     if (!(error instanceof UnknownOutcomeError)) throw error
-    // Without nowait: if that COMMIT is still under way, this waits for it.
+    // The COMMIT of a transaction that found no job.
+    if (!last) return take(claim, signal)
+    const { id } = last
+    // If that COMMIT is still in progress, this waits for it.
     return known(() => withLock([Job, id], (job) => sign(job, claim), { retry: {} }))
   }
 }
 
-/** Puts the claim in a job that is locked; says whether it is in it. Called twice, it does the same as once. */
-async function sign(job: Job, claim: string): Promise<boolean> {
-  if (job.report.claim === claim) return true
-  if (job.status !== 'queued') return false
+/** Puts the claim in a job that is locked; returns the job if it has the claim. Called twice, it does the same as once. */
+async function sign(job: Job, claim: string): Promise<Job | undefined> {
+  if (job.report.claim === claim) return job
+  if (job.status !== 'queued') return undefined
   job.status = 'running'
   job.report.claim = claim
   job.report.claims = (job.report.claims ?? 0) + 1
   await job.save()
-  return true
+  return job
 }
 
 /** Records what became of the job, unless it is another worker's by now. The signal does not end this. */

@@ -93,6 +93,14 @@ export interface Dialect {
   readonly skipsRows?: (statement: 'UPDATE' | 'DELETE') => string
   /** The locking clause of a SELECT; empty if a transaction locks the whole database. */
   readonly lockClause: '' | 'FOR UPDATE' | 'FOR NO KEY UPDATE'
+  /**
+   * The locking clause of a SELECT that passes over the rows that another transaction has locked; empty as
+   * {@link lockClause}.
+   * @throws {UnsupportedDatabaseError} the server is older than the clause
+   */
+  readonly skipLocked: () => string
+  /** A locking read locks every row that it scans or sorts, not only those that it returns. */
+  readonly locksScannedRows?: true
   /** For a database with a single writer: the key of its writer queue, a file or `'in memory'`. */
   readonly writerQueue?: (options: { readonly storage?: string; readonly host?: string }) => string
   /** Limits the wait of a locking read, in milliseconds; 0 does not wait. */

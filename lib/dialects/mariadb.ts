@@ -154,6 +154,8 @@ export const mariadb: Dialect = {
   isOutOfRange: mysql.isOutOfRange,
   matched,
   lockClause: 'FOR UPDATE',
+  skipLocked: mysql.skipLocked,
+  locksScannedRows: true,
   lockWait: (timeoutMs) => ({
     clause: timeoutMs === 0 ? 'FOR UPDATE NOWAIT' : `FOR UPDATE WAIT ${Math.ceil(timeoutMs / 1000)}`,
   }),

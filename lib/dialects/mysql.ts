@@ -187,6 +187,8 @@ export const mysql: Dialect = {
   characterSet,
   matched,
   lockClause: 'FOR UPDATE',
+  skipLocked: () => 'FOR UPDATE SKIP LOCKED',
+  locksScannedRows: true,
   // SET_VAR cannot set innodb_lock_wait_timeout.
   lockWait: (timeoutMs) =>
     timeoutMs === 0 ? { clause: 'FOR UPDATE NOWAIT' } : { hint: `/*+ MAX_EXECUTION_TIME(${timeoutMs}) */ ` },

@@ -332,6 +332,7 @@ export const postgres: Dialect = {
     `a BEFORE ${statement} trigger that returns NULL, a policy of row-level security, or a rule`,
   // FOR UPDATE would also block the foreign-key checks of rows that refer to this one.
   lockClause: 'FOR NO KEY UPDATE',
+  skipLocked: () => 'FOR NO KEY UPDATE SKIP LOCKED',
   lockWait: (timeoutMs) =>
     timeoutMs === 0
       ? { clause: 'FOR NO KEY UPDATE NOWAIT' }

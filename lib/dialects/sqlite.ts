@@ -134,6 +134,7 @@ export const sqlite: Dialect = {
   skipsRows: (statement) => `a BEFORE ${statement} trigger that calls RAISE(IGNORE)`,
   normalizeStoredText: { text: canonicalJson, isText: (column, text) => `CAST(${column.sql} AS TEXT) = ${text}` },
   lockClause: '',
+  skipLocked: () => '',
   // Waiting writers block the threads that the current writer needs.
   writerQueue: ({ storage, host }) => {
     const path = storage ?? host ?? ':memory:'

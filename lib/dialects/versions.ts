@@ -25,6 +25,12 @@ const lockWait: Readonly<Record<string, Requirement>> = {
   MariaDB: { least: '10.3', because: 'it has no FOR UPDATE WAIT and no FOR UPDATE NOWAIT' },
 }
 
+/** What passing over locked rows requires. */
+const skipLocked: Readonly<Record<string, Requirement>> = {
+  MySQL: { least: '8.0.1', because: 'it has no FOR UPDATE SKIP LOCKED' },
+  MariaDB: { least: '10.6', because: 'it has no FOR UPDATE SKIP LOCKED' },
+}
+
 /** The dialect of a server of this version, which refuses what an older version lacks or gets wrong. */
 export function atVersion(dialect: Dialect, answer: unknown): Dialect {
   // MariaDB prefixes its version with 5.5.5- for replicas of old servers.
@@ -37,6 +43,7 @@ export function atVersion(dialect: Dialect, answer: unknown): Dialect {
   const use = ({ least, get }: Requirement): string => `Use ${dialect.name} ${least} or newer${get ? `: ${get}` : ''}.`
   const noJson = lacked(json)
   const noWait = lacked(lockWait)
+  const noSkip = lacked(skipLocked)
   return {
     ...dialect,
     ...(noJson && {
@@ -50,6 +57,14 @@ export function atVersion(dialect: Dialect, answer: unknown): Dialect {
         throw new UnsupportedDatabaseError(
           `${server} cannot limit the wait for a lock: ${noWait.because}`,
           `${use(noWait)} Or call without nowait and timeoutMs.`,
+        )
+      },
+    }),
+    ...(noSkip && {
+      skipLocked: () => {
+        throw new UnsupportedDatabaseError(
+          `${server} cannot pass over locked rows: ${noSkip.because}`,
+          `${use(noSkip)} Or lock one row after the other: await withLock([Model, id], fn, { nowait: true }).`,
         )
       },
     }),

@@ -8,6 +8,10 @@ const texts = {
     `Write ${method}(row, …) with an instance, ${method}([WorkflowRun, id], …), or ${method}([User, { where: { email } }], …).`,
   targetWhere: (method: string, model: string, value: object): string =>
     `${method}: expected the where of [${model}, { where }] to name at least one column, and to stand alone, got the keys ${Object.keys(value).join(', ')}. Write ${method}([${model}, { where: { email } }], …).`,
+  next: (method: string, model: string, value: unknown): string =>
+    `${method}: expected { where, order } with an array of at least one attribute as order, got ${typeof value === 'object' && value !== null ? `the keys ${Object.keys(value).join(', ')}` : describeValue(value)}. Write ${method}(${model}, { where: { status: 'queued' }, order: ['createdAt'] }, async (row) => { … }).`,
+  order: (method: string, model: string, value: unknown, names: readonly string[]): string =>
+    `${method}: expected each order to be an ordinary column of ${model}, or [column, 'ASC' or 'DESC'], got ${describeValue(value)}. Its ordinary columns: ${names.join(', ')}.`,
   targetSeveral: (method: string, model: string, columns: readonly string[], count: number): string =>
     `${method}: ${count} rows of ${model} meet the where of the target (${columns.join(', ')}), and it must be exactly one, so nothing was written. Name the columns of a unique key in where, or the primary key.`,
   model: (method: string, value: unknown): string =>

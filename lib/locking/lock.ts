@@ -221,7 +221,7 @@ async function runLocked<R>(
 }
 
 /** Runs `fn` with the rows that `acquire` has locked, in the transaction of the call or in a new one. */
-async function runUnderLocks<R>(
+export async function runUnderLocks<R>(
   call: Call,
   acquire: (context: QueryContext, state: TransactionState) => Promise<readonly Row[]>,
   fn: (rows: readonly Row[], transaction: Transaction) => R | Promise<R>,

@@ -52,9 +52,8 @@ function groups(method: string, model: RowModel, value: unknown): readonly (read
 }
 
 function columnConditions(method: string, model: RowModel, attribute: string, value: unknown): RowCondition[] {
-  const attributes = model.getAttributes()
-  const ordinary = Object.keys(attributes).filter((name) => !jsonAttributes(model).has(name))
-  if (!ordinary.includes(attribute) || attributeType(model, attribute) === 'VIRTUAL') {
+  const ordinary = ordinaryColumns(model)
+  if (!ordinary.includes(attribute)) {
     throw usage.whereColumn(method, model.name, attribute, jsonAttributes(model).has(attribute), ordinary)
   }
   const compare = (kind: Comparison, operand: unknown): RowCondition => {
@@ -92,6 +91,13 @@ function columnConditions(method: string, model: RowModel, attribute: string, va
     if (kind === undefined) throw usage.whereOperator(method, operator)
     return compare(kind, operand)
   })
+}
+
+/** The attributes that are columns, and hold no documents. */
+export function ordinaryColumns(model: RowModel): readonly string[] {
+  return Object.keys(model.getAttributes()).filter(
+    (name) => !jsonAttributes(model).has(name) && attributeType(model, name) !== 'VIRTUAL',
+  )
 }
 
 /** The SQL of a condition. */

@@ -6,7 +6,7 @@ import type { RowModel } from '../sequelize/internals.js'
 import { sessionOf } from '../sequelize/session.js'
 import type { Session } from '../sequelize/session.js'
 import type { Statement } from '../sequelize/statement.js'
-import { conditionSql, rowConditions } from './row-conditions.js'
+import { conditionSql, ordinaryColumns, rowConditions } from './row-conditions.js'
 import type { RowCondition } from './row-conditions.js'
 import { identifyRow, isModel, refuseDuplicates, RowRef } from './row-ref.js'
 import type { Target } from './row-ref.js'
@@ -33,7 +33,7 @@ export class RowQuery {
 
   /** The SQL of the conditions. */
   sql(statement: Statement): string {
-    return this.conditions.map((each) => conditionSql(each, statement)).join(' AND ')
+    return this.conditions.map((each) => conditionSql(each, statement)).join(' AND ') || '1 = 1'
   }
 }
 
@@ -58,6 +58,35 @@ function queryOf(method: string, [model, value]: readonly [unknown, unknown]): R
   const conditions = rowConditions(method, model, where)
   if (conditions.length === 0 || Object.keys(others).length > 0) throw usage.targetWhere(method, model.name, value)
   return new RowQuery(model, [...conditions, ...conditionsOfModel(method, model)])
+}
+
+/** An order of rows: attributes, and whether each descends. */
+type RowOrder = readonly (readonly [attribute: string, isDescending: boolean])[]
+
+/**
+ * Reads the conditions and the order of the next row.
+ * @throws {UsageError} they are not in the language of {@link rowConditions}, or the order names no ordinary column
+ */
+export function nextRow(method: string, model: unknown, next: unknown): readonly [RowQuery, RowOrder] {
+  if (!isModel(model)) throw usage.model(method, model)
+  const keys = model.primaryKeyAttributes
+  if (keys.length === 0) throw usage.noPrimaryKey(method, model.name)
+  if (typeof next !== 'object' || next === null) throw usage.next(method, model.name, next)
+  const { where = {}, order = keys, ...others } = next as { readonly where?: unknown; readonly order?: unknown }
+  if (Object.keys(others).length > 0 || !Array.isArray(order) || order.length === 0) {
+    throw usage.next(method, model.name, next)
+  }
+  const query = new RowQuery(model, [...rowConditions(method, model, where), ...conditionsOfModel(method, model)])
+  return [query, order.map((each: unknown) => orderOf(method, model, each))]
+}
+
+function orderOf(method: string, model: RowModel, value: unknown): RowOrder[number] {
+  const [name, direction = 'ASC', ...more] = (Array.isArray(value) ? value : [value]) as readonly unknown[]
+  const isOrdinary = typeof name === 'string' && ordinaryColumns(model).includes(name)
+  if (!isOrdinary || (direction !== 'ASC' && direction !== 'DESC') || more.length > 0) {
+    throw usage.order(method, model.name, value, ordinaryColumns(model))
+  }
+  return [name, direction === 'DESC']
 }
 
 /** The conditions that Sequelize adds to each `where`: those of the scope, and that the row is not deleted. */

@@ -70,12 +70,12 @@ async function findRow(call: Call, query: RowQuery): Promise<RowRef> {
         {
           statements: (context) =>
             lockingRead(own, model, context, (hint, clause) =>
-              selectKeys(own, query, context, `LIMIT 2 ${clause}`, hint),
+              selectKeys(own, query, context, () => `LIMIT 2 ${clause}`, hint),
             ),
         },
         { opensTransaction: false },
       )
-    : readOutside(own, (context) => selectKeys(own, query, context, 'LIMIT 2')))
+    : readOutside(own, (context) => selectKeys(own, query, context, () => 'LIMIT 2')))
   const [ref] = found
   if (!ref) throw RowNotFoundError.byWhere(method, facts, columns)
   if (found.length === 1) return ref
@@ -86,7 +86,7 @@ async function findRow(call: Call, query: RowQuery): Promise<RowRef> {
 }
 
 /** Reads outside of any transaction, again after a conflict. */
-async function readOutside<R>(call: Call, read: (context: QueryContext) => Promise<R>): Promise<R> {
+export async function readOutside<R>(call: Call, read: (context: QueryContext) => Promise<R>): Promise<R> {
   try {
     return await retry(() => read({ transaction: undefined, logging: call.logging }), isConflict, statementRetries)
   } catch (error) {
@@ -95,17 +95,17 @@ async function readOutside<R>(call: Call, read: (context: QueryContext) => Promi
 }
 
 /** The rows that meet the conditions of a query, in the order and up to the number that `end` says. */
-async function selectKeys(
+export async function selectKeys(
   { method }: Call,
   query: RowQuery,
   context: QueryContext,
-  end: string,
+  end: (statement: Statement) => string,
   hint = '',
 ): Promise<RowRef[]> {
   const { model, conditions } = query
   const select = new Statement(model)
   const keys = model.primaryKeyAttributes.map((name) => `${select.column(name)} AS ${select.name(name)}`)
-  const sql = `SELECT ${hint}${keys.join(', ')} FROM ${select.table()} WHERE ${query.sql(select)} ${end}`
+  const sql = `SELECT ${hint}${keys.join(', ')} FROM ${select.table()} WHERE ${query.sql(select)} ${end(select)}`
   const rows = await sendForInstances(model, sql, select.binds, context)
   return rows.map((row) => {
     const { primaryKey } = identifyRow(method, row)

@@ -45,7 +45,7 @@ const words: Readonly<Record<string, string>> = {
   ...since('5.7.8', 'JSON JSON_ARRAY JSON_ARRAY_APPEND JSON_ARRAY_INSERT JSON_EXTRACT JSON_OBJECT'),
   ...since('5.7.8', 'JSON_REMOVE JSON_SET JSON_TYPE JSON_UNQUOTE MAX_EXECUTION_TIME'),
   ...since('5.7.22', 'JSON_ARRAYAGG JSON_MERGE_PRESERVE'),
-  ...since('8.0.1', 'NOWAIT'),
+  ...since('8.0.1', 'LOCKED NOWAIT SKIP'),
   ...since('8.0.2', 'FOLLOWING OVER PRECEDING ROWS UNBOUNDED'),
   ...since('8.0.3', 'JSON_MERGE_PATCH'),
   ...since('8.0.4', 'COLUMNS JSON_TABLE ORDINALITY PATH'),
@@ -113,7 +113,7 @@ function allSql(): string[] {
     return [hint, clause]
   })
   const { probe } = connectorOf('mysql')
-  const others = [probe, mysql.holds(column, '?'), mysql.documentText(column), mysql.lockClause]
+  const others = [probe, mysql.holds(column, '?'), mysql.documentText(column), mysql.lockClause, mysql.skipLocked()]
   return [...documents, ...waits, ...others].map((sql) => sql.replace(/'[^']*'|`[^`]*`/g, ''))
 }
 

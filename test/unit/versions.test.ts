@@ -24,13 +24,14 @@ const mysql = (version: string): object => ({
 })
 const sqlite = (version: string): object => ({ version, echo: probeText })
 
-/** What a server answers to the probe, and what it then refuses: a JSON write, a limited wait for a lock. */
+/** What a server answers to the probe, and what it then refuses: a JSON write, a limited wait for a lock, passing over locks. */
 const table: readonly (readonly [
   connector: string,
   answer: object,
   server: string,
   refusesJson?: string,
-  refusesWait?: string,
+  refusesWait?: string | undefined,
+  refusesSkip?: string,
 ])[] = [
   ['sqlite', sqlite('3.8.0'), 'SQLite', '3.47'],
   ['sqlite', sqlite('3.44.2'), 'SQLite', '3.47'],
@@ -39,15 +40,15 @@ const table: readonly (readonly [
   ['sqlite', sqlite('3.47.0'), 'SQLite'],
   ['sqlite', sqlite('3.52.0'), 'SQLite'],
   ['sqlite', sqlite('4.0.0'), 'SQLite'],
-  ['mysql', mysql('5.7.44-log'), 'MySQL', '8.0.17', '8.0.1'],
+  ['mysql', mysql('5.7.44-log'), 'MySQL', '8.0.17', '8.0.1', '8.0.1'],
   ['mysql', mysql('8.0.16'), 'MySQL', '8.0.17'],
   ['mysql', mysql('8.0.17'), 'MySQL'],
   ['mysql', mysql('8.0.39-0ubuntu0.22.04.1'), 'MySQL'],
   ['mysql', mysql('8.4.0'), 'MySQL'],
   ['mysql', mysql('9.7.4-2'), 'MySQL'],
   ['mysql', mysql('8.0.11-TiDB-v7.5.0'), 'MySQL', '8.0.17'],
-  ['mysql', mysql('10.5.23-MariaDB-0+deb11u1'), 'MariaDB', '10.7'],
-  ['mariadb', mysql('10.2.44-MariaDB'), 'MariaDB', '10.7', '10.3'],
+  ['mysql', mysql('10.5.23-MariaDB-0+deb11u1'), 'MariaDB', '10.7', undefined, '10.6'],
+  ['mariadb', mysql('10.2.44-MariaDB'), 'MariaDB', '10.7', '10.3', '10.6'],
   ['mariadb', mysql('10.6.18-MariaDB-log'), 'MariaDB', '10.7'],
   ['mariadb', mysql('5.5.5-10.6.18-MariaDB'), 'MariaDB', '10.7'],
   ['mariadb', mysql('5.5.5-10.11.6-MariaDB'), 'MariaDB'],
@@ -73,9 +74,12 @@ describe('a driver that parses texts', () => {
 })
 
 describe('a server of an old version', () => {
-  for (const [connector, answer, server, json, wait] of table) {
+  for (const [connector, answer, server, json, wait, skip] of table) {
     const { version } = answer as { version: string }
-    const refused = [...(json ? ['JSON writes'] : []), ...(wait ? ['limited waits'] : [])].join(' and ') || 'nothing'
+    const refused =
+      [...(json ? ['JSON writes'] : []), ...(wait ? ['limited waits'] : []), ...(skip ? ['SKIP LOCKED'] : [])].join(
+        ' and ',
+      ) || 'nothing'
     it(`${server} refuses ${refused}: ${version}`, () => {
       const dialect = connectorOf(connector).recognise(answer as Record<string, unknown>)
       expect(dialect.name).to.equal(server)
@@ -91,6 +95,7 @@ describe('a server of an old version', () => {
       }
       check(write, json)
       check(() => dialect.lockWait(0), wait)
+      check(() => dialect.skipLocked(), skip)
     })
   }
 

@@ -1,0 +1,157 @@
+import type { Attributes, Logging, Model, ModelStatic, Transaction, Transactionable, WhereOptions } from 'sequelize'
+import { checkOptions } from '../errors/check-options.js'
+import { usage } from '../errors/usage.js'
+import { nextRow } from '../rows/row-query.js'
+import type { RowQuery } from '../rows/row-query.js'
+import type { RowRef } from '../rows/row-ref.js'
+import { sendForRows } from '../sequelize/send.js'
+import type { QueryContext } from '../sequelize/send.js'
+import { Statement } from '../sequelize/statement.js'
+import { startCall } from '../transactions/call.js'
+import type { Call } from '../transactions/call.js'
+import { readOutside, selectKeys } from '../transactions/find-row.js'
+import { transactionToJoin } from '../transactions/join.js'
+import { lockingRead } from '../transactions/lock-wait.js'
+import { checkRetryOptions } from '../transactions/retry.js'
+import type { RetryOptions } from '../transactions/retry.js'
+import { checkIsolationLevel } from '../transactions/retry-transaction.js'
+import { runUnderLocks } from './lock.js'
+import { acquireLock } from './locking-read.js'
+
+/** Which row is the next one. */
+export interface NextRow<M extends Model> {
+  /** Conditions on ordinary columns, as in `[Model, { where }]`. Default: every row. */
+  readonly where?: WhereOptions<Attributes<M>>
+  /**
+   * Attributes, each ascending or with its direction: `['priority', ['createdAt', 'DESC']]`. Rows that are alike in all of them
+   * are in no order. Default: the primary key.
+   */
+  readonly order?: readonly (NameOf<M> | readonly [attribute: NameOf<M>, direction: 'ASC' | 'DESC'])[]
+}
+
+type NameOf<M extends Model> = keyof Attributes<M> & string
+
+export interface WithNextOptions extends Logging, Transactionable {
+  /** The isolation level of the new transaction; refused if the call joins one. Default: Sequelize's own. */
+  readonly isolationLevel?: Transaction.ISOLATION_LEVELS
+  /**
+   * Run `fn` again, in a new transaction and with the row that is then the next one, after a deadlock or a conflict; refused if
+   * the call joins a transaction. Default: `fn` runs once; the locking read before it has 3 attempts.
+   */
+  readonly retry?: RetryOptions
+}
+
+/** The number of rows that the first search reads; each further one reads four times as many. */
+const firstSearch = 16
+
+/**
+ * Runs `fn` while the first row that no other session holds is locked: the next job of a queue. Never waits for the lock of
+ * another caller; each of many concurrent callers gets another row. Otherwise like {@link withLock}. Sends, on PostgreSQL:
+ *
+ *     START TRANSACTION
+ *     SELECT "id" AS "id" FROM "jobs" WHERE "status" = $1 ORDER BY "id" LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+ *     SELECT "id" AS "id", "status" AS "status", … FROM "jobs" WHERE "id" = $1 AND "status" = $2 FOR NO KEY UPDATE
+ *     UPDATE "jobs" SET "status"=$1,"updatedAt"=$2 WHERE "id" = $3      -- what fn does
+ *     COMMIT
+ *
+ * MySQL and MariaDB would lock every row that they scan or sort. There, a SELECT before the transaction lists the first rows,
+ * and in the transaction they are tried one by one, by primary key, until one is free:
+ *
+ *     SELECT CASE WHEN `status` = ? THEN 1 ELSE 0 END AS `isNext` FROM `jobs` WHERE `id` = ? FOR UPDATE SKIP LOCKED
+ *
+ * In a transaction that the call joins, it is one statement there too. SQLite has one writer: callers take turns.
+ *
+ * @returns the result of `fn`; `undefined` if no row meets `where`, or other sessions hold all that do
+ * @throws {UsageError} before any SQL: a `where` or `order` that cannot be bound, a model without primary key
+ * @throws {UnsupportedDatabaseError} MySQL before 8.0.1, MariaDB before 10.6
+ * @throws the errors of {@link withLock}
+ * @example
+ *     const job = await withNext(Job, { where: { status: 'queued' }, order: ['createdAt'] }, (job) =>
+ *       job.update({ status: 'running' }),
+ *     )
+ * @see https://dev.mysql.com/doc/refman/9.7/en/innodb-locking-reads.html
+ */
+export async function withNext<M extends Model, R>(
+  model: ModelStatic<M>,
+  next: NextRow<M>,
+  fn: (row: M, transaction: Transaction) => R | Promise<R>,
+  options: WithNextOptions = {},
+): Promise<R | undefined> {
+  const method = 'withNext'
+  const names = ['transaction', 'isolationLevel', 'retry', 'logging'] as const
+  const { transaction, isolationLevel, logging, ...checked } = checkOptions(method, options, names)
+  const retry = checked.retry === undefined ? undefined : checkRetryOptions(method, checked.retry)
+  checkIsolationLevel(method, isolationLevel)
+  const [query, order] = nextRow(method, model, next)
+  if (typeof fn !== 'function') throw usage.callback(method, fn)
+  const { session, facts } = query
+  const joined = transactionToJoin(method, session, transaction, undefined)
+  if (joined && isolationLevel !== undefined) throw usage.isolationLevelJoined(method)
+  if (joined && retry) throw usage.retryJoined(method)
+  const call = await startCall({ method, session, row: facts, transaction: joined, logging })
+  const clause = call.dialect.skipLocked()
+  const run = (claim: (context: QueryContext) => Promise<RowRef | undefined>): Promise<R | undefined> =>
+    runUnderLocks(
+      call,
+      async (context, state) => {
+        const ref = await claim(context)
+        return ref ? [await acquireLock(call, ref, context, state, true)] : []
+      },
+      ([row], opened) => (row ? fn(row as M, opened) : undefined),
+      { opensTransaction: true, isolationLevel, retry },
+    )
+  const orderBy = (statement: Statement): string => orderSql(order, statement)
+
+  if (joined || !call.dialect.locksScannedRows) {
+    return run(async (context) => {
+      const select = (): Promise<RowRef[]> =>
+        selectKeys(call, query, context, (statement) => `${orderBy(statement)} LIMIT 1 ${clause}`)
+      const [first] = await lockingRead(call, query.model, context, select)
+      return first
+    })
+  }
+  const held = new Set<string>()
+  for (let limit = firstSearch; ;) {
+    const listed = await readOutside(call, (context) =>
+      selectKeys(call, query, context, (statement) => `${orderBy(statement)} LIMIT ${limit}`),
+    )
+    const untried = listed.filter(({ key }) => !held.has(key))
+    if (untried.length > 0) {
+      let isFound = false
+      const result = await run(async (context) => {
+        const ref = await claimOne(call, query, untried, held, context)
+        isFound = ref !== undefined
+        return ref
+      })
+      if (isFound) return result
+    } else if (listed.length < limit) return undefined
+    else limit *= 4
+  }
+}
+
+/** Locks the first of some rows that no other session holds; none if that row no longer meets the conditions. */
+async function claimOne(
+  { session, dialect }: Call,
+  query: RowQuery,
+  refs: readonly RowRef[],
+  held: Set<string>,
+  context: QueryContext,
+): Promise<RowRef | undefined> {
+  for (const ref of refs) {
+    const select = new Statement(query.model)
+    const isNext = `CASE WHEN ${query.sql(select)} THEN 1 ELSE 0 END AS ${select.name('isNext')}`
+    const sql = `SELECT ${isNext} FROM ${select.table()} WHERE ${ref.byKey.sql(select)} ${dialect.skipLocked()}`
+    const [row] = await sendForRows<{ isNext: unknown }>(session.sequelize, sql, select.binds, context)
+    // Its lock ends with the transaction, in which nothing else is done.
+    if (row) return Number(row.isNext) === 1 ? ref : undefined
+    held.add(ref.key)
+  }
+  return undefined
+}
+
+function orderSql(
+  order: readonly (readonly [attribute: string, isDescending: boolean])[],
+  statement: Statement,
+): string {
+  return `ORDER BY ${order.map(([name, isDescending]) => `${statement.column(name)}${isDescending ? ' DESC' : ''}`).join(', ')}`
+}
