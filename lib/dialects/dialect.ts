@@ -112,8 +112,12 @@ export interface Dialect {
   readonly maxDepth: number
   /** The maximum number of keys in a path, since each is a nested expression; that of {@link maxDepth} if absent. */
   readonly maxPath?: number
-  /** The maximum number of removals and merges in one write, since each removal is a nested call; absent if unlimited. */
-  readonly maxNesting?: number
+  /**
+   * For a database that stores JSON as text, and scans it for each key of a change: the maximum number of keys, in paths
+   * and patches, of a change that it computes. A document with a longer change is read under its lock and written as a
+   * whole.
+   */
+  readonly maxComputedKeys?: number
   /** The range of integers stored exactly; absent if unlimited. */
   readonly integers?: readonly [least: bigint, greatest: bigint]
   /** The range of integers that can be added exactly; that of {@link integers} if absent. */

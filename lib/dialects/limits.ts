@@ -69,7 +69,6 @@ export function refuseUnsupported(
       )
     }
   }
-  let nesting = 0
   // The keys of a patch are path keys, except inside arrays.
   const walk = (value: unknown, depth: number, isPatch: boolean): void => {
     if (typeof value === 'string') refuseText('string', value)
@@ -81,8 +80,7 @@ export function refuseUnsupported(
         refusePath(depth)
         refuseKey(key)
       }
-      if (isKey && isPatch && each === null) nesting++
-      else if (isKey) refuseText('inner key', key)
+      if (isKey) refuseText('inner key', key)
       walk(each, depth + 1, isKey && isPatch)
     }
   }
@@ -95,17 +93,7 @@ export function refuseUnsupported(
     refuseInteger(json, isCompared(each))
     if (kind === 'rename') refuseKey(JSON.parse(json) as string)
     walk(parseJson(json), path.length + (isItem ? 2 : 1), kind === 'merge')
-    if (kind === 'remove' || kind === 'rename') nesting++
   }
-  // The merges of a write are one patch.
-  if (operations.some(({ kind }) => kind === 'merge')) nesting++
-  if (dialect.maxNesting === undefined || nesting <= dialect.maxNesting) return
-  throw new UnsupportedValueError(
-    method,
-    `the write has ${nesting} removals and merges, and ${dialect.name} supports ${dialect.maxNesting} in one statement`,
-    'Split the write into several calls.',
-    column,
-  )
 }
 
 /**
@@ -144,6 +132,25 @@ export function refuseTooManyBinds(
   )
 }
 
+/** An increment whose sum a database cannot hold exactly, and the stored number. */
+interface InexactSum {
+  readonly increment: Operation
+  readonly before: string
+  readonly reason: string
+}
+
+/** The first increment of a stored document whose sum the database cannot hold exactly, or whose double overflows. */
+export function findInexactSum({ operations }: Change, stored: string, dialect: Dialect): InexactSum | undefined {
+  const increments = operations.filter(({ kind }) => kind === 'increment')
+  const root = increments.length > 0 ? scanJson(stored) : undefined
+  for (const increment of increments) {
+    const before = textAt(stored, increment.path, root)
+    const reason = before === undefined ? undefined : inexactSum(before, increment.json, dialect)
+    if (before !== undefined && reason !== undefined) return { increment, before, reason }
+  }
+  return undefined
+}
+
 /**
  * Checks the sums of increments with the numbers of a stored document that the UPDATE did not match.
  *
@@ -152,24 +159,19 @@ export function refuseTooManyBinds(
 export function refuseInexactSums(
   method: string,
   column: string,
-  { operations }: Change,
+  change: Change,
   stored: string,
   dialect: Dialect,
 ): void {
-  const increments = operations.filter(({ kind }) => kind === 'increment')
-  const root = increments.length > 0 ? scanJson(stored) : undefined
-  for (const { path, json } of increments) {
-    const before = textAt(stored, path, root)
-    if (before === undefined) continue
-    const reason = inexactSum(before, json, dialect)
-    if (reason === undefined) continue
-    throw new UnsupportedValueError(
-      method,
-      `the sum of ${before}, the number that "${column}" holds at ${JSON.stringify(path)}, and ${json} ${reason}`,
-      'Store such numbers as strings, and add them in withLock(): String(BigInt(text) + amount).',
-      column,
-    )
-  }
+  const found = findInexactSum(change, stored, dialect)
+  if (!found) return
+  const { increment, before, reason } = found
+  throw new UnsupportedValueError(
+    method,
+    `the sum of ${before}, the number that "${column}" holds at ${JSON.stringify(increment.path)}, and ${increment.json} ${reason}`,
+    'Store such numbers as strings, and add them in withLock(): String(BigInt(text) + amount).',
+    column,
+  )
 }
 
 /** @throws {UnsupportedValueError} a stored document has more levels than the JSON functions of the database read */

@@ -163,8 +163,8 @@ export const mariadb: Dialect = {
   isolationLevels: mysql.isolationLevels,
   maxDepth: 31,
   addends: [1n - 10n ** BigInt(maxDigits), 10n ** BigInt(maxDigits) - 1n],
-  // The server does not check its stack in JSON_REMOVE, and crashes at 500 nested calls (thread_stack 292 KiB).
-  maxNesting: 256,
+  // Also, the server does not check its stack in JSON_REMOVE, and crashes at 500 nested calls (thread_stack 292 KiB).
+  maxComputedKeys: 32,
   // "$.\"-1\"" is parsed as an array index from the end (error 4042).
   refuseKey: (key) => (key.startsWith('-') ? 'a key may not start with "-"' : refuseLongKey(key)),
   refuseText: () => undefined,

@@ -151,6 +151,7 @@ export const sqlite: Dialect = {
   lockHolders: 'another connection or process that has the file open',
   isolationLevels: ['SERIALIZABLE'],
   maxDepth: 1000,
+  maxComputedKeys: 64,
   integers: [-(2n ** 63n), 2n ** 63n - 1n],
   // NUL terminates a path: "a\0b" would write the key "a".
   refuseKey: (key) => (key.includes('\0') ? 'a key may not contain the NUL character' : undefined),

@@ -217,19 +217,26 @@ function isReadingOfNode(text: string, { start, end, members, items }: JsonNode,
 
 /** Whether a stored text and an operand are equal, in any order of keys; numbers are compared by all their digits. */
 export function isSameText(stored: string, operand: string): boolean {
-  return isSameNode(stored, scanJson(stored), operand, scanJson(operand))
+  return isSameNode(stored, scanJson(stored), operand, scanJson(operand), isSameOrText)
 }
 
-function isSameNode(one: string, node: JsonNode, other: string, otherNode: JsonNode): boolean {
+/** Whether a part of one JSON text equals a part of another one, in any order of keys. */
+export function isSameNode(
+  one: string,
+  node: JsonNode,
+  other: string,
+  otherNode: JsonNode,
+  isSame: (one: string, other: string) => boolean,
+): boolean {
   if (node.members || otherNode.members) {
     const [mine, theirs] = [node.members, otherNode.members]
     if (!mine || mine.size !== theirs?.size) return false
-    return [...mine].every(([key, each]) => theirs.has(key) && isSameNode(one, each, other, theirs.get(key)!))
+    return [...mine].every(([key, each]) => theirs.has(key) && isSameNode(one, each, other, theirs.get(key)!, isSame))
   }
   if (node.items || otherNode.items) {
     const [mine, theirs] = [node.items, otherNode.items]
     if (!mine || mine.length !== theirs?.length) return false
-    return mine.every((each, index) => isSameNode(one, each, other, theirs[index]!))
+    return mine.every((each, index) => isSameNode(one, each, other, theirs[index]!, isSame))
   }
-  return isSameOrText(one.slice(node.start, node.end), other.slice(otherNode.start, otherNode.end))
+  return isSame(one.slice(node.start, node.end), other.slice(otherNode.start, otherNode.end))
 }

@@ -12,14 +12,15 @@ import type { Call } from './call.js'
  * @param read gets the SQL after SELECT, and the SQL at the end of the statement
  */
 export function lockingRead<R>(
-  { dialect, session, timeoutMs }: Call,
+  call: Call,
   model: RowModel,
   context: QueryContext,
   read: (hint: string, clause: string) => Promise<R>,
 ): Promise<R> {
+  const { dialect, session, timeoutMs } = call
   const { hint = '', clause = dialect.lockClause, setting } = timeoutMs === undefined ? {} : dialect.lockWait(timeoutMs)
   const locked = async (): Promise<R> => {
-    if (dialect.writerQueue && !beginsImmediate(context.transaction!)) await takeWriteLock(model, session, context)
+    await takeWriteLock(call, model, context)
     return read(hint, clause)
   }
   return setting ? withSetting(session, setting, context, locked) : locked()
@@ -48,9 +49,10 @@ async function withSetting<R>(
 }
 
 /** Takes SQLite's write lock by an UPDATE without effect: a deferred transaction that reads first may never get it. */
-async function takeWriteLock(model: RowModel, { sequelize }: Session, context: QueryContext): Promise<void> {
+export async function takeWriteLock({ dialect, session }: Call, model: RowModel, context: QueryContext): Promise<void> {
+  if (!dialect.writerQueue || beginsImmediate(context.transaction!)) return
   const update = new Statement(model)
   const column = update.column(model.primaryKeyAttributes[0]!)
   const sql = `UPDATE ${update.table()} SET ${column} = ${column} WHERE 1 = 0`
-  await sendForHeader(sequelize, sql, update.binds, context)
+  await sendForHeader(session.sequelize, sql, update.binds, context)
 }

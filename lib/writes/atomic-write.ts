@@ -36,7 +36,7 @@ import type { BatchableCall } from './coalesce.js'
 import { validatedChanges, valueAfter } from './columns.js'
 import type { ColumnChange } from './columns.js'
 import type { JsonWriteOptions } from './options.js'
-import { asLoaded, readDocument, updateDocuments } from './update-document.js'
+import { asLoaded, isReadFirst, readDocument, updateDocuments } from './update-document.js'
 import type { DocumentChange, DocumentColumn, UpdateResult } from './update-document.js'
 
 /** A reference to the document that a call changes. */
@@ -128,7 +128,9 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
     for (const each of documents) refuseUnsupported(method, each.column, each, call.dialect)
     for (const each of columns) if ('plus' in each) refuseClampedSum(method, each.attribute, call.dialect)
     const send = (own: Call, sent: AtomicWrite): Promise<Written> => {
-      const opensTransaction = answer !== 'nothing' && call.dialect.matched !== undefined
+      const opensTransaction =
+        (answer !== 'nothing' && call.dialect.matched !== undefined) ||
+        sent.documents.some((each) => isReadFirst(each, call.dialect))
       const statements = (context: QueryContext, state: TransactionState | undefined): Promise<Written> =>
         state
           ? state.runCall(sent.row.key, `${method}()`, () => updateInTransaction(own, sent, context, state))

@@ -1,7 +1,12 @@
-import { isDeepStrictEqual } from 'node:util'
 import { DatabaseError } from 'sequelize'
 import type { Change, Column, Dialect, UpdateVariant } from '../dialects/dialect.js'
-import { refuseCharacterSet, refuseInexactSums, refuseTooDeep, refuseUnreturned } from '../dialects/limits.js'
+import {
+  findInexactSum,
+  refuseCharacterSet,
+  refuseInexactSums,
+  refuseTooDeep,
+  refuseUnreturned,
+} from '../dialects/limits.js'
 import {
   ConditionNotMetError,
   ConflictError,
@@ -10,9 +15,10 @@ import {
   UnknownOutcomeError,
   UnsupportedValueError,
 } from '../errors/errors.js'
+import { changesNothing, changeText, keysOf } from '../json/change-text.js'
 import { parseJson, tryParseJson, withRightKeys } from '../json/json-text.js'
 import type { Condition } from '../json/operation.js'
-import { applyAll, findMismatch, inStoredSpelling, meets } from '../json/semantics.js'
+import { findMismatch, inStoredSpelling, meets } from '../json/semantics.js'
 import type { Mismatch } from '../json/semantics.js'
 import type { JsonValue } from '../json/values.js'
 import { columnsOf, conditionSql } from '../rows/row-conditions.js'
@@ -23,6 +29,7 @@ import { failureOf, sendForHeader, sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import { Statement } from '../sequelize/statement.js'
 import type { Call } from '../transactions/call.js'
+import { takeWriteLock } from '../transactions/lock-wait.js'
 import type { ColumnChange } from './columns.js'
 
 /** A JSON attribute and its type. */
@@ -92,7 +99,9 @@ export async function updateDocuments<R>(
   let isUnchanged = true
   for (let round = 1; round <= maxRounds; round++) {
     let canTell = true
-    for (const variants of variantsOf(documents, dialect)) {
+    const readFirst = context.transaction ? documents.filter((each) => isReadFirst(each, dialect)) : []
+    const whole = readFirst.length > 0 ? await wholeDocuments(call, ref, readFirst, context) : noDocuments
+    for (const variants of whole ? variantsOf(documents, dialect, whole) : []) {
       let sent: UpdateResult<R>
       try {
         sent = await send(variants, conditions)
@@ -159,10 +168,46 @@ function toWriteError(
   return UnsupportedValueError.inStoredDocument(method, facts, unread.column, what, error)
 }
 
+/** Whether a document is read and written as a whole, since the database would scan it for each key of the change. */
+export function isReadFirst({ operations }: Change, { maxComputedKeys }: Dialect): boolean {
+  return maxComputedKeys !== undefined && keysOf(operations) > maxComputedKeys
+}
+
+const noDocuments: ReadonlyMap<DocumentChange, UpdateVariant> = new Map()
+
+/**
+ * The variants that write documents as a whole, computed from what a locking read returns; `undefined` if one of the
+ * changes does not fit its document.
+ */
+async function wholeDocuments(
+  call: Call,
+  ref: RowRef,
+  documents: readonly DocumentChange[],
+  context: QueryContext,
+): Promise<ReadonlyMap<DocumentChange, UpdateVariant> | undefined> {
+  const { dialect } = call
+  const whole = new Map<DocumentChange, UpdateVariant>()
+  await takeWriteLock(call, ref.model, context)
+  for (const each of documents) {
+    const stored = await readDocument(call, ref, each, context)
+    if (reasonAgainst(each, stored) || findInexactSum(each, stored.text, dialect)) return undefined
+    const text = changeText(stored.text, each.operations)
+    whole.set(each, (_change, { sql }, bind) => ({ document: text === stored.text ? sql : bind(text), guard: '1 = 1' }))
+  }
+  return whole
+}
+
 /** All combinations of one variant per document; a document that is replaced as a whole has only one variant. */
-function variantsOf(documents: readonly DocumentChange[], dialect: Dialect): UpdateVariant[][] {
-  const variants = (each: DocumentChange): readonly UpdateVariant[] =>
-    isReplacedAsWhole(each) ? dialect.variants.slice(0, 1) : dialect.variants
+function variantsOf(
+  documents: readonly DocumentChange[],
+  dialect: Dialect,
+  whole: ReadonlyMap<DocumentChange, UpdateVariant>,
+): UpdateVariant[][] {
+  const variants = (each: DocumentChange): readonly UpdateVariant[] => {
+    const own = whole.get(each)
+    if (own) return [own]
+    return isReplacedAsWhole(each) ? dialect.variants.slice(0, 1) : dialect.variants
+  }
   const [first, ...rest] = documents
   if (!first) return [[]]
   return rest.reduce<UpdateVariant[][]>(
@@ -216,19 +261,18 @@ function reasonAgainst(
   return mismatch ?? conditions.find((each) => !meets(each, text))
 }
 
-/** Whether the stored documents already equal the result of the UPDATE; false if that cannot be compared. */
+/** Whether the stored documents already equal the result of the UPDATE; false for a document that is replaced. */
 function isAlreadyThere(
   { model }: RowRef,
   documents: readonly DocumentChange[],
   stored: readonly StoredDocument[],
 ): boolean {
-  // An UPDATE with a version always changes the row; integers beyond 2^53 are rounded here.
-  if (versionAttribute(model) || stored.some(({ text }) => /\d{16}/.test(text))) return false
-  return documents.every(({ operations }, index) => {
-    const { document } = stored[index]!
+  // An UPDATE with a version always changes the row.
+  if (versionAttribute(model)) return false
+  return documents.every((each, index) => {
     // The condition of a replacement is met, so the document was not replaced yet.
-    if (isReplacedAsWhole(documents[index]!)) return false
-    return operations.length === 0 || isDeepStrictEqual(document, applyAll(operations, document))
+    if (isReplacedAsWhole(each)) return false
+    return each.operations.length === 0 || changesNothing(stored[index]!.text, each.operations)
   })
 }
 

@@ -308,6 +308,8 @@ eachDatabase('calls that are coalesced', (database) => {
       'set at four keys': (index) => set([`p${index}`, 'q', 'r', 's'], index),
       pull: (index) => pull(`l${index}`, 1),
     }
+    // A batch of so many keys is written as a whole, after a locking read.
+    const isReadFirst = database.name === 'mariadb' || database.name === 'sqlite'
     const start: Progress = {}
     for (const index of list(300, (each) => each)) Object.assign(start, { [`k${index}`]: 1, [`l${index}`]: [1, 2] })
     for (const [name, make] of Object.entries(kinds)) {
@@ -316,7 +318,8 @@ eachDatabase('calls that are coalesced', (database) => {
       await Promise.all(list(300, (index) => write([make(index)])))
       // None was refused and sent again in halves.
       expect(updates().length, name).to.be.below(name.startsWith('merge') ? 9 : 8)
-      expect(log.length - updates().length, name).to.be.below(2)
+      const reads = log.filter((sql) => sql.startsWith('SELECT')).length
+      expect(reads, name).to.be.at.most(isReadFirst ? updates().length : 1)
       expect(await progress(), name).to.deep.equal(expected(list(300, make), start))
     }
   })

@@ -700,12 +700,11 @@ eachDatabase('updateJson', (database) => {
   // README's table of the limits of one call.
   const maxBinds = { mysql: 65_535, mariadb: undefined, postgres: 65_535, sqlite: 32_766 }[database.dialect]
   const maxPath = { mysql: 100, mariadb: 31, postgres: 256, sqlite: 1000 }[database.name]
-  const maxRemoved = database.name === 'mariadb' ? 256 : undefined
   const keysOf = (count: number): string[] => Array.from({ length: count }, (_, index) => `k${index}`)
   const deepPath = (length: number): string[] => Array.from({ length }, () => 'k')
 
   if (!isOtherWay) {
-    it('writes at as many places as README says in one statement', async () => {
+    it('writes at thousands of places with one UPDATE', async () => {
       const { sequelize: own, log } = database.connect({ pool: { max: 1 } })
       const Own = defineRuns(own)
       const before = { k0: { a: { c: 1 } }, k2: 1 }
@@ -716,7 +715,7 @@ eachDatabase('updateJson', (database) => {
         ['merged keys', [merge([], Object.fromEntries(keysOf(3000).map((key) => [key, 1])))]],
         [
           'removed and renamed keys',
-          keysOf(256).map((key, at) => (at % 2 ? remove(key) : rename(key, `${key} moved`))),
+          keysOf(1100).map((key, at) => (at % 2 ? remove(key) : rename(key, `${key} moved`))),
         ],
         ['conditions', [set('k', 1)], keysOf(1100).map((key) => absent(`new ${key}`))],
         ['a path', [set(deepPath(Math.min(maxPath, 128)), 1)]],
@@ -727,7 +726,7 @@ eachDatabase('updateJson', (database) => {
         log.length = 0
         const options = { if: conditions }
         await updateJson<WorkflowRun, 'progress', Operation[]>([Own, id], 'progress', operations as never, options)
-        const updates = log.filter((sql) => sql.includes('UPDATE'))
+        const updates = log.filter((sql) => sql.startsWith('UPDATE'))
         expect(updates, title).to.have.length(1)
         const wanted: unknown = JSON.parse(JSON.stringify(expected(operations, before)))
         expect(isDeepStrictEqual(await stored(id), wanted), title).to.equal(true)
@@ -741,14 +740,11 @@ eachDatabase('updateJson', (database) => {
     const { id } = await Runs.create({ progress: {} })
     await updateJson([Own, id], 'progress', [set('k', 1)])
     log.length = 0
-    const removed = Object.fromEntries(keysOf(256).map((key) => [key, null]))
     // Each condition has a bind for its value, and one for its path, which is shared on SQLite.
     const count = Math.ceil((maxBinds ?? 0) / (database.name === 'sqlite' ? 1 : 2))
     const conditions = new Array<Condition>(count).fill(equals('k', 1))
     const refused: readonly (readonly [number | undefined, readonly Operation[], Condition[], string])[] = [
       [maxBinds, [set('z', 1)], conditions, `accepts ${maxBinds}`],
-      [maxRemoved, [merge([], removed)], [], 'supports 256'],
-      [maxRemoved, keysOf(257).map((key) => remove(key)), [], 'supports 256'],
       [maxPath, [set(deepPath(maxPath + 1), 1)], [], `more than ${maxPath} `],
       [maxPath, [merge(deepPath(maxPath), { k: 1 })], [], `more than ${maxPath} `],
     ]
@@ -780,12 +776,88 @@ eachDatabase('updateJson', (database) => {
       { a: 1 },
       'merged',
     ])
-    const call = updateJson([Runs, id], 'progress', [merge([], Object.fromEntries(names.map((name) => [name, null])))])
-    if (database.name !== 'mariadb') await call
-    else
-      expect((await rejection(call, UnsupportedValueError)).message).to.include(
-        'has 601 removals and merges, and MariaDB supports 256',
+    await updateJson([Runs, id], 'progress', [merge([], Object.fromEntries(names.map((name) => [name, null])))])
+    expect(Object.keys((await stored(id)) as Progress)).to.have.length(85)
+  })
+
+  // MariaDB and SQLite scan a document for each key: past README's limit it is read under its lock and written as a whole.
+  if (database.name === 'mariadb' || database.name === 'sqlite') {
+    it('changes many keys by the rules that hold for few', async () => {
+      const many = (make: (key: string) => Operation): Operation[] => keysOf(70).map(make)
+      const list = [1, '1', 1.5, { x: 1, y: [null] }, [1], 'é', 12345678901]
+      const start = Object.fromEntries(keysOf(70).map((key, at) => [key, { n: at, list, o: { a: 1 }, none: null }]))
+      const kinds: readonly Operation[][] = [
+        many((key) => set([key, 'o', 'b'], 1)),
+        many((key) => setIfAbsent([key, Number(key.slice(1)) % 2 ? 'n' : 'm'], 'new')),
+        many((key) => rename([key, 'list'], 'n')),
+        many((key) => rename([key, 'missing'], 'n')),
+        many((key) => remove([key, 'none', 'inner'])),
+        many((key) => pull([key, 'none', 'inner'], 1)),
+        many((key) => increment([key, Number(key.slice(1)) % 2 ? 'n' : 'm'], 2)),
+        many((key) => increment([key, 'n'], 0.25)),
+        many((key) => min([key, 'n'], 30)),
+        many((key) => max([key, 'n'], 30.5)),
+        many((key) => max([key, 'm'], 1)),
+        many((key) => append([key, 'list'], 1, { a: null })),
+        many((key) => append([key, 'new'], [])),
+        many((key) => prepend([key, 'list'], 'first')),
+        many((key) => addToSet([key, 'list'], { y: [null], x: 1 })),
+        many((key) => addToSet([key, 'new', 'list'], '1')),
+        many((key) => pull([key, 'list'], 1)),
+        many((key) => pull([key, 'list'], [1])),
+        many((key) => merge(key, { o: { a: null, b: { c: null, d: 1 } }, list: { e: 1 }, n: null })),
+      ]
+      const { id } = await Runs.create({ progress: {} })
+      for (const operations of kinds) {
+        for (const before of [start, {}, null]) {
+          await storeText(Runs, id, before && JSON.stringify(before))
+          await updateJson<WorkflowRun, 'progress', Operation[]>([Runs, id], 'progress', operations as never)
+          const title = `${operations[0]!.kind} ${JSON.stringify(operations[0]!.path)}`
+          const wanted: unknown = JSON.parse(JSON.stringify(expected(operations, before)))
+          expect(await stored(id), title).to.deep.equal(wanted)
+        }
+      }
+    })
+  }
+
+  it('keeps digits, and what it cannot change, among many keys', async () => {
+    const sets = keysOf(70).map((key) => set(key, 1))
+    const write = (operations: readonly Operation[], conditions: Condition[] = []): Promise<unknown> =>
+      updateJson<WorkflowRun, 'progress', Operation[]>([Runs, id], 'progress', [...sets, ...operations] as never, {
+        if: conditions,
+      })
+    const start = '{"long":9007199254740993,"a":"x","o":{"\\u00e9":1.5,"\\u0061":[9007199254740993]},"big":1e308}'
+    const { id } = await Runs.create()
+    await storeText(Runs, id, start)
+    const before = await storedText(Runs, id)
+    await rejection(write([increment('a')]), JsonShapeError)
+    await rejection(write([set(['a', 'b'], 1)]), JsonShapeError)
+    await rejection(write([increment('big', 1.5e308)]), UnsupportedValueError)
+    await rejection(write([], [absent('a')]), ConditionNotMetError)
+    expect(await storedText(Runs, id)).to.equal(before)
+    await write([increment('long', 1), addToSet(['o', 'a'], 9007199254740993n)], [equals('a', 'x')])
+    const after = await storedText(Runs, id)
+    expect(after)
+      .to.match(/9007199254740994/)
+      .and.to.match(/\[9007199254740993\]/)
+    // The same once more changes nothing, which some drivers count as no row.
+    await write([addToSet(['o', 'a'], 9007199254740993n)])
+    expect(await storedText(Runs, id)).to.equal(after)
+    await rejection(updateJson([Runs, -1], 'progress', sets as never), RowNotFoundError)
+  })
+
+  it('writes many keys of one row from many callers, in transactions and beside them', async () => {
+    const { id } = await Runs.create({ progress: { n: 0 } })
+    const writes = Array.from({ length: 6 }, async (_, caller) => {
+      const operations: Operation[] = [increment('n'), ...keysOf(70).map((key) => set(`${key} of ${caller}`, 1))]
+      if (caller % 2) return updateJson([Runs, id], 'progress', operations as never)
+      return Runs.sequelize!.transaction((transaction) =>
+        updateJson([Runs, id], 'progress', operations as never, { transaction }),
       )
+    })
+    await Promise.all(writes)
+    const after = (await stored(id)) as Progress
+    expect([after['n'], Object.keys(after).length]).to.deep.equal([6, 1 + 6 * 70])
   })
 
   if (database.name === 'postgres') {
