@@ -5,6 +5,7 @@ import { usage } from './errors/usage.js'
 import { guard } from './guard/guard.js'
 import type {
   Changes,
+  Conditions,
   Fitting,
   JsonColumn,
   JsonDocument,
@@ -14,7 +15,7 @@ import type {
   MethodName,
   Patch,
 } from './json/document-types.js'
-import type { Operation } from './json/operation.js'
+import type { Condition, Operation } from './json/operation.js'
 import type { PathInput } from './json/values.js'
 import { withLock } from './locking/lock.js'
 import type { WithLockOptions } from './locking/lock.js'
@@ -44,40 +45,52 @@ export interface Lossless<M extends Model> {
   withOptimisticLock<R>(fn: (row: this) => R | Promise<R>, options?: WithOptimisticLockOptions): Promise<R>
 
   /** Changes several columns of this row in one atomic UPDATE. See the function {@link atomicUpdate}. */
-  atomicUpdate<const G extends object>(
+  atomicUpdate<const G extends object, const I extends Conditions<M> = Conditions<M>>(
     changes: G & Changes<M, G, Plus>,
-    options?: AtomicUpdateOptions<M>,
+    options?: AtomicUpdateOptions<M, I>,
   ): Promise<this>
 
   /** Sets one key of a JSON column in one atomic UPDATE. See the function {@link mergeJsonKey}. */
-  mergeJsonKey<C extends JsonColumn<M>, K extends JsonKey<M, C>>(
+  mergeJsonKey<
+    C extends JsonColumn<M>,
+    K extends JsonKey<M, C>,
+    const I extends readonly Condition[] = readonly Condition[],
+  >(
     column: C,
     key: K,
     value: JsonKeyValue<M, C, K>,
-    options?: JsonWriteOptions,
+    options?: JsonWriteOptions<M, C, I>,
   ): Promise<this>
 
   /** Merges a JSON Merge Patch (RFC 7396) into a column in one atomic UPDATE. See the function {@link mergeJson}. */
-  mergeJson<C extends JsonColumn<M>>(
+  mergeJson<C extends JsonColumn<M>, const I extends readonly Condition[] = readonly Condition[]>(
     column: C,
     patch: Patch<JsonDocument<M, C>>,
-    options?: JsonWriteOptions,
+    options?: JsonWriteOptions<M, C, I>,
   ): Promise<this>
 
   /** Applies several operations to a JSON column in one atomic UPDATE. See the function {@link updateJson}. */
-  updateJson<C extends JsonColumn<M>, const O extends readonly Operation[]>(
+  updateJson<
+    C extends JsonColumn<M>,
+    const O extends readonly Operation[],
+    const I extends readonly Condition[] = readonly Condition[],
+  >(
     column: C,
     operations: O & Fitting<M, C, O>,
-    options?: JsonWriteOptions,
+    options?: JsonWriteOptions<M, C, I>,
   ): Promise<this>
 
   /** Sets the value at a path if the stored value equals `expected`. See the function {@link compareAndSetJson}. */
-  compareAndSetJson<C extends JsonColumn<M>, const P extends PathInput>(
+  compareAndSetJson<
+    C extends JsonColumn<M>,
+    const P extends PathInput,
+    const I extends readonly Condition[] = readonly Condition[],
+  >(
     column: C,
     path: P,
     expected: JsonValueAt<M, C, P>,
     value: JsonValueAt<M, C, P>,
-    options?: JsonWriteOptions,
+    options?: JsonWriteOptions<M, C, I>,
   ): Promise<boolean>
 }
 

@@ -1,7 +1,7 @@
 import { isInteger, pathText, stringOrNumber } from '../json/encode.js'
 import { parseJson } from '../json/json-text.js'
-import type { Operation } from '../json/operation.js'
-import { createsMissing, neededType, renamedPath } from '../json/semantics.js'
+import type { Condition, Operation } from '../json/operation.js'
+import { createsMissing, neededType, operators, renamedPath, sizes } from '../json/semantics.js'
 import { isObject } from '../json/values.js'
 import type { Kind, Path } from '../json/values.js'
 import type { Bind, Change } from './dialect.js'
@@ -27,6 +27,12 @@ export interface JsonFunctions {
   readonly isCanonical?: (value: string, bind: Bind) => string
   /** True if a value exists and equals a bound text, in any order of keys. */
   readonly equals: (value: string, text: string) => string
+  /** True if a value is a number, or a string, as the operand is, and in this order; strings are compared by code point. */
+  readonly isOrdered: (value: string, than: '>' | '>=' | '<' | '<=', operand: Operand) => string
+  /** True if a value is an array that has an item equal to a bound text. */
+  readonly contains: (value: string, text: string) => string
+  /** True if a value is an array or an object, and its number of items or keys is between two bound integers. */
+  readonly hasSize: (value: string, least: string, greatest: string) => string
   readonly set: (document: string, pairs: readonly string[]) => string
   readonly remove: (document: string, paths: readonly string[]) => string
   readonly patch: (document: string, text: string) => string
@@ -204,12 +210,16 @@ export function write(
     operands.push(operand)
     after = functions.patch(after, operand)
   }
-  const met = conditions.map(({ kind, path, json }) => {
+  const met = conditions.map((condition) => {
+    const { kind, path, isNegated = false } = condition
     // If a parent is stored twice, the values in its first occurrence cannot be read.
     if (functions.isUnique) path.forEach((_key, depth) => bound(path.slice(0, depth + 1)))
     const value = at(path)
-    if (kind === 'equals') return functions.equals(value, bind(json))
-    return `${value} IS ${kind === 'exists' ? 'NOT ' : ''}NULL`
+    // Only a condition that is met by a wrong comparison would write.
+    const needsCanonical = kind === 'contains' || kind === 'size' || (kind === 'equals' && isNegated)
+    if (functions.isCanonical && needsCanonical) guards.push(functions.isCanonical(value, bind))
+    const sql = conditionSql(functions, condition, value, bind)
+    return isNegated ? `NOT (${sql})` : sql
   })
   if (functions.isUnique) {
     for (const depth of new Set(depthOf.values())) {
@@ -218,6 +228,26 @@ export function write(
     }
   }
   return { document: after, guards: [...many(parentGuards), ...guards], met, read: many([...read]), operands }
+}
+
+/** The SQL of a condition on a value, without its negation; never NULL. */
+function conditionSql(functions: JsonFunctions, { kind, json }: Condition, value: string, bind: Bind): string {
+  switch (kind) {
+    case 'exists':
+      return `${value} IS NOT NULL`
+    case 'absent':
+      return `${value} IS NULL`
+    case 'equals':
+      return functions.equals(value, bind(json))
+    case 'contains':
+      return functions.contains(value, bind(json))
+    case 'size': {
+      const [least, greatest] = sizes(json)
+      return functions.hasSize(value, bind(String(least)), bind(String(greatest)))
+    }
+    default:
+      return functions.isOrdered(value, operators[kind], { text: json, bound: bind(json) })
+  }
 }
 
 /** The path of an object, and the JSON text of what is merged into it. */

@@ -89,7 +89,7 @@ export function refuseUnsupported(
     for (const key of path) refuseKey(key)
     refusePath(path.length)
     // The root is level 1; each key of the path adds one. An item is inside an array, which is the operand of `append`.
-    const isItem = kind === 'prepend' || kind === 'addToSet' || kind === 'pull'
+    const isItem = kind === 'prepend' || kind === 'addToSet' || kind === 'pull' || kind === 'contains'
     refuseInteger(json, isCompared(each))
     if (kind === 'rename') refuseKey(JSON.parse(json) as string)
     walk(parseJson(json), path.length + (isItem ? 2 : 1), kind === 'merge')
@@ -237,9 +237,15 @@ export function refuseUnreturned(method: string, column: string, dialect: Dialec
   )
 }
 
+/** The kinds of operations and conditions whose operand is compared with stored values. */
+const comparedKinds: ReadonlySet<string> = new Set([
+  ...['min', 'max', 'addToSet', 'pull'],
+  ...['equals', 'contains', 'greaterThan', 'atLeast', 'lessThan', 'atMost'],
+])
+
 /** Whether the database compares an operand with stored numbers; a loaded value is compared as it was read. */
 function isCompared(each: Operation | Condition): boolean {
-  return 'isLoaded' in each ? !each.isLoaded : ['equals', 'min', 'max', 'addToSet', 'pull'].includes(each.kind)
+  return 'isLoaded' in each ? !each.isLoaded : comparedKinds.has(each.kind)
 }
 
 function shorten(text: string): string {

@@ -45,6 +45,19 @@ const lesser = (value: string, bound: string, than: '<' | '>'): string => {
   )
 }
 
+/** The bytes of a JSON string, which no collation compares. */
+const bytes = (value: string): string => `CAST(CONVERT(JSON_UNQUOTE(${value}) USING utf8mb4) AS BINARY)`
+
+/** Compares as DECIMAL what it holds exactly: integers of up to 65 digits, and up to 30 digits after the point. */
+const isOrderedNumber = (value: string, than: string, bound: string): string => {
+  const are = (pattern: string): string => `${value} REGEXP '${pattern}' AND ${bound} REGEXP '${pattern}'`
+  const as = (type: string): string => `CAST(${value} AS ${type}) ${than} CAST(${bound} AS ${type})`
+  return (
+    `CASE WHEN ${are('^-?[0-9]{1,65}$')} THEN ${as('DECIMAL(65, 0)')} ` +
+    `WHEN ${are('^-?[0-9]{1,35}([.][0-9]{1,30})?$')} THEN ${as('DECIMAL(65, 30)')} ELSE ${as('DOUBLE')} END`
+  )
+}
+
 // JSON_REMOVE with three or more paths ignores the third one and later ones if their keys are not ASCII.
 const removed = (document: string, paths: readonly string[]): string =>
   paths.reduce((before, path) => `JSON_REMOVE(${before}, ${path})`, document)
@@ -64,6 +77,17 @@ const functions: JsonFunctions = {
   isCanonical: (value, bind) =>
     `COALESCE(CAST(REPLACE(${value}, ${bind('\\\\')}, '') AS BINARY) NOT REGEXP ${bind(otherEscape)}, TRUE)`,
   equals: (value, text) => `COALESCE(${equal(value, text)}, 0) = 1`,
+  isOrdered: (value, than, { text, bound }) =>
+    text.startsWith('"')
+      ? `IF(JSON_TYPE(${value}) = 'STRING', ${bytes(value)} ${than} ${bytes(bound)}, FALSE)`
+      : `IF(JSON_TYPE(${value}) IN (${numbers}), ${isOrderedNumber(value, than, bound)}, FALSE)`,
+  contains: (value, text) =>
+    `EXISTS(SELECT 1 FROM JSON_TABLE(IF(JSON_TYPE(${value}) = 'ARRAY', ${value}, '[]'), '$[*]' COLUMNS(item JSON PATH '$')) items ` +
+    `WHERE ${equal('items.item', text)})`,
+  // Of a key that is stored twice, JSON_KEYS returns one.
+  hasSize: (value, least, greatest) =>
+    `COALESCE(CASE JSON_TYPE(${value}) WHEN 'ARRAY' THEN JSON_LENGTH(${value}) WHEN 'OBJECT' THEN JSON_LENGTH(JSON_KEYS(${value})) END ` +
+    `BETWEEN CAST(${least} AS SIGNED) AND CAST(${greatest} AS SIGNED), FALSE)`,
   set: (document, pairs) => `JSON_SET(${document}, ${pairs.join(', ')})`,
   remove: removed,
   patch: (document, text) => `JSON_MERGE_PATCH(${document}, ${text})`,

@@ -32,6 +32,12 @@ const functions: JsonFunctions = {
   objectOrEmpty: (parent) => `IF(JSON_TYPE(${parent}) = 'OBJECT', ${parent}, JSON_OBJECT())`,
   isObjectOrNull: (value) => `COALESCE(JSON_TYPE(${value}), 'NULL') IN ('OBJECT', 'NULL')`,
   equals: (value, text) => `COALESCE(${value} = CAST(${text} AS JSON), FALSE)`,
+  // JSON compares strings by their bytes in utf8mb4, and numbers exactly.
+  isOrdered: (value, than, { text, bound }) =>
+    `IF(JSON_TYPE(${value}) IN (${text.startsWith('"') ? `'STRING'` : numbers}), ${value} ${than} CAST(${bound} AS JSON), FALSE)`,
+  contains: (value, text) => `IF(JSON_TYPE(${value}) = 'ARRAY', CAST(${text} AS JSON) MEMBER OF (${value}), FALSE)`,
+  hasSize: (value, least, greatest) =>
+    `IF(JSON_TYPE(${value}) IN ('ARRAY', 'OBJECT'), JSON_LENGTH(${value}) BETWEEN CAST(${least} AS SIGNED) AND CAST(${greatest} AS SIGNED), FALSE)`,
   set: (document, pairs) => `JSON_SET(${document}, ${pairs.join(', ')})`,
   remove: (document, paths) => `JSON_REMOVE(${document}, ${paths.join(', ')})`,
   patch: (document, text) => `JSON_MERGE_PATCH(${document}, ${text})`,

@@ -1,6 +1,6 @@
 import { greatestSum, isInteger } from '../json/encode.js'
-import { createsMissing, makesDocument, neededType } from '../json/semantics.js'
-import type { Operation } from '../json/operation.js'
+import { createsMissing, makesDocument, neededType, operators, sizes } from '../json/semantics.js'
+import type { Condition, Operation } from '../json/operation.js'
 import type { Kind } from '../json/values.js'
 import type { Bind, Column, Dialect, DriverError, Failure, UpdateVariant } from './dialect.js'
 import { endsTransactionBySql } from './transaction-control.js'
@@ -258,6 +258,39 @@ function needsText(operations: readonly Operation[]): string | undefined {
   return `[${[...needs].map(([path, need]) => `{"path":${path},${need}}`).join()}]`
 }
 
+/** The SQL of a condition on a value, without its negation; never NULL. */
+function conditionSql({ kind, json }: Condition, value: string, bind: Bind): string {
+  switch (kind) {
+    case 'exists':
+      return `${value} IS NOT NULL`
+    case 'absent':
+      return `${value} IS NULL`
+    case 'equals':
+      return `COALESCE(${value} = ${bind(json)}::jsonb, FALSE)`
+    case 'contains':
+      return (
+        `EXISTS (SELECT FROM jsonb_array_elements(CASE WHEN jsonb_typeof(${value}) = 'array' THEN ${value} ELSE '[]'::jsonb END) ` +
+        `AS item WHERE item = ${bind(json)}::jsonb)`
+      )
+    case 'size': {
+      const [least, greatest] = sizes(json).map((each) => `${bind(String(each))}::bigint`)
+      return (
+        `COALESCE(CASE jsonb_typeof(${value}) WHEN 'array' THEN jsonb_array_length(${value}) ` +
+        `WHEN 'object' THEN (SELECT count(*) FROM jsonb_object_keys(${value})) END BETWEEN ${least} AND ${greatest}, FALSE)`
+      )
+    }
+    default: {
+      const [type, sides] = json.startsWith('"')
+        ? ['string', [value, `${bind(json)}::jsonb`].map(bytes)]
+        : ['number', [value, `${bind(json)}::jsonb`]]
+      return `CASE WHEN jsonb_typeof(${value}) = '${type}' THEN ${sides.join(` ${operators[kind]} `)} ELSE FALSE END`
+    }
+  }
+}
+
+/** The bytes of a JSON string; jsonb would compare strings by the collation of the database. */
+const bytes = (value: string): string => `convert_to(${value} #>> '{}', 'UTF8')`
+
 /** @see https://www.postgresql.org/docs/18/functions-json.html */
 const variant: UpdateVariant = ({ operations, conditions }, column, bind) => {
   const stored = jsonb(column)
@@ -270,10 +303,10 @@ const variant: UpdateVariant = ({ operations, conditions }, column, bind) => {
     ? changed
     : `CASE WHEN jsonb_typeof(${stored}) = 'object' THEN ${changed} ELSE ${stored} END`
   const needs = needsText(operations)
-  const met = conditions.map(({ kind, path, json }) => {
-    const value = path.reduce((parent, key) => child(parent, bind(key)), 'stored')
-    if (kind === 'equals') return `COALESCE(${value} = ${bind(json)}::jsonb, FALSE)`
-    return `${value} IS ${kind === 'exists' ? 'NOT ' : ''}NULL`
+  const met = conditions.map((condition) => {
+    const value = condition.path.reduce((parent, key) => child(parent, bind(key)), 'stored')
+    const sql = conditionSql(condition, value, bind)
+    return condition.isNegated ? `NOT (${sql})` : sql
   })
   if (needs !== undefined) {
     const isSum = operations.some(({ kind }) => kind === 'increment')

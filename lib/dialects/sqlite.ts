@@ -66,6 +66,17 @@ const functions: JsonFunctions = {
     `(instr(COALESCE(${value}, ''), '\\') = 0 OR NOT EXISTS (SELECT 1 FROM json_each(${bind(globs)}) glob ` +
     `WHERE replace(${value}, '\\\\', '') GLOB glob.value))`,
   equals: (value, text) => `(${value} IS NOT NULL AND ${equal(value, text)})`,
+  // The collation of an expression is BINARY.
+  isOrdered: (value, than, { text, bound }) =>
+    `CASE WHEN ${typeOf(value)} IN (${text.startsWith('"') ? `'text'` : `'integer', 'real'`}) ` +
+    `THEN json_extract(${value}, '$') ${than} json_extract(${bound}, '$') ELSE FALSE END`,
+  contains: (value, text) =>
+    `EXISTS (SELECT 1 FROM json_each(CASE WHEN ${typeOf(value)} = 'array' THEN ${value} ELSE '[]' END) item WHERE ${isItem(text)})`,
+  // A key may be stored twice.
+  hasSize: (value, least, greatest) =>
+    `COALESCE(CASE ${typeOf(value)} WHEN 'array' THEN json_array_length(${value}) ` +
+    `WHEN 'object' THEN (SELECT count(DISTINCT key) FROM json_each(${value})) END ` +
+    `BETWEEN CAST(${least} AS INTEGER) AND CAST(${greatest} AS INTEGER), FALSE)`,
   set: (document, pairs) => nested('set', document, pairs),
   remove: (document, paths) => nested('remove', document, paths),
   patch: (document, text) => `json_patch(${document}, ${text})`,

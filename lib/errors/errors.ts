@@ -147,7 +147,7 @@ export class ConditionNotMetError extends RowError {
   /** The attribute; the first one if a condition of the option `where` names several. */
   readonly column: string
   /** The condition on a document; `undefined` for a condition of the option `where`. */
-  readonly condition: Readonly<{ kind: string; path: readonly string[]; json: string }> | undefined
+  readonly condition: Readonly<{ kind: string; path: readonly string[]; json: string; isNegated?: boolean }> | undefined
 
   constructor(
     method: string,
@@ -156,8 +156,10 @@ export class ConditionNotMetError extends RowError {
     condition: ConditionNotMetError['condition'],
     what?: string,
   ) {
-    const { kind, path = [], json } = condition ?? {}
-    const shown = kind === 'equals' ? `equals(${JSON.stringify(path)}, ${json})` : `${kind}(${JSON.stringify(path)})`
+    const { kind, path = [], json, isNegated } = condition ?? {}
+    const operand = kind === 'exists' || kind === 'absent' ? '' : `, ${json}`
+    const plain = `${kind}(${JSON.stringify(path)}${operand})`
+    const shown = isNegated ? `not(${plain})` : plain
     super(
       row,
       `${method}: ${what ?? `"${column}" of ${describeRow(row)} does not meet ${shown}`}, so nothing was written. ` +

@@ -57,6 +57,12 @@ const texts = {
     `${method}: expected an array of at least one operation, got ${describeValue(value)}. Write ${method}(column, [set('step_a', 'done'), increment('attempts')]); an object from another source, such as a request body, is not an operation.`,
   conditions: (method: string, value: unknown): string =>
     `${method}: expected options.if to be an array of conditions, got ${describeValue(value)}. Write { if: [equals('state', 'new'), absent('owner')] }; an object from another source, such as a request body, is not a condition.`,
+  condition: (method: string, value: unknown): string =>
+    `${method}: expected a condition, got ${describeValue(value)}. Write ${method}(exists('owner')); an object from another source, such as a request body, is not a condition.`,
+  comparison: (method: string, value: unknown): string =>
+    `${method}: expected the operand to be a number, a bigint or a string, got ${describeValue(value)}. Write ${method}('attempts', 5); for a Date, which JSON stores as text, ${method}('expiresAt', date.toISOString()); for a boolean, equals('isDone', true).`,
+  size: (method: string, value: unknown): string =>
+    `${method}: expected a whole number from 0, or an object of atLeast and atMost, got ${describeValue(value)}. Write ${method}('guests', 3) or ${method}('guests', { atMost: 99 }).`,
   changes: (method: string, model: string, value: unknown): string =>
     `${method}: expected the changes to be an object of attributes of ${model}, with at least one, got ${describeValue(value)}. Write ${method}({ progress: [set('step_a', 'done')], status: 'running' }).`,
   attribute: (method: string, model: string, name: string, names: readonly string[]): string =>

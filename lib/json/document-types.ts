@@ -1,6 +1,6 @@
 import type { Attributes, Model } from 'sequelize'
-import type { Operation } from './operation.js'
-import type { JsonValue, Kind, Path, PathInput, PathOf } from './values.js'
+import type { Condition, Operation } from './operation.js'
+import type { ConditionKind, JsonValue, Kind, Path, PathInput, PathOf } from './values.js'
 
 type IsAny<T> = 0 extends 1 & T ? true : false
 
@@ -154,6 +154,53 @@ export type Fitting<M extends Model, C extends JsonColumn<M>, O extends readonly
             : never
           : O[I]
         : never
+    : never
+}
+
+/** What a value of type `T` can be compared with. */
+type ComparableTo<T> = unknown extends T
+  ? unknown
+  : T extends number | bigint
+    ? number | bigint
+    : T extends string | Date
+      ? string
+      : never
+
+/** The type of the operand of a condition on a value of type `T`. */
+type ConditionOperandAt<K extends ConditionKind, T> = {
+  exists: unknown
+  absent: unknown
+  equals: DeepReadonly<T>
+  contains: DeepReadonly<Item<T>>
+  size: unknown extends T ? unknown : [Extract<NonNullable<T>, object>] extends [never] ? never : unknown
+  greaterThan: ComparableTo<T>
+  atLeast: ComparableTo<T>
+  lessThan: ComparableTo<T>
+  atMost: ComparableTo<T>
+}[K]
+
+/** The tuple of conditions, with `never` in place of each that does not fit the document; any other path is not checked. */
+export type FittingConditions<M extends Model, C extends JsonColumn<M>, I extends readonly Condition[]> = {
+  readonly [X in keyof I]: I[X] extends Condition<infer K, infer P, infer V>
+    ? number extends P['length']
+      ? I[X]
+      : [At<JsonDocument<M, C>, P>] extends [never]
+        ? never
+        : [V] extends [ConditionOperandAt<K, At<JsonDocument<M, C>, P>>]
+          ? I[X]
+          : never
+    : never
+}
+
+/** Conditions by column. */
+export type Conditions<M extends Model> = { readonly [C in JsonColumn<M>]?: readonly Condition[] }
+
+/** Conditions by column, with `never` in place of each that does not fit its document. */
+export type FittingColumns<M extends Model, I> = {
+  readonly [C in keyof I]: C extends JsonColumn<M>
+    ? I[C] extends readonly Condition[]
+      ? FittingConditions<M, C, I[C]>
+      : I[C]
     : never
 }
 

@@ -127,6 +127,22 @@ function decimal(token: string): string {
   return `${sign}${significant}e${Number(exponent) - fraction.length + digits.length - significant.length}`
 }
 
+/** The order of two numbers of JSON texts, by all their digits: negative, 0 or positive. */
+export function compareNumbers(one: string, other: string): number {
+  if (Number(one) !== Number(other)) return Number(one) < Number(other) ? -1 : 1
+  const [mine, theirs] = [placed(one), placed(other)]
+  if (mine.sign !== theirs.sign) return mine.sign - theirs.sign
+  const order =
+    mine.magnitude - theirs.magnitude || (mine.digits < theirs.digits ? -1 : Number(mine.digits > theirs.digits))
+  return mine.sign * order
+}
+
+/** A number as its sign, its significant digits, and the place of the first one. */
+function placed(token: string): { readonly sign: number; readonly digits: string; readonly magnitude: number } {
+  const [, sign, digits = '', exponent = '0'] = /^(-?)(\d+)(?:e(.*))?$/.exec(decimal(token)) ?? []
+  return { sign: digits === '0' ? 0 : sign === '-' ? -1 : 1, digits, magnitude: digits.length + Number(exponent) }
+}
+
 /** Whether two scalars of JSON texts are equal; numbers by value, however they are spelled. */
 export function isSameScalar(one: string, other: string): boolean {
   if (one === other) return true

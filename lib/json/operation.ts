@@ -1,7 +1,7 @@
 import { usage } from '../errors/usage.js'
 import { jsonText, textWithInfinity } from './encode.js'
 import { isObject } from './values.js'
-import type { JsonValue, Kind, Path, PathInput, PathOf } from './values.js'
+import type { ComparisonKind, ConditionKind, JsonValue, Kind, Path, PathInput, PathOf } from './values.js'
 
 /**
  * A change at one path of a JSON document, as frozen data. Each dialect translates it to SQL; `apply` of semantics.ts
@@ -154,32 +154,47 @@ export function merge<const P extends PathInput, const V>(path: P, patch: V): Op
   return operation('merge', 'merge', path, patch)
 }
 
-/** A condition on the stored document for a write: see {@link equals}, {@link exists}, {@link absent}. */
-export interface Condition {
-  readonly kind: 'equals' | 'exists' | 'absent'
-  readonly path: Path
-  /** The expected value's JSON text. */
+/**
+ * A condition on the stored document for a write: {@link equals}, {@link exists}, {@link absent}, {@link greaterThan},
+ * {@link atLeast}, {@link lessThan}, {@link atMost}, {@link contains}, {@link size}, {@link not}.
+ */
+export interface Condition<K extends ConditionKind = ConditionKind, P extends Path = Path, V = unknown> {
+  readonly kind: K
+  readonly path: P
+  /** The JSON text of the operand. */
   readonly json: string
+  /** The condition is met where its kind is not: see {@link not}. */
+  readonly isNegated?: boolean
   /** A driver has read the value: numbers may be rounded. */
   readonly isLoaded?: boolean
+  /** The operand's type, for the compiler only. */
+  readonly operand?: V
 }
 
-/** Creates a condition. Error texts start with `method`. */
-export function condition(method: string, kind: Condition['kind'], path: PathInput, value: unknown): Condition {
-  return new MadeCondition(kind, keysOf(method, path), jsonText(method, value))
+/** Creates a condition. Error texts start with `method`; each constructor below passes its own name. */
+export function condition<K extends ConditionKind, const P extends PathInput, V>(
+  method: string,
+  kind: K,
+  path: P,
+  value: V,
+): Condition<K, PathOf<P>, V> {
+  return new MadeCondition(kind, keysOf(method, path) as PathOf<P>, jsonText(method, value), false)
 }
 
 /** The class of every condition, as {@link MadeOperation} is of every operation. */
-class MadeCondition implements Condition {
+class MadeCondition<K extends ConditionKind, P extends Path, V> implements Condition<K, P, V> {
   readonly #made = true
-  readonly kind: Condition['kind']
-  readonly path: Path
+  readonly kind: K
+  readonly path: P
   readonly json: string
+  readonly isNegated: boolean
+  declare readonly operand?: V
 
-  constructor(kind: Condition['kind'], path: Path, json: string) {
+  constructor(kind: K, path: P, json: string, isNegated: boolean) {
     this.kind = kind
     this.path = path
     this.json = json
+    this.isNegated = isNegated
     Object.freeze(this)
   }
 
@@ -194,16 +209,110 @@ export function isCondition(value: unknown): value is Condition {
 }
 
 /** The value at `path` deeply equals `value`, in any key order; 1 equals 1.0. An absent value equals nothing. */
-export function equals(path: PathInput, value: unknown): Condition {
+export function equals<const P extends PathInput, const V>(path: P, value: V): Condition<'equals', PathOf<P>, V> {
   return condition('equals', 'equals', path, value)
 }
 
 /** A value is present at `path`; a stored JSON null is present. */
-export function exists(path: PathInput): Condition {
+export function exists<const P extends PathInput>(path: P): Condition<'exists', PathOf<P>, null> {
   return condition('exists', 'exists', path, null)
 }
 
 /** No value is present at `path`. */
-export function absent(path: PathInput): Condition {
+export function absent<const P extends PathInput>(path: P): Condition<'absent', PathOf<P>, null> {
   return condition('absent', 'absent', path, null)
+}
+
+/**
+ * The value at `path` is a number greater than the number `than`, or a string after the string `than`.
+ *
+ * Integers are compared by all their digits, strings by code point on every database, whatever the collation: 'B' is
+ * before 'a', 'z' before 'é'. The ISO text of a Date compares as its time. A value that is missing, JSON null or of
+ * another type meets no comparison, and so it meets the {@link not} of each.
+ *
+ * @throws {UsageError} `than` is neither a number nor a string
+ */
+export function greaterThan<const P extends PathInput, const V extends Comparable>(
+  path: P,
+  than: V,
+): Condition<'greaterThan', PathOf<P>, V> {
+  return comparison('greaterThan', path, than)
+}
+
+/** The value at `path` is a number or a string that is not less than `value`. Compares as {@link greaterThan}. */
+export function atLeast<const P extends PathInput, const V extends Comparable>(
+  path: P,
+  value: V,
+): Condition<'atLeast', PathOf<P>, V> {
+  return comparison('atLeast', path, value)
+}
+
+/** The value at `path` is a number or a string that is less than `than`. Compares as {@link greaterThan}. */
+export function lessThan<const P extends PathInput, const V extends Comparable>(
+  path: P,
+  than: V,
+): Condition<'lessThan', PathOf<P>, V> {
+  return comparison('lessThan', path, than)
+}
+
+/** The value at `path` is a number or a string that is not greater than `value`. Compares as {@link greaterThan}. */
+export function atMost<const P extends PathInput, const V extends Comparable>(
+  path: P,
+  value: V,
+): Condition<'atMost', PathOf<P>, V> {
+  return comparison('atMost', path, value)
+}
+
+/** What a comparison compares with. */
+type Comparable = number | bigint | string
+
+function comparison<K extends ComparisonKind, const P extends PathInput, V extends Comparable>(
+  kind: K,
+  path: P,
+  value: V,
+): Condition<K, PathOf<P>, V> {
+  if (!['number', 'bigint', 'string'].includes(typeof value)) throw usage.comparison(kind, value)
+  return condition(kind, kind, path, value)
+}
+
+/** The array at `path` has an item that equals `item`, by the rule of {@link equals}. A value that is no array has none. */
+export function contains<const P extends PathInput, const V>(path: P, item: V): Condition<'contains', PathOf<P>, V> {
+  return condition('contains', 'contains', path, item)
+}
+
+/** A number of items or keys, or the least and the greatest one. */
+type Size = number | { readonly atLeast?: number; readonly atMost?: number }
+
+/**
+ * The array at `path` has so many items, or the object so many keys: exactly `size`, or within `{ atLeast, atMost }`. No
+ * other value has a size; a missing one does not count as empty.
+ *
+ * @throws {UsageError} not a whole number from 0, or neither `atLeast` nor `atMost`
+ * @example await event.updateJson('data', [append('guests', 'me')], { if: [size('guests', { atMost: 99 })] })
+ */
+export function size<const P extends PathInput>(path: P, size: Size): Condition<'size', PathOf<P>, Size> {
+  const bounds: unknown[] = typeof size === 'object' && size !== null ? Object.values(size) : [size]
+  const isKnown =
+    typeof size !== 'object' || size === null || Object.keys(size).every((name) => ['atLeast', 'atMost'].includes(name))
+  const areSizes = bounds.every((each) => Number.isSafeInteger(each) && (each as number) >= 0)
+  if (bounds.length === 0 || !isKnown || !areSizes) throw usage.size('size', size)
+  return condition('size', 'size', path, size)
+}
+
+/** The kind of the negation of a condition. */
+type Negated<K extends ConditionKind> = K extends 'exists' ? 'absent' : K extends 'absent' ? 'exists' : K
+
+/**
+ * The condition is not met: `not(exists(path))` is `absent(path)`. A comparison that a missing value, or a value of
+ * another type, does not meet, is met under `not`.
+ *
+ * @throws {UsageError} not a condition
+ */
+export function not<K extends ConditionKind, P extends Path, V>(
+  condition: Condition<K, P, V>,
+): Condition<Negated<K>, P, V> {
+  if (!isCondition(condition)) throw usage.condition('not', condition)
+  const { kind, path, json, isNegated } = condition
+  const opposite = kind === 'exists' ? 'absent' : kind === 'absent' ? 'exists' : undefined
+  return new MadeCondition((opposite ?? kind) as Negated<K>, path, json, opposite === undefined && !isNegated)
 }

@@ -215,9 +215,12 @@ function isReadingOfNode(text: string, { start, end, members, items }: JsonNode,
   )
 }
 
-/** Whether a stored text and an operand are equal, in any order of keys; numbers are compared by all their digits. */
-export function isSameText(stored: string, operand: string): boolean {
-  return isSameNode(stored, scanJson(stored), operand, scanJson(operand), isSameOrText)
+/**
+ * Whether a stored text and an operand are equal, in any order of keys; numbers are compared by all their digits.
+ * @param isSame compares two scalars; by default, an operand may be the string that some drivers read from a long integer
+ */
+export function isSameText(stored: string, operand: string, isSame: typeof isSameScalar = isSameOrText): boolean {
+  return isSameNode(stored, scanJson(stored), operand, scanJson(operand), isSame)
 }
 
 /** Whether a part of one JSON text equals a part of another one, in any order of keys. */
@@ -226,7 +229,7 @@ export function isSameNode(
   node: JsonNode,
   other: string,
   otherNode: JsonNode,
-  isSame: (one: string, other: string) => boolean,
+  isSame: typeof isSameScalar,
 ): boolean {
   if (node.members || otherNode.members) {
     const [mine, theirs] = [node.members, otherNode.members]

@@ -1,16 +1,61 @@
 import { isDeepStrictEqual } from 'node:util'
-import { parseJson, scanJson } from './json-text.js'
+import { compareNumbers, isSameScalar, parseJson, scanJson } from './json-text.js'
 import type { JsonNode } from './json-text.js'
 import type { Condition, Operation } from './operation.js'
 import { isReadingOfText, isSameText } from './respell.js'
 import { isObject, jsonType } from './values.js'
-import type { JsonObject, JsonValue, Kind, Path } from './values.js'
+import type { ComparisonKind, JsonObject, JsonValue, Kind, Path } from './values.js'
 
 /** Whether a stored text meets a condition; numbers are compared by all their digits. */
-export function meets({ kind, path, json, isLoaded }: Condition, text: string): boolean {
-  const stored = textAt(text, path)
-  if (kind !== 'equals' || stored === undefined) return (stored === undefined) === (kind === 'absent')
-  return isSameText(stored, json) || (isLoaded === true && isReadingOfText(stored, parseJson(json)))
+export function meets(condition: Condition, text: string): boolean {
+  return holds(condition, textAt(text, condition.path)) !== (condition.isNegated === true)
+}
+
+/** Whether the text at the path of a condition, `undefined` if there is none, meets it without its negation. */
+function holds({ kind, json, isLoaded }: Condition, stored: string | undefined): boolean {
+  if (kind === 'absent' || stored === undefined) return kind === 'absent' && stored === undefined
+  switch (kind) {
+    case 'exists':
+      return true
+    case 'equals':
+      return isSameText(stored, json) || (isLoaded === true && isReadingOfText(stored, parseJson(json)))
+    case 'contains': {
+      const { items = [] } = scanJson(stored)
+      return items.some(({ start, end }) => isSameText(stored.slice(start, end), json, isSameScalar))
+    }
+    case 'size': {
+      const { items, members } = scanJson(stored)
+      const count = items?.length ?? members?.size
+      const [least, greatest] = sizes(json)
+      return count !== undefined && least <= count && count <= greatest
+    }
+    default:
+      return isOrdered(kind, stored, json)
+  }
+}
+
+/** The least and the greatest size that the operand of the condition `size` allows. */
+export function sizes(json: string): readonly [least: number, greatest: number] {
+  const operand = JSON.parse(json) as number | { atLeast?: number; atMost?: number }
+  if (typeof operand === 'number') return [operand, operand]
+  return [operand.atLeast ?? 0, operand.atMost ?? Number.MAX_SAFE_INTEGER]
+}
+
+/** The SQL operator of each comparison. */
+export const operators: Readonly<Record<ComparisonKind, '>' | '>=' | '<' | '<='>> = {
+  greaterThan: '>',
+  atLeast: '>=',
+  lessThan: '<',
+  atMost: '<=',
+}
+
+/** Whether two JSON texts are numbers or strings in this order. Strings are compared by code point, as in UTF-8. */
+function isOrdered(kind: ComparisonKind, stored: string, operand: string): boolean {
+  const isText = operand.startsWith('"')
+  if (isText ? !stored.startsWith('"') : !/^[-\d]/.test(stored)) return false
+  const bytes = (json: string): Buffer => Buffer.from(JSON.parse(json) as string)
+  const order = isText ? Buffer.compare(bytes(stored), bytes(operand)) : compareNumbers(stored, operand)
+  return order === 0 ? operators[kind].endsWith('=') : order > 0 === operators[kind].startsWith('>')
 }
 
 /** The text of the value at a path of a JSON text; `undefined` if there is none. */
@@ -21,12 +66,17 @@ export function textAt(text: string, path: Path, root: JsonNode = scanJson(text)
 }
 
 /**
- * A condition with the stored spelling of its value, if that spelling is another one: the database compares numbers as
- * they are spelled.
+ * A condition that a stored text meets, with the stored spelling of its value, if that spelling is another one: the
+ * database compares numbers as they are spelled. SQLite compares fractions as doubles, so a comparison requires the stored
+ * one.
  */
 export function inStoredSpelling(condition: Condition, text: string): Condition {
-  const stored = condition.kind === 'equals' ? textAt(text, condition.path) : undefined
-  return stored === undefined || stored === condition.json ? condition : { ...condition, json: stored }
+  const { kind, path, json, isNegated = false } = condition
+  const stored = textAt(text, path)
+  if (stored === undefined || stored === json) return condition
+  if (kind === 'equals' && !isNegated) return { ...condition, json: stored }
+  const isFraction = kind in operators && /^[-\d][^"[{]*[.eE]/.test(stored)
+  return isFraction ? { kind: 'equals', path, json: stored } : condition
 }
 
 /** Whether a stored value equals an operand. Some databases store -0; an operand has only 0. */

@@ -30,6 +30,12 @@ export type Kind =
   | 'pull'
   | 'merge'
 
+/** The kinds of conditions that compare with a number or a string. */
+export type ComparisonKind = 'greaterThan' | 'atLeast' | 'lessThan' | 'atMost'
+
+/** The kinds of conditions; each has a constructor of the same name. */
+export type ConditionKind = 'equals' | 'exists' | 'absent' | 'contains' | 'size' | ComparisonKind
+
 /** The JSON type of a value: `'object'`, `'array'`, `'string'` …; SQL NULL and a missing value count as `'null'`. */
 export function jsonType(value: unknown): string {
   return value === null || value === undefined ? 'null' : Array.isArray(value) ? 'array' : typeof value

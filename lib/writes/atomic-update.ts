@@ -2,9 +2,8 @@ import type { Attributes, Logging, Model, Transactionable, WhereOptions } from '
 import { checkOptions } from '../errors/check-options.js'
 import { usage } from '../errors/usage.js'
 import { overlap } from '../json/combine.js'
-import type { Changes, JsonColumn } from '../json/document-types.js'
+import type { Changes, Conditions, FittingColumns } from '../json/document-types.js'
 import { isCondition, isOperation } from '../json/operation.js'
-import type { Condition } from '../json/operation.js'
 import { rowConditions } from '../rows/row-conditions.js'
 import { identifyTarget } from '../rows/row-query.js'
 import type { TargetRow } from '../rows/row-query.js'
@@ -17,7 +16,8 @@ import { ordinaryChanges } from './columns.js'
 import type { Plus } from './columns.js'
 import type { DocumentChange } from './update-document.js'
 
-export interface AtomicUpdateOptions<M extends Model = Model> extends Logging, Transactionable {
+export interface AtomicUpdateOptions<M extends Model = Model, I extends Conditions<M> = Conditions<M>>
+  extends Logging, Transactionable {
   /**
    * Write only if the ordinary columns of the row meet these conditions, which the UPDATE itself checks; else a
    * `ConditionNotMetError`. Sequelize's language with the operators eq, ne, gt, gte, lt, lte, in, notIn, is, not, between,
@@ -28,7 +28,7 @@ export interface AtomicUpdateOptions<M extends Model = Model> extends Logging, T
    * Write only if the stored documents meet these conditions, by column; else a `ConditionNotMetError`. The column need not
    * be changed. Example: `{ if: { progress: [exists('step_b')] } }`. Default: none.
    */
-  readonly if?: { readonly [C in JsonColumn<M>]?: readonly Condition[] }
+  readonly if?: I & FittingColumns<M, I>
   /**
    * Return the row as it is right after this write. In one statement on PostgreSQL and SQLite; on MySQL and MariaDB in a
    * transaction with a SELECT. Default: false.
@@ -49,6 +49,11 @@ type Returned<M, O> = O extends { readonly returning: infer R }
       ? undefined
       : M | undefined
   : undefined
+
+/** The option `if` of options of type `O`, with `never` in place of each condition that does not fit its document. */
+type FittingOptions<M extends Model, O> = O extends { readonly if: infer I }
+  ? { readonly if: FittingColumns<M, I> }
+  : unknown
 
 const optionNames = ['transaction', 'where', 'if', 'returning', 'retry', 'logging'] as const
 
@@ -84,12 +89,12 @@ const optionNames = ['transaction', 'where', 'if', 'returning', 'retry', 'loggin
 export function atomicUpdate<M extends Model, const G extends object, const O extends AtomicUpdateOptions<M> = object>(
   target: ByKey<M>,
   changes: G & Changes<M, G, Plus>,
-  options?: O,
+  options?: O & FittingOptions<M, O>,
 ): Promise<Returned<M, O>>
-export function atomicUpdate<M extends Model, const G extends object>(
+export function atomicUpdate<M extends Model, const G extends object, const I extends Conditions<M> = Conditions<M>>(
   target: M,
   changes: G & Changes<M, G, Plus>,
-  options?: AtomicUpdateOptions<M>,
+  options?: AtomicUpdateOptions<M, I>,
 ): Promise<M>
 export async function atomicUpdate(
   target: Target<Model>,

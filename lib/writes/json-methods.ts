@@ -12,7 +12,7 @@ import type {
   Patch,
 } from '../json/document-types.js'
 import { condition, isOperation, operation } from '../json/operation.js'
-import type { Operation } from '../json/operation.js'
+import type { Condition, Operation } from '../json/operation.js'
 import type { PathInput } from '../json/values.js'
 import type { Target } from '../rows/row-ref.js'
 import { identifyDocument, write } from './atomic-write.js'
@@ -57,33 +57,41 @@ type ByKey<M extends Model> = readonly [model: { new (): M }, primaryKey: unknow
  *     await mergeJsonKey([WorkflowRun, id], 'progress', 'step_a', 'done')
  * @see https://dev.mysql.com/doc/refman/9.7/en/json-modification-functions.html#function_json-set
  */
-export function mergeJsonKey<M extends Model, C extends JsonColumn<M>, K extends JsonKey<M, C>>(
+export function mergeJsonKey<
+  M extends Model,
+  C extends JsonColumn<M>,
+  K extends JsonKey<M, C>,
+  const I extends readonly Condition[] = readonly Condition[],
+>(
   target: ByKey<M>,
   column: C,
   key: K,
   value: JsonKeyValue<M, C, K>,
-  options: JsonWriteOptions & { readonly returning: true },
+  options: JsonWriteOptions<M, C, I> & { readonly returning: true },
 ): Promise<JsonDocument<M, C>>
-export function mergeJsonKey<M extends Model, C extends JsonColumn<M>, K extends JsonKey<M, C>>(
-  target: ByKey<M>,
-  column: C,
-  key: K,
-  value: JsonKeyValue<M, C, K>,
-  options?: JsonWriteOptions,
-): Promise<void>
-export function mergeJsonKey<M extends Model, C extends JsonColumn<M>, K extends JsonKey<M, C>>(
-  target: M,
-  column: C,
-  key: K,
-  value: JsonKeyValue<M, C, K>,
-  options?: JsonWriteOptions,
-): Promise<M>
-export function mergeJsonKey<M extends Model, C extends JsonColumn<M>, K extends JsonKey<M, C>>(
+export function mergeJsonKey<
+  M extends Model,
+  C extends JsonColumn<M>,
+  K extends JsonKey<M, C>,
+  const I extends readonly Condition[] = readonly Condition[],
+>(target: ByKey<M>, column: C, key: K, value: JsonKeyValue<M, C, K>, options?: JsonWriteOptions<M, C, I>): Promise<void>
+export function mergeJsonKey<
+  M extends Model,
+  C extends JsonColumn<M>,
+  K extends JsonKey<M, C>,
+  const I extends readonly Condition[] = readonly Condition[],
+>(target: M, column: C, key: K, value: JsonKeyValue<M, C, K>, options?: JsonWriteOptions<M, C, I>): Promise<M>
+export function mergeJsonKey<
+  M extends Model,
+  C extends JsonColumn<M>,
+  K extends JsonKey<M, C>,
+  const I extends readonly Condition[] = readonly Condition[],
+>(
   target: Target<M>,
   column: C,
   key: K,
   value: JsonKeyValue<M, C, K>,
-  options?: JsonWriteOptions,
+  options?: JsonWriteOptions<M, C, I>,
 ): Promise<unknown>
 export async function mergeJsonKey(
   target: Target<Model>,
@@ -118,30 +126,35 @@ export async function mergeJsonKey(
  *     await run.updateJson('progress', [increment(['steps', 'done']), append('log', 'step_a'), addToSet('tags', 'fast')])
  * @see https://dev.mysql.com/doc/refman/9.7/en/json-modification-functions.html
  */
-export function updateJson<M extends Model, C extends JsonColumn<M>, const O extends readonly Operation[]>(
+export function updateJson<
+  M extends Model,
+  C extends JsonColumn<M>,
+  const O extends readonly Operation[],
+  const I extends readonly Condition[] = readonly Condition[],
+>(
   target: ByKey<M>,
   column: C,
   operations: O & Fitting<M, C, O>,
-  options: JsonWriteOptions & { readonly returning: true },
+  options: JsonWriteOptions<M, C, I> & { readonly returning: true },
 ): Promise<JsonDocument<M, C>>
-export function updateJson<M extends Model, C extends JsonColumn<M>, const O extends readonly Operation[]>(
-  target: ByKey<M>,
-  column: C,
-  operations: O & Fitting<M, C, O>,
-  options?: JsonWriteOptions,
-): Promise<void>
-export function updateJson<M extends Model, C extends JsonColumn<M>, const O extends readonly Operation[]>(
-  target: M,
-  column: C,
-  operations: O & Fitting<M, C, O>,
-  options?: JsonWriteOptions,
-): Promise<M>
-export function updateJson<M extends Model, C extends JsonColumn<M>, const O extends readonly Operation[]>(
-  target: Target<M>,
-  column: C,
-  operations: O & Fitting<M, C, O>,
-  options?: JsonWriteOptions,
-): Promise<unknown>
+export function updateJson<
+  M extends Model,
+  C extends JsonColumn<M>,
+  const O extends readonly Operation[],
+  const I extends readonly Condition[] = readonly Condition[],
+>(target: ByKey<M>, column: C, operations: O & Fitting<M, C, O>, options?: JsonWriteOptions<M, C, I>): Promise<void>
+export function updateJson<
+  M extends Model,
+  C extends JsonColumn<M>,
+  const O extends readonly Operation[],
+  const I extends readonly Condition[] = readonly Condition[],
+>(target: M, column: C, operations: O & Fitting<M, C, O>, options?: JsonWriteOptions<M, C, I>): Promise<M>
+export function updateJson<
+  M extends Model,
+  C extends JsonColumn<M>,
+  const O extends readonly Operation[],
+  const I extends readonly Condition[] = readonly Condition[],
+>(target: Target<M>, column: C, operations: O & Fitting<M, C, O>, options?: JsonWriteOptions<M, C, I>): Promise<unknown>
 export async function updateJson(
   target: Target<Model>,
   column: string,
@@ -169,30 +182,31 @@ export async function updateJson(
  * @example await run.mergeJson('progress', { step_a: 'done', draft: null })
  * @see https://www.rfc-editor.org/rfc/rfc7396
  */
-export function mergeJson<M extends Model, C extends JsonColumn<M>>(
+export function mergeJson<
+  M extends Model,
+  C extends JsonColumn<M>,
+  const I extends readonly Condition[] = readonly Condition[],
+>(
   target: ByKey<M>,
   column: C,
   patch: Patch<JsonDocument<M, C>>,
-  options: JsonWriteOptions & { readonly returning: true },
+  options: JsonWriteOptions<M, C, I> & { readonly returning: true },
 ): Promise<JsonDocument<M, C>>
-export function mergeJson<M extends Model, C extends JsonColumn<M>>(
-  target: ByKey<M>,
-  column: C,
-  patch: Patch<JsonDocument<M, C>>,
-  options?: JsonWriteOptions,
-): Promise<void>
-export function mergeJson<M extends Model, C extends JsonColumn<M>>(
-  target: M,
-  column: C,
-  patch: Patch<JsonDocument<M, C>>,
-  options?: JsonWriteOptions,
-): Promise<M>
-export function mergeJson<M extends Model, C extends JsonColumn<M>>(
-  target: Target<M>,
-  column: C,
-  patch: Patch<JsonDocument<M, C>>,
-  options?: JsonWriteOptions,
-): Promise<unknown>
+export function mergeJson<
+  M extends Model,
+  C extends JsonColumn<M>,
+  const I extends readonly Condition[] = readonly Condition[],
+>(target: ByKey<M>, column: C, patch: Patch<JsonDocument<M, C>>, options?: JsonWriteOptions<M, C, I>): Promise<void>
+export function mergeJson<
+  M extends Model,
+  C extends JsonColumn<M>,
+  const I extends readonly Condition[] = readonly Condition[],
+>(target: M, column: C, patch: Patch<JsonDocument<M, C>>, options?: JsonWriteOptions<M, C, I>): Promise<M>
+export function mergeJson<
+  M extends Model,
+  C extends JsonColumn<M>,
+  const I extends readonly Condition[] = readonly Condition[],
+>(target: Target<M>, column: C, patch: Patch<JsonDocument<M, C>>, options?: JsonWriteOptions<M, C, I>): Promise<unknown>
 export async function mergeJson(
   target: Target<Model>,
   column: string,
@@ -215,13 +229,18 @@ export async function mergeJson(
  * @example
  *     if (await job.compareAndSetJson('state', 'phase', 'queued', 'running')) await work(job)
  */
-export async function compareAndSetJson<M extends Model, C extends JsonColumn<M>, const P extends PathInput>(
+export async function compareAndSetJson<
+  M extends Model,
+  C extends JsonColumn<M>,
+  const P extends PathInput,
+  const I extends readonly Condition[] = readonly Condition[],
+>(
   target: Target<M>,
   column: C,
   path: P,
   expected: JsonValueAt<M, C, P>,
   value: JsonValueAt<M, C, P>,
-  options: JsonWriteOptions = {},
+  options: JsonWriteOptions<M, C, I> = {},
 ): Promise<boolean> {
   const method = 'compareAndSetJson'
   const document = identifyDocument(method, target, column)

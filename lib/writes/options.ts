@@ -1,8 +1,14 @@
-import type { Logging, Transactionable } from 'sequelize'
+import type { Logging, Model, Transactionable } from 'sequelize'
+import type { FittingConditions, JsonColumn } from '../json/document-types.js'
 import type { Condition } from '../json/operation.js'
 import type { RetryOptions } from '../transactions/retry.js'
 
-export interface JsonWriteOptions extends Logging, Transactionable {
+export interface JsonWriteOptions<
+  M extends Model = Model,
+  C extends JsonColumn<M> = JsonColumn<M>,
+  I extends readonly Condition[] = readonly Condition[],
+>
+  extends Logging, Transactionable {
   /**
    * Return the whole document as it is right after this write, with the keys of other writers. Free on PostgreSQL and
    * SQLite (`RETURNING`); 4 round trips instead of 1 on MySQL and MariaDB. Default: false.
@@ -12,7 +18,7 @@ export interface JsonWriteOptions extends Logging, Transactionable {
    * Write only if the stored document meets all conditions, which the UPDATE itself checks; else a
    * `ConditionNotMetError`. Example: `{ if: [equals('state', 'new'), absent('owner')] }`. Default: none.
    */
-  readonly if?: readonly Condition[]
+  readonly if?: I & FittingConditions<M, C, I>
   /**
    * The attempts after a deadlock or a conflict in a cluster, which wrote nothing; refused in a transaction, which can
    * only be retried as a whole. Default: 3 attempts.

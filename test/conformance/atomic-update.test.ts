@@ -11,6 +11,7 @@ import type {
 import {
   absent,
   append,
+  atLeast,
   atomicUpdate,
   ConditionNotMetError,
   equals,
@@ -19,6 +20,7 @@ import {
   JsonShapeError,
   lossless,
   mergeJsonKey,
+  not,
   plus,
   RowNotFoundError,
   set,
@@ -264,7 +266,11 @@ eachDatabase('atomicUpdate', (database) => {
 
     it('may depend on a document that is not changed, or is NULL', async () => {
       const { id } = await Jobs.create({ progress: { a: 1 }, stats: null })
-      await atomicUpdate([Jobs, id], { status: 'x' }, { if: { progress: [exists('a')], stats: [absent('n')] } })
+      await atomicUpdate(
+        [Jobs, id],
+        { status: 'x' },
+        { if: { progress: [atLeast('a', 1)], stats: [not(exists('n'))] } },
+      )
       await rejection(atomicUpdate([Jobs, id], { status: 'y' }, { if: { stats: [exists('n')] } }), ConditionNotMetError)
       const { status, progress, stats } = await stored(id)
       expect([status, progress, stats]).to.deep.equal(['x', { a: 1 }, null])

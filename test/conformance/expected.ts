@@ -20,13 +20,43 @@ export function expected(operations: readonly Operation[], document: unknown): u
 }
 
 /** Whether a document meets a condition. */
-export function isMet({ kind, path, json }: Condition, document: unknown): boolean {
-  let value = document
-  for (const key of path) {
-    if (!isObject(value) || !Object.hasOwn(value, key)) return kind === 'absent'
-    value = value[key]
+export function isMet({ kind, path, json, isNegated = false }: Condition, document: unknown): boolean {
+  let value: unknown = document
+  for (const key of path) value = isObject(value) && Object.hasOwn(value, key) ? value[key] : undefined
+  const operand: unknown = JSON.parse(json)
+  return tests[kind](value, operand) !== isNegated
+}
+
+type Test = (value: unknown, operand: unknown) => boolean
+
+const tests: Readonly<Record<Condition['kind'], Test>> = {
+  exists: (value) => value !== undefined,
+  absent: (value) => value === undefined,
+  equals: isDeepStrictEqual,
+  contains: (value, item) => Array.isArray(value) && value.some((each) => isDeepStrictEqual(each, item)),
+  size: (value, wanted) => {
+    if (!isObject(value) && !Array.isArray(value)) return false
+    const count = Object.keys(value).length
+    if (typeof wanted === 'number') return count === wanted
+    const { atLeast = count, atMost = count } = wanted as { atLeast?: number; atMost?: number }
+    return atLeast <= count && count <= atMost
+  },
+  greaterThan: ordered((order) => order > 0),
+  atLeast: ordered((order) => order >= 0),
+  lessThan: ordered((order) => order < 0),
+  atMost: ordered((order) => order <= 0),
+}
+
+/** Compares two numbers, or two texts by their code points. */
+function ordered(isMet: (order: number) => boolean): Test {
+  return (value, operand) => {
+    if (typeof value === 'number' && typeof operand === 'number') return isMet(value - operand)
+    if (typeof value !== 'string' || typeof operand !== 'string') return false
+    const codes = (text: string): number[] => Array.from(text, (each) => each.codePointAt(0)!)
+    const [one, other] = [codes(value), codes(operand)]
+    const at = one.findIndex((each, index) => each !== other[index])
+    return isMet(at === -1 ? one.length - other.length : one[at]! - (other[at] ?? -1))
   }
-  return kind === 'exists' || (kind === 'equals' && isDeepStrictEqual(value, JSON.parse(json)))
 }
 
 /** Changes `document`; false where it cannot be. */

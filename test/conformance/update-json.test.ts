@@ -6,17 +6,23 @@ import {
   absent,
   addToSet,
   append,
+  atLeast,
+  atMost,
   compareAndSetJson,
   ConditionNotMetError,
+  contains,
   equals,
   exists,
+  greaterThan,
   increment,
   JsonShapeError,
+  lessThan,
   max,
   merge,
   mergeJson,
   mergeJsonKey,
   min,
+  not,
   prepend,
   pull,
   remove,
@@ -24,6 +30,7 @@ import {
   RowNotFoundError,
   set,
   setIfAbsent,
+  size,
   UnsupportedValueError,
   updateJson,
   UsageError,
@@ -115,6 +122,59 @@ const lists: readonly (readonly Operation[])[] = [
   [append('log', 'x', ['y'], { z: null }), append(['a', 'b'], null, 1)],
   [append(['log'], 'x'), addToSet(['tags'], 'y'), increment(['n'], 2), setIfAbsent(['first'], 'z')],
   [merge(['a'], { x: 1, b: null }), merge(['m'], { y: { z: null, w: 1 } }), set(['b'], [1])],
+]
+
+/** Numbers in ascending order, each with other spellings of it. */
+const numbers: readonly (readonly [number: number | bigint, ...spelled: string[]])[] = [
+  [-1e308],
+  [-(2n ** 63n)],
+  [-(2n ** 53n) - 1n],
+  [-(2 ** 53), '-9007199254740992.0'],
+  [-5, '-5.0', '-0.5e1'],
+  [-0.5],
+  [0, '-0', '0.0', '0e5'],
+  [5e-324],
+  [1e-75, '10E-76'],
+  [1e-7, '0.0000001', '1.0E-07'],
+  [0.1],
+  [0.30000000000000004],
+  [1n, '1.0', '1e0', '10e-1'],
+  [1.5, '15e-1'],
+  [999],
+  [1000, '1e3', '1E+3', '1000.000'],
+  [2 ** 53 - 1],
+  [2 ** 53, '9007199254740992.0'],
+  [2n ** 53n + 1n],
+  [2n ** 63n - 1n],
+  [1e21, '1000000000000000000000'],
+  [1e308],
+]
+
+/** Texts in ascending order of their code points, each with other spellings of it. */
+const texts: readonly (readonly [text: string, ...spelled: string[]])[] = [
+  [''],
+  ['\u0001'],
+  ['\n', '"\\u000a"'],
+  [' '],
+  ['"', '"\\u0022"'],
+  ['2026-11-28T09:00:00.000Z'],
+  ['2026-11-28T10:00:00.000Z'],
+  ['5'],
+  ['B', '"\\u0042"'],
+  ['\\', '"\\u005c"'],
+  ['a', '"\\u0061"'],
+  ['a '],
+  ['a  '],
+  ['a/b', '"a\\/b"'],
+  ['aa'],
+  ['e\u0301'],
+  ['z'],
+  ['É'],
+  ['é', '"\\u00e9"', '"\\u00E9"'],
+  ['\uff5e'],
+  // As UTF-16 it would be before the one above.
+  ['😀', '"\\ud83d\\ude00"'],
+  ['😁'],
 ]
 
 /** Values, the stored texts that equal them, and those that do not. */
@@ -250,31 +310,103 @@ eachDatabase('updateJson', (database) => {
   }
 
   it('writes if its conditions are met, and only then', async () => {
-    const conditions = paths.flatMap((path) => [
-      ...operands.map((value) => equals(path, value)),
+    const conditions: readonly Condition[] = paths.flatMap((path) => [
+      ...operands.flatMap((value) => [equals(path, value), contains(path, value)]),
+      ...[1, -0.5, 4294967296, 'text', '1', ''].flatMap((than) => [
+        ...[greaterThan(path, than), atLeast(path, than)],
+        ...[lessThan(path, than), atMost(path, than)],
+      ]),
+      ...[0, 2, { atLeast: 1 }, { atMost: 1 }, { atLeast: 1, atMost: 5 }].map((each) => size(path, each)),
       exists(path),
       absent(path),
     ])
     const wrong: unknown[] = []
     const writeAll = await rowsWith(documents.filter((each) => expected([], JSON.parse(each ?? 'null')) !== undefined))
-    for (const condition of conditions) {
-      const all = await writeAll((id) => updateJson([Runs, id], 'progress', [set('probe', 1)], { if: [condition] }))
+    const check = async (listFor: (before: Progress | null) => readonly Condition[]): Promise<void> => {
+      const all = await writeAll((id, before) =>
+        updateJson([Runs, id], 'progress', [set('probe', 1)], { if: listFor(before) }),
+      )
       for (const { text, before, outcome, after } of all) {
-        const isToBe = isMet(condition, before)
-        const isTold = isToBe ? outcome === 'written' : outcome instanceof ConditionNotMetError
-        if (!isTold || !isDeepStrictEqual(after, isToBe ? { ...before, probe: 1 } : before))
-          wrong.push({ text, condition, outcome: String(outcome), after })
+        const unmet = listFor(before).find((each) => !isMet(each, before))
+        const isTold = unmet ? outcome instanceof ConditionNotMetError : outcome === 'written'
+        const isNamed =
+          !(outcome instanceof ConditionNotMetError) || isDeepStrictEqual({ ...outcome.condition }, { ...unmet })
+        if (!isTold || !isNamed || !isDeepStrictEqual(after, unmet ? before : { ...before, probe: 1 }))
+          wrong.push({ text, unmet, outcome: String(outcome), after })
       }
+    }
+    const met = conditions.map((each) => (before: unknown) => (isMet(each, before) ? each : not(each)))
+    await check((before) => met.map((of) => of(before)))
+    // Alone: a sample of them, and its negation.
+    for (const each of conditions.filter((_condition, index) => index % 15 === 0)) {
+      await check(() => [each])
+      await check(() => [not(each)])
     }
     expect(wrong.slice(0, 3)).to.deep.equal([])
   })
 
+  it(`compares ${numbers.length} numbers and ${texts.length} texts in one order, however they are spelled`, async () => {
+    const stored = [
+      ...numbers.flatMap(([number, ...spelled], rank) =>
+        [String(number), ...spelled].map((text) => ({ type: 'number', rank, text })),
+      ),
+      ...texts.flatMap(([text, ...spelled], rank) =>
+        [JSON.stringify(text), ...spelled].map((text) => ({ type: 'string', rank, text })),
+      ),
+      ...['null', 'true', '[]', '[5]', '{}', '{"a":"a"}'].map((text) => ({ type: 'other', rank: 0, text })),
+    ]
+    const { id } = await Runs.create()
+    const document = `{${stored.map(({ text }, index) => `"k${index}":${text}`).join()}}`
+    const wrong: unknown[] = []
+    for (const [index, [operand]] of [...numbers, ...texts].entries()) {
+      if (isOtherWay && index % 4 > 0) continue
+      const ownRank = index < numbers.length ? index : index - numbers.length
+      const conditions = [...stored, undefined].flatMap((each, at) => {
+        const order =
+          each?.type === typeof (typeof operand === 'bigint' ? 0 : operand) ? each.rank - ownRank : undefined
+        const given = (condition: Condition, isToBe: boolean): Condition => (isToBe ? condition : not(condition))
+        const key = `k${at}`
+        const strict = [
+          given(greaterThan(key, operand), order !== undefined && order > 0),
+          given(lessThan(key, operand), order !== undefined && order < 0),
+        ]
+        // The others are a sample.
+        if (Math.abs(order ?? at) > 1) return at % 4 === 0 ? strict : []
+        return [
+          ...strict,
+          given(atLeast(key, operand), order !== undefined && order >= 0),
+          given(atMost(key, operand), order !== undefined && order <= 0),
+        ]
+      })
+      await storeText(Runs, id, document)
+      const outcome = await outcomeOf(updateJson([Runs, id], 'progress', [set('probe', 1)], { if: conditions }))
+      if (outcome !== 'written') wrong.push({ operand, outcome: String(outcome) })
+    }
+    expect(wrong).to.deep.equal([])
+    // More digits than a double has; MySQL does not store them.
+    await storeText(Runs, id, '{"n":0.1000000000000000055}')
+    const call = updateJson([Runs, id], 'progress', [set('probe', 1)], { if: [greaterThan('n', 0.1)] })
+    const isMet = database.name !== 'mysql'
+    expect(await outcomeOf(call)).to.satisfy((told: unknown) => (told === 'written') === isMet)
+  })
+
   it('names the condition that was not met', async () => {
-    const { id } = await Runs.create({ progress: { state: 'done' } })
+    const { id } = await Runs.create({ progress: { state: 'done', list: ['x'] } })
     const conditions = { if: [exists('state'), equals(['state'], 'new')] }
     const error = await rejection(mergeJsonKey([Runs, id], 'progress', 'owner', 'me', conditions), ConditionNotMetError)
     expect(error).to.deep.include({ code: 'CONDITION_NOT_MET', column: 'progress', condition: conditions.if[1] })
     expect(error.message).to.include('does not meet equals(["state"], "new")').and.include('row.reload()')
+    for (const [unmet, shown] of [
+      [lessThan('state', 'd'), 'lessThan(["state"], "d")'],
+      [not(contains('list', 'x')), 'not(contains(["list"], "x"))'],
+      [not(not(size('list', { atMost: 0 }))), 'size(["list"], {"atMost":0})'],
+      [not(exists('state')), 'absent(["state"])'],
+    ] as const) {
+      const refused = updateJson([Runs, id], 'progress', [set('k', 1)], { if: [exists('state'), unmet] })
+      const { condition, message } = await rejection(refused, ConditionNotMetError)
+      expect(condition).to.equal(unmet)
+      expect(message).to.include(`"progress" of WorkflowRun id=${id} does not meet ${shown}, so nothing was written`)
+    }
     const misused = mergeJsonKey([Runs, id], 'progress', 'k', 1, { if: equals('state', 1) as never })
     expect((await rejection(misused, UsageError)).message).to.include('options.if to be an array of conditions')
     expect(
@@ -437,6 +569,28 @@ eachDatabase('updateJson', (database) => {
         )
         if (outcome !== (equal.includes(each) ? 'written' : 'refused'))
           wrong.push({ title: 'equals', value, each, outcome })
+      }
+      const keyed = [
+        ...equal.map((each, at) => [`e${at}`, each]),
+        ...unequal.map((each, at) => [`u${at}`, each]),
+        ...equal.map((each, at) => [`le${at}`, `[${[...unequal, each].join()}]`]),
+        ['lu', `[${unequal.join()}]`],
+      ]
+      const document = `{${keyed.map(([key, text]) => `"${key}":${text}`).join()}}`
+      await storeText(Runs, id, document)
+      const met = [
+        ...unequal.map((_, at) => not(equals(`u${at}`, value))),
+        ...equal.map((_, at) => contains(`le${at}`, value)),
+        not(contains('lu', value)),
+      ]
+      const outcome = await outcomeOf(updateJson([Runs, id], 'progress', [set('probe', 1)], { if: met }))
+      if (outcome !== 'written') wrong.push({ title: 'not(equals), contains', value, outcome: String(outcome) })
+      for (const [at] of equal.entries()) {
+        await storeText(Runs, id, document)
+        const call = updateJson([Runs, id], 'progress', [set('probe', 1)], { if: [not(equals(`e${at}`, value))] })
+        const told = await outcomeOf(call)
+        if (!(told instanceof ConditionNotMetError))
+          wrong.push({ title: 'not', value, each: equal[at], told: String(told) })
       }
     }
     expect(wrong.slice(0, 5)).to.deep.equal([])
@@ -688,6 +842,21 @@ eachDatabase('updateJson', (database) => {
       ],
       'a patch that is no object': [() => merge('a', 5), /expected the patch to be an object, got 5 \(number\)/],
       'a value that is none': [() => append('a', undefined), /append: the value is undefined/],
+      'a boolean that is compared': [
+        () => greaterThan('a', true as never),
+        /greaterThan: expected the operand to be a number, a bigint or a string, got true \(boolean\)/,
+      ],
+      'null that is compared': [() => atMost('a', null as never), /atMost: expected the operand/],
+      'a Date that is compared': [
+        () => lessThan('a', new Date() as never),
+        /lessThan\('expiresAt', date\.toISOString\(\)\)/,
+      ],
+      'a size below 0': [() => size('a', -1), /size: expected a whole number from 0/],
+      'a size that is a text': [() => size('a', { atMost: '1' } as never), /size: expected a whole number from 0/],
+      'a size without a bound': [() => size('a', {}), /an object of atLeast and atMost/],
+      'a size with another bound': [() => size('a', { lessThan: 1 } as never), /an object of atLeast and atMost/],
+      'no condition under not': [() => not({ ...exists('a') }), /not: expected a condition, got an instance of Object/],
+      'an empty path of a condition': [() => contains([], 1), /contains: the path is empty/],
     }
     for (const [title, [act, text]] of Object.entries(refused)) {
       const call = new Promise((resolve) => resolve(act()))

@@ -12,22 +12,31 @@ import {
   absent,
   addToSet,
   append,
+  atLeast,
+  atMost,
   atomicUpdate,
   compareAndSetJson,
+  contains,
+  equals,
+  exists,
+  greaterThan,
   increment,
+  lessThan,
   lossless,
   merge,
   mergeJsonKey,
+  not,
   plus,
   pull,
   remove,
   rename,
   set,
   setIfAbsent,
+  size,
   updateJson,
   withLock,
 } from 'sequelize-lossless'
-import type { Lossless } from 'sequelize-lossless'
+import type { Condition, Lossless } from 'sequelize-lossless'
 
 interface Progress {
   step_a?: 'done' | 'failed'
@@ -218,6 +227,58 @@ export async function typed(run: Run, sequelize: Sequelize, transaction: Transac
   await job.mergeJson('stats', { attempts: 'x' })
   // @ts-expect-error the same for the function
   await updateJson([Job, 1], 'stats', [increment('note')])
+
+  // Conditions fit the document, path by path.
+  await job.updateJson('stats', [increment('attempts')], {
+    if: [
+      atLeast('attempts', 1),
+      not(greaterThan(['attempts'], 10n)),
+      lessThan('note', 'text'),
+      atMost(['deep', 'a', 'b', 'c', 'd'], 1.5),
+      contains('tags', { name: 'x' }),
+      not(contains(['log', 'lines'], 'text')),
+      size(['log', 'lines'], { atMost: 9 }),
+      size('log', 2),
+      equals('note', null),
+      not(exists('attempts')),
+      absent(['log', 'level']),
+    ],
+  })
+  const some: Condition[] = [exists('attempts')]
+  await job.mergeJson('stats', {}, { if: some })
+  await mergeJsonKey([Job, 1], 'anything', 'a', 1, { if: [lessThan(['a', 'b'], 1), contains('list', 1), size('x', 1)] })
+  await atomicUpdate([Job, 1], { anything: [set('a', 1)] }, { if: { stats: [atLeast('attempts', 1)] } })
+  const level: string = 'info'
+  // @ts-expect-error no such key
+  await job.updateJson('stats', [increment('attempts')], { if: [exists('attemps')] })
+  // @ts-expect-error no such path
+  await updateJson([Job, 1], 'stats', [increment('attempts')], { if: [exists('note'), lessThan(['log', 'lvl'], 1)] })
+  // @ts-expect-error no such key, in a negation
+  await job.mergeJsonKey('stats', 'note', 'x', { if: [not(exists('attemps'))] })
+  // @ts-expect-error not a value at that path
+  await job.updateJson('stats', [increment('attempts')], { if: [equals(['log', 'level'], level)] })
+  // @ts-expect-error the same in a negation
+  await job.updateJson('stats', [increment('attempts')], { if: [not(equals(['log', 'level'], 'warning'))] })
+  // @ts-expect-error a number is not compared with a text
+  await mergeJsonKey(job, 'stats', 'note', 'x', { if: [lessThan('attempts', '1')] })
+  // @ts-expect-error an array has no order
+  await job.mergeJson('stats', {}, { if: [atMost('tags', 1)] })
+  // @ts-expect-error a boolean has no order
+  greaterThan('attempts', true)
+  // @ts-expect-error not an item
+  await job.compareAndSetJson('stats', 'note', null, 'x', { if: [contains('tags', 'x')] })
+  // @ts-expect-error not an array
+  await job.mergeJson('stats', {}, { if: [contains('note', 'x')] })
+  // @ts-expect-error a number has no size
+  await job.mergeJson('stats', {}, { if: [size('attempts', 1)] })
+  // @ts-expect-error a size has atLeast and atMost
+  size('tags', { lessThan: 1 })
+  // @ts-expect-error no such key of that column
+  await job.atomicUpdate({ anything: [set('a', 1)] }, { if: { stats: [exists('attemps')] } })
+  // @ts-expect-error the same for the function
+  await atomicUpdate([Job, 1], { anything: [set('a', 1)] }, { if: { stats: [atLeast('attempts', '1')] } })
+  // @ts-expect-error not a condition
+  not('attempts')
 
   // Each member of a union has keys of its own; a numeric key is the text that JSON has.
   class Mixed extends Model<InferAttributes<Mixed>, InferCreationAttributes<Mixed>> {

@@ -4,18 +4,23 @@ import {
   absent,
   addToSet,
   append,
+  contains,
   equals,
   exists,
+  greaterThan,
   increment,
+  lessThan,
   max,
   merge,
   min,
+  not,
   prepend,
   pull,
   remove,
   rename,
   set,
   setIfAbsent,
+  size,
 } from 'sequelize-lossless'
 import type { Operation } from 'sequelize-lossless'
 
@@ -39,10 +44,10 @@ const words: Readonly<Record<string, string>> = {
     '5.1',
     'AND AS BETWEEN BY CASE CAST CHAR COALESCE DATETIME DECIMAL ELSE END FALSE FOR FROM IF IN IS LIMIT NOT NULL OR ORDER SELECT',
   ),
-  ...since('5.1', 'ABS THEN TRUE UPDATE VERSION WHEN WHERE @@character_set_client @@innodb_rollback_on_timeout'),
+  ...since('5.1', 'ABS SIGNED THEN TRUE UPDATE VERSION WHEN WHERE @@character_set_client @@innodb_rollback_on_timeout'),
   ...since('5.1', 'CHARSET @@autocommit @@character_set_connection @@character_set_results'),
   ...since('5.1', '@@max_allowed_packet @@sql_mode'),
-  ...since('5.7.8', 'JSON JSON_ARRAY JSON_ARRAY_APPEND JSON_ARRAY_INSERT JSON_EXTRACT JSON_OBJECT'),
+  ...since('5.7.8', 'JSON JSON_ARRAY JSON_ARRAY_APPEND JSON_ARRAY_INSERT JSON_EXTRACT JSON_LENGTH JSON_OBJECT'),
   ...since('5.7.8', 'JSON_REMOVE JSON_SET JSON_TYPE JSON_UNQUOTE MAX_EXECUTION_TIME'),
   ...since('5.7.22', 'JSON_ARRAYAGG JSON_MERGE_PRESERVE'),
   ...since('8.0.1', 'LOCKED NOWAIT SKIP'),
@@ -97,7 +102,10 @@ const operations: Readonly<Record<Operation['kind'], readonly Operation[]>> = {
 function allSql(): string[] {
   const column = { sql: '`progress`', type: 'JSON' } as const
   const bind = (): string => '?'
-  const conditions = [equals('x', 1), exists('y'), absent('z')]
+  const conditions = [
+    ...[equals('x', 1), exists('y'), absent('z'), not(contains('x', 1)), size('x', 1)],
+    ...[greaterThan('x', 1), lessThan('x', 'text')],
+  ]
   const writes = Object.values(operations).flat()
   const changes = [...writes.map((each) => [each]), [set('p', 1), set('q', 2)]]
   const documents = mysql.variants.flatMap((variant) =>
