@@ -1,5 +1,5 @@
 import { expect } from 'chai'
-import { DataTypes, Op } from 'sequelize'
+import { DatabaseError, DataTypes, Op } from 'sequelize'
 import type { Model, Sequelize } from 'sequelize'
 import {
   atomicUpdate,
@@ -276,6 +276,11 @@ eachDatabase('a target by where', (database) => {
     const keyless = Object.assign(defineRuns(sequelize), { primaryKeyAttributes: [] })
     await rejection(mergeJsonKey([keyless, { where: { title: 'a' } }], 'progress', 'k', 1), UsageError)
     expect(log.filter((sql) => !/^(START|BEGIN|ROLLBACK)/.test(sql))).to.deep.equal([])
+  })
+
+  it('rejects with the error of a look-up that the database refuses', async () => {
+    const target = [defineRuns(sequelize, { tableName: 'no_such_table' }), { where: { title: 'a' } }] as const
+    await rejection(mergeJsonKey(target, 'progress', 'k', 1), DatabaseError)
   })
 
   it('refuses a document that does not fit, and writes nothing', async () => {
