@@ -16,6 +16,7 @@ import type { Rewrite } from '../json/respell.js'
 import { textAt, valueAt } from '../json/semantics.js'
 import type { JsonObject, JsonValue } from '../json/values.js'
 import { identifyRow, RowRef } from '../rows/row-ref.js'
+import { rowStateOf } from '../rows/row-state.js'
 import { valuesOf } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
 import type { Policy } from '../sequelize/options.js'
@@ -27,7 +28,7 @@ import { startCall } from '../transactions/call.js'
 import type { Call } from '../transactions/call.js'
 import { execute } from '../transactions/execute.js'
 import { transactionToJoin } from '../transactions/join.js'
-import { lossError, notTooDeep, respelled } from '../transactions/save-digits.js'
+import { lossError, notTooDeep, respelled, spellDocuments } from '../transactions/save-digits.js'
 import { applyToOtherInstances } from '../transactions/other-instances.js'
 import type { TransactionState } from '../transactions/transaction-state.js'
 import { readDocument, updateDocuments } from '../writes/update-document.js'
@@ -80,6 +81,8 @@ export async function patchRow(
   const sendPlain = async (): Promise<unknown> => (Object.keys(plain).length > 0 ? send(plain) : [instance, 1])
   if (documents.length === 0) return sendPlain()
 
+  // A document of a locked column, which is written as a whole.
+  const spelled = await spellDocuments(session, rowStateOf(instance), instance, plain, options)
   const transaction = transactionToJoin(method, session, options.transaction, undefined)
   const call = await startCall({ method, session, row: facts, transaction, logging: options.logging })
   for (const each of documents) refuseUnsupported(method, each.column, each, call.dialect)
@@ -90,7 +93,7 @@ export async function patchRow(
       documents: exact,
       send: (variants, conditions) => {
         const current = exact.map((each, index) => ({ ...each, conditions: conditions[index]! }))
-        return sendPatch(call, update, plain, current, variants, context)
+        return sendPatch(call, update, spelled, current, variants, context)
       },
       refusal: ({ column }, { path }, text) => {
         const isMisread = mayBeMisread(textAt(text, path) ?? text)

@@ -29,7 +29,7 @@ import { Statement } from '../sequelize/statement.js'
 
 type Values = Readonly<Record<string, unknown>>
 type Update = [instance: Row, table: unknown, values: Values, where: object, options: UpdateOptions]
-type UpdateOptions = Logging & { readonly transaction?: Transaction | null }
+type UpdateOptions = Logging & { readonly transaction?: Transaction | null | undefined }
 
 /**
  * Overrides Sequelize's UPDATE of an instance: a document of a row that is locked, or whose version is compared, is
@@ -43,7 +43,7 @@ export function keepDigitsInSaves(session: Session): void {
     return async function (...args) {
       const [instance, , values, , options] = args
       const state = findRowState(instance)
-      if (state) args[2] = await spell(session, state, instance, values, options)
+      if (state) args[2] = await spellDocuments(session, state, instance, values, options)
       return original.apply(this, args)
     }
   })
@@ -61,7 +61,7 @@ function isExclusive(state: RowState, instance: Row, column: string, { transacti
 }
 
 /** The values of an UPDATE, with the stored spelling of all parts of its documents that did not change. */
-async function spell(
+export async function spellDocuments(
   session: Session,
   state: RowState,
   instance: Row,

@@ -1,21 +1,23 @@
 import { expect } from 'chai'
 import fc from 'fast-check'
-import { DataTypes, Model, OptimisticLockError } from 'sequelize'
+import { DataTypes, Model, OptimisticLockError, QueryTypes } from 'sequelize'
 import type { Sequelize } from 'sequelize'
 import {
   lossless,
   mergeJsonKey,
   RowNotFoundError,
+  set,
   StaleRowError,
   UnsavedChangesError,
   UnsupportedValueError,
+  updateJson,
   UsageError,
   WholeColumnWriteError,
   withLock,
 } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { rejection } from '../rejection.js'
-import { storedText, storeText } from '../workflow-run.js'
+import { documentText, storedText, storeText } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
 import { guardedRuns, reports } from './guarded-runs.js'
 
@@ -434,7 +436,7 @@ eachDatabase('a patched model', (database) => {
     Runs = await guardedRuns(sequelize, { wholeColumnWrites: 'patch' })
   })
 
-  it('patches two documents in one UPDATE', async () => {
+  it('patches two documents in one UPDATE, and keeps the digits of one that is locked', async () => {
     class Pair extends Model {
       declare id: number
       declare one: Document | null
@@ -451,12 +453,32 @@ eachDatabase('a patched model', (database) => {
     )
     await Pair.sync({ force: true })
     lossless(Pair, { wholeColumnWrites: 'patch' })
+    const quoted = sequelize.getQueryInterface().quoteIdentifier('Pairs')
     const { id } = await Pair.create({ one: { a: 1 }, third: { x: 1 } })
     const [a, b] = [await Pair.findByPk(id), await Pair.findByPk(id)]
     await a!.update({ one: { a: 1, b: 1 }, other: { a: 1 } })
     await b!.update({ one: { a: 2 }, other: { b: 1 }, third: null })
     const after = await Pair.findByPk(id)
     expect(after!.get()).to.deep.equal({ id, one: { a: 2, b: 1 }, other: { a: 1, b: 1 }, third: null })
+
+    // The lock protects one of two columns: it is written as a whole, and the other is patched.
+    const text = '{"n":9007199254740993}'
+    await sequelize.query(`UPDATE ${quoted} SET one = $1, third = $1`, { bind: [text] })
+    const c = await Pair.findByPk(id, { rejectOnEmpty: true })
+    await updateJson([Pair, id] as const, 'third', [set('theirs', 1)] as never)
+    await sequelize.transaction(async (transaction) => {
+      await c.reload({ transaction, lock: true, attributes: ['id', 'one'] })
+      await c.update({ one: { ...c.one, mine: 1 }, third: { ...c.third, mine: 1 } }, { transaction })
+    })
+    const columns = ['one', 'third'].map((name) => `${documentText(sequelize, name)} AS ${name}`)
+    const [texts] = await sequelize.query<{ one: string; third: string }>(`SELECT ${columns.join()} FROM ${quoted}`, {
+      type: QueryTypes.SELECT,
+    })
+    expect(texts!.one).to.match(/9007199254740993.*"mine": ?1/)
+    expect(texts!.third)
+      .to.include('9007199254740993')
+      .and.match(/"theirs": ?1/)
+      .and.match(/"mine": ?1/)
     await Pair.drop()
   })
 
