@@ -391,6 +391,17 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
     }
   })
 
+  it('is compared by the digits of its fraction as far as the database has them', async () => {
+    const [above, below] = ['0.1000000000000000055', '0.09999999999999999999']
+    await storeText(Runs, run.id, `{"l":[${above}],"n":${below}}`)
+    await updateJson([Runs, run.id], 'progress', [pull('l', 0.1), max('n', 0.1)] as never)
+    const stored = exact((await storedText(Runs, run.id))!)
+    // MySQL stores doubles, and SQLite compares them.
+    expect(stored[nameOf('l')]).to.deep.equal(['mysql', 'sqlite'].includes(database.name) ? [] : [`n${above}`])
+    const comparesDoubles = ['mariadb', 'sqlite'].includes(database.name)
+    expect(stored[nameOf('n')]).to.equal(comparesDoubles ? `n${below}` : 'n0.1')
+  })
+
   it('is in the answer of returning: true as a finder reads it', async () => {
     const answer = await updateJson([Runs, run.id], 'progress', [set('k', 1)] as never, { returning: true })
     const { progress } = await Runs.findByPk(run.id, { rejectOnEmpty: true })
