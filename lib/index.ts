@@ -25,6 +25,7 @@ export {
   absent,
   addToSet,
   append,
+  assign,
   atLeast,
   atMost,
   contains,

@@ -1,9 +1,9 @@
 import { isInteger, pathText, stringOrNumber } from '../json/encode.js'
 import { parseJson } from '../json/json-text.js'
-import type { Condition, Operation } from '../json/operation.js'
+import type { BasicOperation, Condition, Operation } from '../json/operation.js'
 import { createsMissing, neededType, operators, renamedPath, sizes } from '../json/semantics.js'
 import { isObject } from '../json/values.js'
-import type { Kind, Path } from '../json/values.js'
+import type { BasicKind, Kind, Path } from '../json/values.js'
 import type { Bind, Change } from './dialect.js'
 
 /** The JSON functions that differ between MySQL, MariaDB and SQLite. JSON_SET is the same in all three. */
@@ -43,7 +43,7 @@ export interface JsonFunctions {
   readonly patchesWithoutNull?: true
   /** The new value at a path, computed from the old one; a missing entry does not compile. */
   readonly result: Readonly<
-    Record<Exclude<Kind, 'set' | 'remove' | 'rename' | 'merge'>, (value: string, operand: Operand) => string>
+    Record<Exclude<BasicKind, 'set' | 'remove' | 'rename' | 'merge'>, (value: string, operand: Operand) => string>
   >
   /** True if the value is absent, or a number to which the database adds the operand exactly, or as doubles. */
   readonly canAdd: (value: string, operand: Operand) => string
@@ -155,7 +155,7 @@ export function write(
   const patches: Patch[] = []
 
   for (const operation of isPrepared ? groupBySqlShape(operations).flatMap(many) : operations) {
-    const { kind, path, json } = operation
+    const { kind, path, json } = operation as BasicOperation
     // JSON_MERGE_PATCH creates missing parents itself.
     const makesParents = createsMissing(kind) && kind !== 'merge'
     for (let depth = 1; depth < path.length; depth++) {

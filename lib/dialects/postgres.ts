@@ -1,7 +1,7 @@
 import { greatestSum, isInteger } from '../json/encode.js'
 import { createsMissing, makesDocument, neededType, operators, sizes } from '../json/semantics.js'
-import type { Condition, Operation } from '../json/operation.js'
-import type { Kind } from '../json/values.js'
+import type { BasicOperation, Condition, Operation } from '../json/operation.js'
+import type { BasicKind } from '../json/values.js'
 import type { Bind, Column, Dialect, DriverError, Failure, UpdateVariant } from './dialect.js'
 import { endsTransactionBySql } from './transaction-control.js'
 
@@ -18,24 +18,25 @@ const objectOrEmpty = (value: string): string =>
 const doubleSum = `to_jsonb(CASE WHEN abs(old::numeric) < 2.5e-324 THEN 0 ELSE old::float8 END + operand::float8)`
 
 /** The new value at a key, computed from its value `old` and the `operand`; a missing entry does not compile. */
-const results: Readonly<Record<Exclude<Kind, 'set' | 'remove' | 'rename' | 'merge'> | 'incrementDouble', string>> = {
-  setIfAbsent: `COALESCE(old, operand)`,
-  increment:
-    `CASE WHEN scale(old::numeric) > 0 THEN ${doubleSum} ` +
-    `ELSE to_jsonb(COALESCE(old::numeric, 0) + operand::numeric) END`,
-  incrementDouble: `CASE WHEN old IS NULL THEN operand ELSE ${doubleSum} END`,
-  // jsonb compares numbers by value, and keeps all their digits.
-  min: `CASE WHEN old <= operand THEN old ELSE operand END`,
-  max: `CASE WHEN old >= operand THEN old ELSE operand END`,
-  prepend: `jsonb_build_array(operand) || COALESCE(old, '[]')`,
-  append: `COALESCE(old, '[]') || operand`,
-  addToSet:
-    `CASE WHEN EXISTS (SELECT FROM jsonb_array_elements(old) AS item WHERE item = operand) ` +
-    `THEN old ELSE COALESCE(old, '[]') || jsonb_build_array(operand) END`,
-  pull:
-    `COALESCE((SELECT '[' || string_agg(item::text, ',' ORDER BY position) || ']' FROM jsonb_array_elements(old) ` +
-    `WITH ORDINALITY AS items(item, position) WHERE item <> operand), '[]')::jsonb`,
-}
+const results: Readonly<Record<Exclude<BasicKind, 'set' | 'remove' | 'rename' | 'merge'> | 'incrementDouble', string>> =
+  {
+    setIfAbsent: `COALESCE(old, operand)`,
+    increment:
+      `CASE WHEN scale(old::numeric) > 0 THEN ${doubleSum} ` +
+      `ELSE to_jsonb(COALESCE(old::numeric, 0) + operand::numeric) END`,
+    incrementDouble: `CASE WHEN old IS NULL THEN operand ELSE ${doubleSum} END`,
+    // jsonb compares numbers by value, and keeps all their digits.
+    min: `CASE WHEN old <= operand THEN old ELSE operand END`,
+    max: `CASE WHEN old >= operand THEN old ELSE operand END`,
+    prepend: `jsonb_build_array(operand) || COALESCE(old, '[]')`,
+    append: `COALESCE(old, '[]') || operand`,
+    addToSet:
+      `CASE WHEN EXISTS (SELECT FROM jsonb_array_elements(old) AS item WHERE item = operand) ` +
+      `THEN old ELSE COALESCE(old, '[]') || jsonb_build_array(operand) END`,
+    pull:
+      `COALESCE((SELECT '[' || string_agg(item::text, ',' ORDER BY position) || ']' FROM jsonb_array_elements(old) ` +
+      `WITH ORDINALITY AS items(item, position) WHERE item <> operand), '[]')::jsonb`,
+  }
 
 /** Which old values an operation changes, for those that create nothing; other values stay as they are. */
 const changesOnly: Readonly<Record<string, string>> = {
@@ -63,7 +64,7 @@ function byKey(operations: readonly Operation[]): readonly KeyOperations[] {
  * What a change does to a key. `incrementDouble` adds a number that is not spelled as an integer. `in` and `inObject`
  * change an inner object; `inObject` does not create it.
  */
-type KeyKind = Kind | 'incrementDouble' | 'in' | 'inObject'
+type KeyKind = BasicKind | 'incrementDouble' | 'in' | 'inObject'
 
 const createsObject = (operations: readonly Operation[]): boolean => operations.some(({ kind }) => createsMissing(kind))
 
@@ -89,7 +90,7 @@ function changeText(operations: readonly Operation[], levels: Level[], depth = 0
     level.kinds.add(kind)
   }
   for (const [key, inner] of groups) {
-    const [{ kind, path, json }] = inner
+    const [{ kind, path, json }] = inner as readonly [BasicOperation]
     if (path.length > 0) {
       put(createsObject(inner) ? 'in' : 'inObject', key, changeText(inner, levels, depth + 1))
       continue

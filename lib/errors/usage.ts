@@ -53,6 +53,8 @@ const texts = {
     `${method}: expected the operand to be a number, got ${describeValue(value)}. Write ${method}('attempts', 1).`,
   patch: (method: string, value: unknown): string =>
     `${method}: expected the patch to be an object, got ${describeValue(value)}. Write set(path, value) to replace a value.`,
+  assigned: (method: string, value: unknown): string =>
+    `${method}: expected an object with at least one key, got ${describeValue(value)}. Write ${method}('settings', { theme: 'dark' }), or leave out the operation if there is nothing to set.`,
   operations: (method: string, value: unknown): string =>
     `${method}: expected an array of at least one operation, got ${describeValue(value)}. Write ${method}(column, [set('step_a', 'done'), increment('attempts')]); an object from another source, such as a request body, is not an operation.`,
   conditions: (method: string, value: unknown): string =>

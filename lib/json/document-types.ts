@@ -121,6 +121,18 @@ export type Patch<T> =
         ? { readonly [K in keyof T]?: Patch<NonNullable<T[K]>> | null | undefined }
         : T
 
+/** An object whose keys are set in an object of type `T`. */
+type Assignable<T> =
+  IsAny<T> extends true
+    ? object
+    : unknown extends T
+      ? object
+      : T extends readonly unknown[]
+        ? never
+        : T extends object
+          ? { readonly [K in keyof T]?: Exclude<T[K], undefined> }
+          : never
+
 /** The type of the value at a path of a document. */
 export type JsonValueAt<M extends Model, C extends JsonColumn<M>, P extends PathInput> = DeepReadonly<
   Exclude<At<JsonDocument<M, C>, PathOf<P>>, undefined>
@@ -129,8 +141,9 @@ export type JsonValueAt<M extends Model, C extends JsonColumn<M>, P extends Path
 /** The type of the operand of an operation on a value of type `T`. */
 type OperandAt<K extends Kind, T> = {
   set: DeepReadonly<T>
+  assign: DeepReadonly<Assignable<NonNullable<T>>>
   setIfAbsent: DeepReadonly<T>
-  remove: null
+  remove: unknown
   rename: string
   increment: unknown extends T ? number : NonNullable<T> extends number ? number : never
   min: OperandAt<'increment', T>
@@ -147,15 +160,33 @@ export type Fitting<M extends Model, C extends JsonColumn<M>, O extends readonly
   readonly [I in keyof O]: O[I] extends Operation<infer K, infer P, infer V>
     ? [At<JsonDocument<M, C>, P>] extends [never]
       ? never
-      : V extends OperandAt<K, At<JsonDocument<M, C>, P>>
+      : [V] extends [OperandAt<K, At<JsonDocument<M, C>, P>>]
         ? K extends 'rename'
           ? At<JsonDocument<M, C>, P> extends At<JsonDocument<M, C>, Sibling<P, V>>
             ? O[I]
             : never
-          : O[I]
+          : K extends 'assign'
+            ? HasKeys<At<JsonDocument<M, C>, P>, keyof V> extends true
+              ? O[I]
+              : never
+            : K extends 'remove'
+              ? HasPaths<JsonDocument<M, C>, V> extends true
+                ? O[I]
+                : never
+              : O[I]
         : never
     : never
 }
+
+/** Whether an object of type `T` can have all of the keys. */
+type HasKeys<T, K> = unknown extends T
+  ? true
+  : [K] extends [KeyOf<NonNullable<T>> | keyof NonNullable<T>]
+    ? true
+    : false
+
+/** Whether a document has each of the paths in a union. */
+type HasPaths<D, V> = false extends (V extends Path ? ([At<D, V>] extends [never] ? false : true) : true) ? false : true
 
 /** What a value of type `T` can be compared with. */
 type ComparableTo<T> = unknown extends T

@@ -1,7 +1,8 @@
 import { usage } from '../errors/usage.js'
 import { jsonText, textWithInfinity } from './encode.js'
+import { scanJson } from './json-text.js'
 import { isObject } from './values.js'
-import type { ComparisonKind, ConditionKind, JsonValue, Kind, Path, PathInput, PathOf } from './values.js'
+import type { BasicKind, ComparisonKind, ConditionKind, JsonValue, Kind, Path, PathInput, PathOf } from './values.js'
 
 /**
  * A change at one path of a JSON document, as frozen data. Each dialect translates it to SQL; `apply` of semantics.ts
@@ -12,9 +13,14 @@ export interface Operation<K extends Kind = Kind, P extends Path = Path, V = unk
   readonly path: P
   /** The JSON text of the operand (for `append`, of an array). Encoded on creation: later changes have no effect. */
   readonly json: string
+  /** Further paths of `remove`. */
+  readonly more?: readonly Path[]
   /** The operand's type, for the compiler only. */
   readonly operand?: V
 }
+
+/** An operation at one path: see {@link expand}. */
+export type BasicOperation = Operation<BasicKind>
 
 /** Creates an operation. Error texts start with `method`; each constructor below passes its own name. */
 export function operation<K extends Kind, const P extends PathInput, V>(
@@ -24,8 +30,13 @@ export function operation<K extends Kind, const P extends PathInput, V>(
   value: V,
 ): Operation<K, PathOf<P>, V> {
   if (kind === 'merge' && !isObject(value)) throw usage.patch(method, value)
-  const keys = kind === 'merge' && path.length === 0 && typeof path !== 'string' ? root : keysOf(method, path)
-  return new MadeOperation(kind, keys as PathOf<P>, jsonText(method, value))
+  return new MadeOperation(kind, pathOf(method, kind, path) as PathOf<P>, jsonText(method, value))
+}
+
+/** Only merges and assignments have the root as their path. */
+function pathOf(method: string, kind: Kind, path: PathInput): Path {
+  const mayBeRoot = kind === 'merge' || kind === 'assign'
+  return mayBeRoot && path.length === 0 && typeof path !== 'string' ? root : keysOf(method, path)
 }
 
 /** Creates an operation of a save; its operand is a part of a document, in which a number may be too large. */
@@ -39,12 +50,14 @@ class MadeOperation<K extends Kind, P extends Path, V> implements Operation<K, P
   readonly kind: K
   readonly path: P
   readonly json: string
+  declare readonly more?: readonly Path[]
   declare readonly operand?: V
 
-  constructor(kind: K, path: P, json: string) {
+  constructor(kind: K, path: P, json: string, more: readonly Path[] = []) {
     this.kind = kind
     this.path = path
     this.json = json
+    if (more.length > 0) this.more = more
     Object.freeze(this)
   }
 
@@ -80,9 +93,46 @@ export function setIfAbsent<const P extends PathInput, const V>(
   return operation('setIfAbsent', 'setIfAbsent', path, value)
 }
 
-/** Removes the key at `path`; no error if it is absent. Like MongoDB's `$unset`. */
-export function remove<const P extends PathInput>(path: P): Operation<'remove', PathOf<P>, null> {
-  return operation('remove', 'remove', path, null)
+/**
+ * Sets each key of `object` in the object at `path`, as `{ ...document, ...object }` does. Shallow: a value replaces the
+ * stored one as a whole, and null is stored as JSON null, other than by {@link merge}. The path `[]` is the whole document.
+ * A missing parent becomes an object. The same as one {@link set} for each key: keys of one object do not overlap.
+ *
+ * @throws {UsageError} not an object, an object without keys, or a value that is undefined
+ * @example await user.updateJson('settings', [assign('editor', { theme: 'dark', font: null })])
+ */
+export function assign<const P extends PathInput, const V extends object>(
+  path: P,
+  object: V,
+): Operation<'assign', PathOf<P>, V> {
+  const assigned = operation<'assign', P, V>('assign', 'assign', path, object)
+  const members = scanJson(assigned.json).members
+  if (!members || members.size === 0) throw usage.assigned('assign', object)
+  const missing = Object.entries(object).find(([, value]) => value === undefined)
+  if (missing) throw usage.value('assign', `the value at "${missing[0]}"`, 'undefined')
+  return assigned
+}
+
+/**
+ * Removes the key at `path`, and those at `more` paths; no error if one is absent. Each argument is a path from the root:
+ * `remove(['steps', 'a'], ['steps', 'b'])`. Like MongoDB's `$unset`.
+ */
+export function remove<const P extends PathInput, const R extends readonly PathInput[] = readonly []>(
+  path: P,
+  ...more: R
+): Operation<'remove', PathOf<P>, R extends readonly [] ? null : PathOf<R[number]>> {
+  const paths = more.map((each) => keysOf('remove', each))
+  return new MadeOperation('remove', keysOf('remove', path) as PathOf<P>, 'null', paths)
+}
+
+/** Operations in place of those that stand for several: a `set` for each key of `assign`, a `remove` for each path. */
+export function expand(operations: readonly Operation[]): readonly BasicOperation[] {
+  return operations.flatMap((each): readonly BasicOperation[] => {
+    const { kind, path, json, more = [] } = each
+    if (kind !== 'assign') return [each as BasicOperation, ...more.map((other) => ({ kind, path: other, json }))]
+    const members = [...scanJson(json).members!]
+    return members.map(([key, { start, end }]) => ({ kind: 'set', path: [...path, key], json: json.slice(start, end) }))
+  })
 }
 
 /**

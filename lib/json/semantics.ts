@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import { compareNumbers, isSameScalar, parseJson, scanJson } from './json-text.js'
 import type { JsonNode } from './json-text.js'
-import type { Condition, Operation } from './operation.js'
+import type { BasicOperation, Condition, Operation } from './operation.js'
 import { isReadingOfText, isSameText } from './respell.js'
 import { isObject, jsonType } from './values.js'
 import type { ComparisonKind, JsonObject, JsonValue, Kind, Path } from './values.js'
@@ -156,7 +156,7 @@ export function findMismatch({ kind, path }: Operation, document: unknown): Mism
  * as parent, count as an empty object. Does not modify its argument. Call {@link findMismatch} first.
  */
 function apply(operation: Operation, document: unknown): JsonValue {
-  const { kind, path, json } = operation
+  const { kind, path, json } = operation as BasicOperation
   const operand = parseJson(json)
   const value = valueAt(document, path) as JsonValue | undefined
   if (value === undefined && !createsMissing(kind)) return document as JsonValue

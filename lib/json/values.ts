@@ -16,7 +16,10 @@ export type PathInput = string | Path
 export type PathOf<P extends PathInput> = P extends string ? readonly [P] : P
 
 /** The kinds of operations; each has a constructor of the same name. */
-export type Kind =
+export type Kind = BasicKind | 'assign'
+
+/** The kinds of operations that do not stand for several. */
+export type BasicKind =
   | 'set'
   | 'setIfAbsent'
   | 'remove'

@@ -3,7 +3,7 @@ import { checkOptions } from '../errors/check-options.js'
 import { usage } from '../errors/usage.js'
 import { overlap } from '../json/combine.js'
 import type { Changes, Conditions, FittingColumns } from '../json/document-types.js'
-import { isCondition, isOperation } from '../json/operation.js'
+import { expand, isCondition, isOperation } from '../json/operation.js'
 import { rowConditions } from '../rows/row-conditions.js'
 import { identifyTarget } from '../rows/row-query.js'
 import type { TargetRow } from '../rows/row-query.js'
@@ -136,9 +136,10 @@ function documentChanges(
       throw usage.documentOperations(method, model.name, column, operations)
     }
     if (!isArrayOf(met, isCondition)) throw usage.conditions(method, met)
-    const overlapping = overlap(operations)
+    const expanded = expand(operations)
+    const overlapping = overlap(expanded)
     if (overlapping) throw usage.overlap(method, ...overlapping)
-    return { column, type, operations, conditions: met }
+    return { column, type, operations: expanded, conditions: met }
   })
 }
 

@@ -11,7 +11,7 @@ import type {
   JsonValueAt,
   Patch,
 } from '../json/document-types.js'
-import { condition, isOperation, operation } from '../json/operation.js'
+import { condition, expand, isOperation, operation } from '../json/operation.js'
 import type { Condition, Operation } from '../json/operation.js'
 import type { PathInput } from '../json/values.js'
 import type { Target } from '../rows/row-ref.js'
@@ -118,7 +118,7 @@ export async function mergeJsonKey(
  *
  * The last part of the WHERE clause checks that each operation fits the stored value.
  *
- * @param operations {@link set}, {@link setIfAbsent}, {@link remove}, {@link rename}, {@link increment}, {@link min},
+ * @param operations {@link set}, {@link assign}, {@link setIfAbsent}, {@link remove}, {@link rename}, {@link increment}, {@link min},
  *   {@link max}, {@link append}, {@link prepend}, {@link addToSet}, {@link pull}, {@link merge}
  * @returns as {@link mergeJsonKey}
  * @throws the errors of {@link mergeJsonKey}; {@link JsonShapeError} also if an operation needs a number or an array
@@ -165,9 +165,10 @@ export async function updateJson(
   const document = identifyDocument(method, target, column)
   if (!Array.isArray(operations) || operations.length === 0 || !operations.every(isOperation))
     throw usage.operations(method, operations)
-  const overlapping = overlap(operations)
+  const expanded = expand(operations)
+  const overlapping = overlap(expanded)
   if (overlapping) throw usage.overlap(method, ...overlapping)
-  return write(document, operations, options)
+  return write(document, expanded, options)
 }
 
 /**

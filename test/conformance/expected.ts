@@ -12,6 +12,7 @@ function isObject(value: unknown): value is Fields {
  * `undefined` where it must be refused.
  */
 export function expected(operations: readonly Operation[], document: unknown): unknown {
+  operations = operations.flatMap((each) => [each, ...(each.more ?? []).map((path) => ({ ...each, path }))])
   const isKept = operations.every(({ kind }) => ['remove', 'rename', 'pull'].includes(kind))
   if (isKept && (document ?? null) === null) return null
   const copy = structuredClone(document) ?? {}
@@ -63,7 +64,7 @@ function ordered(isMet: (order: number) => boolean): Test {
 function change(document: Fields, { kind, path, json }: Operation): boolean {
   const operand: unknown = JSON.parse(json)
   const key = path.at(-1)
-  if (key === undefined) return patch(document, operand as Fields)
+  if (key === undefined) return kind === 'assign' ? assignTo(document, operand) : patch(document, operand as Fields)
   let parent = document
   for (const name of path.slice(0, -1)) {
     const inner = Object.hasOwn(parent, name) ? parent[name] : undefined
@@ -74,6 +75,7 @@ function change(document: Fields, { kind, path, json }: Operation): boolean {
   }
   const value = Object.hasOwn(parent, key) ? parent[key] : undefined
   if (kind === 'set') put(parent, key, operand)
+  if (kind === 'assign') return assignTo(value ?? put(parent, key, {}), operand)
   if (kind === 'setIfAbsent' && value === undefined) put(parent, key, operand)
   if (kind === 'remove') Reflect.deleteProperty(parent, key)
   if (kind === 'rename' && value !== undefined) {
@@ -106,6 +108,12 @@ function change(document: Fields, { kind, path, json }: Operation): boolean {
     put(parent, key, isThere ? items : [...items, ...(kind === 'append' ? (operand as unknown[]) : [operand])])
   }
   if (kind === 'merge') patch(isObject(value) ? value : put(parent, key, {}), operand as Fields)
+  return true
+}
+
+function assignTo(target: unknown, values: unknown): boolean {
+  if (!isObject(target)) return false
+  for (const [key, value] of Object.entries(values as Fields)) put(target, key, value)
   return true
 }
 

@@ -6,6 +6,7 @@ import {
   absent,
   addToSet,
   append,
+  assign,
   atLeast,
   compareAndSetJson,
   ConditionNotMetError,
@@ -59,6 +60,7 @@ const kinds: Readonly<
   Record<Operation['kind'], (path: readonly string[], sample: Sample) => readonly [Operation, unknown]>
 > = {
   set: (path, { text, key }) => [set(path, { [key]: [text] }), text],
+  assign: (path, { text, key }) => [assign(path, { [key]: [text], other: text }), { [key]: 1 }],
   setIfAbsent: (path, { text }) => [setIfAbsent(path, text), null],
   remove: (path, { text, key }) => [remove(path), { [key]: text }],
   rename: (path, { text, key }) => [rename(path, `${key.slice(0, 60_000)}_`), { [key]: text }],

@@ -7,6 +7,7 @@ import * as lossless from 'sequelize-lossless'
 import {
   addToSet,
   append,
+  assign,
   increment,
   JsonShapeError,
   max,
@@ -87,6 +88,10 @@ const operation: fc.Arbitrary<Operation> = fc.oneof(
     .map(([at, name]) => rename(at, name)),
   fc.tuple(path, fc.integer({ min: -1000, max: 1000 })).map(([at, by]) => increment(at, by)),
   fc.tuple(path, value.object).map(([at, patch]) => merge(at, patch as object)),
+  fc
+    .tuple(path, value.object)
+    .filter(([, object]) => Object.keys(object as object).length > 0)
+    .map(([at, object]) => assign(at, object as object)),
 )
 
 // The same documents in every run; PROPERTY_SEED looks at others.

@@ -4,6 +4,7 @@ import type { CreationOptional, Model, ModelStatic, Sequelize, Transaction, Uniq
 import {
   addToSet,
   append,
+  assign,
   ConflictError,
   increment,
   lock,
@@ -138,6 +139,7 @@ const other: Progress = { state: 'other', total: 500, tags: ['other'] }
 /** Of each kind of operation one that the CHECK allows, and one that it does not; one left out does not compile. */
 const operations: Readonly<Record<Operation['kind'], readonly [allowed: Operation, violating: Operation]>> = {
   set: [set('state', 'done'), set('total', -1)],
+  assign: [assign([], { state: 'done', total: 8 }), assign([], { total: -1 })],
   setIfAbsent: [setIfAbsent('first', 'x'), setIfAbsent('banned', null)],
   remove: [remove(['inner', 'z']), remove('state')],
   rename: [rename(['inner', 'z'], 'y'), rename('state', 'status')],

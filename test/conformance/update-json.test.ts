@@ -6,6 +6,7 @@ import {
   absent,
   addToSet,
   append,
+  assign,
   atLeast,
   atMost,
   compareAndSetJson,
@@ -93,6 +94,11 @@ const patches = [
   { b: null, a: null },
 ]
 
+const assigned = [
+  { b: null, z: [null] },
+  { b: { c: 1 }, 'ü"': 'x' },
+]
+
 /** Every kind of operation at every path with every operand, and lists of them. */
 const lists: readonly (readonly Operation[])[] = [
   ...paths.flatMap((path) => [
@@ -106,10 +112,15 @@ const lists: readonly (readonly Operation[])[] = [
     ]),
     ...amounts.flatMap((by) => [[increment(path, by)], [min(path, by)], [max(path, by)]]),
     ...patches.map((patch) => [merge(path, patch)]),
+    ...assigned.map((object) => [assign(path, object)]),
     [remove(path)],
     ...keys.map((key) => [rename(path, key)]),
   ]),
   ...patches.map((patch) => [merge([], patch)]),
+  ...assigned.map((object) => [assign([], object)]),
+  [assign(['a', 'b'], { c: 1, d: null }), set(['a', 'b', 'e'], 2), increment(['a', 'n'])],
+  [remove('a', 'b')],
+  [remove(['a', 'b'], ['a', 'z'], 'é', 'z', ['ä', 'ß'], ['ä', 'à'], ['ä', 'ñ'], 'ö')],
   [set(['a', 'b'], 1), set(['a', 'c'], 2)],
   [set(['a', 'b', 'c'], 1), remove(['a', 'z']), increment(['a', 'n'])],
   [remove(['a']), set(['b'], 1)],
@@ -842,6 +853,18 @@ eachDatabase('updateJson', (database) => {
       ],
       'a patch that is no object': [() => merge('a', 5), /expected the patch to be an object, got 5 \(number\)/],
       'a value that is none': [() => append('a', undefined), /append: the value is undefined/],
+      'nothing to assign': [() => assign('a', {}), /assign: expected an object with at least one key/],
+      'an array that is assigned': [() => assign('a', [1]), /assign: .* got an array of 1/],
+      'undefined that is assigned': [
+        () => assign('a', { b: 1, c: undefined }),
+        /assign: the value at "c" is undefined/,
+      ],
+      'an assigned key beside it': [
+        () => run.updateJson('progress', [assign('a', { b: 1 }), set(['a', 'b'], 2)]),
+        /\["a","b"\] and \["a","b"\] overlap/,
+      ],
+      'a path removed twice': [() => run.updateJson('progress', [remove(['a', 'b'], 'c', 'a')]), /overlap/],
+      'a removed path that is none': [() => remove('a', 5 as never), /remove: expected a path/],
       'a boolean that is compared': [
         () => greaterThan('a', true as never),
         /greaterThan: expected the operand to be a number, a bigint or a string, got true \(boolean\)/,

@@ -12,6 +12,7 @@ import {
   absent,
   addToSet,
   append,
+  assign,
   atLeast,
   atMost,
   atomicUpdate,
@@ -227,6 +228,23 @@ export async function typed(run: Run, sequelize: Sequelize, transaction: Transac
   await job.mergeJson('stats', { attempts: 'x' })
   // @ts-expect-error the same for the function
   await updateJson([Job, 1], 'stats', [increment('note')])
+
+  // Several keys.
+  await job.updateJson('stats', [assign('log', { level: 'info', lines }), assign([], { attempts: 1, note: null })])
+  await job.updateJson('anything', [assign(['a', 'b'], { c: [1] }), remove('x', ['a', 'z'])])
+  await job.updateJson('dictionary', [assign([], { anybody: { count: 1 } })])
+  await job.updateJson('stats', [remove('attempts', 'note', ['log', 'level'])])
+  await updateJson([Job, 1], 'dictionary', [remove('anybody', ...lines)])
+  // @ts-expect-error not a value of that key
+  await job.updateJson('stats', [assign('log', { level: 'warning' })])
+  // @ts-expect-error no such key
+  await job.updateJson('stats', [assign('log', { level: 'info', lvl: 1 })])
+  // @ts-expect-error not an object
+  await job.updateJson('stats', [assign('note', { a: 1 })])
+  // @ts-expect-error null is not a value of that key
+  await job.updateJson('stats', [assign([], { attempts: null })])
+  // @ts-expect-error no such key among several
+  await job.updateJson('stats', [remove('attempts', 'note', ['log', 'lvl'])])
 
   // Conditions fit the document, path by path.
   await job.updateJson('stats', [increment('attempts')], {

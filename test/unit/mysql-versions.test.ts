@@ -82,9 +82,10 @@ function since(version: string, list: string): Record<string, string> {
   return Object.fromEntries(list.split(' ').map((word) => [word, version]))
 }
 
-/** Of each kind of operation one or more; one left out does not compile. */
+/** Of each kind of operation one or more; one left out does not compile. An assignment is sent as several of `set`. */
 const operations: Readonly<Record<Operation['kind'], readonly Operation[]>> = {
   set: [set('a', 1), set(['a', 'b'], { c: [1] })],
+  assign: [],
   setIfAbsent: [setIfAbsent('a', 1)],
   remove: [remove(['a', 'b'])],
   rename: [rename('a', 'b')],
