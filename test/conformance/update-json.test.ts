@@ -1124,7 +1124,7 @@ eachDatabase('updateJson', (database) => {
         mergeJson: async () => mergeJson(target, 'progress', { l: deep } as never, { returning: true }),
         addToSet: async () => write(addToSet('l', deep)),
         pull: async () => write(pull('l', deep)),
-        equals: async () => write(set('l', 1), equals('l', deep)),
+        equals: async () => write(set('l', 1), equals('l', deep as never)),
         compareAndSetJson: async () => compareAndSetJson(target, 'progress', 'l' as never, 1 as never, deep as never),
       }
       for (const [name, call] of Object.entries(calls)) {

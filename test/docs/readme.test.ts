@@ -92,7 +92,7 @@ describe('the README', () => {
         `export async function block${index}(run: WorkflowRun, job: Job, id: number): Promise<void> {\n${block.replace(isImport, '')}\n}`,
     )
     const job = `declare class Job extends Model<InferAttributes<Job>, InferCreationAttributes<Job>> {
-      stats: { attempts?: number; log?: { lines?: string[] }; tags?: string[]; owner?: string; phase?: string }
+      stats: { attempts?: number; log?: { lines?: string[] }; tags?: string[]; owner?: string; phase?: string; lockedUntil?: string; fence?: number }
       status: string
       runs: number
     }
