@@ -95,8 +95,7 @@ function padToPowerOfTwo<T>(items: readonly T[]): readonly T[] {
 }
 
 /** Groups operations with the same shape of SQL; the order of the groups is independent of the order of operations. */
-function groupBySqlShape(operations: readonly Operation[]): readonly (readonly Operation[])[] {
-  if (operations.length === 1) return [operations]
+function groupBySqlShape(operations: readonly Operation[]): Operation[][] {
   const groups = new Map<string, Operation[]>()
   for (const each of operations) {
     const shape = each.kind === 'increment' && isInteger(each.json) ? 'increment by an integer' : each.kind
@@ -139,10 +138,13 @@ export function write(
   const depthOf = new Map<string, number>()
   const bound = (path: Path): string => {
     const text = pathText(path)
-    const known = placeholders.get(text) ?? bind(text)
-    placeholders.set(text, known)
-    depthOf.set(known, path.length)
-    return known
+    let placeholder = placeholders.get(text)
+    if (placeholder === undefined) {
+      placeholder = bind(text)
+      placeholders.set(text, placeholder)
+      depthOf.set(placeholder, path.length)
+    }
+    return placeholder
   }
   const read = new Set<string>()
   const at = (path: Path): string => {
@@ -154,7 +156,8 @@ export function write(
   const parents = new Map<string, boolean>()
   const patches: Patch[] = []
 
-  for (const operation of isPrepared ? groupBySqlShape(operations).flatMap(many) : operations) {
+  const isGrouped = isPrepared && operations.length > 1
+  for (const operation of isGrouped ? groupBySqlShape(operations).flatMap(many) : operations) {
     const { kind, path, json } = operation as BasicOperation
     // JSON_MERGE_PATCH creates missing parents itself.
     const makesParents = createsMissing(kind) && kind !== 'merge'

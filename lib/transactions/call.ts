@@ -20,8 +20,9 @@ export interface Call {
 }
 
 /** Starts a call: watches the statements of its Sequelize instance, and detects its database. */
-export async function startCall(call: Omit<Call, 'dialect'>): Promise<Call> {
-  watchSession(call.session)
-  const { session } = call
-  return { ...call, dialect: session.dialect ?? (await recogniseDialect(session, call)) }
+export async function startCall(started: Omit<Call, 'dialect'>): Promise<Call> {
+  const { method, session, row, transaction, logging, timeoutMs } = started
+  watchSession(session)
+  const dialect = session.dialect ?? (await recogniseDialect(session, started))
+  return { method, session, dialect, row, transaction, logging, timeoutMs }
 }

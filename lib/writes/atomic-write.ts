@@ -262,18 +262,19 @@ async function sendUpdate(
   const statement = new Statement(model)
   const assignments: string[] = []
   const guards: string[] = []
-  const prefixes = new Set<string>()
-  const hints = new Set<string>()
+  let [prefix, hint] = ['', '']
   const targets = documents.map(({ column, type }) => ({ sql: statement.column(column), type }))
   for (const [index, { operations, conditions }] of documents.entries()) {
     const target = targets[index]!
     const change = { operations, conditions, isPrepared }
-    const { document, guard, prefix = '', hint = '' } = variants[index]!(change, target, statement.bind)
+    const written = variants[index]!(change, target, statement.bind)
+    const { document, guard } = written
     // Without operations, the write depends on the document and does not change it.
     if (operations.length > 0) assignments.push(`${target.sql} = ${document}`)
     guards.push(guard)
-    prefixes.add(prefix)
-    hints.add(hint)
+    // The same for all documents that have one.
+    prefix ||= written.prefix ?? ''
+    hint ||= written.hint ?? ''
   }
   for (const change of columns) {
     const column = statement.column(change.attribute)
@@ -293,7 +294,7 @@ async function sendUpdate(
   }
   const conditions = [...guards, ...where.map((each) => conditionSql(each, statement))]
   const all = [row.sql(statement), ...conditions].join(' AND ')
-  const sql = `${[...prefixes].join('')}UPDATE ${[...hints].join('')}${statement.table()} SET ${assignments.join(', ')} WHERE ${all}`
+  const sql = `${prefix}UPDATE ${hint}${statement.table()} SET ${assignments.join(', ')} WHERE ${all}`
   const bytes = statement.bytes(sql, dialect.maxStatementBytes)
   const binds = statement.countBinds(sql, maxBinds)
   if (isPrepared && (bytes > (dialect.maxStatementBytes ?? Infinity) || binds > maxBinds)) {
