@@ -76,7 +76,9 @@ async function take(claim: string, signal: AbortSignal): Promise<Job | undefined
     if (!last) return take(claim, signal)
     const { id } = last
     // If that COMMIT is still in progress, this waits for it.
-    return known(() => withLock([Job, id], (job) => sign(job, claim), { retry: {} }))
+    const job = await known(() => withLock([Job, id], (row) => sign(row, claim), { retry: {} }))
+    // The COMMIT was not done, and another worker has taken the job since.
+    return job ?? take(claim, signal)
   }
 }
 

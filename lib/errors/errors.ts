@@ -25,11 +25,16 @@ export class RowNotFoundError extends RowError {
   override readonly name = 'RowNotFoundError'
 
   /** @param cause the error of the database if its column cannot represent the primary key */
-  constructor(method: string, row: RowFacts, cause?: unknown, what?: string) {
+  constructor(
+    method: string,
+    row: RowFacts,
+    cause?: unknown,
+    what: string = `${describeRow(row)} does not exist`,
+    remedy: string = `It was deleted or never saved: create it with ${row.model}.create({ … })`,
+  ) {
     super(
       row,
-      `${method}: ${what ?? `${describeRow(row)} does not exist`}, so nothing was written. ` +
-        `It was deleted or never saved: create it with ${row.model}.create({ … }), or handle the error code 'ROW_NOT_FOUND' in a catch.`,
+      `${method}: ${what}, so nothing was written. ${remedy}, or handle the error code 'ROW_NOT_FOUND' in a catch.`,
     )
     if (cause !== undefined) this.cause = cause
   }
@@ -37,7 +42,7 @@ export class RowNotFoundError extends RowError {
   /** No row meets the `where` of a target. The text has no values, which may be secret. */
   static byWhere(method: string, row: RowFacts, columns: readonly string[]): RowNotFoundError {
     const what = `no ${row.model} meets the where of the target (${quoted(columns)})`
-    return new RowNotFoundError(method, row, undefined, what)
+    return new RowNotFoundError(method, row, undefined, what, 'Check the values of the where')
   }
 }
 

@@ -6,10 +6,12 @@ const texts = {
   target: (method: string, value: unknown): string =>
     `${method}: expected a row, [Model, primaryKey] or [Model, { where }], got ${describeValue(value)}. ` +
     `Write ${method}(row, …) with an instance, ${method}([WorkflowRun, id], …), or ${method}([User, { where: { email } }], …).`,
-  targetWhere: (method: string, model: string, value: object): string =>
-    `${method}: expected the where of [${model}, { where }] to name at least one column, and to stand alone, got the keys ${Object.keys(value).join(', ')}. Write ${method}([${model}, { where: { email } }], …).`,
+  targetWhere: (method: string, model: string, column: string): string =>
+    `${method}: the where of [${model}, { where }] is empty, so it names no row. Name at least one column: [${model}, { where: { ${column}: … } }].`,
+  targetKeys: (method: string, model: string, others: readonly string[]): string =>
+    `${method}: [${model}, { where }] has other keys beside where: ${others.join(', ')}. Leave them out, or pass them in the options of ${method}().`,
   next: (method: string, model: string, value: unknown): string =>
-    `${method}: expected { where, order } with an array of at least one attribute as order, got ${typeof value === 'object' && value !== null ? `the keys ${Object.keys(value).join(', ')}` : describeValue(value)}. Write ${method}(${model}, { where: { status: 'queued' }, order: ['createdAt'] }, async (row) => { … }).`,
+    `${method}: expected { where, order }, and nothing else, with order absent or an array of at least one attribute, got ${typeof value === 'object' && value !== null ? `the keys ${Object.keys(value).join(', ')}` : describeValue(value)}. Write ${method}(${model}, { where: { status: 'queued' }, order: ['createdAt'] }, async (row) => { … }).`,
   order: (method: string, model: string, value: unknown, names: readonly string[]): string =>
     `${method}: expected each order to be an ordinary column of ${model}, or [column, 'ASC' or 'DESC'], got ${describeValue(value)}. Its ordinary columns: ${names.join(', ')}.`,
   targetSeveral: (method: string, model: string, columns: readonly string[], count: number): string =>
@@ -64,7 +66,7 @@ const texts = {
   comparison: (method: string, value: unknown): string =>
     `${method}: expected the operand to be a number, a bigint or a string, got ${describeValue(value)}. Write ${method}('attempts', 5); for a Date, which JSON stores as text, ${method}('expiresAt', date.toISOString()); for a boolean, equals('isDone', true).`,
   size: (method: string, value: unknown): string =>
-    `${method}: expected a whole number from 0, or an object of atLeast and atMost, got ${describeValue(value)}. Write ${method}('guests', 3) or ${method}('guests', { atMost: 99 }).`,
+    `${method}: expected a whole number from 0, or an object of atLeast and atMost in this order of size, got ${describeValue(value)}. Write ${method}('guests', 3) or ${method}('guests', { atMost: 99 }).`,
   changes: (method: string, model: string, value: unknown): string =>
     `${method}: expected the changes to be an object of attributes of ${model}, with at least one, got ${describeValue(value)}. Write ${method}({ progress: [set('step_a', 'done')], status: 'running' }).`,
   attribute: (method: string, model: string, name: string, names: readonly string[]): string =>
@@ -90,12 +92,14 @@ const texts = {
   whereColumn: (method: string, model: string, name: string, isJson: boolean, names: readonly string[]): string =>
     `${method}: "${name}" is not an ordinary column of ${model}. ` +
     (isJson
-      ? `A where is about ordinary columns; atomicUpdate() has conditions on documents: { if: { ${name}: [equals('state', 'new')] } }.`
+      ? `A where has conditions on ordinary columns. For a document, the option if of an atomic write has them: atomicUpdate(target, changes, { if: { ${name}: [equals('state', 'new')] } }).`
       : `Its ordinary columns: ${names.join(', ')}.`),
   whereOperator: (method: string, operator: string | symbol): string =>
     `${method}: where has ${String(operator)}, whose values this library does not bind. Use Op.eq, Op.ne, Op.gt, Op.gte, Op.lt, Op.lte, Op.in, Op.notIn, Op.is, Op.not, Op.between, Op.notBetween, Op.like, Op.notLike, Op.and, Op.or.`,
   whereValue: (method: string, name: string, value: unknown): string =>
     `${method}: where compares "${name}" with ${describeValue(value)}, which does not fit its type. Databases convert such values silently: convert it first, for example with String(…) or Number(…).`,
+  whereList: (method: string, name: string): string =>
+    `${method}: where has null in the list of values for "${name}", and SQL finds no NULL by a list. Write the two conditions: { [Op.or]: [{ ${name}: [ … ] }, { ${name}: null }] }.`,
   overlap: (method: string, one: readonly string[], other: readonly string[]): string =>
     `${method}: the paths ${JSON.stringify(one)} and ${JSON.stringify(other)} overlap, so their order would matter. Write them as one operation, or as two calls.`,
   value: (method: string, place: string, what: string): string =>
@@ -105,7 +109,7 @@ const texts = {
   callback: (method: string, value: unknown, words: string = 'row, transaction'): string =>
     `${method}: expected a callback, got ${describeValue(value)}. Write ${method}(…, async (${words}) => { … }).`,
   targets: (method: string, value: unknown): string =>
-    `${method}: expected an array of at least one row or [Model, primaryKey], got ${describeValue(value)}. Write ${method}([from, to], async ([from, to], transaction) => { … }).`,
+    `${method}: expected an array of at least one row, [Model, primaryKey] or [Model, { where }], got ${describeValue(value)}. Write ${method}([from, to], async ([from, to], transaction) => { … }).`,
   targetsApart: (method: string): string =>
     `${method}: the rows belong to different Sequelize instances, and no transaction spans both. Lock the rows of one instance, and write the other rows through an outbox.`,
   targetTwice: (method: string, row: RowFacts): string =>

@@ -61,9 +61,13 @@ export const lockNeedsTransaction: Rule.RuleModule = {
   },
 }
 
-/** In withLock, the row's own methods join the transaction of its lock. */
+/** In these, the row's own methods join the transaction of its lock. */
+const lockingMethods: readonly string[] = ['withLock', 'withLocks', 'withNext']
+
 function isInWithLock(node: Node): boolean {
-  return [...ancestorsOf(node)].some((outer) => outer.type === 'CallExpression' && calledName(outer) === 'withLock')
+  return [...ancestorsOf(node)].some(
+    (outer) => outer.type === 'CallExpression' && lockingMethods.includes(calledName(outer)),
+  )
 }
 
 /** `true`, `t.LOCK.UPDATE`, `{ level: t.LOCK.UPDATE, of: Job }`, but not `{ mode: … }` of another library. */

@@ -46,7 +46,8 @@ export function protectionIn(source: SourceCode, model: Model): Protection {
   const isLockingCall = (node: Node, given: Node): boolean => {
     if (node.type !== 'CallExpression' || node.callee === given) return false
     const name = calledName(node)
-    return saysLock(name) || saysLock(receiverName(node)) || (name === 'transaction' && isSerializable(node))
+    if (name === 'withNext' || saysLock(name) || saysLock(receiverName(node))) return true
+    return name === 'transaction' && isSerializable(node)
   }
   const isSerializable = (call: Call): boolean =>
     argumentsOf(call).some((argument) => !isFunction(argument) && source.getText(argument).includes('SERIALIZABLE'))

@@ -7,7 +7,7 @@ import { createsMissing, renamedPath } from './semantics.js'
 import { isObject } from './values.js'
 
 /** The number of keys in the paths and the patches of some operations. */
-export function keysOf(operations: readonly Operation[]): number {
+export function countKeys(operations: readonly Operation[]): number {
   const keysIn = (value: unknown): number =>
     isObject(value) ? Object.values(value).reduce<number>((sum, each) => sum + 1 + keysIn(each), 0) : 0
   return operations.reduce(
@@ -26,7 +26,7 @@ interface Place {
  * The text of a document after some operations, whose paths do not overlap; what they do not change keeps its spelling,
  * with all digits of its numbers. Call `findMismatch` first. NULL is the text `null`.
  */
-export function changeText(text: string, operations: readonly Operation[]): string {
+export function textAfterOperations(text: string, operations: readonly Operation[]): string {
   const root: Place = { inner: new Map() }
   for (const operation of operations) {
     let place = root
@@ -42,7 +42,7 @@ export function changeText(text: string, operations: readonly Operation[]): stri
 
 /** Whether a document already equals what some operations make of it; numbers are compared by all their digits. */
 export function changesNothing(text: string, operations: readonly Operation[]): boolean {
-  const after = changeText(text, operations)
+  const after = textAfterOperations(text, operations)
   return isSameNode(text, scanJson(text), after, scanJson(after), isSameScalar)
 }
 

@@ -107,9 +107,9 @@ export function assign<const P extends PathInput, const V extends object>(
 ): Operation<'assign', PathOf<P>, V> {
   const assigned = operation<'assign', P, V>('assign', 'assign', path, object)
   const members = scanJson(assigned.json).members
-  if (!members || members.size === 0) throw usage.assigned('assign', object)
-  const missing = Object.entries(object).find(([, value]) => value === undefined)
+  const missing = members && Object.entries(object).find(([, value]) => value === undefined)
   if (missing) throw usage.value('assign', `the value at "${missing[0]}"`, 'undefined')
+  if (!members || members.size === 0) throw usage.assigned('assign', object)
   return assigned
 }
 
@@ -337,7 +337,7 @@ type Size = number | { readonly atLeast?: number; readonly atMost?: number }
  * The array at `path` has so many items, or the object so many keys: exactly `size`, or within `{ atLeast, atMost }`. No
  * other value has a size; a missing one does not count as empty.
  *
- * @throws {UsageError} not a whole number from 0, or neither `atLeast` nor `atMost`
+ * @throws {UsageError} not a whole number from 0, neither `atLeast` nor `atMost`, or `atLeast` above `atMost`
  * @example await event.updateJson('data', [append('guests', 'me')], { if: [size('guests', { atMost: 99 })] })
  */
 export function size<const P extends PathInput>(path: P, size: Size): Condition<'size', PathOf<P>, Size> {
@@ -345,7 +345,8 @@ export function size<const P extends PathInput>(path: P, size: Size): Condition<
   const isKnown =
     typeof size !== 'object' || size === null || Object.keys(size).every((name) => ['atLeast', 'atMost'].includes(name))
   const areSizes = bounds.every((each) => Number.isSafeInteger(each) && (each as number) >= 0)
-  if (bounds.length === 0 || !isKnown || !areSizes) throw usage.size('size', size)
+  const { atLeast = 0, atMost = Infinity } = typeof size === 'object' && (size as unknown) !== null ? size : {}
+  if (bounds.length === 0 || !isKnown || !areSizes || atLeast > atMost) throw usage.size('size', size)
   return condition('size', 'size', path, size)
 }
 

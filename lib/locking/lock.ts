@@ -151,7 +151,7 @@ export type RowsOf<T extends readonly Target<Model>[]> = {
 /**
  * Runs `fn` while several rows are locked: {@link withLock} for more than one row, with one locking read for each.
  * Locks the rows in the order of table and primary key, whatever the order of `targets`: concurrent calls do not
- * deadlock on these rows.
+ * deadlock on these rows. In a joined transaction, targets by `where` are locked in the order of `targets`.
  *
  * Deadlocks are still possible: through other statements, through foreign keys (an insert or update of a child row
  * locks its parent), and through keys that only the collation of the database considers equal, such as 'é' and 'e'.

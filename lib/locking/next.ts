@@ -2,7 +2,7 @@ import type { Attributes, Logging, Model, ModelStatic, Transaction, Transactiona
 import { checkOptions } from '../errors/check-options.js'
 import { usage } from '../errors/usage.js'
 import { nextRow } from '../rows/row-query.js'
-import type { RowQuery } from '../rows/row-query.js'
+import type { RowOrder, RowQuery } from '../rows/row-query.js'
 import type { RowRef } from '../rows/row-ref.js'
 import { sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
@@ -24,7 +24,7 @@ export interface NextRow<M extends Model> {
   readonly where?: WhereOptions<Attributes<M>>
   /**
    * Attributes, each ascending or with its direction: `['priority', ['createdAt', 'DESC']]`. Rows that are alike in all of them
-   * are in no order. Default: the primary key.
+   * are in no order. NULL is first on MySQL, MariaDB and SQLite, last on PostgreSQL. Default: the primary key.
    */
   readonly order?: readonly (NameOf<M> | readonly [attribute: NameOf<M>, direction: 'ASC' | 'DESC'])[]
 }
@@ -46,7 +46,8 @@ const firstSearch = 16
 
 /**
  * Runs `fn` while the first row that no other session holds is locked: the next job of a queue. Never waits for the lock of
- * another caller; each of many concurrent callers gets another row. Otherwise like {@link withLock}. Sends, on PostgreSQL:
+ * another session, except on SQLite; each of many concurrent sessions gets another row. Calls in one transaction can get the
+ * same row. Otherwise like {@link withLock}. Sends, on PostgreSQL:
  *
  *     START TRANSACTION
  *     SELECT "id" AS "id" FROM "jobs" WHERE "status" = $1 ORDER BY "id" LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
@@ -59,7 +60,9 @@ const firstSearch = 16
  *
  *     SELECT CASE WHEN `status` = ? THEN 1 ELSE 0 END AS `isNext` FROM `jobs` WHERE `id` = ? FOR UPDATE SKIP LOCKED
  *
- * In a transaction that the call joins, it is one statement there too. SQLite has one writer: callers take turns.
+ * In a transaction that the call joins, it is one statement there too. SQLite has one writer: callers take turns. Under
+ * REPEATABLE READ, a listed row that was deleted in the meantime locks the gap of its key until `fn` ends, and inserts into it
+ * wait: pass `isolationLevel: 'READ COMMITTED'` if jobs are deleted.
  *
  * @returns the result of `fn`; `undefined` if no row meets `where`, or other sessions hold all that do
  * @throws {UsageError} before any SQL: a `where` or `order` that cannot be bound, a model without primary key
@@ -95,7 +98,7 @@ export async function withNext<M extends Model, R>(
       call,
       async (context, state) => {
         const ref = await claim(context)
-        return ref ? [await acquireLock(call, ref, context, state, true)] : []
+        return ref ? [await acquireLock({ ...call, row: ref.facts }, ref, context, state, true)] : []
       },
       ([row], opened) => (row ? fn(row as M, opened) : undefined),
       { opensTransaction: true, isolationLevel, retry },
@@ -149,9 +152,6 @@ async function claimOne(
   return undefined
 }
 
-function orderSql(
-  order: readonly (readonly [attribute: string, isDescending: boolean])[],
-  statement: Statement,
-): string {
+function orderSql(order: RowOrder, statement: Statement): string {
   return `ORDER BY ${order.map(([name, isDescending]) => `${statement.column(name)}${isDescending ? ' DESC' : ''}`).join(', ')}`
 }

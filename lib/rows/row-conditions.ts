@@ -68,6 +68,8 @@ function columnConditions(method: string, model: RowModel, attribute: string, va
   }
   const anyOf = (operands: unknown): RowCondition => {
     if (!Array.isArray(operands)) throw usage.whereValue(method, attribute, operands)
+    // In SQL no value is IN a list because of its NULL, and none is NOT IN a list with NULL.
+    if (operands.includes(null)) throw usage.whereList(method, attribute)
     return { kind: 'or', parts: operands.map((each) => compare('=', each)) }
   }
   if (Array.isArray(value)) return [anyOf(value)]

@@ -55,13 +55,14 @@ function queryOf(method: string, [model, value]: readonly [unknown, unknown]): R
   if (!isModel(model) || !isWhere(model, value)) return undefined
   if (model.primaryKeyAttributes.length === 0) throw usage.noPrimaryKey(method, model.name)
   const { where, ...others } = value
+  if (Object.keys(others).length > 0) throw usage.targetKeys(method, model.name, Object.keys(others))
   const conditions = rowConditions(method, model, where)
-  if (conditions.length === 0 || Object.keys(others).length > 0) throw usage.targetWhere(method, model.name, value)
+  if (conditions.length === 0) throw usage.targetWhere(method, model.name, ordinaryColumns(model)[0]!)
   return new RowQuery(model, [...conditions, ...conditionsOfModel(method, model)])
 }
 
 /** An order of rows: attributes, and whether each descends. */
-type RowOrder = readonly (readonly [attribute: string, isDescending: boolean])[]
+export type RowOrder = readonly (readonly [attribute: string, isDescending: boolean])[]
 
 /**
  * Reads the conditions and the order of the next row.
@@ -89,7 +90,6 @@ function orderOf(method: string, model: RowModel, value: unknown): RowOrder[numb
   return [name, direction === 'DESC']
 }
 
-/** The conditions that Sequelize adds to each `where`: those of the scope, and that the row is not deleted. */
 function conditionsOfModel(method: string, model: RowModel): readonly RowCondition[] {
   return whereOfModel(model).flatMap((where) => rowConditions(method, model, where))
 }

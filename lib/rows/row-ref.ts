@@ -23,6 +23,9 @@ export type Target<M extends Model> =
   | readonly [model: ModelStatic<M>, primaryKey: PrimaryKey]
   | readonly [model: ModelStatic<M>, condition: RowWhere<M>]
 
+/** A target without an instance: a call returns no row for it, unless it is asked to. */
+export type TargetByKey<M extends Model> = readonly [model: { new (): M }, key: unknown] & Target<M>
+
 export type PrimaryKey =
   string | number | bigint | Date | Uint8Array | { readonly [attribute: string]: unknown; readonly where?: never }
 

@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { Transaction } from 'sequelize'
 import { UnsavedChangesError } from '../errors/errors.js'
-import { textWithInfinity } from '../json/encode.js'
+import { isTooDeep, textWithInfinity } from '../json/encode.js'
 import { isRespelled, parseJson, tryParseJson } from '../json/json-text.js'
 import type { Operation } from '../json/operation.js'
 import { applyAll, computes } from '../json/semantics.js'
@@ -402,7 +402,7 @@ export function jsonOf(value: unknown): string {
   try {
     return textWithInfinity(value) ?? 'undefined'
   } catch (error) {
-    return error instanceof RangeError ? tooDeep : notJson
+    return isTooDeep(error) ? tooDeep : notJson
   }
 }
 

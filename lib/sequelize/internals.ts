@@ -108,9 +108,10 @@ export function versionAttribute(model: RowModel): string | undefined {
 export function whereOfModel(model: RowModel): unknown[] {
   const { _scope: scope, _timestampAttributes: timestamps } = modelInternals(model)
   const { deletedAt } = timestamps
-  const { [deletedAt as never]: attribute } = model.getAttributes() as Record<string, { defaultValue?: unknown }>
-  const notDeleted = deletedAt === undefined ? [] : [{ [deletedAt]: attribute?.defaultValue ?? null }]
-  return [...(scope?.where === undefined ? [] : [scope.where]), ...notDeleted]
+  const scoped: unknown[] = scope?.where === undefined ? [] : [scope.where]
+  if (deletedAt === undefined) return scoped
+  const attributes = model.getAttributes() as Record<string, { readonly defaultValue?: unknown }>
+  return [...scoped, { [deletedAt]: attributes[deletedAt]?.defaultValue ?? null }]
 }
 
 /** The names of a model's JSON attributes. */

@@ -46,7 +46,7 @@ async function withFoundRows<R>(
       const isLost = refs.some((ref) => ref.primaryKey === primaryKey && ref.conditions.length > 0)
       if (!isLost) throw error
       if (round === maxRounds) {
-        const reason = `other writers that changed whether it meets the where of the target in each of ${maxRounds} attempts`
+        const reason = `other writers in each of ${maxRounds} attempts: after each look-up the row no longer met the where of the target`
         throw new ConflictError(
           call.method,
           facts,
@@ -64,24 +64,25 @@ async function findRow(call: Call, query: RowQuery): Promise<RowRef> {
   const { model, conditions, facts } = query
   const columns = [...new Set(conditions.flatMap(columnsOf))]
   const own = { ...call, row: facts }
-  const found = await (call.transaction
-    ? execute(
-        own,
-        {
-          statements: (context) =>
-            lockingRead(own, model, context, (hint, clause) =>
-              selectKeys(own, query, context, () => `LIMIT 2 ${clause}`, hint),
-            ),
-        },
-        { opensTransaction: false },
-      )
-    : readOutside(own, (context) => selectKeys(own, query, context, () => 'LIMIT 2')))
+  const read = <R>(statements: (context: QueryContext) => Promise<R>): Promise<R> =>
+    call.transaction ? execute(own, { statements }, { opensTransaction: false }) : readOutside(own, statements)
+  const search = (): Promise<RowRef[]> =>
+    read((context) =>
+      call.transaction
+        ? lockingRead(own, model, context, (hint, clause) =>
+            selectKeys(own, query, context, () => `LIMIT 2 ${clause}`, hint),
+          )
+        : selectKeys(own, query, context, () => 'LIMIT 2'),
+    )
+  let found = await search()
+  // A locking read that waited has the snapshot from before its wait: on PostgreSQL it misses a row that meets the where since.
+  if (found.length === 0 && call.transaction) found = await search()
   const [ref] = found
   if (!ref) throw RowNotFoundError.byWhere(method, facts, columns)
   if (found.length === 1) return ref
   const select = new Statement(model)
   const sql = `SELECT COUNT(*) AS ${select.name('count')} FROM ${select.table()} WHERE ${query.sql(select)}`
-  const [row] = await sendForRows<{ count: unknown }>(session.sequelize, sql, select.binds, call)
+  const [row] = await read((context) => sendForRows<{ count: unknown }>(session.sequelize, sql, select.binds, context))
   throw usage.targetSeveral(method, model.name, columns, Math.max(Number(row!.count), found.length))
 }
 

@@ -17,11 +17,10 @@ export class SerialQueue {
     else this.#waiting = undefined
   }
 
-  /** Resolves when no call has or awaits a turn. */
+  /** Resolves when the calls before this one have had their turns. */
   async whenIdle(): Promise<void> {
-    while (this.#waiting) {
-      await this.enter()
-      this.leave()
-    }
+    const turn = this.enter()
+    if (turn) await turn
+    this.leave()
   }
 }

@@ -25,7 +25,7 @@ export class Work {
     this.#onEnd?.()
   }
 
-  /** Resolves when the work ends. Made for the few that wait, since every statement is work. */
+  /** Resolves when the work ends. Created on first use, since few calls wait for it. */
   get settled(): Promise<void> {
     return (this.#settled ??= new Promise((resolve) => (this.#onEnd = resolve)))
   }

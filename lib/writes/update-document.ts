@@ -15,11 +15,12 @@ import {
   UnknownOutcomeError,
   UnsupportedValueError,
 } from '../errors/errors.js'
-import { changesNothing, changeText, keysOf } from '../json/change-text.js'
+import { changesNothing, textAfterOperations, countKeys } from '../json/change-text.js'
 import { parseJson, tryParseJson, withRightKeys } from '../json/json-text.js'
 import type { Condition } from '../json/operation.js'
 import { findMismatch, inStoredSpelling, meets } from '../json/semantics.js'
 import type { Mismatch } from '../json/semantics.js'
+import { jsonType } from '../json/values.js'
 import type { JsonValue } from '../json/values.js'
 import { columnsOf, conditionSql } from '../rows/row-conditions.js'
 import type { RowCondition } from '../rows/row-conditions.js'
@@ -170,7 +171,7 @@ function toWriteError(
 
 /** Whether a document is read and written as a whole, since the database would scan it for each key of the change. */
 export function isReadFirst({ operations }: Change, { maxComputedKeys }: Dialect): boolean {
-  return maxComputedKeys !== undefined && keysOf(operations) > maxComputedKeys
+  return maxComputedKeys !== undefined && countKeys(operations) > maxComputedKeys
 }
 
 const noDocuments: ReadonlyMap<DocumentChange, UpdateVariant> = new Map()
@@ -191,7 +192,7 @@ async function wholeDocuments(
   for (const each of documents) {
     const stored = await readDocument(call, ref, each, context)
     if (reasonAgainst(each, stored) || findInexactSum(each, stored.text, dialect)) return undefined
-    const text = changeText(stored.text, each.operations)
+    const text = textAfterOperations(stored.text, each.operations)
     whole.set(each, (_change, { sql }, bind) => ({ document: text === stored.text ? sql : bind(text), guard: '1 = 1' }))
   }
   return whole
@@ -258,7 +259,12 @@ function reasonAgainst(
   { text, document }: StoredDocument,
 ): Mismatch | Condition | undefined {
   const mismatch = operations.map((each) => findMismatch(each, document)).find((each) => each !== undefined)
-  return mismatch ?? conditions.find((each) => !meets(each, text))
+  if (mismatch) return mismatch
+  // A condition on a part of a document needs an object, as an operation does.
+  const found = jsonType(document)
+  const isOfPart = conditions.some(({ path }) => path.length > 0)
+  if (isOfPart && found !== 'object' && found !== 'null') return { path: [], needed: 'an object', found }
+  return conditions.find((each) => !meets(each, text))
 }
 
 /** Whether the stored documents already equal the result of the UPDATE; false for a document that is replaced. */

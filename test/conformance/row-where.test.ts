@@ -20,6 +20,7 @@ import {
 } from 'sequelize-lossless'
 import type { Target } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
+import { until } from '../patience.js'
 import { rejection } from '../rejection.js'
 import { createRuns, defineRuns } from '../workflow-run.js'
 import type { Progress, WorkflowRun } from '../workflow-run.js'
@@ -253,15 +254,17 @@ eachDatabase('a target by where', (database) => {
   it('is refused before any SQL if it is no condition', async () => {
     log.length = 0
     const wrong: readonly (readonly [unknown, RegExp])[] = [
-      [{ where: {} }, /to name at least one column, and to stand alone, got the keys where/],
-      [{ where: { title: 'a' }, order: ['id'] }, /got the keys where, order/],
+      [{ where: {} }, /the where of \[WorkflowRun, \{ where \}\] is empty.*\{ where: \{ id: … \} \}/],
+      [{ where: { title: 'a' }, order: ['id'] }, /has other keys beside where: order\. Leave them out/],
       [{ where: undefined }, /expected where to be an object of columns, got undefined/],
       [
         { where: { progress: {} } },
-        /"progress" is not an ordinary column of WorkflowRun\. A where is about ordinary columns/,
+        /"progress" is not an ordinary column of WorkflowRun\. A where has conditions on ordinary columns/,
       ],
       [{ where: { nothing: 1 } }, /"nothing" is not an ordinary column/],
       [{ where: { id: 'abc' } }, /where compares "id" with "abc" \(string\)/],
+      [{ where: { title: ['a', null] } }, /null in the list of values for "title".*\[Op\.or\]: \[\{ title: \[ … \] \}/],
+      [{ where: { title: { [Op.notIn]: ['a', null] } } }, /null in the list/],
       [{ where: { id: undefined } }, /where compares "id" with undefined/],
       [{ where: { title: { [Op.regexp]: 'a' } } }, /where has Symbol\(regexp\)/],
     ]
@@ -277,6 +280,25 @@ eachDatabase('a target by where', (database) => {
     await rejection(mergeJsonKey([keyless, { where: { title: 'a' } }], 'progress', 'k', 1), UsageError)
     expect(log.filter((sql) => !/^(START|BEGIN|ROLLBACK)/.test(sql))).to.deep.equal([])
   })
+
+  if (database.name === 'postgres') {
+    it('finds the row that has begun to meet it while the look-up waited for another row', async () => {
+      const [a, b] = await make(['a', 'b'])
+      const other = await Others.sequelize!.transaction()
+      await Others.update({ title: 'b' }, { where: { id: a!.id }, transaction: other })
+      await Others.update({ title: 'a' }, { where: { id: b!.id }, transaction: other })
+      const write = sequelize.transaction((transaction) =>
+        mergeJsonKey([Runs, { where: { title: 'a' } }], 'progress', 'k', 1, { transaction }),
+      )
+      await until('the look-up waits', async () => {
+        const waiting = `SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%LIMIT 2%'`
+        return (await Others.sequelize!.query(waiting))[0][0]
+      })
+      await other.commit()
+      await write
+      expect((await Runs.findByPk(b!.id))!.progress).to.deep.equal({ n: 0, k: 1 })
+    })
+  }
 
   it('rejects with the error of a look-up that the database refuses', async () => {
     const target = [defineRuns(sequelize, { tableName: 'no_such_table' }), { where: { title: 'a' } }] as const

@@ -58,6 +58,18 @@ eachDatabase('transactions', (database) => {
     run = await Runs.create({ progress: { count: 0 } })
   })
 
+  it('commits the statements that were called before commit()', async () => {
+    const transaction = await sequelize.transaction()
+    await run.mergeJsonKey('progress', 'a', 1, { transaction })
+    const titles = ['one', 'two', 'three']
+    const writes = titles.map((title) =>
+      sequelize.query('UPDATE workflow_runs SET title = $1 WHERE id = $2', { bind: [title, run.id], transaction }),
+    )
+    await transaction.commit()
+    await Promise.all(writes)
+    expect((await Others.findByPk(run.id))!.title).to.equal('three')
+  })
+
   async function stored(id: number): Promise<WorkflowRun> {
     return Runs.findByPk(id, { rejectOnEmpty: true })
   }

@@ -9,6 +9,7 @@ import {
   assign,
   atLeast,
   atMost,
+  atomicUpdate,
   compareAndSetJson,
   ConditionNotMetError,
   contains,
@@ -399,6 +400,17 @@ eachDatabase('updateJson', (database) => {
     const call = updateJson([Runs, id], 'progress', [set('probe', 1)], { if: [greaterThan('n', 0.1)] })
     const isMet = database.name !== 'mysql'
     expect(await outcomeOf(call)).to.satisfy((told: unknown) => (told === 'written') === isMet)
+  })
+
+  it('refuses a column that holds no object, of which it has conditions alone', async () => {
+    const { id } = await Runs.create()
+    for (const text of ['[]', '1', '"text"']) {
+      await storeText(Runs, id, text)
+      const changes = { title: 'changed' }
+      const call = atomicUpdate([Runs, id], changes, { if: { progress: [absent('v')] } })
+      expect((await rejection(call, JsonShapeError)).column).to.equal('progress')
+      expect((await Runs.findByPk(id))!.title).to.equal(null)
+    }
   })
 
   it('names the condition that was not met', async () => {
@@ -876,6 +888,7 @@ eachDatabase('updateJson', (database) => {
       ],
       'a size below 0': [() => size('a', -1), /size: expected a whole number from 0/],
       'a size that is a text': [() => size('a', { atMost: '1' } as never), /size: expected a whole number from 0/],
+      'bounds of a size in the wrong order': [() => size('a', { atLeast: 5, atMost: 3 }), /in this order of size/],
       'a size without a bound': [() => size('a', {}), /an object of atLeast and atMost/],
       'a size with another bound': [() => size('a', { lessThan: 1 } as never), /an object of atLeast and atMost/],
       'no condition under not': [() => not({ ...exists('a') }), /not: expected a condition, got an instance of Object/],
