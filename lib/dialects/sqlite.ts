@@ -15,6 +15,20 @@ function equal(one: string, other: string): string {
   return `(NOT EXISTS (${leaves(one)} EXCEPT ${leaves(other)}) AND NOT EXISTS (${leaves(other)} EXCEPT ${leaves(one)}))`
 }
 
+const sixteenDigits = `'*${'[0-9]'.repeat(16)}*'`
+
+/**
+ * True if a JSON value may hold a number that no double holds as it is spelled, with a fraction or an exponent. SQLite compares
+ * the double, and would find it equal to other numbers, or unlike the number that JavaScript reads.
+ */
+const isInexact = (value: string): string =>
+  `EXISTS (SELECT 1 FROM json_tree(${value}) WHERE type = 'real' ` +
+  `AND (abs(atom) > ${Number.MAX_SAFE_INTEGER} OR replace(${value}, '.', '') GLOB ${sixteenDigits}))`
+
+/** A comparison of numbers; NULL, which its negation is too, if only the digits of the stored text can decide it. */
+const ifExact = (value: string, comparison: string): string =>
+  `CASE WHEN ${isInexact(value)} THEN NULL ELSE ${comparison} END`
+
 /** The texts with one of {@link otherEscapes}, as JSON. */
 const globs = JSON.stringify(otherEscapes.map((escape) => `*\\${escape}*`))
 
@@ -65,13 +79,19 @@ const functions: JsonFunctions = {
   isCanonical: (value, bind) =>
     `(instr(COALESCE(${value}, ''), '\\') = 0 OR NOT EXISTS (SELECT 1 FROM json_each(${bind(globs)}) glob ` +
     `WHERE replace(${value}, '\\\\', '') GLOB glob.value))`,
-  equals: (value, text) => `(${value} IS NOT NULL AND ${equal(value, text)})`,
+  equals: (value, text) =>
+    `(${value} IS NOT NULL AND (${value} = json(${text}) OR ${ifExact(value, equal(value, text))}))`,
   // The collation of an expression is BINARY.
-  isOrdered: (value, than, { text, bound }) =>
-    `CASE WHEN ${typeOf(value)} IN (${text.startsWith('"') ? `'text'` : `'integer', 'real'`}) ` +
-    `THEN json_extract(${value}, '$') ${than} json_extract(${bound}, '$') ELSE FALSE END`,
-  contains: (value, text) =>
-    `EXISTS (SELECT 1 FROM json_each(CASE WHEN ${typeOf(value)} = 'array' THEN ${value} ELSE '[]' END) item WHERE ${isItem(text)})`,
+  isOrdered: (value, than, { text, bound }) => {
+    const comparison = `json_extract(${value}, '$') ${than} json_extract(${bound}, '$')`
+    return text.startsWith('"')
+      ? `CASE WHEN ${typeOf(value)} = 'text' THEN ${comparison} ELSE FALSE END`
+      : `CASE WHEN ${typeOf(value)} IN ('integer', 'real') THEN ${ifExact(value, comparison)} ELSE FALSE END`
+  },
+  contains: (value, text) => {
+    const list = `CASE WHEN ${typeOf(value)} = 'array' THEN ${value} ELSE '[]' END`
+    return ifExact(list, `EXISTS (SELECT 1 FROM json_each(${list}) item WHERE ${isItem(text)})`)
+  },
   // A key may be stored twice.
   hasSize: (value, least, greatest) =>
     `COALESCE(CASE ${typeOf(value)} WHEN 'array' THEN json_array_length(${value}) ` +

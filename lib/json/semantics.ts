@@ -67,16 +67,16 @@ export function textAt(text: string, path: Path, root: JsonNode = scanJson(text)
 
 /**
  * A condition that a stored text meets, with the stored spelling of its value, if that spelling is another one: the
- * database compares numbers as they are spelled. SQLite compares fractions as doubles, so a comparison requires the stored
- * one.
+ * database compares numbers as they are spelled. SQLite does not decide about some numbers with a fraction or an exponent:
+ * there, the condition is that the value is still the stored one.
  */
 export function inStoredSpelling(condition: Condition, text: string): Condition {
-  const { kind, path, json, isNegated = false } = condition
+  const { kind, path, isNegated = false } = condition
   const stored = textAt(text, path)
-  if (stored === undefined || stored === json) return condition
+  if (stored === undefined) return condition
   if (kind === 'equals' && !isNegated) return { ...condition, json: stored }
-  const isFraction = kind in operators && /^[-\d][^"[{]*[.eE]/.test(stored)
-  return isFraction ? { kind: 'equals', path, json: stored } : condition
+  const comparesNumbers = kind === 'equals' || kind === 'contains' || kind in operators
+  return comparesNumbers && /\d[.eE][-+\d]/.test(stored) ? { kind: 'equals', path, json: stored } : condition
 }
 
 /** Whether a stored value equals an operand. Some databases store -0; an operand has only 0. */
