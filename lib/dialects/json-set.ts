@@ -25,11 +25,14 @@ export interface JsonFunctions {
   readonly isUnique?: (document: string, paths: readonly string[]) => string
   /** True if the escapes in a value are those of {@link canonicalJson}; absent if the database stores no escapes. */
   readonly isCanonical?: (value: string, bind: Bind) => string
-  /** True if a value exists and equals a bound text, in any order of keys. */
+  /** True if a value exists and equals a bound text, in any order of keys; NULL if the database cannot decide it. */
   readonly equals: (value: string, text: string) => string
-  /** True if a value is a number, or a string, as the operand is, and in this order; strings are compared by code point. */
+  /**
+   * True if a value and the operand are two numbers, or two strings, in this order; NULL if the database cannot decide it.
+   * Strings are compared by code point.
+   */
   readonly isOrdered: (value: string, than: '>' | '>=' | '<' | '<=', operand: Operand) => string
-  /** True if a value is an array that has an item equal to a bound text. */
+  /** True if a value is an array with an item equal to a bound text; NULL if the database cannot decide it. */
   readonly contains: (value: string, text: string) => string
   /** True if a value is an array or an object, and its number of items or keys is between two bound integers. */
   readonly hasSize: (value: string, least: string, greatest: string) => string
@@ -233,7 +236,7 @@ export function write(
   return { document: after, guards: [...many(parentGuards), ...guards], met, read: many([...read]), operands }
 }
 
-/** The SQL of a condition on a value, without its negation; never NULL. */
+/** The SQL of a condition on a value, without its negation; NULL if the database cannot decide it. */
 function conditionSql(functions: JsonFunctions, { kind, json }: Condition, value: string, bind: Bind): string {
   switch (kind) {
     case 'exists':

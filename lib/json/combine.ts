@@ -1,11 +1,24 @@
-import type { Operation } from './operation.js'
+import { usage } from '../errors/usage.js'
+import { expand } from './operation.js'
+import type { BasicOperation, Operation } from './operation.js'
 import { parseJson } from './json-text.js'
 import { renamedPath } from './semantics.js'
 import { isObject } from './values.js'
 import type { JsonObject, Kind, Path } from './values.js'
 
+/**
+ * The operations of one write, each with one path.
+ * @throws {UsageError} two of their paths overlap
+ */
+export function disjointOperations(method: string, operations: readonly Operation[]): readonly BasicOperation[] {
+  const expanded = expand(operations)
+  const overlapping = overlap(expanded)
+  if (overlapping) throw usage.overlap(method, ...overlapping)
+  return expanded
+}
+
 /** Two paths of `operations` where one equals or contains the other: the order of these operations would matter. */
-export function overlap(operations: readonly Operation[]): readonly [Path, Path] | undefined {
+function overlap(operations: readonly Operation[]): readonly [Path, Path] | undefined {
   const root: Place = { inner: new Map() }
   for (const path of operations.flatMap(pathsOf)) {
     let place = root

@@ -277,7 +277,7 @@ export function absent<const P extends PathInput>(path: P): Condition<'absent', 
  * The value at `path` is a number greater than the number `than`, or a string after the string `than`.
  *
  * Integers are compared by all their digits, strings by code point on every database, whatever the collation: 'B' is
- * before 'a', 'z' before 'é'. The ISO text of a Date compares as its time. A value that is missing, JSON null or of
+ * before 'a', 'z' before 'é'. The texts of `Date.prototype.toISOString()` are in the order of time. A value that is missing, JSON null or of
  * another type meets no comparison, and so it meets the {@link not} of each.
  *
  * @throws {UsageError} `than` is neither a number nor a string

@@ -1,9 +1,9 @@
 import type { Attributes, Logging, Model, Transactionable, WhereOptions } from 'sequelize'
 import { checkOptions } from '../errors/check-options.js'
 import { usage } from '../errors/usage.js'
-import { overlap } from '../json/combine.js'
+import { disjointOperations } from '../json/combine.js'
 import type { Changes, Conditions, FittingColumns } from '../json/document-types.js'
-import { expand, isCondition, isOperation } from '../json/operation.js'
+import { isCondition, isOperation } from '../json/operation.js'
 import { rowConditions } from '../rows/row-conditions.js'
 import { identifyTarget } from '../rows/row-query.js'
 import type { TargetRow } from '../rows/row-query.js'
@@ -136,10 +136,7 @@ function documentChanges(
       throw usage.documentOperations(method, model.name, column, operations)
     }
     if (!isArrayOf(met, isCondition)) throw usage.conditions(method, met)
-    const expanded = expand(operations)
-    const overlapping = overlap(expanded)
-    if (overlapping) throw usage.overlap(method, ...overlapping)
-    return { column, type, operations: expanded, conditions: met }
+    return { column, type, operations: disjointOperations(method, operations), conditions: met }
   })
 }
 

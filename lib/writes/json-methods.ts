@@ -1,7 +1,7 @@
 import type { Model } from 'sequelize'
 import { ConditionNotMetError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
-import { overlap } from '../json/combine.js'
+import { disjointOperations } from '../json/combine.js'
 import type {
   Fitting,
   JsonColumn,
@@ -11,7 +11,7 @@ import type {
   JsonValueAt,
   Patch,
 } from '../json/document-types.js'
-import { condition, expand, isOperation, operation } from '../json/operation.js'
+import { condition, isOperation, operation } from '../json/operation.js'
 import type { Condition, Operation } from '../json/operation.js'
 import type { PathInput } from '../json/values.js'
 import type { Target, TargetByKey } from '../rows/row-ref.js'
@@ -174,10 +174,7 @@ export async function updateJson(
   const document = identifyDocument(method, target, column)
   if (!Array.isArray(operations) || operations.length === 0 || !operations.every(isOperation))
     throw usage.operations(method, operations)
-  const expanded = expand(operations)
-  const overlapping = overlap(expanded)
-  if (overlapping) throw usage.overlap(method, ...overlapping)
-  return write(document, expanded, options)
+  return write(document, disjointOperations(method, operations), options)
 }
 
 /**
