@@ -1,4 +1,5 @@
 import type { Condition, Operation } from '../json/operation.js'
+import type { Kind } from '../json/values.js'
 
 /** Adds a value to the binds and returns its placeholder: paths, keys and values never become part of the SQL text. */
 export type Bind = (value: string) => string
@@ -87,6 +88,11 @@ export interface Dialect {
     readonly text: (json: string) => string
     readonly isText: (column: Column, text: string) => string
   }
+  /**
+   * For a database that stores JSON as text, and compares the doubles of some numbers: the operations that match no document
+   * in which such a comparison would decide. Their result is then computed from the stored text.
+   */
+  readonly comparesDoubles?: readonly Kind[]
   /** Whether an UPDATE matched its row; `undefined` if the driver cannot say. Absent if the database has RETURNING. */
   readonly matched?: (header: unknown) => boolean | undefined
   /** What makes a statement skip the row that it names; for error texts. Absent if no statement can skip a row. */

@@ -25,6 +25,8 @@ export interface JsonFunctions {
   readonly isUnique?: (document: string, paths: readonly string[]) => string
   /** True if the escapes in a value are those of {@link canonicalJson}; absent if the database stores no escapes. */
   readonly isCanonical?: (value: string, bind: Bind) => string
+  /** True if the database compares all digits of the numbers in a value; absent for an operation for which it always does. */
+  readonly isComparable?: Partial<Record<Kind, (value: string) => string>>
   /** True if a value exists and equals a bound text, in any order of keys; NULL if the database cannot decide it. */
   readonly equals: (value: string, text: string) => string
   /**
@@ -203,6 +205,8 @@ export function write(
     const needed = neededType(kind)
     if (needed) guards.push(functions.accepts[needed](value))
     if (kind === 'increment') guards.push(functions.canAdd(value, operand))
+    const isComparable = functions.isComparable?.[kind]
+    if (isComparable) guards.push(isComparable(value))
     if (functions.isCanonical && comparesItems.has(kind)) guards.push(functions.isCanonical(value, bind))
     const target = createsMissing(kind) ? bound(path) : ifThere(bound(path))
     pairs.push(`${target}, ${functions.result[kind](value, operand)}`)

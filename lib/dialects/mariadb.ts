@@ -23,10 +23,6 @@ const equal = (one: string, other: string): string =>
 /** The escapes of {@link otherEscapes}. */
 const otherEscape = `\\\\(${otherEscapes.join('|').replaceAll('?', '.').replaceAll('\\', '\\\\')})`
 
-// JSON_TYPE of 1e2 is INTEGER, but it cannot be cast to DECIMAL.
-const isDecimal = (value: string): string =>
-  `JSON_TYPE(${value}) = 'INTEGER' AND ${value} NOT LIKE '%e%' AND LENGTH(${value}) <= 65`
-
 const numbers = `'INTEGER', 'DOUBLE', 'DECIMAL'`
 
 /** DECIMAL has 65 digits; the sum of two integers can have one more than they. */
@@ -34,16 +30,6 @@ const maxDigits = 64
 
 // JSON_TYPE of 1e2 is INTEGER.
 const isLongInteger = (value: string): string => `${value} REGEXP '^-?[0-9]+$'`
-
-// MariaDB stores JSON as text, and would compare it as text. Only DECIMAL compares integers past 2^53 exactly.
-const lesser = (value: string, bound: string, than: '<' | '>'): string => {
-  const isLesser = (type: string): string => `CAST(${bound} AS ${type}) ${than} CAST(${value} AS ${type})`
-  return (
-    `CASE WHEN ${value} IS NULL THEN JSON_EXTRACT(${bound}, '$') ` +
-    `WHEN IF(${isDecimal(value)} AND ${isDecimal(bound)}, ${isLesser('DECIMAL(65, 0)')}, ${isLesser('DOUBLE')}) ` +
-    `THEN JSON_EXTRACT(${bound}, '$') ELSE ${value} END`
-  )
-}
 
 /** The bytes of a JSON string, which no collation compares. */
 const bytes = (value: string): string => `CAST(CONVERT(JSON_UNQUOTE(${value}) USING utf8mb4) AS BINARY)`
@@ -57,6 +43,9 @@ const isOrderedNumber = (value: string, than: string, bound: string): string => 
     `WHEN ${are('^-?[0-9]{1,35}([.][0-9]{1,30})?$')} THEN ${as('DECIMAL(65, 30)')} ELSE ${as('DOUBLE')} END`
   )
 }
+
+const lesser = (value: string, bound: string, than: '<' | '>'): string =>
+  `IF(${value} IS NULL OR ${isOrderedNumber(bound, than, value)}, JSON_EXTRACT(${bound}, '$'), ${value})`
 
 // JSON_REMOVE with three or more paths ignores the third one and later ones if their keys are not ASCII.
 const removed = (document: string, paths: readonly string[]): string =>

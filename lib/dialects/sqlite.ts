@@ -1,6 +1,7 @@
 import { resolve } from 'node:path'
 import { greatestSum } from '../json/encode.js'
 import { makesDocument } from '../json/semantics.js'
+import type { Kind } from '../json/values.js'
 import { canonicalJson, otherEscapes, write } from './json-set.js'
 import type { JsonFunctions } from './json-set.js'
 import type { Dialect, UpdateVariant } from './dialect.js'
@@ -18,16 +19,19 @@ function equal(one: string, other: string): string {
 const sixteenDigits = `'*${'[0-9]'.repeat(16)}*'`
 
 /**
- * True if a JSON value may hold a number that no double holds as it is spelled, with a fraction or an exponent. SQLite compares
+ * True if a JSON value may hold a number that no double holds as it is spelled, and that is no integer of 64 bits. SQLite compares
  * the double, and would find it equal to other numbers, or unlike the number that JavaScript reads.
  */
 const isInexact = (value: string): string =>
-  `EXISTS (SELECT 1 FROM json_tree(${value}) WHERE type = 'real' ` +
+  `EXISTS (SELECT 1 FROM json_tree(${value}) WHERE typeof(atom) = 'real' ` +
   `AND (abs(atom) > ${Number.MAX_SAFE_INTEGER} OR replace(${value}, '.', '') GLOB ${sixteenDigits}))`
 
 /** A comparison of numbers; NULL, which its negation is too, if only the digits of the stored text can decide it. */
 const ifExact = (value: string, comparison: string): string =>
   `CASE WHEN ${isInexact(value)} THEN NULL ELSE ${comparison} END`
+
+const isExact = (value: string): string => `NOT ${isInexact(value)}`
+const isComparable = { addToSet: isExact, pull: isExact, min: isExact, max: isExact }
 
 /** The texts with one of {@link otherEscapes}, as JSON. */
 const globs = JSON.stringify(otherEscapes.map((escape) => `*\\${escape}*`))
@@ -79,6 +83,7 @@ const functions: JsonFunctions = {
   isCanonical: (value, bind) =>
     `(instr(COALESCE(${value}, ''), '\\') = 0 OR NOT EXISTS (SELECT 1 FROM json_each(${bind(globs)}) glob ` +
     `WHERE replace(${value}, '\\\\', '') GLOB glob.value))`,
+  isComparable,
   equals: (value, text) =>
     `(${value} IS NOT NULL AND (${value} = json(${text}) OR ${ifExact(value, equal(value, text))}))`,
   // The collation of an expression is BINARY.
@@ -163,6 +168,7 @@ export const sqlite: Dialect = {
     `CASE WHEN json_valid(COALESCE(${sql}, 'null')) THEN ${equal(`COALESCE(${sql}, 'null')`, text)} END`,
   documentText: (column) => `CAST(${column.sql} AS TEXT)`,
   skipsRows: (statement) => `a BEFORE ${statement} trigger that calls RAISE(IGNORE)`,
+  comparesDoubles: Object.keys(isComparable) as Kind[],
   normalizeStoredText: { text: canonicalJson, isText: (column, text) => `CAST(${column.sql} AS TEXT) = ${text}` },
   lockClause: '',
   skipLocked: () => '',

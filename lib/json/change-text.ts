@@ -1,5 +1,5 @@
 import { isInteger } from './encode.js'
-import { isSameScalar, parseJson, scanJson } from './json-text.js'
+import { compareNumbers, isSameScalar, parseJson, scanJson } from './json-text.js'
 import type { JsonNode } from './json-text.js'
 import type { Operation } from './operation.js'
 import { isSameNode } from './respell.js'
@@ -132,6 +132,4 @@ function sum(before: string, by: string): string {
   return isInteger(before) && isInteger(by) ? String(BigInt(before) + BigInt(by)) : String(Number(before) + Number(by))
 }
 
-function isLess(one: string, other: string): boolean {
-  return isInteger(one) && isInteger(other) ? BigInt(one) < BigInt(other) : Number(one) < Number(other)
-}
+const isLess = (one: string, other: string): boolean => compareNumbers(one, other) < 0

@@ -67,8 +67,8 @@ export function textAt(text: string, path: Path, root: JsonNode = scanJson(text)
 
 /**
  * A condition that a stored text meets, with the stored spelling of its value, if that spelling is another one: the
- * database compares numbers as they are spelled. SQLite does not decide about some numbers with a fraction or an exponent:
- * there, the condition is that the value is still the stored one.
+ * database compares numbers as they are spelled. SQLite does not decide about some numbers with a fraction or an exponent, and
+ * about integers past 64 bits: there, the condition is that the value is still the stored one.
  */
 export function inStoredSpelling(condition: Condition, text: string): Condition {
   const { kind, path, isNegated = false } = condition
@@ -76,7 +76,7 @@ export function inStoredSpelling(condition: Condition, text: string): Condition 
   if (stored === undefined) return condition
   if (kind === 'equals' && !isNegated) return { ...condition, json: stored }
   const comparesNumbers = kind === 'equals' || kind === 'contains' || kind in operators
-  return comparesNumbers && /\d[.eE][-+\d]/.test(stored) ? { kind: 'equals', path, json: stored } : condition
+  return comparesNumbers && /\d[.eE][-+\d]|\d{19}/.test(stored) ? { kind: 'equals', path, json: stored } : condition
 }
 
 /** Whether a stored value equals an operand. Some databases store -0; an operand has only 0. */

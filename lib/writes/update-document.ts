@@ -96,13 +96,14 @@ export async function updateDocuments<R>(
 ): Promise<{ readonly answer: R } | { readonly stored: readonly StoredDocument[] }> {
   const { method, dialect } = call
   let conditions = documents.map((each) => each.conditions)
+  const replaced = new Map<DocumentChange, UpdateVariant>()
   let before: string | undefined
   let isUnchanged = true
   for (let round = 1; round <= maxRounds; round++) {
     let canTell = true
     const readFirst = context.transaction ? documents.filter((each) => isReadFirst(each, dialect)) : []
     const whole = readFirst.length > 0 ? await wholeDocuments(call, ref, readFirst, context) : noDocuments
-    for (const variants of whole ? variantsOf(documents, dialect, whole) : []) {
+    for (const variants of whole ? variantsOf(documents, dialect, new Map([...replaced, ...whole])) : []) {
       let sent: UpdateResult<R>
       try {
         sent = await send(variants, conditions)
@@ -130,7 +131,9 @@ export async function updateDocuments<R>(
     isUnchanged &&= before === undefined || now === before
     before = now
     for (const [index, each] of documents.entries()) {
-      await normalizeDocument(call, ref, each, context, stored[index]!.text)
+      const { text } = stored[index]!
+      if (isComparedHere(each, dialect) && text !== 'null') replaced.set(each, replacementOf(each, text, dialect))
+      else await normalizeDocument(call, ref, each, context, text)
     }
   }
   const columns = [...documents.map(({ column }) => column), ...changes.map(({ attribute }) => attribute)]
@@ -196,6 +199,20 @@ async function wholeDocuments(
     whole.set(each, (_change, { sql }, bind) => ({ document: text === stored.text ? sql : bind(text), guard: '1 = 1' }))
   }
   return whole
+}
+
+/** Whether the result depends on numbers that the database may be unable to compare. */
+function isComparedHere({ operations }: Change, { comparesDoubles = [] }: Dialect): boolean {
+  return operations.some(({ kind }) => comparesDoubles.includes(kind))
+}
+
+/** The variant that replaces a document while it has the text that was read. */
+function replacementOf({ operations }: Change, text: string, { normalizeStoredText }: Dialect): UpdateVariant {
+  const after = textAfterOperations(text, operations)
+  return (_change, column, bind) => ({
+    document: bind(after),
+    guard: normalizeStoredText!.isText(column, bind(text)),
+  })
 }
 
 /** All combinations of one variant per document; a document that is replaced as a whole has only one variant. */

@@ -11,6 +11,7 @@ import {
   lossless,
   max,
   mergeJsonKey,
+  min,
   pull,
   set,
   setIfAbsent,
@@ -393,13 +394,27 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
 
   it('is compared by the digits of its fraction as far as the database has them', async () => {
     const [above, below] = ['0.1000000000000000055', '0.09999999999999999999']
-    await storeText(Runs, run.id, `{"l":[${above}],"n":${below}}`)
-    await updateJson([Runs, run.id], 'progress', [pull('l', 0.1), max('n', 0.1)] as never)
-    const stored = exact((await storedText(Runs, run.id))!)
-    // MySQL stores doubles, and SQLite compares them.
-    expect(stored[nameOf('l')]).to.deep.equal(['mysql', 'sqlite'].includes(database.name) ? [] : [`n${above}`])
-    const comparesDoubles = ['mariadb', 'sqlite'].includes(database.name)
-    expect(stored[nameOf('n')]).to.equal(comparesDoubles ? `n${below}` : 'n0.1')
+    const integer = '12345678901234567890123'
+    const cases: readonly (readonly [stored: string, operation: Operation, after: string, onMysql?: string])[] = [
+      [`[${above}]`, pull('k', 0.1), `[${above}]`, '[]'],
+      [`["a",[{"b":${above}}]]`, pull('k', [{ b: 0.1 }]), `["a",[{"b":${above}}]]`, '["a"]'],
+      [`[${above}]`, addToSet('k', 0.1), `[${above},0.1]`, '[0.1]'],
+      [`[${integer}]`, pull('k', 1.2345678901234568e22), `[${integer}]`, '[]'],
+      [below, max('k', 0.1), '0.1'],
+      [above, min('k', 0.1), '0.1'],
+      [below, min('k', 0.1), below],
+      ['0.1000', min('k', 0.2), '0.1000'],
+    ]
+    for (const [stored, operation, after, onMysql = after] of cases) {
+      await storeText(Runs, run.id, `{"before":${above},"k":${stored}}`)
+      await updateJson([Runs, run.id], 'progress', [operation, set('beside', 1)] as never)
+      const found = (await storedText(Runs, run.id))!
+      const expected = (k: string): string => `{"before":${above},"k":${k},"beside":1}`
+      const title = `${operation.kind} ${stored}`
+      // MySQL stores doubles.
+      if (database.name === 'mysql') expect(JSON.parse(found), title).to.deep.equal(JSON.parse(expected(onMysql)))
+      else expect(exact(found), title).to.deep.equal(exact(expected(after)))
+    }
   })
 
   it('is in the answer of returning: true as a finder reads it', async () => {
