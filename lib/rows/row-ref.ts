@@ -18,13 +18,11 @@ import type { RowCondition } from './row-conditions.js'
  * `where`, which exactly one row meets.
  * An object has exactly the attributes of the key: `[Setting, { tenantId: 1, name: 'theme' }]`; a composite key needs one.
  */
-export type Target<M extends Model> =
-  | M
-  | readonly [model: ModelStatic<M>, primaryKey: PrimaryKey]
-  | readonly [model: ModelStatic<M>, condition: RowWhere<M>]
+export type Target<M extends Model> = M | TargetByKey<M>
 
 /** A target without an instance: a call returns no row for it, unless it is asked to. */
-export type TargetByKey<M extends Model> = readonly [model: { new (): M }, key: unknown] & Target<M>
+export type TargetByKey<M extends Model> =
+  readonly [model: ModelStatic<M>, primaryKey: PrimaryKey] | readonly [model: ModelStatic<M>, condition: RowWhere<M>]
 
 export type PrimaryKey =
   string | number | bigint | Date | Uint8Array | { readonly [attribute: string]: unknown; readonly where?: never }

@@ -14,9 +14,14 @@ import type { RetryOptions } from '../transactions/retry.js'
 import { writeRow } from './atomic-write.js'
 import { ordinaryChanges } from './columns.js'
 import type { Plus } from './columns.js'
+import type { Result, TargetOf } from './options.js'
 import type { DocumentChange } from './update-document.js'
 
-export interface AtomicUpdateOptions<M extends Model = Model, I extends Conditions<M> = Conditions<M>>
+export interface AtomicUpdateOptions<
+  M extends Model = Model,
+  I extends Conditions<M> = Conditions<M>,
+  R extends boolean = boolean,
+>
   extends Logging, Transactionable {
   /**
    * Write only if the ordinary columns of the row meet these conditions, which the UPDATE itself checks; else a
@@ -33,27 +38,10 @@ export interface AtomicUpdateOptions<M extends Model = Model, I extends Conditio
    * Return the row as it is right after this write. In one statement on PostgreSQL and SQLite; on MySQL and MariaDB in a
    * transaction with a SELECT. Default: false.
    */
-  readonly returning?: boolean
+  readonly returning?: R
   /** As {@link JsonWriteOptions}: attempts after a deadlock or a conflict in a cluster. Default: 3 attempts. */
   readonly retry?: RetryOptions
 }
-
-/** A target without an instance. */
-type ByKey<M extends Model> = Exclude<Target<M>, M>
-
-/** The row with `returning: true`, else nothing. */
-type Returned<M, O> = O extends { readonly returning: infer R }
-  ? R extends true
-    ? M
-    : R extends false
-      ? undefined
-      : M | undefined
-  : undefined
-
-/** The option `if` of options of type `O`, with `never` in place of each condition that does not fit its document. */
-type FittingOptions<M extends Model, O> = O extends { readonly if: infer I }
-  ? { readonly if: FittingColumns<M, I> }
-  : unknown
 
 const optionNames = ['transaction', 'where', 'if', 'returning', 'retry', 'logging'] as const
 
@@ -86,16 +74,18 @@ const optionNames = ['transaction', 'where', 'if', 'returning', 'retry', 'loggin
  *     )
  * @see https://dev.mysql.com/doc/refman/9.7/en/update.html
  */
-export function atomicUpdate<M extends Model, const G extends object, const O extends AtomicUpdateOptions<M> = object>(
-  target: ByKey<M>,
+export function atomicUpdate<
+  M extends Model,
+  const G extends object,
+  const I extends Conditions<M> = Conditions<M>,
+  R extends boolean = false,
+  Row extends boolean = never,
+  Pair extends 2 = never,
+>(
+  target: TargetOf<M, Row, Pair>,
   changes: G & Changes<M, G, Plus>,
-  options?: O & FittingOptions<M, O>,
-): Promise<Returned<M, O>>
-export function atomicUpdate<M extends Model, const G extends object, const I extends Conditions<M> = Conditions<M>>(
-  target: M,
-  changes: G & Changes<M, G, Plus>,
-  options?: AtomicUpdateOptions<M, I>,
-): Promise<M>
+  options?: AtomicUpdateOptions<M, I, R>,
+): Promise<Result<M, R extends true ? M : undefined, Row, Pair>>
 export async function atomicUpdate(
   target: Target<Model>,
   changes: Readonly<Record<string, unknown>>,

@@ -14,9 +14,9 @@ import type {
 import { condition, isOperation, operation } from '../json/operation.js'
 import type { Condition, Operation } from '../json/operation.js'
 import type { PathInput } from '../json/values.js'
-import type { Target, TargetByKey } from '../rows/row-ref.js'
+import type { Target } from '../rows/row-ref.js'
 import { identifyDocument, write } from './atomic-write.js'
-import type { JsonWriteOptions } from './options.js'
+import type { JsonWriteOptions, Result, TargetOf } from './options.js'
 
 /**
  * Sets one key of a JSON column. Every other key keeps its value *in the database*, not its value in this instance.
@@ -59,43 +59,16 @@ export function mergeJsonKey<
   C extends JsonColumn<M>,
   K extends JsonKey<M, C>,
   const I extends readonly Condition[] = readonly Condition[],
+  R extends boolean = false,
+  Row extends boolean = never,
+  Pair extends 2 = never,
 >(
-  target: TargetByKey<M>,
+  target: TargetOf<M, Row, Pair>,
   column: C,
   key: K,
   value: JsonKeyValue<M, C, K>,
-  options: JsonWriteOptions<M, C, I> & { readonly returning: true },
-): Promise<JsonDocument<M, C>>
-export function mergeJsonKey<
-  M extends Model,
-  C extends JsonColumn<M>,
-  K extends JsonKey<M, C>,
-  const I extends readonly Condition[] = readonly Condition[],
->(
-  target: TargetByKey<M>,
-  column: C,
-  key: K,
-  value: JsonKeyValue<M, C, K>,
-  options?: JsonWriteOptions<M, C, I>,
-): Promise<void>
-export function mergeJsonKey<
-  M extends Model,
-  C extends JsonColumn<M>,
-  K extends JsonKey<M, C>,
-  const I extends readonly Condition[] = readonly Condition[],
->(target: M, column: C, key: K, value: JsonKeyValue<M, C, K>, options?: JsonWriteOptions<M, C, I>): Promise<M>
-export function mergeJsonKey<
-  M extends Model,
-  C extends JsonColumn<M>,
-  K extends JsonKey<M, C>,
-  const I extends readonly Condition[] = readonly Condition[],
->(
-  target: Target<M>,
-  column: C,
-  key: K,
-  value: JsonKeyValue<M, C, K>,
-  options?: JsonWriteOptions<M, C, I>,
-): Promise<unknown>
+  options?: JsonWriteOptions<M, C, I, R>,
+): Promise<Result<M, R extends true ? JsonDocument<M, C> : undefined, Row, Pair>>
 export async function mergeJsonKey(
   target: Target<Model>,
   column: string,
@@ -135,35 +108,15 @@ export function updateJson<
   C extends JsonColumn<M>,
   const O extends readonly Operation[],
   const I extends readonly Condition[] = readonly Condition[],
+  R extends boolean = false,
+  Row extends boolean = never,
+  Pair extends 2 = never,
 >(
-  target: TargetByKey<M>,
+  target: TargetOf<M, Row, Pair>,
   column: C,
   operations: O & Fitting<M, C, O>,
-  options: JsonWriteOptions<M, C, I> & { readonly returning: true },
-): Promise<JsonDocument<M, C>>
-export function updateJson<
-  M extends Model,
-  C extends JsonColumn<M>,
-  const O extends readonly Operation[],
-  const I extends readonly Condition[] = readonly Condition[],
->(
-  target: TargetByKey<M>,
-  column: C,
-  operations: O & Fitting<M, C, O>,
-  options?: JsonWriteOptions<M, C, I>,
-): Promise<void>
-export function updateJson<
-  M extends Model,
-  C extends JsonColumn<M>,
-  const O extends readonly Operation[],
-  const I extends readonly Condition[] = readonly Condition[],
->(target: M, column: C, operations: O & Fitting<M, C, O>, options?: JsonWriteOptions<M, C, I>): Promise<M>
-export function updateJson<
-  M extends Model,
-  C extends JsonColumn<M>,
-  const O extends readonly Operation[],
-  const I extends readonly Condition[] = readonly Condition[],
->(target: Target<M>, column: C, operations: O & Fitting<M, C, O>, options?: JsonWriteOptions<M, C, I>): Promise<unknown>
+  options?: JsonWriteOptions<M, C, I, R>,
+): Promise<Result<M, R extends true ? JsonDocument<M, C> : undefined, Row, Pair>>
 export async function updateJson(
   target: Target<Model>,
   column: string,
@@ -193,32 +146,15 @@ export function mergeJson<
   M extends Model,
   C extends JsonColumn<M>,
   const I extends readonly Condition[] = readonly Condition[],
+  R extends boolean = false,
+  Row extends boolean = never,
+  Pair extends 2 = never,
 >(
-  target: TargetByKey<M>,
+  target: TargetOf<M, Row, Pair>,
   column: C,
   patch: Patch<JsonDocument<M, C>>,
-  options: JsonWriteOptions<M, C, I> & { readonly returning: true },
-): Promise<JsonDocument<M, C>>
-export function mergeJson<
-  M extends Model,
-  C extends JsonColumn<M>,
-  const I extends readonly Condition[] = readonly Condition[],
->(
-  target: TargetByKey<M>,
-  column: C,
-  patch: Patch<JsonDocument<M, C>>,
-  options?: JsonWriteOptions<M, C, I>,
-): Promise<void>
-export function mergeJson<
-  M extends Model,
-  C extends JsonColumn<M>,
-  const I extends readonly Condition[] = readonly Condition[],
->(target: M, column: C, patch: Patch<JsonDocument<M, C>>, options?: JsonWriteOptions<M, C, I>): Promise<M>
-export function mergeJson<
-  M extends Model,
-  C extends JsonColumn<M>,
-  const I extends readonly Condition[] = readonly Condition[],
->(target: Target<M>, column: C, patch: Patch<JsonDocument<M, C>>, options?: JsonWriteOptions<M, C, I>): Promise<unknown>
+  options?: JsonWriteOptions<M, C, I, R>,
+): Promise<Result<M, R extends true ? JsonDocument<M, C> : undefined, Row, Pair>>
 export async function mergeJson(
   target: Target<Model>,
   column: string,

@@ -37,7 +37,7 @@ import {
   updateJson,
   withLock,
 } from 'sequelize-lossless'
-import type { Condition, Lossless } from 'sequelize-lossless'
+import type { Condition, JsonColumn, JsonKey, JsonKeyValue, Lossless } from 'sequelize-lossless'
 
 interface Progress {
   step_a?: 'done' | 'failed'
@@ -74,7 +74,7 @@ export async function typed(run: Run, sequelize: Sequelize, transaction: Transac
   const document = await mergeJsonKey([Run, 7], 'progress', 'attempts', 1, { returning: true })
   expectTypeOf(document).toEqualTypeOf<Progress>()
   const nothing = await mergeJsonKey([Run, 7], 'progress', 'attempts', 1)
-  expectTypeOf(nothing).toBeVoid()
+  expectTypeOf(nothing).toBeUndefined()
   const number = await run.withLock(async (row, { afterCommit }) => {
     expectTypeOf(row).toEqualTypeOf<Run>()
     afterCommit(() => undefined)
@@ -317,8 +317,43 @@ export async function typed(run: Run, sequelize: Sequelize, transaction: Transac
 
   // A row or its name, whichever the caller had.
   const either = Math.random() < 1 ? run : ([Run, 7] as const)
-  await mergeJsonKey(either, 'progress', 'step_a', 'done')
+  expectTypeOf(await mergeJsonKey(either, 'progress', 'step_a', 'done')).toEqualTypeOf<Run | undefined>()
   await withLock(either, (row) => row.save())
+
+  // What comes back if the compiler does not know the option.
+  const returning = Math.random() < 1
+  const maybe = await mergeJsonKey([Run, 7], 'progress', 'attempts', 1, { returning })
+  expectTypeOf(maybe).toEqualTypeOf<Progress | undefined>()
+  const kept = { returning: true }
+  expectTypeOf(await updateJson([Run, 7], 'progress', [increment('attempts')], kept)).toEqualTypeOf<
+    Progress | undefined
+  >()
+  expectTypeOf(await atomicUpdate([Run, 7], { title: 'x' }, kept)).toEqualTypeOf<Run | undefined>()
+  expectTypeOf(await mergeJsonKey(run, 'progress', 'attempts', 1, { returning })).toEqualTypeOf<Run>()
+
+  // A function as a value.
+  const write: (row: Run, column: 'progress', key: 'step_a', value: 'done') => Promise<Run> = mergeJsonKey
+  const stub = (...args: Parameters<typeof mergeJsonKey>): Promise<unknown> => Promise.resolve(args)
+  await Promise.all([write(run, 'progress', 'step_a', 'done'), stub([Run, 7], 'progress', 'step_a', 'done')])
+
+  // A helper for every model: passed through, or on rows without types.
+  async function through<M extends Model, C extends JsonColumn<M>, K extends JsonKey<M, C>>(
+    row: M,
+    column: C,
+    key: K,
+    value: JsonKeyValue<M, C, K>,
+  ): Promise<M> {
+    return mergeJsonKey(row, column, key, value)
+  }
+  expectTypeOf(await through(run, 'progress', 'step_a', 'done')).toEqualTypeOf<Run>()
+  // @ts-expect-error no such key
+  await through(run, 'progress', 'step_z', 'done')
+  async function touch<M extends Model>(row: M): Promise<M> {
+    await mergeJsonKey(row as Model, 'progress', 'touched', true)
+    await updateJson(row as Model, 'progress', [increment('touches')])
+    return row
+  }
+  expectTypeOf(await touch(run)).toEqualTypeOf<Run>()
 
   // A model without any types is not checked.
   const Untyped = lossless(sequelize.define('Untyped', { data: DataTypes.JSON }))
