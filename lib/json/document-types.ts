@@ -13,7 +13,6 @@ type NotADocument =
   | Date
   | Uint8Array
   | Model
-  | readonly unknown[]
   | ReadonlyMap<unknown, unknown>
   | ReadonlySet<unknown>
   | ((...args: never[]) => unknown)
@@ -27,17 +26,10 @@ export type MethodName =
   'withLock' | 'withOptimisticLock' | 'atomicUpdate' | 'mergeJsonKey' | 'mergeJson' | 'updateJson' | 'compareAndSetJson'
 
 type IsDocument<T> =
-  IsAny<T> extends true
-    ? true
-    : unknown extends T
-      ? true
-      : [NonNullable<T>] extends [never]
-        ? false
-        : NonNullable<T> extends NotADocument
-          ? false
-          : NonNullable<T> extends object
-            ? true
-            : false
+  IsAny<T> extends true ? true : unknown extends T ? true : [Structured<T>] extends [never] ? false : true
+
+/** The objects and arrays of a union. */
+type Structured<T> = T extends NotADocument ? never : T extends object ? T : never
 
 /** The names of a model's attributes that hold a JSON document. */
 export type JsonColumn<M extends Model> = keyof AttributesOf<M> extends never
@@ -53,23 +45,32 @@ export type JsonDocument<M extends Model, C extends JsonColumn<M>> = C extends k
     ? Untyped
     : unknown extends AttributesOf<M>[C]
       ? Record<string, JsonValue>
-      : Exclude<NonNullable<AttributesOf<M>[C]>, readonly unknown[]>
+      : Document<Structured<AttributesOf<M>[C]>>
   : Untyped
+
+/** The objects of a union, or its arrays if it has no others. */
+type Document<T> = [Exclude<T, readonly unknown[]>] extends [never] ? T : Exclude<T, readonly unknown[]>
 
 // eslint-disable-next-line @typescript-eslint/no-explicit-any
 type Untyped = Record<string, any>
 
 // Distributes over a union: its members may have different keys.
-type KeyOf<D> = D extends unknown ? Extract<keyof D, string> | `${Extract<keyof D, number>}` : never
+type KeyOf<D> = D extends NotADocument | readonly unknown[]
+  ? never
+  : string & ([KeysOf<D>] extends [never] ? unknown : KeysOf<D>)
+type KeysOf<D> = Extract<keyof D, string> | `${Extract<keyof D, number>}`
 type ValueAt<D, K> = D extends unknown
   ? K extends keyof D
     ? D[K]
     : K extends `${infer N extends number}`
       ? N extends keyof D
         ? D[N]
-        : never
-      : never
+        : Undeclared<D>
+      : Undeclared<D>
   : never
+
+/** The type of the value at a key that the type of an object does not declare: that of `object` has any. */
+type Undeclared<D> = D extends object ? ([KeysOf<D>] extends [never] ? unknown : never) : never
 
 /** The keys of a document. */
 export type JsonKey<M extends Model, C extends JsonColumn<M>> = KeyOf<JsonDocument<M, C>>
@@ -82,9 +83,16 @@ export type JsonKeyValue<M extends Model, C extends JsonColumn<M>, K extends Jso
 
 type DeepReadonly<T> = T extends (...args: never[]) => unknown
   ? T
-  : T extends object
-    ? { readonly [K in keyof T]: DeepReadonly<T[K]> }
-    : T
+  : T extends readonly (infer I)[]
+    ? number extends T['length']
+      ? ReadonlyItems<I>
+      : { readonly [K in keyof T]: DeepReadonly<T[K]> }
+    : T extends object
+      ? { readonly [K in keyof T]: DeepReadonly<T[K]> }
+      : T
+
+// An interface, since a mapped type of a recursive array never ends.
+interface ReadonlyItems<I> extends ReadonlyArray<DeepReadonly<I>> {}
 
 /** The type of the value at a path; `never` if there is no such path. Not checked deeper than 5 keys. */
 type At<D, P extends readonly string[], Depth extends unknown[] = []> =
@@ -103,13 +111,7 @@ type At<D, P extends readonly string[], Depth extends unknown[] = []> =
             : unknown
 
 type Item<T> =
-  IsAny<T> extends true
-    ? unknown
-    : unknown extends T
-      ? unknown
-      : NonNullable<T> extends readonly (infer I)[]
-        ? I
-        : never
+  IsAny<T> extends true ? unknown : unknown extends T ? unknown : T extends readonly (infer I)[] ? I : never
 
 /** A JSON Merge Patch of a document: any part of it; null removes a key. */
 export type Patch<T> =
@@ -145,7 +147,7 @@ type OperandAt<K extends Kind, T> = {
   setIfAbsent: DeepReadonly<T>
   remove: unknown
   rename: string
-  increment: unknown extends T ? number : NonNullable<T> extends number ? number : never
+  increment: unknown extends T ? number : [Extract<T, number | bigint>] extends [never] ? never : number
   min: OperandAt<'increment', T>
   max: OperandAt<'increment', T>
   append: DeepReadonly<Item<T>>
@@ -155,28 +157,43 @@ type OperandAt<K extends Kind, T> = {
   merge: DeepReadonly<Patch<NonNullable<T>>>
 }[K]
 
-/** The tuple of operations, with `never` in place of each that does not fit the document. */
+/** The list of operations, with a text in place of each that does not fit the document. */
 export type Fitting<M extends Model, C extends JsonColumn<M>, O extends readonly Operation[]> = {
-  readonly [I in keyof O]: O[I] extends Operation<infer K, infer P, infer V>
-    ? [At<JsonDocument<M, C>, P>] extends [never]
-      ? never
-      : [V] extends [OperandAt<K, At<JsonDocument<M, C>, P>>]
-        ? K extends 'rename'
-          ? At<JsonDocument<M, C>, P> extends At<JsonDocument<M, C>, Sibling<P, V>>
-            ? O[I]
-            : never
-          : K extends 'assign'
-            ? HasKeys<At<JsonDocument<M, C>, P>, keyof V> extends true
-              ? O[I]
-              : never
-            : K extends 'remove'
-              ? HasPaths<JsonDocument<M, C>, V> extends true
-                ? O[I]
-                : never
-              : O[I]
-        : never
-    : never
+  readonly [I in keyof O]: FittingOperation<JsonDocument<M, C>, O[I]>
 }
+
+// Distributes over a union of operations. One whose type does not tell its path is not checked.
+type FittingOperation<D, O> =
+  O extends Operation<infer K, infer P, infer V>
+    ? [At<D, P>] extends [never]
+      ? NoSuchPath<P>
+      : [K] extends ['rename']
+        ? At<D, P> extends At<D, Sibling<P, V>>
+          ? O
+          : Misfit<K, P>
+        : [K] extends ['assign']
+          ? [V] extends [OperandAt<K, At<D, P>>]
+            ? HasKeys<At<D, P>, keyof V> extends true
+              ? O
+              : Misfit<K, P>
+            : Misfit<K, P>
+          : [K] extends ['remove']
+            ? HasPaths<D, V> extends true
+              ? O
+              : NoSuchPath<Exclude<V, null>>
+            : [V] extends [OperandAt<K, At<D, P>>]
+              ? O
+              : Misfit<K, P>
+    : never
+
+/** The text of an error of the compiler. */
+type NoSuchPath<P> = `no such path: ${Shown<P>}`
+type Misfit<K extends string, P> = `${K} does not fit the type of the value at: ${Shown<P>}`
+type Shown<P> = P extends readonly [infer K, ...infer Rest]
+  ? `${K & string}${Rest extends readonly [] ? '' : `.${Shown<Rest>}`}`
+  : P extends readonly []
+    ? '(the document)'
+    : '…'
 
 /** Whether an object of type `T` can have all of the keys. */
 type HasKeys<T, K> = unknown extends T
@@ -210,18 +227,21 @@ type ConditionOperandAt<K extends ConditionKind, T> = {
   atMost: ComparableTo<T>
 }[K]
 
-/** The tuple of conditions, with `never` in place of each that does not fit the document; any other path is not checked. */
+/** The list of conditions, with a text in place of each that does not fit the document. */
 export type FittingConditions<M extends Model, C extends JsonColumn<M>, I extends readonly Condition[]> = {
-  readonly [X in keyof I]: I[X] extends Condition<infer K, infer P, infer V>
-    ? number extends P['length']
-      ? I[X]
-      : [At<JsonDocument<M, C>, P>] extends [never]
-        ? never
-        : [V] extends [ConditionOperandAt<K, At<JsonDocument<M, C>, P>>]
-          ? I[X]
-          : never
-    : never
+  readonly [X in keyof I]: FittingCondition<JsonDocument<M, C>, I[X]>
 }
+
+type FittingCondition<D, I> =
+  I extends Condition<infer K, infer P, infer V>
+    ? number extends P['length']
+      ? I
+      : [At<D, P>] extends [never]
+        ? NoSuchPath<P>
+        : [V] extends [ConditionOperandAt<K, At<D, P>>]
+          ? I
+          : Misfit<K, P>
+    : never
 
 /** Conditions by column. */
 export type Conditions<M extends Model> = { readonly [C in JsonColumn<M>]?: readonly Condition[] }
@@ -250,7 +270,7 @@ export type Changes<M extends Model, G, S> = {
     : K extends JsonColumn<M>
       ? G[K] extends readonly Operation[]
         ? Fitting<M, K, G[K]>
-        : readonly Operation[]
+        : readonly Operation[] | Extract<AttributesOf<M>[K & keyof AttributesOf<M>], readonly unknown[]>
       : K extends keyof AttributesOf<M>
         ? AttributesOf<M>[K] | Sum<AttributesOf<M>[K], S>
         : never

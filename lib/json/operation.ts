@@ -176,13 +176,16 @@ export function max<const P extends PathInput>(path: P, value: number | bigint):
 }
 
 /** Adds `items` to the end of the array at `path`; a missing array is empty. Like MongoDB's `$push` with `$each`. */
-export function append<const P extends PathInput, const V extends readonly [unknown, ...unknown[]]>(
+export function append<const P extends PathInput, const V extends readonly unknown[]>(
   path: P,
   ...items: V
-): Operation<'append', PathOf<P>, V[number]> {
+): Operation<'append', PathOf<P>, ItemOf<V>> {
   if (items.length < 1 || items.includes(undefined)) throw usage.value('append', 'the value', 'undefined')
-  return operation<'append', P, V[number]>('append', 'append', path, items)
+  return operation<'append', P, ItemOf<V>>('append', 'append', path, items as never)
 }
+
+/** Undefined, which fits no array, for a call without items. */
+type ItemOf<V extends readonly unknown[]> = V extends readonly [] ? undefined : V[number]
 
 /** Adds `item` to the start of the array at `path`; a missing array is empty. MongoDB's `$push` with `$position: 0`. */
 export function prepend<const P extends PathInput, const V>(path: P, item: V): Operation<'prepend', PathOf<P>, V> {

@@ -53,7 +53,7 @@ export function sendForHeader(
   sql: string,
   binds: unknown[],
   context: QueryContext,
-): Promise<[header: unknown, unknown]> {
+): Promise<[header: unknown, rest: unknown]> {
   return sequelize.query(sql, { bind: binds, ...queryOptions(sequelize, context), type: QueryTypes.RAW })
 }
 

@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -37,6 +37,9 @@ export async function main(run: Run): Promise<void> {
 }
 `
 
+/** Files of test/types that are compiled, never run. */
+const expectations = ['types.test.ts', 'operations.test.ts']
+
 // Run by `npm run test:versions` with another version of TypeScript.
 describe('the types of the packed tarball', () => {
   let folder: string
@@ -49,10 +52,13 @@ describe('the types of the packed tarball', () => {
     const { devDependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
       devDependencies: Record<string, string>
     }
-    const others = ['sequelize', '@types/node', 'eslint'].map((name) => `${name}@${devDependencies[name]!}`)
+    const others = ['sequelize', '@types/node', 'eslint', 'expect-type'].map(
+      (name) => `${name}@${devDependencies[name]!}`,
+    )
     writeFileSync(join(folder, 'package.json'), '{ "private": true }')
     await npm('install', '--no-audit', '--no-fund', '--prefer-offline', `./${filename}`, ...others)
     writeFileSync(join(folder, 'program.ts'), program)
+    for (const file of expectations) copyFileSync(join(root, 'test', 'types', file), join(folder, file))
   })
 
   after(() => rmSync(folder, { recursive: true, force: true }))
@@ -61,7 +67,8 @@ describe('the types of the packed tarball', () => {
     it(`have no error for module ${module}, with skipLibCheck: false`, async () => {
       const compiler = join(process.env['LANE_FOLDER']!, 'node_modules', 'typescript', 'bin', 'tsc')
       const options = ['--noEmit', '--strict', '--skipLibCheck', 'false', '--target', 'es2022', '--types', 'node']
-      await run(process.execPath, [compiler, ...options, '--module', module, 'program.ts'], { cwd: folder }).catch(
+      const files = ['program.ts', ...expectations]
+      await run(process.execPath, [compiler, ...options, '--module', module, ...files], { cwd: folder }).catch(
         (error: unknown) => {
           throw new Error((error as { stdout: string }).stdout)
         },
