@@ -58,7 +58,7 @@ const texts = {
   assigned: (method: string, value: unknown): string =>
     `${method}: expected an object with at least one key, got ${describeValue(value)}. Write ${method}('settings', { theme: 'dark' }), or leave out the operation if there is nothing to set.`,
   operations: (method: string, value: unknown): string =>
-    `${method}: expected an array of at least one operation, got ${describeValue(value)}. Write ${method}(column, [set('step_a', 'done'), increment('attempts')]); an object from another source, such as a request body, is not an operation.`,
+    `${method}: expected an array of operations, got ${describeValue(value)}. Write ${method}(column, [set('step_a', 'done'), increment('attempts')]); an object from another source, such as a request body, is not an operation.`,
   conditions: (method: string, value: unknown): string =>
     `${method}: expected options.if to be an array of conditions, got ${describeValue(value)}. Write { if: [equals('state', 'new'), absent('owner')] }; an object from another source, such as a request body, is not a condition.`,
   condition: (method: string, value: unknown): string =>

@@ -58,7 +58,7 @@ export function jsonText(method: string, value: unknown): string {
       refuse(key, 'an object with symbol keys, which JSON cannot represent', 'Use strings as keys, or omit these keys.')
     }
     if (isLossyInJson(original)) {
-      const name = (original as object).constructor.name
+      const name = (original as object).constructor.name || 'Generator'
       refuse(
         key,
         `of class ${name}, which JSON.stringify would lose or change`,
@@ -155,5 +155,12 @@ function isLossyInJson(value: unknown): boolean {
     types.isAnyArrayBuffer,
     types.isArrayBufferView,
     types.isBoxedPrimitive,
+    isBareIterable,
   ].some((is) => is(value))
+}
+
+/** Whether the items of an object are no properties of it, as those of Headers and URLSearchParams. */
+function isBareIterable(value: unknown): boolean {
+  const isObject = typeof value === 'object' && value !== null && !Array.isArray(value)
+  return isObject && Symbol.iterator in value && !('toJSON' in value) && Object.keys(value).length === 0
 }

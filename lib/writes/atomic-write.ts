@@ -292,6 +292,11 @@ async function sendUpdate(
     const by = calls === 1 ? '1' : statement.bind(calls)
     assignments.push(`${statement.column(version)} = COALESCE(${statement.column(version)}, 0) + ${by}`)
   }
+  if (assignments.length === 0) {
+    // Nothing to change, in a table without updatedAt and version: the conditions are judged all the same.
+    const key = statement.column(model.primaryKeyAttributes[0]!)
+    assignments.push(`${key} = ${key}`)
+  }
   const conditions = [...guards, ...where.map((each) => conditionSql(each, statement))]
   const all = [row.sql(statement), ...conditions].join(' AND ')
   const sql = `${prefix}UPDATE ${hint}${statement.table()} SET ${assignments.join(', ')} WHERE ${all}`

@@ -125,8 +125,7 @@ export async function updateJson(
 ): Promise<unknown> {
   const method = 'updateJson'
   const document = identifyDocument(method, target, column)
-  if (!Array.isArray(operations) || operations.length === 0 || !operations.every(isOperation))
-    throw usage.operations(method, operations)
+  if (!Array.isArray(operations) || !operations.every(isOperation)) throw usage.operations(method, operations)
   return write(document, disjointOperations(method, operations), options)
 }
 

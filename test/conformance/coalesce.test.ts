@@ -66,12 +66,7 @@ eachDatabase('calls that are coalesced', (database) => {
   const updates = (): string[] => log.filter((sql) => /UPDATE \S+ SET/.test(sql))
 
   async function write(operations: readonly Operation[], options: object = coalesce): Promise<void> {
-    await updateJson<WorkflowRun, 'progress', readonly Operation[]>(
-      [Runs, id],
-      'progress',
-      operations as never,
-      options,
-    )
+    await updateJson<WorkflowRun, 'progress', readonly Operation[]>([Runs, id], 'progress', operations, options)
   }
 
   it('are two statements: the first call alone, then all that came meanwhile, told in the order of calls', async () => {
@@ -456,7 +451,7 @@ eachDatabase('calls that are coalesced', (database) => {
         const Small = defineRuns(database.connect().sequelize)
         // Of 16 of them there would be more bytes than it takes.
         const all = list(9, (index) => set(`k${index}`, 'x'.repeat(100_000)))
-        await updateJson<WorkflowRun, 'progress', readonly Operation[]>([Small, id], 'progress', all as never)
+        await updateJson<WorkflowRun, 'progress', readonly Operation[]>([Small, id], 'progress', all)
       } finally {
         await sequelize.query(`SET GLOBAL max_allowed_packet = ${row!.bytes}`)
       }

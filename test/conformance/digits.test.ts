@@ -271,7 +271,7 @@ eachDatabase('The digits and keys of a document', (database) => {
       const stored = async (): Promise<string> => (await storedText(Model, id))!
       await storeText(Model, id, text)
       // PostgreSQL's json spells the other members as jsonb does after the first atomic write.
-      await updateJson<WorkflowRun, 'progress', readonly Operation[]>([Model, id], 'progress', keep as never)
+      await updateJson<WorkflowRun, 'progress', readonly Operation[]>([Model, id], 'progress', keep)
       if (way.includes('atomic')) await mergeJsonKey([Model, id], 'progress', 'gone' as never, 1 as never)
       const before = await stored()
       const wanted = exact(before)

@@ -221,7 +221,7 @@ eachDatabase('No text becomes SQL', (database) => {
       }
 
       async function write(operations: readonly Operation[], conditions: readonly Condition[] = []): Promise<void> {
-        await updateJson<WorkflowRun, 'progress', readonly Operation[]>([Runs, id], 'progress', operations as never, {
+        await updateJson<WorkflowRun, 'progress', readonly Operation[]>([Runs, id], 'progress', operations, {
           if: conditions,
         })
       }

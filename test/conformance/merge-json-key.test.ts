@@ -217,6 +217,16 @@ eachDatabase('mergeJsonKey', (database) => {
         UnsupportedValueError,
         /"error" is of class Error/,
       ],
+      'Headers inside': [
+        (run) => run.mergeJsonKey('progress', 'k', { headers: [new Headers({ a: 'b' })] }),
+        UnsupportedValueError,
+        /of class Headers.*Object.fromEntries/,
+      ],
+      'an iterator': [
+        (run) => run.mergeJsonKey('progress', 'k', [1].values()),
+        UnsupportedValueError,
+        /JSON.stringify would lose/,
+      ],
       'a RegExp': [(run) => run.mergeJsonKey('progress', 'k', /x/), UnsupportedValueError, /of class RegExp/],
       'a typed array': [
         (run) => run.mergeJsonKey('progress', 'k', new Uint8Array(1)),

@@ -196,7 +196,7 @@ eachDatabase('updateJson, on random documents', (database) => {
       if (!isStored) return true
       const start = (await Runs.findByPk(run.id, { rejectOnEmpty: true })).progress
       const sent = isManyKeys(list) ? [...list, ...unrelated] : list
-      const call = updateJson<WorkflowRun, 'progress', readonly Operation[]>([Runs, run.id], 'progress', sent as never)
+      const call = updateJson<WorkflowRun, 'progress', readonly Operation[]>([Runs, run.id], 'progress', sent)
       const outcome = await outcomeOf(call)
       const after: Progress | null = (await Runs.findByPk(run.id, { rejectOnEmpty: true })).progress
       if (outcome instanceof UnsupportedValueError) return isDeepStrictEqual(after, start)

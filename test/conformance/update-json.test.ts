@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util'
 import { expect } from 'chai'
-import { QueryTypes } from 'sequelize'
+import { DataTypes, QueryTypes } from 'sequelize'
 import type { Sequelize } from 'sequelize'
 import {
   absent,
@@ -286,7 +286,7 @@ eachDatabase('updateJson', (database) => {
       const inMemory = new Map<number, Progress | null>()
       const all = await writeAll(async (id, before) => {
         const row = Own.build({ id, progress: before }, { isNewRecord: false, raw: true })
-        const call = updateJson<WorkflowRun, 'progress', readonly Operation[]>(row, 'progress', operations as never)
+        const call = updateJson<WorkflowRun, 'progress', readonly Operation[]>(row, 'progress', operations)
         return call.finally(() => inMemory.set(id, row.progress))
       })
       const documentsInMemory = [...inMemory].sort(([one], [other]) => one - other).map(([, progress]) => progress)
@@ -657,9 +657,9 @@ eachDatabase('updateJson', (database) => {
     const items = numbers.map((_, index) => numbers.slice(Math.max(index - 2, 0), index + 2))
     const before = Object.fromEntries(items.map((each, index) => [`list ${index}`, each]))
     const { id } = await Runs.create({ progress: before })
-    await updateJson<WorkflowRun, 'progress', Operation[]>([Runs, id], 'progress', list(addToSet) as never)
+    await updateJson<WorkflowRun, 'progress', Operation[]>([Runs, id], 'progress', list(addToSet))
     expect(await stored(id)).to.deep.equal(before)
-    await updateJson<WorkflowRun, 'progress', Operation[]>([Runs, id], 'progress', list(pull) as never)
+    await updateJson<WorkflowRun, 'progress', Operation[]>([Runs, id], 'progress', list(pull))
     const after = items.map((each, index) => [`list ${index}`, each.filter((item) => item !== numbers[index])] as const)
     expect(await stored(id)).to.deep.equal(Object.fromEntries(after))
   })
@@ -865,15 +865,26 @@ eachDatabase('updateJson', (database) => {
     await rejection(mergeJson([Runs, id], 'progress', { a: 'b' }), JsonShapeError)
   })
 
+  it('changes no document by an empty list of operations, and judges the row and the conditions', async () => {
+    const Plain = sequelize.define('PlainRun', { progress: DataTypes.JSON }, { timestamps: false })
+    await Plain.sync({ force: true })
+    for (const Model of [Runs, Plain] as (typeof Runs)[]) {
+      const run = await Model.create({ progress: { a: 1 } })
+      await updateJson([Model, run.id], 'progress', [])
+      expect(await updateJson([Model, run.id], 'progress', [], { returning: true })).to.deep.equal({ a: 1 })
+      expect(await updateJson(run, 'progress', [], { if: [exists('a')] })).to.equal(run)
+      expect(await updateJson(run, 'progress', [], { coalesce: true })).to.equal(run)
+      await rejection(updateJson(run, 'progress', [], { if: [exists('b')] }), ConditionNotMetError)
+      await rejection(updateJson([Model, run.id + 1000], 'progress', []), RowNotFoundError)
+      expect((await Model.findByPk(run.id, { rejectOnEmpty: true })).progress).to.deep.equal({ a: 1 })
+    }
+  })
+
   it('refuses what is no list of operations, before any SQL', async () => {
     const run = await Runs.create({ progress: {} })
     const refused: Record<string, [() => unknown, RegExp]> = {
-      'no list': [
-        () => run.updateJson('progress', set('a', 1) as never),
-        /expected an array of at least one operation/,
-      ],
-      'an empty list': [() => run.updateJson('progress', [] as never), /at least one operation/],
-      'other things in it': [() => run.updateJson('progress', [{ a: 1 }] as never), /at least one operation/],
+      'no list': [() => run.updateJson('progress', set('a', 1) as never), /expected an array of operations/],
+      'other things in it': [() => run.updateJson('progress', [{ a: 1 }] as never), /expected an array of operations/],
       'a rename to itself': [
         () => run.updateJson('progress', [rename(['a', 'b'], 'b')]),
         /the new key "b" is the old one/,
@@ -1047,7 +1058,7 @@ eachDatabase('updateJson', (database) => {
       for (const operations of kinds) {
         for (const before of [start, {}, null]) {
           await storeText(Runs, id, before && JSON.stringify(before))
-          await updateJson<WorkflowRun, 'progress', Operation[]>([Runs, id], 'progress', operations as never)
+          await updateJson<WorkflowRun, 'progress', Operation[]>([Runs, id], 'progress', operations)
           const title = `${operations[0]!.kind} ${JSON.stringify(operations[0]!.path)}`
           const wanted: unknown = JSON.parse(JSON.stringify(expected(operations, before)))
           expect(await stored(id), title).to.deep.equal(wanted)
@@ -1127,7 +1138,7 @@ eachDatabase('updateJson', (database) => {
         for (const count of [2, 300]) {
           const operations = operationsOf(count)
           const { id } = await Own.create({ progress: { other: 1 } })
-          await updateJson<WorkflowRun, 'progress', readonly Operation[]>([Own, id], 'progress', operations as never)
+          await updateJson<WorkflowRun, 'progress', readonly Operation[]>([Own, id], 'progress', operations)
           expect(await stored(id), name).to.deep.equal(expected(operations, { other: 1 }))
         }
         const [few, many] = statements().slice(-2)
@@ -1292,7 +1303,7 @@ eachDatabase('updateJson', (database) => {
       }
       for (const [name, operations] of Object.entries(forms)) {
         const before = await end()
-        await updateJson<WorkflowRun, 'progress', Operation[]>([Partial, id], 'progress', operations as never)
+        await updateJson<WorkflowRun, 'progress', Operation[]>([Partial, id], 'progress', operations)
         const bytes = await loggedSince(before)
         expect(bytes, name).to.be.greaterThan(0).and.lessThan(1024)
       }
