@@ -42,15 +42,18 @@ export {
   pull,
   remove,
   rename,
+  replaceOrAppend,
   set,
   setIfAbsent,
   size,
 } from './json/operation.js'
 export type { Condition, Operation } from './json/operation.js'
-export type { JsonValue, Path } from './json/values.js'
+export { matching } from './json/matching.js'
+export type { JsonValue, Matching, Path } from './json/values.js'
 export {
   ConditionNotMetError,
   ConflictError,
+  ElementNotFoundError,
   isLosslessError,
   JsonShapeError,
   LockTimeoutError,

@@ -79,6 +79,8 @@ export interface Dialect {
   readonly variants: readonly UpdateVariant[]
   /** SQL: whether the document in a column equals a bound text, in any order of keys; NULL equals JSON null. */
   readonly holds: (column: Column, text: string) => string
+  /** SQL: a bound text as a new document. */
+  readonly document: (text: string) => string
   /** SQL: the document as text, which no driver parses or rounds. */
   readonly documentText: (column: Column) => string
   /** SQL: the character set of a column; and those that hold every text. Absent if every column does. */

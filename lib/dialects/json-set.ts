@@ -267,11 +267,11 @@ type Patch = readonly [path: Path, json: string]
 function onePatch(patches: readonly Patch[]): string {
   const [[path, json]] = patches as [Patch]
   if (path.length === 0) return json
-  const inner = new Map<string, Patch[]>()
+  const inner = new Map<unknown, Patch[]>()
   for (const [[key, ...rest], text] of patches) {
-    const same = inner.get(key!) ?? []
+    const same = inner.get(key) ?? []
     same.push([rest, text])
-    inner.set(key!, same)
+    inner.set(key, same)
   }
   return `{${[...inner].map(([key, each]) => `${JSON.stringify(key)}:${onePatch(each)}`).join()}}`
 }

@@ -3,7 +3,7 @@ import { UnsupportedDatabaseError, UnsupportedValueError } from '../errors/error
 import { depthOf, greatestSum, isInteger, stringOrNumber } from '../json/encode.js'
 import { parseJson, scanJson } from '../json/json-text.js'
 import type { Condition, Operation } from '../json/operation.js'
-import { textAt } from '../json/semantics.js'
+import { placed, textAt } from '../json/semantics.js'
 
 /**
  * Checks the version of a database, and the keys, values and depth of a change against its limits.
@@ -86,10 +86,12 @@ export function refuseUnsupported(
   }
   for (const each of [...operations, ...conditions]) {
     const { kind, path, json } = each
-    for (const key of path) refuseKey(key)
+    // A member of another database's limits matches nothing; no SQL has it.
+    for (const step of path) if (typeof step === 'string') refuseKey(step)
     refusePath(path.length)
     // The root is level 1; each key of the path adds one. An item is inside an array, which is the operand of `append`.
-    const isItem = kind === 'prepend' || kind === 'addToSet' || kind === 'pull' || kind === 'contains'
+    const isItem =
+      kind === 'prepend' || kind === 'addToSet' || kind === 'pull' || kind === 'replaceOrAppend' || kind === 'contains'
     refuseInteger(json, isCompared(each))
     if (kind === 'rename') refuseKey(JSON.parse(json) as string)
     walk(parseJson(json), path.length + (isItem ? 2 : 1), kind === 'merge')
@@ -143,7 +145,7 @@ interface InexactSum {
 export function findInexactSum({ operations }: Change, stored: string, dialect: Dialect): InexactSum | undefined {
   const increments = operations.filter(({ kind }) => kind === 'increment')
   const root = increments.length > 0 ? scanJson(stored) : undefined
-  for (const increment of increments) {
+  for (const increment of placed(increments, stored)) {
     const before = textAt(stored, increment.path, root)
     const reason = before === undefined ? undefined : inexactSum(before, increment.json, dialect)
     if (before !== undefined && reason !== undefined) return { increment, before, reason }

@@ -160,6 +160,7 @@ export const mariadb: Dialect = {
     isText: (column, text) => `CAST(${column.sql} AS BINARY) = CAST(${text} AS BINARY)`,
   },
   holds: ({ sql }, text) => functions.equals(`COALESCE(${sql}, 'null')`, text),
+  document: (text) => text,
   // The connector would parse a JSON column and round its numbers.
   documentText: (column) => `CAST(${column.sql} AS CHAR)`,
   characterSet,

@@ -189,6 +189,7 @@ export const mysql: Dialect = {
   name: 'MySQL',
   variants: [partial, initialising],
   holds: ({ sql }, text) => `COALESCE(${sql}, CAST('null' AS JSON)) = CAST(${text} AS JSON)`,
+  document: (text) => `CAST(${text} AS JSON)`,
   documentText: (column) => `CAST(${column.sql} AS CHAR)`,
   characterSet,
   matched,

@@ -52,7 +52,7 @@ type KeyOperations = readonly [key: string, operations: readonly [Operation, ...
 function byKey(operations: readonly Operation[]): readonly KeyOperations[] {
   const groups = new Map<string, Operation[]>()
   for (const operation of operations) {
-    const [key, ...path] = operation.path
+    const [key, ...path] = operation.path as readonly string[]
     const group = groups.get(key!) ?? []
     group.push({ ...operation, path })
     groups.set(key!, group)
@@ -305,7 +305,8 @@ const variant: UpdateVariant = ({ operations, conditions }, column, bind) => {
     : `CASE WHEN jsonb_typeof(${stored}) = 'object' THEN ${changed} ELSE ${stored} END`
   const needs = needsText(operations)
   const met = conditions.map((condition) => {
-    const value = condition.path.reduce((parent, key) => child(parent, bind(key)), 'stored')
+    const keys = condition.path as readonly string[]
+    const value = keys.reduce((parent, key) => child(parent, bind(key)), 'stored')
     const sql = conditionSql(condition, value, bind)
     return condition.isNegated ? `NOT (${sql})` : sql
   })
@@ -361,6 +362,7 @@ export const postgres: Dialect = {
   name: 'PostgreSQL',
   variants: [variant],
   holds: (column, text) => `COALESCE(${jsonb(column)}, 'null'::jsonb) = ${text}::jsonb`,
+  document: (text) => text,
   documentText: (column) => `${column.sql}::text`,
   skipsRows: (statement) =>
     `a BEFORE ${statement} trigger that returns NULL, a policy of row-level security, or a rule`,

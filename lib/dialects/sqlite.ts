@@ -166,6 +166,7 @@ export const sqlite: Dialect = {
   variants: [variant],
   holds: ({ sql }, text) =>
     `CASE WHEN json_valid(COALESCE(${sql}, 'null')) THEN ${equal(`COALESCE(${sql}, 'null')`, text)} END`,
+  document: (text) => text,
   documentText: (column) => `CAST(${column.sql} AS TEXT)`,
   skipsRows: (statement) => `a BEFORE ${statement} trigger that calls RAISE(IGNORE)`,
   comparesDoubles: Object.keys(isComparable) as Kind[],

@@ -24,3 +24,11 @@ export function describeValue(value: unknown): string {
     ? `an instance of ${value.constructor?.name ?? 'Object'}`
     : `${shown(value)} (${typeof value})`
 }
+
+/** The text for a path in a document: `["items",matching({"id":7}),"isDone"]`. */
+export function describePath(path: readonly unknown[]): string {
+  const shownSteps = path.map((step) =>
+    typeof step === 'object' ? `matching(${(step as { json: string }).json})` : JSON.stringify(step),
+  )
+  return `[${shownSteps.join()}]`
+}

@@ -1,5 +1,5 @@
 import { BaseError, OptimisticLockError } from 'sequelize'
-import { describeRow } from './describe.js'
+import { describePath, describeRow } from './describe.js'
 import type { RowFacts } from './describe.js'
 import { UsageError } from './usage.js'
 
@@ -51,8 +51,8 @@ export class JsonShapeError extends RowError {
   readonly code = 'JSON_SHAPE'
   override readonly name = 'JsonShapeError'
   readonly column: string
-  /** The path in the document; empty for the root. */
-  readonly path: readonly string[]
+  /** The keys and indexes from the root of the document; empty for the root. */
+  readonly path: readonly (string | number)[]
   readonly needed: 'an object' | 'a number' | 'an array'
   /** The stored type: `'array'`, `'string'`, `'number'`, `'boolean'`, `'null'`, `'object'` or `'text that is not JSON'`. */
   readonly found: string
@@ -63,10 +63,9 @@ export class JsonShapeError extends RowError {
     column: string,
     { path, needed, found }: Pick<JsonShapeError, 'path' | 'needed' | 'found'>,
   ) {
-    const place = path.length === 0 ? `"${column}"` : `"${column}" at ${JSON.stringify(path)}`
     super(
       row,
-      `${method}: ${place} of ${describeRow(row)} holds ${withArticle(found)}, not ${needed}, so nothing was written. ` +
+      `${method}: ${placeIn(column, path)} of ${describeRow(row)} holds ${withArticle(found)}, not ${needed}, so nothing was written. ` +
         conversion(column, path, needed, found),
     )
     this.column = column
@@ -77,30 +76,88 @@ export class JsonShapeError extends RowError {
 }
 
 /** How to convert a value of another type, without losing it. */
-function conversion(column: string, path: readonly string[], needed: JsonShapeError['needed'], found: string): string {
+function conversion(
+  column: string,
+  path: JsonShapeError['path'],
+  needed: JsonShapeError['needed'],
+  found: string,
+): string {
   if (found === 'text that is not JSON') {
     return `Sequelize cannot parse the stored text: read it with a SELECT in SQL, and convert it to JSON with an UPDATE in SQL.`
   }
   const place = `row.${column}${path.map((key) => `[${JSON.stringify(key)}]`).join('')}`
   const withLock = (value: string): string =>
     `await row.withLock(async (row) => { ${place} = ${value}; await row.save() })`
-  if (needed === 'an object') {
-    const [what, key] = found === 'array' ? ['array', 'items'] : ['value', 'value']
+  const updateJson = (operation: string): string => `await row.updateJson(${JSON.stringify(column)}, [${operation}])`
+  if (needed === 'an object' && found === 'array') {
+    const element = describePath([...path, 0, 'key'])
     return (
-      `The operations need an object. Look at the ${what} first. To keep it, store it under a key: ` +
-      `${withLock(`{ ${key}: ${place} }`)}.`
+      `If the array is right, write to it: ${updateJson(`append(${describePath(path)}, item)`)}, ` +
+      `or to one of its elements, by its index or by matching({ id }): ${updateJson(`set(${element}, value)`)}.`
     )
+  }
+  if (needed === 'an object') {
+    return (
+      `The operations need an object. Look at the value first. To keep it, store it under a key: ` +
+      `${withLock(`{ value: ${place} }`)}.`
+    )
+  }
+  if (needed === 'an array' && found === 'object') {
+    const inner = describePath([...path, 'items'])
+    return `If the object is right, name the key of an array in it, such as ${inner}.`
   }
   if (needed === 'an array') {
     return `Look at the value first. To keep it as the first item, put it into an array: ${withLock(`[${place}]`)}.`
   }
   if (found === 'string')
     return `Look at the value first; if it is a number, convert it: ${withLock(`Number(${place})`)}.`
+  if (typeof path.at(-1) === 'number') return 'Look at the value first, and name the key of a number.'
   const newKey = JSON.stringify(`${path.at(-1)}_old`)
   return (
     `Look at the value first. To keep it, move it to another key: ` +
-    `await row.updateJson(${JSON.stringify(column)}, [rename(${JSON.stringify(path)}, ${newKey})]).`
+    `${updateJson(`rename(${JSON.stringify(path)}, ${newKey})`)}.`
   )
+}
+
+/** No stored array element is at an index of the path, or has the members of a `matching` step; nothing was written. */
+export class ElementNotFoundError extends RowError {
+  readonly code = 'ELEMENT_NOT_FOUND'
+  override readonly name = 'ElementNotFoundError'
+  readonly column: string
+  /** The steps from the root of the document to the element, which is the last one. */
+  readonly path: readonly (string | number | object)[]
+
+  constructor(method: string, row: RowFacts, column: string, path: ElementNotFoundError['path']) {
+    const array = describePath(path.slice(0, -1))
+    super(
+      row,
+      `${method}: ${placeIn(column, path)} of ${describeRow(row)} has no element, so nothing was written. ` +
+        `To add it, write append(${array}, item), or replaceOrAppend(${array}, 'id', item) to replace one that is there; ` +
+        `or handle the error code 'ELEMENT_NOT_FOUND' in a catch.`,
+    )
+    this.column = column
+    this.path = path
+  }
+}
+
+/** What an operation needs at a path of a stored document, and the stored type. */
+interface Mismatch {
+  readonly path: ElementNotFoundError['path']
+  readonly needed: JsonShapeError['needed'] | 'an element'
+  readonly found: string
+}
+
+/** The error for a stored document that an operation does not fit. */
+export function mismatchError(method: string, row: RowFacts, column: string, mismatch: Mismatch): LosslessError {
+  const { path, needed, found } = mismatch
+  return needed === 'an element'
+    ? new ElementNotFoundError(method, row, column, path)
+    : new JsonShapeError(method, row, column, { path: path as JsonShapeError['path'], needed, found })
+}
+
+/** `"progress" at ["steps",0]`. */
+function placeIn(column: string, path: readonly unknown[]): string {
+  return path.length === 0 ? `"${column}"` : `"${column}" at ${describePath(path)}`
 }
 
 /** JSON or this database cannot store a key or a value exactly; thrown before the write. */
@@ -152,7 +209,9 @@ export class ConditionNotMetError extends RowError {
   /** The attribute; the first one if a condition of the option `where` names several. */
   readonly column: string
   /** The condition on a document; `undefined` for a condition of the option `where`. */
-  readonly condition: Readonly<{ kind: string; path: readonly string[]; json: string; isNegated?: boolean }> | undefined
+  readonly condition:
+    | Readonly<{ kind: string; path: readonly (string | number | object)[]; json: string; isNegated?: boolean }>
+    | undefined
 
   constructor(
     method: string,
@@ -163,7 +222,7 @@ export class ConditionNotMetError extends RowError {
   ) {
     const { kind, path = [], json, isNegated } = condition ?? {}
     const operand = kind === 'exists' || kind === 'absent' ? '' : `, ${json}`
-    const plain = `${kind}(${JSON.stringify(path)}${operand})`
+    const plain = `${kind}(${describePath(path)}${operand})`
     const shown = isNegated ? `not(${plain})` : plain
     super(
       row,
@@ -326,7 +385,7 @@ export class StaleRowError extends OptimisticLockError {
   /** The attributes that the last attempt tried to save. */
   readonly columns: readonly string[]
   /** The path in the document that the other session changed, if known; empty for the root. */
-  readonly path: readonly string[] | undefined
+  readonly path: readonly (string | number | object)[] | undefined
 
   constructor(
     row: RowFacts,
@@ -342,11 +401,15 @@ export class StaleRowError extends OptimisticLockError {
   }
 
   /** A document differs at `path` from the one that was loaded. */
-  static changedSinceLoad(method: string, row: RowFacts, column: string, path: readonly string[]): StaleRowError {
-    const place = path.length > 0 ? `"${column}" at ${JSON.stringify(path)}` : `"${column}"`
+  static changedSinceLoad(
+    method: string,
+    row: RowFacts,
+    column: string,
+    path: readonly (string | number | object)[],
+  ): StaleRowError {
     return new StaleRowError(
       row,
-      `${method}: ${place} of ${describeRow(row)} was changed by another writer since it was loaded, so nothing was written. ` +
+      `${method}: ${placeIn(column, path)} of ${describeRow(row)} was changed by another writer since it was loaded, so nothing was written. ` +
         `Read it again with await row.reload() and decide again, or serialize the callers with a lock: await row.withLock(fn).`,
       { attempts: 1, columns: [column], path },
     )
@@ -511,6 +574,7 @@ function quoted(columns: readonly string[]): string {
 export type LosslessError =
   | ConditionNotMetError
   | ConflictError
+  | ElementNotFoundError
   | JsonShapeError
   | LockTimeoutError
   | OutsideTransactionError
@@ -532,6 +596,7 @@ export type LosslessErrorCode = LosslessError['code']
 const classes: { readonly [Name in LosslessError['name']]: abstract new (...values: never[]) => LosslessError } = {
   ConditionNotMetError,
   ConflictError,
+  ElementNotFoundError,
   JsonShapeError,
   LockTimeoutError,
   OutsideTransactionError,

@@ -1,4 +1,4 @@
-import { describeRow, describeValue } from './describe.js'
+import { describePath, describeRow, describeValue } from './describe.js'
 import type { RowFacts } from './describe.js'
 
 /** The text of every usage error, by its reason. */
@@ -48,9 +48,17 @@ const texts = {
   sameKey: (method: string, key: string): string =>
     `${method}: the new key "${key}" is the old one. Write ${method}(['steps', 'old'], 'new').`,
   path: (method: string, value: unknown): string =>
-    `${method}: expected a path to be a key or an array of keys, got ${describeValue(value)}. Write ${method}(['steps', 'a'], …), with String(key) for each.`,
+    `${method}: expected a path to be a key, or an array of keys, of indexes and of matching({ … }), got ${describeValue(value)}. Write ${method}(['steps', 'a'], …), or ${method}(['items', matching({ id }), 'a'], …); an object from another source, such as a request body, is not a step.`,
+  index: (method: string, value: unknown): string =>
+    `${method}: expected the index of an array element to be a whole number, got ${describeValue(value)}. Write ${method}(['items', 0, …], …), or -1 for the last element; for an object key that is a number, String(key).`,
   emptyPath: (method: string): string =>
-    `${method}: the path is empty, which only merge() supports. Pass a key, or write merge([], { … }).`,
+    `${method}: the path is empty, so it is the whole document, which ${method}() does not change. Pass a key; for a document that is an object, write merge([], { … }) or assign([], { … }); for one that is an array, append([], item).`,
+  renamedElement: (method: string, path: readonly unknown[]): string =>
+    `${method}: the path ${describePath(path)} ends at an array element, which has no name. End the path with the key: ${method}(['items', 0, 'old'], 'new').`,
+  matching: (method: string, value: unknown): string =>
+    `${method}: expected an object with at least one key, which an element must have, got ${describeValue(value)}. Write ${method}({ id: 7 }).`,
+  identified: (method: string, key: string, value: unknown): string =>
+    `${method}: expected the item to be an object with the key "${key}", got ${describeValue(value)}. Write ${method}('items', 'id', { id: 7, … }).`,
   amount: (method: string, value: unknown): string =>
     `${method}: expected the operand to be a number, got ${describeValue(value)}. Write ${method}('attempts', 1).`,
   patch: (method: string, value: unknown): string =>
@@ -100,8 +108,8 @@ const texts = {
     `${method}: where compares "${name}" with ${describeValue(value)}, which does not fit its type. Databases convert such values silently: convert it first, for example with String(…) or Number(…).`,
   whereList: (method: string, name: string): string =>
     `${method}: where has null in the list of values for "${name}", and SQL finds no NULL by a list. Write the two conditions: { [Op.or]: [{ ${name}: [ … ] }, { ${name}: null }] }.`,
-  overlap: (method: string, one: readonly string[], other: readonly string[]): string =>
-    `${method}: the paths ${JSON.stringify(one)} and ${JSON.stringify(other)} overlap, so their order would matter. Write them as one operation, or as two calls.`,
+  overlap: (method: string, one: readonly unknown[], other: readonly unknown[]): string =>
+    `${method}: the paths ${describePath(one)} and ${describePath(other)} overlap, or may be of the same array element, so their order would matter. Write them as one operation, or as two calls.`,
   value: (method: string, place: string, what: string): string =>
     `${method}: ${place} is ${what}, which JSON cannot represent. Use null, or omit the key.`,
   circular: (method: string): string =>

@@ -234,7 +234,7 @@ function unchangedSince(before: JsonValue, operations: readonly Operation[]): Co
   const parents = new Map<string, Condition>()
   const own = operations.flatMap(({ kind, path }) => {
     let value: JsonValue | undefined = before ?? {}
-    for (const [depth, key] of path.entries()) {
+    for (const [depth, key] of (path as readonly string[]).entries()) {
       const parent = path.slice(0, depth)
       if (depth > 0) parents.set(JSON.stringify(parent), condition(method, 'exists', parent, null))
       value = Object.hasOwn(value as JsonObject, key) ? (value as JsonObject)[key] : undefined

@@ -20,7 +20,7 @@ type Details = Pick<WholeColumnWrite, 'primaryKey' | 'keys' | 'instead'>
 /** The row of a save, its changed keys, and the recommended call. */
 export function detailsOfSave(instance: Row, column: string, edit: EditedColumn | undefined): Details {
   const operations = edit && difference(edit)
-  const keys = operations && [...new Set(operations.map(({ path }) => path[0]!))]
+  const keys = operations && [...new Set(operations.map(({ path }) => path[0] as string))]
   const instead = operations?.length
     ? suggestCall(column, operations)
     : `await row.withLock(async (row) => { row.${column} = …; await row.save() })`

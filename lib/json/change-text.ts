@@ -3,7 +3,8 @@ import { compareNumbers, isSameScalar, parseJson, scanJson } from './json-text.j
 import type { JsonNode } from './json-text.js'
 import type { Operation } from './operation.js'
 import { isSameNode } from './respell.js'
-import { createsMissing, renamedPath } from './semantics.js'
+import { createsMissing, placed, renamedPath } from './semantics.js'
+import type { PlacedOperation } from './semantics.js'
 import { isObject } from './values.js'
 
 /** The number of keys in the paths and the patches of some operations. */
@@ -18,8 +19,8 @@ export function countKeys(operations: readonly Operation[]): number {
 
 /** The operation at one place of a document, or the places inside it. */
 interface Place {
-  operation?: Operation
-  readonly inner: Map<string, Place>
+  operation?: PlacedOperation
+  readonly inner: Map<string | number, Place>
 }
 
 /**
@@ -28,11 +29,13 @@ interface Place {
  */
 export function textAfterOperations(text: string, operations: readonly Operation[]): string {
   const root: Place = { inner: new Map() }
-  for (const operation of operations) {
+  const all = placed(operations, text)
+  if (all.length === 0) return text
+  for (const operation of all) {
     let place = root
-    for (const key of operation.path) {
-      const inner: Place = place.inner.get(key) ?? { inner: new Map<string, Place>() }
-      place.inner.set(key, inner)
+    for (const step of operation.path) {
+      const inner: Place = place.inner.get(step) ?? { inner: new Map<string | number, Place>() }
+      place.inner.set(step, inner)
       place = inner
     }
     place.operation = operation
@@ -49,14 +52,18 @@ export function changesNothing(text: string, operations: readonly Operation[]): 
 /** The text of a value after the operations at its place and inside it; `undefined` if there is none. */
 function textAfter(text: string, node: JsonNode | undefined, { operation, inner }: Place): string | undefined {
   if (operation) return textOf(text, node, operation)
+  if (node?.items && inner.size > 0) {
+    const after = node.items.map((item, index) => textAfter(text, item, inner.get(index) ?? untouched))
+    return `[${after.filter((each) => each !== undefined).join()}]`
+  }
   if (!node?.members && !createsValue(inner)) return node && textIn(text, node)
   return objectAfter(text, node, (members) => {
-    for (const [key, place] of inner) {
+    for (const [key, place] of inner as ReadonlyMap<string, Place>) {
       const before = members.get(key)
       if (place.operation?.kind === 'rename') {
         if (before === undefined) continue
         members.delete(key)
-        members.set(renamedPath(place.operation).at(-1)!, before)
+        members.set(renamedPath(place.operation).at(-1) as string, before)
         continue
       }
       const after = textAfter(text, node?.members?.get(key), place)
@@ -66,7 +73,9 @@ function textAfter(text: string, node: JsonNode | undefined, { operation, inner 
   })
 }
 
-function createsValue(places: ReadonlyMap<string, Place>): boolean {
+const untouched: Place = { inner: new Map() }
+
+function createsValue(places: ReadonlyMap<string | number, Place>): boolean {
   return [...places.values()].some(({ operation, inner }) =>
     operation ? createsMissing(operation.kind) : createsValue(inner),
   )
@@ -82,8 +91,10 @@ function objectAfter(text: string, node: JsonNode | undefined, change: (members:
 const textIn = (text: string, { start, end }: JsonNode): string => text.slice(start, end)
 
 /** The text of a value after an operation, except a rename, which needs its parent. */
-function textOf(text: string, node: JsonNode | undefined, { kind, json }: Operation): string | undefined {
-  const before = node && textIn(text, node)
+function textOf(text: string, stored: JsonNode | undefined, { kind, path, json }: PlacedOperation): string | undefined {
+  const before = stored && textIn(text, stored)
+  // A root that is null counts as missing.
+  const node = path.length === 0 && before === 'null' ? undefined : stored
   const items = node?.items ?? []
   const itemTexts = (each: readonly JsonNode[] = items): string[] => each.map((item) => textIn(text, item))
   const operand = kind === 'addToSet' || kind === 'pull' ? scanJson(json) : undefined

@@ -1,39 +1,73 @@
 import { usage } from '../errors/usage.js'
 import { expand } from './operation.js'
-import type { BasicOperation, Operation } from './operation.js'
-import { parseJson } from './json-text.js'
+import type { Operation } from './operation.js'
+import { isSameScalar, parseJson, scanJson } from './json-text.js'
+import { isSameNode } from './respell.js'
 import { renamedPath } from './semantics.js'
 import { isObject } from './values.js'
-import type { JsonObject, Kind, Path } from './values.js'
+import type { JsonObject, Kind, Matching, Path } from './values.js'
 
 /**
  * The operations of one write, each with one path.
  * @throws {UsageError} two of their paths overlap
  */
-export function disjointOperations(method: string, operations: readonly Operation[]): readonly BasicOperation[] {
+export function disjointOperations(method: string, operations: readonly Operation[]): readonly Operation[] {
   const expanded = expand(operations)
   const overlapping = overlap(expanded)
   if (overlapping) throw usage.overlap(method, ...overlapping)
   return expanded
 }
 
-/** Two paths of `operations` where one equals or contains the other: the order of these operations would matter. */
+/** Two paths of `operations` where one equals or contains the other, or may do so: the order of these operations would matter. */
 function overlap(operations: readonly Operation[]): readonly [Path, Path] | undefined {
   const root: Place = { inner: new Map() }
-  for (const path of operations.flatMap(pathsOf)) {
-    let place = root
-    for (const key of path) {
-      if (place.first && place.isEnd) return [place.first, path]
-      place.first ??= path
-      const inner: Place = place.inner.get(key) ?? { inner: new Map<string, Place>() }
-      place.inner.set(key, inner)
-      place = inner
+  for (const operation of operations) {
+    for (const path of pathsOf(operation)) {
+      const other = enter(root, path, operation.kind === 'remove')
+      if (other) return [other, path]
     }
-    if (place.first) return [place.first, path]
-    place.first = path
-    place.isEnd = true
   }
   return undefined
+}
+
+/** Adds a path to the tree; returns a path of the tree that overlaps it, if there is one. */
+function enter(root: Place, path: Path, isRemoved: boolean): Path | undefined {
+  let place = root
+  for (const [depth, step] of path.entries()) {
+    if (place.first && place.isEnd) return place.first
+    place.first ??= path
+    let inner = place.inner.get(step)
+    for (const [other, sibling] of typeof step === 'string' ? [] : place.inner) {
+      if (typeof step === 'string' || typeof other === 'string' || sibling === inner) continue
+      const isSame = isSameElement(step, other)
+      const moves = typeof step === 'number' && (sibling.isRemoved || (isRemoved && depth === path.length - 1))
+      if (isSame === undefined || (!isSame && moves)) return sibling.first
+      if (isSame) inner = sibling
+    }
+    inner ??= { inner: new Map() }
+    place.inner.set(step, inner)
+    place = inner
+  }
+  if (place.first) return place.first
+  place.first = path
+  place.isEnd = true
+  place.isRemoved = isRemoved
+  return undefined
+}
+
+/** Whether two steps into one array find the same elements, or none in common; `undefined` if the stored document decides. */
+function isSameElement(one: number | Matching, other: number | Matching): boolean | undefined {
+  if (typeof one === 'number' || typeof other === 'number') {
+    if (typeof one !== typeof other || Number(one) < 0 !== Number(other) < 0) return undefined
+    return one === other
+  }
+  const [mine, theirs] = [scanJson(one.json), scanJson(other.json)]
+  if (isSameNode(one.json, mine, other.json, theirs, isSameScalar)) return true
+  const isApart = [...mine.members!].some(([key, each]) => {
+    const its = theirs.members!.get(key)
+    return its !== undefined && !isSameNode(one.json, each, other.json, its, isSameScalar)
+  })
+  return isApart ? false : undefined
 }
 
 /** A node of the tree of some paths. */
@@ -41,7 +75,8 @@ interface Place {
   /** The first path that ends here or goes through. */
   first?: Path
   isEnd?: true
-  readonly inner: Map<string, Place>
+  isRemoved?: boolean
+  readonly inner: Map<Path[number], Place>
 }
 
 /**
@@ -92,7 +127,7 @@ function foldedPatch(one: JsonObject, other: JsonObject): JsonObject | undefined
 /** A node of the tree of all paths of a batch. */
 interface PathNode {
   operation?: Operation
-  readonly inner: Map<string, PathNode>
+  readonly inner: Map<Path[number], PathNode>
 }
 
 /** Bounds the text and the work of one statement. The limits of the databases are higher: 400 nested calls in MariaDB. */
@@ -177,7 +212,7 @@ export class Batch {
   #make(path: Path): PathNode {
     let node = this.#root
     for (const key of path) {
-      const inner: PathNode = node.inner.get(key) ?? { inner: new Map<string, PathNode>() }
+      const inner: PathNode = node.inner.get(key) ?? { inner: new Map<Path[number], PathNode>() }
       node.inner.set(key, inner)
       node = inner
     }
@@ -187,7 +222,7 @@ export class Batch {
 
 /** An upper bound for the size of the operations in UTF-8. */
 function bytesOf(operations: readonly Operation[]): number {
-  return operations.reduce((sum, { path, json }) => sum + 3 * (json.length + path.join().length), 0)
+  return operations.reduce((sum, { path, json }) => sum + 3 * (json.length + JSON.stringify(path).length), 0)
 }
 
 /** The paths that an operation changes. */

@@ -1,6 +1,6 @@
 import type { Attributes, Model } from 'sequelize'
 import type { Condition, Operation } from './operation.js'
-import type { ConditionKind, JsonValue, Kind, Path, PathInput, PathOf } from './values.js'
+import type { ConditionKind, JsonValue, Kind, Matching, Path, PathInput, PathOf } from './values.js'
 
 type IsAny<T> = 0 extends 1 & T ? true : false
 
@@ -73,7 +73,7 @@ type ValueAt<D, K> = D extends unknown
 type Undeclared<D> = D extends object ? ([KeysOf<D>] extends [never] ? unknown : never) : never
 
 /** The keys of a document. */
-export type JsonKey<M extends Model, C extends JsonColumn<M>> = KeyOf<JsonDocument<M, C>>
+export type JsonKey<M extends Model, C extends JsonColumn<M>> = KeyOf<Exclude<JsonDocument<M, C>, readonly unknown[]>>
 
 /** The type of the value at a key of a document. */
 export type JsonKeyValue<M extends Model, C extends JsonColumn<M>, K extends JsonKey<M, C>> = Exclude<
@@ -95,17 +95,19 @@ type DeepReadonly<T> = T extends (...args: never[]) => unknown
 interface ReadonlyItems<I> extends ReadonlyArray<DeepReadonly<I>> {}
 
 /** The type of the value at a path; `never` if there is no such path. Not checked deeper than 5 keys. */
-type At<D, P extends readonly string[], Depth extends unknown[] = []> =
+type At<D, P extends Path, Depth extends unknown[] = []> =
   IsAny<D> extends true
     ? D
     : unknown extends D
       ? unknown
       : Depth['length'] extends 5
         ? unknown
-        : P extends readonly [infer K extends string, ...infer Rest extends readonly string[]]
-          ? K extends KeyOf<NonNullable<D>>
-            ? At<Exclude<ValueAt<NonNullable<D>, K>, undefined>, Rest, [...Depth, 0]>
-            : never
+        : P extends readonly [infer K, ...infer Rest extends Path]
+          ? K extends string
+            ? K extends KeyOf<Exclude<NonNullable<D>, readonly unknown[]>>
+              ? At<Exclude<ValueAt<NonNullable<D>, K>, undefined>, Rest, [...Depth, 0]>
+              : never
+            : At<Item<D>, Rest, [...Depth, 0]>
           : P extends readonly []
             ? D
             : unknown
@@ -153,7 +155,8 @@ type OperandAt<K extends Kind, T> = {
   append: DeepReadonly<Item<T>>
   prepend: DeepReadonly<Item<T>>
   addToSet: DeepReadonly<Item<T>>
-  pull: DeepReadonly<Item<T>>
+  pull: DeepReadonly<Item<T>> | Matching
+  replaceOrAppend: DeepReadonly<Item<T>>
   merge: DeepReadonly<Patch<NonNullable<T>>>
 }[K]
 
@@ -190,7 +193,7 @@ type FittingOperation<D, O> =
 type NoSuchPath<P> = `no such path: ${Shown<P>}`
 type Misfit<K extends string, P> = `${K} does not fit the type of the value at: ${Shown<P>}`
 type Shown<P> = P extends readonly [infer K, ...infer Rest]
-  ? `${K & string}${Rest extends readonly [] ? '' : `.${Shown<Rest>}`}`
+  ? `${K extends string | number ? K : 'matching(…)'}${Rest extends readonly [] ? '' : `.${Shown<Rest>}`}`
   : P extends readonly []
     ? '(the document)'
     : '…'
@@ -256,7 +259,7 @@ export type FittingColumns<M extends Model, I> = {
 }
 
 /** The path to another key of the same object. */
-type Sibling<P extends Path, K> = P extends readonly [...infer Parent extends string[], string]
+type Sibling<P extends Path, K> = P extends readonly [...infer Parent extends Path, string]
   ? readonly [...Parent, Extract<K, string>]
   : never
 

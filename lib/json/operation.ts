@@ -1,8 +1,19 @@
 import { usage } from '../errors/usage.js'
 import { jsonText, textWithInfinity } from './encode.js'
 import { scanJson } from './json-text.js'
+import { isMatching } from './matching.js'
 import { isObject } from './values.js'
-import type { BasicKind, ComparisonKind, ConditionKind, JsonValue, Kind, Path, PathInput, PathOf } from './values.js'
+import type {
+  BasicKind,
+  ComparisonKind,
+  ConditionKind,
+  JsonValue,
+  Kind,
+  Matching,
+  Path,
+  PathInput,
+  PathOf,
+} from './values.js'
 
 /**
  * A change at one path of a JSON document, as frozen data. Each dialect translates it to SQL; `apply` of semantics.ts
@@ -15,6 +26,10 @@ export interface Operation<K extends Kind = Kind, P extends Path = Path, V = unk
   readonly json: string
   /** Further paths of `remove`. */
   readonly more?: readonly Path[]
+  /** The elements that `pull` removes, in place of those that equal its operand. */
+  readonly matching?: Matching
+  /** The member by which `replaceOrAppend` finds an element. */
+  readonly key?: string
   /** The operand's type, for the compiler only. */
   readonly operand?: V
 }
@@ -33,16 +48,23 @@ export function operation<K extends Kind, const P extends PathInput, V>(
   return new MadeOperation(kind, pathOf(method, kind, path) as PathOf<P>, jsonText(method, value))
 }
 
-/** Only merges and assignments have the root as their path. */
-function pathOf(method: string, kind: Kind, path: PathInput): Path {
-  const mayBeRoot = kind === 'merge' || kind === 'assign'
-  return mayBeRoot && path.length === 0 && typeof path !== 'string' ? root : keysOf(method, path)
+/** The kinds of operations and conditions whose path may be the root: others would replace the document as a whole. */
+const rootKinds: ReadonlySet<Kind | ConditionKind> = new Set([
+  ...(['merge', 'assign', 'append', 'prepend', 'addToSet', 'pull', 'replaceOrAppend'] as const),
+  ...(['equals', 'contains', 'size'] as const),
+])
+
+function pathOf(method: string, kind: Kind | ConditionKind, path: PathInput): Path {
+  return rootKinds.has(kind) && Array.isArray(path) && path.length === 0 ? root : stepsOf(method, path)
 }
 
 /** Creates an operation of a save; its operand is a part of a document, in which a number may be too large. */
 export function savedOperation(kind: 'set' | 'append', path: Path, value: JsonValue): Operation {
   return new MadeOperation(kind, path, textWithInfinity(value)!)
 }
+
+/** The parts of an operation that only some kinds have. */
+type OwnParts = Pick<Operation, 'more' | 'matching' | 'key'>
 
 /** The class of every operation. Parsed JSON, such as a request body, cannot forge its private member. */
 class MadeOperation<K extends Kind, P extends Path, V> implements Operation<K, P, V> {
@@ -51,13 +73,15 @@ class MadeOperation<K extends Kind, P extends Path, V> implements Operation<K, P
   readonly path: P
   readonly json: string
   declare readonly more?: readonly Path[]
+  declare readonly matching?: Matching
+  declare readonly key?: string
   declare readonly operand?: V
 
-  constructor(kind: K, path: P, json: string, more: readonly Path[] = []) {
+  constructor(kind: K, path: P, json: string, own: OwnParts = {}) {
     this.kind = kind
     this.path = path
     this.json = json
-    if (more.length > 0) this.more = more
+    Object.assign(this, own)
     Object.freeze(this)
   }
 
@@ -73,11 +97,17 @@ export function isOperation(value: unknown): value is Operation {
 
 const root: Path = Object.freeze([])
 
-function keysOf(method: string, path: PathInput): Path {
-  const keys: readonly string[] = typeof path === 'string' ? [path] : path
-  if (!Array.isArray(keys) || !keys.every((key) => typeof key === 'string')) throw usage.path(method, path)
-  if (keys.length === 0) throw usage.emptyPath(method)
-  return Object.freeze([...keys])
+function isStep(value: unknown): value is Path[number] {
+  return typeof value === 'string' || typeof value === 'number' || isMatching(value)
+}
+
+function stepsOf(method: string, path: PathInput): Path {
+  const steps: unknown = typeof path === 'string' ? [path] : path
+  if (!Array.isArray(steps) || !steps.every(isStep)) throw usage.path(method, path)
+  const index = steps.find((step) => typeof step === 'number' && !Number.isSafeInteger(step))
+  if (index !== undefined) throw usage.index(method, index)
+  if (steps.length === 0) throw usage.emptyPath(method)
+  return Object.freeze([...steps])
 }
 
 /** Replaces the value at `path`; missing parents become objects. Like MongoDB's `$set`. */
@@ -121,15 +151,24 @@ export function remove<const P extends PathInput, const R extends readonly PathI
   path: P,
   ...more: R
 ): Operation<'remove', PathOf<P>, R extends readonly [] ? null : PathOf<R[number]>> {
-  const paths = more.map((each) => keysOf('remove', each))
-  return new MadeOperation('remove', keysOf('remove', path) as PathOf<P>, 'null', paths)
+  const paths = more.map((each) => stepsOf('remove', each))
+  return new MadeOperation(
+    'remove',
+    stepsOf('remove', path) as PathOf<P>,
+    'null',
+    paths.length > 0 ? { more: paths } : {},
+  )
 }
 
-/** Operations in place of those that stand for several: a `set` for each key of `assign`, a `remove` for each path. */
-export function expand(operations: readonly Operation[]): readonly BasicOperation[] {
-  return operations.flatMap((each): readonly BasicOperation[] => {
-    const { kind, path, json, more = [] } = each
-    if (kind !== 'assign') return [each as BasicOperation, ...more.map((other) => ({ kind, path: other, json }))]
+/**
+ * Operations in place of those that stand for others: a `set` for each key of `assign`, a `remove` for each path, and for a
+ * `pull` of matching elements.
+ */
+export function expand(operations: readonly Operation[]): readonly Operation[] {
+  return operations.flatMap((each): readonly Operation[] => {
+    const { kind, path, json, more = [], matching } = each
+    if (matching) return [{ kind: 'remove', path: [...path, matching], json: 'null' }]
+    if (kind !== 'assign') return [each, ...more.map((other) => ({ kind, path: other, json }))]
     const members = [...scanJson(json).members!]
     return members.map(([key, { start, end }]) => ({ kind: 'set', path: [...path, key], json: json.slice(start, end) }))
   })
@@ -145,6 +184,7 @@ export function rename<const P extends PathInput, const K extends string>(
 ): Operation<'rename', PathOf<P>, K> {
   if (typeof key !== 'string') throw usage.key('rename', key)
   const renamed = operation('rename', 'rename', path, key)
+  if (typeof renamed.path.at(-1) !== 'string') throw usage.renamedElement('rename', renamed.path)
   if (renamed.path.at(-1) === key) throw usage.sameKey('rename', key)
   return renamed
 }
@@ -197,9 +237,34 @@ export function addToSet<const P extends PathInput, const V>(path: P, item: V): 
   return operation('addToSet', 'addToSet', path, item)
 }
 
-/** Removes every item that equals `item` (in any key order) from the array at `path`. Like MongoDB's `$pull`. */
+/**
+ * Removes every item that equals `item` (in any key order), or every element that is {@link matching}, from the array at
+ * `path`. Like MongoDB's `$pull`.
+ *
+ * @example await order.updateJson('data', [pull('items', matching({ id: 7 }))])
+ */
 export function pull<const P extends PathInput, const V>(path: P, item: V): Operation<'pull', PathOf<P>, V> {
-  return operation('pull', 'pull', path, item)
+  if (!isMatching(item)) return operation('pull', 'pull', path, item)
+  return new MadeOperation('pull', pathOf('pull', 'pull', path) as PathOf<P>, item.json, { matching: item })
+}
+
+/**
+ * Replaces every element of the array at `path` whose member `key` equals that of `item`; if there is none, appends `item`. A
+ * missing array is empty.
+ *
+ * @throws {UsageError} `item` is not an object with the key
+ * @example await order.updateJson('data', [replaceOrAppend('items', 'id', { id: 7, name: 'Tea' })])
+ */
+export function replaceOrAppend<const P extends PathInput, const V extends object>(
+  path: P,
+  key: string,
+  item: V,
+): Operation<'replaceOrAppend', PathOf<P>, V> {
+  const method = 'replaceOrAppend'
+  if (typeof key !== 'string') throw usage.key(method, key)
+  const { kind, path: steps, json } = operation<typeof method, P, V>(method, method, path, item)
+  if (!scanJson(json).members?.has(key)) throw usage.identified(method, key, item)
+  return new MadeOperation(kind, steps, json, { key })
 }
 
 /** Merges `patch` into the value at `path`: objects key by key, null removes a key (RFC 7396, JSON Merge Patch). */
@@ -231,7 +296,7 @@ export function condition<K extends ConditionKind, const P extends PathInput, V>
   path: P,
   value: V,
 ): Condition<K, PathOf<P>, V> {
-  return new MadeCondition(kind, keysOf(method, path) as PathOf<P>, jsonText(method, value), false)
+  return new MadeCondition(kind, pathOf(method, kind, path) as PathOf<P>, jsonText(method, value), false)
 }
 
 /** The class of every condition, as {@link MadeOperation} is of every operation. */

@@ -1,22 +1,29 @@
 import { isDeepStrictEqual } from 'node:util'
+import { textWithInfinity } from './encode.js'
 import { compareNumbers, isSameScalar, parseJson, scanJson } from './json-text.js'
 import type { JsonNode } from './json-text.js'
-import type { BasicOperation, Condition, Operation } from './operation.js'
-import { isReadingOfText, isSameText } from './respell.js'
+import type { Condition, Operation } from './operation.js'
+import { isReadingOfText, isSameNode, isSameText } from './respell.js'
 import { isObject, jsonType } from './values.js'
-import type { ComparisonKind, JsonObject, JsonValue, Kind, Path } from './values.js'
+import type { BasicKind, ComparisonKind, ElementPath, JsonObject, JsonValue, Kind, Matching, Path } from './values.js'
 
-/** Whether a stored text meets a condition; numbers are compared by all their digits. */
+/**
+ * Whether a stored text meets a condition; numbers are compared by all their digits. Of several elements that its path finds,
+ * one must meet it.
+ */
 export function meets(condition: Condition, text: string): boolean {
-  return holds(condition, textAt(text, condition.path)) !== (condition.isNegated === true)
+  const found = [...placesOf(text, scanJson(text), condition.path)].flatMap(({ node }) => node ?? [])
+  const isMet =
+    condition.kind === 'absent'
+      ? found.length === 0
+      : found.some(({ start, end }) => holds(condition, text.slice(start, end)))
+  return isMet !== (condition.isNegated === true)
 }
 
-/** Whether the text at the path of a condition, `undefined` if there is none, meets it without its negation. */
-function holds({ kind, json, isLoaded }: Condition, stored: string | undefined): boolean {
-  if (kind === 'absent' || stored === undefined) return kind === 'absent' && stored === undefined
+/** Whether a stored text meets a condition without its negation. */
+function holds({ kind, json, isLoaded }: Condition, stored: string): boolean {
+  if (kind === 'exists' || kind === 'absent') return kind === 'exists'
   switch (kind) {
-    case 'exists':
-      return true
     case 'equals':
       return isSameText(stored, json) || (isLoaded === true && isReadingOfText(stored, parseJson(json)))
     case 'contains': {
@@ -58,11 +65,112 @@ function isOrdered(kind: ComparisonKind, stored: string, operand: string): boole
   return order === 0 ? operators[kind].endsWith('=') : order > 0 === operators[kind].startsWith('>')
 }
 
-/** The text of the value at a path of a JSON text; `undefined` if there is none. */
+/** The text of the first value at a path of a JSON text; `undefined` if there is none. */
 export function textAt(text: string, path: Path, root: JsonNode = scanJson(text)): string | undefined {
-  let node: JsonNode | undefined = root
-  for (const key of path) node = node?.members?.get(key)
+  const [{ node } = {}] = placesOf(text, root, path)
   return node && text.slice(node.start, node.end)
+}
+
+/** A place in a JSON text, or a missing one: a key that its object does not have. */
+interface FoundPlace {
+  readonly path: ElementPath
+  readonly node: JsonNode | undefined
+}
+
+/**
+ * The places of a path in a JSON text; none where an array does not have the element.
+ * @param onMiss called for a place that is an array without the element, or that has the wrong type, and the depth of the step
+ */
+function placesOf(
+  text: string,
+  root: JsonNode,
+  path: Path,
+  onMiss: (place: FoundPlace, depth: number) => void = () => undefined,
+): FoundPlace[] {
+  let places: FoundPlace[] = [{ path: [], node: root }]
+  for (const [depth, step] of path.entries()) {
+    places = places.flatMap((place) => {
+      const { node } = place
+      if (typeof step === 'string') {
+        if (node && !node.members) onMiss(place, depth)
+        return { path: [...place.path, step], node: node?.members?.get(step) }
+      }
+      const indexes = node?.items ? indexesOf(text, node.items, step) : []
+      if (indexes.length === 0) onMiss(place, depth)
+      return indexes.map((index) => ({ path: [...place.path, index], node: node!.items![index] }))
+    })
+  }
+  return places
+}
+
+/** The indexes of the stored elements that a step into an array finds. */
+function indexesOf(text: string, items: readonly JsonNode[], step: number | Matching): readonly number[] {
+  if (typeof step === 'number') return [step < 0 ? items.length + step : step].filter((index) => items[index])
+  const wanted = [...scanJson(step.json).members!]
+  const hasAll = ({ members }: JsonNode): boolean =>
+    wanted.every(([key, each]) => {
+      const own = members?.get(key)
+      return own !== undefined && isSameNode(text, own, step.json, each, isSameScalar)
+    })
+  return [...items.keys()].filter((index) => hasAll(items[index]!))
+}
+
+/** Whether a path goes into an array. */
+export function entersArray(path: Path): boolean {
+  return path.some((step) => typeof step !== 'string')
+}
+
+/** Whether the stored document decides at which paths an operation writes. */
+export function needsElements({ kind, path }: Operation): boolean {
+  return kind === 'replaceOrAppend' || entersArray(path)
+}
+
+/** A basic operation at one place of a stored document. */
+export type PlacedOperation = Operation<BasicKind, ElementPath>
+
+/** Where in a stored text an operation writes: the same change, with a path to each stored element; or why it cannot. */
+function place(operation: Operation, text: string, root: JsonNode): readonly PlacedOperation[] | Mismatch {
+  const { kind, path, json, key } = operation
+  if (!needsElements(operation)) return [operation as PlacedOperation]
+  let mismatch: Mismatch | undefined
+  const places = placesOf(text, root, path, ({ path: parent, node }, depth) => {
+    const found = node ? jsonType(parseJson(text.slice(node.start, node.end))) : 'null'
+    const type = typeof path[depth] === 'string' ? 'object' : 'array'
+    if (found !== type && found !== 'null') mismatch ??= { path: parent, needed: `an ${type}`, found }
+    // The others are not written either.
+    else if (type === 'array' && createsMissing(kind))
+      mismatch ??= { path: [...parent, path[depth]!], needed: 'an element', found: 'nothing' }
+  })
+  if (mismatch) return mismatch
+  if (key === undefined) return places.map((each) => ({ ...operation, path: each.path }) as PlacedOperation)
+  const by = scanJson(json).members!.get(key)!
+  const isSame = ({ members }: JsonNode): boolean => {
+    const own = members?.get(key)
+    return own !== undefined && isSameNode(text, own, json, by, isSameScalar)
+  }
+  return places.flatMap(({ path: at, node }): readonly PlacedOperation[] => {
+    const found = [...(node?.items ?? []).entries()].filter(([, item]) => isSame(item))
+    if (found.length === 0) return [{ kind: 'append', path: at, json: `[${json}]` }]
+    return found.map(([index]) => ({ kind: 'set', path: [...at, index], json }))
+  })
+}
+
+/**
+ * The operations with a path to each stored element, in an order in which none moves the element of another one; an operation
+ * that does not fit the document is left out.
+ */
+export function placed(operations: readonly Operation[], text: string): readonly PlacedOperation[] {
+  if (!operations.some(needsElements)) return operations as readonly PlacedOperation[]
+  const root = scanJson(text)
+  const all = operations.flatMap((each) => {
+    const found = place(each, text, root)
+    return 'needed' in found ? [] : found
+  })
+  const removedIndex = ({ kind, path }: PlacedOperation): number => {
+    const last = path.at(-1)
+    return kind === 'remove' && typeof last === 'number' ? last : Infinity
+  }
+  return all.sort((one, other) => removedIndex(other) - removedIndex(one) || 0)
 }
 
 /**
@@ -72,6 +180,7 @@ export function textAt(text: string, path: Path, root: JsonNode = scanJson(text)
  */
 export function inStoredSpelling(condition: Condition, text: string): Condition {
   const { kind, path, isNegated = false } = condition
+  if (entersArray(path)) return condition
   const stored = textAt(text, path)
   if (stored === undefined) return condition
   if (kind === 'equals' && !isNegated) return { ...condition, json: stored }
@@ -88,9 +197,10 @@ function isEqual(value: unknown, operand: unknown): boolean {
 /** The value at a path of a document; `undefined` if there is none. */
 export function valueAt(document: unknown, path: Path): unknown {
   let value = document
-  for (const key of path) {
-    if (!isObject(value) || !Object.hasOwn(value, key)) return undefined
-    value = value[key]
+  for (const step of path) {
+    if (typeof step === 'number' && Array.isArray(value)) value = value[step] as unknown
+    else if (typeof step === 'string' && isObject(value) && Object.hasOwn(value, step)) value = value[step]
+    else return undefined
   }
   return value
 }
@@ -98,7 +208,7 @@ export function valueAt(document: unknown, path: Path): unknown {
 /** A type mismatch between a stored value and an operation. */
 export interface Mismatch {
   readonly path: Path
-  readonly needed: 'an object' | 'a number' | 'an array'
+  readonly needed: 'an object' | 'a number' | 'an array' | 'an element'
   /** The stored type, as named by {@link jsonType}. */
   readonly found: string
 }
@@ -111,6 +221,7 @@ const needs: Partial<Record<Kind, readonly [type: 'number' | 'array', needed: Mi
   prepend: ['array', 'an array'],
   addToSet: ['array', 'an array'],
   pull: ['array', 'an array'],
+  replaceOrAppend: ['array', 'an array'],
 }
 
 /** Whether operations of a kind create a missing value and its parents; other kinds do not change the document then. */
@@ -118,18 +229,19 @@ export function createsMissing(kind: Kind): boolean {
   return kind !== 'remove' && kind !== 'rename' && kind !== 'pull'
 }
 
-/** Whether the result of operations of a kind depends on the numbers in the stored value. */
-export function computes(kind: Kind): boolean {
-  return ['increment', 'min', 'max', 'addToSet', 'pull'].includes(kind)
+/** Whether the result of an operation depends on the numbers in the stored value. */
+export function computes({ kind, path }: Operation): boolean {
+  const comparesMembers = path.some((step) => typeof step === 'object')
+  return comparesMembers || ['increment', 'min', 'max', 'addToSet', 'pull', 'replaceOrAppend'].includes(kind)
 }
 
-/** Whether NULL or JSON null becomes an object; other operations find nothing to change there. */
+/** Whether NULL or JSON null becomes a document; other operations find nothing to change there. */
 export function makesDocument(operations: readonly Operation[]): boolean {
   return operations.some(({ kind }) => createsMissing(kind))
 }
 
 /** The path of a value after its rename. */
-export function renamedPath({ path, json }: Operation): Path {
+export function renamedPath<P extends Path>({ path, json }: Operation<Kind, P>): (P[number] | string)[] {
   return [...path.slice(0, -1), JSON.parse(json) as string]
 }
 
@@ -138,27 +250,44 @@ export function neededType(kind: Kind): 'number' | 'array' | undefined {
   return needs[kind]?.[0]
 }
 
-/** Why `operation` cannot change `document`: a parent is an array or a scalar, or the value has the wrong type. */
-export function findMismatch({ kind, path }: Operation, document: unknown): Mismatch | undefined {
-  for (let depth = 0; depth === 0 || depth < path.length; depth++) {
+/** Why one of some operations cannot change a document, stored as `text`: a value has the wrong type, or is no element. */
+export function findMismatch(operations: readonly Operation[], document: unknown, text: string): Mismatch | undefined {
+  const root = operations.some(needsElements) ? scanJson(text) : undefined
+  for (const each of operations) {
+    const found = root ? place(each, text, root) : [each as PlacedOperation]
+    if ('needed' in found) return found
+    for (const one of found) {
+      const mismatch = mismatchOf(one, document)
+      if (mismatch) return mismatch
+    }
+  }
+  return undefined
+}
+
+/** Why an operation cannot change a document: a parent, or the value itself, has the wrong type. */
+function mismatchOf({ kind, path }: PlacedOperation, document: unknown): Mismatch | undefined {
+  for (const [depth, step] of path.entries()) {
     const parent = path.slice(0, depth)
     const found = jsonType(valueAt(document, parent))
-    if (found !== 'object' && found !== 'null') return { path: parent, needed: 'an object', found }
+    const type = typeof step === 'string' ? 'object' : 'array'
+    if (found !== type && found !== 'null') return { path: parent, needed: `an ${type}`, found }
   }
-  const need = needs[kind]
+  const isRoot = path.length === 0
+  const need = needs[kind] ?? (isRoot ? (['object', 'an object'] as const) : undefined)
   const value = valueAt(document, path)
-  if (!need || value === undefined || jsonType(value) === need[0]) return undefined
+  if (!need || value === undefined || (isRoot && value === null) || jsonType(value) === need[0]) return undefined
   return { path, needed: need[1], found: jsonType(value) }
 }
 
 /**
  * The document after `operation`. The SQL of every dialect must have the same result. NULL and JSON null, as document or
- * as parent, count as an empty object. Does not modify its argument. Call {@link findMismatch} first.
+ * as parent, count as empty. Does not modify its argument. The operation must fit the document.
  */
-function apply(operation: Operation, document: unknown): JsonValue {
-  const { kind, path, json } = operation as BasicOperation
+function apply(operation: PlacedOperation, document: unknown): JsonValue {
+  const { kind, path, json } = operation
   const operand = parseJson(json)
-  const value = valueAt(document, path) as JsonValue | undefined
+  const stored = valueAt(document, path) as JsonValue | undefined
+  const value = path.length === 0 ? (stored ?? undefined) : stored
   if (value === undefined && !createsMissing(kind)) return document as JsonValue
   const items = (value ?? []) as readonly JsonValue[]
   switch (kind) {
@@ -192,9 +321,15 @@ function apply(operation: Operation, document: unknown): JsonValue {
   }
 }
 
-function setAt(document: unknown, path: Path, value: JsonValue | undefined): JsonValue {
+function setAt(document: unknown, path: ElementPath, value: JsonValue | undefined): JsonValue {
   const [key, ...rest] = path
   if (key === undefined) return value ?? null
+  if (typeof key === 'number') {
+    const items = [...(document as readonly JsonValue[])]
+    const item = rest.length > 0 ? setAt(items[key], rest, value) : value
+    items.splice(key, 1, ...(item === undefined ? [] : [item]))
+    return items
+  }
   const object = (document ?? {}) as JsonObject
   if (rest.length > 0) value = setAt(Object.hasOwn(object, key) ? object[key] : undefined, rest, value)
   if (value !== undefined) return { ...object, [key]: value }
@@ -214,5 +349,9 @@ function mergePatch(target: JsonValue | undefined, patch: JsonValue): JsonValue 
 
 /** The document after all of `operations`; an operation that does not match the document is skipped. */
 export function applyAll(operations: readonly Operation[], document: unknown): unknown {
-  return operations.reduce((before, each) => (findMismatch(each, before) ? before : apply(each, before)), document)
+  const text = operations.some(needsElements) ? (textWithInfinity(document) ?? 'null') : ''
+  return placed(operations, text).reduce(
+    (before, each) => (mismatchOf(each, before) ? before : apply(each, before)),
+    document,
+  )
 }

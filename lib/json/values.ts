@@ -6,8 +6,22 @@ export interface JsonObject {
   readonly [key: string]: JsonValue
 }
 
-/** Object keys from the root of a document, each literal: `['steps', 'a.b']` are two. Array elements have no path. */
-export type Path = readonly string[]
+/** The elements of an array that are objects with certain members: see the function `matching`. */
+export interface Matching<V = unknown> {
+  /** The JSON text of the members. */
+  readonly json: string
+  /** The type of the members, for the compiler only. */
+  readonly members?: V
+}
+
+/**
+ * Steps from the root of a document: a string is a literal object key (`['steps', 'a.b']` are two), a number is the index of an
+ * array element (-1 is the last), and a {@link Matching} is every element with its members. The path `[]` is the root.
+ */
+export type Path = readonly (string | number | Matching)[]
+
+/** A {@link Path} whose elements were looked up: every number is the index of a stored element. */
+export type ElementPath = readonly (string | number)[]
 
 /** A path as an argument; a bare string is one literal key, never a dotted path. */
 export type PathInput = string | Path
@@ -16,9 +30,9 @@ export type PathInput = string | Path
 export type PathOf<P extends PathInput> = P extends string ? readonly [P] : P
 
 /** The kinds of operations; each has a constructor of the same name. */
-export type Kind = BasicKind | 'assign'
+export type Kind = BasicKind | 'assign' | 'replaceOrAppend'
 
-/** The kinds of operations that do not stand for several. */
+/** The kinds of operations that do not stand for others. */
 export type BasicKind =
   | 'set'
   | 'setIfAbsent'

@@ -268,7 +268,7 @@ export class RowState {
     const stored = this.#storedValue(column)
     if (!stored) return true
     if (hasFindHooks(modelOf(this.#row))) return false
-    if (!operations.some(({ kind }) => computes(kind))) return true
+    if (!operations.some(computes)) return true
     const before = stored.text === 'undefined' ? null : parseJson(stored.text)
     return stored.spelling === undefined && isPlain(stored.text) && isPlain(jsonOf(applyAll(operations, before)))
   }

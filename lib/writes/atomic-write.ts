@@ -3,10 +3,11 @@ import { connectorOf } from '../dialects/connector.js'
 import type { UpdateVariant } from '../dialects/dialect.js'
 import { refuseClampedSum, refuseTooLarge, refuseTooManyBinds, refuseUnsupported } from '../dialects/limits.js'
 import { checkOptions } from '../errors/check-options.js'
-import { ConditionNotMetError, JsonShapeError, UnsupportedValueError } from '../errors/errors.js'
+import { ConditionNotMetError, JsonShapeError, mismatchError, UnsupportedValueError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { isCondition } from '../json/operation.js'
 import type { Operation } from '../json/operation.js'
+import { needsElements } from '../json/semantics.js'
 import type { JsonValue } from '../json/values.js'
 import { readRow, rowSelection, selectRow } from '../rows/read-row.js'
 import { conditionSql } from '../rows/row-conditions.js'
@@ -188,11 +189,18 @@ async function sendBatched(
   })
 }
 
-/** Conditions, an answer, a log function and retry callbacks belong to one call, which is then sent alone. */
+/** Steps into arrays, conditions, an answer, a log function and retry callbacks belong to one call, which is then sent alone. */
 function batchKey({ documents, answer }: AtomicWrite, { logging, retry }: WriteOptions): string | undefined {
   const hasConditions = documents.some(({ conditions }) => conditions.length > 0)
+  // The elements that a call finds depend on the calls before it.
+  const findsElements = documents.some(({ operations }) => operations.some(needsElements))
   const isAlone =
-    hasConditions || answer !== 'nothing' || typeof logging === 'function' || retry?.signal || retry?.onRetry
+    hasConditions ||
+    findsElements ||
+    answer !== 'nothing' ||
+    typeof logging === 'function' ||
+    retry?.signal ||
+    retry?.onRetry
   return isAlone ? undefined : JSON.stringify({ ...retry, logging })
 }
 
@@ -238,7 +246,7 @@ async function updateRow(call: Call, write: AtomicWrite, context: QueryContext):
     },
     refusal: ({ column }, reason) =>
       'needed' in reason
-        ? new JsonShapeError(method, row.facts, column, reason)
+        ? mismatchError(method, row.facts, column, reason)
         : new ConditionNotMetError(method, row.facts, column, reason),
   })
   if ('answer' in outcome) return outcome.answer

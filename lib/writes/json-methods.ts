@@ -85,8 +85,8 @@ export async function mergeJsonKey(
 /**
  * Changes a document by several operations in one atomic statement: all of them, or none.
  *
- * One UPDATE without an earlier read, or, for more than 32 keys on MariaDB and 64 on SQLite, a locking read and an UPDATE in
- * one transaction: concurrent calls for different paths never lose an update, and counters, arrays
+ * One UPDATE without an earlier read, or, for more than 32 keys on MariaDB and 64 on SQLite, and for paths into arrays, a locking
+ * read and an UPDATE in one transaction: concurrent calls for different paths never lose an update, and counters, arrays
  * and sets are exact under concurrent writers. Missing parents become objects. The paths must not overlap. Sends, on
  * MySQL, for example for `[increment('attempts'), append('log', 'started')]`:
  *
@@ -96,9 +96,11 @@ export async function mergeJsonKey(
  * The last part of the WHERE clause checks that each operation fits the stored value.
  *
  * @param operations {@link set}, {@link assign}, {@link setIfAbsent}, {@link remove}, {@link rename}, {@link increment}, {@link min},
- *   {@link max}, {@link append}, {@link prepend}, {@link addToSet}, {@link pull}, {@link merge}
+ *   {@link max}, {@link append}, {@link prepend}, {@link addToSet}, {@link pull}, {@link replaceOrAppend}, {@link merge}
  * @returns as {@link mergeJsonKey}
  * @throws the errors of {@link mergeJsonKey}; {@link JsonShapeError} also if an operation needs a number or an array
+ * @throws {ElementNotFoundError} the stored array has no element at an index, or none that is {@link matching}; nothing was
+ *   written
  * @example
  *     await run.updateJson('progress', [increment(['steps', 'done']), append('log', 'step_a'), addToSet('tags', 'fast')])
  * @see https://dev.mysql.com/doc/refman/9.7/en/json-modification-functions.html

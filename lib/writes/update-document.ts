@@ -17,8 +17,8 @@ import {
 } from '../errors/errors.js'
 import { changesNothing, textAfterOperations, countKeys } from '../json/change-text.js'
 import { parseJson, tryParseJson, withRightKeys } from '../json/json-text.js'
-import type { Condition } from '../json/operation.js'
-import { findMismatch, inStoredSpelling, meets } from '../json/semantics.js'
+import type { Condition, Operation } from '../json/operation.js'
+import { entersArray, findMismatch, inStoredSpelling, meets, needsElements } from '../json/semantics.js'
 import type { Mismatch } from '../json/semantics.js'
 import { jsonType } from '../json/values.js'
 import type { JsonValue } from '../json/values.js'
@@ -172,9 +172,20 @@ function toWriteError(
   return UnsupportedValueError.inStoredDocument(method, facts, unread.column, what, error)
 }
 
-/** Whether a document is read and written as a whole, since the database would scan it for each key of the change. */
-export function isReadFirst({ operations }: Change, { maxComputedKeys }: Dialect): boolean {
-  return maxComputedKeys !== undefined && countKeys(operations) > maxComputedKeys
+/**
+ * Whether a document is read and written as a whole: the database would scan it for each key of the change, or the stored
+ * elements of its arrays decide where the change writes.
+ */
+export function isReadFirst({ operations, conditions }: Change, { maxComputedKeys = Infinity }: Dialect): boolean {
+  return (
+    operations.some((each) => needsElements(each) || isOfRootArray(each)) ||
+    conditions.some(({ path, isLoaded }) => entersArray(path) || (path.length === 0 && !isLoaded)) ||
+    (maxComputedKeys < Infinity && countKeys(operations) > maxComputedKeys)
+  )
+}
+
+function isOfRootArray({ kind, path }: Operation): boolean {
+  return path.length === 0 && kind !== 'merge'
 }
 
 const noDocuments: ReadonlyMap<DocumentChange, UpdateVariant> = new Map()
@@ -196,7 +207,10 @@ async function wholeDocuments(
     const stored = await readDocument(call, ref, each, context)
     if (reasonAgainst(each, stored) || findInexactSum(each, stored.text, dialect)) return undefined
     const text = textAfterOperations(stored.text, each.operations)
-    whole.set(each, (_change, { sql }, bind) => ({ document: text === stored.text ? sql : bind(text), guard: '1 = 1' }))
+    whole.set(each, (_change, { sql }, bind) => ({
+      document: text === stored.text ? sql : dialect.document(bind(text)),
+      guard: '1 = 1',
+    }))
   }
   return whole
 }
@@ -236,7 +250,7 @@ function variantsOf(
 
 /** Whether the whole document is replaced, on the condition that it is a known one. */
 function isReplacedAsWhole({ operations, conditions }: Change): boolean {
-  return operations.length === 0 && conditions.some(({ path }) => path.length === 0)
+  return operations.length === 0 && conditions.some(({ path, isLoaded }) => path.length === 0 && isLoaded)
 }
 
 /**
@@ -275,13 +289,20 @@ function reasonAgainst(
   { operations, conditions }: Change,
   { text, document }: StoredDocument,
 ): Mismatch | Condition | undefined {
-  const mismatch = operations.map((each) => findMismatch(each, document)).find((each) => each !== undefined)
+  const mismatch = findMismatch(operations, document, text) ?? rootMismatch(conditions, jsonType(document))
   if (mismatch) return mismatch
-  // A condition on a part of a document needs an object, as an operation does.
-  const found = jsonType(document)
-  const isOfPart = conditions.some(({ path }) => path.length > 0)
-  if (isOfPart && found !== 'object' && found !== 'null') return { path: [], needed: 'an object', found }
   return conditions.find((each) => !meets(each, text))
+}
+
+/** A condition on a part of a document needs the type of document that has such parts, as an operation does. */
+function rootMismatch(conditions: Change['conditions'], found: string): Mismatch | undefined {
+  if (found === 'null') return undefined
+  const types = conditions.flatMap(({ path: [first] }) => {
+    if (first === undefined) return []
+    return typeof first === 'string' ? (['object'] as const) : (['array'] as const)
+  })
+  const type = types.find((each) => each !== found)
+  return type && { path: [], needed: `an ${type}`, found }
 }
 
 /** Whether the stored documents already equal the result of the UPDATE; false for a document that is replaced. */

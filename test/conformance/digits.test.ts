@@ -9,10 +9,13 @@ import {
   increment,
   lock,
   lossless,
+  matching,
   max,
   mergeJsonKey,
   min,
   pull,
+  remove,
+  replaceOrAppend,
   set,
   setIfAbsent,
   StaleRowError,
@@ -112,6 +115,21 @@ const confusable: readonly (readonly [title: string, members: string, isWritten:
       Object.defineProperty(listOf(document, name)[0], name('__proto__'), value)
     },
   ],
+]
+
+const long = 12345678901234567890n
+
+/** A document with long numbers beside array elements; its number of 20 digits is `n`, the next one `m`. */
+const elements = '{"list":[{"id":n,"k":1},{"id":m,"k":2}],"n":n}'
+
+/** Operations on those elements, and what they leave of the document. */
+const elementWrites: readonly (readonly [operation: Operation, after: string])[] = [
+  [set(['list', 0, 'k'], true), '{"list":[{"id":n,"k":true},{"id":m,"k":2}],"n":n}'],
+  [set(['list', matching({ id: long }), 'k'], 3), '{"list":[{"id":n,"k":3},{"id":m,"k":2}],"n":n}'],
+  [remove(['list', matching({ id: long + 1n })]), '{"list":[{"id":n,"k":1}],"n":n}'],
+  [pull('list', matching({ id: long })), '{"list":[{"id":m,"k":2}],"n":n}'],
+  [replaceOrAppend('list', 'k', { k: 2 }), '{"list":[{"id":n,"k":1},{"k":2}],"n":n}'],
+  [append(['list', -1, 'more'], 0), '{"list":[{"id":n,"k":1},{"id":m,"k":2,"more":[0]}],"n":n}'],
 ]
 
 const digits = (min: number, max: number): fc.Arbitrary<string> =>
@@ -389,6 +407,21 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
         else expect(outcome, title).to.equal('written')
         expect(JSON.parse((await storedText(Runs, run.id))!), title).to.deep.equal(JSON.parse(after ?? text))
       }
+    }
+  })
+
+  it(`stays as it is beside ${elementWrites.length} writes to array elements, in the row and in its locked instance`, async () => {
+    const textOf = (template: string): string =>
+      template.replace(/\bn\b(?!")/g, `${long}`).replace(/\bm\b/g, `${long + 1n}`)
+    for (const [operation, after] of elementWrites) {
+      await storeText(Runs, run.id, textOf(elements))
+      await withLock([Runs, run.id], async (locked) => {
+        await locked.updateJson('progress', [operation] as never)
+        await locked.update({ progress: { ...locked.progress, saved: true } })
+      })
+      const stored = await storedText(Runs, run.id)
+      const wanted = textOf(after.replace(/}$/, ',"saved":true}'))
+      expect(exact(stored!), operation.kind).to.deep.equal(exact(wanted))
     }
   })
 

@@ -25,6 +25,7 @@ import {
   pull,
   remove,
   rename,
+  replaceOrAppend,
   RowNotFoundError,
   set,
   setIfAbsent,
@@ -71,15 +72,21 @@ const kinds: Readonly<
   prepend: (path, { text, key }) => [prepend(path, { [key]: text }), [text]],
   addToSet: (path, { text, key }) => [addToSet(path, { [key]: text, other: 1 }), [text, { other: 1, [key]: text }]],
   pull: (path, { text, key }) => [pull(path, { [key]: text }), [text, { [key]: text }, 'rest', { [key]: text }]],
+  replaceOrAppend: (path, { text, key }) => [
+    replaceOrAppend(path, key, { [key]: text, other: text }),
+    [text, { other: 1, [key]: text }],
+  ],
   merge: (path, { text, key }) => [merge(path, { [key]: { [key]: text }, gone: null }), { [key]: text, gone: 1 }],
 }
 
 /** A document, and operations that fit it. */
 type Case = readonly [start: Progress | null, operations: readonly Operation[]]
 
-/** Every kind of operation in one statement. */
+/** Every kind of operation in one statement, except that which the document is read for. */
 function together(sample: Sample): Case[] {
-  const each = Object.entries(kinds).map(([kind, make]) => [kind, ...make([kind, sample.key], sample)] as const)
+  const each = Object.entries(kinds)
+    .filter(([kind]) => kind !== 'replaceOrAppend')
+    .map(([kind, make]) => [kind, ...make([kind, sample.key], sample)] as const)
   const operations = each.map(([, operation]) => operation)
   return [
     [null, operations],

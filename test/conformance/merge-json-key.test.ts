@@ -121,7 +121,9 @@ eachDatabase('mergeJsonKey', (database) => {
           if (typeof after === 'string') {
             const error = await rejection(call, JsonShapeError)
             expect(error).to.include({ code: 'JSON_SHAPE', column: 'progress', found: after, model: 'WorkflowRun' })
-            expect(error.message).to.include(`WorkflowRun id=${run.id} holds`).and.include('withLock')
+            expect(error.message)
+              .to.include(`WorkflowRun id=${run.id} holds`)
+              .and.include(after === 'array' ? 'append([], item)' : 'withLock')
             expect(await stored(run.id)).to.deep.equal(JSON.parse(text!))
           } else {
             expect(await call).to.deep.equal(returning ? after : undefined)

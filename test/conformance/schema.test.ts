@@ -16,6 +16,7 @@ import {
   pull,
   remove,
   rename,
+  replaceOrAppend,
   set,
   setIfAbsent,
   updateJson,
@@ -150,6 +151,7 @@ const operations: Readonly<Record<Operation['kind'], readonly [allowed: Operatio
   prepend: [prepend('tags', 'first'), prepend('tags', 'one too many')],
   addToSet: [addToSet('tags', 'new'), addToSet('tags', 'one too many')],
   pull: [pull(['inner', 'list'], 'x'), pull('tags', 'x')],
+  replaceOrAppend: [replaceOrAppend(['inner', 'list'], 'id', { id: 1 }), replaceOrAppend('banned', 'id', { id: 1 })],
   merge: [merge([], { state: 'merged', total: 8, tags: ['c'] }), merge([], { state: null })],
 }
 

@@ -13,12 +13,14 @@ import {
   compareAndSetJson,
   ConditionNotMetError,
   contains,
+  ElementNotFoundError,
   equals,
   exists,
   greaterThan,
   increment,
   JsonShapeError,
   lessThan,
+  matching,
   max,
   merge,
   mergeJson,
@@ -29,6 +31,7 @@ import {
   pull,
   remove,
   rename,
+  replaceOrAppend,
   RowNotFoundError,
   set,
   setIfAbsent,
@@ -37,12 +40,12 @@ import {
   updateJson,
   UsageError,
 } from 'sequelize-lossless'
-import type { Condition, Operation } from 'sequelize-lossless'
+import type { Condition, Operation, Path } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { outcomeOf, rejection } from '../rejection.js'
 import { createRuns, defineRuns, documentText, storedText, storeText } from '../workflow-run.js'
 import type { Progress, WorkflowRun } from '../workflow-run.js'
-import { expected, isMet } from './expected.js'
+import { expected, isMet, noElement } from './expected.js'
 
 /** Documents as text, since JavaScript has no NULL beside JSON null. */
 const documents: readonly (string | null)[] = [
@@ -134,6 +137,69 @@ const lists: readonly (readonly Operation[])[] = [
   [append('log', 'x', ['y'], { z: null }), append(['a', 'b'], null, 1)],
   [append(['log'], 'x'), addToSet(['tags'], 'y'), increment(['n'], 2), setIfAbsent(['first'], 'z')],
   [merge(['a'], { x: 1, b: null }), merge(['m'], { y: { z: null, w: 1 } }), set(['b'], [1])],
+]
+
+/** Documents with arrays of objects, for paths into arrays. */
+const arrayDocuments: readonly (string | null)[] = [
+  ...[null, 'null', '{}', '[]', '5', '{"a":null}', '{"a":{"0":[]}}', '[[1,2],["x"]]'],
+  '[{"id":1,"a":{"b":[1]}},{"id":2,"a":null,"n":1},null,"x",{"id":1.0,"n":2.5}]',
+  '{"a":[{"id":1,"é\\"":[1]},{"n":1,"id":2},null,[1],{"id":1e0,"n":4,"a":{"id":1}}],"z":12345678901234567890}',
+  '{"a":[{"id":{"y":[2],"x":1},"a":"x"},{"\\\\":"\\u0061","id":null,"a":[{"id":3}]}]}',
+]
+
+const elementPaths: readonly Path[] = [
+  ...[
+    ['a', 0],
+    ['a', -1],
+    ['a', 7],
+    ['a', 0, 'n'],
+    ['a', -2, 'a', 'b'],
+    ['a', matching({ id: 1 })],
+  ],
+  ...[
+    ['a', matching({ id: 1 }), 'n'],
+    ['a', matching({ id: 2, n: 1 }), 'a'],
+    ['a', matching({ id: null }), 'a', 0],
+  ],
+  ...[
+    ['a', matching({ id: { x: 1, y: [2] } }), 'a'],
+    ['a', matching({ '\\': 'a' }), 'x"'],
+    ['a', 0, 0],
+  ],
+  ...[[0], [-1, 'n'], [matching({ id: 1 }), 'a', 'b'], [0, 0]],
+]
+
+/** Every kind of operation through array elements and at a root that is an array, and lists of them. */
+const arrayLists: readonly (readonly Operation[])[] = [
+  ...elementPaths.flatMap((path): (readonly Operation[])[] => [
+    [set(path, [null])],
+    [remove(path)],
+    [increment(path, 2)],
+    [assign(path, { n: null, é: 1 })],
+    [merge(path, { n: null, a: { b: 1 } })],
+  ]),
+  ...[[], ['a'], ['a', 0], [0, 'a', 'b']].flatMap((path): (readonly Operation[])[] => [
+    [append(path, 1, [2])],
+    [prepend(path, { id: 1 })],
+    [addToSet(path, { n: 1, id: 2 })],
+    [pull(path, null)],
+    [pull(path, matching({ id: 1 }))],
+    [replaceOrAppend(path, 'id', { id: 1, by: null })],
+    [replaceOrAppend(path, 'id', { id: { y: [2], x: 1 } })],
+  ]),
+  [setIfAbsent(['a', 0], 1), min(['a', 1, 'id'], 0), rename(['a', 4, 'n'], 'm'), max('n', 1)],
+  [
+    set(['a', matching({ id: 1 }), 'n'], 1),
+    set(['a', matching({ id: 1 }), 'm'], 2),
+    remove(['a', matching({ id: 2 })]),
+  ],
+  [remove(['a', matching({ id: 1 })], ['a', matching({ id: 2 })]), append('log', 'x')],
+  [replaceOrAppend('a', 'id', { id: 2 }), append('b', 1)],
+]
+
+const arrayConditions: readonly Condition[] = [
+  ...elementPaths.flatMap((path) => [exists(path), equals(path, 1), greaterThan(path, 1), contains(path, 1)]),
+  ...[contains([], null), equals([], []), size([], { atLeast: 1 }), absent(['a', matching({ id: 2 })])],
 ]
 
 /** Numbers in ascending order, each with other spellings of it. */
@@ -276,8 +342,12 @@ eachDatabase('updateJson', (database) => {
     }
   }
 
-  /** What the SQL of operation lists does to documents, where it is not what the lists mean. */
-  async function mismatches(connection: Sequelize, texts: readonly (string | null)[]): Promise<unknown[]> {
+  /** What operation lists do to documents, where it is not what the lists mean. */
+  async function mismatches(
+    connection: Sequelize,
+    texts: readonly (string | null)[],
+    lists: readonly (readonly Operation[])[],
+  ): Promise<unknown[]> {
     const Own = defineRuns(connection)
     const writeAll = await rowsWith(texts)
     const found: unknown[] = []
@@ -293,9 +363,11 @@ eachDatabase('updateJson', (database) => {
       for (const [index, { text, before, outcome, after }] of all.entries()) {
         count++
         const wanted = expected(operations, before)
-        const isTold = wanted === undefined ? outcome instanceof JsonShapeError : outcome === 'written'
+        const isRefused = wanted === undefined || wanted === noElement
+        const refusal = wanted === undefined ? JsonShapeError : ElementNotFoundError
+        const isTold = isRefused ? outcome instanceof refusal : outcome === 'written'
         const areAs = [after, documentsInMemory[index]].every((each) =>
-          isDeepStrictEqual(each, wanted === undefined ? before : wanted),
+          isDeepStrictEqual(each, isRefused ? before : wanted),
         )
         if (isTold && areAs) continue
         found.push({ text, operations, wanted, after, inMemory: documentsInMemory[index], outcome: String(outcome) })
@@ -310,14 +382,20 @@ eachDatabase('updateJson', (database) => {
   const used = isOtherWay ? documents.filter((_document, index) => index % 4 === 0) : documents
 
   it(`means what its operations mean, on ${used.length} documents × ${lists.length} lists`, async () => {
-    expect(await mismatches(sequelize, used)).to.deep.equal([])
+    expect(await mismatches(sequelize, used, lists)).to.deep.equal([])
+  })
+
+  const usedArrays = isOtherWay ? arrayDocuments.slice(-2) : arrayDocuments
+
+  it(`means what its operations mean in arrays, on ${usedArrays.length} documents × ${arrayLists.length} lists`, async () => {
+    expect(await mismatches(sequelize, usedArrays, arrayLists)).to.deep.equal([])
   })
 
   if (database.name === 'mariadb' || database.name === 'mysql') {
     it('means the same where sql_mode is not strict, and functions answer NULL instead of an error', async () => {
       const { sequelize: loose } = database.connect({ pool: { max: 1 } })
       await loose.query(`SET SESSION sql_mode = ''`)
-      expect(await mismatches(loose, used.slice(-8))).to.deep.equal([])
+      expect(await mismatches(loose, used.slice(-8), lists)).to.deep.equal([])
     })
   }
 
@@ -333,10 +411,10 @@ eachDatabase('updateJson', (database) => {
       absent(path),
     ])
     const wrong: unknown[] = []
-    const writeAll = await rowsWith(documents.filter((each) => expected([], JSON.parse(each ?? 'null')) !== undefined))
+    const writeAll = await rowsWith(documents.filter((each) => expected([set('x', 1)], JSON.parse(each ?? 'null'))))
     const check = async (listFor: (before: Progress | null) => readonly Condition[]): Promise<void> => {
       const all = await writeAll((id, before) =>
-        updateJson([Runs, id], 'progress', [set('probe', 1)], { if: listFor(before) }),
+        updateJson([Runs, id], 'progress', [set('probe', 1)] as never, { if: listFor(before) as never }),
       )
       for (const { text, before, outcome, after } of all) {
         const unmet = listFor(before).find((each) => !isMet(each, before))
@@ -353,6 +431,55 @@ eachDatabase('updateJson', (database) => {
     for (const each of conditions.filter((_condition, index) => index % 15 === 0)) {
       await check(() => [each])
       await check(() => [not(each)])
+    }
+    expect(wrong.slice(0, 3)).to.deep.equal([])
+  })
+
+  for (const coalesce of [false, true]) {
+    it(`loses no edit of ${coalesce ? 'coalesced ' : ''}callers of different elements, beside a merged key and an append`, async () => {
+      const ids = Array.from({ length: 8 }, (_, id) => id)
+      const { id } = await Runs.create({ progress: { list: ids.map((id) => ({ id, n: 0 })) } })
+      const write = (operation: Operation): Promise<unknown> =>
+        updateJson([Runs, id], 'progress', [operation] as never, { coalesce })
+      await Promise.all([
+        ...ids.map((each) => write(increment(['list', matching({ id: each }), 'n']))),
+        ...ids.map((each) => write(replaceOrAppend('list', 'id', { id: `new ${each}` }))),
+        ...ids.map((each) => write(increment(['list', each, 'n']))),
+        mergeJsonKey([Runs, id], 'progress', 'key', 1, { coalesce }),
+        write(append('list', 'last')),
+      ])
+      const { list, key } = (await stored(id)) as { list: unknown[]; key: unknown }
+      expect(list.slice(0, 8)).to.deep.equal(ids.map((id) => ({ id, n: 2 })))
+      expect(list.slice(8)).to.have.deep.members([...ids.map((each) => ({ id: `new ${each}` })), 'last'])
+      expect(key).to.equal(1)
+    })
+  }
+
+  it(`writes if its ${arrayConditions.length} conditions on elements are met, and only then`, async () => {
+    const wrong: unknown[] = []
+    const writeAll = await rowsWith(usedArrays)
+    for (const isMetBy of [
+      (each: Condition) => each,
+      (each: Condition, index: number) => (index === 9 ? not(each) : each),
+    ]) {
+      const listFor = (before: unknown): readonly Condition[] =>
+        arrayConditions
+          .filter(({ path: [first] }) => first === undefined || (typeof first === 'string') === !Array.isArray(before))
+          .map((each) => (isMet(each, before) ? each : not(each)))
+          .map(isMetBy)
+      const all = await writeAll((id, before) =>
+        updateJson([Runs, id], 'progress', [remove(Array.isArray(before) ? [0] : 'z')] as never, {
+          if: listFor(before) as never,
+        }),
+      )
+      for (const { text, before, outcome, after } of all) {
+        const isRefused = expected([remove('z')], before) === undefined && !Array.isArray(before)
+        if (isRefused) continue
+        const unmet = listFor(before).find((each) => !isMet(each, before))
+        const wanted = unmet ? before : expected([remove(Array.isArray(before) ? [0] : 'z')], before)
+        const isTold = unmet ? outcome instanceof ConditionNotMetError : outcome === 'written'
+        if (!isTold || !isDeepStrictEqual(after, wanted)) wrong.push({ text, unmet, outcome: String(outcome), after })
+      }
     }
     expect(wrong.slice(0, 3)).to.deep.equal([])
   })
@@ -899,7 +1026,51 @@ eachDatabase('updateJson', (database) => {
       ],
       'a path inside another': [() => run.updateJson('progress', [set(['a', 'b'], 1), remove('a')]), /overlap/],
       'a merge of the root beside others': [() => run.updateJson('progress', [merge([], {}), set('a', 1)]), /overlap/],
-      'an index in a path': [() => set(['a', 0] as never, 1), /set: expected a path to be a key or an array of keys/],
+      'a step that is none': [
+        () => set(['a', true] as never, 1),
+        /set: expected a path to be a key, or an array of keys/,
+      ],
+      'a copy of a matching step': [
+        () => set(['a', { ...matching({ id: 1 }) }], 1),
+        /set: .* from another source, such as a request body, is not a step/,
+      ],
+      'an index that is no whole number': [() => set(['a', 0.5], 1), /set: expected the index .* got 0\.5 \(number\)/],
+      'an index past 2^53': [() => remove(['a', 2 ** 53]), /remove: expected the index/],
+      'nothing to match': [() => matching({}), /matching: expected an object with at least one key/],
+      'a value to match': [() => matching(7 as never), /matching: expected an object .* got 7 \(number\)/],
+      'undefined to match': [() => matching({ id: undefined }), /matching: the value at "id" is undefined/],
+      'an element that is renamed': [() => rename(['a', 0], 'b'), /\["a",0\] ends at an array element/],
+      'an item without its key': [() => replaceOrAppend('a', 'id', { n: 1 }), /with the key "id"/],
+      'a key of an item that is none': [
+        () => replaceOrAppend('a', 5 as never, { n: 1 }),
+        /expected a key to be a string/,
+      ],
+      'an index that may be another': [
+        () => run.updateJson('progress', [set(['a', 0], 1), set(['a', -1], 2)]),
+        /\["a",0\] and \["a",-1\] overlap, or may be of the same array element/,
+      ],
+      'an index that may match': [
+        () => run.updateJson('progress', [set(['a', 0, 'n'], 1), set(['a', matching({ id: 1 }), 'm'], 2)]),
+        /\["a",0,"n"\] and \["a",matching\(\{"id":1\}\),"m"\] overlap/,
+      ],
+      'two matching steps that may meet': [
+        () => run.updateJson('progress', [remove(['a', matching({ id: 1 })]), set(['a', matching({ n: 1 }), 'm'], 2)]),
+        /overlap/,
+      ],
+      'the same matching step twice': [
+        () =>
+          run.updateJson('progress', [
+            set(['a', matching({ n: { x: 1, y: 2 } })], 1),
+            pull('a', matching({ n: { y: 2.0, x: 1 } })),
+          ]),
+        /overlap/,
+      ],
+      'an index beside a removed one': [() => run.updateJson('progress', [remove(['a', 0], ['a', 1])]), /overlap/],
+      'an array and its element': [() => run.updateJson('progress', [append('a', 1), set(['a', 0], 2)]), /overlap/],
+      'a root array beside others': [
+        () => run.updateJson('progress', [append([], 1), set([0], 2)] as never),
+        /overlap/,
+      ],
       'an empty path': [() => remove([]), /remove: the path is empty/],
       'an amount that is none': [
         () => increment('a', '1' as never),
@@ -934,7 +1105,7 @@ eachDatabase('updateJson', (database) => {
       'a size without a bound': [() => size('a', {}), /an object of atLeast and atMost/],
       'a size with another bound': [() => size('a', { lessThan: 1 } as never), /an object of atLeast and atMost/],
       'no condition under not': [() => not({ ...exists('a') }), /not: expected a condition, got an instance of Object/],
-      'an empty path of a condition': [() => contains([], 1), /contains: the path is empty/],
+      'an empty path of a condition': [() => exists([]), /exists: the path is empty/],
     }
     for (const [title, [act, text]] of Object.entries(refused)) {
       const call = new Promise((resolve) => resolve(act()))

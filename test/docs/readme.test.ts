@@ -92,7 +92,8 @@ describe('the README', () => {
         `export async function block${index}(run: WorkflowRun, job: Job, id: number): Promise<void> {\n${block.replace(isImport, '')}\n}`,
     )
     const job = `declare class Job extends Model<InferAttributes<Job>, InferCreationAttributes<Job>> {
-      stats: { attempts?: number; log?: { lines?: string[] }; tags?: string[]; owner?: string; phase?: string; lockedUntil?: string; fence?: number }
+      stats: { attempts?: number; log?: { lines?: string[] }; tags?: string[]; owner?: string; phase?: string; lockedUntil?: string; fence?: number; items?: { id: number; isDone?: boolean; notes?: string[] }[] }
+      watchers: { id: number; role: string }[] | null
       status: string
       runs: number
     }

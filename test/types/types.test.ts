@@ -24,13 +24,16 @@ import {
   increment,
   lessThan,
   lossless,
+  matching,
   merge,
   mergeJsonKey,
   not,
   plus,
+  prepend,
   pull,
   remove,
   rename,
+  replaceOrAppend,
   set,
   setIfAbsent,
   size,
@@ -45,6 +48,12 @@ interface Progress {
   note: string | null
 }
 
+interface Item {
+  id: number
+  isDone?: boolean
+  notes?: { by: string; stars: number }[]
+}
+
 class Run extends Model<InferAttributes<Run>, InferCreationAttributes<Run>> {
   declare id: CreationOptional<number>
   declare title: string
@@ -52,6 +61,7 @@ class Run extends Model<InferAttributes<Run>, InferCreationAttributes<Run>> {
   declare anything: CreationOptional<any>
   declare unknown: unknown
   declare tags: CreationOptional<string[]>
+  declare items: Item[] | null
   declare finishedAt: CreationOptional<Date>
   declare picture: CreationOptional<Buffer>
 }
@@ -84,6 +94,29 @@ export async function typed(run: Run, sequelize: Sequelize, transaction: Transac
   expectTypeOf(number).toEqualTypeOf<number>()
   const title = await withLock([Run, 7], (row) => row.title)
   expectTypeOf(title).toEqualTypeOf<string>()
+
+  // Arrays.
+  await run.updateJson('items', [append([], { id: 1 }, { id: 2, isDone: true })])
+  await run.updateJson('items', [set([0, 'isDone'], true), increment([-1, 'notes', 0, 'stars'])])
+  await run.updateJson('items', [assign([matching({ id: 7 })], { isDone: true })], { if: [size([], { atMost: 9 })] })
+  await run.updateJson('items', [replaceOrAppend([], 'id', { id: 7, isDone: false })])
+  await run.updateJson('items', [pull([], matching({ id: 7 }))], { if: [exists([matching({ id: 7 })])] })
+  expectTypeOf(await updateJson([Run, 7], 'items', [prepend([], { id: 1 })], { returning: true })).toEqualTypeOf<
+    Item[]
+  >()
+  await run.atomicUpdate({ items: [remove([matching({ id: 7 })])], title: 'x' })
+  // @ts-expect-error not an item
+  await run.updateJson('items', [append([], { id: '1' })])
+  // @ts-expect-error not a value of that key
+  await run.updateJson('items', [set([matching({ id: 7 }), 'isDone'], 1)])
+  // @ts-expect-error no such key in an item
+  await run.updateJson('items', [set([0, 'done'], true)])
+  // @ts-expect-error a key of an array
+  await run.updateJson('items', [set(['id'], 1)])
+  // @ts-expect-error an index of an object
+  await run.updateJson('progress', [set([0], 1)])
+  // @ts-expect-error an object is no array
+  await run.updateJson('progress', [append([], 1)])
 
   // Several columns.
   const changed = await run.atomicUpdate({ progress: [set('step_a', 'done'), increment('attempts')], title: 'x' })

@@ -1,7 +1,9 @@
 import { expect } from 'chai'
 import {
+  ElementNotFoundError,
   isLosslessError,
   JsonShapeError,
+  matching,
   PendingStatementsError,
   RolledBackError,
   set,
@@ -39,24 +41,39 @@ describe('UsageError', () => {
 })
 
 describe('JsonShapeError', () => {
-  const text = (path: string[], needed: JsonShapeError['needed'], found: string): string =>
+  const text = (path: (string | number)[], needed: JsonShapeError['needed'], found: string): string =>
     new JsonShapeError('updateJson', row, 'progress', { path, needed, found }).message
 
   it('advises to look at the stored value and to convert it, never to overwrite it', () => {
     expect(text([], 'an object', 'array')).to.equal(
       'updateJson: "progress" of WorkflowRun id=7 holds an array, not an object, so nothing was written. ' +
-        'The operations need an object. Look at the array first. To keep it, store it under a key: ' +
-        'await row.withLock(async (row) => { row.progress = { items: row.progress }; await row.save() }).',
+        'If the array is right, write to it: await row.updateJson("progress", [append([], item)]), ' +
+        'or to one of its elements, by its index or by matching({ id }): ' +
+        'await row.updateJson("progress", [set([0,"key"], value)]).',
     )
     expect(text(['a', 'b'], 'an object', 'string')).to.include(
       'row.progress["a"]["b"] = { value: row.progress["a"]["b"] }',
     )
-    expect(text(['a'], 'an array', 'object')).to.include('row.progress["a"] = [row.progress["a"]]')
+    expect(text(['a', 1], 'an array', 'object')).to.include('name the key of an array in it, such as ["a",1,"items"]')
+    expect(text(['a', 1], 'an array', 'string')).to.include('row.progress["a"][1] = [row.progress["a"][1]]')
+    expect(text(['a', 1], 'a number', 'null')).to.include('holds a null, not a number')
     expect(text(['a'], 'a number', 'string')).to.include('row.progress["a"] = Number(row.progress["a"])')
     expect(text(['a'], 'a number', 'null')).to.include('await row.updateJson("progress", [rename(["a"], "a_old")])')
     expect(text([], 'an object', 'text that is not JSON'))
       .to.include('SELECT')
       .and.not.include('row.progress')
+  })
+})
+
+describe('ElementNotFoundError', () => {
+  it('names the element, and how to add it', () => {
+    const error = new ElementNotFoundError('updateJson', row, 'progress', ['items', matching({ id: 7 })])
+    expect(error).to.include({ code: 'ELEMENT_NOT_FOUND', name: 'ElementNotFoundError', column: 'progress' })
+    expect(error.message).to.equal(
+      'updateJson: "progress" at ["items",matching({"id":7})] of WorkflowRun id=7 has no element, so nothing was written. ' +
+        `To add it, write append(["items"], item), or replaceOrAppend(["items"], 'id', item) to replace one that is there; ` +
+        `or handle the error code 'ELEMENT_NOT_FOUND' in a catch.`,
+    )
   })
 })
 

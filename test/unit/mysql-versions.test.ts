@@ -82,7 +82,10 @@ function since(version: string, list: string): Record<string, string> {
   return Object.fromEntries(list.split(' ').map((word) => [word, version]))
 }
 
-/** Of each kind of operation one or more; one left out does not compile. An assignment is sent as several of `set`. */
+/**
+ * Of each kind of operation one or more; one left out does not compile. An assignment is sent as several of `set`, and
+ * `replaceOrAppend` as `set` or `append`.
+ */
 const operations: Readonly<Record<Operation['kind'], readonly Operation[]>> = {
   set: [set('a', 1), set(['a', 'b'], { c: [1] })],
   assign: [],
@@ -96,6 +99,7 @@ const operations: Readonly<Record<Operation['kind'], readonly Operation[]>> = {
   prepend: [prepend('a', 1)],
   addToSet: [addToSet('a', 1)],
   pull: [pull('a', 1)],
+  replaceOrAppend: [],
   merge: [merge([], { a: { b: null } })],
 }
 
