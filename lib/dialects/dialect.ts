@@ -126,6 +126,11 @@ export interface Dialect {
    * whole.
    */
   readonly maxComputedKeys?: number
+  /**
+   * The variants change root arrays, and elements by their index; else a document with such a change is read under its lock and
+   * written as a whole.
+   */
+  readonly writesElements?: true
   /** The range of integers stored exactly; absent if unlimited. */
   readonly integers?: readonly [least: bigint, greatest: bigint]
   /** The range of integers that can be added exactly; that of {@link integers} if absent. */

@@ -1,5 +1,5 @@
 import { isInteger, pathText, stringOrNumber } from '../json/encode.js'
-import { parseJson } from '../json/json-text.js'
+import { parseJson, scanJson } from '../json/json-text.js'
 import type { BasicOperation, Condition, Operation } from '../json/operation.js'
 import { createsMissing, neededType, operators, renamedPath, sizes } from '../json/semantics.js'
 import { isObject } from '../json/values.js'
@@ -52,6 +52,13 @@ export interface JsonFunctions {
   >
   /** True if the value is absent, or a number to which the database adds the operand exactly, or as doubles. */
   readonly canAdd: (value: string, operand: Operand) => string
+  /** For a database that writes array elements by their index. */
+  readonly elements?: {
+    readonly isArray: (value: string) => string
+    readonly isArrayOrNull: (value: string) => string
+    /** A document that is an array, with a value at its end. */
+    readonly appended: (document: string, values: readonly string[]) => string
+  }
   /** True if the value has the type that an operation needs. */
   readonly accepts: Readonly<Record<'number' | 'array', (value: string) => string>>
 }
@@ -85,6 +92,9 @@ export const otherEscapes: readonly string[] = [
 
 /** A path that matches nothing in an object in any database: JSON_SET ignores it. */
 const noMatchPath = `'$[1].a'`
+
+/** The same for an array too, on MySQL. */
+const noElementPath = `'$[4294967295].a'`
 
 /** The maximum number of operations without padding; in practice, only batches have more. */
 const maxUnpadded = 8
@@ -137,7 +147,9 @@ export function write(
   { operations, conditions, isPrepared }: Change,
   bind: Bind,
 ): Written {
-  const isMany = isPrepared === true && operations.length > maxUnpadded
+  // A removal by index that is repeated would remove the next element.
+  const removesElement = operations.some(({ kind, path }) => kind === 'remove' && typeof path.at(-1) === 'number')
+  const isMany = isPrepared === true && operations.length > maxUnpadded && !removesElement
   const many = <T>(items: readonly T[]): readonly T[] => (isMany ? padToPowerOfTwo(items) : items)
   const placeholders = new Map<string, string>()
   const depthOf = new Map<string, number>()
@@ -158,6 +170,7 @@ export function write(
   }
   const [parentGuards, guards, operands]: [string[], string[], string[]] = [[], [], []]
   const [parentPairs, pairs, removed]: [string[], string[], string[]] = [[], [], []]
+  const elementGuards: string[] = []
   const parents = new Map<string, boolean>()
   const patches: Patch[] = []
 
@@ -165,18 +178,41 @@ export function write(
   for (const operation of isGrouped ? groupBySqlShape(operations).flatMap(many) : operations) {
     const { kind, path, json } = operation as BasicOperation
     // JSON_MERGE_PATCH creates missing parents itself.
-    const makesParents = createsMissing(kind) && kind !== 'merge'
+    const creates = createsMissing(kind)
+    const afterElement = path.findLastIndex((step) => typeof step === 'number') + 1
+    const makesParents = creates && (kind !== 'merge' || afterElement > 0)
+    const arrays: string[] = []
+    for (const [depth, step] of afterElement > 0 ? path.entries() : []) {
+      if (typeof step !== 'number') continue
+      const value = depth === 0 ? document : at(path.slice(0, depth))
+      arrays.push(functions.elements!.isArray(value))
+      elementGuards.push(functions.elements!.isArrayOrNull(value))
+      if (creates) elementGuards.push(functions.elements!.isArray(value), `${at(path.slice(0, depth + 1))} IS NOT NULL`)
+    }
     for (let depth = 1; depth < path.length; depth++) {
+      if (typeof path[depth] === 'number') continue
       const parent = path.slice(0, depth)
       const placeholder = bound(parent)
       const value = at(parent)
       if (!parents.has(placeholder)) parentGuards.push(functions.isObjectOrNull(value))
-      if (makesParents && !parents.get(placeholder))
-        parentPairs.push(`${placeholder}, ${functions.objectOrEmpty(value)}`)
-      parents.set(placeholder, makesParents || parents.get(placeholder) === true)
+      // An element that exists has its parents, and to write them again would log them.
+      const makes = makesParents && depth >= afterElement
+      if (makes && !parents.get(placeholder)) parentPairs.push(`${placeholder}, ${functions.objectOrEmpty(value)}`)
+      parents.set(placeholder, makes || parents.get(placeholder) === true)
     }
+    // MySQL reads index 0 of a value that is no array as the value itself.
+    const own =
+      arrays.length > 0 && !creates
+        ? `CASE WHEN ${arrays.join(' AND ')} THEN ${bound(path)} ELSE ${noElementPath} END`
+        : undefined
     if (kind === 'remove') {
-      removed.push(bound(path))
+      removed.push(own ?? bound(path))
+      continue
+    }
+    if (kind === 'merge' && afterElement > 0) {
+      const operand = bind(json)
+      operands.push(operand)
+      pairs.push(`${bound(path)}, ${functions.patch(functions.objectOrEmpty(at(path)), operand)}`)
       continue
     }
     if (kind === 'merge') {
@@ -188,11 +224,12 @@ export function write(
       }
       continue
     }
+    const valueHere = (): string => (own === undefined ? at(path) : functions.at(document, own))
     const ifThere = (placeholder: string): string =>
-      `CASE WHEN ${at(path)} IS NULL THEN ${noMatchPath} ELSE ${placeholder} END`
+      `CASE WHEN ${valueHere()} IS NULL THEN ${own === undefined ? noMatchPath : noElementPath} ELSE ${placeholder} END`
     if (kind === 'rename') {
       removed.push(bound(path))
-      pairs.push(`${ifThere(bound(renamedPath(operation)))}, ${functions.same(at(path))}`)
+      pairs.push(`${ifThere(bound(renamedPath(operation)))}, ${functions.same(valueHere())}`)
       continue
     }
     const operand = { text: json, bound: bind(json) }
@@ -201,7 +238,7 @@ export function write(
       pairs.push(`${bound(path)}, ${functions.value(operand.bound)}`)
       continue
     }
-    const value = at(path)
+    const value = valueHere()
     const needed = neededType(kind)
     if (needed) guards.push(functions.accepts[needed](value))
     if (kind === 'increment') guards.push(functions.canAdd(value, operand))
@@ -237,7 +274,23 @@ export function write(
       guards.push(functions.isUnique(document, many(paths)))
     }
   }
-  return { document: after, guards: [...many(parentGuards), ...guards], met, read: many([...read]), operands }
+  return {
+    document: after,
+    guards: [...many(parentGuards), ...new Set(elementGuards), ...guards],
+    met,
+    read: many([...read]),
+    operands,
+  }
+}
+
+/** A change of a document that is an array, at its root. */
+export function writeRoot(functions: JsonFunctions, document: string, { kind, json }: Operation, bind: Bind): string {
+  if (kind === 'append') {
+    const { items = [] } = scanJson(json)
+    const values = items.map(({ start, end }) => functions.value(bind(json.slice(start, end))))
+    return functions.elements!.appended(document, values)
+  }
+  return functions.result[kind as keyof JsonFunctions['result']](document, { text: json, bound: bind(json) })
 }
 
 /** The SQL of a condition on a value, without its negation; NULL if the database cannot decide it. */

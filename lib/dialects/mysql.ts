@@ -1,8 +1,8 @@
 import { greatestSum, isInteger } from '../json/encode.js'
-import { makesDocument } from '../json/semantics.js'
-import { write } from './json-set.js'
+import { createsMissing, entersArray, isOfRootArray, makesDocument } from '../json/semantics.js'
+import { write, writeRoot } from './json-set.js'
 import type { JsonFunctions } from './json-set.js'
-import type { Column, Dialect, DriverError, Failure, UpdateVariant } from './dialect.js'
+import type { Bind, Change, Column, Dialect, DriverError, Failure, UpdateVariant } from './dialect.js'
 import { endsTransactionBySql } from './transaction-control.js'
 
 const integers = [-(2n ** 63n), 2n ** 64n - 1n] as const
@@ -74,6 +74,13 @@ const functions: JsonFunctions = {
       `WHEN JSON_TYPE(${value}) IN (${numbers}) THEN ${isFiniteSum(value, bound)} ELSE FALSE END`
     )
   },
+  elements: {
+    isArray: (value) => `COALESCE(JSON_TYPE(${value}), 'NULL') = 'ARRAY'`,
+    isArrayOrNull: (value) => `COALESCE(JSON_TYPE(${value}), 'NULL') IN ('ARRAY', 'NULL')`,
+    // JSON_SET appends at an index past the end, and keeps the partial update.
+    appended: (document, values) =>
+      `JSON_SET(${document}, ${values.map((each) => `'$[4294967295]', ${each}`).join(', ')})`,
+  },
   accepts: {
     number: (value) => isAbsentOr(value, numbers),
     array: (value) => isAbsentOr(value, `'ARRAY'`),
@@ -94,26 +101,52 @@ export function holdsEveryText(column: Column): string {
 }
 
 /**
- * For a document that is an object. The column is the first argument, as MySQL's partial update requires.
+ * For a document that is an object, or an array if the operations need one. The column is the first argument, as MySQL's
+ * partial update requires.
  * @see https://dev.mysql.com/doc/refman/9.7/en/json.html#json-partial-updates
  */
 const partial: UpdateVariant = (change, column, bind) => {
   const { sql } = column
-  const { document, guards, met } = write(functions, sql, sql, change, bind)
-  const guard = [`JSON_TYPE(${sql}) = 'OBJECT'`, holdsEveryText(column), ...guards, ...met].join(' AND ')
-  if (!change.operations.some(({ kind }) => kind === 'pull')) return { document, guard }
+  const { operations, conditions } = change
+  const type = isOfRootArray(operations) ? 'ARRAY' : 'OBJECT'
+  const { document, guards, met } = writtenDocument(sql, sql, change, bind)
+  const parts = [...operations, ...conditions]
+  // JSON_SET would ignore a key of an array.
+  const isFitting = type === 'OBJECT' || !parts.some(({ path: [first] }) => typeof first === 'string')
+  const all = [`JSON_TYPE(${sql}) = '${type}'`, holdsEveryText(column), ...guards, ...met]
+  const guard = [...all, ...(isFitting ? [] : ['1 = 0'])].join(' AND ')
+  if (!operations.some(({ kind }) => kind === 'pull')) return { document, guard }
   // The window function fails if one item is larger than its buffer, which the server enlarges as it needs to.
   return { document, guard, hint: '/*+ SET_VAR(sort_buffer_size = 1073741824) */ ' }
 }
 
 /** For NULL and JSON null: JSON_SET would return the former as NULL and the latter unchanged, without an error. */
 const initialising: UpdateVariant = (change, column, bind) => {
-  const [root, applied] = makesDocument(change.operations)
-    ? ['JSON_OBJECT()', change]
-    : [column.sql, { ...change, operations: [] }]
-  const { document, met } = write(functions, root, 'JSON_OBJECT()', applied, bind)
+  const { operations } = change
+  const isMade = makesDocument(operations)
+  const empty = isMade && isOfRootArray(operations) ? 'JSON_ARRAY()' : 'JSON_OBJECT()'
+  const [root, applied] = isMade ? [empty, change] : [column.sql, { ...change, operations: [] }]
+  const { document, met } = writtenDocument(root, empty, applied, bind)
+  // There is no element to write.
+  const needsElement = operations.some(({ kind, path }) => createsMissing(kind) && entersArray(path))
   const isNull = `COALESCE(JSON_TYPE(${column.sql}), 'NULL') = 'NULL'`
-  return { document, guard: [isNull, holdsEveryText(column), ...met].join(' AND ') }
+  const guard = [isNull, holdsEveryText(column), ...met, ...(needsElement ? ['1 = 0'] : [])].join(' AND ')
+  return { document, guard }
+}
+
+/** {@link write}, or the change of a document that is an array, at its root. */
+function writtenDocument(
+  root: string,
+  document: string,
+  change: Change,
+  bind: Bind,
+): { readonly document: string; readonly guards: readonly string[]; readonly met: readonly string[] } {
+  const [operation] = change.operations
+  if (!operation || operation.path.length > 0 || !isOfRootArray([operation])) {
+    return write(functions, root, document, change, bind)
+  }
+  const { met } = write(functions, root, document, { ...change, operations: [] }, bind)
+  return { document: writeRoot(functions, root, operation, bind), guards: [], met }
 }
 
 /** Whether an UPDATE matched its row. `affectedRows` counts only changed rows; `info` also has the matched rows. */
@@ -202,6 +235,7 @@ export const mysql: Dialect = {
   lockHolders: `SELECT * FROM performance_schema.data_locks WHERE LOCK_TYPE = 'RECORD'`,
   isolationLevels: ['READ UNCOMMITTED', 'READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'],
   maxDepth: 100,
+  writesElements: true,
   integers,
   // The driver binds numbers as doubles.
   sum: (column, by, kind) => `COALESCE(${column}, 0) + CAST(${by} AS DECIMAL(65, ${kind === 'integer' ? 0 : 30}))`,

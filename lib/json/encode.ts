@@ -19,9 +19,19 @@ export function isInteger(json: string): boolean {
  */
 export const greatestSum = 1.797693134862315e308
 
-/** A path in the JSON path syntax of MySQL, MariaDB and SQLite: `$."steps"."a.b"`. Sent as a bind. */
+/** The greatest index in a path of MySQL; no document has as many elements. */
+const greatestIndex = 2 ** 32 - 1
+
+/**
+ * A path in the JSON path syntax of MySQL, MariaDB and SQLite: `$."steps"."a.b"`, on MySQL also `$."items"[0]` and
+ * `$."items"[last-1]`. Sent as a bind.
+ */
 export function pathText(path: Path): string {
-  return '$' + path.map((key) => '.' + JSON.stringify(key)).join('')
+  const stepText = (step: Path[number]): string => {
+    if (typeof step !== 'number') return `.${JSON.stringify(step)}`
+    return step < 0 ? `[last-${Math.min(-1 - step, greatestIndex)}]` : `[${Math.min(step, greatestIndex)}]`
+  }
+  return '$' + path.map(stepText).join('')
 }
 
 /**

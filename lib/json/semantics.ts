@@ -125,6 +125,13 @@ export function needsElements({ kind, path }: Operation): boolean {
   return kind === 'replaceOrAppend' || entersArray(path)
 }
 
+/** Whether operations change a document that is an array. */
+export function isOfRootArray(operations: readonly Operation[]): boolean {
+  return operations.some(({ kind, path: [first] }) =>
+    first === undefined ? neededType(kind) === 'array' : typeof first !== 'string',
+  )
+}
+
 /** A basic operation at one place of a stored document. */
 export type PlacedOperation = Operation<BasicKind, ElementPath>
 

@@ -85,8 +85,9 @@ export async function mergeJsonKey(
 /**
  * Changes a document by several operations in one atomic statement: all of them, or none.
  *
- * One UPDATE without an earlier read, or, for more than 32 keys on MariaDB and 64 on SQLite, and for paths into arrays, a locking
- * read and an UPDATE in one transaction: concurrent calls for different paths never lose an update, and counters, arrays
+ * One UPDATE without an earlier read, or, for more than 32 keys on MariaDB and 64 on SQLite, for {@link matching} and
+ * {@link replaceOrAppend}, and, except on MySQL, for every path into an array, a locking read and an UPDATE in one transaction:
+ * concurrent calls for different paths never lose an update, and counters, arrays
  * and sets are exact under concurrent writers. Missing parents become objects. The paths must not overlap. Sends, on
  * MySQL, for example for `[increment('attempts'), append('log', 'started')]`:
  *

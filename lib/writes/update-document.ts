@@ -18,7 +18,7 @@ import {
 import { changesNothing, textAfterOperations, countKeys } from '../json/change-text.js'
 import { parseJson, tryParseJson, withRightKeys } from '../json/json-text.js'
 import type { Condition, Operation } from '../json/operation.js'
-import { entersArray, findMismatch, inStoredSpelling, meets, needsElements } from '../json/semantics.js'
+import { entersArray, findMismatch, inStoredSpelling, isOfRootArray, meets, placed } from '../json/semantics.js'
 import type { Mismatch } from '../json/semantics.js'
 import { jsonType } from '../json/values.js'
 import type { JsonValue } from '../json/values.js'
@@ -173,19 +173,22 @@ function toWriteError(
 }
 
 /**
- * Whether a document is read and written as a whole: the database would scan it for each key of the change, or the stored
+ * Whether a document is read before it is written: the database would scan it for each key of the change, or the stored
  * elements of its arrays decide where the change writes.
  */
-export function isReadFirst({ operations, conditions }: Change, { maxComputedKeys = Infinity }: Dialect): boolean {
+export function isReadFirst({ operations, conditions }: Change, dialect: Dialect): boolean {
+  const { maxComputedKeys = Infinity, writesElements = false } = dialect
   return (
-    operations.some((each) => needsElements(each) || isOfRootArray(each)) ||
+    operations.some(isSearching) ||
+    (!writesElements && (isOfRootArray(operations) || operations.some(({ path }) => entersArray(path)))) ||
     conditions.some(({ path, isLoaded }) => entersArray(path) || (path.length === 0 && !isLoaded)) ||
     (maxComputedKeys < Infinity && countKeys(operations) > maxComputedKeys)
   )
 }
 
-function isOfRootArray({ kind, path }: Operation): boolean {
-  return path.length === 0 && kind !== 'merge'
+/** Whether an operation finds elements by their members. */
+function isSearching({ kind, path }: Operation): boolean {
+  return kind === 'replaceOrAppend' || path.some((step) => typeof step === 'object')
 }
 
 const noDocuments: ReadonlyMap<DocumentChange, UpdateVariant> = new Map()
@@ -206,11 +209,7 @@ async function wholeDocuments(
   for (const each of documents) {
     const stored = await readDocument(call, ref, each, context)
     if (reasonAgainst(each, stored) || findInexactSum(each, stored.text, dialect)) return undefined
-    const text = textAfterOperations(stored.text, each.operations)
-    whole.set(each, (_change, { sql }, bind) => ({
-      document: text === stored.text ? sql : dialect.document(bind(text)),
-      guard: '1 = 1',
-    }))
+    whole.set(each, dialect.writesElements ? atElements(each, stored, dialect) : asText(each, stored, dialect))
   }
   return whole
 }
@@ -228,6 +227,25 @@ function replacementOf({ operations }: Change, text: string, { normalizeStoredTe
     guard: normalizeStoredText!.isText(column, bind(text)),
   })
 }
+
+/** The UPDATE of a document, which was read under its lock, as a whole. */
+function asText({ operations }: Change, stored: StoredDocument, { document }: Dialect): UpdateVariant {
+  const text = textAfterOperations(stored.text, operations)
+  return (_change, { sql }, bind) => ({ document: text === stored.text ? sql : document(bind(text)), guard: '1 = 1' })
+}
+
+/** The same at the elements that the read has found, so that the database changes a part of the document. */
+function atElements(change: Change, stored: StoredDocument, dialect: Dialect): UpdateVariant {
+  const operations = placed(change.operations, stored.text)
+  if (operations.length === 0 || operations.length > maxPlaced) return asText(change, stored, dialect)
+  const [ofDocument, ofNull = ofDocument] = dialect.variants
+  const variant = stored.document === null ? ofNull! : ofDocument!
+  // The read has checked the conditions.
+  return ({ isPrepared = false }, column, bind) => variant({ operations, conditions: [], isPrepared }, column, bind)
+}
+
+/** Above it, a statement for the elements would be longer than it is worth. */
+const maxPlaced = 64
 
 /** All combinations of one variant per document; a document that is replaced as a whole has only one variant. */
 function variantsOf(
