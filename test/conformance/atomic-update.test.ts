@@ -14,11 +14,14 @@ import {
   atLeast,
   atomicUpdate,
   ConditionNotMetError,
+  ElementNotFoundError,
   equals,
   exists,
+  greaterThan,
   increment,
   JsonShapeError,
   lossless,
+  matching,
   mergeJsonKey,
   not,
   plus,
@@ -110,6 +113,50 @@ eachDatabase('atomicUpdate', (database) => {
 
   const stored = (id: number): Promise<Job> => Jobs.findByPk(id, { rejectOnEmpty: true })
   const writes = (): readonly string[] => log.filter((sql) => /UPDATE/.test(sql) && !/FOR UPDATE/.test(sql))
+
+  it('changes array elements beside other columns, on conditions on elements, or nothing at all', async () => {
+    const job = await Jobs.create({ progress: { items: [{ id: 7 }] }, status: 'new' })
+    const byId = ['items', matching({ id: 7 })]
+    await job.atomicUpdate(
+      { progress: [set([...byId, 'n'], 1)], stats: [append('log', 'x')], status: 'done' },
+      { where: { status: 'new' }, if: { progress: [exists(byId), not(greaterThan([...byId, 'n'], 0))] } },
+    )
+    const wanted = { progress: { items: [{ id: 7, n: 1 }] }, stats: { log: ['x'] }, status: 'done' }
+    for (const each of [job, await stored(job.id)]) expect(each.get()).to.deep.include(wanted)
+
+    const late = { status: 'late', stats: [append('log', 'y')] }
+    const target = [Jobs, job.id] as const
+    for (const path of [
+      ['items', 1, 'n'],
+      ['items', -2],
+      ['items', matching({ id: 8 }), 'n'],
+      ['none', 0],
+    ]) {
+      const error = await rejection(atomicUpdate(target, { progress: [set(path, 1)], ...late }), ElementNotFoundError)
+      expect(error).to.include({ code: 'ELEMENT_NOT_FOUND', column: 'progress', model: 'Job' })
+    }
+    const element = { progress: [increment([...byId, 'n'])], ...late }
+    for (const options of [
+      { where: { status: 'new' } },
+      { if: { progress: [absent(byId)] } },
+      { if: { progress: [greaterThan(['items', 0, 'n'], 1)] } },
+    ]) {
+      await rejection(atomicUpdate(target, element, options as object), ConditionNotMetError)
+      await rejection(atomicUpdate(target, late, { if: { progress: [absent(['items', -1])] } }), ConditionNotMetError)
+    }
+    await rejection(
+      atomicUpdate(target, { progress: [append('items', 1)], stats: [set([0], 1) as never] }),
+      JsonShapeError,
+    )
+    expect((await stored(job.id)).get()).to.deep.include(wanted)
+
+    const found = await withLock(target, async (locked, transaction) => {
+      const row = await atomicUpdate(target, element, { transaction, returning: true })
+      expect(locked.progress).to.deep.equal(row?.progress)
+      return row?.progress
+    })
+    expect(found).to.deep.equal({ items: [{ id: 7, n: 2 }] })
+  })
 
   it('changes documents and ordinary columns in one statement, with everything bound', async () => {
     const job = await Jobs.create({ progress: { a: 1 }, stats: { n: 1 }, attempts: 2, status: 'new' })

@@ -449,6 +449,11 @@ eachDatabase('updateJson', (database) => {
         mergeJsonKey([Runs, id], 'progress', 'key', 1, { coalesce }),
         write(append('list', 'last')),
       ])
+      const { id: root } = await Runs.create()
+      await Promise.all(
+        ids.map((each) => updateJson([Runs, root], 'progress', [append([], each)] as never, { coalesce })),
+      )
+      expect(await stored(root)).to.have.members(ids)
       const { list, key } = (await stored(id)) as { list: unknown[]; key: unknown }
       expect(list.slice(0, 8)).to.deep.equal(ids.map((id) => ({ id, n: 2 })))
       expect(list.slice(8)).to.have.deep.members([...ids.map((each) => ({ id: `new ${each}` })), 'last'])

@@ -6,6 +6,7 @@ import {
   atomicUpdate,
   compareAndSetJson,
   increment,
+  matching,
   max,
   merge,
   mergeJson,
@@ -15,6 +16,7 @@ import {
   pull,
   remove,
   rename,
+  replaceOrAppend,
   set,
   setIfAbsent,
   updateJson,
@@ -41,7 +43,13 @@ interface Writer {
 }
 
 /** Where a document starts, unless it is NULL. */
-const start = { key: 'nobody', number: 5, list: ['a', 'b', 'c'], object: { old: true } }
+const start = {
+  key: 'nobody',
+  number: 5,
+  list: ['a', 'b', 'c'],
+  object: { old: true },
+  items: [{ id: 'a' }, { id: 'b' }] as { id: string; isDone?: boolean }[],
+}
 type Start = Partial<typeof start>
 
 const operation = (of: (who: Who) => Operation, means: (document: Start, who: Who) => Progress): Writer => ({
@@ -133,6 +141,25 @@ const add = ({ progress }: WorkflowRun, who: Who): { progress: Progress } => ({
   progress: { ...progress, [who]: 'added' },
 })
 const added: Writer['means'] = (document, who) => ({ ...document, [who]: 'added' })
+
+/** Writes that read the document under its lock first, to find the elements of an array. */
+const elementWriters: Record<string, Writer> = {
+  'an edit by matching': operation(
+    (who) => set(['items', matching({ id: who }), 'isDone'], true),
+    ({ items = [], ...rest }, who) => ({
+      ...rest,
+      items: items.map((item) => (item.id === who ? { ...item, isDone: true } : item)),
+    }),
+  ),
+  replaceOrAppend: operation(
+    (who) => replaceOrAppend('items', 'id', { id: `new ${who}` }),
+    ({ items = [], ...rest }, who) => ({ ...rest, items: [...items, { id: `new ${who}` }] }),
+  ),
+  'an append to the array': operation(
+    (who) => append('items', { id: who, isDone: false }),
+    ({ items = [], ...rest }, who) => ({ ...rest, items: [...items, { id: who, isDone: false }] }),
+  ),
+}
 
 /** Ways to read, decide and write; without one of these protections each of them loses something. */
 const lockers: Record<string, Writer & { readonly mutants: readonly Mutant[] }> = {
@@ -253,6 +280,18 @@ eachDatabase('our own guarantees, in every order', (database) => {
         expect({ a, b }).to.deep.equal({ a: document?.key === 'a', b: document?.key === 'b' }),
     }))
   if (isSqlite) return
+
+  const ofElements: readonly (readonly [one: string, other: string, orders: number])[] = [
+    ['an edit by matching', 'an edit by matching', 6],
+    ['an edit by matching', 'replaceOrAppend', 6],
+    ['an edit by matching', 'mergeJsonKey', 4],
+    ['an edit by matching', 'an append to the array', 4],
+    ['replaceOrAppend', 'replaceOrAppend', 6],
+  ]
+  for (const [one, other, orders] of ofElements) {
+    it(`${one} beside ${other}: ${orders} orders`, () =>
+      race(orders, [elementWriters[one]!, elementWriters[other] ?? writers[other]!]))
+  }
 
   for (const [title, writer] of Object.entries({ ...writers, compareAndSetJson: comparing })) {
     for (const [locker, { mutants, ...other }] of Object.entries(lockers)) {

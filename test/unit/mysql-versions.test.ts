@@ -87,20 +87,20 @@ function since(version: string, list: string): Record<string, string> {
  * `replaceOrAppend` as `set` or `append`.
  */
 const operations: Readonly<Record<Operation['kind'], readonly Operation[]>> = {
-  set: [set('a', 1), set(['a', 'b'], { c: [1] })],
+  set: [set('a', 1), set(['a', 'b'], { c: [1] }), set(['a', 0, 'b'], 1)],
   assign: [],
   setIfAbsent: [setIfAbsent('a', 1)],
-  remove: [remove(['a', 'b'])],
+  remove: [remove(['a', 'b']), remove(['a', -1])],
   rename: [rename('a', 'b')],
   increment: [increment('a'), increment('a', 0.5)],
   min: [min('a', 1)],
   max: [max('a', 1)],
-  append: [append('a', 1)],
+  append: [append('a', 1), append([], 1)],
   prepend: [prepend('a', 1)],
   addToSet: [addToSet('a', 1)],
   pull: [pull('a', 1)],
   replaceOrAppend: [],
-  merge: [merge([], { a: { b: null } })],
+  merge: [merge([], { a: { b: null } }), merge([0], { b: null })],
 }
 
 /** All SQL that the dialect makes, without its quoted names and texts. */
