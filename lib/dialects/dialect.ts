@@ -69,6 +69,52 @@ export interface Setting {
   readonly write: (value: string) => readonly [sql: string, ...binds: string[]]
 }
 
+/** The quoted parts of an INSERT of one row. */
+interface InsertParts {
+  readonly table: string
+  readonly columns: readonly string[]
+  readonly values: readonly string[]
+  /** The columns of the key, which are also in `columns`. */
+  readonly key: readonly string[]
+  /** SQL: whether a stored row has the key of the new one. Called once if needed: it adds binds. */
+  readonly isKey: () => string
+  /** Pass over a duplicate of every unique key, if the statement cannot compare the key of the row that is there. */
+  readonly ofEveryKey: boolean
+}
+
+/** A column of an index, in the order of the columns of each index. */
+export interface IndexColumn {
+  readonly name: string
+  /** NULL for an expression. */
+  readonly column: string | null
+  /** The index is unique by whole values of all rows, as soon as a row is inserted. */
+  readonly isUnique: unknown
+  /** The index is unique at the end of a transaction. */
+  readonly isDeferrable: unknown
+}
+
+/** How a database inserts a row unless a row with its key is there. */
+interface InsertIfAbsent {
+  readonly sql: (parts: InsertParts) => string
+  /** Whether the result says that the row was inserted; absent if the database has RETURNING. */
+  readonly isInserted?: (result: unknown) => boolean
+  /**
+   * Whether the error says that a row has another unique key of the new one; absent if the driver's error names the key.
+   */
+  readonly isOtherKey?: (error: DriverError) => boolean
+  /** Whether the error says that the key is not unique. */
+  readonly isNoKey?: (error: DriverError) => boolean
+  /**
+   * A statement that finds no row locks the gap of its key until its transaction ends: two such transactions, which then
+   * insert into the gap, wait for each other.
+   */
+  readonly locksGaps?: true
+  /** An auto-increment column stores 0 as its next number. */
+  readonly countsZero?: true
+  /** Lists the {@link IndexColumn}s of a table, where the INSERT does not fail if its key is not unique. */
+  readonly listIndexes?: (table: { readonly name: string; readonly schema: string | undefined }, bind: Bind) => string
+}
+
 /** The SQL, the limits and the errors of a database. Pure; no I/O. */
 export interface Dialect {
   /** Its name in error texts. */
@@ -98,7 +144,8 @@ export interface Dialect {
   /** Whether an UPDATE matched its row; `undefined` if the driver cannot say. Absent if the database has RETURNING. */
   readonly matched?: (header: unknown) => boolean | undefined
   /** What makes a statement skip the row that it names; for error texts. Absent if no statement can skip a row. */
-  readonly skipsRows?: (statement: 'UPDATE' | 'DELETE') => string
+  readonly skipsRows?: (statement: 'INSERT' | 'UPDATE' | 'DELETE') => string
+  readonly insertIfAbsent: InsertIfAbsent
   /** The locking clause of a SELECT; empty if a transaction locks the whole database. */
   readonly lockClause: '' | 'FOR UPDATE' | 'FOR NO KEY UPDATE'
   /**

@@ -225,6 +225,24 @@ export function refuseClampedSum(method: string, column: string, dialect: Dialec
   )
 }
 
+/** @throws {UnsupportedValueError} the session would store other values than those of a new row, or than those of its key */
+export function refuseClampedRow(method: string, dialect: Dialect): void {
+  if (!dialect.clampsNumbers) return
+  throw new UnsupportedValueError(
+    method,
+    `sql_mode is not strict, so ${dialect.name} would store other values in place of those that do not fit their columns`,
+    'Add STRICT_TRANS_TABLES to sql_mode, on the server or in a hook such as afterConnect.',
+  )
+}
+
+/** @throws {UnsupportedValueError} a sum of a new row is out of the range of all integers of the database */
+export function refuseInexactSum(method: string, column: string, sum: unknown, dialect: Dialect): void {
+  const { integers } = dialect
+  const text = String(sum)
+  if (!integers || !isInteger(text) || (integers[0] <= BigInt(text) && BigInt(text) <= integers[1])) return
+  throw UnsupportedValueError.outOfRange(method, [column], undefined)
+}
+
 /**
  * Without strict sql_mode, the server returns NULL in place of a document that is too long.
  *

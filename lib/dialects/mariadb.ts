@@ -170,6 +170,7 @@ export const mariadb: Dialect = {
   lockClause: 'FOR UPDATE',
   skipLocked: mysql.skipLocked,
   locksScannedRows: true,
+  insertIfAbsent: mysql.insertIfAbsent,
   lockWait: (timeoutMs) => ({
     clause: timeoutMs === 0 ? 'FOR UPDATE NOWAIT' : `FOR UPDATE WAIT ${Math.ceil(timeoutMs / 1000)}`,
   }),

@@ -157,6 +157,33 @@ export function matched(header: unknown): boolean | undefined {
   return affectedRows > 0 ? true : undefined
 }
 
+/** Marks a duplicate in the result of an INSERT, in place of the number of an auto-increment column. */
+const duplicateMark = '9007199254740881'
+
+/**
+ * On a duplicate the INSERT takes an exclusive lock; after a failed one without this clause, the lock would be shared, and
+ * two transactions that then write the row would wait for each other. The clause applies to every unique key: for another
+ * one than `key` it fails, out of the range of EXP, before it writes.
+ * @see https://dev.mysql.com/doc/refman/9.7/en/insert-on-duplicate.html
+ */
+const insertIfAbsent: Dialect['insertIfAbsent'] = {
+  sql: ({ table, columns, values, key: [column], isKey }) =>
+    `INSERT INTO ${table} (${columns.join(', ')}) VALUES (${values.join(', ')}) ON DUPLICATE KEY UPDATE ` +
+    `${column} = IF(LAST_INSERT_ID(IF(${isKey()}, ${duplicateMark}, EXP(710 + LENGTH(${column})))) = 0, ${column}, ${column})`,
+  // With the flag FOUND_ROWS, a duplicate counts as an affected row too.
+  isInserted(result) {
+    const [id, affectedRows] = result as [unknown, number]
+    return affectedRows === 1 && String(id) !== duplicateMark
+  },
+  isOtherKey: ({ errno }) => errno === 1690,
+  locksGaps: true,
+  countsZero: true,
+  listIndexes: ({ name, schema }, bind) =>
+    `SELECT INDEX_NAME AS name, COLUMN_NAME AS \`column\`, NON_UNIQUE = 0 AND SUB_PART IS NULL AS isUnique, 0 AS isDeferrable ` +
+    `FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = ${schema === undefined ? 'DATABASE()' : bind(schema)} ` +
+    `AND TABLE_NAME = ${bind(name)} ORDER BY INDEX_NAME, SEQ_IN_INDEX`,
+}
+
 /** The errors of the server, by their number. */
 const failures: Readonly<Record<number, Failure>> = {
   1213: 'deadlock',
@@ -229,6 +256,7 @@ export const mysql: Dialect = {
   lockClause: 'FOR UPDATE',
   skipLocked: () => 'FOR UPDATE SKIP LOCKED',
   locksScannedRows: true,
+  insertIfAbsent,
   // SET_VAR cannot set innodb_lock_wait_timeout.
   lockWait: (timeoutMs) =>
     timeoutMs === 0 ? { clause: 'FOR UPDATE NOWAIT' } : { hint: `/*+ MAX_EXECUTION_TIME(${timeoutMs}) */ ` },

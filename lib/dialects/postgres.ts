@@ -3,6 +3,7 @@ import { createsMissing, makesDocument, neededType, operators, sizes } from '../
 import type { BasicOperation, Condition, Operation } from '../json/operation.js'
 import type { BasicKind } from '../json/values.js'
 import type { Bind, Column, Dialect, DriverError, Failure, UpdateVariant } from './dialect.js'
+import { insertOnConflict } from './insert.js'
 import { endsTransactionBySql } from './transaction-control.js'
 
 const refuseNul = (text: string): string | undefined =>
@@ -366,6 +367,16 @@ export const postgres: Dialect = {
   documentText: (column) => `${column.sql}::text`,
   skipsRows: (statement) =>
     `a BEFORE ${statement} trigger that returns NULL, a policy of row-level security, or a rule`,
+  insertIfAbsent: {
+    sql: insertOnConflict('INSERT INTO'),
+    listIndexes: ({ name, schema }, bind) =>
+      `SELECT relname AS name, attname AS "column", indimmediate AND indisvalid AND indpred IS NULL AS "isUnique", ` +
+      `NOT indimmediate AS "isDeferrable" FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid ` +
+      `CROSS JOIN generate_series(0, indnkeyatts - 1) AS position ` +
+      `LEFT JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[position] WHERE indisunique AND indrelid = ` +
+      `to_regclass(${schema === undefined ? '' : `quote_ident(${bind(schema)}::text) || '.' || `}quote_ident(${bind(name)}::text)) ` +
+      `ORDER BY relname, position`,
+  },
   // FOR UPDATE would also block the foreign-key checks of rows that refer to this one.
   lockClause: 'FOR NO KEY UPDATE',
   skipLocked: () => 'FOR NO KEY UPDATE SKIP LOCKED',

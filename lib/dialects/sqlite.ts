@@ -5,6 +5,7 @@ import type { Kind } from '../json/values.js'
 import { canonicalJson, otherEscapes, write } from './json-set.js'
 import type { JsonFunctions } from './json-set.js'
 import type { Dialect, UpdateVariant } from './dialect.js'
+import { insertOnConflict } from './insert.js'
 import { endsTransactionBySql } from './transaction-control.js'
 
 const typeOf = (value: string): string => `json_type(${value})`
@@ -170,6 +171,11 @@ export const sqlite: Dialect = {
   documentText: (column) => `CAST(${column.sql} AS TEXT)`,
   skipsRows: (statement) => `a BEFORE ${statement} trigger that calls RAISE(IGNORE)`,
   comparesDoubles: Object.keys(isComparable) as Kind[],
+  // Sequelize returns no rows of a statement that begins with INSERT INTO.
+  insertIfAbsent: {
+    sql: insertOnConflict('INSERT OR ABORT INTO'),
+    isNoKey: ({ message }) => /ON CONFLICT clause does not match/.test(message),
+  },
   normalizeStoredText: { text: canonicalJson, isText: (column, text) => `CAST(${column.sql} AS TEXT) = ${text}` },
   lockClause: '',
   skipLocked: () => '',

@@ -233,6 +233,12 @@ export class ConditionNotMetError extends RowError {
     this.condition = condition
   }
 
+  /** A `paranoid` model has deleted the row, which is still there. */
+  static ofDeleted(method: string, row: RowFacts, column: string): ConditionNotMetError {
+    const what = `${describeRow(row)} was deleted by its paranoid model ("${column}" is set) and is still there; await row.restore() brings it back`
+    return new ConditionNotMetError(method, row, column, undefined, what)
+  }
+
   /** The ordinary columns of the row do not meet the option `where`. The text has no values, which may be secret. */
   static ofColumns(method: string, row: RowFacts, columns: readonly string[]): ConditionNotMetError {
     const what = `${quoted(columns)} of ${describeRow(row)} ${columns.length === 1 ? 'does' : 'do'} not meet the option where`

@@ -82,9 +82,26 @@ const texts = {
   keyChange: (method: string, model: string, name: string): string =>
     `${method}: "${name}" is part of the primary key of ${model}, which identifies the row of this call. Leave it out.`,
   movedColumn: (method: string, model: string, name: string): string =>
-    `${method}: "${name}" of ${model} changes with every write. Leave it out of the changes; to require a value, write { where: { ${name}: … } }.`,
+    `${method}: "${name}" of ${model} changes with every write. Leave it out of the changes; to require a value, write atomicUpdate(target, changes, { where: { ${name}: … } }).`,
   columnValue: (method: string, model: string, name: string, value: unknown): string =>
     `${method}: expected a value for "${name}" of ${model}, got ${describeValue(value)}. Write a value, null, or plus(1) for a number; SQL expressions are not bound: write them with ${model}.update().`,
+  upsertTarget: (method: string, value: unknown): string =>
+    `${method}: expected [Model, primaryKey] or [Model, { where }], got ${describeValue(value)}. Write ${method}([WorkflowRun, id], changes, { create }); a row that you have as an instance is there: await row.atomicUpdate(changes).`,
+  upsertKey: (method: string, model: string, keys: readonly (readonly string[])[]): string =>
+    `${method}: the where of [${model}, { where }] has to be exactly the values of a unique key, which no other row can have. The keys that ${model} declares: ${keys.map((names) => names.join(' + ')).join('; ')}. Write { where: { ${keys
+      .at(-1)!
+      .map((name) => `${name}: …`)
+      .join(', ')} } }.`,
+  keySetter: (method: string, model: string, name: string): string =>
+    `${method}: the setter of "${name}" of ${model} changes the value of the key, so the new row would have another key. Pass the value that the setter stores.`,
+  create: (method: string, model: string, value: unknown): string =>
+    `${method}: expected options.create to be an object of attributes of ${model}, got ${describeValue(value)}. Write { create: { title: 'new' } }, or leave it out.`,
+  createdColumn: (method: string, model: string, name: string): string =>
+    `${method}: "${name}" of ${model} has its value from the key or from this call. Leave it out of create.`,
+  createdValue: (method: string, model: string, name: string, value: unknown): string =>
+    `${method}: expected a value for "${name}" of ${model} in create, got ${describeValue(value)}. Write a value or a whole document; operations and plus() belong to the changes, and SQL expressions are not bound.`,
+  createdDocument: (method: string, model: string, name: string, path: readonly unknown[], found: string): string =>
+    `${method}: the operations for "${name}" do not fit the document of a new ${model}, which has ${found} at ${describePath(path)}. Pass another document in create: { create: { ${name}: { … } } }.`,
   documentOperations: (method: string, model: string, name: string, value: unknown): string =>
     `${method}: expected an array of operations for the JSON column "${name}" of ${model}, got ${describeValue(value)}. Write { ${name}: [set('step_a', 'done')] }; to replace the whole document, use withLock().`,
   setterOfDocument: (method: string, model: string, name: string): string =>

@@ -7,11 +7,23 @@ export type Row = Model<object, object>
 export type RowModel = ModelStatic<Row>
 
 interface ModelInternals {
-  readonly _timestampAttributes: { readonly updatedAt?: string; readonly deletedAt?: string }
+  readonly _timestampAttributes: {
+    readonly createdAt?: string
+    readonly updatedAt?: string
+    readonly deletedAt?: string
+  }
   readonly _versionAttribute?: string
   readonly _jsonAttributes: ReadonlySet<string>
   readonly _scope?: { readonly where?: unknown }
+  readonly _indexes: readonly Index[]
+  readonly uniqueKeys: Readonly<Record<string, { readonly fields: readonly string[] }>>
   runHooks(name: string, ...args: unknown[]): Promise<void>
+}
+
+interface Index {
+  readonly unique?: boolean
+  readonly where?: unknown
+  readonly fields: readonly unknown[]
 }
 
 interface RowInternals {
@@ -99,6 +111,11 @@ export function updatedAtAttribute(model: RowModel): string | undefined {
   return modelInternals(model)._timestampAttributes.updatedAt
 }
 
+/** The attribute that holds the time of the INSERT, if the model has one. */
+export function createdAtAttribute(model: RowModel): string | undefined {
+  return modelInternals(model)._timestampAttributes.createdAt
+}
+
 /** The attribute of Sequelize's optimistic lock (`version: true`), if the model has one. */
 export function versionAttribute(model: RowModel): string | undefined {
   return modelInternals(model)._versionAttribute
@@ -106,12 +123,17 @@ export function versionAttribute(model: RowModel): string | undefined {
 
 /** The conditions that Sequelize adds to each `where`: that of the model's scope, and that the row is not deleted. */
 export function whereOfModel(model: RowModel): unknown[] {
-  const { _scope: scope, _timestampAttributes: timestamps } = modelInternals(model)
-  const { deletedAt } = timestamps
+  const { _scope: scope } = modelInternals(model)
   const scoped: unknown[] = scope?.where === undefined ? [] : [scope.where]
-  if (deletedAt === undefined) return scoped
+  return [...scoped, ...whereNotDeleted(model)]
+}
+
+/** The condition that a `paranoid` model has not deleted the row; none for another model. */
+export function whereNotDeleted(model: RowModel): object[] {
+  const { deletedAt } = modelInternals(model)._timestampAttributes
+  if (deletedAt === undefined) return []
   const attributes = model.getAttributes() as Record<string, { readonly defaultValue?: unknown }>
-  return [...scoped, { [deletedAt]: attributes[deletedAt]?.defaultValue ?? null }]
+  return [{ [deletedAt]: attributes[deletedAt]?.defaultValue ?? null }]
 }
 
 /** The names of a model's JSON attributes. */
@@ -123,6 +145,27 @@ export function jsonAttributes(model: RowModel): ReadonlySet<string> {
 export function fieldOf(model: RowModel, attribute: string): string {
   const { field } = model.getAttributes()[attribute as never] as { field?: string }
   return field ?? attribute
+}
+
+/** The name of the table of a model, and its schema, if it has one. */
+export function tableOf(model: RowModel): { readonly name: string; readonly schema: string | undefined } {
+  const name = model.getTableName() as string | { readonly tableName: string; readonly schema?: string }
+  return typeof name === 'string' ? { name, schema: undefined } : { name: name.tableName, schema: name.schema }
+}
+
+/** The attributes of each unique key that the model declares: its primary key, `unique: true` and unique indexes. */
+export function uniqueKeysOf(model: RowModel): readonly (readonly string[])[] {
+  const { uniqueKeys, _indexes } = modelInternals(model)
+  const indexes = _indexes.filter(({ unique, where, fields }) => {
+    return unique === true && where === undefined && fields.every((field) => typeof field === 'string')
+  })
+  const columns = [...Object.values(uniqueKeys), ...indexes].map(({ fields }) => fields as readonly string[])
+  return [model.primaryKeyAttributes, ...columns.map((names) => attributesOf(model, names))]
+}
+
+/** Whether the database, or Sequelize, gives an attribute its number. */
+export function isAutoIncrement(model: RowModel, attribute: string): boolean {
+  return (model.getAttributes()[attribute as never] as { autoIncrement?: boolean }).autoIncrement === true
 }
 
 /** The attributes with these names, or with columns of these names. */

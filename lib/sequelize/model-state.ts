@@ -15,6 +15,13 @@ export interface FormattedSecond {
   readonly text: string | undefined
 }
 
+/** The unique indexes of a table. */
+export interface UniqueIndexes {
+  /** The attributes of each, in alphabetical order. */
+  readonly keys: readonly (readonly string[])[]
+  readonly areDeferrable: boolean
+}
+
 /** The state that this library keeps for one model. */
 export class ModelState {
   readonly #model: RowModel
@@ -26,6 +33,8 @@ export class ModelState {
   isGuarded = false
   /** The second in which `updatedAt` was formatted last. */
   formattedSecond: FormattedSecond | undefined
+  /** The unique indexes of its table, once they were read. */
+  uniqueIndexes: UniqueIndexes | undefined
   #attributes: object | undefined
   #mutableColumns: readonly string[] = []
 

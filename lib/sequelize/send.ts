@@ -1,5 +1,5 @@
 import { BaseError, ConnectionError, QueryTypes } from 'sequelize'
-import type { Logging, Sequelize, Transaction } from 'sequelize'
+import type { Logging, QueryOptionsWithType, Sequelize, Transaction } from 'sequelize'
 import { connectorOf, probeText } from '../dialects/connector.js'
 import type { Dialect, DriverError, Failure } from '../dialects/dialect.js'
 import { sequelizeOf } from './internals.js'
@@ -12,19 +12,24 @@ export interface QueryContext {
   readonly logging: Logging['logging'] | undefined
 }
 
-/** Sends a statement to the primary server and returns its rows. */
+/**
+ * Sends a statement to the primary server and returns its rows.
+ * @param model if given, the error for a duplicate names its attributes
+ */
 export function sendForRows<R extends object>(
   sequelize: Sequelize,
   sql: string,
   binds: unknown[],
   context: QueryContext,
+  model?: RowModel,
 ): Promise<R[]> {
   return sequelize.query<R>(sql, {
     bind: binds,
     ...queryOptions(sequelize, context),
     type: QueryTypes.SELECT,
     raw: true,
-  })
+    ...(model && { model }),
+  } as QueryOptionsWithType<QueryTypes.SELECT>)
 }
 
 /** Sends a SELECT of whole rows and returns instances, parsed as by Sequelize's own finders. */
@@ -47,14 +52,19 @@ export function sendForInstances(
   return sequelizeOf(model).query<Row>(sql, options)
 }
 
-/** Sends a write and returns the driver's result header, as the first item. */
+/**
+ * Sends a write and returns the driver's result header, as the first item; of an INSERT, its number and the affected rows.
+ * @param model if given, the error for a duplicate names its attributes
+ */
 export function sendForHeader(
   sequelize: Sequelize,
   sql: string,
   binds: unknown[],
   context: QueryContext,
+  model?: RowModel,
 ): Promise<[header: unknown, rest: unknown]> {
-  return sequelize.query(sql, { bind: binds, ...queryOptions(sequelize, context), type: QueryTypes.RAW })
+  const options = { bind: binds, ...queryOptions(sequelize, context), type: QueryTypes.RAW as const }
+  return sequelize.query(sql, (model ? { ...options, model } : options) as typeof options)
 }
 
 /**

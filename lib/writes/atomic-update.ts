@@ -108,7 +108,7 @@ export async function atomicUpdate(
 }
 
 /** The changes of JSON columns, and the columns that only have conditions. */
-function documentChanges(
+export function documentChanges(
   method: string,
   { model }: TargetRow,
   changes: Readonly<Record<string, unknown>>,

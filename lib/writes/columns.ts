@@ -30,6 +30,11 @@ class Plus {
 }
 export type { Plus }
 
+/** Whether {@link plus} made the value. */
+export function isPlus(value: unknown): value is Plus {
+  return Plus.isPlus(value)
+}
+
 /**
  * Adds `by` (may be negative) to the stored number of an ordinary column, for {@link atomicUpdate}. NULL counts as 0.
  *
@@ -104,13 +109,13 @@ export async function validatedChanges(
   const skip = Object.keys(model.getAttributes()).filter((name) => !stored.includes(name) && !(name in values))
   await built.validate({ skip, hooks: false })
   const after = valuesOf(built)
-  // Databases and Sequelize store 'abc' in a number or a date as 0, NaN or 'Invalid date'.
   const wrong = stored.find((name) => !isStorable(attributeType(model, name), after[name]))
   if (wrong !== undefined) throw usage.columnValue(method, model.name, wrong, values[wrong])
   return [...sums, ...stored.map((attribute) => ({ attribute, value: after[attribute] }))]
 }
 
-function isStorable(type: string, value: unknown): boolean {
+/** Databases and Sequelize store 'abc' in a number or a date as 0, NaN or 'Invalid date'. */
+export function isStorable(type: string, value: unknown): boolean {
   const isChecked = ['a number', 'a date'].includes(expectedOperand(type))
   return !isChecked || value === null || typeof value === 'boolean' || fitsType(type, value)
 }

@@ -24,6 +24,7 @@ import { jsonType } from '../json/values.js'
 import type { JsonValue } from '../json/values.js'
 import { columnsOf, conditionSql } from '../rows/row-conditions.js'
 import type { RowCondition } from '../rows/row-conditions.js'
+import type { TargetRow } from '../rows/row-query.js'
 import type { RowRef } from '../rows/row-ref.js'
 import { versionAttribute } from '../sequelize/internals.js'
 import { failureOf, sendForHeader, sendForRows } from '../sequelize/send.js'
@@ -152,10 +153,10 @@ export async function updateDocuments<R>(
  * Translates the error of a write: the connection was lost outside a transaction, the database cannot read the stored
  * document, or a number is out of range.
  */
-function toWriteError(
+export function toWriteError(
   error: unknown,
   { method, dialect }: Call,
-  { facts }: RowRef,
+  { facts }: TargetRow,
   { documents, changes }: { documents: readonly DocumentColumn[]; changes: readonly ColumnChange[] },
   { transaction }: QueryContext,
 ): unknown {

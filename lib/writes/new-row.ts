@@ -1,0 +1,146 @@
+import { Utils } from 'sequelize'
+import { refuseInexactSum, refuseInexactSums, refuseUnsupported } from '../dialects/limits.js'
+import { usage } from '../errors/usage.js'
+import { textAfterOperations } from '../json/change-text.js'
+import { jsonText } from '../json/encode.js'
+import { parseJson } from '../json/json-text.js'
+import { isOperation } from '../json/operation.js'
+import { findMismatch } from '../json/semantics.js'
+import {
+  attributeType,
+  createdAtAttribute,
+  isAutoIncrement,
+  jsonAttributes,
+  updatedAtAttribute,
+  valuesOf,
+  versionAttribute,
+} from '../sequelize/internals.js'
+import type { Row, RowModel } from '../sequelize/internals.js'
+import type { Call } from '../transactions/call.js'
+import { isPlus, isStorable, valueAfter } from './columns.js'
+import type { DocumentChange } from './update-document.js'
+
+/** What a row is made of that a call inserts: as by Model.create() and then by the changes. */
+interface NewRowParts {
+  readonly model: RowModel
+  /** The values of a unique key. */
+  readonly key: Readonly<Record<string, unknown>>
+  /** The values for Model.create(). */
+  readonly create: Readonly<Record<string, unknown>>
+  readonly documents: readonly DocumentChange[]
+  /** The changes of ordinary columns, which setters and validators have not seen yet. */
+  readonly changes: Readonly<Record<string, unknown>>
+}
+
+/** A row to insert, by attribute. */
+export interface NewRow {
+  readonly values: ReadonlyMap<string, unknown>
+  /** The texts of its documents; a document that is NULL has none. */
+  readonly texts: ReadonlyMap<string, string>
+  /** The attributes whose values are sums. */
+  readonly sums: readonly string[]
+}
+
+/**
+ * The option `create`.
+ * @throws {UsageError} it is no object, an attribute does not exist or is not its own, or a value cannot be bound
+ */
+export function createdValues(
+  method: string,
+  model: RowModel,
+  key: object,
+  create: unknown,
+): Readonly<Record<string, unknown>> {
+  if (typeof create !== 'object' || create === null || Array.isArray(create)) {
+    throw usage.create(method, model.name, create)
+  }
+  const attributes = model.getAttributes()
+  const moved = [updatedAtAttribute(model), versionAttribute(model)]
+  for (const [name, value] of Object.entries(create)) {
+    if (!Object.hasOwn(attributes, name)) throw usage.attribute(method, model.name, name, Object.keys(attributes))
+    if (name in key || moved.includes(name)) throw usage.createdColumn(method, model.name, name)
+    const isOperations = isOperation(value) || (Array.isArray(value) && value.some(isOperation))
+    if (isOperations || isPlus(value) || value instanceof Utils.SequelizeMethod) {
+      throw usage.createdValue(method, model.name, name, value)
+    }
+  }
+  return create as Readonly<Record<string, unknown>>
+}
+
+/**
+ * Builds the row as Model.create() does, with setters, defaults and validators, and applies the changes to it; sends no SQL.
+ * @throws {UnsupportedValueError} the database cannot store a part of a document, or a sum, exactly
+ * @throws {ValidationError} of Sequelize: a validator refused a value, or a column that is not NULL has none
+ * @throws {UsageError} an operation does not fit the document of the new row, or a value is not of the type of its column
+ */
+export async function newRow(
+  { method, dialect }: Call,
+  { model, key, create, documents, changes }: NewRowParts,
+): Promise<NewRow> {
+  for (const each of documents) refuseUnsupported(method, each.column, each, dialect)
+  const sums = Object.entries(changes).flatMap(([attribute, value]) =>
+    isPlus(value) ? [{ attribute, plus: value.by }] : [],
+  )
+  const values = Object.fromEntries(Object.entries(changes).filter(([, value]) => !isPlus(value)))
+  const row = model.build({ ...create, ...values, ...key })
+  refuseChangedKey(method, model, key, row)
+  const built = valuesOf(row)
+  Object.assign(built, key)
+  for (const { attribute, plus } of sums) {
+    const change = { attribute, plus, type: attributeType(model, attribute) }
+    refuseUnstorable(method, model, attribute, built[attribute])
+    built[attribute] = valueAfter(change, numberOf(built[attribute]))
+    refuseInexactSum(method, attribute, built[attribute], dialect)
+  }
+  const texts = new Map<string, string>()
+  for (const name of jsonAttributes(model)) {
+    const change = documents.find(({ column }) => column === name) ?? { operations: [], conditions: [] }
+    const { operations } = change
+    const created = built[name] === undefined ? 'null' : jsonText(method, built[name])
+    const mismatch = findMismatch(operations, parseJson(created), created)
+    if (mismatch) throw usage.createdDocument(method, model.name, name, mismatch.path, mismatch.found)
+    refuseInexactSums(method, name, change, created, dialect)
+    const text = operations.length > 0 ? textAfterOperations(created, operations) : created
+    // As by Model.create(), null is NULL.
+    if (text === 'null') continue
+    const stored = [{ kind: 'set', path: [], json: text }] as const
+    refuseUnsupported(method, name, { operations: stored, conditions: [] }, dialect)
+    texts.set(name, text)
+    built[name] = parseJson(text)
+  }
+  const now = new Date()
+  for (const name of [createdAtAttribute(model), updatedAtAttribute(model)]) if (name) built[name] ??= now
+  await row.validate({ hooks: false })
+  const stored = Object.keys(model.getAttributes()).filter((name) => {
+    const isGiven = built[name] !== undefined && !(built[name] === null && isAutoIncrement(model, name))
+    return isGiven && attributeType(model, name) !== 'VIRTUAL' && !texts.has(name)
+  })
+  for (const name of stored) refuseUnstorable(method, model, name, built[name])
+  return {
+    values: new Map(stored.map((name) => [name, built[name]])),
+    texts,
+    sums: sums.map(({ attribute }) => attribute),
+  }
+}
+
+/** @throws {UsageError} a setter of the model stores another value than that of the key */
+function refuseChangedKey(method: string, model: RowModel, key: Readonly<Record<string, unknown>>, row: Row): void {
+  const attributes = model.getAttributes() as Readonly<Record<string, { readonly set?: unknown }>>
+  for (const [name, value] of Object.entries(key)) {
+    if (!attributes[name]!.set) continue
+    const after = valuesOf(row)[name]
+    const isSame = after === value || (after instanceof Date && value instanceof Date && +after === +value)
+    if (!isSame) throw usage.keySetter(method, model.name, name)
+  }
+}
+
+function refuseUnstorable(method: string, model: RowModel, name: string, value: unknown): void {
+  if (value === undefined || isStorable(attributeType(model, name), value)) return
+  throw usage.createdValue(method, model.name, name, value)
+}
+
+/** A number that {@link valueAfter} adds to; NULL and no value are 0. */
+function numberOf(value: unknown): unknown {
+  if (typeof value === 'bigint') return String(value)
+  return typeof value === 'boolean' ? Number(value) : (value ?? null)
+}
