@@ -1,9 +1,10 @@
 import { expect } from 'chai'
-import type { Sequelize } from 'sequelize'
+import type { Sequelize, Transaction } from 'sequelize'
 import {
   addToSet,
   append,
   atomicUpdate,
+  atomicUpsert,
   compareAndSetJson,
   increment,
   matching,
@@ -273,6 +274,66 @@ eachDatabase('our own guarantees, in every order', (database) => {
     it(`${title} beside ${title}, returning, from NULL: ${count(returningFromNull)}`, () =>
       race(returningFromNull, pair, { from: null, options: { returning: true } }))
   }
+
+  const upsert = (id: number, who: Who, transaction?: Transaction): Promise<boolean> =>
+    atomicUpsert([Runs, id], { progress: [set(who, 1), increment('number')] }, transaction && { transaction })
+  const raceToCreate = async (
+    orders: number,
+    [a, b]: readonly ((id: number) => Promise<unknown>)[],
+    check: (answers: readonly unknown[], document: Progress | null | undefined) => void,
+    isThere = false,
+  ): Promise<void> => {
+    let last = 100_000
+    // The first INSERT of a process reads the indexes of the table.
+    await upsert(++last, 'a')
+    const result = await explore({
+      sequelize,
+      setup: async () => {
+        await Runs.destroy({ where: {} })
+        const id = ++last
+        if (isThere) await upsert(id, 'b')
+        return { id, answers: [] as unknown[] }
+      },
+      participants: {
+        A: async (context) => (context.answers[0] = await a!(context.id)),
+        B: async (context) => (context.answers[1] = await b!(context.id)),
+      },
+      preemptions: Infinity,
+      check: async ({ id, answers }) => {
+        check(answers, (await Runs.findByPk(id))?.progress)
+      },
+    })
+    const { failures, verdict, reasons, isComplete, schedules } = result
+    expect([failures.map(({ error }) => error), reasons]).to.deep.equal([[], []])
+    expect([verdict, isComplete]).to.deep.equal(['kept', true])
+    if (!isSqlite) expect(schedules).to.equal(orders)
+  }
+  const bothChange = (answers: readonly unknown[], document: Progress | null | undefined): void => {
+    expect(answers.toSorted()).to.deep.equal([false, true])
+    expect(document).to.deep.equal({ a: 1, b: 1, number: 2 })
+  }
+
+  // An UPDATE that finds no row, a read, and an INSERT; on MySQL, the UPDATE has a second form, for NULL.
+  const ordersToCreate = isMysql ? 70 : isPostgres ? 16 : 20
+  it(`atomicUpsert beside atomicUpsert: ${ordersToCreate} orders, in which one creates the row, and both change it`, () =>
+    raceToCreate(ordersToCreate, [(id) => upsert(id, 'a'), (id) => upsert(id, 'b')], bothChange))
+
+  const ordersInTransactions = isPostgres ? 50 : 4
+  it(`atomicUpsert beside atomicUpsert, in transactions: ${ordersInTransactions} orders, without a conflict`, () => {
+    const inTransaction =
+      (who: Who) =>
+      (id: number): Promise<boolean> =>
+        sequelize.transaction((transaction) => upsert(id, who, transaction))
+    return raceToCreate(ordersInTransactions, [inTransaction('a'), inTransaction('b')], bothChange)
+  })
+
+  it('atomicUpsert beside destroy: 2 orders, in which the row is changed and deleted, or deleted and created', () => {
+    const check = ([isCreated, deleted]: readonly unknown[], document: Progress | null | undefined): void => {
+      expect(deleted).to.equal(1)
+      expect(document).to.deep.equal(isCreated === true ? { a: 1, number: 1 } : undefined)
+    }
+    return raceToCreate(2, [(id) => upsert(id, 'a'), (id) => Runs.destroy({ where: { id } })], check, true)
+  })
 
   it('compareAndSetJson beside compareAndSetJson: 2 orders, and exactly one is told that it did', () =>
     race(2, [comparing, comparing], {

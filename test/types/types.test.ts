@@ -16,6 +16,7 @@ import {
   atLeast,
   atMost,
   atomicUpdate,
+  atomicUpsert,
   compareAndSetJson,
   contains,
   equals,
@@ -77,6 +78,23 @@ export async function typed(run: Run, sequelize: Sequelize, transaction: Transac
   await run.mergeJsonKey('unknown', 'whatever', 'text')
   await mergeJsonKey([Run, 7], 'progress', 'step_a', 'failed')
   await mergeJsonKey(run, 'progress', 'attempts', 1)
+
+  // Create or change.
+  const isNew = await atomicUpsert(
+    [Run, 7],
+    { progress: [set('step_a', 'done'), increment('attempts')], title: 'x' },
+    { create: { progress: { attempts: 0, note: null } }, transaction },
+  )
+  expectTypeOf(isNew).toEqualTypeOf<boolean>()
+  await atomicUpsert([Run, { where: { title: 'x' } }], { progress: [remove('step_a')] })
+  // @ts-expect-error a row that is loaded is there
+  await atomicUpsert(run, { title: 'x' })
+  // @ts-expect-error not a value of the document
+  await atomicUpsert([Run, 7], { progress: [set('step_a', 1)] })
+  // @ts-expect-error no such attribute
+  await atomicUpsert([Run, 7], { title: 'x' }, { create: { nothing: 1 } })
+  // @ts-expect-error not the type of the document
+  await atomicUpsert([Run, 7], { title: 'x' }, { create: { progress: { attempts: 'x' } } })
 
   // What comes back.
   const same = await run.mergeJsonKey('progress', 'attempts', 1)
