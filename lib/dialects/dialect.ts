@@ -141,8 +141,11 @@ export interface Dialect {
    * in which such a comparison would decide. Their result is then computed from the stored text.
    */
   readonly comparesDoubles?: readonly Kind[]
-  /** Whether an UPDATE matched its row; `undefined` if the driver cannot say. Absent if the database has RETURNING. */
-  readonly matched?: (header: unknown) => boolean | undefined
+  /**
+   * Whether an UPDATE matched its row, or its number of `rows`; `undefined` if the driver cannot say. Absent if the database has
+   * RETURNING.
+   */
+  readonly matched?: (header: unknown, rows?: number) => boolean | undefined
   /** What makes a statement skip the row that it names; for error texts. Absent if no statement can skip a row. */
   readonly skipsRows?: (statement: 'INSERT' | 'UPDATE' | 'DELETE') => string
   readonly insertIfAbsent: InsertIfAbsent

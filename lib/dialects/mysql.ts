@@ -149,12 +149,12 @@ function writtenDocument(
   return { document: writeRoot(functions, root, operation, bind), guards: [], met }
 }
 
-/** Whether an UPDATE matched its row. `affectedRows` counts only changed rows; `info` also has the matched rows. */
-export function matched(header: unknown): boolean | undefined {
+/** Whether an UPDATE matched its rows. `affectedRows` counts only changed rows; `info` also has the matched rows. */
+export function matched(header: unknown, rows: number = 1): boolean | undefined {
   const { affectedRows, info } = header as { affectedRows: number; info?: string }
   const count = /Rows matched: (\d+)/.exec(info ?? '')?.[1]
-  if (count !== undefined) return count !== '0'
-  return affectedRows > 0 ? true : undefined
+  if (count !== undefined) return Number(count) >= rows
+  return affectedRows >= rows ? true : undefined
 }
 
 /** Marks a duplicate in the result of an INSERT, in place of the number of an auto-increment column. */

@@ -114,6 +114,10 @@ const texts = {
     `${method}: expected options.if to be an object of JSON columns and their conditions, got ${describeValue(value)}. Write { if: { progress: [exists('step_b')] } }.`,
   where: (method: string, value: unknown): string =>
     `${method}: expected where to be an object of columns, got ${describeValue(value)}. Write { where: { status: 'running' } }.`,
+  whereOfAll: (method: string, model: string, column: string): string =>
+    `${method}: every row of ${model} meets the where. Name a column in it: { ${column}: … }; or pass the option { all: true } to change every row.`,
+  all: (method: string, value: unknown): string =>
+    `${method}: expected all to be true or false, got ${describeValue(value)}. Write { all: true } to change every row, or leave it out.`,
   whereColumn: (method: string, model: string, name: string, isJson: boolean, names: readonly string[]): string =>
     `${method}: "${name}" is not an ordinary column of ${model}. ` +
     (isJson

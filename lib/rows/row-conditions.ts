@@ -120,6 +120,19 @@ export function conditionSql(condition: RowCondition, statement: Statement): str
   }
 }
 
+/** Whether every row meets the condition, whatever its columns hold: `{ [Op.or]: [{}] }`, `{ id: { [Op.notIn]: [] } }`. */
+export function isAlwaysMet(condition: RowCondition): boolean {
+  if (condition.kind === 'and') return condition.parts.every(isAlwaysMet)
+  if (condition.kind === 'or') return condition.parts.some(isAlwaysMet)
+  return condition.kind === 'not' && condition.parts.some(isNeverMet)
+}
+
+function isNeverMet(condition: RowCondition): boolean {
+  if (condition.kind === 'and') return condition.parts.some(isNeverMet)
+  if (condition.kind === 'or') return condition.parts.every(isNeverMet)
+  return condition.kind === 'not' && condition.parts.every(isAlwaysMet)
+}
+
 function joined(parts: readonly RowCondition[], statement: Statement, by: string): string {
   return parts.map((each) => conditionSql(each, statement)).join(by)
 }

@@ -6,7 +6,7 @@ import type { RowModel } from '../sequelize/internals.js'
 import { sessionOf } from '../sequelize/session.js'
 import type { Session } from '../sequelize/session.js'
 import type { Statement } from '../sequelize/statement.js'
-import { conditionSql, ordinaryColumns, rowConditions } from './row-conditions.js'
+import { conditionSql, isAlwaysMet, ordinaryColumns, rowConditions } from './row-conditions.js'
 import type { RowCondition } from './row-conditions.js'
 import { identifyRow, isModel, refuseDuplicates, RowRef } from './row-ref.js'
 import type { Target } from './row-ref.js'
@@ -58,6 +58,21 @@ function queryOf(method: string, [model, value]: readonly [unknown, unknown]): R
   if (Object.keys(others).length > 0) throw usage.targetKeys(method, model.name, Object.keys(others))
   const conditions = rowConditions(method, model, where)
   if (conditions.length === 0) throw usage.targetWhere(method, model.name, ordinaryColumns(model)[0]!)
+  return new RowQuery(model, [...conditions, ...conditionsOfModel(method, model)])
+}
+
+/**
+ * Reads the conditions of the rows that a call changes.
+ * @param all whether the call may change every row of the table
+ * @throws {UsageError} they are not in the language of {@link rowConditions}, or every row meets them
+ */
+export function rowsWhere(method: string, model: unknown, where: unknown, all: unknown): RowQuery {
+  if (!isModel(model)) throw usage.model(method, model)
+  if (model.primaryKeyAttributes.length === 0) throw usage.noPrimaryKey(method, model.name)
+  if (!['undefined', 'boolean'].includes(typeof all)) throw usage.all(method, all)
+  const conditions = rowConditions(method, model, where)
+  if (all !== true && conditions.every(isAlwaysMet))
+    throw usage.whereOfAll(method, model.name, ordinaryColumns(model)[0]!)
   return new RowQuery(model, [...conditions, ...conditionsOfModel(method, model)])
 }
 

@@ -100,9 +100,8 @@ export class TransactionState {
   send(query: Query, sql: unknown, options: QueryOptions, dialect: Dialect): Promise<unknown> {
     const text = textOf(sql)
     const send = (): Promise<unknown> => this.#sendNow(query, sql, text, options, dialect)
-    const { sending } = currentContext()
     // Sent by a hook of a statement that is in flight, which waits for it.
-    const isInStatement = sending !== undefined && !sending.isOver && sending.transaction === this.transaction
+    const isInStatement = this.#isInStatement()
     if (!options.completesTransaction) {
       refuseTransactionControl(text, dialect)
       if (isInStatement) return send()
@@ -122,8 +121,22 @@ export class TransactionState {
     return this.#sendInTurn(send)
   }
 
+  #isInStatement(): boolean {
+    const { sending } = currentContext()
+    return sending !== undefined && !sending.isOver && sending.transaction === this.transaction
+  }
+
+  /** Runs a call with several statements; no other branch of the callback sends a statement between them. */
+  runAlone<R>(call: () => Promise<R>): Promise<R> {
+    if (this.#isInStatement()) return call()
+    return this.#sendInTurn(async () => {
+      this.refuseIfOver()
+      return call()
+    })
+  }
+
   /** Sends a statement while no other statement of the transaction is in flight, but for those of its hooks. */
-  async #sendInTurn(send: () => Promise<unknown>, work?: Work): Promise<unknown> {
+  async #sendInTurn<R>(send: () => Promise<R>, work?: Work): Promise<R> {
     const turn = this.queue.enter()
     const sending: SendingStatement = { transaction: this.transaction, isOver: false }
     try {

@@ -6,12 +6,13 @@ import type { Changes, Conditions, FittingColumns } from '../json/document-types
 import { isCondition, isOperation } from '../json/operation.js'
 import { rowConditions } from '../rows/row-conditions.js'
 import { identifyTarget } from '../rows/row-query.js'
-import type { TargetRow } from '../rows/row-query.js'
 import { jsonColumnType } from '../rows/row-ref.js'
 import type { Target } from '../rows/row-ref.js'
 import { jsonAttributes } from '../sequelize/internals.js'
+import type { RowModel } from '../sequelize/internals.js'
 import type { RetryOptions } from '../transactions/retry.js'
 import { writeRow } from './atomic-write.js'
+import type { RowRequest } from './atomic-write.js'
 import { ordinaryChanges } from './columns.js'
 import type { Plus } from './columns.js'
 import type { Result, TargetOf } from './options.js'
@@ -94,23 +95,38 @@ export async function atomicUpdate(
   const method = 'atomicUpdate'
   const row = identifyTarget(method, target)
   const { where, if: conditions = {}, ...others } = checkOptions(method, options, optionNames)
-  const isObject = typeof changes === 'object' && changes !== null && !Array.isArray(changes)
-  if (!isObject || Object.keys(changes).length === 0) throw usage.changes(method, row.model.name, changes)
   const request = {
     method,
     row,
-    documents: documentChanges(method, row, changes, conditions),
-    changes: ordinaryChanges(method, row.model, changes),
+    ...splitChanges(method, row.model, changes, conditions),
     where: where === undefined ? [] : rowConditions(method, row.model, where),
   }
   const { row: stored } = await writeRow(request, others, others.returning ? 'row' : 'nothing')
   return row.instance ?? stored
 }
 
+/**
+ * The changes of JSON columns, with the conditions on them, and the changes of ordinary columns.
+ * @throws {UsageError} there is no change, or one of them does not fit its attribute
+ */
+export function splitChanges(
+  method: string,
+  model: RowModel,
+  changes: Readonly<Record<string, unknown>>,
+  conditions: Readonly<Record<string, unknown>> = {},
+): Pick<RowRequest, 'documents' | 'changes'> {
+  const isObject = typeof changes === 'object' && changes !== null && !Array.isArray(changes)
+  if (!isObject || Object.keys(changes).length === 0) throw usage.changes(method, model.name, changes)
+  return {
+    documents: documentChanges(method, model, changes, conditions),
+    changes: ordinaryChanges(method, model, changes),
+  }
+}
+
 /** The changes of JSON columns, and the columns that only have conditions. */
 export function documentChanges(
   method: string,
-  { model }: TargetRow,
+  model: RowModel,
   changes: Readonly<Record<string, unknown>>,
   conditions: Readonly<Record<string, unknown>>,
 ): readonly DocumentChange[] {

@@ -113,7 +113,7 @@ export async function atomicUpsert<M extends Model, const G extends object>(
     model,
     key,
     create: createdValues(method, model, key, create),
-    documents: documentChanges(method, row, changes, {}),
+    documents: documentChanges(method, model, changes, {}),
     changes: ordinaryChanges(method, model, changes),
   }
   const retry = policy === undefined ? undefined : checkRetryOptions(method, policy)

@@ -1,6 +1,6 @@
 import type { Model } from 'sequelize'
 import { connectorOf } from '../dialects/connector.js'
-import type { UpdateVariant } from '../dialects/dialect.js'
+import type { Column, UpdateVariant } from '../dialects/dialect.js'
 import { refuseClampedSum, refuseTooLarge, refuseTooManyBinds, refuseUnsupported } from '../dialects/limits.js'
 import { checkOptions } from '../errors/check-options.js'
 import { ConditionNotMetError, JsonShapeError, mismatchError, UnsupportedValueError } from '../errors/errors.js'
@@ -18,7 +18,7 @@ import { jsonColumnType, RowRef } from '../rows/row-ref.js'
 import type { Target } from '../rows/row-ref.js'
 import { assignStored, findRowState, refuseUnsavedChanges, rowStateOf } from '../rows/row-state.js'
 import { isChanged, updatedAtAttribute, valuesOf, versionAttribute } from '../sequelize/internals.js'
-import type { Row } from '../sequelize/internals.js'
+import type { Row, RowModel } from '../sequelize/internals.js'
 import { policyOf } from '../sequelize/model-state.js'
 import { failureOf, isRefusedByServer, sendForHeader, sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
@@ -67,7 +67,7 @@ export async function write(
 }
 
 /** What a call writes to one row. */
-interface RowRequest {
+export interface RowRequest {
   readonly method: string
   readonly row: TargetRow
   readonly documents: readonly DocumentChange[]
@@ -76,18 +76,22 @@ interface RowRequest {
   readonly where: readonly RowCondition[]
 }
 
-/** One UPDATE of one row, for a call or for a batch of calls. */
-interface AtomicWrite {
-  readonly row: RowRef
+/** The changes of an UPDATE, checked by setters and validators. */
+export interface RowChanges {
   readonly documents: readonly DocumentChange[]
   readonly columns: readonly ColumnChange[]
   readonly where: readonly RowCondition[]
-  /** What the call resolves to. */
-  readonly answer: Answer
   /** The number of calls in the batch; 1 without a batch. */
   readonly calls: number
   /** The time of the last call, for `updatedAt`. */
   readonly now: Date
+}
+
+/** One UPDATE of one row, for a call or for a batch of calls. */
+interface AtomicWrite extends RowChanges {
+  readonly row: RowRef
+  /** What the call resolves to. */
+  readonly answer: Answer
 }
 
 type Answer = 'nothing' | 'documents' | 'row'
@@ -126,8 +130,7 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
   const perform = async (): Promise<Written> => {
     const columns = hasColumns ? await validatedChanges(method, row, changes) : []
     const call = await startCall({ method, session, row: row.facts, transaction: joined, logging })
-    for (const each of documents) refuseUnsupported(method, each.column, each, call.dialect)
-    for (const each of columns) if ('plus' in each) refuseClampedSum(method, each.attribute, call.dialect)
+    refuseUnsupportedChanges(call, documents, columns)
     const send = (own: Call, sent: AtomicWrite): Promise<Written> => {
       const opensTransaction =
         (answer !== 'nothing' && call.dialect.matched !== undefined) ||
@@ -146,6 +149,16 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
     })
   }
   return isBatched ? trackUnsettled(session, perform()) : perform()
+}
+
+/** @throws {UnsupportedValueError} the database cannot hold a key, a value or a sum exactly */
+export function refuseUnsupportedChanges(
+  { method, dialect }: Call,
+  documents: readonly DocumentChange[],
+  columns: readonly ColumnChange[],
+): void {
+  for (const each of documents) refuseUnsupported(method, each.column, each, dialect)
+  for (const each of columns) if ('plus' in each) refuseClampedSum(method, each.attribute, dialect)
 }
 
 /** The write, with the row as its answer if a locked instance of the row cannot compute its new document. */
@@ -217,7 +230,7 @@ function batchWrite(calls: readonly JsonCall[], operations: readonly Operation[]
 }
 
 /** {@link updateRow} in a transaction, whose locked instances of the row get the change before its next call. */
-async function updateInTransaction(
+export async function updateInTransaction(
   call: Call,
   write: AtomicWrite,
   context: QueryContext,
@@ -254,17 +267,29 @@ async function updateRow(call: Call, write: AtomicWrite, context: QueryContext):
   return { documents: outcome.stored.map(({ loaded }) => loaded) }
 }
 
-async function sendUpdate(
+/** An UPDATE without RETURNING. */
+interface BuiltUpdate {
+  readonly sql: string
+  readonly statement: Statement
+  /** The columns of its documents. */
+  readonly targets: readonly Column[]
+}
+
+/**
+ * Builds the UPDATE with one variant for each document.
+ * @param rows the condition that names its rows; its binds are the last ones but for those of `where`
+ */
+export function buildUpdate(
   call: Call,
-  write: AtomicWrite,
+  model: RowModel,
+  changes: RowChanges,
   variants: readonly UpdateVariant[],
-  context: QueryContext,
+  rows: (statement: Statement) => string,
   mayPad = true,
-): Promise<UpdateResult<Written>> {
+): BuiltUpdate {
   const { method, dialect, session } = call
   const { sequelize } = session
-  const { row, documents, columns, where, calls, now, answer } = write
-  const { model } = row
+  const { documents, columns, where, calls, now } = changes
   const { prepares = false, maxBinds = Infinity } = connectorOf(sequelize.getDialect())
   const isPrepared = prepares && mayPad
   const statement = new Statement(model)
@@ -306,17 +331,29 @@ async function sendUpdate(
     assignments.push(`${key} = ${key}`)
   }
   const conditions = [...guards, ...where.map((each) => conditionSql(each, statement))]
-  const all = [row.sql(statement), ...conditions].join(' AND ')
+  const all = [rows(statement), ...conditions].join(' AND ')
   const sql = `${prefix}UPDATE ${hint}${statement.table()} SET ${assignments.join(', ')} WHERE ${all}`
   const bytes = statement.bytes(sql, dialect.maxStatementBytes)
   const binds = statement.countBinds(sql, maxBinds)
   if (isPrepared && (bytes > (dialect.maxStatementBytes ?? Infinity) || binds > maxBinds)) {
-    return sendUpdate(call, write, variants, context, false)
+    return buildUpdate(call, model, changes, variants, rows, false)
   }
   const named = documents[0]?.column ?? columns[0]!.attribute
   refuseTooLarge(method, named, bytes, dialect)
   refuseTooManyBinds(method, named, binds, maxBinds, dialect)
+  return { sql, statement, targets }
+}
 
+async function sendUpdate(
+  call: Call,
+  write: AtomicWrite,
+  variants: readonly UpdateVariant[],
+  context: QueryContext,
+): Promise<UpdateResult<Written>> {
+  const { dialect, session } = call
+  const { sequelize } = session
+  const { row, documents, answer } = write
+  const { sql, statement, targets } = buildUpdate(call, row.model, write, variants, (own) => row.sql(own))
   if (dialect.matched) {
     const [header] = await sendForHeader(sequelize, sql, statement.binds, context)
     const isMatched = dialect.matched(header)

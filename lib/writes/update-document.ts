@@ -24,7 +24,6 @@ import { jsonType } from '../json/values.js'
 import type { JsonValue } from '../json/values.js'
 import { columnsOf, conditionSql } from '../rows/row-conditions.js'
 import type { RowCondition } from '../rows/row-conditions.js'
-import type { TargetRow } from '../rows/row-query.js'
 import type { RowRef } from '../rows/row-ref.js'
 import { versionAttribute } from '../sequelize/internals.js'
 import { failureOf, sendForHeader, sendForRows } from '../sequelize/send.js'
@@ -156,7 +155,7 @@ export async function updateDocuments<R>(
 export function toWriteError(
   error: unknown,
   { method, dialect }: Call,
-  { facts }: TargetRow,
+  { facts }: Pick<RowRef, 'facts'>,
   { documents, changes }: { documents: readonly DocumentColumn[]; changes: readonly ColumnChange[] },
   { transaction }: QueryContext,
 ): unknown {
@@ -249,10 +248,10 @@ function atElements(change: Change, stored: StoredDocument, dialect: Dialect): U
 const maxPlaced = 64
 
 /** All combinations of one variant per document; a document that is replaced as a whole has only one variant. */
-function variantsOf(
+export function variantsOf(
   documents: readonly DocumentChange[],
   dialect: Dialect,
-  whole: ReadonlyMap<DocumentChange, UpdateVariant>,
+  whole: ReadonlyMap<DocumentChange, UpdateVariant> = noDocuments,
 ): UpdateVariant[][] {
   const variants = (each: DocumentChange): readonly UpdateVariant[] => {
     const own = whole.get(each)

@@ -21,6 +21,7 @@ import {
   set,
   setIfAbsent,
   updateJson,
+  updateWhere,
   withLock,
   withLocks,
   withOptimisticLock,
@@ -373,6 +374,63 @@ eachDatabase('our own guarantees, in every order', (database) => {
   for (const [one, other, orders, mutants] of pairs) {
     it(`${one} beside ${other}: ${orders} orders; without ${mutants.join(' or ')} it loses`, () =>
       race(orders, [lockers[one]!, lockers[other]!], { mutants }))
+  }
+
+  const bulk: Writer = {
+    write: ([Model, id], who) =>
+      updateWhere(Model, { id, title: null }, { progress: [increment('number', step(who))] }),
+    means: writers['increment']!.means,
+  }
+  const bulkPairs: readonly (readonly [other: string, writer: Writer, orders: number, from: typeof start | null])[] = [
+    ['updateWhere', bulk, 6, start],
+    ['mergeJsonKey', writers['mergeJsonKey']!, isMysql ? 7 : 4, null],
+    ['withLock', lockers['withLock']!, 6, start],
+  ]
+  for (const [other, writer, orders, from] of bulkPairs) {
+    it(`updateWhere beside ${other}${from ? '' : ', from NULL'}: ${orders} orders`, () =>
+      race(orders, [bulk, writer], { from }))
+  }
+
+  const move = (id: number, title: string): Promise<unknown> =>
+    withLock([Runs, id], (run) => run.update({ title, progress: { ...run.progress, mine: 1 } }))
+  const moves: Record<string, { from: string; to: string; move: (id: number) => Promise<unknown> }> = {
+    'a row that comes to meet its where': { from: 'new', to: 'queued', move: (id) => move(id, 'queued') },
+    'a row that ceases to meet its where': { from: 'queued', to: 'gone', move: (id) => move(id, 'gone') },
+    'a new row': {
+      from: 'new',
+      to: 'queued',
+      move: () => Runs.create({ title: 'queued', progress: { mine: 1 } }),
+    },
+  }
+  for (const [what, { from, to, move }] of Object.entries(moves)) {
+    const mutants: readonly Mutant[] = to === 'gone' ? ['strip-lock'] : []
+    it(`updateWhere beside ${what}: changed once or not at all, as its count says`, async () => {
+      const result = await explore({
+        sequelize,
+        setup: async () => {
+          await Runs.destroy({ where: {} })
+          return { id: (await Runs.create({ title: from })).id, count: 0 }
+        },
+        participants: {
+          A: async (context: { id: number; count: number }) => {
+            const changes = { title: 'done', progress: [increment('n')] } as const
+            context.count = await updateWhere(Runs, { title: 'queued' }, changes)
+          },
+          B: ({ id }) => move(id),
+        },
+        check: async ({ count }) => {
+          const [{ title, progress }] = (await Runs.findAll({ order: [['id', 'DESC']] })) as [WorkflowRun]
+          expect(title).to.equal(count === 1 && to === 'queued' ? 'done' : to)
+          expect(progress).to.deep.equal({ mine: 1, ...(count === 1 && { n: 1 }) })
+        },
+        mutants,
+        preemptions: Infinity,
+      })
+      const { failures, isComplete, outcomes, schedules, reasons } = result
+      expect([failures.map(({ error }) => error), isComplete]).to.deep.equal([[], true])
+      if (mutants.length > 0) expect(reasons).to.deep.equal([])
+      expect(outcomes).to.deep.equal({ 'A ok, B ok: kept': schedules })
+    })
   }
 
   it('withLocks of two rows, named crosswise: 10 orders; without strip-lock or strip-transaction it loses', async () => {

@@ -1,0 +1,274 @@
+import type { Attributes, Logging, Model, ModelStatic, Transactionable, WhereOptions } from 'sequelize'
+import { connectorOf } from '../dialects/connector.js'
+import type { UpdateVariant } from '../dialects/dialect.js'
+import { refuseTooLarge, refuseTooManyBinds } from '../dialects/limits.js'
+import { checkOptions } from '../errors/check-options.js'
+import { ConflictError } from '../errors/errors.js'
+import { usage } from '../errors/usage.js'
+import type { Changes } from '../json/document-types.js'
+import { rowsWhere } from '../rows/row-query.js'
+import type { RowQuery } from '../rows/row-query.js'
+import { identifyRow, RowRef } from '../rows/row-ref.js'
+import { valuesOf } from '../sequelize/internals.js'
+import type { RowModel } from '../sequelize/internals.js'
+import { sendForHeader, sendForInstances } from '../sequelize/send.js'
+import type { QueryContext } from '../sequelize/send.js'
+import { Statement } from '../sequelize/statement.js'
+import { startCall } from '../transactions/call.js'
+import type { Call } from '../transactions/call.js'
+import { execute } from '../transactions/execute.js'
+import { transactionToJoin } from '../transactions/join.js'
+import { lockingRead } from '../transactions/lock-wait.js'
+import { checkRetryOptions } from '../transactions/retry.js'
+import type { RetryOptions } from '../transactions/retry.js'
+import type { TransactionState } from '../transactions/transaction-state.js'
+import { splitChanges } from './atomic-update.js'
+import { buildUpdate, refuseUnsupportedChanges, updateInTransaction } from './atomic-write.js'
+import type { RowChanges } from './atomic-write.js'
+import { validatedChanges } from './columns.js'
+import type { Plus } from './columns.js'
+import { isReadFirst, toWriteError, variantsOf } from './update-document.js'
+import type { DocumentChange } from './update-document.js'
+
+export interface UpdateWhereOptions extends Logging, Transactionable {
+  /** Allow a `where` that every row meets, such as `{}`. Default: false. */
+  readonly all?: boolean
+  /** As {@link JsonWriteOptions}: attempts after a deadlock or a conflict in a cluster. Default: 3 attempts. */
+  readonly retry?: RetryOptions
+}
+
+const optionNames = ['transaction', 'all', 'retry', 'logging'] as const
+
+/** The maximum number of rows of one UPDATE. */
+const maxRows = 512
+
+/**
+ * Changes every row that meets a `where`, all of them or none: JSON columns by operations, ordinary columns by new values or by
+ * {@link plus}, as {@link atomicUpdate} does for one row.
+ *
+ * A locking read of the primary keys, then one UPDATE for up to 512 rows of one kind of document (object, or NULL), in one
+ * transaction. A concurrent write of one of the rows is before or after this call as a whole: never lost, never counted twice. A
+ * row that comes to meet the `where` after the read is not changed. New values pass through setters and validators once; hooks do
+ * not run. `updatedAt` and `version` of each row change. Sends, on MySQL:
+ *
+ *     START TRANSACTION
+ *     SELECT `id` AS `id`, CASE WHEN JSON_TYPE(`progress`) = 'OBJECT' AND … THEN 0 … END AS `kind of row` FROM `workflow_runs`
+ *     WHERE `status` = ? ORDER BY `id` FOR UPDATE
+ *     UPDATE `workflow_runs` SET `progress` = JSON_SET(`progress`, ?, …), `updatedAt` = ? WHERE `id` IN (?, …) AND …
+ *     COMMIT
+ *
+ * In a transaction that the call joins, a savepoint takes the place of the transaction. On MySQL and MariaDB, a `where` without
+ * an index locks every row of the table until the transaction ends. The conditions of the model's scope hold too, and rows that a
+ * `paranoid` model has deleted do not match.
+ *
+ * @param where   conditions on ordinary columns in Sequelize's language, with the operators of {@link RowWhere}
+ * @param changes by attribute, as in {@link atomicUpdate}
+ * @returns the number of rows that met the `where`; all of them were changed
+ * @throws the errors of {@link atomicUpdate}, which name the row; nothing was written
+ * @throws {UsageError} before any SQL: every row meets the `where`, and not `{ all: true }`
+ * @throws {JsonShapeError} the first row with a document that does not fit; nothing was written
+ * @example
+ *     const count = await updateWhere(
+ *       WorkflowRun,
+ *       { status: 'running', startedAt: { [Op.lt]: yesterday } },
+ *       { progress: [set('error', 'timeout')], status: 'failed', attempts: plus(1) },
+ *     )
+ * @see https://dev.mysql.com/doc/refman/9.7/en/innodb-locking-reads.html
+ */
+export async function updateWhere<M extends Model, const G extends object>(
+  model: ModelStatic<M>,
+  where: WhereOptions<Attributes<M>>,
+  changes: G & Changes<M, G, Plus>,
+  options: UpdateWhereOptions = {},
+): Promise<number> {
+  const method = 'updateWhere'
+  const { transaction, all, logging, ...checked } = checkOptions(method, options, optionNames)
+  const retry = checked.retry === undefined ? undefined : checkRetryOptions(method, checked.retry)
+  const query = rowsWhere(method, model, where, all)
+  const { session, facts } = query
+  const { documents, changes: ordinary } = splitChanges(method, query.model, changes)
+  const joined = transactionToJoin(method, session, transaction, undefined)
+  if (joined && retry) throw usage.retryJoined(method)
+  const columns = await validatedChanges(method, query, ordinary)
+  const call = await startCall({ method, session, row: facts, transaction: joined, logging })
+  refuseUnsupportedChanges(call, documents, columns)
+  const statements = (context: QueryContext, state: TransactionState | undefined): Promise<number> => {
+    const write = (own: QueryContext): Promise<number> =>
+      state!.runAlone(() =>
+        updateRows(call, query, { documents, columns, where: [], calls: 1, now: new Date() }, own, state!),
+      )
+    if (!joined) return write(context)
+    const savepoint = (): Promise<number> =>
+      session.sequelize.transaction({ transaction: joined, ...(logging !== undefined && { logging }) }, (own) =>
+        write({ ...context, transaction: own }),
+      )
+    // A save of one of these rows that is in progress has its document in its statement already.
+    const keys = state!.lockedRows.ofTable(query.model).map((row) => RowRef.of(row).key)
+    const inTurn = [...new Set(keys)]
+      .sort()
+      .reduceRight<() => Promise<number>>((next, key) => () => state!.runCall(key, `${method}()`, next), savepoint)
+    return state!.runCall(undefined, `${method}()`, inTurn)
+  }
+  return execute(call, { statements }, { opensTransaction: true, retry })
+}
+
+/** A locked row, and the combination of variants that matches it. */
+interface FoundRow {
+  readonly ref: RowRef
+  /** `undefined` if none does, or if it is not known. */
+  readonly variants: readonly UpdateVariant[] | undefined
+}
+
+/** Locks and changes the rows that meet the conditions of a query; returns their number. */
+async function updateRows(
+  call: Call,
+  query: RowQuery,
+  changes: RowChanges,
+  context: QueryContext,
+  state: TransactionState,
+): Promise<number> {
+  const found = await lockRows(call, query, changes.documents, context)
+  const rest: RowRef[] = []
+  const alike = new Map<readonly UpdateVariant[], RowRef[]>()
+  for (const { ref, variants } of found) {
+    // A locked instance gets the change too. A document that no variant matches has to be read.
+    if (variants === undefined || state.lockedRows.ofRow(ref.key).length > 0) rest.push(ref)
+    else if (alike.has(variants)) alike.get(variants)!.push(ref)
+    else alike.set(variants, [ref])
+  }
+  // First those that may not fit.
+  for (const row of rest) {
+    const own = { ...call, row: row.facts }
+    await updateInTransaction(own, { ...changes, row, answer: 'nothing' }, context, state)
+  }
+  for (const [variants, refs] of alike) {
+    for (let start = 0; start < refs.length; start += maxRows) {
+      await updateAlike(call, query.model, changes, variants, refs.slice(start, start + maxRows), context)
+    }
+  }
+  return found.length
+}
+
+/** The alias of the combination of variants that matches a row; no attribute has this name. */
+const kindAlias = 'kind of row'
+
+/** Locks the rows that meet the conditions of a query, in the order of their keys. */
+async function lockRows(
+  call: Call,
+  query: RowQuery,
+  documents: readonly DocumentChange[],
+  context: QueryContext,
+): Promise<readonly FoundRow[]> {
+  const { method, dialect, session } = call
+  const { model, conditions } = query
+  const combinations = documents.some((each) => isReadFirst(each, dialect)) ? [] : variantsOf(documents, dialect)
+  const select = new Statement(model)
+  let prefix = ''
+  const cases = combinations.map((variants, kind) => {
+    const guards = documents.map((each, index) => {
+      const guard = guardOf(variants[index]!, each, select)
+      prefix ||= guard.prefix
+      return guard.sql
+    })
+    return `WHEN ${guards.join(' AND ') || '1 = 1'} THEN ${kind}`
+  })
+  const kind = cases.length > 0 ? `CASE ${cases.join(' ')} END` : 'NULL'
+  const order = model.primaryKeyAttributes.map((name) => select.column(name)).join(', ')
+  const selected = `${keyColumns(model, select)}, ${kind} AS ${select.name(kindAlias)}`
+  const sql = `${selected} FROM ${select.table()} WHERE ${query.sql(select)} ORDER BY ${order}`
+  const { maxBinds = Infinity } = connectorOf(session.sequelize.getDialect())
+  const column = documents[0]?.column ?? model.primaryKeyAttributes[0]!
+  refuseTooLarge(method, column, select.bytes(sql, dialect.maxStatementBytes), dialect)
+  refuseTooManyBinds(method, column, select.countBinds(sql, maxBinds), maxBinds, dialect)
+  try {
+    return await lockingRead(call, model, context, async (hint, clause) => {
+      const rows = await sendForInstances(model, `${prefix}SELECT ${hint}${sql} ${clause}`, select.binds, context)
+      return rows.map((row) => {
+        const kind = valuesOf(row)[kindAlias] as number | string | null
+        const { primaryKey } = identifyRow(method, row)
+        const ref = new RowRef(model, primaryKey, undefined, conditions)
+        return { ref, variants: kind === null ? undefined : combinations[Number(kind)] }
+      })
+    })
+  } catch (error) {
+    throw toWriteError(error, call, query, { documents, changes: [] }, context)
+  }
+}
+
+/** The guard of a variant, without the binds of its document alone: PostgreSQL refuses a bind that the text does not have. */
+function guardOf(
+  variant: UpdateVariant,
+  { column, type, ...change }: DocumentChange,
+  select: Statement,
+): { readonly sql: string; readonly prefix: string } {
+  const values: string[] = []
+  const { guard, prefix = '' } = variant(
+    change,
+    { sql: select.column(column), type },
+    (value) => `\0${values.push(value)}\0`,
+  )
+  const placeholders = new Map<string, string>()
+  const sql = guard.replace(/\0(\d+)\0/g, (_, number: string) => {
+    const placeholder = placeholders.get(number) ?? select.bind(values[Number(number) - 1])
+    placeholders.set(number, placeholder)
+    return placeholder
+  })
+  return { sql, prefix }
+}
+
+const unmatched = 'an UPDATE by its primary key that did not match it, although this call has locked it'
+const exactKey = 'Its primary key must equal what a driver reads from it, which a FLOAT does not: change its type.'
+
+/**
+ * Sends the UPDATE of rows that the same variants match.
+ * @throws {ConflictError} the database skips one of the rows, or does not find it by its key
+ */
+async function updateAlike(
+  call: Call,
+  model: RowModel,
+  changes: RowChanges,
+  variants: readonly UpdateVariant[],
+  refs: readonly RowRef[],
+  context: QueryContext,
+): Promise<void> {
+  const { method, dialect, session } = call
+  const { documents, columns } = changes
+  const { sql, statement } = buildUpdate(call, model, changes, variants, (own) => keysSql(model, refs, own))
+  try {
+    if (dialect.matched) {
+      const [header] = await sendForHeader(session.sequelize, sql, statement.binds, context)
+      const isMatched = dialect.matched(header, refs.length)
+      if (isMatched) return
+      const select = new Statement(model)
+      const read = `SELECT ${keyColumns(model, select)} FROM ${select.table()} WHERE ${keysSql(model, refs, select)} ${dialect.lockClause}`
+      const found = await sendForInstances(model, read, select.binds, context)
+      const missing = missingOf(refs, found) ?? (isMatched === false ? refs[0] : undefined)
+      if (missing) throw new ConflictError(method, missing.facts, unmatched, exactKey)
+    } else {
+      const returning = `${sql} RETURNING ${keyColumns(model, statement)}`
+      const missing = missingOf(refs, await sendForInstances(model, returning, statement.binds, context))
+      const names = [...documents.map(({ column }) => column), ...columns.map(({ attribute }) => attribute)]
+      if (missing) throw ConflictError.skipped(method, missing.facts, names, dialect.skipsRows!('UPDATE'))
+    }
+  } catch (error) {
+    throw toWriteError(error, call, { facts: call.row! }, { documents, changes: columns }, context)
+  }
+}
+
+function missingOf(refs: readonly RowRef[], rows: readonly Model[]): RowRef | undefined {
+  const keys = new Set(rows.map((row) => RowRef.of(row as never).key))
+  return refs.find(({ key }) => !keys.has(key))
+}
+
+function keyColumns(model: RowModel, statement: Statement): string {
+  return model.primaryKeyAttributes.map((name) => `${statement.column(name)} AS ${statement.name(name)}`).join(', ')
+}
+
+/** The condition that matches rows by their keys: few texts, whatever their number. */
+function keysSql(model: RowModel, refs: readonly RowRef[], statement: Statement): string {
+  const padding = new Array<RowRef>(2 ** Math.ceil(Math.log2(refs.length)) - refs.length).fill(refs[0]!)
+  const [name, ...others] = model.primaryKeyAttributes as [string, ...string[]]
+  const all = [...refs, ...padding]
+  if (others.length > 0) return `(${all.map(({ primaryKey }) => `(${statement.row(primaryKey)})`).join(' OR ')})`
+  return `${statement.column(name)} IN (${all.map(({ primaryKey }) => statement.value(name, primaryKey[name])).join(', ')})`
+}
