@@ -112,7 +112,8 @@ const attached = Symbol.for('sequelize-lossless')
  * methods. Changes the model in place and returns it: rows from finders and associations have the methods too. A second
  * call changes only the options. Sends no SQL.
  *
- * With `coalesce: true`, the JSON methods send concurrent calls for one row as a batch.
+ * With `coalesce: true`, the JSON methods send concurrent calls for one row as a batch. With `onWrite`, a function runs in the
+ * transaction of each atomic write, before COMMIT.
  *
  * For a Sequelize instance, sets the options for all its models, including models defined later; options of a model
  * have precedence. Attaches no methods: call `lossless(Model)` for each model.
@@ -157,12 +158,13 @@ export function lossless(subject: ModelStatic<Model> | Sequelize, options?: Loss
 
 /** @throws {UsageError} an option is unknown or has an invalid value */
 function checkLosslessOptions(method: string, options: LosslessOptions): void {
-  const names = ['wholeColumnWrites', 'conflicts', 'coalesce'] as const
-  const { wholeColumnWrites, conflicts, coalesce } = checkOptions(method, options, names)
+  const names = ['wholeColumnWrites', 'conflicts', 'coalesce', 'onWrite'] as const
+  const { wholeColumnWrites, conflicts, coalesce, onWrite } = checkOptions(method, options, names)
   const isMode = ['allow', 'warn', 'throw', 'patch'].includes(wholeColumnWrites as string)
-  const isLeftOut = wholeColumnWrites === undefined && coalesce !== undefined
+  const isLeftOut = wholeColumnWrites === undefined && (coalesce !== undefined || onWrite !== undefined)
   if (!isMode && !isLeftOut) throw usage.wholeColumnWrites(method, wholeColumnWrites)
   if (!['undefined', 'boolean'].includes(typeof coalesce)) throw usage.coalesce(method, coalesce)
+  if (typeof onWrite !== 'function' && (onWrite ?? null) !== null) throw usage.onWrite(method, onWrite)
   const isConflicts = ['overwrite', 'throw'].includes(conflicts as string) && wholeColumnWrites === 'patch'
   if (conflicts !== undefined && !isConflicts) throw usage.conflicts(method, conflicts)
 }

@@ -1,3 +1,20 @@
+import type { Model, ModelStatic, Transaction } from 'sequelize'
+
+/** An atomic write of one row, for {@link LosslessOptions.onWrite}. */
+export interface RowWrite {
+  /** The function that wrote: `'mergeJsonKey'`, `'atomicUpdate'`, … */
+  readonly method: string
+  readonly model: ModelStatic<Model>
+  readonly primaryKey: Readonly<Record<string, unknown>>
+  /**
+   * As for `atomicUpdate`, by attribute: the operations on a document; the new value of an ordinary column, after its setter; or
+   * what `plus()` made. `JSON.stringify` gives all of it: `{"progress":[{"kind":"set","path":["step_a"],"json":"\"done\""}]}`.
+   */
+  readonly changes: Readonly<Record<string, unknown>>
+  /** The transaction of the write, or a savepoint in it. */
+  readonly transaction: Transaction
+}
+
 /** The options of a model, or of all models of a Sequelize instance: whole-column writes, conflicts and batching. */
 export interface LosslessOptions {
   /**
@@ -16,6 +33,13 @@ export interface LosslessOptions {
    * their options. Default: the option of the Sequelize instance, else false.
    */
   readonly coalesce?: boolean
+  /**
+   * Called, and awaited, for each atomic write of a row, after its statement and before COMMIT: what it writes in `transaction`
+   * commits with the write, or not at all. If it throws, the write is rolled back, and the call rejects with its error. A call
+   * that is tried again calls it again, in a new transaction. `null`: none for this model. Default: the option of the Sequelize
+   * instance, else none.
+   */
+  readonly onWrite?: ((write: RowWrite) => unknown) | null
 }
 
 /** The option of Sequelize's own methods that allows one call to write whole columns. */
@@ -36,14 +60,20 @@ declare module 'sequelize/types/model' {
 /** {@link LosslessOptions} with every default filled in. */
 export type Policy = Required<LosslessOptions>
 
-export const defaultPolicy: Policy = { wholeColumnWrites: 'allow', conflicts: 'overwrite', coalesce: false }
+export const defaultPolicy: Policy = {
+  wholeColumnWrites: 'allow',
+  conflicts: 'overwrite',
+  coalesce: false,
+  onWrite: null,
+}
 
 /** Merges the options of another call of `lossless()`: it changes only the options that it passes. */
 export function mergeOptions(before: LosslessOptions | undefined, options: LosslessOptions): LosslessOptions {
-  const { wholeColumnWrites, conflicts = 'overwrite', coalesce } = options
+  const { wholeColumnWrites, conflicts = 'overwrite', coalesce, onWrite } = options
   return {
     ...before,
     ...(wholeColumnWrites !== undefined && { wholeColumnWrites, conflicts }),
     ...(coalesce !== undefined && { coalesce }),
+    ...(onWrite !== undefined && { onWrite }),
   }
 }

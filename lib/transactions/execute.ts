@@ -75,6 +75,17 @@ export async function execute<P, R = P>(call: Call, work: Work<P, R>, plan: Plan
   }
 }
 
+/** Runs statements in a savepoint of the transaction that a call has joined, or in the transaction that it has opened. */
+export function inSavepoint<R>(
+  { session, transaction, logging }: Call,
+  context: QueryContext,
+  statements: (context: QueryContext) => Promise<R>,
+): Promise<R> {
+  if (!transaction) return statements(context)
+  const options = { transaction, ...(logging !== undefined && { logging }) }
+  return session.sequelize.transaction(options, (savepoint) => statements({ ...context, transaction: savepoint }))
+}
+
 /** Wraps an error that a hook threw after a successful COMMIT: do not restore, retry or translate. */
 class AfterCommit extends Error {}
 

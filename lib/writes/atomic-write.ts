@@ -25,7 +25,7 @@ import type { QueryContext } from '../sequelize/send.js'
 import { Statement } from '../sequelize/statement.js'
 import { startCall } from '../transactions/call.js'
 import type { Call } from '../transactions/call.js'
-import { execute } from '../transactions/execute.js'
+import { execute, inSavepoint } from '../transactions/execute.js'
 import { withRows } from '../transactions/find-row.js'
 import { lockTransaction, transactionToJoin } from '../transactions/join.js'
 import { applyToOtherInstances } from '../transactions/other-instances.js'
@@ -36,6 +36,7 @@ import { coalesce, trackUnsettled } from './coalesce.js'
 import type { BatchableCall } from './coalesce.js'
 import { validatedChanges, valueAfter } from './columns.js'
 import type { ColumnChange } from './columns.js'
+import { notifyWrite } from './on-write.js'
 import type { JsonWriteOptions } from './options.js'
 import { asLoaded, isReadFirst, readDocument, updateDocuments } from './update-document.js'
 import type { DocumentChange, DocumentColumn, UpdateResult } from './update-document.js'
@@ -125,7 +126,8 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
   refuseUnsavedChanges(method, row, [...changed, ...Object.keys(changes)])
   const hasColumns = Object.keys(changes).length > 0
   const isOneDocument = documents.length === 1 && !hasColumns && where.length === 0
-  const isBatched = !joined && isOneDocument && row instanceof RowRef && (coalesced ?? policyOf(model).coalesce)
+  const policy = policyOf(model)
+  const isBatched = !joined && isOneDocument && row instanceof RowRef && (coalesced ?? policy.coalesce)
 
   const perform = async (): Promise<Written> => {
     const columns = hasColumns ? await validatedChanges(method, row, changes) : []
@@ -133,11 +135,16 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
     refuseUnsupportedChanges(call, documents, columns)
     const send = (own: Call, sent: AtomicWrite): Promise<Written> => {
       const opensTransaction =
+        policy.onWrite !== null ||
         (answer !== 'nothing' && call.dialect.matched !== undefined) ||
         sent.documents.some((each) => isReadFirst(each, call.dialect))
       const statements = (context: QueryContext, state: TransactionState | undefined): Promise<Written> =>
         state
-          ? state.runCall(sent.row.key, `${method}()`, () => updateInTransaction(own, sent, context, state))
+          ? state.runCall(sent.row.key, `${method}()`, () =>
+              policy.onWrite
+                ? inSavepoint(own, context, (inner) => updateAndNotify(own, sent, inner, state))
+                : updateInTransaction(own, sent, context, state),
+            )
           : updateRow(own, sent, context)
       return execute(own, { statements }, { opensTransaction, retry })
     }
@@ -242,6 +249,18 @@ export async function updateInTransaction(
   if (instance) state.remember(instance, context.transaction)
   applyToOthers(state, write, written)
   if (isJoined && instance) applyToInstance(instance, write, written)
+  return written
+}
+
+/** {@link updateInTransaction}, and the option `onWrite` of the model: both are rolled back if one fails. */
+async function updateAndNotify(
+  call: Call,
+  write: AtomicWrite,
+  context: QueryContext,
+  state: TransactionState,
+): Promise<Written> {
+  const written = await updateInTransaction(call, write, context, state)
+  await notifyWrite(call, write.row, write, context, state)
   return written
 }
 

@@ -16,7 +16,7 @@ import type { QueryContext } from '../sequelize/send.js'
 import { Statement } from '../sequelize/statement.js'
 import { startCall } from '../transactions/call.js'
 import type { Call } from '../transactions/call.js'
-import { execute } from '../transactions/execute.js'
+import { execute, inSavepoint } from '../transactions/execute.js'
 import { transactionToJoin } from '../transactions/join.js'
 import { lockingRead } from '../transactions/lock-wait.js'
 import { checkRetryOptions } from '../transactions/retry.js'
@@ -27,6 +27,7 @@ import { buildUpdate, refuseUnsupportedChanges, updateInTransaction } from './at
 import type { RowChanges } from './atomic-write.js'
 import { validatedChanges } from './columns.js'
 import type { Plus } from './columns.js'
+import { notifyWrite } from './on-write.js'
 import { isReadFirst, toWriteError, variantsOf } from './update-document.js'
 import type { DocumentChange } from './update-document.js'
 
@@ -93,15 +94,13 @@ export async function updateWhere<M extends Model, const G extends object>(
   const call = await startCall({ method, session, row: facts, transaction: joined, logging })
   refuseUnsupportedChanges(call, documents, columns)
   const statements = (context: QueryContext, state: TransactionState | undefined): Promise<number> => {
-    const write = (own: QueryContext): Promise<number> =>
-      state!.runAlone(() =>
-        updateRows(call, query, { documents, columns, where: [], calls: 1, now: new Date() }, own, state!),
-      )
-    if (!joined) return write(context)
-    const savepoint = (): Promise<number> =>
-      session.sequelize.transaction({ transaction: joined, ...(logging !== undefined && { logging }) }, (own) =>
-        write({ ...context, transaction: own }),
-      )
+    const write = async (own: QueryContext): Promise<number> => {
+      const update = { documents, columns, where: [], calls: 1, now: new Date() }
+      const refs = await state!.runAlone(() => updateRows(call, query, update, own, state!))
+      for (const ref of refs) await notifyWrite(call, ref, update, own, state!)
+      return refs.length
+    }
+    const savepoint = (): Promise<number> => inSavepoint(call, context, write)
     // A save of one of these rows that is in progress has its document in its statement already.
     const keys = state!.lockedRows.ofTable(query.model).map((row) => RowRef.of(row).key)
     const inTurn = [...new Set(keys)]
@@ -119,14 +118,14 @@ interface FoundRow {
   readonly variants: readonly UpdateVariant[] | undefined
 }
 
-/** Locks and changes the rows that meet the conditions of a query; returns their number. */
+/** Locks and changes the rows that meet the conditions of a query; returns them. */
 async function updateRows(
   call: Call,
   query: RowQuery,
   changes: RowChanges,
   context: QueryContext,
   state: TransactionState,
-): Promise<number> {
+): Promise<readonly RowRef[]> {
   const found = await lockRows(call, query, changes.documents, context)
   const rest: RowRef[] = []
   const alike = new Map<readonly UpdateVariant[], RowRef[]>()
@@ -146,7 +145,7 @@ async function updateRows(
       await updateAlike(call, query.model, changes, variants, refs.slice(start, start + maxRows), context)
     }
   }
-  return found.length
+  return found.map(({ ref }) => ref)
 }
 
 /** The alias of the combination of variants that matches a row; no attribute has this name. */

@@ -1,0 +1,35 @@
+import type { RowRef } from '../rows/row-ref.js'
+import { policyOf } from '../sequelize/model-state.js'
+import type { QueryContext } from '../sequelize/send.js'
+import type { Call } from '../transactions/call.js'
+import { runCallback } from '../transactions/callback.js'
+import type { TransactionState } from '../transactions/transaction-state.js'
+import { plus } from './columns.js'
+import type { ColumnChange } from './columns.js'
+import type { DocumentChange } from './update-document.js'
+
+/** What a write has changed in its row. */
+interface Changed {
+  readonly documents: readonly DocumentChange[]
+  readonly columns: readonly ColumnChange[]
+}
+
+/** Runs the function of the option `onWrite`, if the model has one, in the transaction of a write. */
+export async function notifyWrite(
+  call: Call,
+  { model, primaryKey }: RowRef,
+  { documents, columns }: Changed,
+  context: QueryContext,
+  state: TransactionState,
+): Promise<void> {
+  const { onWrite } = policyOf(model)
+  if (!onWrite) return
+  const transaction = context.transaction!
+  const changes = Object.fromEntries([
+    ...documents.filter(({ operations }) => operations.length > 0).map((each) => [each.column, each.operations]),
+    ...columns.map((each) => [each.attribute, 'plus' in each ? plus(each.plus) : each.value]),
+  ]) as Record<string, unknown>
+  const write = { method: call.method, model, primaryKey, changes, transaction }
+  // It has joined the transaction of the write: the write itself is still in progress there.
+  await runCallback({ ...call, method: 'onWrite', transaction }, state, transaction, () => onWrite(write))
+}
