@@ -6,8 +6,10 @@ export interface RowWrite {
   readonly method: string
   readonly model: ModelStatic<Model>
   readonly primaryKey: Readonly<Record<string, unknown>>
+  /** Whether `atomicUpsert` has created the row. */
+  readonly isCreated: boolean
   /**
-   * As for `atomicUpdate`, by attribute: the operations on a document; the new value of an ordinary column, after its setter; or
+   * Of a row that was created, its values, by attribute. Else as for `atomicUpdate`: the operations on a document; the new value of an ordinary column, after its setter; or
    * what `plus()` made. `JSON.stringify` gives all of it: `{"progress":[{"kind":"set","path":["step_a"],"json":"\"done\""}]}`.
    */
   readonly changes: Readonly<Record<string, unknown>>

@@ -27,14 +27,15 @@ import {
   whereNotDeleted,
 } from '../sequelize/internals.js'
 import type { RowModel } from '../sequelize/internals.js'
-import { modelStateOf } from '../sequelize/model-state.js'
+import { modelStateOf, policyOf } from '../sequelize/model-state.js'
 import type { UniqueIndexes } from '../sequelize/model-state.js'
 import { sendForHeader, sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import { Statement } from '../sequelize/statement.js'
 import { startCall } from '../transactions/call.js'
 import type { Call } from '../transactions/call.js'
-import { execute } from '../transactions/execute.js'
+import { execute, inSavepoint } from '../transactions/execute.js'
+import { selectKeys } from '../transactions/find-row.js'
 import { transactionToJoin } from '../transactions/join.js'
 import { checkRetryOptions } from '../transactions/retry.js'
 import type { RetryOptions } from '../transactions/retry.js'
@@ -46,6 +47,7 @@ import { ordinaryChanges } from './columns.js'
 import type { Plus } from './columns.js'
 import { createdValues, newRow } from './new-row.js'
 import type { NewRow } from './new-row.js'
+import { notifyInsert } from './on-write.js'
 import { toWriteError } from './update-document.js'
 
 export interface AtomicUpsertOptions<M extends Model = Model> extends Logging, Transactionable {
@@ -196,20 +198,32 @@ async function isUpdated({ method }: Call, { key, update }: Upsert): Promise<boo
 /** Sends the INSERT; resolves to whether it added the row. */
 async function isInserted(call: Call, upsert: Upsert, round: number): Promise<boolean> {
   const { row, retry } = upsert
-  const statements = async (context: QueryContext, state: TransactionState | undefined): Promise<boolean> => {
+  const { onWrite } = policyOf(row.model)
+  const insert = async (context: QueryContext, state: TransactionState | undefined): Promise<boolean> => {
     try {
       const indexes = await uniqueIndexes(call, upsert, context)
       // A row of another transaction can have several keys of the new row: the first round waits for any of them, and
       // fails for none. A row that is there after it has another key than the new row.
       const isAdded = await sendInsert(call, upsert, round === 1 && indexes?.areDeferrable === false, context)
-      if (isAdded && state && row instanceof RowRef) forgetDeleted(state, row)
-      return isAdded
+      if (!isAdded || !state) return isAdded
+      const ref = row instanceof RowRef ? row : onWrite && (await addedRow(call, row, context))
+      if (ref) forgetDeleted(state, ref)
+      if (ref && onWrite) await notifyInsert(call, ref, upsert.added, context, state)
+      return true
     } catch (error) {
       const changes = upsert.added.sums.map((attribute) => ({ attribute, value: undefined }))
       throw toWriteError(error, call, row, { documents: [], changes }, context)
     }
   }
-  return execute(call, { statements }, { opensTransaction: false, retry })
+  const statements = (context: QueryContext, state: TransactionState | undefined): Promise<boolean> =>
+    onWrite ? inSavepoint(call, context, (inner) => insert(inner, state)) : insert(context, state)
+  return execute(call, { statements }, { opensTransaction: onWrite !== null, retry })
+}
+
+/** The row of a unique key that was inserted in this transaction. */
+async function addedRow(call: Call, query: RowQuery, context: QueryContext): Promise<RowRef> {
+  const [added] = await selectKeys(call, query, context, () => 'LIMIT 1')
+  return added!
 }
 
 async function sendInsert(

@@ -36,7 +36,7 @@ import { coalesce, trackUnsettled } from './coalesce.js'
 import type { BatchableCall } from './coalesce.js'
 import { validatedChanges, valueAfter } from './columns.js'
 import type { ColumnChange } from './columns.js'
-import { notifyWrite } from './on-write.js'
+import { notifyUpdate } from './on-write.js'
 import type { JsonWriteOptions } from './options.js'
 import { asLoaded, isReadFirst, readDocument, updateDocuments } from './update-document.js'
 import type { DocumentChange, DocumentColumn, UpdateResult } from './update-document.js'
@@ -260,7 +260,7 @@ async function updateAndNotify(
   state: TransactionState,
 ): Promise<Written> {
   const written = await updateInTransaction(call, write, context, state)
-  await notifyWrite(call, write.row, write, context, state)
+  await notifyUpdate(call, write.row, write, context, state)
   return written
 }
 

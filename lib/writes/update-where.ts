@@ -27,7 +27,7 @@ import { buildUpdate, refuseUnsupportedChanges, updateInTransaction } from './at
 import type { RowChanges } from './atomic-write.js'
 import { validatedChanges } from './columns.js'
 import type { Plus } from './columns.js'
-import { notifyWrite } from './on-write.js'
+import { notifyUpdate } from './on-write.js'
 import { isReadFirst, toWriteError, variantsOf } from './update-document.js'
 import type { DocumentChange } from './update-document.js'
 
@@ -97,7 +97,7 @@ export async function updateWhere<M extends Model, const G extends object>(
     const write = async (own: QueryContext): Promise<number> => {
       const update = { documents, columns, where: [], calls: 1, now: new Date() }
       const refs = await state!.runAlone(() => updateRows(call, query, update, own, state!))
-      for (const ref of refs) await notifyWrite(call, ref, update, own, state!)
+      for (const ref of refs) await notifyUpdate(call, ref, update, own, state!)
       return refs.length
     }
     const savepoint = (): Promise<number> => inSavepoint(call, context, write)

@@ -1,9 +1,10 @@
 import { expect } from 'chai'
 import { DataTypes } from 'sequelize'
-import type { Model, ModelStatic, Sequelize } from 'sequelize'
+import type { Model, ModelStatic, Sequelize, Transaction } from 'sequelize'
 import {
   append,
   atomicUpdate,
+  atomicUpsert,
   compareAndSetJson,
   increment,
   JsonShapeError,
@@ -33,8 +34,8 @@ eachDatabase('onWrite', (database) => {
   let id: number
 
   const onWrite = async (write: RowWrite): Promise<void> => {
-    const { method, model, primaryKey, changes, transaction } = write
-    const revision = { change: { method, model: model.name, primaryKey, changes } }
+    const { method, model, primaryKey, changes, isCreated, transaction } = write
+    const revision = { change: { method, model: model.name, primaryKey, changes, ...(isCreated && { isCreated }) } }
     await Revisions.create(revision, { transaction })
     await then(write)
   }
@@ -59,6 +60,45 @@ eachDatabase('onWrite', (database) => {
   const failing = (error: Error) => () => {
     throw error
   }
+
+  it('commits an audit row with a row that atomicUpsert creates or changes, or neither', async () => {
+    const at = new Date(2026, 0)
+    const changes = { title: 'up', progress: [increment('n')] }
+    const create = { create: { progress: { n: 5, given: true }, createdAt: at } }
+    const key = id + 1
+    const upsert = (transaction?: Transaction): Promise<boolean> =>
+      atomicUpsert([Runs, key], changes, { ...create, ...(transaction && { transaction }) })
+    then = failing(new RangeError('no audit'))
+    expect((await rejection(upsert(), RangeError)).message).to.equal('no audit')
+    await sequelize.transaction(async (transaction) => {
+      expect((await rejection(upsert(transaction), RangeError)).message).to.equal('no audit')
+    })
+    expect([await Runs.count(), await revisions()]).to.deep.equal([1, []])
+    then = () => undefined
+    expect(await sequelize.transaction((transaction) => upsert(transaction))).to.equal(true)
+    expect(await upsert()).to.equal(false)
+    expect((await Runs.findByPk(key))!.progress).to.deep.equal({ n: 7, given: true })
+    const [created, changed] = (await revisions()) as RowWrite[]
+    expect(created).to.deep.include({ method: 'atomicUpsert', primaryKey: { id: key }, isCreated: true })
+    expect(created!.changes).to.deep.include({ title: 'up', progress: { n: 6, given: true } })
+    expect(changed).to.deep.include({ primaryKey: { id: key } })
+    expect(changed!.changes['progress']).to.deep.equal([{ kind: 'increment', path: ['n'], json: '1' }])
+  })
+
+  it('knows the primary key of a row that was created by another unique key', async () => {
+    const Named = sequelize.define(
+      'NamedRun',
+      { name: { type: DataTypes.STRING, unique: true }, progress: DataTypes.JSON },
+      { timestamps: false },
+    )
+    await Named.sync({ force: true })
+    lossless(Named, { onWrite })
+    expect(await atomicUpsert([Named, { where: { name: 'a' } }], { progress: [set('k', 1)] })).to.equal(true)
+    const { id: key } = (await Named.findOne({ rejectOnEmpty: true })).get() as { id: number }
+    const [created] = (await revisions()) as RowWrite[]
+    expect(created!.primaryKey).to.deep.equal({ id: key })
+    expect(created!.changes).to.deep.equal({ name: 'a', progress: { k: 1 } })
+  })
 
   it('commits an audit row with each atomic write', async () => {
     const run = await stored()
