@@ -161,10 +161,10 @@ function loadedColumns(row: Row): string[] {
 /** The arguments of the methods of Sequelize's query interface that read and write rows. */
 interface Statements {
   select: [model: RowModel, table: unknown, options: CallOptions]
-  insert: [instance: Row | null, table: unknown, values: Fields, options: CallOptions]
-  update: [instance: Row, table: unknown, values: Fields, where: object, options: CallOptions]
-  bulkUpdate: [table: unknown, values: Fields, where: Fields, options?: CallOptions, more?: unknown]
-  upsert: [table: unknown, inserted: Fields, updated: Fields, where: object, options: CallOptions]
+  insert: [instance: Row | null, table: unknown, values: Fields, options?: CallOptions]
+  update: [instance: Row | null, table: unknown, values: Fields, where: object, options?: CallOptions]
+  bulkUpdate: [table: unknown, values: Fields, where?: Fields, options?: CallOptions, more?: unknown]
+  upsert: [table: unknown, inserted: Fields, updated: Fields, where: object, options?: CallOptions]
   bulkInsert: [table: unknown, records: Fields[], options?: CallOptions, more?: unknown]
 }
 
@@ -194,7 +194,7 @@ function guardQueryInterface(sequelize: Sequelize): void {
   })
   override<object, Statements['insert']>(queryInterface, 'insert', (original) => {
     return async function (...args) {
-      const [instance, , values, options] = args
+      const [instance, , values, options = {}] = args
       const model = instance && modelOf(instance)
       if (!model || !activePolicy(model)) return original.apply(this, args)
       const { updateOnDuplicate, ignoreDuplicates } = options
@@ -211,9 +211,9 @@ function guardQueryInterface(sequelize: Sequelize): void {
   })
   override<object, Statements['update']>(queryInterface, 'update', (original) => {
     return async function (...args) {
-      const [instance, tableName, values, where, options] = args
-      const model = modelOf(instance)
-      if (!activePolicy(model)) return original.apply(this, args)
+      const [instance, tableName, values, where, options = {}] = args
+      const model = instance && modelOf(instance)
+      if (!model || !activePolicy(model)) return original.apply(this, args)
       const send = (changed: Fields): Promise<unknown> =>
         original.apply(this, [instance, tableName, changed, where, options]) as Promise<unknown>
       const write = (): Promise<unknown> => save({ instance, tableName, values, where, options, send })
@@ -230,7 +230,7 @@ function guardQueryInterface(sequelize: Sequelize): void {
   })
   override<object, Statements['upsert']>(queryInterface, 'upsert', (original) => {
     return function (...args) {
-      const [, inserted, updated, , options] = args
+      const [, inserted, updated, , options = {}] = args
       // A row with the same value of another unique column may be the one that is updated.
       const { model, conflictFields } = options
       const isByPrimaryKey =
@@ -256,7 +256,7 @@ function guardQueryInterface(sequelize: Sequelize): void {
 function checkBulkWrite(
   method: string,
   columns: (model: RowModel) => string[],
-  where: object,
+  where: object = {},
   options: CallOptions = {},
 ): void {
   const { model } = options

@@ -130,7 +130,7 @@ async function withStoredDigits(
   const { column, before, after, operations, conditions } = document
   const isWhole = operations.length === 0
   const mayLose = isWhole ? hasDigits(before) : operations.some((each) => mayLoseDigits(each, before))
-  if (!mayLose || before === null) return document
+  if (!mayLose || before === null || (isWhole && after === null)) return document
   const { text, loaded } = await readDocument(call, row, document, context)
   const spell = (rewrite: Rewrite): string => respelled(column, rewrite)
   if (isWhole) {

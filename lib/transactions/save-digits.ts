@@ -28,7 +28,7 @@ import { SpelledDocument, writeSpelledDocuments } from '../sequelize/spelled-doc
 import { Statement } from '../sequelize/statement.js'
 
 type Values = Readonly<Record<string, unknown>>
-type Update = [instance: Row, table: unknown, values: Values, where: object, options: UpdateOptions]
+type Update = [instance: Row | null, table: unknown, values: Values, where: object, options?: UpdateOptions]
 type UpdateOptions = Logging & { readonly transaction?: Transaction | null | undefined }
 
 /**
@@ -41,8 +41,8 @@ export function keepDigitsInSaves(session: Session): void {
   session.keepsDigits = true
   override<object, Update>(session.sequelize.getQueryInterface(), 'update', (original) => {
     return async function (...args) {
-      const [instance, , values, , options] = args
-      const state = findRowState(instance)
+      const [instance, , values, , options = {}] = args
+      const state = instance && findRowState(instance)
       if (state) args[2] = await spellDocuments(session, state, instance, values, options)
       return original.apply(this, args)
     }
