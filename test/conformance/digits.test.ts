@@ -491,7 +491,7 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
 
   it('is part of a whole document that a save replaces', async () => {
     await run.update({ progress: null })
-    expect(await storedText(Runs, run.id)).to.equal('null')
+    expect(await storedText(Runs, run.id)).to.equal(null)
   })
 
   it('is refused where a save copies it', async () => {
