@@ -144,7 +144,7 @@ function place(operation: Operation, text: string, root: JsonNode): readonly Pla
     const found = node ? jsonType(parseJson(text.slice(node.start, node.end))) : 'null'
     const type = typeof path[depth] === 'string' ? 'object' : 'array'
     if (found !== type && found !== 'null') mismatch ??= { path: parent, needed: `an ${type}`, found }
-    // The others are not written either.
+    // The other elements are not written either.
     else if (type === 'array' && createsMissing(kind))
       mismatch ??= { path: [...parent, path[depth]!], needed: 'an element', found: 'nothing' }
   })

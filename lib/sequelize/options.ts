@@ -17,7 +17,7 @@ export interface RowWrite {
   readonly transaction: Transaction
 }
 
-/** The options of a model, or of all models of a Sequelize instance: whole-column writes, conflicts and batching. */
+/** The options of a model, or of all models of a Sequelize instance: whole-column writes, conflicts, batching and `onWrite`. */
 export interface LosslessOptions {
   /**
    * What to do with a write of a whole JSON column that could overwrite a concurrent change. `'allow'`: nothing. `'warn'`:
