@@ -236,10 +236,14 @@ export function createsMissing(kind: Kind): boolean {
   return kind !== 'remove' && kind !== 'rename' && kind !== 'pull'
 }
 
+/** Whether an operation finds elements by their members. */
+export function findsElements({ kind, path }: Operation): boolean {
+  return kind === 'replaceOrAppend' || path.some((step) => typeof step === 'object')
+}
+
 /** Whether the result of an operation depends on the numbers in the stored value. */
-export function computes({ kind, path }: Operation): boolean {
-  const comparesMembers = path.some((step) => typeof step === 'object')
-  return comparesMembers || ['increment', 'min', 'max', 'addToSet', 'pull', 'replaceOrAppend'].includes(kind)
+export function computes(operation: Operation): boolean {
+  return findsElements(operation) || ['increment', 'min', 'max', 'addToSet', 'pull'].includes(operation.kind)
 }
 
 /** Whether NULL or JSON null becomes a document; other operations find nothing to change there. */

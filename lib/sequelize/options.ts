@@ -9,8 +9,9 @@ export interface RowWrite {
   /** Whether `atomicUpsert` has created the row. */
   readonly isCreated: boolean
   /**
-   * Of a row that was created, its values, by attribute. Else as for `atomicUpdate`: the operations on a document; the new value of an ordinary column, after its setter; or
-   * what `plus()` made. `JSON.stringify` gives all of it: `{"progress":[{"kind":"set","path":["step_a"],"json":"\"done\""}]}`.
+   * The changes by attribute, as for `atomicUpdate`: the operations on a document, the new value of an ordinary column after its
+   * setter, or what `plus()` made. If the row was created: its values by attribute. `JSON.stringify` gives all of it:
+   * `{"progress":[{"kind":"set","path":["step_a"],"json":"\"done\""}]}`.
    */
   readonly changes: Readonly<Record<string, unknown>>
   /** The transaction of the write, or a savepoint in it. */

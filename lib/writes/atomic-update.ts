@@ -67,6 +67,7 @@ const optionNames = ['transaction', 'where', 'if', 'returning', 'retry', 'loggin
  * @throws {UsageError} before any SQL: no such attribute, a wrong type of change, a `where` whose values cannot be bound
  * @throws {ValidationError} of Sequelize, before any SQL: a validator of the model refuses a value
  * @throws {ConditionNotMetError} the row does not meet `where`, or a document does not meet `if`; nothing was written
+ * @throws {ElementNotFoundError} a path leads to an array element that is not there; nothing was written
  * @throws {UnsupportedValueError} a sum is out of the range of its column; nothing was written
  * @example
  *     await run.atomicUpdate(
@@ -124,7 +125,7 @@ export function splitChanges(
 }
 
 /** The changes of JSON columns, and the columns that only have conditions. */
-export function documentChanges(
+function documentChanges(
   method: string,
   model: RowModel,
   changes: Readonly<Record<string, unknown>>,

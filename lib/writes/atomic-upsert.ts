@@ -40,10 +40,9 @@ import { transactionToJoin } from '../transactions/join.js'
 import { checkRetryOptions } from '../transactions/retry.js'
 import type { RetryOptions } from '../transactions/retry.js'
 import type { TransactionState } from '../transactions/transaction-state.js'
-import { documentChanges } from './atomic-update.js'
+import { splitChanges } from './atomic-update.js'
 import { writeRow } from './atomic-write.js'
 import { trackUnsettled } from './coalesce.js'
-import { ordinaryChanges } from './columns.js'
 import type { Plus } from './columns.js'
 import { createdValues, newRow } from './new-row.js'
 import type { NewRow } from './new-row.js'
@@ -109,14 +108,11 @@ export async function atomicUpsert<M extends Model, const G extends object>(
   const [row, key] = identifyUpsert(method, target)
   const { model, session, facts } = row
   const { create = {}, retry: policy, logging, transaction } = checkOptions(method, options, optionNames)
-  const isObject = typeof changes === 'object' && changes !== null && !Array.isArray(changes)
-  if (!isObject || Object.keys(changes).length === 0) throw usage.changes(method, model.name, changes)
   const parts = {
     model,
     key,
     create: createdValues(method, model, key, create),
-    documents: documentChanges(method, model, changes, {}),
-    changes: ordinaryChanges(method, model, changes),
+    ...splitChanges(method, model, changes),
   }
   const retry = policy === undefined ? undefined : checkRetryOptions(method, policy)
   const joined = transactionToJoin(method, session, transaction, undefined)

@@ -17,8 +17,16 @@ import {
 } from '../errors/errors.js'
 import { changesNothing, textAfterOperations, countKeys } from '../json/change-text.js'
 import { parseJson, tryParseJson, withRightKeys } from '../json/json-text.js'
-import type { Condition, Operation } from '../json/operation.js'
-import { entersArray, findMismatch, inStoredSpelling, isOfRootArray, meets, placed } from '../json/semantics.js'
+import type { Condition } from '../json/operation.js'
+import {
+  entersArray,
+  findMismatch,
+  findsElements,
+  inStoredSpelling,
+  isOfRootArray,
+  meets,
+  placed,
+} from '../json/semantics.js'
 import type { Mismatch } from '../json/semantics.js'
 import { jsonType } from '../json/values.js'
 import type { JsonValue } from '../json/values.js'
@@ -179,16 +187,11 @@ export function toWriteError(
 export function isReadFirst({ operations, conditions }: Change, dialect: Dialect): boolean {
   const { maxComputedKeys = Infinity, writesElements = false } = dialect
   return (
-    operations.some(isSearching) ||
+    operations.some(findsElements) ||
     (!writesElements && (isOfRootArray(operations) || operations.some(({ path }) => entersArray(path)))) ||
     conditions.some(({ path, isLoaded }) => entersArray(path) || (path.length === 0 && !isLoaded)) ||
     (maxComputedKeys < Infinity && countKeys(operations) > maxComputedKeys)
   )
-}
-
-/** Whether an operation finds elements by their members. */
-function isSearching({ kind, path }: Operation): boolean {
-  return kind === 'replaceOrAppend' || path.some((step) => typeof step === 'object')
 }
 
 const noDocuments: ReadonlyMap<DocumentChange, UpdateVariant> = new Map()

@@ -163,13 +163,13 @@ async function lockRows(
   const combinations = documents.some((each) => isReadFirst(each, dialect)) ? [] : variantsOf(documents, dialect)
   const select = new Statement(model)
   let prefix = ''
-  const cases = combinations.map((variants, kind) => {
+  const cases = combinations.map((variants, index) => {
     const guards = documents.map((each, index) => {
       const guard = guardOf(variants[index]!, each, select)
       prefix ||= guard.prefix
       return guard.sql
     })
-    return `WHEN ${guards.join(' AND ') || '1 = 1'} THEN ${kind}`
+    return `WHEN ${guards.join(' AND ') || '1 = 1'} THEN ${index}`
   })
   const kind = cases.length > 0 ? `CASE ${cases.join(' ')} END` : 'NULL'
   const order = model.primaryKeyAttributes.map((name) => select.column(name)).join(', ')
