@@ -84,8 +84,8 @@ const optionNames = ['create', 'transaction', 'retry', 'logging'] as const
  * @param changes by attribute: an array of operations for a JSON column, a value or {@link plus} for an ordinary one
  * @returns `true` if this call created the row, `false` if it changed the row that was there
  * @throws the errors of {@link atomicUpdate}, but no RowNotFoundError
- * @throws {UsageError} before any SQL: a `where` that is not a unique key, a wrong option `create`, or an operation that does not fit
- *   the document in it
+ * @throws {UsageError} before any SQL: a `where` that is not a unique key, or a wrong option `create`. Before the INSERT: an operation
+ *   does not fit the document of the new row; nothing was written
  * @throws {ValidationError} of Sequelize, before any SQL: the new row would lack a value, or a validator refuses one
  * @throws {UniqueConstraintError} of Sequelize: another row has another unique key of the new row; nothing was written
  * @throws {ConditionNotMetError} a `paranoid` model has deleted the row, which is still there; nothing was written
@@ -154,10 +154,11 @@ const maxRounds = 5
 /** Changes the row, or inserts it; resolves to whether it was inserted. */
 async function writeOrInsert(call: Call, upsert: Upsert): Promise<boolean> {
   const { method, dialect, transaction } = call
-  const { row } = upsert
-  const insertsFirst = transaction !== undefined && dialect.insertIfAbsent.locksGaps
+  const { row, added } = upsert
+  const insertsFirst = transaction !== undefined && dialect.insertIfAbsent.locksGaps && !added.refusal
   for (let round = 1; round <= maxRounds; round++) {
     if (!(round === 1 && insertsFirst) && (await isUpdated(call, upsert))) return false
+    if (added.refusal) throw added.refusal
     try {
       if (await isInserted(call, upsert, round)) return true
     } catch (error) {

@@ -1,5 +1,6 @@
 import { Utils } from 'sequelize'
 import { refuseInexactSum, refuseInexactSums, refuseUnsupported } from '../dialects/limits.js'
+import type { UsageError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { textAfterOperations } from '../json/change-text.js'
 import { jsonText } from '../json/encode.js'
@@ -39,6 +40,8 @@ export interface NewRow {
   readonly texts: ReadonlyMap<string, string>
   /** The attributes whose values are sums. */
   readonly sums: readonly string[]
+  /** Why the row cannot be inserted: an operation does not fit its document. It may fit the row that is there. */
+  readonly refusal: UsageError | undefined
 }
 
 /**
@@ -71,7 +74,7 @@ export function createdValues(
  * Builds the row as Model.create() does, with setters, defaults and validators, and applies the changes to it; sends no SQL.
  * @throws {UnsupportedValueError} the database cannot store a part of a document, or a sum, exactly
  * @throws {ValidationError} of Sequelize: a validator refused a value, or a column that is not NULL has none
- * @throws {UsageError} an operation does not fit the document of the new row, or a value is not of the type of its column
+ * @throws {UsageError} a value is not of the type of its column
  */
 export async function newRow(
   { method, dialect }: Call,
@@ -93,12 +96,16 @@ export async function newRow(
     refuseInexactSum(method, attribute, built[attribute], dialect)
   }
   const texts = new Map<string, string>()
+  let refusal: UsageError | undefined
   for (const name of jsonAttributes(model)) {
     const change = documents.find(({ column }) => column === name) ?? { operations: [], conditions: [] }
     const { operations } = change
     const created = built[name] === undefined ? 'null' : jsonText(method, built[name])
     const mismatch = findMismatch(operations, parseJson(created), created)
-    if (mismatch) throw usage.createdDocument(method, model.name, name, mismatch.path, mismatch.found)
+    if (mismatch) {
+      refusal ??= usage.createdDocument(method, model.name, name, mismatch.path, mismatch.found)
+      continue
+    }
     refuseInexactSums(method, name, change, created, dialect)
     const text = operations.length > 0 ? textAfterOperations(created, operations) : created
     // As by Model.create(), null is NULL.
@@ -120,6 +127,7 @@ export async function newRow(
     values: new Map(stored.map((name) => [name, built[name]])),
     texts,
     sums: sums.map(({ attribute }) => attribute),
+    refusal,
   }
 }
 

@@ -20,6 +20,7 @@ import {
   flush,
   increment,
   lossless,
+  matching,
   merge,
   mergeJsonKey,
   plus,
@@ -126,6 +127,27 @@ eachDatabase('atomicUpsert', (database) => {
     const row = await sequelize.query<{ doc: string }>(sql, { type: QueryTypes.SELECT, plain: true })
     return row!.doc.replaceAll(/([:,]) /g, '$1').trimEnd()
   }
+
+  it('refuses operations that do not fit a new row, and sends them if the row is there', async () => {
+    const [id, changes] = [free(), { doc: [set(['items', matching({ id: 1 }), 'n'], 2)] }]
+    const nested = { doc: [set(['a', 'b'], 1)] }
+    const inTransaction = (key: number): Promise<boolean> =>
+      sequelize.transaction((transaction) => atomicUpsert([Counters, key], changes as { doc: [] }, { transaction }))
+    for (const [call, expected] of [
+      [() => atomicUpsert([Counters, id], changes as { doc: [] }), /which has nothing at \["items"/],
+      [() => inTransaction(id), /which has nothing at \["items"/],
+      [
+        () => atomicUpsert([Counters, id], nested as { doc: [] }, { create: { doc: { a: [] } } }),
+        /which has array at \["a"\]/,
+      ],
+    ] as const) {
+      expect((await rejection(call(), UsageError)).message).to.match(expected)
+    }
+    expect(await Counters.findByPk(id)).to.equal(null)
+    await Counters.create({ id, doc: { items: [{ id: 1 }, { id: 2 }] } })
+    expect(await inTransaction(id)).to.equal(false)
+    expect(JSON.parse(await text(id))).to.deep.equal({ items: [{ id: 1, n: 2 }, { id: 2 }] })
+  })
 
   it('creates the row, and then changes it', async () => {
     const id = free()
@@ -530,12 +552,6 @@ eachDatabase('atomicUpsert', (database) => {
         /expected a value for "attempts"/,
         { attempts: plus(1) },
         { create: { attempts: 'x' } },
-      ],
-      [
-        'a document that does not fit',
-        /which has array at \["a"\]/,
-        { doc: [set(['a', 'b'], 1)] },
-        { create: { doc: { a: [] } } },
       ],
       ['a function in a document', /JSON cannot represent/, upsert, { create: { doc: { a: () => 1 } } }],
     ]
