@@ -40,7 +40,9 @@ export async function runCallback<R>(
     const around = isJoined ? scope : undefined
     const work = [...state.work.of(around), ...state.savepoints.of(around)]
     if (work.length > 0) {
-      const descriptions = work.filter(({ isPart }) => !isPart).map(({ description }) => description)
+      const own = work.filter(({ isPart }) => !isPart)
+      // In onWrite, all statements are part of the write.
+      const descriptions = (own.length > 0 ? own : work).map(({ description }) => description)
       await settleWork(state, scope, isJoined)
       throw new PendingStatementsError(method, descriptions, isJoined)
     }

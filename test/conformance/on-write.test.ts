@@ -194,7 +194,8 @@ eachDatabase('onWrite', (database) => {
     then = ({ transaction }) => {
       void Runs.create({ title: 'not awaited' }, { transaction }).catch(() => undefined)
     }
-    await rejection(mergeJsonKey([Runs, id], 'progress', 'a', 1), PendingStatementsError)
+    const pending = await rejection(mergeJsonKey([Runs, id], 'progress', 'a', 1), PendingStatementsError)
+    expect(pending.statements.join()).to.include('WorkflowRun')
     const joined = sequelize.transaction(async (transaction) => {
       await rejection(mergeJsonKey([Runs, id], 'progress', 'a', 1, { transaction }), PendingStatementsError)
     })
