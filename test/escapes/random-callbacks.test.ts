@@ -1,6 +1,7 @@
 import { expect } from 'chai'
 import fc from 'fast-check'
 import { eachDatabase } from '../each-database.js'
+import { sample } from '../sample.js'
 import { execute } from './execution.js'
 import type { Laboratory, Verdict } from './execution.js'
 import { program, show } from './programs.js'
@@ -16,6 +17,8 @@ const only = process.env['PROGRAM']
 const shrinkMilliseconds = 20_000
 
 eachDatabase('random callbacks', (database) => {
+  // The other ways to MariaDB reach the same server: a sample shows that their statements are seen.
+  const numRuns = /3\.5|through/.test(database.title) ? sample(500, 150) : 500
   const witness = witnessOf(database)
   let laboratory: Laboratory
 
@@ -45,7 +48,7 @@ eachDatabase('random callbacks', (database) => {
       return false
     }
     if (only === undefined) {
-      await fc.check(fc.asyncProperty(program, holds), { seed, numRuns: 500 })
+      await fc.check(fc.asyncProperty(program, holds), { seed, numRuns })
     } else {
       for (let run = 0; run < 20 && !failing; run++) await holds(JSON.parse(only) as Program)
     }
