@@ -69,7 +69,7 @@ type ValueAt<D, K> = D extends unknown
       : Undeclared<D>
   : never
 
-/** The type of the value at a key that the type of an object does not declare: that of `object` has any. */
+/** The type at a key that `D` does not declare: `unknown` for the type `object`, which may have every key; else `never`. */
 type Undeclared<D> = D extends object ? ([KeysOf<D>] extends [never] ? unknown : never) : never
 
 /** The keys of a document. */

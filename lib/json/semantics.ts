@@ -107,12 +107,14 @@ function placesOf(
 function indexesOf(text: string, items: readonly JsonNode[], step: number | Matching): readonly number[] {
   if (typeof step === 'number') return [step < 0 ? items.length + step : step].filter((index) => items[index])
   const wanted = [...scanJson(step.json).members!]
-  const hasAll = ({ members }: JsonNode): boolean =>
-    wanted.every(([key, each]) => {
-      const own = members?.get(key)
-      return own !== undefined && isSameNode(text, own, step.json, each, isSameScalar)
-    })
+  const hasAll = (item: JsonNode): boolean => wanted.every(([key, each]) => hasMember(text, item, key, step.json, each))
   return [...items.keys()].filter((index) => hasAll(items[index]!))
+}
+
+/** Whether a stored object has a key with the same value as a node of another text. */
+function hasMember(text: string, { members }: JsonNode, key: string, other: string, value: JsonNode): boolean {
+  const own = members?.get(key)
+  return own !== undefined && isSameNode(text, own, other, value, isSameScalar)
 }
 
 /** Whether a path goes into an array. */
@@ -151,12 +153,8 @@ function place(operation: Operation, text: string, root: JsonNode): readonly Pla
   if (mismatch) return mismatch
   if (key === undefined) return places.map((each) => ({ ...operation, path: each.path }) as PlacedOperation)
   const by = scanJson(json).members!.get(key)!
-  const isSame = ({ members }: JsonNode): boolean => {
-    const own = members?.get(key)
-    return own !== undefined && isSameNode(text, own, json, by, isSameScalar)
-  }
   return places.flatMap(({ path: at, node }): readonly PlacedOperation[] => {
-    const found = [...(node?.items ?? []).entries()].filter(([, item]) => isSame(item))
+    const found = [...(node?.items ?? []).entries()].filter(([, item]) => hasMember(text, item, key, json, by))
     if (found.length === 0) return [{ kind: 'append', path: at, json: `[${json}]` }]
     return found.map(([index]) => ({ kind: 'set', path: [...at, index], json }))
   })

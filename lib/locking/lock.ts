@@ -190,7 +190,7 @@ async function runLocked<R>(
     'logging',
   ])
   const timeoutMs = checkWait(method, checked)
-  const retry = checked.retry === undefined ? undefined : checkRetryOptions(method, checked.retry)
+  const retry = checkRetryOptions(method, checked.retry)
   checkIsolationLevel(method, isolationLevel)
   if (typeof given !== 'function') throw usage.callback(method, given)
   const targeted = identifyTargets(method, targets)

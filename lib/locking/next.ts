@@ -83,7 +83,7 @@ export async function withNext<M extends Model, R>(
   const method = 'withNext'
   const names = ['transaction', 'isolationLevel', 'retry', 'logging'] as const
   const { transaction, isolationLevel, logging, ...checked } = checkOptions(method, options, names)
-  const retry = checked.retry === undefined ? undefined : checkRetryOptions(method, checked.retry)
+  const retry = checkRetryOptions(method, checked.retry)
   checkIsolationLevel(method, isolationLevel)
   const [query, order] = nextRow(method, model, next)
   if (typeof fn !== 'function') throw usage.callback(method, fn)

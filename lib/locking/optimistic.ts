@@ -70,7 +70,7 @@ export async function withOptimisticLock<M extends Model, R>(
 ): Promise<R> {
   const method = 'withOptimisticLock'
   const { transaction, logging, ...checked } = checkOptions(method, options, ['transaction', 'retry', 'logging'])
-  const policy = checked.retry && checkRetryOptions(method, checked.retry)
+  const policy = checkRetryOptions(method, checked.retry)
   if (typeof fn !== 'function') throw usage.callback(method, fn, 'row')
   const row = identifyTarget(method, target)
   const { session, facts, model, instance } = row

@@ -114,6 +114,11 @@ export class Statement {
       .join(', ')
   }
 
+  /** The select list of the primary key. */
+  keyColumns(): string {
+    return this.#model.primaryKeyAttributes.map((name) => `${this.column(name)} AS ${this.name(name)}`).join(', ')
+  }
+
   name(identifier: string): string {
     return quoted(this.#session.quotedNames, identifier, () => this.#generator.quoteIdentifier(identifier))
   }

@@ -105,8 +105,7 @@ export async function selectKeys(
 ): Promise<RowRef[]> {
   const { model, conditions } = query
   const select = new Statement(model)
-  const keys = model.primaryKeyAttributes.map((name) => `${select.column(name)} AS ${select.name(name)}`)
-  const sql = `SELECT ${hint}${keys.join(', ')} FROM ${select.table()} WHERE ${query.sql(select)} ${end(select)}`
+  const sql = `SELECT ${hint}${select.keyColumns()} FROM ${select.table()} WHERE ${query.sql(select)} ${end(select)}`
   const rows = await sendForInstances(model, sql, select.binds, context)
   return rows.map((row) => {
     const { primaryKey } = identifyRow(method, row)

@@ -28,7 +28,12 @@ export interface FailedAttempt {
 const own: readonly (keyof RetryOptions)[] = ['maxAttempts', 'baseDelayMs', 'maxDelayMs', 'signal', 'onRetry']
 
 /** @throws {UsageError} an option is unknown, or out of range */
-export function checkRetryOptions(method: string, options: RetryOptions, others: readonly string[] = []): RetryOptions {
+export function checkRetryOptions<O extends RetryOptions | undefined>(
+  method: string,
+  options: O,
+  others: readonly string[] = [],
+): O {
+  if (options === undefined) return options
   if (typeof options !== 'object' || options === null) throw usage.retry(method, options)
   const names = [...own, ...others]
   for (const name of Object.keys(options)) if (!names.includes(name)) throw usage.option(method, name, names)

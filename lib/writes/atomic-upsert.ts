@@ -114,7 +114,7 @@ export async function atomicUpsert<M extends Model, const G extends object>(
     create: createdValues(method, model, key, create),
     ...splitChanges(method, model, changes),
   }
-  const retry = policy === undefined ? undefined : checkRetryOptions(method, policy)
+  const retry = checkRetryOptions(method, policy)
   const joined = transactionToJoin(method, session, transaction, undefined)
   if (joined && retry) throw usage.retryJoined(method)
 
@@ -125,9 +125,8 @@ export async function atomicUpsert<M extends Model, const G extends object>(
     const added = await newRow(call, parts)
     const { documents, changes: values } = parts
     const where = whereNotDeleted(model).flatMap((each) => rowConditions(method, model, each))
-    const options = { transaction: joined ?? null, ...(retry && { retry }), ...(logging !== undefined && { logging }) }
-    const update = (): Promise<unknown> =>
-      writeRow({ method, row, documents, changes: values, where }, options, 'nothing')
+    const own = { transaction: joined ?? null, ...(retry && { retry }), ...(logging !== undefined && { logging }) }
+    const update = (): Promise<unknown> => writeRow({ method, row, documents, changes: values, where }, own, 'nothing')
     const upsert: Upsert = { row, key, added, retry, update }
     if (!joined) return writeOrInsert(call, upsert)
     const rowKey = row instanceof RowRef ? row.key : undefined

@@ -116,7 +116,7 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
   const { method, row, documents, changes, where } = request
   const { session, model, instance } = row
   const { logging, coalesce: coalesced } = options
-  const retry = options.retry === undefined ? undefined : checkRetryOptions(method, options.retry)
+  const retry = checkRetryOptions(method, options.retry)
   if (!['undefined', 'boolean'].includes(typeof coalesced)) throw usage.coalesce(method, coalesced)
   const { writesRefusedBy } = findRowState(instance) ?? {}
   if (writesRefusedBy !== undefined) throw usage.writeInside(writesRefusedBy, method)

@@ -84,7 +84,7 @@ export async function updateWhere<M extends Model, const G extends object>(
 ): Promise<number> {
   const method = 'updateWhere'
   const { transaction, all, logging, ...checked } = checkOptions(method, options, optionNames)
-  const retry = checked.retry === undefined ? undefined : checkRetryOptions(method, checked.retry)
+  const retry = checkRetryOptions(method, checked.retry)
   const query = rowsWhere(method, model, where, all)
   const { session, facts } = query
   const { documents, changes: ordinary } = splitChanges(method, query.model, changes)
@@ -164,8 +164,8 @@ async function lockRows(
   const select = new Statement(model)
   let prefix = ''
   const cases = combinations.map((variants, index) => {
-    const guards = documents.map((each, index) => {
-      const guard = guardOf(variants[index]!, each, select)
+    const guards = documents.map((each, place) => {
+      const guard = guardOf(variants[place]!, each, select)
       prefix ||= guard.prefix
       return guard.sql
     })
@@ -173,7 +173,7 @@ async function lockRows(
   })
   const kind = cases.length > 0 ? `CASE ${cases.join(' ')} END` : 'NULL'
   const order = model.primaryKeyAttributes.map((name) => select.column(name)).join(', ')
-  const selected = `${keyColumns(model, select)}, ${kind} AS ${select.name(kindAlias)}`
+  const selected = `${select.keyColumns()}, ${kind} AS ${select.name(kindAlias)}`
   const sql = `${selected} FROM ${select.table()} WHERE ${query.sql(select)} ORDER BY ${order}`
   const { maxBinds = Infinity } = connectorOf(session.sequelize.getDialect())
   const column = documents[0]?.column ?? model.primaryKeyAttributes[0]!
@@ -183,10 +183,10 @@ async function lockRows(
     return await lockingRead(call, model, context, async (hint, clause) => {
       const rows = await sendForInstances(model, `${prefix}SELECT ${hint}${sql} ${clause}`, select.binds, context)
       return rows.map((row) => {
-        const kind = valuesOf(row)[kindAlias] as number | string | null
+        const found = valuesOf(row)[kindAlias] as number | string | null
         const { primaryKey } = identifyRow(method, row)
         const ref = new RowRef(model, primaryKey, undefined, conditions)
-        return { ref, variants: kind === null ? undefined : combinations[Number(kind)] }
+        return { ref, variants: found === null ? undefined : combinations[Number(found)] }
       })
     })
   } catch (error) {
@@ -239,12 +239,12 @@ async function updateAlike(
       const isMatched = dialect.matched(header, refs.length)
       if (isMatched) return
       const select = new Statement(model)
-      const read = `SELECT ${keyColumns(model, select)} FROM ${select.table()} WHERE ${keysSql(model, refs, select)} ${dialect.lockClause}`
+      const read = `SELECT ${select.keyColumns()} FROM ${select.table()} WHERE ${keysSql(model, refs, select)} ${dialect.lockClause}`
       const found = await sendForInstances(model, read, select.binds, context)
       const missing = missingOf(refs, found) ?? (isMatched === false ? refs[0] : undefined)
       if (missing) throw new ConflictError(method, missing.facts, unmatched, exactKey)
     } else {
-      const returning = `${sql} RETURNING ${keyColumns(model, statement)}`
+      const returning = `${sql} RETURNING ${statement.keyColumns()}`
       const missing = missingOf(refs, await sendForInstances(model, returning, statement.binds, context))
       const names = [...documents.map(({ column }) => column), ...columns.map(({ attribute }) => attribute)]
       if (missing) throw ConflictError.skipped(method, missing.facts, names, dialect.skipsRows!('UPDATE'))
@@ -257,10 +257,6 @@ async function updateAlike(
 function missingOf(refs: readonly RowRef[], rows: readonly Model[]): RowRef | undefined {
   const keys = new Set(rows.map((row) => RowRef.of(row as never).key))
   return refs.find(({ key }) => !keys.has(key))
-}
-
-function keyColumns(model: RowModel, statement: Statement): string {
-  return model.primaryKeyAttributes.map((name) => `${statement.column(name)} AS ${statement.name(name)}`).join(', ')
 }
 
 /** The condition that matches rows by their keys: few texts, whatever their number. */

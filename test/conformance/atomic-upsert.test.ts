@@ -439,7 +439,7 @@ eachDatabase('atomicUpsert', (database) => {
     }
   })
 
-  it('is part of its transaction, which goes on after it', async () => {
+  it('is committed or rolled back with the transaction that it joins', async () => {
     const id = free()
     const failure = new RangeError('undone')
     const upsert = (transaction: Transaction): Promise<boolean> =>

@@ -149,7 +149,7 @@ eachDatabase('onWrite', (database) => {
     expect([title, progress, await revisions()]).to.deep.equal(['new', { n: 1 }, []])
   })
 
-  it('rolls the write back in a transaction whose owner goes on after the error', async () => {
+  it('rolls back only the write if the caller catches the error and commits its transaction', async () => {
     then = failing(new RangeError('no'))
     const run = await stored()
     await run.withLock(async (_row, transaction) => {

@@ -135,7 +135,7 @@ eachDatabase('updateWhere', (database) => {
       expect(await refused)
         .to.include({ column: 'progress', needed })
         .and.have.deep.property('primaryKey', { id: rows[2]!.id })
-      // The caller's transaction goes on.
+      // The caller catches the error, writes again, and commits.
       await sequelize.transaction(async (transaction) => {
         await rejection(updateWhere(Tasks, queued, changes, { transaction }), JsonShapeError)
         await Tasks.update({ stats: { a: 1 } }, { where: { id: rows[0]!.id }, transaction })
