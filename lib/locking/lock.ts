@@ -1,25 +1,26 @@
 import type { Logging, Model, Transaction, Transactionable } from 'sequelize'
-import { UnsavedChangesError } from '../errors/errors.js'
+import { RowNotFoundError, UnsavedChangesError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { checkOptions } from '../errors/check-options.js'
+import { selectRow } from '../rows/read-row.js'
+import type { RowRead } from '../rows/read-row.js'
 import { identifyTarget, identifyTargets } from '../rows/row-query.js'
 import { refuseDuplicates, RowRef } from '../rows/row-ref.js'
 import type { Target } from '../rows/row-ref.js'
-import { refuseUnsavedChanges, rowStateOf, unsavedColumns } from '../rows/row-state.js'
+import { assignStored, refuseUnsavedChanges, rowStateOf, unsavedColumns } from '../rows/row-state.js'
+import { modelOf, valuesOf } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
 import type { QueryContext } from '../sequelize/send.js'
-import { startCall } from '../transactions/call.js'
-import type { Call } from '../transactions/call.js'
-import { runCallback } from '../transactions/callback.js'
-import { execute } from '../transactions/execute.js'
+import { checkIsolationLevel, execute, runCallback, startCall, toMissingRow } from '../transactions/execute.js'
+import type { Call } from '../transactions/execute.js'
 import { withRows } from '../transactions/find-row.js'
 import { isInScope, lockTransaction, transactionToJoin } from '../transactions/join.js'
+import { lockingRead } from '../transactions/lock-wait.js'
 import { checkRetryOptions } from '../transactions/retry.js'
 import type { RetryOptions } from '../transactions/retry.js'
-import { checkIsolationLevel } from '../transactions/retry-transaction.js'
+import { tooDeepError } from '../transactions/save-digits.js'
 import type { TransactionState } from '../transactions/transaction-state.js'
 import { claimInstances, refuseOtherHolder } from './claims.js'
-import { acquireLock } from './locking-read.js'
 
 /** How long to wait for a row that another session has locked. */
 export interface LockWaitOptions {
@@ -259,6 +260,8 @@ async function acquireLocks(
   context: QueryContext,
   state: TransactionState,
 ): Promise<readonly Row[]> {
+  const [only, ...more] = refs as [RowRef, ...RowRef[]]
+  if (more.length === 0) return [await acquireLock(call, only, context, state, true)]
   const keys = refs.map(({ sortKey }) => sortKey)
   const order = [...refs.keys()].sort((one, other) => (keys[one]! < keys[other]! ? -1 : 1))
   const rows: Row[] = []
@@ -274,10 +277,10 @@ async function acquireLocks(
 /** @throws {UnsavedChangesError} the callback left unsaved changes */
 function refuseLeftChanges({ method, transaction }: Call, rows: readonly Row[]): void {
   for (const row of rows) {
-    const ref = RowRef.of(row)
-    const changed = unsavedColumns(ref)
+    const changed = unsavedColumns({ instance: row, model: modelOf(row) })
     if (changed.length > 0) {
-      throw UnsavedChangesError.leftByCallback(method, ref.facts, changed, { isJoined: transaction !== undefined })
+      const { facts } = RowRef.of(row)
+      throw UnsavedChangesError.leftByCallback(method, facts, changed, { isJoined: transaction !== undefined })
     }
   }
 }
@@ -291,4 +294,41 @@ function checkWait(method: string, { timeoutMs, nowait }: LockWaitOptions): numb
   const isTimeout = Number.isSafeInteger(timeoutMs) && timeoutMs! >= 1 && timeoutMs! < 2 ** 31
   if (timeoutMs !== undefined && !isTimeout) throw usage.timeout(method, timeoutMs)
   return timeoutMs
+}
+
+/**
+ * Locks and reads a row; returns the instance of `ref`, refreshed, or a new one.
+ * @param isScoped only code in the callback of withLock joins the lock
+ * @throws {RowNotFoundError} the row does not exist
+ */
+export async function acquireLock(
+  call: Call,
+  ref: RowRef,
+  context: QueryContext,
+  state: TransactionState,
+  isScoped: boolean,
+): Promise<Row> {
+  let read: RowRead | undefined
+  try {
+    read = await lockingRead(call, ref.model, context, (hint, clause) =>
+      selectRow(ref, call.dialect, context, hint, clause),
+    )
+  } catch (error) {
+    throw toMissingRow(error, call, ref.facts)
+  }
+  if (!read) throw new RowNotFoundError(call.method, ref.facts)
+  const { row: fresh, texts } = read
+  const instance = ref.instance ?? fresh
+  if (instance !== fresh) {
+    // Checked again: a change that was made while this call waited would be lost.
+    refuseUnsavedChanges(call.method, ref)
+    state.remember(instance, context.transaction)
+    assignStored(instance, valuesOf(fresh))
+  }
+  rowStateOf(instance).acquire(context.transaction!, isScoped, texts)
+  state.addLockedRow(instance)
+  for (const column of texts.keys()) {
+    if (rowStateOf(instance).isTooDeep(column)) throw tooDeepError(call.method, column)
+  }
+  return instance
 }

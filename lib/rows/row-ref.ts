@@ -45,6 +45,7 @@ export class RowRef {
   readonly instance: Row | undefined
   /** For a row that was found by its columns: its conditions, without which it is no longer the row. */
   readonly conditions: readonly RowCondition[]
+  #key: string | undefined
 
   constructor(
     model: RowModel,
@@ -80,8 +81,10 @@ export class RowRef {
 
   /** The table and the primary key as text: equal for two references to one row, different for two rows. */
   get key(): string {
-    const parts = this.model.primaryKeyAttributes.map((name) => exactText(this.primaryKey[name]))
-    return JSON.stringify([this.model.getTableName(), parts])
+    return (this.#key ??= JSON.stringify([
+      this.model.getTableName(),
+      this.model.primaryKeyAttributes.map((name) => exactText(this.primaryKey[name])),
+    ]))
   }
 
   /** The table and the primary key as a sort key, equal for other spellings of a key: all callers lock in one order. */
@@ -146,6 +149,7 @@ export function identifyRow<M extends Model>(method: string, target: Target<M>):
 
 /** @throws {UsageError} two of the references are the same row */
 export function refuseDuplicates(method: string, refs: readonly RowRef[]): void {
+  if (refs.length === 1) return
   const seen = new Set<string>()
   for (const ref of refs) {
     if (seen.has(ref.key)) throw usage.targetTwice(method, ref.facts)

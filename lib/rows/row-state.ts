@@ -372,8 +372,10 @@ export function assignStored(row: Row, stored: Readonly<Record<string, unknown>>
 type Holder = Pick<RowRef, 'instance' | 'model' | 'facts'>
 
 /** The attributes with unsaved changes; only those in `columns`, if given. */
-export function unsavedColumns(ref: Holder, columns?: readonly string[]): readonly string[] {
-  const { instance, model } = ref
+export function unsavedColumns(
+  { instance, model }: Omit<Holder, 'facts'>,
+  columns?: readonly string[],
+): readonly string[] {
   if (!instance) return []
   findRowState(instance)?.markChangesInPlace()
   return changedAttributes(instance).filter(

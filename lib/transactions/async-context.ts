@@ -7,6 +7,8 @@ export interface Scope {
   readonly method: string | undefined
   readonly sequelize: Sequelize
   readonly transaction: Transaction
+  /** The server's transaction. */
+  readonly outermost: Transaction
   readonly outer: Scope | undefined
   /** The callback has returned or thrown. */
   isOver: boolean

@@ -1,25 +1,57 @@
 import { DatabaseError, OptimisticLockError, Transaction } from 'sequelize'
-import type { Failure } from '../dialects/dialect.js'
+import type { Logging } from 'sequelize'
+import type { Dialect, Failure } from '../dialects/dialect.js'
 import {
   ConflictError,
   isLosslessError,
   LockTimeoutError,
+  PendingStatementsError,
   RowNotFoundError,
   UnknownOutcomeError,
 } from '../errors/errors.js'
 import type { RowFacts } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
-import { failureOf } from '../sequelize/send.js'
+import { failureOf, recogniseDialect } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
+import type { Session } from '../sequelize/session.js'
 import { currentContext, runWith } from './async-context.js'
-import type { Call } from './call.js'
+import type { Scope } from './async-context.js'
 import { innermostPlainScope } from './join.js'
 import { retry, statementRetries } from './retry.js'
 import type { RetryOptions } from './retry.js'
 import type { TransactionState } from './transaction-state.js'
-import { watchTransaction } from './watch.js'
+import { watchSession, watchTransaction } from './watch.js'
 import { enqueueWriter } from './writer-queue.js'
 import type { SlotWait } from './writer-queue.js'
+
+/** One call of a public method, from its checked arguments to its result. */
+export interface Call {
+  readonly method: string
+  readonly session: Session
+  readonly dialect: Dialect
+  /** The row for error texts; `undefined` for a call without one. */
+  readonly row: RowFacts | undefined
+  /** The transaction that the call joins. */
+  readonly transaction: Transaction | undefined
+  readonly logging: Logging['logging'] | undefined
+  /** The maximum wait for a lock in milliseconds; 0 does not wait, `undefined` is the timeout of the server. */
+  readonly timeoutMs?: number | undefined
+}
+
+/** Starts a call: watches the statements of its Sequelize instance, and detects its database. */
+export async function startCall(started: Omit<Call, 'dialect'>): Promise<Call> {
+  const { method, session, row, transaction, logging, timeoutMs } = started
+  watchSession(session)
+  const dialect = session.dialect ?? (await recogniseDialect(session, started))
+  return { method, session, dialect, row, transaction, logging, timeoutMs }
+}
+
+const isolationLevels: readonly string[] = Object.values(Transaction.ISOLATION_LEVELS)
+
+/** @throws {UsageError} SQL has no such level */
+export function checkIsolationLevel(method: string, level: string | undefined): void {
+  if (level !== undefined && !isolationLevels.includes(level)) throw usage.isolationLevel(method, level, 'SQL')
+}
 
 /** The two phases of a call. */
 interface Work<P, R> {
@@ -192,4 +224,81 @@ function reasonOf(failure: Failure | undefined): string | undefined {
   if (failure === 'deadlock') return 'a deadlock'
   if (failure === 'not ready') return 'a node that is not in its cluster at the moment'
   return failure === 'conflict' ? 'a change made by another session since this transaction began' : undefined
+}
+
+/** How often to wait for the statements that a callback left in progress, before further statements are refused. */
+const maxLateRounds = 100
+
+// Bound when the module loads: fake timers in tests must not block a callback.
+const nextTick = process.nextTick.bind(process)
+
+/** Resolves after the pending microtasks have run. */
+function microtasksDone(): Promise<void> {
+  return new Promise((resolve) => {
+    nextTick(resolve)
+  })
+}
+
+/**
+ * Runs a callback that has a transaction. Refuses a write in it outside the transaction, and every later statement of a
+ * branch that the callback did not await.
+ * @throws {PendingStatementsError} the callback returned while a statement of it was in progress
+ * @throws {RolledBackError} the transaction was rolled back although the callback succeeded
+ * @throws {UsageError} the callback returned a value that has not started to run, such as an Observable
+ */
+export async function runCallback<R>(
+  { method, session: { sequelize }, transaction: joined }: Call,
+  state: TransactionState,
+  transaction: Transaction,
+  fn: () => R | Promise<R>,
+): Promise<R> {
+  const scope: Scope = {
+    method,
+    sequelize,
+    transaction,
+    outermost: state.transaction,
+    outer: currentContext().scope,
+    isOver: false,
+  }
+  const isJoined = joined !== undefined
+  try {
+    const result = await runWith({ scope }, fn)
+    await microtasksDone()
+    const around = isJoined ? scope : undefined
+    const work = [...state.work.of(around), ...state.savepoints.of(around)]
+    if (work.length > 0) {
+      const own = work.filter(({ isPart }) => !isPart)
+      // In onWrite, all statements are part of the write.
+      const descriptions = (own.length > 0 ? own : work).map(({ description }) => description)
+      await settleWork(state, scope, isJoined)
+      throw new PendingStatementsError(method, descriptions, isJoined)
+    }
+    if (isNotBegun(result)) throw usage.notBegun(method, result)
+    if (state.outcome === 'committed') throw usage.committedByCallback(method)
+    if (state.outcome === 'rolled back' || state.isDoomed) throw state.rolledBackError(method)
+    return result
+  } catch (error) {
+    scope.isOver = true
+    // A row method that ends after the rollback would change the instance again.
+    await settleWork(state, scope, isJoined)
+    throw error
+  } finally {
+    scope.isOver = true
+  }
+}
+
+async function settleWork(state: TransactionState, scope: Scope, isJoined: boolean): Promise<void> {
+  for (let round = 0; round < maxLateRounds; round++) {
+    const work = state.work.of(isJoined ? scope : undefined)
+    if (work.length === 0) return
+    await Promise.all(work.map(({ settled }) => settled))
+    await microtasksDone()
+  }
+}
+
+/** Whether a value is lazy: its work starts on subscription (Observable) or iteration (generator). */
+function isNotBegun(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return false
+  if ('subscribe' in value && typeof value.subscribe === 'function') return true
+  return /^\[object (Async)?Generator\]$/.test(Object.prototype.toString.call(value))
 }

@@ -6,8 +6,8 @@ import {
   ambientOf,
   finishedState,
   isReadOnly,
-  isSameTransaction,
   openAncestor,
+  outermostOf,
   sequelizeOfTransaction,
 } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
@@ -32,8 +32,9 @@ export function isForeignAmbient({ sequelize }: Session, transaction: Transactio
 
 /** Whether the current code runs in a callback of `transaction` that has not ended. */
 export function isInScope(transaction: Transaction): boolean {
+  const outermost = outermostOf(transaction)
   return currentScopes(sequelizeOfTransaction(transaction)).some(
-    (scope) => !scope.isOver && isSameTransaction(scope.transaction, transaction),
+    (scope) => !scope.isOver && scope.outermost === outermost,
   )
 }
 
@@ -146,10 +147,10 @@ export function refuseOpening(session: Session): void {
 /** The innermost callback of this library that forbids a write outside its transaction. */
 function scopeAround({ sequelize }: Session, row: Row | undefined): Scope | undefined {
   const used = findRowState(row)?.lastTransaction
-  return currentScopes(sequelize).find(({ method, isOver, transaction }) => {
+  return currentScopes(sequelize).find(({ method, isOver, outermost }) => {
     if (method === undefined) return false
-    const isFree = isOver && findTransactionState(transaction)?.outcome === 'committed'
-    return !isFree || (used !== undefined && isSameTransaction(used, transaction))
+    const isFree = isOver && findTransactionState(outermost)?.outcome === 'committed'
+    return !isFree || (used !== undefined && outermostOf(used) === outermost)
   })
 }
 

@@ -5,7 +5,7 @@ import { sendForHeader, sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import type { Session } from '../sequelize/session.js'
 import { Statement } from '../sequelize/statement.js'
-import type { Call } from './call.js'
+import type { Call } from './execute.js'
 
 /**
  * Runs a locking read in a transaction, and limits its wait as the call says.

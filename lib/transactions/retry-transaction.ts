@@ -1,21 +1,11 @@
-import { Transaction } from 'sequelize'
-import type { Logging, Sequelize } from 'sequelize'
+import type { Logging, Sequelize, Transaction } from 'sequelize'
 import { usage } from '../errors/usage.js'
 import { isSequelize } from '../rows/row-ref.js'
 import { sessionOf } from '../sequelize/session.js'
-import { startCall } from './call.js'
-import { runCallback } from './callback.js'
-import { execute } from './execute.js'
+import { checkIsolationLevel, execute, runCallback, startCall } from './execute.js'
 import { ambientTransaction, innermostScope, refuseOutside } from './join.js'
 import { checkRetryOptions } from './retry.js'
 import type { RetryOptions } from './retry.js'
-
-const isolationLevels: readonly string[] = Object.values(Transaction.ISOLATION_LEVELS)
-
-/** @throws {UsageError} SQL has no such level */
-export function checkIsolationLevel(method: string, level: string | undefined): void {
-  if (level !== undefined && !isolationLevels.includes(level)) throw usage.isolationLevel(method, level, 'SQL')
-}
 
 export interface RetryTransactionOptions extends RetryOptions, Logging {
   /** The isolation level of each transaction. Default: Sequelize's own. */

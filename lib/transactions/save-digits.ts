@@ -8,7 +8,7 @@ import { respell } from '../json/respell.js'
 import type { Loss, Rewrite } from '../json/respell.js'
 import { RowRef } from '../rows/row-ref.js'
 import type { JsonValue } from '../json/values.js'
-import { findRowState, jsonOf } from '../rows/row-state.js'
+import { findRowState } from '../rows/row-state.js'
 import type { RowState } from '../rows/row-state.js'
 import {
   attributeType,
@@ -69,10 +69,14 @@ export async function spellDocuments(
   options: UpdateOptions,
 ): Promise<Values> {
   const model = modelOf(instance)
-  const columns = [...jsonAttributes(model)].filter(
-    (column) => isDocument(values[fieldOf(model, column)]) && isExclusive(state, instance, column, options),
-  )
-  const documents = new Map(columns.map((column) => [column, writtenDocument(column, values[fieldOf(model, column)])]))
+  const texts = new Map<string, string>()
+  for (const column of jsonAttributes(model)) {
+    const value = values[fieldOf(model, column)]
+    const isValue = value !== undefined && value !== null && !(value instanceof Utils.SequelizeMethod)
+    const text = isValue && isExclusive(state, instance, column, options) ? writtenText(column, value) : undefined
+    if (text !== undefined) texts.set(column, text)
+  }
+  const columns = [...texts.keys()]
   for (const column of state.columnsToRead(columns)) {
     const text = await readText(session, instance, column, options)
     if (text !== undefined) state.recordText(column, text)
@@ -83,7 +87,7 @@ export async function spellDocuments(
     if (!document) return []
     const field = fieldOf(model, column)
     const after = values[field]
-    const text = respelled(column, { ...document, after: documents.get(column)! })
+    const text = respelled(column, { ...document, after: parseJson(texts.get(column)!) })
     state.recordSentText(column, text)
     writeSpelledDocuments(model, column)
     return [[field, new SpelledDocument(text, after)] as const]
@@ -115,8 +119,12 @@ export function notTooDeep<R>(column: string, compare: () => R): R {
  * @throws {UnsupportedValueError} JSON.stringify cannot write it
  */
 export function writtenDocument(column: string, value: unknown): JsonValue {
+  return parseJson(writtenText(column, value ?? null)!)
+}
+
+function writtenText(column: string, value: unknown): string | undefined {
   try {
-    return parseJson(textWithInfinity(value ?? null)!)
+    return textWithInfinity(value)
   } catch (error) {
     throw unwritableError('save', column, error)
   }
@@ -134,12 +142,6 @@ function unwritableError(method: string, column: string, error: unknown): unknow
   const reason = `"${column}" cannot be written as JSON (${error.message})`
   const remedy = 'Store a bigint as a string, or write it with updateJson(), and remove circular references.'
   return new UnsupportedValueError(method, reason, remedy, column, error)
-}
-
-function isDocument(value: unknown): boolean {
-  return (
-    value !== undefined && value !== null && !(value instanceof Utils.SequelizeMethod) && jsonOf(value) !== 'undefined'
-  )
 }
 
 async function readText(

@@ -1,5 +1,5 @@
 import { QueryTypes } from 'sequelize'
-import type { Transaction } from 'sequelize'
+import type { Sequelize, Transaction } from 'sequelize'
 import type { Dialect } from '../dialects/dialect.js'
 import { OutsideTransactionError, RolledBackError, UsageError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
@@ -11,7 +11,6 @@ import {
   finishedState,
   idOf,
   nameOf,
-  isSameTransaction,
   markRolledBack,
   nesting,
   outermostOf,
@@ -26,8 +25,7 @@ import { isRefusedByServer, noteFailure, statementRetry } from '../sequelize/sen
 import { sessionOf } from '../sequelize/session.js'
 import { currentContext, currentScopes, runWith } from './async-context.js'
 import type { RowCall, Scope, SendingStatement } from './async-context.js'
-import { SerialQueue } from './serial-queue.js'
-import { WorkInProgress } from './work-in-progress.js'
+import { SerialQueue, WorkInProgress } from './work-in-progress.js'
 import type { Work } from './work-in-progress.js'
 
 /** Sequelize's `query`, as it is called inside Sequelize. */
@@ -51,6 +49,7 @@ export interface QueryOptions {
 /** The state that this library keeps for one transaction of the server. */
 export class TransactionState {
   readonly transaction: Transaction
+  readonly #sequelize: Sequelize
   /** The database; set when the transaction is first watched. */
   dialect: Dialect | undefined
   #isOurs = false
@@ -76,12 +75,13 @@ export class TransactionState {
 
   constructor(transaction: Transaction) {
     this.transaction = transaction
+    this.#sequelize = sequelizeOfTransaction(transaction)
   }
 
   /** From now on, its statements come through {@link send}. */
   watch(dialect: Dialect): void {
     this.dialect = dialect
-    const { savepointsWithCallback } = sessionOf(sequelizeOfTransaction(this.transaction))
+    const { savepointsWithCallback } = sessionOf(this.#sequelize)
     for (const savepoint of savepointsOf(this.transaction)) {
       this.#setSavepoints.add(savepoint)
       if (finishedState(savepoint)) continue
@@ -219,8 +219,7 @@ export class TransactionState {
   }
 
   #scopes(): readonly Scope[] {
-    const scopes = currentScopes(sequelizeOfTransaction(this.transaction))
-    return scopes.filter((scope) => isSameTransaction(scope.transaction, this.transaction))
+    return currentScopes(this.#sequelize).filter(({ outermost }) => outermost === this.transaction)
   }
 
   /**
@@ -244,7 +243,7 @@ export class TransactionState {
 
   #sendNow(query: Query, sql: unknown, text: string, given: QueryOptions, dialect: Dialect): Promise<unknown> {
     // Otherwise Sequelize could resend a statement after the server has ended its transaction.
-    const retry = statementRetry(sequelizeOfTransaction(this.transaction), true)
+    const retry = statementRetry(this.#sequelize, true)
     const options = dialect.writerQueue ? given : { ...given, retry }
     const savepoint = savepointSql.exec(text)
     if (savepoint) return this.#sendForSavepoint(query, savepoint, text, options, dialect)

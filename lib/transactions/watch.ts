@@ -221,7 +221,14 @@ async function openTransaction(
   if (!callback) return begin(options)
   const run = async (transaction: Transaction): Promise<unknown> => {
     const { sequelize } = session
-    const scope: Scope = { method: undefined, sequelize, transaction, outer: currentContext().scope, isOver: false }
+    const scope: Scope = {
+      method: undefined,
+      sequelize,
+      transaction,
+      outermost: outermostOf(transaction),
+      outer: currentContext().scope,
+      isOver: false,
+    }
     if (options?.transaction) {
       session.savepointsWithCallback.add(transaction)
       findTransactionState(transaction)?.startSavepoint(transaction)

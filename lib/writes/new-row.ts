@@ -17,7 +17,7 @@ import {
   versionAttribute,
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
-import type { Call } from '../transactions/call.js'
+import type { Call } from '../transactions/execute.js'
 import { isPlus, isStorable, valueAfter } from './columns.js'
 import type { DocumentChange } from './update-document.js'
 

@@ -37,7 +37,7 @@ import { versionAttribute } from '../sequelize/internals.js'
 import { failureOf, sendForHeader, sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import { Statement } from '../sequelize/statement.js'
-import type { Call } from '../transactions/call.js'
+import type { Call } from '../transactions/execute.js'
 import { takeWriteLock } from '../transactions/lock-wait.js'
 import type { ColumnChange } from './columns.js'
 
