@@ -16,6 +16,8 @@ export interface JsonFunctions {
   readonly same: (value: string) => string
   /** `parent` if it is an object, else an empty object. */
   readonly objectOrEmpty: (parent: string) => string
+  /** True if `value` is NULL, or JSON null, which count as a missing number or array. */
+  readonly isMissing: (value: string) => string
   /** True if `value` is an object, or NULL, or JSON null. */
   readonly isObjectOrNull: (value: string) => string
   /**
@@ -46,11 +48,14 @@ export interface JsonFunctions {
    * changes each occurrence.
    */
   readonly patchesWithoutNull?: true
-  /** The new value at a path, computed from the old one; a missing entry does not compile. */
+  /**
+   * The new value at a path, computed from the old one, which may be JSON null; a missing entry does not compile. That of `pull`
+   * is used only for an array.
+   */
   readonly result: Readonly<
     Record<Exclude<BasicKind, 'set' | 'remove' | 'rename' | 'merge'>, (value: string, operand: Operand) => string>
   >
-  /** True if the value is absent, or a number to which the database adds the operand exactly, or as doubles. */
+  /** True if the value is missing, or a number to which the database adds the operand exactly, or as doubles. */
   readonly canAdd: (value: string, operand: Operand) => string
   /** For a database that writes array elements by their index. */
   readonly elements?: {
@@ -59,7 +64,7 @@ export interface JsonFunctions {
     /** A document that is an array, with a value at its end. */
     readonly appended: (document: string, values: readonly string[]) => string
   }
-  /** True if the value has the type that an operation needs. */
+  /** True if the value is missing, or has the type that an operation needs. */
   readonly accepts: Readonly<Record<'number' | 'array', (value: string) => string>>
 }
 
@@ -225,11 +230,11 @@ export function write(
       continue
     }
     const valueHere = (): string => (own === undefined ? at(path) : functions.at(document, own))
-    const ifThere = (placeholder: string): string =>
-      `CASE WHEN ${valueHere()} IS NULL THEN ${own === undefined ? noMatchPath : noElementPath} ELSE ${placeholder} END`
+    const noPath = own === undefined ? noMatchPath : noElementPath
     if (kind === 'rename') {
       removed.push(bound(path))
-      pairs.push(`${ifThere(bound(renamedPath(operation)))}, ${functions.same(valueHere())}`)
+      const target = `CASE WHEN ${valueHere()} IS NULL THEN ${noPath} ELSE ${bound(renamedPath(operation))} END`
+      pairs.push(`${target}, ${functions.same(valueHere())}`)
       continue
     }
     const operand = { text: json, bound: bind(json) }
@@ -245,7 +250,9 @@ export function write(
     const isComparable = functions.isComparable?.[kind]
     if (isComparable) guards.push(isComparable(value))
     if (functions.isCanonical && comparesItems.has(kind)) guards.push(functions.isCanonical(value, bind))
-    const target = createsMissing(kind) ? bound(path) : ifThere(bound(path))
+    const target = creates
+      ? bound(path)
+      : `CASE WHEN ${functions.isMissing(value)} THEN ${noPath} ELSE ${bound(path)} END`
     pairs.push(`${target}, ${functions.result[kind](value, operand)}`)
   }
 

@@ -5,12 +5,14 @@ import type { JsonFunctions } from './json-set.js'
 import type { Dialect, UpdateVariant } from './dialect.js'
 import {
   appended,
+  arrayOrEmpty,
   characterSet,
   classify,
   decimalSum,
   holdsEveryText,
-  isAbsentOr,
   isFiniteSum,
+  isMissing,
+  isMissingOr,
   matched,
   mysql,
   refuseLongKey,
@@ -45,7 +47,7 @@ const isOrderedNumber = (value: string, than: string, bound: string): string => 
 }
 
 const lesser = (value: string, bound: string, than: '<' | '>'): string =>
-  `IF(${value} IS NULL OR ${isOrderedNumber(bound, than, value)}, JSON_EXTRACT(${bound}, '$'), ${value})`
+  `IF(${isMissing(value)} OR ${isOrderedNumber(bound, than, value)}, JSON_EXTRACT(${bound}, '$'), ${value})`
 
 // JSON_REMOVE with three or more paths ignores the third one and later ones if their keys are not ASCII.
 const removed = (document: string, paths: readonly string[]): string =>
@@ -58,7 +60,8 @@ const functions: JsonFunctions = {
   value: (text) => `JSON_EXTRACT(${text}, '$')`,
   same: (value) => value,
   objectOrEmpty: (parent) => `IF(JSON_TYPE(${parent}) = 'OBJECT', ${parent}, JSON_OBJECT())`,
-  isObjectOrNull: (value) => `COALESCE(JSON_TYPE(${value}), 'NULL') IN ('OBJECT', 'NULL')`,
+  isMissing,
+  isObjectOrNull: (value) => isMissingOr(value, `'OBJECT'`),
   isUnique: (document, paths) =>
     paths
       .map((path) => `COALESCE(JSON_CONTAINS_PATH(JSON_REMOVE(${document}, ${path}), 'one', ${path}), 0) = 0`)
@@ -87,10 +90,10 @@ const functions: JsonFunctions = {
     setIfAbsent: (value, { bound }) => `COALESCE(${value}, JSON_EXTRACT(${bound}, '$'))`,
     increment: (value, { text, bound }) =>
       isInteger(text)
-        ? `JSON_EXTRACT(CASE WHEN ${value} IS NULL THEN ${bound} ` +
+        ? `JSON_EXTRACT(CASE WHEN ${isMissing(value)} THEN ${bound} ` +
           `WHEN ${isLongInteger(value)} THEN CAST(${decimalSum(value, bound)} AS CHAR) ` +
           `ELSE CAST(CAST(${value} AS DOUBLE) + CAST(${bound} AS DOUBLE) AS CHAR) END, '$')`
-        : `COALESCE(CAST(${value} AS DOUBLE), 0) + CAST(${bound} AS DOUBLE)`,
+        : `IF(${isMissing(value)}, 0, CAST(${value} AS DOUBLE)) + CAST(${bound} AS DOUBLE)`,
     min: (value, { bound }) => lesser(value, bound, '<'),
     max: (value, { bound }) => lesser(value, bound, '>'),
     prepend: (value, { bound }) =>
@@ -98,7 +101,7 @@ const functions: JsonFunctions = {
     append: (value, { bound }) =>
       `IF(JSON_TYPE(${value}) = 'ARRAY', JSON_MERGE_PRESERVE(${value}, ${bound}), JSON_EXTRACT(${bound}, '$'))`,
     addToSet: (value, { bound }) =>
-      `IF(EXISTS(SELECT 1 FROM JSON_TABLE(COALESCE(${value}, '[]'), '$[*]' COLUMNS(item JSON PATH '$')) items ` +
+      `IF(EXISTS(SELECT 1 FROM JSON_TABLE(${arrayOrEmpty(value, `'[]'`)}, '$[*]' COLUMNS(item JSON PATH '$')) items ` +
       `WHERE ${equal('items.item', bound)}), ${value}, ${appended(value, `JSON_EXTRACT(${bound}, '$')`)})`,
     pull: (value, { bound }) =>
       `JSON_EXTRACT(CONCAT('[', COALESCE((SELECT GROUP_CONCAT(item ORDER BY position SEPARATOR ',') ` +
@@ -110,15 +113,15 @@ const functions: JsonFunctions = {
       `WHEN ${isLongInteger(value)} THEN LENGTH(REPLACE(${value}, '-', '')) <= ${maxDigits} ` +
       `AND LENGTH(REPLACE(${bound}, '-', '')) <= ${maxDigits} `
     return (
-      `CASE WHEN ${value} IS NULL THEN TRUE ${isInteger(text) ? isExact : ''}` +
+      `CASE WHEN ${isMissing(value)} THEN TRUE ${isInteger(text) ? isExact : ''}` +
       // CAST turns a greater number into the greatest double.
       `WHEN JSON_TYPE(${value}) IN (${numbers}) ` +
       `THEN ABS(CAST(${value} AS DOUBLE)) < ${Number.MAX_VALUE} AND ${isFiniteSum(value, bound)} ELSE FALSE END`
     )
   },
   accepts: {
-    number: (value) => isAbsentOr(value, numbers),
-    array: (value) => isAbsentOr(value, `'ARRAY'`),
+    number: (value) => isMissingOr(value, numbers),
+    array: (value) => isMissingOr(value, `'ARRAY'`),
   },
 }
 

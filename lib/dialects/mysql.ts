@@ -8,14 +8,19 @@ import { endsTransactionBySql } from './transaction-control.js'
 const integers = [-(2n ** 63n), 2n ** 64n - 1n] as const
 
 const numbers = `'INTEGER', 'UNSIGNED INTEGER', 'DOUBLE', 'DECIMAL'`
-export const isAbsentOr = (value: string, types: string): string =>
-  `COALESCE(JSON_TYPE(${value}), 'ABSENT') IN ('ABSENT', ${types})`
+export const isMissing = (value: string): string => `COALESCE(JSON_TYPE(${value}), 'NULL') = 'NULL'`
+
+export const isMissingOr = (value: string, types: string): string =>
+  `COALESCE(JSON_TYPE(${value}), 'NULL') IN ('NULL', ${types})`
+
+export const arrayOrEmpty = (value: string, empty: string): string =>
+  `IF(JSON_TYPE(${value}) = 'ARRAY', ${value}, ${empty})`
 
 export const appended = (value: string, item: string): string =>
   `IF(JSON_TYPE(${value}) = 'ARRAY', JSON_ARRAY_APPEND(${value}, '$', ${item}), JSON_ARRAY(${item}))`
 
 const lesser = (value: string, bound: string, than: '<' | '>'): string =>
-  `IF(${value} IS NULL OR CAST(${bound} AS JSON) ${than} ${value}, CAST(${bound} AS JSON), ${value})`
+  `IF(${isMissing(value)} OR CAST(${bound} AS JSON) ${than} ${value}, CAST(${bound} AS JSON), ${value})`
 
 export const decimalSum = (value: string, bound: string): string =>
   `CAST(${value} AS DECIMAL(65, 0)) + CAST(${bound} AS DECIMAL(65, 0))`
@@ -30,7 +35,8 @@ const functions: JsonFunctions = {
   value: (text) => `CAST(${text} AS JSON)`,
   same: (value) => value,
   objectOrEmpty: (parent) => `IF(JSON_TYPE(${parent}) = 'OBJECT', ${parent}, JSON_OBJECT())`,
-  isObjectOrNull: (value) => `COALESCE(JSON_TYPE(${value}), 'NULL') IN ('OBJECT', 'NULL')`,
+  isMissing,
+  isObjectOrNull: (value) => isMissingOr(value, `'OBJECT'`),
   equals: (value, text) => `COALESCE(${value} = CAST(${text} AS JSON), FALSE)`,
   // JSON compares strings by their bytes in utf8mb4, and numbers exactly.
   isOrdered: (value, than, { text, bound }) =>
@@ -46,11 +52,11 @@ const functions: JsonFunctions = {
     increment: (value, { text, bound }) =>
       isInteger(text)
         ? // DECIMAL adds integers past 2^53 exactly; JSON_UNQUOTE, since CAST turns the largest ones into 0.
-          `CAST(CASE WHEN ${value} IS NULL THEN ${bound} ` +
+          `CAST(CASE WHEN ${isMissing(value)} THEN ${bound} ` +
           `WHEN JSON_TYPE(${value}) IN ('INTEGER', 'UNSIGNED INTEGER') ` +
           `THEN CAST(${decimalSum(`JSON_UNQUOTE(${value})`, bound)} AS CHAR) ` +
           `ELSE CAST(CAST(${value} AS DOUBLE) + CAST(${bound} AS DOUBLE) AS CHAR) END AS JSON)`
-        : `CAST(COALESCE(CAST(${value} AS DOUBLE), 0) + CAST(${bound} AS DOUBLE) AS JSON)`,
+        : `CAST(IF(${isMissing(value)}, 0, CAST(${value} AS DOUBLE)) + CAST(${bound} AS DOUBLE) AS JSON)`,
     min: (value, { bound }) => lesser(value, bound, '<'),
     max: (value, { bound }) => lesser(value, bound, '>'),
     prepend: (value, { bound }) =>
@@ -58,7 +64,7 @@ const functions: JsonFunctions = {
     append: (value, { bound }) =>
       `IF(JSON_TYPE(${value}) = 'ARRAY', JSON_MERGE_PRESERVE(${value}, CAST(${bound} AS JSON)), CAST(${bound} AS JSON))`,
     addToSet: (value, { bound }) =>
-      `IF(CAST(${bound} AS JSON) MEMBER OF (COALESCE(${value}, JSON_ARRAY())), ${value}, ${appended(value, `CAST(${bound} AS JSON)`)})`,
+      `IF(CAST(${bound} AS JSON) MEMBER OF (${arrayOrEmpty(value, 'JSON_ARRAY()')}), ${value}, ${appended(value, `CAST(${bound} AS JSON)`)})`,
     // Only a window function keeps the order of items. JSON_TABLE turns JSON null into NULL.
     pull: (value, { bound }) =>
       `COALESCE((SELECT JSON_ARRAYAGG(item) OVER (ORDER BY position ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) ` +
@@ -70,20 +76,20 @@ const functions: JsonFunctions = {
       `WHEN JSON_TYPE(${value}) IN ('INTEGER', 'UNSIGNED INTEGER') THEN ` +
       `${decimalSum(`JSON_UNQUOTE(${value})`, bound)} BETWEEN ${integers.join(' AND ')} `
     return (
-      `CASE WHEN ${value} IS NULL THEN TRUE ${isInteger(text) ? isExact : ''}` +
+      `CASE WHEN ${isMissing(value)} THEN TRUE ${isInteger(text) ? isExact : ''}` +
       `WHEN JSON_TYPE(${value}) IN (${numbers}) THEN ${isFiniteSum(value, bound)} ELSE FALSE END`
     )
   },
   elements: {
     isArray: (value) => `COALESCE(JSON_TYPE(${value}), 'NULL') = 'ARRAY'`,
-    isArrayOrNull: (value) => `COALESCE(JSON_TYPE(${value}), 'NULL') IN ('ARRAY', 'NULL')`,
+    isArrayOrNull: (value) => isMissingOr(value, `'ARRAY'`),
     // JSON_SET appends at an index past the end, and keeps the partial update.
     appended: (document, values) =>
       `JSON_SET(${document}, ${values.map((each) => `'$[4294967295]', ${each}`).join(', ')})`,
   },
   accepts: {
-    number: (value) => isAbsentOr(value, numbers),
-    array: (value) => isAbsentOr(value, `'ARRAY'`),
+    number: (value) => isMissingOr(value, numbers),
+    array: (value) => isMissingOr(value, `'ARRAY'`),
   },
 }
 

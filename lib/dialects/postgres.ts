@@ -67,6 +67,9 @@ function byKey(operations: readonly Operation[]): readonly KeyOperations[] {
  */
 type KeyKind = BasicKind | 'incrementDouble' | 'in' | 'inObject'
 
+const comparesType = (kind: KeyKind): boolean =>
+  kind === 'incrementDouble' || neededType(kind as BasicKind) !== undefined
+
 const createsObject = (operations: readonly Operation[]): boolean => operations.some(({ kind }) => createsMissing(kind))
 
 /** All objects at one depth of a change. */
@@ -154,11 +157,9 @@ function changed(value: string, change: string, [level, ...inner]: readonly Leve
   const { kinds, keys, patchKeys } = level!
   const results = [...kinds].flatMap((kind) => {
     if (kind === 'set' || kind === 'remove') return []
-    const rows = limited(
-      `SELECT key, value AS operand, object -> key AS old FROM jsonb_each(change -> '${kind}')`,
-      keys,
-      bind,
-    )
+    // JSON null counts as a missing number or array.
+    const old = comparesType(kind) ? `NULLIF(object -> key, 'null')` : 'object -> key'
+    const rows = limited(`SELECT key, value AS operand, ${old} AS old FROM jsonb_each(change -> '${kind}')`, keys, bind)
     const only = changesOnly[kind] === undefined ? '' : ` WHERE ${changesOnly[kind]}`
     const key = kind === 'rename' ? `operand #>> '{}'` : 'key'
     return [`SELECT ${key}, ${result(kind, patchKeys, inner, bind)} FROM ${rows} AS entry${only}`]
@@ -254,7 +255,7 @@ function needsText(operations: readonly Operation[]): string | undefined {
     }
     const needed = neededType(kind)
     const sum = kind === 'increment' ? `,"by":${json},"exact":${isInteger(json)}` : ''
-    if (needed) needs.set(JSON.stringify(path), `"types":["${needed}"]${sum}`)
+    if (needed) needs.set(JSON.stringify(path), `"types":["${needed}","null"]${sum}`)
   }
   if (needs.size === 0) return undefined
   return `[${[...needs].map(([path, need]) => `{"path":${path},${need}}`).join()}]`

@@ -10,6 +10,10 @@ import { endsTransactionBySql } from './transaction-control.js'
 
 const typeOf = (value: string): string => `json_type(${value})`
 
+const isMissing = (value: string): string => `COALESCE(${typeOf(value)}, 'null') = 'null'`
+
+const arrayOrEmpty = (value: string): string => `CASE WHEN ${typeOf(value)} = 'array' THEN ${value} ELSE '[]' END`
+
 /** Deep equality of two JSON texts, in any order of keys: the same leaves at the same paths. */
 function equal(one: string, other: string): string {
   const leaves = (json: string): string =>
@@ -47,7 +51,7 @@ const isItem = (bound: string): string =>
   `AND item.atom IS json_extract(${bound}, '$') END`
 
 const lesser = (value: string, bound: string, than: '<' | '>'): string =>
-  `json(CASE WHEN ${value} IS NULL OR json_extract(${bound}, '$') ${than} json_extract(${value}, '$') THEN ${bound} ELSE ${value} END)`
+  `json(CASE WHEN ${isMissing(value)} OR json_extract(${bound}, '$') ${than} json_extract(${value}, '$') THEN ${bound} ELSE ${value} END)`
 
 /** Calls of `name`, one inside another, each with at most as many arguments as a function had before SQLite 3.48. */
 function nested(name: 'set' | 'remove', document: string, items: readonly string[]): string {
@@ -75,6 +79,7 @@ const functions: JsonFunctions = {
   value: (text) => `json(${text})`,
   same: (value) => `json(${value})`,
   objectOrEmpty: (parent) => `json(CASE WHEN ${typeOf(parent)} = 'object' THEN ${parent} ELSE '{}' END)`,
+  isMissing,
   isObjectOrNull: (value) => `COALESCE(${typeOf(value)}, 'null') IN ('object', 'null')`,
   isUnique: (document, paths) => {
     const rest = nested('remove', document, paths)
@@ -95,7 +100,7 @@ const functions: JsonFunctions = {
       : `CASE WHEN ${typeOf(value)} IN ('integer', 'real') THEN ${ifExact(value, comparison)} ELSE FALSE END`
   },
   contains: (value, text) => {
-    const list = `CASE WHEN ${typeOf(value)} = 'array' THEN ${value} ELSE '[]' END`
+    const list = arrayOrEmpty(value)
     return ifExact(list, `EXISTS (SELECT 1 FROM json_each(${list}) item WHERE ${isItem(text)})`)
   },
   // A key may be stored twice.
@@ -119,9 +124,9 @@ const functions: JsonFunctions = {
       `json(CASE WHEN COALESCE(json_array_length(${value}), 0) = 0 THEN ${bound} ` +
       `ELSE substr(json(${value}), 1, length(json(${value})) - 1) || ',' || substr(${bound}, 2) END)`,
     addToSet: (value, { bound }) =>
-      `json(CASE WHEN EXISTS (SELECT 1 FROM json_each(COALESCE(${value}, '[]')) item ` +
+      `json(CASE WHEN EXISTS (SELECT 1 FROM json_each(${arrayOrEmpty(value)}) item ` +
       `WHERE ${isItem(bound)}) THEN ${value} ` +
-      `ELSE json_insert(COALESCE(${value}, '[]'), '$[#]', json(${bound})) END)`,
+      `ELSE json_insert(${arrayOrEmpty(value)}, '$[#]', json(${bound})) END)`,
     // A number has its digits only in the text at its path. Without a backslash in the list, a string has no escapes.
     pull: (value, { bound }) =>
       `json((WITH list(source, isPlain) AS MATERIALIZED (SELECT ${value}, instr(${value}, '\\') = 0) ` +
@@ -134,13 +139,13 @@ const functions: JsonFunctions = {
   canAdd: (value, { bound }) => {
     const sum = `(json_extract(${value}, '$') + json_extract(${bound}, '$'))`
     return (
-      `CASE WHEN ${value} IS NULL THEN TRUE WHEN ${typeOf(value)} = 'integer' AND ${typeOf(bound)} = 'integer' ` +
+      `CASE WHEN ${isMissing(value)} THEN TRUE WHEN ${typeOf(value)} = 'integer' AND ${typeOf(bound)} = 'integer' ` +
       `THEN typeof(${sum}) = 'integer' ELSE ${sum} BETWEEN ${-greatestSum} AND ${greatestSum} END`
     )
   },
   accepts: {
-    number: (value) => `COALESCE(${typeOf(value)}, 'integer') IN ('integer', 'real')`,
-    array: (value) => `COALESCE(${typeOf(value)}, 'array') = 'array'`,
+    number: (value) => `COALESCE(${typeOf(value)}, 'null') IN ('null', 'integer', 'real')`,
+    array: (value) => `COALESCE(${typeOf(value)}, 'null') IN ('null', 'array')`,
   },
 }
 

@@ -3,7 +3,7 @@ import { compareNumbers, isSameScalar, parseJson, scanJson } from './json-text.j
 import type { JsonNode } from './json-text.js'
 import type { Operation } from './operation.js'
 import { isSameNode } from './respell.js'
-import { createsMissing, placed, renamedPath } from './semantics.js'
+import { createsMissing, neededType, placed, renamedPath } from './semantics.js'
 import type { PlacedOperation } from './semantics.js'
 import { isObject } from './values.js'
 
@@ -92,9 +92,9 @@ const textIn = (text: string, { start, end }: JsonNode): string => text.slice(st
 
 /** The text of a value after an operation, except a rename, which needs its parent. */
 function textOf(text: string, stored: JsonNode | undefined, { kind, path, json }: PlacedOperation): string | undefined {
-  const before = stored && textIn(text, stored)
-  // A root that is null counts as missing.
-  const node = path.length === 0 && before === 'null' ? undefined : stored
+  const mayBeNull = path.length > 0 && neededType(kind) === undefined
+  const node = stored && (mayBeNull || textIn(text, stored) !== 'null') ? stored : undefined
+  const before = node && textIn(text, node)
   const items = node?.items ?? []
   const itemTexts = (each: readonly JsonNode[] = items): string[] => each.map((item) => textIn(text, item))
   const operand = kind === 'addToSet' || kind === 'pull' ? scanJson(json) : undefined
@@ -120,7 +120,7 @@ function textOf(text: string, stored: JsonNode | undefined, { kind, path, json }
     case 'addToSet':
       return items.some(isOperand) ? before : `[${[...itemTexts(), json].join()}]`
     case 'pull':
-      return node && `[${itemTexts(items.filter((item) => !isOperand(item))).join()}]`
+      return node ? `[${itemTexts(items.filter((item) => !isOperand(item))).join()}]` : stored && 'null'
     case 'merge':
       return patched(text, node, json, scanJson(json))
   }

@@ -190,7 +190,7 @@ export function rename<const P extends PathInput, const K extends string>(
 }
 
 /**
- * Adds `by` (may be negative or a fraction) to the number at `path`; a missing number is 0. Like MongoDB's `$inc`.
+ * Adds `by` (may be negative or a fraction) to the number at `path`; a missing number, or JSON null, is 0. Like MongoDB's `$inc`.
  *
  * Integers are added exactly. If one of the numbers has a fraction or an exponent, the sum is that of JavaScript, of IEEE
  * doubles, on every database. A sum that the database cannot hold so is an `UnsupportedValueError`, and nothing is written.
@@ -215,7 +215,7 @@ export function max<const P extends PathInput>(path: P, value: number | bigint):
   return operation<'max', P, number>('max', 'max', path, value as number)
 }
 
-/** Adds `items` to the end of the array at `path`; a missing array is empty. Like MongoDB's `$push` with `$each`. */
+/** Adds `items` to the end of the array at `path`; a missing array, or JSON null, is empty. Like MongoDB's `$push` with `$each`. */
 export function append<const P extends PathInput, const V extends readonly unknown[]>(
   path: P,
   ...items: V

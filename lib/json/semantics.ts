@@ -254,7 +254,10 @@ export function renamedPath<P extends Path>({ path, json }: Operation<Kind, P>):
   return [...path.slice(0, -1), JSON.parse(json) as string]
 }
 
-/** The type that an existing value must have for operations of a kind; `undefined` if any type will do. */
+/**
+ * The type that an existing value must have for operations of a kind, to which JSON null counts as missing; `undefined` if any
+ * type will do.
+ */
 export function neededType(kind: Kind): 'number' | 'array' | undefined {
   return needs[kind]?.[0]
 }
@@ -284,19 +287,21 @@ function mismatchOf({ kind, path }: PlacedOperation, document: unknown): Mismatc
   const isRoot = path.length === 0
   const need = needs[kind] ?? (isRoot ? (['object', 'an object'] as const) : undefined)
   const value = valueAt(document, path)
-  if (!need || value === undefined || (isRoot && value === null) || jsonType(value) === need[0]) return undefined
+  // Null counts as a missing number or array, and as an empty document.
+  if (!need || (value ?? null) === null || jsonType(value) === need[0]) return undefined
   return { path, needed: need[1], found: jsonType(value) }
 }
 
 /**
  * The document after `operation`. The SQL of every dialect must have the same result. NULL and JSON null, as document or
- * as parent, count as empty. Does not modify its argument. The operation must fit the document.
+ * as parent, count as empty, and JSON null as a missing number or array. Does not modify its argument. The operation must
+ * fit the document.
  */
 function apply(operation: PlacedOperation, document: unknown): JsonValue {
   const { kind, path, json } = operation
   const operand = parseJson(json)
   const stored = valueAt(document, path) as JsonValue | undefined
-  const value = path.length === 0 ? (stored ?? undefined) : stored
+  const value = path.length === 0 || neededType(kind) ? (stored ?? undefined) : stored
   if (value === undefined && !createsMissing(kind)) return document as JsonValue
   const items = (value ?? []) as readonly JsonValue[]
   switch (kind) {

@@ -40,6 +40,9 @@ export function expected(operations: readonly Operation[], document: unknown): u
 
 const createsNothing: readonly string[] = ['remove', 'rename', 'pull']
 
+/** Null counts as a missing number or array. */
+const needsType: readonly string[] = ['increment', 'min', 'max', 'append', 'prepend', 'addToSet', 'pull']
+
 function places(operation: Operation, document: unknown): readonly Placed[] | undefined | typeof noElement {
   const { kind, path, json, key } = operation
   let paths: (readonly Step[])[] = [[]]
@@ -144,7 +147,7 @@ function change(document: Fields, { kind, path, json }: Placed): boolean {
   }
   if (typeof key === 'string' && Array.isArray(parent)) return false
   const stored = own(parent, key)
-  const value = path.length === 1 ? (stored ?? undefined) : stored
+  const value = path.length === 1 || needsType.includes(kind) ? (stored ?? undefined) : stored
   if (kind === 'set') put(parent, key, operand)
   if (kind === 'assign') return assignTo(value ?? put(parent, key, {}), operand)
   if (kind === 'setIfAbsent' && value === undefined) put(parent, key, operand)
