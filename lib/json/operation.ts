@@ -162,12 +162,13 @@ export function remove<const P extends PathInput, const R extends readonly PathI
 
 /**
  * Operations in place of those that stand for others: a `set` for each key of `assign`, a `remove` for each path, and for a
- * `pull` of matching elements.
+ * `pull` of matching elements; none for an `append` without items.
  */
 export function expand(operations: readonly Operation[]): readonly Operation[] {
   return operations.flatMap((each): readonly Operation[] => {
     const { kind, path, json, more = [], matching } = each
     if (matching) return [{ kind: 'remove', path: [...path, matching], json: 'null' }]
+    if (kind === 'append' && json === '[]') return []
     if (kind !== 'assign') return [each, ...more.map((other) => ({ kind, path: other, json }))]
     const members = [...scanJson(json).members!]
     return members.map(([key, { start, end }]) => ({ kind: 'set', path: [...path, key], json: json.slice(start, end) }))
@@ -215,12 +216,15 @@ export function max<const P extends PathInput>(path: P, value: number | bigint):
   return operation<'max', P, number>('max', 'max', path, value as number)
 }
 
-/** Adds `items` to the end of the array at `path`; a missing array, or JSON null, is empty. Like MongoDB's `$push` with `$each`. */
+/**
+ * Adds `items` to the end of the array at `path`; a missing array, or JSON null, is empty. Without items there is
+ * nothing to do. Like MongoDB's `$push` with `$each`.
+ */
 export function append<const P extends PathInput, const V extends readonly unknown[]>(
   path: P,
   ...items: V
 ): Operation<'append', PathOf<P>, ItemOf<V>> {
-  if (items.length < 1 || items.includes(undefined)) throw usage.value('append', 'the value', 'undefined')
+  if (items.includes(undefined)) throw usage.value('append', 'the value', 'undefined')
   return operation<'append', P, ItemOf<V>>('append', 'append', path, items as never)
 }
 

@@ -1009,6 +1009,15 @@ eachDatabase('updateJson', (database) => {
       expect(await updateJson(run, 'progress', [], { coalesce: true })).to.equal(run)
       await rejection(updateJson(run, 'progress', [], { if: [exists('b')] }), ConditionNotMetError)
       await rejection(updateJson([Model, run.id + 1000], 'progress', []), RowNotFoundError)
+      const none: number[] = []
+      for (const path of ['a', 'b', ['b', 'c'], ['b', 0]]) {
+        await updateJson<WorkflowRun, 'progress', Operation[]>(run, 'progress', [append(path, ...none)])
+        await updateJson<WorkflowRun, 'progress', Operation[]>(run, 'progress', [append(path, ...none), remove('z')])
+      }
+      await rejection(
+        updateJson([Model, run.id + 1000], 'progress', [append('a' as never, ...none)] as never),
+        RowNotFoundError,
+      )
       expect((await Model.findByPk(run.id, { rejectOnEmpty: true })).progress).to.deep.equal({ a: 1 })
     }
   })
