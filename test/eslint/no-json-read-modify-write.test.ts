@@ -1,4 +1,4 @@
-import { rules } from 'sequelize-lossless/eslint'
+import { rules } from 'eslint-plugin-sequelize-lossless'
 import { applications } from './applications.js'
 import { declarations, filename, parsers } from './parsers.js'
 

@@ -4,9 +4,10 @@ import { join } from 'node:path'
 import { expect } from 'chai'
 import { ESLint } from 'eslint'
 import type { Linter } from 'eslint'
-import * as plugin from 'sequelize-lossless/eslint'
+import * as plugin from 'eslint-plugin-sequelize-lossless'
 import { codeBlocks, root } from '../docs/readme.js'
 
+const folder = join(root, 'packages', 'eslint-plugin-sequelize-lossless')
 const code = `async function step(id) {
   const run = await WorkflowRun.findByPk(id, { lock: true })
   await run.update({ progress: { ...run.progress, a: 1 } })
@@ -27,7 +28,7 @@ describe('the plugin for ESLint', () => {
 
   it('can be named beside its config, which holds the same plugin', async () => {
     // What `import lossless from` gives, in ESM.
-    const lossless = (await import('sequelize-lossless/eslint')).default
+    const lossless = (await import('eslint-plugin-sequelize-lossless')).default
     const named = {
       plugins: { 'sequelize-lossless': lossless as ESLint.Plugin },
       rules: { [both[0]!]: 'off' },
@@ -36,11 +37,11 @@ describe('the plugin for ESLint', () => {
   })
 
   it('says its name and version, by which ESLint tells caches apart', () => {
-    const { name, version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Record<string, string>
+    const { name, version } = JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')) as Record<string, string>
     expect(plugin.meta).to.deep.equal({ name, version })
   })
 
-  it('is not loaded with the library, and loads nothing but itself', () => {
+  it('loads nothing but itself', () => {
     const loaded = (entry: string): string[] =>
       JSON.parse(
         execFileSync(
@@ -49,13 +50,12 @@ describe('the plugin for ESLint', () => {
           { cwd: root, encoding: 'utf8' },
         ),
       ) as string[]
-    expect(loaded('sequelize-lossless').filter((file) => file.includes(join('dist', 'eslint')))).to.deep.equal([])
-    const folder = join(root, 'dist', 'eslint')
-    expect(loaded('sequelize-lossless/eslint').filter((file) => !file.startsWith(folder))).to.deep.equal([])
+    const dist = join(folder, 'dist')
+    expect(loaded('eslint-plugin-sequelize-lossless').filter((file) => !file.startsWith(dist))).to.deep.equal([])
   })
 
   it('finds in its page what the page says that it finds', async () => {
-    const [config, ...blocks] = codeBlocks('docs/eslint.md', 'js')
+    const [config, ...blocks] = codeBlocks('packages/eslint-plugin-sequelize-lossless/README.md', 'js')
     expect(config).to.include('lossless.configs.recommended')
     expect(blocks.length).to.be.above(3)
     for (const block of blocks) {

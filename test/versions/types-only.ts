@@ -12,7 +12,6 @@ import { DataTypes, Model, Sequelize } from 'sequelize'
 import type { CreationOptional, InferAttributes, InferCreationAttributes } from 'sequelize'
 import { increment, lossless, mergeJsonKey, updateJson, withLock } from 'sequelize-lossless'
 import type { Lossless } from 'sequelize-lossless'
-export * as plugin from 'sequelize-lossless/eslint'
 export * as race from 'sequelize-lossless/race'
 
 class Run extends Model<InferAttributes<Run>, InferCreationAttributes<Run>> {
@@ -52,9 +51,7 @@ describe('the types of the packed tarball', () => {
     const { devDependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
       devDependencies: Record<string, string>
     }
-    const others = ['sequelize', '@types/node', 'eslint', 'expect-type'].map(
-      (name) => `${name}@${devDependencies[name]!}`,
-    )
+    const others = ['sequelize', '@types/node', 'expect-type'].map((name) => `${name}@${devDependencies[name]!}`)
     writeFileSync(join(folder, 'package.json'), '{ "private": true }')
     await npm('install', '--no-audit', '--no-fund', '--prefer-offline', `./${filename}`, ...others)
     writeFileSync(join(folder, 'program.ts'), program)

@@ -4,7 +4,7 @@ import type { ESLint, Linter, Rule } from 'eslint'
 import { lockNeedsTransaction } from './lock-needs-transaction.js'
 import { noJsonReadModifyWrite } from './no-json-read-modify-write.js'
 
-const { name, version } = JSON.parse(readFileSync(join(__dirname, '..', '..', 'package.json'), 'utf8')) as {
+const { name, version } = JSON.parse(readFileSync(join(__dirname, '..', 'package.json'), 'utf8')) as {
   name: string
   version: string
 }
@@ -22,7 +22,7 @@ export const rules: {
 /**
  * Both rules, as errors:
  *
- *     import lossless from 'sequelize-lossless/eslint'
+ *     import lossless from 'eslint-plugin-sequelize-lossless'
  *     export default [lossless.configs.recommended]
  */
 export const configs: { readonly recommended: Linter.Config } = {
