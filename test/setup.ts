@@ -3,8 +3,7 @@ import { requestedDatabases, startServer } from './databases/index.js'
 import type { Server } from './databases/index.js'
 import { servers } from './each-database.js'
 
-/** How many processes run test files at once: `--jobs` of `npm test`. */
-const jobs = 2
+type Started = Pick<Server, 'name' | 'url' | 'version'>
 
 /** Where a process that runs test files finds the servers of every job. */
 const variable = 'SERVERS_OF_JOBS'
@@ -15,25 +14,36 @@ const started: Server[] = []
  * Starts every database that the run asked for, once for each job: tests change settings of a whole server. One that
  * cannot be had fails the run.
  */
-export async function mochaGlobalSetup(this: { isParallelMode(): boolean }): Promise<void> {
+export async function startServers(jobs: number): Promise<void> {
   const names = requestedDatabases()
-  const first: Server[] = []
-  for (const name of names) {
+  const all: Server[][] = Array.from({ length: jobs }, () => [])
+  const start = async (name: (typeof names)[number], job: number): Promise<Server> => {
     const server = await startServer(name)
-    first.push(server)
-    console.log(`${name}: ${server.version} (${server.source})`)
+    started.push(server)
+    all[job]!.push(server)
+    return server
   }
-  const others = Array.from({ length: this.isParallelMode() ? jobs - 1 : 0 }, () =>
-    Promise.all(names.map((name) => startServer(name))),
-  )
-  const all = [first, ...(await Promise.all(others))]
-  started.push(...all.flat())
+  const others: Promise<Server>[] = []
+  for (const name of names) {
+    // The first one fetches what the others find.
+    const server = await start(name, 0)
+    console.log(`${name}: ${server.version} (${server.source})`)
+    for (let job = 1; job < jobs; job++) others.push(start(name, job))
+  }
+  await Promise.all(others)
   process.env[variable] = JSON.stringify(all)
+}
+
+/** Starts the servers of a run of Mocha alone; `npm test` has started those of its jobs. */
+export async function mochaGlobalSetup(this: { isParallelMode(): boolean }): Promise<void> {
+  if (process.env[variable] !== undefined) return
+  if (this.isParallelMode()) throw new Error('Files that run at once need servers of their own. Run `npm test`.')
+  await startServers(1)
 }
 
 export const mochaHooks: RootHookObject = {
   beforeAll() {
-    const all = JSON.parse(process.env[variable]!) as Pick<Server, 'name' | 'url' | 'version'>[][]
+    const all = JSON.parse(process.env[variable]!) as Started[][]
     // A worker in the place of one that crashed has a number of its own.
     const job = Number(process.env['MOCHA_WORKER_ID'] ?? 0) % all.length
     for (const server of all[job]!) servers.set(server.name, server)

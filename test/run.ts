@@ -1,0 +1,54 @@
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
+import { readdirSync } from 'node:fs'
+import { join, sep } from 'node:path'
+import { requestedDatabases } from './databases/index.js'
+import type { Counts } from './reporter.js'
+import { mochaGlobalTeardown, startServers } from './setup.js'
+
+/**
+ * How many processes run test files at once, each on servers of its own. Tests change settings of a whole server, so a
+ * server that a URL names serves one process.
+ */
+const jobs = requestedDatabases().some((name) => process.env[`${name.toUpperCase()}_URL`]) ? 1 : 2
+
+/**
+ * Files that have the machine for themselves. The order of statements is chosen by the test, but which of two sessions a
+ * server rolls back for a deadlock depends on when it looks, which other work delays.
+ */
+const alone = ['escapes/every-order.test.js']
+
+const isTest = (name: string): boolean => name.endsWith('.test.js')
+const found = readdirSync(__dirname, { recursive: true, encoding: 'utf8' })
+  .map((name) => name.split(sep).join('/'))
+  .filter(isTest)
+  .sort()
+const together = found.filter((name) => !alone.includes(name))
+
+/** Runs test files by Mocha, with the options of the command line, and resolves to what it has counted. */
+async function mocha(files: readonly string[], ...options: readonly string[]): Promise<Counts> {
+  const paths = files.map((name) => join(__dirname, name))
+  const child = fork(require.resolve('mocha/bin/mocha.js'), [...options, ...process.argv.slice(2), ...paths])
+  let counts: Counts | undefined
+  child.on('message', (message) => (counts = message as Counts))
+  const [status] = (await once(child, 'exit')) as [number | null]
+  // Mocha that ends before its report has run an unknown part of the files.
+  if (!counts || (status !== 0) !== counts.failures > 0) throw new Error(`mocha ended with status ${status}`)
+  return counts
+}
+
+async function main(): Promise<void> {
+  const missing = alone.filter((name) => !found.includes(name))
+  if (missing.length > 0) throw new Error(`there is no ${missing.join(', no ')}`)
+  try {
+    await startServers(jobs)
+    const counts = [await mocha(alone), await mocha(together, '--parallel', `--jobs=${jobs}`)]
+    const sum = (of: keyof Counts): number => counts.reduce((total, each) => total + each[of], 0)
+    console.log(`${sum('passes')} passed, ${sum('failures')} failed`)
+    if (sum('failures') > 0) process.exitCode = 1
+  } finally {
+    await mochaGlobalTeardown()
+  }
+}
+
+void main()
