@@ -2,6 +2,8 @@
 export interface RowFacts {
   readonly model: string
   readonly primaryKey: Readonly<Record<string, unknown>>
+  /** The call passes over a row that its `paranoid` model has deleted. */
+  readonly isParanoid?: boolean
 }
 
 /** The text for a row in an error: `WorkflowRun id=7`. */

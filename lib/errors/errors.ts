@@ -30,7 +30,10 @@ export class RowNotFoundError extends RowError {
     row: RowFacts,
     cause?: unknown,
     what: string = `${describeRow(row)} does not exist`,
-    remedy: string = `It was deleted or never saved: create it with ${row.model}.create({ … })`,
+    remedy: string = `It was deleted or never saved: create it with ${row.model}.create({ … })` +
+      (row.isParanoid
+        ? `, or load one that the paranoid model has deleted with ${row.model}.findByPk(key, { paranoid: false }) and pass the instance`
+        : ''),
   ) {
     super(
       row,

@@ -51,7 +51,7 @@ export interface WithLockOptions extends LockWaitOptions, Logging, Transactionab
 /**
  * Locks this row until the transaction ends, and refreshes the instance from the locking read. Like Rails' `lock!`.
  *
- * The read is by primary key alone: no scope, `paranoid` or `include` can hide the row or lock others; `beforeFind`
+ * The read is by primary key: no scope or `include` can hide the row or lock others; `beforeFind`
  * hooks do not run, `afterFind` hooks do. All attributes are refreshed, associations stay as they are. Sends, on MySQL:
  *
  *     SELECT `id` AS `id`, `progress` AS `progress`, … FROM `workflow_runs` WHERE `id` = ? FOR UPDATE

@@ -1,7 +1,7 @@
 import type { Model } from 'sequelize'
 import type { RowFacts } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
-import { whereOfModel } from '../sequelize/internals.js'
+import { whereNotDeleted, whereOfNamedScope, whereOfModel } from '../sequelize/internals.js'
 import type { RowModel } from '../sequelize/internals.js'
 import { sessionOf } from '../sequelize/session.js'
 import type { Session } from '../sequelize/session.js'
@@ -47,7 +47,11 @@ export type TargetRow = RowRef | RowQuery
 export function identifyTarget<M extends Model>(method: string, target: Target<M>): TargetRow {
   const isPair = Array.isArray(target) && target.length === 2
   const query = isPair ? queryOf(method, target as unknown as [unknown, unknown]) : undefined
-  return query ?? identifyRow(method, target)
+  if (query) return query
+  const row = identifyRow(method, target)
+  return isPair
+    ? new RowRef(row.model, row.primaryKey, undefined, conditionsOf(method, row.model, whereNotDeleted))
+    : row
 }
 
 /** The query of [Model, { where }]; `undefined` for a primary key. */
@@ -58,7 +62,7 @@ function queryOf(method: string, [model, value]: readonly [unknown, unknown]): R
   if (Object.keys(others).length > 0) throw usage.targetKeys(method, model.name, Object.keys(others))
   const conditions = rowConditions(method, model, where)
   if (conditions.length === 0) throw usage.targetWhere(method, model.name, ordinaryColumns(model)[0]!)
-  return new RowQuery(model, [...conditions, ...conditionsOfModel(method, model)])
+  return new RowQuery(model, [...conditions, ...conditionsOf(method, model, whereOfModel)])
 }
 
 /**
@@ -71,9 +75,9 @@ export function rowsWhere(method: string, model: unknown, where: unknown, all: u
   if (model.primaryKeyAttributes.length === 0) throw usage.noPrimaryKey(method, model.name)
   if (!['undefined', 'boolean'].includes(typeof all)) throw usage.all(method, all)
   const conditions = rowConditions(method, model, where)
-  if (all !== true && conditions.every(isAlwaysMet))
-    throw usage.whereOfAll(method, model.name, ordinaryColumns(model)[0]!)
-  return new RowQuery(model, [...conditions, ...conditionsOfModel(method, model)])
+  const named = [...conditions, ...conditionsOf(method, model, whereOfNamedScope)]
+  if (all !== true && named.every(isAlwaysMet)) throw usage.whereOfAll(method, model.name, ordinaryColumns(model)[0]!)
+  return new RowQuery(model, [...conditions, ...conditionsOf(method, model, whereOfModel)])
 }
 
 /** An order of rows: attributes, and whether each descends. */
@@ -92,7 +96,10 @@ export function nextRow(method: string, model: unknown, next: unknown): readonly
   if (Object.keys(others).length > 0 || !Array.isArray(order) || order.length === 0) {
     throw usage.next(method, model.name, next)
   }
-  const query = new RowQuery(model, [...rowConditions(method, model, where), ...conditionsOfModel(method, model)])
+  const query = new RowQuery(model, [
+    ...rowConditions(method, model, where),
+    ...conditionsOf(method, model, whereOfModel),
+  ])
   return [query, order.map((each: unknown) => orderOf(method, model, each))]
 }
 
@@ -105,8 +112,12 @@ function orderOf(method: string, model: RowModel, value: unknown): RowOrder[numb
   return [name, direction === 'DESC']
 }
 
-function conditionsOfModel(method: string, model: RowModel): readonly RowCondition[] {
-  return whereOfModel(model).flatMap((where) => rowConditions(method, model, where))
+function conditionsOf(
+  method: string,
+  model: RowModel,
+  whereOf: (model: RowModel) => readonly unknown[],
+): readonly RowCondition[] {
+  return whereOf(model).flatMap((where) => rowConditions(method, model, where))
 }
 
 function isWhere(model: RowModel, value: unknown): value is { readonly where: unknown } {

@@ -4,7 +4,7 @@ import type { Attributes, ModelStatic, Sequelize, WhereOptions } from 'sequelize
 import type { Column } from '../dialects/dialect.js'
 import type { RowFacts, UsageError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
-import { attributeType, fieldOf, modelOf, sequelizeOf, valuesOf } from '../sequelize/internals.js'
+import { attributeType, fieldOf, isParanoid, modelOf, sequelizeOf, valuesOf } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { sessionOf } from '../sequelize/session.js'
 import type { Session } from '../sequelize/session.js'
@@ -15,7 +15,8 @@ import type { RowCondition } from './row-conditions.js'
 
 /**
  * The row that a function works on: an instance; a model and a primary key, which needs no earlier read; or a model and a
- * `where`, which exactly one row meets.
+ * `where`, which exactly one row meets. As for `Model.update`, a row that a `paranoid` model has deleted is only found by its
+ * instance.
  * An object has exactly the attributes of the key: `[Setting, { tenantId: 1, name: 'theme' }]`; a composite key needs one.
  */
 export type Target<M extends Model> = M | TargetByKey<M>
@@ -43,7 +44,7 @@ export class RowRef {
   readonly primaryKey: Readonly<Record<string, unknown>>
   /** The instance; `undefined` if the target was `[Model, …]`. */
   readonly instance: Row | undefined
-  /** For a row that was found by its columns: its conditions, without which it is no longer the row. */
+  /** Conditions without which it is not the row: those by which it was found, or that a `paranoid` model has not deleted it. */
   readonly conditions: readonly RowCondition[]
   #key: string | undefined
 
@@ -76,7 +77,8 @@ export class RowRef {
 
   /** The model and the primary key, for error texts. */
   get facts(): RowFacts {
-    return { model: this.model.name, primaryKey: this.primaryKey }
+    const { conditions, primaryKey, model } = this
+    return { model: model.name, primaryKey, ...(conditions.length > 0 && { isParanoid: isParanoid(model) }) }
   }
 
   /** The table and the primary key as text: equal for two references to one row, different for two rows. */
@@ -101,7 +103,7 @@ export class RowRef {
   /** The SQL that matches the row. The binds of the primary key are the last ones. */
   sql(statement: Statement): string {
     const conditions = this.conditions.map((each) => conditionSql(each, statement))
-    return [statement.row(this.primaryKey), ...conditions].join(' AND ')
+    return [...conditions, statement.row(this.primaryKey)].join(' AND ')
   }
 }
 

@@ -15,6 +15,8 @@ interface ModelInternals {
   readonly _versionAttribute?: string
   readonly _jsonAttributes: ReadonlySet<string>
   readonly _scope?: { readonly where?: unknown }
+  /** Made by `Model.scope()` or `Model.unscoped()`. */
+  readonly scoped?: boolean
   readonly _indexes: readonly Index[]
   readonly uniqueKeys: Readonly<Record<string, { readonly fields: readonly string[] }>>
   runHooks(name: string, ...args: unknown[]): Promise<void>
@@ -123,9 +125,21 @@ export function versionAttribute(model: RowModel): string | undefined {
 
 /** The conditions that Sequelize adds to each `where`: that of the model's scope, and that the row is not deleted. */
 export function whereOfModel(model: RowModel): unknown[] {
+  return [...whereOfScope(model), ...whereNotDeleted(model)]
+}
+
+function whereOfScope(model: RowModel): unknown[] {
   const { _scope: scope } = modelInternals(model)
-  const scoped: unknown[] = scope?.where === undefined ? [] : [scope.where]
-  return [...scoped, ...whereNotDeleted(model)]
+  return scope?.where === undefined ? [] : [scope.where]
+}
+
+/** The condition of a scope that the caller has named, as in `Model.scope('open')`; none for the default scope. */
+export function whereOfNamedScope(model: RowModel): unknown[] {
+  return modelInternals(model).scoped === true ? whereOfScope(model) : []
+}
+
+export function isParanoid(model: RowModel): boolean {
+  return modelInternals(model)._timestampAttributes.deletedAt !== undefined
 }
 
 /** The condition that a `paranoid` model has not deleted the row; none for another model. */

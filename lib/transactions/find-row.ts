@@ -43,7 +43,7 @@ async function withFoundRows<R>(
       return await fn(refs, { ...call, row: facts })
     } catch (error) {
       const { primaryKey } = error instanceof RowNotFoundError ? error : {}
-      const isLost = refs.some((ref) => ref.primaryKey === primaryKey && ref.conditions.length > 0)
+      const isLost = targets.some((each, at) => each instanceof RowQuery && refs[at]!.primaryKey === primaryKey)
       if (!isLost) throw error
       if (round === maxRounds) {
         const reason = `other writers in each of ${maxRounds} attempts: after each look-up the row no longer met the where of the target`

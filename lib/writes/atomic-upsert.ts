@@ -283,7 +283,8 @@ function identifyUpsert(
 ): readonly [TargetRow, Readonly<Record<string, unknown>>] {
   if (!Array.isArray(target)) throw usage.upsertTarget(method, target)
   const row = identifyTarget(method, target)
-  if (row instanceof RowRef) return [row, row.primaryKey]
+  // The key is unique among all rows, deleted ones too.
+  if (row instanceof RowRef) return [row.byKey, row.primaryKey]
   const { model } = row
   const { where } = target[1] as unknown as { where: Readonly<Record<string, unknown>> }
   const conditions = rowConditions(method, model, where)

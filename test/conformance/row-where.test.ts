@@ -225,7 +225,31 @@ eachDatabase('a target by where', (database) => {
     await first!.reload()
     await first!.destroy()
     await rejection(mergeJsonKey([Scoped, { where: { title: 'a' } }], 'progress', 'k', 3), RowNotFoundError)
-    await mergeJsonKey([Scoped, first!.id], 'progress', 'k', 4)
+  })
+
+  it('finds no row that its paranoid model has deleted, by a primary key or by a where, but by its instance', async () => {
+    const options = { tableName: 'paranoid_runs', timestamps: true, paranoid: true, version: true }
+    const Kept = await createRuns(sequelize, options)
+    const optimistic = (target: RunTarget): Promise<unknown> =>
+      withOptimisticLock(target, (row) => {
+        row.progress = { ...row.progress, k: 1 }
+      })
+    for (const [name, call] of Object.entries({ ...calls, withOptimisticLock: optimistic })) {
+      const row = await Kept.create({ progress: { n: 0 } })
+      await row.destroy()
+      for (const target of [[Kept, row.id] as const, [Kept, { where: { id: row.id } }] as const]) {
+        const error = await rejection(call(target), RowNotFoundError)
+        expect(error.message, name).to.match(/so nothing was written\./)
+        if (typeof target[1] === 'number')
+          expect(error.message).to.include('WorkflowRun.findByPk(key, { paranoid: false })')
+      }
+      expect((await row.reload({ paranoid: false })).progress, name).to.deep.equal({ n: 0 })
+      if (name !== 'lock') await call(row)
+      else await sequelize.transaction(async (transaction) => lock(row, { transaction }))
+      await row.restore()
+      await call([Kept, row.id])
+      expect((await row.reload()).progress, name).to.include({ k: 1 })
+    }
   })
 
   it('finds keys of other types, and composite ones', async () => {

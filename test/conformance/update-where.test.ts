@@ -275,7 +275,13 @@ eachDatabase('updateWhere', (database) => {
       ...options,
       modelName: 'Scoped',
       tableName: 'scoped_tasks',
-      scopes: { queued: { where: queued } },
+      scopes: { queued: { where: queued }, every: { where: {} } },
+    })
+    const DefaultScoped = await createTasks(sequelize, {
+      ...options,
+      modelName: 'DefaultScoped',
+      tableName: 'default_scoped_tasks',
+      defaultScope: { where: queued },
     })
     await Scoped.bulkCreate([queued, queued, { status: 'other' }])
     const updatedAt = new Date('2020-01-01')
@@ -283,8 +289,10 @@ eachDatabase('updateWhere', (database) => {
     const [, second] = (await Scoped.findAll({ order: ['id'] })) as [Task, Task]
     await second.destroy()
     const changes = { progress: [set('a', 1)] } as const
-    await rejection(updateWhere(Scoped.scope('queued'), {}, changes), UsageError)
-    expect(await updateWhere(Scoped.scope('queued') as typeof Scoped, {}, changes, { all: true })).to.equal(1)
+    for (const every of [Scoped, Scoped.unscoped(), DefaultScoped, Scoped.scope('every')] as (typeof Scoped)[]) {
+      await rejection(updateWhere(every, {}, changes), UsageError)
+    }
+    expect(await updateWhere(Scoped.scope('queued') as typeof Scoped, {}, changes)).to.equal(1)
     expect(await updateWhere(Scoped, { id: { [Op.gt]: 0 } }, changes)).to.equal(2)
     const rows = await Scoped.findAll({ order: ['id'], paranoid: false })
     const [v] = rows as [Task]
