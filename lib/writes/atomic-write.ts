@@ -209,7 +209,7 @@ async function sendBatched(
 }
 
 /** Steps into arrays, conditions, an answer, a log function and retry callbacks belong to one call, which is then sent alone. */
-function batchKey({ documents, answer }: AtomicWrite, { logging, retry }: WriteOptions): string | undefined {
+function batchKey({ row, documents, answer }: AtomicWrite, { logging, retry }: WriteOptions): string | undefined {
   const hasConditions = documents.some(({ conditions }) => conditions.length > 0)
   // The elements that a call finds depend on the calls before it.
   const findsElements = documents.some(({ operations }) => operations.some(needsElements))
@@ -220,7 +220,7 @@ function batchKey({ documents, answer }: AtomicWrite, { logging, retry }: WriteO
     typeof logging === 'function' ||
     retry?.signal ||
     retry?.onRetry
-  return isAlone ? undefined : JSON.stringify({ ...retry, logging })
+  return isAlone ? undefined : JSON.stringify({ ...retry, logging, hasConditions: row.conditions.length > 0 })
 }
 
 /** The call that sends a batch: the first one. Error texts have its method, or `updateJson` if the methods differ. */

@@ -87,6 +87,19 @@ eachDatabase('calls that are coalesced', (database) => {
     expect(await progress()).to.deep.equal({ count: 50, log: list(50, () => 'x') })
   })
 
+  it('find a soft-deleted row by its instance, and not by its key beside it', async () => {
+    const Kept = await createRuns(Runs.sequelize!, { tableName: 'coalesced_kept', timestamps: true, paranoid: true })
+    const row = await Kept.create({ progress: {} })
+    await row.destroy()
+    const calls = ['a', 'b', 'c'].flatMap((key) => [
+      row.mergeJsonKey('progress', `instance_${key}`, 1, coalesce),
+      rejection(mergeJsonKey([Kept, row.id], 'progress', `key_${key}`, 1, coalesce), RowNotFoundError),
+    ])
+    await Promise.all(calls)
+    await row.reload({ paranoid: false })
+    expect(row.progress).to.deep.equal({ instance_a: 1, instance_b: 1, instance_c: 1 })
+  })
+
   it('do to one path what they do one after the other', async () => {
     const calls = list(60, (index) =>
       write([
