@@ -214,8 +214,8 @@ function guardQueryInterface(sequelize: Sequelize): void {
       const [instance, tableName, values, where, options = {}] = args
       const model = instance && modelOf(instance)
       if (!model || !activePolicy(model)) return original.apply(this, args)
-      const send = (changed: Fields): Promise<unknown> =>
-        original.apply(this, [instance, tableName, changed, where, options]) as Promise<unknown>
+      const send = (changed: Fields, transaction = options.transaction): Promise<unknown> =>
+        original.apply(this, [instance, tableName, changed, where, { ...options, transaction }]) as Promise<unknown>
       const write = (): Promise<unknown> => save({ instance, tableName, values, where, options, send })
       const isPatching = activePolicy(model, options)?.wholeColumnWrites === 'patch'
       return isPatching ? afterPatchInFlight(instance, options.transaction, write) : write()

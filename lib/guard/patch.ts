@@ -7,14 +7,14 @@ import { StaleRowError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { mayHoldInfinity, textWithInfinity } from '../json/encode.js'
 import { difference } from '../json/difference.js'
-import type { Edit } from '../json/difference.js'
+import type { Edit, EditedValue } from '../json/difference.js'
 import { mayBeMisread, parseJson, scanJson } from '../json/json-text.js'
-import { condition } from '../json/operation.js'
+import { condition, not, size } from '../json/operation.js'
 import type { Condition, Operation } from '../json/operation.js'
 import { isCopied, isReadingOfText } from '../json/respell.js'
 import type { Rewrite } from '../json/respell.js'
-import { textAt, valueAt } from '../json/semantics.js'
-import type { JsonObject, JsonValue } from '../json/values.js'
+import { textAt } from '../json/semantics.js'
+import type { JsonValue, Path } from '../json/values.js'
 import { identifyRow, RowRef } from '../rows/row-ref.js'
 import { rowStateOf } from '../rows/row-state.js'
 import { valuesOf } from '../sequelize/internals.js'
@@ -30,7 +30,7 @@ import { transactionToJoin } from '../transactions/join.js'
 import { lossError, notTooDeep, respelled, spellDocuments } from '../transactions/save-digits.js'
 import { applyToOtherInstances } from '../transactions/other-instances.js'
 import type { TransactionState } from '../transactions/transaction-state.js'
-import { readDocument, updateDocuments } from '../writes/update-document.js'
+import { isReadFirst, readDocument, updateDocuments } from '../writes/update-document.js'
 import type { DocumentChange, DocumentColumn, UpdateResult } from '../writes/update-document.js'
 
 const method = 'save'
@@ -42,8 +42,8 @@ export interface RowUpdate {
   readonly values: Readonly<Record<string, unknown>>
   readonly where: object
   readonly options: Logging & { readonly transaction?: Transaction | null | undefined }
-  /** Sends it, with these values. */
-  readonly send: (values: Readonly<Record<string, unknown>>) => Promise<unknown>
+  /** Sends it, with these values, in its own transaction or in another one. */
+  readonly send: (values: Readonly<Record<string, unknown>>, transaction?: Transaction) => Promise<unknown>
 }
 
 /** A document of a row, the name of its column in the database, and what changed in it since it was loaded. */
@@ -56,8 +56,11 @@ interface SpelledColumn extends EditedColumn, DocumentChange {
   readonly spelled?: SpelledDocument
 }
 
-/** The maximum number of operations in a patch, within the limits of every database; else the document is replaced. */
-const maxOperations = 50
+/**
+ * The maximum number of operations in a patch, within the limits of every database for binds and nested expressions; else
+ * the document is replaced.
+ */
+const maxOperations = 1000
 
 /**
  * Sends an UPDATE that writes only the changes of the edited documents; other columns are written as usual. If
@@ -77,7 +80,8 @@ export async function patchRow(
   const changed = edits.map((edit) => ({ ...edit, ...notTooDeep(edit.column, () => changeOf(edit, conflicts)) }))
   const documents = changed.filter(({ operations, conditions }) => operations.length + conditions.length > 0)
   const plain = withoutEdits(values, edits)
-  const sendPlain = async (): Promise<unknown> => (Object.keys(plain).length > 0 ? send(plain) : [instance, 1])
+  const sendPlain = async (opened?: Transaction): Promise<unknown> =>
+    Object.keys(plain).length > 0 ? send(plain, opened) : [instance, 1]
   if (documents.length === 0) return sendPlain()
 
   // A document of a locked column, which is written as a whole.
@@ -109,9 +113,9 @@ export async function patchRow(
       )
     }
     // The documents already have the new values; the other columns may not.
-    return 'answer' in outcome ? outcome.answer : sendPlain()
+    return 'answer' in outcome ? outcome.answer : sendPlain(context.transaction)
   }
-  return execute(call, { statements }, { opensTransaction: false })
+  return execute(call, { statements }, { opensTransaction: documents.some((each) => isReadFirst(each, call.dialect)) })
 }
 
 /**
@@ -126,34 +130,31 @@ async function withStoredDigits(
   document: EditedColumn & DocumentChange,
   context: QueryContext,
 ): Promise<SpelledColumn> {
-  const { column, before, after, operations, conditions } = document
+  const { column, before, after, operations } = document
   const isWhole = operations.length === 0
   const mayLose = isWhole ? hasDigits(before) : operations.some((each) => mayLoseDigits(each, before))
   if (!mayLose || before === null || (isWhole && after === null)) return document
-  const { text, loaded } = await readDocument(call, row, document, context)
+  const { text } = await readDocument(call, row, document, context)
   const spell = (rewrite: Rewrite): string => respelled(column, rewrite)
   if (isWhole) {
     if (!isReadingOfText(text, before)) return document
     writeSpelledDocuments(row.model, column)
     return { ...document, spelled: new SpelledDocument(spell({ stored: text, before, after }), after) }
   }
-  const root = scanJson(text)
+  const [root, earlier] = [scanJson(text), textWithInfinity(before)!]
   const exact = operations.map((each) => {
-    const [stored, from] = [textAt(text, each.path, root), valueAt(before, each.path)]
+    const stored = textAt(text, each.path, root)
+    const from = loadedAt(earlier, each.path)
     if (from !== undefined && stored === undefined && mayBeMisread(text)) throw lossError(column, 'key')
-    if (each.kind !== 'set' || stored === undefined || typeof from !== 'object') {
+    if (each.kind !== 'set' || stored === undefined || typeof from !== 'object' || from === null) {
       const value = parseJson(each.json)
       if (hasLongNumber(each) && isCopied(text, value)) throw lossError(column, 'number')
       // A new Infinity is null, as in every save of Sequelize.
       return mayHoldInfinity(each.json) ? Object.freeze({ ...each, json: JSON.stringify(value) }) : each
     }
-    const [earlier, to] = [from as JsonValue, parseJson(each.json)]
-    if (isReadingOfText(stored, earlier) || mayBeMisread(stored)) {
-      return Object.freeze({ ...each, json: spell({ stored, before: earlier, after: to }) })
-    }
-    if (conditions.length > 0) throw StaleRowError.changedSinceLoad(method, row.facts, column, each.path)
-    const current = valueAt(loaded, each.path) as JsonValue
-    return Object.freeze({ ...each, json: spell({ stored, before: current, after: to, earlier }) })
+    const isUnchanged = isReadingOfText(stored, from) || mayBeMisread(stored)
+    if (!isUnchanged) throw StaleRowError.changedSinceLoad(method, row.facts, column, each.path)
+    return Object.freeze({ ...each, json: spell({ stored, before: from, after: parseJson(each.json) }) })
   })
   return { ...document, operations: exact }
 }
@@ -163,13 +164,17 @@ async function withStoredDigits(
  * that may have been misread.
  */
 function mayLoseDigits({ kind, path, json }: Operation, before: JsonValue): boolean {
-  const from = valueAt(before, path)
-  const isReplaced = kind === 'set' && typeof from === 'object' && from !== null && hasDigits(from as JsonValue)
-  return (
-    isReplaced ||
-    hasLongNumber({ json }) ||
-    (from !== undefined && path.some((key) => mayBeMisread(`{${JSON.stringify(key)}:0}`)))
-  )
+  const from = loadedAt(textWithInfinity(before)!, path)
+  const isReplaced = kind === 'set' && typeof from === 'object' && from !== null && hasDigits(from)
+  const isMisread = (step: Path[number]): boolean =>
+    typeof step === 'string' && mayBeMisread(`{${JSON.stringify(step)}:0}`)
+  return isReplaced || hasLongNumber({ json }) || (from !== undefined && path.some(isMisread))
+}
+
+/** The value at a path of a loaded document; `undefined` if there is none. */
+function loadedAt(document: string, path: Path): JsonValue | undefined {
+  const text = textAt(document, path)
+  return text === undefined ? undefined : parseJson(text)
 }
 
 function hasLongNumber({ json }: Pick<Operation, 'json'>): boolean {
@@ -216,34 +221,49 @@ async function sendPatch(
 
 /** The minimal change that writes an edit; without operations, the whole document is replaced. */
 function changeOf(edit: Edit, conflicts: Policy['conflicts']): Change {
-  const operations = difference(edit)
-  if (!operations || operations.length > maxOperations) {
-    return { operations: [], conditions: [equalsDocument(edit.before)] }
+  const edits = difference(edit)
+  if (!edits || edits.length > maxOperations) {
+    return { operations: [], conditions: [isLoaded([], edit.before)] }
   }
-  return { operations, conditions: conflicts === 'throw' ? unchangedSince(edit.before, operations) : [] }
+  return {
+    operations: edits.map(({ operation }) => operation),
+    conditions: unchangedSince(edit.before, edits, conflicts),
+  }
 }
 
-/** The condition that a column holds this document. */
-function equalsDocument(document: JsonValue): Condition {
-  return { kind: 'equals', path: [], json: textWithInfinity(document)!, isLoaded: true }
+/** The condition that the value at a path is the loaded one. */
+function isLoaded(path: Path, loaded: JsonValue): Condition {
+  return { kind: 'equals', path, json: textWithInfinity(loaded)!, isLoaded: true }
 }
 
-/** The conditions that the values to change are as loaded, and that their parents still exist. */
-function unchangedSince(before: JsonValue, operations: readonly Operation[]): Condition[] {
+/** The conditions that the values to change are as loaded, and that their parents still exist, as far as `conflicts` says. */
+function unchangedSince(before: JsonValue, edits: readonly EditedValue[], conflicts: Policy['conflicts']): Condition[] {
+  const isStrict = conflicts === 'throw'
   const parents = new Map<string, Condition>()
-  const own = operations.flatMap(({ kind, path }) => {
-    let value: JsonValue | undefined = before ?? {}
-    for (const [depth, key] of (path as readonly string[]).entries()) {
+  const earlier = textWithInfinity(before)!
+  const own = edits.flatMap(({ operation: { kind, path, json }, loaded }): readonly Condition[] => {
+    for (let depth = 1; isStrict && depth < path.length; depth++) {
       const parent = path.slice(0, depth)
-      if (depth > 0) parents.set(JSON.stringify(parent), condition(method, 'exists', parent, null))
-      value = Object.hasOwn(value as JsonObject, key) ? (value as JsonObject)[key] : undefined
+      if (textAt(earlier, parent) !== undefined) {
+        parents.set(JSON.stringify(parent), condition(method, 'exists', parent, null))
+      }
     }
-    if (value === undefined) return condition(method, 'absent', path, null)
-    return kind === 'append'
-      ? condition(method, 'exists', path, null)
-      : ({ kind: 'equals', path, json: textWithInfinity(value)!, isLoaded: true } as const)
+    if (kind === 'append') {
+      const isInside = path.length > 0 && loaded !== undefined
+      return isStrict && isInside ? [condition(method, 'exists', path, null)] : []
+    }
+    if (!isStrict && mayOverwrite(loaded, json, conflicts)) return [not(size(path, { atLeast: 0 }))]
+    return [loaded === undefined ? condition(method, 'absent', path, null) : isLoaded(path, loaded)]
   })
   return [...own, ...parents.values()]
+}
+
+/** Whether the new value, or a removal, may overwrite another scalar at the same key. */
+function mayOverwrite(loaded: JsonValue | undefined, json: string, conflicts: Policy['conflicts']): boolean {
+  const isScalar = (typeof loaded !== 'object' || loaded === null) && !/^[[{]/.test(json)
+  // A number may be computed from the loaded one, as a count is.
+  const isNumber = typeof loaded === 'number' || /^[-\d]/.test(json)
+  return isScalar && (conflicts === 'overwrite' || !isNumber)
 }
 
 function withoutEdits(

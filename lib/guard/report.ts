@@ -1,6 +1,7 @@
 import { channel } from 'node:diagnostics_channel'
 import type { Logging } from 'sequelize'
 import { captureCallSite, firstUserFrame } from '../call-site.js'
+import { describePath } from '../errors/describe.js'
 import { describeWrite, WholeColumnWriteError } from '../errors/errors.js'
 import type { WholeColumnWrite } from '../errors/errors.js'
 import { difference } from '../json/difference.js'
@@ -19,8 +20,8 @@ type Details = Pick<WholeColumnWrite, 'primaryKey' | 'keys' | 'instead'>
 
 /** The row of a save, its changed keys, and the recommended call. */
 export function detailsOfSave(instance: Row, column: string, edit: EditedColumn | undefined): Details {
-  const operations = edit && difference(edit)
-  const keys = operations && [...new Set(operations.map(({ path }) => path[0] as string))]
+  const operations = edit && difference(edit)?.map(({ operation }) => operation)
+  const keys = operations && [...new Set(operations.flatMap(({ path: [key] }) => (typeof key === 'string' ? key : [])))]
   const instead = operations?.length
     ? suggestCall(column, operations)
     : `await row.withLock(async (row) => { row.${column} = …; await row.save() })`
@@ -42,7 +43,7 @@ function suggestCall(column: string, operations: readonly Operation[]): string {
     return `await row.mergeJsonKey(${JSON.stringify(column)}, ${JSON.stringify(only!.path[0])}, …)`
   }
   const shown = operations.slice(0, 5).map(({ kind, path }) => {
-    return `${kind}(${JSON.stringify(path)}${kind === 'remove' ? '' : ', …'})`
+    return `${kind}(${describePath(path)}${kind === 'remove' ? '' : ', …'})`
   })
   return `await row.updateJson(${JSON.stringify(column)}, [${[...shown, ...(operations.length > 5 ? ['…'] : [])].join(', ')}])`
 }

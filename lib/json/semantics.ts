@@ -200,7 +200,7 @@ function isEqual(value: unknown, operand: unknown): boolean {
 }
 
 /** The value at a path of a document; `undefined` if there is none. */
-export function valueAt(document: unknown, path: Path): unknown {
+function valueAt(document: unknown, path: Path): unknown {
   let value = document
   for (const step of path) {
     if (typeof step === 'number' && Array.isArray(value)) value = value[step] as unknown

@@ -27,8 +27,10 @@ export interface LosslessOptions {
    */
   readonly wholeColumnWrites?: 'allow' | 'warn' | 'throw' | 'patch'
   /**
-   * With `'patch'`, when another session changed the same key since the row was loaded. `'overwrite'`: the last write wins.
-   * `'throw'`: a `StaleRowError`, and nothing is written. Default: `'overwrite'`.
+   * With `'patch'`, when another session changed the same key since the row was loaded. `'throw'`: a `StaleRowError`, and
+   * nothing is written. `'overwrite'`: the last write of a string, number, boolean or null wins, and a change or removal of an
+   * array or object, other than of its parts, is a `StaleRowError`. Default: as `'overwrite'`, and a number is compared too,
+   * since it may be a count.
    */
   readonly conflicts?: 'overwrite' | 'throw'
   /**
@@ -61,18 +63,17 @@ declare module 'sequelize/types/model' {
 /* eslint-enable */
 
 /** {@link LosslessOptions} with every default filled in. */
-export type Policy = Required<LosslessOptions>
+export type Policy = Required<Omit<LosslessOptions, 'conflicts'>> & Pick<LosslessOptions, 'conflicts'>
 
 export const defaultPolicy: Policy = {
   wholeColumnWrites: 'allow',
-  conflicts: 'overwrite',
   coalesce: false,
   onWrite: null,
 }
 
 /** Merges the options of another call of `lossless()`: it changes only the options that it passes. */
 export function mergeOptions(before: LosslessOptions | undefined, options: LosslessOptions): LosslessOptions {
-  const { wholeColumnWrites, conflicts = 'overwrite', coalesce, onWrite } = options
+  const { wholeColumnWrites, conflicts, coalesce, onWrite } = options
   return {
     ...before,
     ...(wholeColumnWrites !== undefined && { wholeColumnWrites, conflicts }),

@@ -2,10 +2,11 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect } from 'chai'
 import type { Sequelize } from 'sequelize'
-import { WholeColumnWriteError } from 'sequelize-lossless'
+import { StaleRowError, WholeColumnWriteError } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { Job, recordStep } from '../races/two-jobs.js'
 import { rejection } from '../rejection.js'
+import { sample } from '../sample.js'
 import { storedText } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
 import { guardedRuns, reports } from './guarded-runs.js'
@@ -15,6 +16,75 @@ const naiveLine =
   readFileSync(naiveFile, 'utf8')
     .split('\n')
     .findIndex((line) => line.includes('naive: (run')) + 1
+
+type Step = { readonly id: number; readonly state?: string }
+type Document = {
+  readonly log?: readonly string[]
+  readonly steps?: Readonly<Record<string, string>>
+  readonly items?: readonly Step[]
+  readonly counts?: Readonly<Record<string, number>>
+  readonly [key: string]: unknown
+}
+type Edit = (document: Document) => unknown
+
+/** Two edits of a document, as applications write them. */
+function flow(before: unknown, one: Edit, other: Edit): readonly [before: unknown, one: Edit, other: Edit] {
+  return [before, one, other]
+}
+
+const tagged = (tag: string) => (tags: unknown) => [...(tags as readonly string[]), tag]
+const withState = (id: number, state: string) => (document: Document) => ({
+  ...document,
+  items: document.items!.map((item) => (item.id === id ? { ...item, state } : item)),
+})
+const without = (id: number) => (document: Document) => ({
+  ...document,
+  items: document.items!.filter((item) => item.id !== id),
+})
+const logged = (entry: string) => (document: Document) => ({ ...document, log: [...(document.log ?? []), entry] })
+const counted = (document: Document): Document => ({
+  ...document,
+  counts: { ...document.counts, hits: (document.counts?.['hits'] ?? 0) + 1 },
+})
+const items = [{ id: 1 }, { id: 2 }, { id: 3 }]
+
+const flows = {
+  'different keys': flow(
+    {},
+    (document) => ({ ...document, a: 'done' }),
+    (document) => ({ ...document, b: 2 }),
+  ),
+  'keys of an object that is not there yet': flow(
+    {},
+    (document) => ({ ...document, steps: { ...document.steps, a: 'done' } }),
+    (document) => ({ ...document, steps: { ...document.steps, b: 'done' } }),
+  ),
+  'the same array, appended to': flow({ log: ['x'] }, logged('a'), logged('b')),
+  'an array that is not there yet': flow({}, logged('a'), logged('b')),
+  'a document that is an array': flow(['x'], tagged('a'), tagged('b')),
+  'elements by their index': flow(
+    { log: ['x', 'y'] },
+    ({ log, ...rest }) => ({ ...rest, log: log!.with(0, 'X') }),
+    ({ log, ...rest }) => ({ ...rest, log: log!.with(1, 'Y') }),
+  ),
+  'an item appended and one removed': flow({ log: ['x'] }, logged('a'), (document) => ({
+    ...document,
+    log: document.log!.filter((entry) => entry !== 'x'),
+  })),
+  'elements by their id': flow({ items }, withState(1, 'done'), withState(2, 'failed')),
+  'an element that is removed and changed': flow({ items }, without(2), withState(2, 'done')),
+  'a document that is reset': flow(
+    { a: 1 },
+    () => ({}),
+    (document) => ({ ...document, b: 1 }),
+  ),
+  'a document that is replaced': flow(
+    { a: 1 },
+    () => ({ fresh: true }),
+    (document) => ({ ...document, a: 2 }),
+  ),
+  counters: flow({}, counted, counted),
+}
 
 eachDatabase('the naive jobs, unchanged, of a guarded model', (database) => {
   let sequelize: Sequelize
@@ -45,6 +115,35 @@ eachDatabase('the naive jobs, unchanged, of a guarded model', (database) => {
       expect(await stored(Runs, id)).to.deep.equal({ step_a: 'done', step_b: 'done' })
     }
   })
+
+  for (const [title, [before, one, other]] of Object.entries(flows)) {
+    it(`'patch': ${title}: 0 of 100 runs lose an edit that was acknowledged`, async () => {
+      const Runs = await guardedRuns(sequelize, { wholeColumnWrites: 'patch' })
+      // What the acknowledged edits make of the document, one after the other.
+      const serial = (edits: readonly Edit[]): unknown =>
+        edits.reduce((document, edit) => edit(document as Document), before)
+      for (let run = 0; run < sample(100, 3); run++) {
+        const { id } = await Runs.create({ progress: before as never })
+        const edits = run % 3 === 1 ? [other, one] : [one, other]
+        const rows = await Promise.all(edits.map(() => Runs.findByPk(id, { rejectOnEmpty: true })))
+        const acknowledged: Edit[] = []
+        const save = async (index: number): Promise<void> => {
+          const [row, edit] = [rows[index]!, edits[index]!]
+          try {
+            await row.update({ progress: edit(row.progress!) as never })
+            acknowledged.push(edit)
+          } catch (error) {
+            if (!(error instanceof StaleRowError)) throw error
+          }
+        }
+        if (run % 3 === 2) await Promise.all([save(0), save(1)])
+        else for (const index of [0, 1]) await save(index)
+        expect(acknowledged).to.not.have.length(0)
+        const results = [serial(acknowledged), serial(acknowledged.toReversed())]
+        expect(results).to.deep.include(await stored(Runs, id))
+      }
+    })
+  }
 
   it("'throw': each write of 100 runs is refused, naming its line, before any SQL", async () => {
     const Runs = await guardedRuns(sequelize, { wholeColumnWrites: 'throw' })

@@ -22,6 +22,8 @@ import type { WorkflowRun } from '../workflow-run.js'
 import { guardedRuns, reports } from './guarded-runs.js'
 
 type Document = Record<string, unknown>
+/** Any document: its columns may hold an array, too. */
+type Any = Document | readonly unknown[] | null
 
 eachDatabase('a patched model', (database) => {
   let sequelize: Sequelize
@@ -49,7 +51,7 @@ eachDatabase('a patched model', (database) => {
 
   describe('keeps what both have changed', () => {
     /** What is loaded, what each makes of it, and what is stored after both have saved. */
-    const pairs: Record<string, readonly [before: Document | null, a: Document, b: Document, after: Document]> = {
+    const pairs: Record<string, readonly [before: Any, a: Any, b: Any, after: Any]> = {
       'keys added': [{}, { a: 1 }, { b: 1 }, { a: 1, b: 1 }],
       'keys of a document that was NULL': [null, { a: 1 }, { b: { c: 1 } }, { a: 1, b: { c: 1 } }],
       'a key changed and one removed': [
@@ -77,11 +79,47 @@ eachDatabase('a patched model', (database) => {
         { l: [1, 2], a: 2 },
         { l: [2], a: 2 },
       ],
-      'the same key, of which the last wins': [
-        { a: 1, b: 1 },
-        { a: 2, b: 2 },
-        { a: 3, b: 1 },
-        { a: 3, b: 2 },
+      'the same scalar key, of which the last wins': [
+        { a: 'x', b: true },
+        { a: 'y', b: false },
+        { a: null, b: true },
+        { a: null, b: false },
+      ],
+      'an object that both make': [{}, { o: { a: 1 } }, { o: { b: { c: [1] } } }, { o: { a: 1, b: { c: [1] } } }],
+      'an array that both make': [{ o: {} }, { o: { l: [1] } }, { o: { l: [2, 3] } }, { o: { l: [1, 2, 3] } }],
+      'an object in place of null': [{ o: null }, { o: { a: 1 } }, { o: { b: 1 } }, { o: { a: 1, b: 1 } }],
+      'items appended to a document that is an array': [[1], [1, 2], [1, { x: 3 }, 4], [1, 2, { x: 3 }, 4]],
+      'an array in place of NULL': [null, [1], [2, 3], [1, 2, 3]],
+      'members of elements with an id': [
+        { l: [{ id: 1 }, { id: 'b', done: false, n: 1 }] },
+        { l: [{ id: 1 }, { id: 'b', done: true, n: 1 }] },
+        {
+          l: [
+            { id: 1, tags: ['x'] },
+            { id: 'b', done: false, n: 2 },
+          ],
+        },
+        {
+          l: [
+            { id: 1, tags: ['x'] },
+            { id: 'b', done: true, n: 2 },
+          ],
+        },
+      ],
+      'elements with an id changed, removed and added': [
+        [{ id: 1 }, { id: 2, a: 1 }, { id: 3 }],
+        [{ id: 1 }, { id: 2, a: 2 }],
+        [{ id: 1, b: 'x' }, { id: 2, a: 1 }, { id: 3 }],
+        [
+          { id: 1, b: 'x' },
+          { id: 2, a: 2 },
+        ],
+      ],
+      'an element added and another changed': [
+        { l: [{ id: 1, a: 1 }] },
+        { l: [{ id: 1, a: 1 }, { id: 2 }] },
+        { l: [{ id: 1, a: 2 }] },
+        { l: [{ id: 1, a: 2 }, { id: 2 }] },
       ],
       'keys that look like paths': [
         { 'a.b': 1 },
@@ -99,9 +137,9 @@ eachDatabase('a patched model', (database) => {
     }
     for (const [title, [before, forA, forB, after]] of Object.entries(pairs)) {
       it(title, async () => {
-        const [a, b] = await two(before)
-        await a.update({ progress: forA })
-        expect(await reports(() => b.update({ progress: forB }))).to.deep.equal([])
+        const [a, b] = await two(before as Document)
+        await a.update({ progress: forA as Document })
+        expect(await reports(() => b.update({ progress: forB as Document }))).to.deep.equal([])
         expect(await stored(a.id)).to.deep.equal(after)
         expect(b.progress).to.deep.equal(forB)
         expect(b.changed()).to.equal(false)
@@ -121,6 +159,56 @@ eachDatabase('a patched model', (database) => {
       expect(Object.keys(keys)).to.have.length(20)
       expect(items.toSorted((one, other) => one - other)).to.deep.equal(rows.map((_row, index) => index))
     })
+  })
+
+  describe('refuses what would undo another change', () => {
+    const lost: Record<string, readonly [before: Any, a: Any, b: Any, path: readonly (string | number)[] | 1]> = {
+      'two elements of an array': [{ l: ['x', 'y'] }, { l: ['X', 'y'] }, { l: ['x', 'Y'] }, ['l']],
+      'two elements of a document that is an array': [['x', 'y'], ['X', 'y'], ['x', 'Y'], []],
+      'an item appended, and one removed': [{ o: { l: [1] } }, { o: { l: [1, 2] } }, { o: { l: [] } }, ['o', 'l']],
+      'an item appended to an array that is removed': [{ l: [1], a: 1 }, { l: [1, 2], a: 1 }, { a: 1 }, ['l']],
+      'an array in place of another': [{ l: [1], m: 1 }, { l: [1, 2], m: 1 }, { l: 'none', m: 1 }, ['l']],
+      'a key of a document that is reset': [{ a: 1 }, { a: 1, b: 1 }, {}, []],
+      'a key of a document that is replaced': [{ a: 1, b: 1 }, { a: 2, b: 1 }, { c: 1 }, []],
+      'a key of an object that is emptied': [{ o: { a: 1 } }, { o: { a: 1, b: 1 } }, { o: {} }, ['o']],
+      'a key of an object that is removed': [{ a: 1, o: {} }, { a: 1, o: { b: 1 } }, { a: 1 }, ['o']],
+      'an object made where a scalar is set': [{}, { o: { a: 1 } }, { o: 'none' }, ['o']],
+      'an array made where a scalar is set': [{ o: null }, { o: [1] }, { o: true }, ['o']],
+      'an object and an array made at one key': [{}, { o: { a: 1 } }, { o: [1] }, ['o']],
+      'an empty array where an item is added': [{}, { l: [1] }, { l: [] }, ['l']],
+      'a count': [{ n: 1 }, { n: 2 }, { n: 2 }, ['n']],
+      'a count that starts': [{}, { o: { n: 1 } }, { o: { n: 1 } }, ['o', 'n']],
+      'a count that is removed': [{ n: 1, m: 1 }, { n: 2, m: 1 }, { m: 1 }, ['n']],
+      'a member of an element that is removed': [[{ id: 1 }, { id: 2 }], [{ id: 1, a: 1 }, { id: 2 }], [{ id: 2 }], 1],
+      'an element changed that was removed': [[{ id: 1 }, { id: 2 }], [{ id: 2 }], [{ id: 1, a: 1 }, { id: 2 }], 1],
+      'the order of elements': [[{ id: 1 }, { id: 2 }], [{ id: 1, a: 1 }, { id: 2 }], [{ id: 2 }, { id: 1 }], []],
+      'elements with one id': [[{ id: 1 }, { id: 1 }], [{ id: 1, a: 1 }, { id: 1 }], [{ id: 1 }], []],
+    }
+    for (const [title, [before, forA, forB, path]] of Object.entries(lost)) {
+      it(title, async () => {
+        const [a, b] = await two(before as Document)
+        await a.update({ progress: forA as Document })
+        const error = await rejection(b.update({ progress: forB as Document, title: 'b' }), StaleRowError)
+        if (path === 1) expect(error.path).to.have.length(1)
+        else expect(error.path).to.deep.equal(path)
+        expect(await stored(a.id)).to.deep.equal(forA)
+        expect(await load(a.id)).to.have.property('title', 'a')
+        await b.reload()
+        await b.update({ progress: forB as Document })
+        expect(await stored(a.id)).to.deep.equal(forB)
+      })
+    }
+  })
+
+  it('keeps 300 settings beside the key of another saver', async () => {
+    const settings = Object.fromEntries(
+      Array.from({ length: 300 }, (_, index) => [`k${index}`, index % 2 ? 'x' : index]),
+    )
+    const [a, b] = await two({})
+    await b.update({ progress: { mine: 1 } })
+    await a.update({ progress: settings, title: 'b' })
+    expect(await stored(a.id)).to.deep.equal({ ...settings, mine: 1 })
+    expect(await load(a.id)).to.have.property('title', 'b')
   })
 
   it('is one UPDATE, with the other columns, and no more than what changed', async () => {
@@ -217,6 +305,7 @@ eachDatabase('a patched model', (database) => {
     const saving = a.update({ progress: { o: { x: 1 } } })
     const errors = await Promise.all([saving, a.save()].map((each) => rejection(each, StaleRowError)))
     expect(errors.map(({ path }) => path)).to.deep.equal([['o'], ['o']])
+    await a.reload()
     await a.update({ progress: { o: 1 } })
     expect(await stored(a.id)).to.deep.equal({ o: 1 })
   })
@@ -228,11 +317,11 @@ eachDatabase('a patched model', (database) => {
     let waiting: Promise<unknown> | undefined
     await sequelize.transaction(async (transaction) => {
       await Runs.update({ title: 'locked' }, { where: { id: a.id }, transaction })
-      waiting = a.update({ progress: { a: 1 } })
-      await a.update({ progress: { a: 1, b: 1 } }, { transaction })
+      waiting = a.update({ progress: { a: 'x' } })
+      await a.update({ progress: { a: 'x', b: 1 } }, { transaction })
     })
     await waiting
-    expect(await stored(a.id)).to.deep.equal({ a: 1, b: 1 })
+    expect(await stored(a.id)).to.deep.equal({ a: 'x', b: 1 })
   })
 
   it('knows what was inserted, and what was left out', async () => {
@@ -323,12 +412,12 @@ eachDatabase('a patched model', (database) => {
     const whole: Record<string, readonly [before: unknown, after: unknown]> = {
       'an object that becomes NULL': [{ a: 1 }, null],
       'an object that becomes an array': [{ a: 1 }, [1]],
-      'an array': [[1], [1, 2]],
+      'an array': [[1, 2], [2]],
       'a scalar': [5, { a: 1 }],
       'NULL that becomes empty': [null, {}],
       'more keys than a statement takes': [
         { a: 1 },
-        Object.fromEntries(Array.from({ length: 51 }, (_, index) => [`k${index}`, index])),
+        Object.fromEntries(Array.from({ length: 1001 }, (_, index) => [`k${index}`, index])),
       ],
     }
     for (const [title, [before, after]] of Object.entries(whole)) {
@@ -429,10 +518,10 @@ eachDatabase('a patched model', (database) => {
     const Still = await guardedRuns(sequelize, { wholeColumnWrites: 'patch' }, { timestamps: false })
     const { id } = await Still.create({ progress: {} })
     const [a, b, c] = await Promise.all([1, 2, 3].map(() => Still.findByPk(id, { rejectOnEmpty: true })))
-    await a!.update({ progress: { k: 1 } })
-    await b!.update({ progress: { k: 1 } })
-    await c!.update({ progress: { k: 1 }, title: null })
-    expect(await stored(id)).to.deep.equal({ k: 1 })
+    await a!.update({ progress: { k: 'x' } })
+    await b!.update({ progress: { k: 'x' } })
+    await c!.update({ progress: { k: 'x' }, title: null })
+    expect(await stored(id)).to.deep.equal({ k: 'x' })
     Runs = await guardedRuns(sequelize, { wholeColumnWrites: 'patch' })
   })
 
@@ -526,10 +615,12 @@ eachDatabase("a patched model, with conflicts: 'throw'", (database) => {
     'the same key added': [{}, { a: 2 }, { a: 3 }, ['a']],
     'the same key of what was NULL': [null, { a: 2 }, { a: 3 }, ['a']],
     'a key changed that was removed': [{ a: { b: 1 } }, { a: {} }, { a: { b: 2 } }, ['a', 'b']],
-    'a key removed that was changed': [{ a: 1 }, { a: 2 }, {}, ['a']],
+    'a key removed that was changed': [{ a: 1, b: 1 }, { a: 2, b: 1 }, { b: 1 }, ['a']],
     'inside what was removed': [{ a: { b: 1 } }, {}, { a: { b: 1, c: 1 } }, ['a']],
     'an array that was removed': [{ l: [1] }, {}, { l: [1, 2] }, ['l']],
-    'what holds a change by another': [{ a: { b: 1 } }, { a: { b: 2 } }, {}, ['a']],
+    'what holds a change by another': [{ a: { b: 1 }, c: 1 }, { a: { b: 2 }, c: 1 }, { c: 1 }, ['a']],
+    'keys of an object that both make': [{ a: null }, { a: { b: 1 } }, { a: { c: 1 } }, undefined],
+    'the same key of an object that both make': [{}, { a: { b: 'x' } }, { a: { b: 'y' } }, ['a', 'b']],
     'a document that was removed': [{ a: 1 }, null, { a: 2 }, ['a']],
   }
   for (const [title, [before, forA, forB, path]] of Object.entries(conflicts)) {
@@ -660,19 +751,20 @@ function isObject(each: unknown): each is Document {
 /** What one made of `before`, done to `target`: told once more, independently of the library. */
 function applied(before: unknown, after: unknown, target: unknown): unknown {
   if (JSON.stringify(withoutOrder(before)) === JSON.stringify(withoutOrder(after))) return target
+  const isMade = before === undefined && Array.isArray(after) && after.length > 0
+  if (isMade) return [...((target ?? []) as unknown[]), ...(after as unknown[])]
   if (Array.isArray(before) && Array.isArray(after) && (target === undefined || Array.isArray(target))) {
     const isGrown = JSON.stringify(withoutOrder(after.slice(0, before.length))) === JSON.stringify(withoutOrder(before))
     if (isGrown) return [...((target ?? []) as unknown[]), ...(after as unknown[]).slice(before.length)]
   }
   if (!isObject(after) || !isObject(before ?? {})) return after
+  if (before === undefined && target === undefined && Object.keys(after).length === 0) return after
   const old = (before ?? {}) as Document
   const result = { ...((target ?? {}) as Document) }
   for (const each of new Set([...Object.keys(old), ...Object.keys(after)])) {
     if (!Object.hasOwn(after, each)) Reflect.deleteProperty(result, each)
-    else if (!Object.hasOwn(old, each)) result[each] = after[each]
     else {
-      const changed =
-        old[each] === null && isObject(after[each]) ? after[each] : applied(old[each], after[each], result[each])
+      const changed = applied(old[each], after[each], result[each])
       if (changed === undefined) Reflect.deleteProperty(result, each)
       else result[each] = changed
     }

@@ -114,10 +114,14 @@ eachDatabase('a guarded model', (database) => {
     const line = hereLine() + 1
     const saved = rejection(run.update({ progress: { step_a: 'done', step_b: 1 } }), WholeColumnWriteError)
     expect(await saved).to.include({ line, instead: `await row.mergeJsonKey("progress", "step_b", …)` })
-    run.progress = { b: [1], c: { d: 1 }, e: 1, f: 1, g: 1 }
+    await mergeJsonKey([Runs, run.id], 'progress', 'kept', [{ id: 7 }])
+    await run.reload()
+    run.progress = { kept: [{ id: 7, a: 1 }], b: [1], c: { d: 1 }, e: 1, f: 1, g: 1 }
     expect((await rejection(run.save(), WholeColumnWriteError)).instead).to.equal(
-      `await row.updateJson("progress", [remove(["step_a"]), set(["b"], …), set(["c"], …), set(["e"], …), set(["f"], …), …])`,
+      `await row.updateJson("progress", [remove(["step_a"]), set(["kept",matching({"id":7}),"a"], …), append(["b"], …), set(["c","d"], …), set(["e"], …), …])`,
     )
+    run.progress = {}
+    expect((await rejection(run.save(), WholeColumnWriteError)).instead).to.match(/^await row\.withLock\(/)
     run.progress = null
     expect((await rejection(run.save(), WholeColumnWriteError)).instead).to.match(/^await row\.withLock\(/)
   })
