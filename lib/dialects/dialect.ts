@@ -157,6 +157,11 @@ export interface Dialect {
    * @throws {UnsupportedDatabaseError} the server is older than the clause
    */
   readonly skipLocked: () => string
+  /**
+   * A statement locks every row that it scans, and scans a whole table if it names many of its rows: SQL after the name of the
+   * table that lets an UPDATE of rows by their keys read only these; and whether the error says that the table has no such index.
+   */
+  readonly byKeys?: { readonly hint: string; readonly isNoIndex: (error: DriverError) => boolean }
   /** A locking read locks every row that it scans or sorts, not only those that it returns. */
   readonly locksScannedRows?: true
   /** For a database with a single writer: the key of its writer queue, a file or `'in memory'`. */

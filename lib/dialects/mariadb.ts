@@ -172,6 +172,7 @@ export const mariadb: Dialect = {
   matched,
   lockClause: 'FOR UPDATE',
   skipLocked: mysql.skipLocked,
+  byKeys: mysql.byKeys!,
   locksScannedRows: true,
   insertIfAbsent: mysql.insertIfAbsent,
   lockWait: (timeoutMs) => ({

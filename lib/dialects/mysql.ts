@@ -261,6 +261,7 @@ export const mysql: Dialect = {
   matched,
   lockClause: 'FOR UPDATE',
   skipLocked: () => 'FOR UPDATE SKIP LOCKED',
+  byKeys: { hint: 'FORCE INDEX (PRIMARY)', isNoIndex: ({ errno }) => errno === 1176 },
   locksScannedRows: true,
   insertIfAbsent,
   // SET_VAR cannot set innodb_lock_wait_timeout.

@@ -35,6 +35,8 @@ export class ModelState {
   formattedSecond: FormattedSecond | undefined
   /** The unique indexes of its table, once they were read. */
   uniqueIndexes: UniqueIndexes | undefined
+  /** Its table lacks the index of a primary key, as a view does. */
+  lacksPrimaryIndex = false
   #attributes: object | undefined
   #mutableColumns: readonly string[] = []
 

@@ -295,14 +295,14 @@ interface BuiltUpdate {
 
 /**
  * Builds the UPDATE with one variant for each document.
- * @param rows the condition that names its rows; its binds are the last ones but for those of `where`
+ * @param rows the condition that names its rows, whose binds are the last ones but for those of `where`, and SQL after the table
  */
 export function buildUpdate(
   call: Call,
   model: RowModel,
   changes: RowChanges,
   variants: readonly UpdateVariant[],
-  rows: (statement: Statement) => string,
+  rows: { readonly sql: (statement: Statement) => string; readonly hint?: string },
   mayPad = true,
 ): BuiltUpdate {
   const { method, dialect, session } = call
@@ -349,8 +349,9 @@ export function buildUpdate(
     assignments.push(`${key} = ${key}`)
   }
   const conditions = [...guards, ...where.map((each) => conditionSql(each, statement))]
-  const all = [rows(statement), ...conditions].join(' AND ')
-  const sql = `${prefix}UPDATE ${hint}${statement.table()} SET ${assignments.join(', ')} WHERE ${all}`
+  const all = [rows.sql(statement), ...conditions].join(' AND ')
+  const table = `${statement.table()}${rows.hint === undefined ? '' : ` ${rows.hint}`}`
+  const sql = `${prefix}UPDATE ${hint}${table} SET ${assignments.join(', ')} WHERE ${all}`
   const bytes = statement.bytes(sql, dialect.maxStatementBytes)
   const binds = statement.countBinds(sql, maxBinds)
   if (isPrepared && (bytes > (dialect.maxStatementBytes ?? Infinity) || binds > maxBinds)) {
@@ -371,7 +372,7 @@ async function sendUpdate(
   const { dialect, session } = call
   const { sequelize } = session
   const { row, documents, answer } = write
-  const { sql, statement, targets } = buildUpdate(call, row.model, write, variants, (own) => row.sql(own))
+  const { sql, statement, targets } = buildUpdate(call, row.model, write, variants, row)
   if (dialect.matched) {
     const [header] = await sendForHeader(sequelize, sql, statement.binds, context)
     const isMatched = dialect.matched(header)

@@ -1,3 +1,4 @@
+import { DatabaseError } from 'sequelize'
 import type { Attributes, Logging, Model, ModelStatic, Transactionable, WhereOptions } from 'sequelize'
 import { connectorOf } from '../dialects/connector.js'
 import type { UpdateVariant } from '../dialects/dialect.js'
@@ -11,6 +12,7 @@ import type { RowQuery } from '../rows/row-query.js'
 import { identifyRow, RowRef } from '../rows/row-ref.js'
 import { valuesOf } from '../sequelize/internals.js'
 import type { RowModel } from '../sequelize/internals.js'
+import { modelStateOf } from '../sequelize/model-state.js'
 import { sendForHeader, sendForInstances } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import { Statement } from '../sequelize/statement.js'
@@ -54,7 +56,7 @@ const maxRows = 512
  *     START TRANSACTION
  *     SELECT `id` AS `id`, CASE WHEN JSON_TYPE(`progress`) = 'OBJECT' AND … THEN 0 … END AS `kind of row` FROM `workflow_runs`
  *     WHERE `status` = ? ORDER BY `id` FOR UPDATE
- *     UPDATE `workflow_runs` SET `progress` = JSON_SET(`progress`, ?, …), `updatedAt` = ? WHERE `id` IN (?, …) AND …
+ *     UPDATE `workflow_runs` FORCE INDEX (PRIMARY) SET `progress` = JSON_SET(`progress`, ?, …), … WHERE `id` IN (?, …) AND …
  *     COMMIT
  *
  * In a transaction that the call joins, a savepoint takes the place of the transaction. On MySQL and MariaDB, a `where` without
@@ -231,10 +233,22 @@ async function updateAlike(
 ): Promise<void> {
   const { method, dialect, session } = call
   const { documents, columns } = changes
-  const { sql, statement } = buildUpdate(call, model, changes, variants, (own) => keysSql(model, refs, own))
+  const state = modelStateOf(model)
+  const build = (hint?: string): ReturnType<typeof buildUpdate> =>
+    buildUpdate(call, model, changes, variants, { sql: (own) => keysSql(model, refs, own), ...(hint && { hint }) })
+  const send = async (hint?: string): Promise<unknown> => {
+    const { sql, statement } = build(hint)
+    const [header] = await sendForHeader(session.sequelize, sql, statement.binds, context)
+    return header
+  }
   try {
     if (dialect.matched) {
-      const [header] = await sendForHeader(session.sequelize, sql, statement.binds, context)
+      const { hint, isNoIndex } = state.lacksPrimaryIndex ? {} : (dialect.byKeys ?? {})
+      const header = await send(hint).catch((error: unknown) => {
+        if (!(error instanceof DatabaseError) || !isNoIndex?.(error.parent)) throw error
+        state.lacksPrimaryIndex = true
+        return send()
+      })
       const isMatched = dialect.matched(header, refs.length)
       if (isMatched) return
       const select = new Statement(model)
@@ -243,6 +257,7 @@ async function updateAlike(
       const missing = missingOf(refs, found) ?? (isMatched === false ? refs[0] : undefined)
       if (missing) throw new ConflictError(method, missing.facts, unmatched, exactKey)
     } else {
+      const { sql, statement } = build()
       const returning = `${sql} RETURNING ${statement.keyColumns()}`
       const missing = missingOf(refs, await sendForInstances(model, returning, statement.binds, context))
       const names = [...documents.map(({ column }) => column), ...columns.map(({ attribute }) => attribute)]

@@ -318,6 +318,39 @@ eachDatabase('updateWhere', (database) => {
     expect(changed.map(({ progress }) => progress)).to.deep.equal([patch, patch, { a: 1, ...patch }])
   })
 
+  it('never deadlocks with calls whose rows overlap by their key', async () => {
+    await Tasks.bulkCreate(Array.from({ length: 60 }, () => ({ progress: { n: 0 } })))
+    const [{ id: first }] = (await all()) as [Task]
+    const from = [0, 5, 11, 0]
+    const calls = Array.from({ length: 5 }, () => from).flat()
+    const counts = calls.map(async (start) =>
+      updateWhere(
+        Tasks,
+        { id: { [Op.gte]: first + start } },
+        { progress: [increment('n')] },
+        { retry: { maxAttempts: 1 } },
+      ),
+    )
+    expect(await Promise.all(counts)).to.deep.equal(calls.map((start) => 60 - start))
+    const wanted = Array.from({ length: 60 }, (_, at) => ({ n: 5 * from.filter((start) => start <= at).length }))
+    expect(await documents()).to.deep.equal(wanted)
+  })
+
+  if (database.name === 'mysql' || database.name === 'mariadb') {
+    it('changes the rows of a table without the index of a primary key', async () => {
+      const options = { modelName: 'Keyless', tableName: 'keyless_tasks' }
+      const Keyless = await createTasks(sequelize, options, { type: DataTypes.INTEGER })
+      await sequelize.query('ALTER TABLE keyless_tasks DROP PRIMARY KEY, ADD UNIQUE (id)')
+      await Keyless.bulkCreate([{ id: 1 }, { id: 2 }])
+      log.length = 0
+      for (const n of [1, 2]) {
+        expect(await updateWhere(Keyless, { id: [1, 2] }, { progress: [set('n', n)] })).to.equal(2)
+        expect((await Keyless.findAll()).map(({ progress }) => progress)).to.deep.equal([{ n }, { n }])
+      }
+      expect(log.filter((sql) => sql.includes('FORCE INDEX'))).to.have.length(1)
+    })
+  }
+
   it('rejects if the database does not write one of the rows, and writes none', async () => {
     const changes = { progress: [set('a', 1)] } as const
     if (database.name === 'mysql' || database.name === 'mariadb') {
