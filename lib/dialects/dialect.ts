@@ -182,6 +182,11 @@ export interface Dialect {
    */
   readonly maxComputedKeys?: number
   /**
+   * The maximum number of `pull`s in a change that the database computes, since each takes memory for all items of its list;
+   * a document with a longer change is read under its lock.
+   */
+  readonly maxPulls?: number
+  /**
    * The variants change root arrays, and elements by their index; else a document with such a change is read under its lock and
    * written as a whole.
    */

@@ -65,11 +65,17 @@ const functions: JsonFunctions = {
       `IF(JSON_TYPE(${value}) = 'ARRAY', JSON_MERGE_PRESERVE(${value}, CAST(${bound} AS JSON)), CAST(${bound} AS JSON))`,
     addToSet: (value, { bound }) =>
       `IF(CAST(${bound} AS JSON) MEMBER OF (${arrayOrEmpty(value, 'JSON_ARRAY()')}), ${value}, ${appended(value, `CAST(${bound} AS JSON)`)})`,
-    // Only a window function keeps the order of items. JSON_TABLE turns JSON null into NULL.
-    pull: (value, { bound }) =>
-      `COALESCE((SELECT JSON_ARRAYAGG(item) OVER (ORDER BY position ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) ` +
-      `FROM JSON_TABLE(${value}, '$[*]' COLUMNS(position FOR ORDINALITY, item JSON PATH '$')) items ` +
-      `WHERE COALESCE(item, CAST('null' AS JSON)) <> CAST(${bound} AS JSON) LIMIT 1), JSON_ARRAY())`,
+    // JSON_TABLE turns JSON null into NULL. JSON_REMOVE keeps the types of the other items, and JSON_ARRAYAGG has no order.
+    pull: (value, { bound }) => {
+      const items = `JSON_TABLE(${value}, '$[*]' COLUMNS(position FOR ORDINALITY, item JSON PATH '$')) items`
+      const isItem = (than: '=' | '<>'): string => `COALESCE(item, CAST('null' AS JSON)) ${than} CAST(${bound} AS JSON)`
+      return (
+        `COALESCE((SELECT COALESCE(JSON_REMOVE(${value}, CONCAT('$[', MIN(position) - 1, ']')), ${value}) ` +
+        `FROM ${items} WHERE ${isItem('=')} HAVING COUNT(*) < 2), ` +
+        `CAST(CONCAT('[', COALESCE((SELECT GROUP_CONCAT(COALESCE(item, 'null') ORDER BY position SEPARATOR ',') ` +
+        `FROM ${items} WHERE ${isItem('<>')}), ''), ']') AS JSON))`
+      )
+    },
   },
   canAdd: (value, { text, bound }) => {
     const isExact =
@@ -122,8 +128,8 @@ const partial: UpdateVariant = (change, column, bind) => {
   const all = [`JSON_TYPE(${sql}) = '${type}'`, holdsEveryText(column), ...guards, ...met]
   const guard = [...all, ...(isFitting ? [] : ['1 = 0'])].join(' AND ')
   if (!operations.some(({ kind }) => kind === 'pull')) return { document, guard }
-  // The window function fails if one item is larger than its buffer, which the server enlarges as it needs to.
-  return { document, guard, hint: '/*+ SET_VAR(sort_buffer_size = 1073741824) */ ' }
+  // GROUP_CONCAT truncates a longer text; the statement then fails, since the text is no JSON.
+  return { document, guard, hint: '/*+ SET_VAR(group_concat_max_len = 1073741824) */ ' }
 }
 
 /** For NULL and JSON null: JSON_SET would return the former as NULL and the latter unchanged, without an error. */
@@ -271,6 +277,7 @@ export const mysql: Dialect = {
   isolationLevels: ['READ UNCOMMITTED', 'READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'],
   maxDepth: 100,
   writesElements: true,
+  maxPulls: 64,
   integers,
   // The driver binds numbers as doubles.
   sum: (column, by, kind) => `COALESCE(${column}, 0) + CAST(${by} AS DECIMAL(65, ${kind === 'integer' ? 0 : 30}))`,

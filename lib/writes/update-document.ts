@@ -185,12 +185,13 @@ export function toWriteError(
  * elements of its arrays decide where the change writes.
  */
 export function isReadFirst({ operations, conditions }: Change, dialect: Dialect): boolean {
-  const { maxComputedKeys = Infinity, writesElements = false } = dialect
+  const { maxComputedKeys = Infinity, maxPulls = Infinity, writesElements = false } = dialect
   return (
     operations.some(findsElements) ||
     (!writesElements && (isOfRootArray(operations) || operations.some(({ path }) => entersArray(path)))) ||
     conditions.some(({ path, isLoaded }) => entersArray(path) || (path.length === 0 && !isLoaded)) ||
-    (maxComputedKeys < Infinity && countKeys(operations) > maxComputedKeys)
+    (maxComputedKeys < Infinity && countKeys(operations) > maxComputedKeys) ||
+    operations.filter(({ kind }) => kind === 'pull').length > maxPulls
   )
 }
 

@@ -42,16 +42,16 @@ const floor = '8.0.17'
 const words: Readonly<Record<string, string>> = {
   ...since(
     '5.1',
-    'AND AS BETWEEN BY CASE CAST CHAR COALESCE DATETIME DECIMAL ELSE END FALSE FOR FROM IF IN IS LIMIT NOT NULL OR ORDER SELECT',
+    'AND AS BETWEEN BY CASE CAST CHAR COALESCE DATETIME DECIMAL ELSE END FALSE FOR FROM IF IN IS NOT NULL OR ORDER SELECT',
   ),
   ...since('5.1', 'ABS SIGNED THEN TRUE UPDATE VERSION WHEN WHERE @@character_set_client @@innodb_rollback_on_timeout'),
   ...since('5.1', 'CHARSET @@autocommit @@character_set_connection @@character_set_results'),
+  ...since('5.1', 'CONCAT COUNT GROUP_CONCAT HAVING MIN SEPARATOR'),
   ...since('5.1', '@@max_allowed_packet @@sql_mode'),
   ...since('5.7.8', 'JSON JSON_ARRAY JSON_ARRAY_APPEND JSON_ARRAY_INSERT JSON_EXTRACT JSON_LENGTH JSON_OBJECT'),
   ...since('5.7.8', 'JSON_REMOVE JSON_SET JSON_TYPE JSON_UNQUOTE MAX_EXECUTION_TIME'),
-  ...since('5.7.22', 'JSON_ARRAYAGG JSON_MERGE_PRESERVE'),
+  ...since('5.7.22', 'JSON_MERGE_PRESERVE'),
   ...since('8.0.1', 'LOCKED NOWAIT SKIP'),
-  ...since('8.0.2', 'FOLLOWING OVER PRECEDING ROWS UNBOUNDED'),
   ...since('8.0.3', 'JSON_MERGE_PATCH'),
   ...since('8.0.4', 'COLUMNS JSON_TABLE ORDINALITY PATH'),
   // Before, CAST knows no DOUBLE, and no MEMBER OF exists.
