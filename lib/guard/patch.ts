@@ -9,6 +9,7 @@ import { mayHoldInfinity, textWithInfinity } from '../json/encode.js'
 import { difference } from '../json/difference.js'
 import type { Edit, EditedValue } from '../json/difference.js'
 import { mayBeMisread, parseJson, scanJson } from '../json/json-text.js'
+import type { JsonNode } from '../json/json-text.js'
 import { condition, not, size } from '../json/operation.js'
 import type { Condition, Operation } from '../json/operation.js'
 import { isCopied, isReadingOfText } from '../json/respell.js'
@@ -132,7 +133,8 @@ async function withStoredDigits(
 ): Promise<SpelledColumn> {
   const { column, before, after, operations } = document
   const isWhole = operations.length === 0
-  const mayLose = isWhole ? hasDigits(before) : operations.some((each) => mayLoseDigits(each, before))
+  const loadedAt = valuesIn(before)
+  const mayLose = isWhole ? hasDigits(before) : operations.some((each) => mayLoseDigits(each, loadedAt(each.path)))
   if (!mayLose || before === null || (isWhole && after === null)) return document
   const { text } = await readDocument(call, row, document, context)
   const spell = (rewrite: Rewrite): string => respelled(column, rewrite)
@@ -141,10 +143,10 @@ async function withStoredDigits(
     writeSpelledDocuments(row.model, column)
     return { ...document, spelled: new SpelledDocument(spell({ stored: text, before, after }), after) }
   }
-  const [root, earlier] = [scanJson(text), textWithInfinity(before)!]
+  const root = scanJson(text)
   const exact = operations.map((each) => {
     const stored = textAt(text, each.path, root)
-    const from = loadedAt(earlier, each.path)
+    const from = loadedAt(each.path)
     if (from !== undefined && stored === undefined && mayBeMisread(text)) throw lossError(column, 'key')
     if (each.kind !== 'set' || stored === undefined || typeof from !== 'object' || from === null) {
       const value = parseJson(each.json)
@@ -163,18 +165,33 @@ async function withStoredDigits(
  * Whether an operation replaces a part that holds numbers, writes a number that JavaScript may have rounded, or has a key
  * that may have been misread.
  */
-function mayLoseDigits({ kind, path, json }: Operation, before: JsonValue): boolean {
-  const from = loadedAt(textWithInfinity(before)!, path)
+function mayLoseDigits({ kind, path, json }: Operation, from: JsonValue | undefined): boolean {
   const isReplaced = kind === 'set' && typeof from === 'object' && from !== null && hasDigits(from)
   const isMisread = (step: Path[number]): boolean =>
     typeof step === 'string' && mayBeMisread(`{${JSON.stringify(step)}:0}`)
   return isReplaced || hasLongNumber({ json }) || (from !== undefined && path.some(isMisread))
 }
 
-/** The value at a path of a loaded document; `undefined` if there is none. */
-function loadedAt(document: string, path: Path): JsonValue | undefined {
-  const text = textAt(document, path)
-  return text === undefined ? undefined : parseJson(text)
+/** Looks up texts in a loaded document by their paths; `undefined` where there is none. */
+function textsIn(document: JsonValue): (path: Path) => string | undefined {
+  let scanned: { readonly text: string; readonly root: JsonNode } | undefined
+  return (path) => {
+    const { text, root } = (scanned ??= scan(textWithInfinity(document)!))
+    return textAt(text, path, root)
+  }
+}
+
+function scan(text: string): { readonly text: string; readonly root: JsonNode } {
+  return { text, root: scanJson(text) }
+}
+
+/** {@link textsIn}, with the values of the texts. */
+function valuesIn(document: JsonValue): (path: Path) => JsonValue | undefined {
+  const loadedAt = textsIn(document)
+  return (path) => {
+    const text = loadedAt(path)
+    return text === undefined ? undefined : parseJson(text)
+  }
 }
 
 function hasLongNumber({ json }: Pick<Operation, 'json'>): boolean {
@@ -240,11 +257,11 @@ function isLoaded(path: Path, loaded: JsonValue): Condition {
 function unchangedSince(before: JsonValue, edits: readonly EditedValue[], conflicts: Policy['conflicts']): Condition[] {
   const isStrict = conflicts === 'throw'
   const parents = new Map<string, Condition>()
-  const earlier = textWithInfinity(before)!
+  const loadedAt = textsIn(before)
   const own = edits.flatMap(({ operation: { kind, path, json }, loaded }): readonly Condition[] => {
     for (let depth = 1; isStrict && depth < path.length; depth++) {
       const parent = path.slice(0, depth)
-      if (textAt(earlier, parent) !== undefined) {
+      if (loadedAt(parent) !== undefined) {
         parents.set(JSON.stringify(parent), condition(method, 'exists', parent, null))
       }
     }
