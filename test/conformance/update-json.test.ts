@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util'
 import { expect } from 'chai'
-import { DataTypes, QueryTypes } from 'sequelize'
+import { DataTypes, Op, QueryTypes } from 'sequelize'
 import type { Sequelize } from 'sequelize'
 import {
   absent,
@@ -10,6 +10,7 @@ import {
   atLeast,
   atMost,
   atomicUpdate,
+  atomicUpsert,
   compareAndSetJson,
   ConditionNotMetError,
   contains,
@@ -38,6 +39,7 @@ import {
   size,
   UnsupportedValueError,
   updateJson,
+  updateWhere,
   UsageError,
   withLock,
 } from 'sequelize-lossless'
@@ -1474,6 +1476,60 @@ eachDatabase('updateJson', (database) => {
         }
       }
       expect(orders).to.have.length(27)
+    })
+
+    it('reads its row by the primary key, in each form of write', async () => {
+      const { sequelize: own } = database.connect({ pool: { max: 1 } })
+      const Own = await createRuns(own, { tableName: 'explained_runs', indexes: [{ fields: ['title'] }] })
+      const progress = { n: 1, list: [{ id: 1 }], items: [1] }
+      await Own.bulkCreate(Array.from({ length: 60 }, () => ({ title: 'x', progress })))
+      const [{ id }, { id: second }] = (await Own.findAll({ order: ['id'], limit: 2 })) as [WorkflowRun, WorkflowRun]
+      const target = [Own, id] as const
+      const update = (operations: Operation[], options: object = {}): Promise<unknown> =>
+        updateJson<WorkflowRun, 'progress', Operation[]>(target, 'progress', operations, options)
+      const forms: Record<string, () => Promise<unknown>> = {
+        mergeJsonKey: () => mergeJsonKey(target, 'progress', 'a', 1),
+        mergeJson: () => mergeJson(target, 'progress', { a: null, b: 2 }),
+        'updateJson, returning': () => update([append('items', 1), pull('list', 9)], { returning: true }),
+        'updateJson by an index': () => update([set(['list', 0, 'a'], 1)]),
+        'updateJson by members': () => update([set(['list', matching({ id: 1 }), 'a'], 2)]),
+        'updateJson of nothing new': () => update([addToSet('items', 1)]),
+        'updateJson with a condition': () => update([increment('n')], { if: [exists('list')] }),
+        'updateJson, coalesced': () => update([increment('n')], { coalesce: true }),
+        compareAndSetJson: () => compareAndSetJson(target, 'progress', 'b' as never, 2 as never, 3 as never),
+        'atomicUpdate with a where': () => atomicUpdate(target, { title: 'y' }, { where: { title: 'x' } }),
+        'atomicUpdate of a row by its columns': () =>
+          atomicUpdate([Own, { where: { id, title: 'y' } }], { progress: [set('a', 1)] }),
+        'atomicUpsert of a row that is there': () => atomicUpsert(target, { progress: [increment('n')] }),
+        'atomicUpsert of a new row': () => atomicUpsert([Own, id + 1000], { progress: [increment('n')] }),
+        'updateWhere of most rows': () =>
+          updateWhere(Own, { id: { [Op.between]: [second, id + 59] } }, { progress: [increment('n')] }),
+        withLock: () => withLock(target, (row) => row.update({ title: 'z' })),
+      }
+      const query = own.query.bind(own)
+      for (const [name, write] of Object.entries(forms)) {
+        const sent: [sql: string, bind: unknown][] = []
+        own.query = ((sql: string, options: { bind?: unknown }) => {
+          sent.push([sql, options.bind])
+          return query(sql as never, options as never)
+        }) as never
+        await write()
+        own.query = query
+        const plans: string[] = []
+        for (const [sql, bind] of sent.filter(([text]) => /^(SELECT .* FROM|UPDATE) /.test(text))) {
+          const options = { type: QueryTypes.SELECT, bind: bind as never } as const
+          const plan = await own.query<{ table: string; type: string; key: string }>(
+            `EXPLAIN FORMAT = TRADITIONAL ${sql}`,
+            options,
+          )
+          plans.push(...plan.filter(({ table }) => table === 'explained_runs').map(({ type, key }) => `${type} ${key}`))
+        }
+        expect(plans, name).to.have.length.greaterThan(0)
+        expect(
+          plans.filter((each) => !/^(const|range) PRIMARY$/.test(each)),
+          name,
+        ).to.deep.equal([])
+      }
     })
 
     it('logs a change of one key or element of 1 MB in less than 1 KB, where the server keeps partial updates', async () => {
