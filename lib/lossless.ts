@@ -13,7 +13,7 @@ import type {
   JsonKeyValue,
   JsonValueAt,
   MethodName,
-  Patch,
+  ObjectPatch,
 } from './json/document-types.js'
 import type { Condition, Operation } from './json/operation.js'
 import type { PathInput } from './json/values.js'
@@ -65,7 +65,7 @@ export interface Lossless<M extends Model> {
   /** Merges a JSON Merge Patch (RFC 7396) into a column in one atomic UPDATE. See the function {@link mergeJson}. */
   mergeJson<C extends JsonColumn<M>, const I extends readonly Condition[] = readonly Condition[]>(
     column: C,
-    patch: Patch<JsonDocument<M, C>>,
+    patch: ObjectPatch<JsonDocument<M, C>>,
     options?: JsonWriteOptions<M, C, I>,
   ): Promise<this>
 

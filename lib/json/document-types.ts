@@ -107,13 +107,42 @@ type At<D, P extends Path, Depth extends unknown[] = []> =
             ? K extends KeyOf<Exclude<NonNullable<D>, readonly unknown[]>>
               ? At<Exclude<ValueAt<NonNullable<D>, K>, undefined>, Rest, [...Depth, 0]>
               : never
-            : At<Item<D>, Rest, [...Depth, 0]>
+            : K extends Matching<infer V>
+              ? HasMembers<Item<D>, V> extends true
+                ? At<Item<D>, Rest, [...Depth, 0]>
+                : never
+              : At<Item<D>, Rest, [...Depth, 0]>
           : P extends readonly []
             ? D
             : unknown
 
 type Item<T> =
   IsAny<T> extends true ? unknown : unknown extends T ? unknown : T extends readonly (infer I)[] ? I : never
+
+/** Whether an element of type `I` can have all of the members in `V`; of a union, whether one of its types can. */
+type HasMembers<I, V> =
+  IsAny<I> extends true
+    ? true
+    : unknown extends I
+      ? true
+      : unknown extends V
+        ? true
+        : true extends (I extends object ? ([V] extends [Members<I>] ? HasKeys<I, keyof V> : false) : false)
+          ? true
+          : false
+type Members<T> = { readonly [K in keyof T]?: DeepReadonly<T[K]> }
+
+/** A JSON Merge Patch of a value, which changes objects only. */
+export type ObjectPatch<T> =
+  IsAny<T> extends true
+    ? object
+    : unknown extends T
+      ? unknown
+      : T extends readonly unknown[]
+        ? never
+        : T extends object
+          ? Patch<T>
+          : never
 
 /** A JSON Merge Patch of a document: any part of it; null removes a key. */
 export type Patch<T> =
@@ -142,6 +171,8 @@ export type JsonValueAt<M extends Model, C extends JsonColumn<M>, P extends Path
   Exclude<At<JsonDocument<M, C>, PathOf<P>>, undefined>
 >
 
+type MatchingOf<I> = unknown extends I ? Matching : I extends object ? Matching<Members<I>> : never
+
 /** The type of the operand of an operation on a value of type `T`. */
 type OperandAt<K extends Kind, T> = {
   set: DeepReadonly<T>
@@ -155,9 +186,9 @@ type OperandAt<K extends Kind, T> = {
   append: DeepReadonly<Item<T>>
   prepend: DeepReadonly<Item<T>>
   addToSet: DeepReadonly<Item<T>>
-  pull: DeepReadonly<Item<T>> | Matching
+  pull: DeepReadonly<Item<T>> | MatchingOf<Item<T>>
   replaceOrAppend: DeepReadonly<Item<T>>
-  merge: DeepReadonly<Patch<NonNullable<T>>>
+  merge: DeepReadonly<ObjectPatch<NonNullable<T>>>
 }[K]
 
 /** The list of operations, with a text in place of each that does not fit the document. */

@@ -9,7 +9,7 @@ import type {
   JsonKey,
   JsonKeyValue,
   JsonValueAt,
-  Patch,
+  ObjectPatch,
 } from '../json/document-types.js'
 import { condition, isOperation, operation } from '../json/operation.js'
 import type { Condition, Operation } from '../json/operation.js'
@@ -154,7 +154,7 @@ export function mergeJson<
 >(
   target: TargetOf<M, Row, Pair>,
   column: C,
-  patch: Patch<JsonDocument<M, C>>,
+  patch: ObjectPatch<JsonDocument<M, C>>,
   options?: JsonWriteOptions<M, C, I, R>,
 ): Promise<Result<M, R extends true ? JsonDocument<M, C> : undefined, Row, Pair>>
 export async function mergeJson(

@@ -11,6 +11,7 @@ import {
   exists,
   increment,
   lessThan,
+  matching,
   max,
   merge,
   mergeJsonKey,
@@ -135,6 +136,13 @@ export async function correct(account: Account, event: Event, isNorth: boolean, 
   const events = await updateJson([Account, 1], 'events', given, { returning: true })
   expectTypeOf(events).toEqualTypeOf<Event[]>()
 
+  // Elements by their members.
+  await account.updateJson('document', [set(['items', matching({ a: 1 }), 'a'], 2), remove('last')])
+  await account.updateJson('document', [pull('events', matching({ kind: 'paid' })), pull('items', matching({ a: 1 }))])
+  await account.updateJson('events', [set([matching({ kind: 'paid', amount: 1 }), 'amount'], 2)])
+  await account.updateJson('loose', [set(['a', matching({ any: [1] }), 'b'], 1), pull('c', matching({ d: 1 }))])
+  await account.updateJson('document', [increment('count')], { if: [exists(['items', matching({ a: 1 })])] })
+
   // Targets.
   await mergeJsonKey([Account, { where: { title: 'x' } }], 'document', 'count', 1)
   await mergeJsonKey([Account, { id: 1 }], 'document', 'count', 1)
@@ -164,6 +172,26 @@ export async function wrong(account: Account, event: Event, path: string[]): Pro
   await account.updateJson('document', [append('events')])
   // @ts-expect-error an item that is not known to be one
   await account.updateJson('document', [append('items', ...path)])
+  // @ts-expect-error no such member of an element
+  await account.updateJson('document', [set(['items', matching({ b: 1 }), 'a'], 2)])
+  // @ts-expect-error one of two members is none of an element
+  await account.updateJson('document', [remove(['items', matching({ a: 1, b: 1 })])])
+  // @ts-expect-error not the type of the member
+  await account.updateJson('document', [set(['items', matching({ a: '1' }), 'a'], 2)])
+  // @ts-expect-error members of two kinds of events
+  await account.updateJson('events', [remove([matching({ kind: 'created', amount: 1 })])])
+  // @ts-expect-error not the type of the member
+  await account.updateJson('document', [pull('items', matching({ a: '1' }))])
+  // @ts-expect-error no such member in a condition
+  await account.updateJson('document', [increment('count')], { if: [exists(['items', matching({ b: 1 })])] })
+  // @ts-expect-error an array has no keys to merge
+  await account.mergeJson('tags', { a: 1 })
+  // @ts-expect-error an array is no patch
+  await account.mergeJson('tags', ['a'])
+  // @ts-expect-error the document is an array
+  await account.updateJson('events', [merge([], {})])
+  // @ts-expect-error a text is no patch
+  await account.updateJson('document', [merge('level', 'info')])
   // @ts-expect-error neither operations nor a value of the column
   await account.atomicUpdate({ tags: [1] })
   // @ts-expect-error a sum for an array
