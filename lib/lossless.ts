@@ -23,6 +23,7 @@ import { withOptimisticLock } from './locking/optimistic.js'
 import type { WithOptimisticLockOptions } from './locking/optimistic.js'
 import { isModel, isSequelize } from './rows/row-ref.js'
 import { sequelizeInternals, sequelizeOf } from './sequelize/internals.js'
+import { hasMethod, modelStateOf } from './sequelize/model-state.js'
 import type { LosslessOptions } from './sequelize/options.js'
 import { sessionOf } from './sequelize/session.js'
 import { watchSession } from './transactions/watch.js'
@@ -115,8 +116,8 @@ const attached = Symbol.for('sequelize-lossless')
  * With `coalesce: true`, the JSON methods send concurrent calls for one row as a batch. With `onWrite`, a function runs in the
  * transaction of each atomic write, before COMMIT.
  *
- * For a Sequelize instance, sets the options for all its models, including models defined later; options of a model
- * have precedence. Attaches no methods: call `lossless(Model)` for each model.
+ * For a Sequelize instance, does so for all its models, including models defined later by `define` or `init`; options of a
+ * model have precedence. A method whose name a model already uses is left out there: call the function, or rename yours.
  *
  * The guard checks every write of a whole JSON column by `save`, `update`, `Model.update`, `upsert` and `bulkCreate`
  * with `updateOnDuplicate`. Exempt: rows locked in the same transaction by this library or by a finder with `lock` and
@@ -140,7 +141,7 @@ export function lossless<S extends ModelStatic<Model>>(
   model: S,
   options?: LosslessOptions,
 ): InstanceType<S> extends { mergeJsonKey: unknown } ? S : S & ModelStatic<InstanceType<S> & Lossless<InstanceType<S>>>
-export function lossless<S extends Sequelize>(sequelize: S, options: LosslessOptions): S
+export function lossless<S extends Sequelize>(sequelize: S, options?: LosslessOptions): S
 export function lossless(subject: ModelStatic<Model> | Sequelize, options?: LosslessOptions): unknown {
   const method = 'lossless'
   if (!isModel(subject) && !isSequelize(subject)) throw usage.model(method, subject)
@@ -148,9 +149,9 @@ export function lossless(subject: ModelStatic<Model> | Sequelize, options?: Loss
   const { version } = sequelizeInternals(sequelize).constructor
   if (!version.startsWith('6.')) throw usage.host(method, version)
   connectorOf(sequelize.getDialect())
-  // For a Sequelize instance, the options are required.
-  if (options !== undefined || !isModel(subject)) checkLosslessOptions(method, options as LosslessOptions)
-  if (isModel(subject)) attach(subject)
+  if (options !== undefined) checkLosslessOptions(method, options)
+  if (isModel(subject)) attach(subject, usage.taken)
+  else attachToAll(subject)
   watchSession(sessionOf(sequelize))
   if (options) guard(subject, options)
   return subject
@@ -169,20 +170,39 @@ function checkLosslessOptions(method: string, options: LosslessOptions): void {
   if (conflicts !== undefined && !isConflicts) throw usage.conflicts(method, conflicts)
 }
 
-/** @throws {UsageError} the model has an attribute or method of one of the names */
-function attach(model: ModelStatic<Model>): void {
+/** Attaches the methods to the models of a Sequelize instance, and to those that are defined later. */
+function attachToAll(sequelize: Sequelize): void {
+  for (const model of Object.values(sequelize.models)) attach(model)
+  const session = sessionOf(sequelize)
+  if (session.attachesMethods) return
+  session.attachesMethods = true
+  sequelize.addHook('afterDefine', (model) => {
+    attach(model as unknown as ModelStatic<Model>)
+  })
+}
+
+/**
+ * Attaches the methods whose names the model does not use.
+ * @param refusal makes the error for a name that it uses; absent if such a method is left out
+ * @throws {UsageError} the model has an attribute or method of one of the names
+ */
+function attach(model: ModelStatic<Model>, refusal?: typeof usage.taken): void {
   const prototype = model.prototype as object
   // A subclass inherits the methods.
   if (attached in prototype) return
-  for (const name of Object.keys(functions)) {
-    if (name in model.getAttributes()) throw usage.taken(model.name, name, 'an attribute')
-    if (name in prototype) throw usage.taken(model.name, name, 'a method')
-  }
-  for (const [name, fn] of Object.entries(functions)) {
+  const names = Object.keys(functions).filter((name) => !hasMethod(model, name))
+  const free = names.filter((name) => {
+    const use = name in model.getAttributes() ? 'an attribute' : name in prototype ? 'a method' : undefined
+    if (use && refusal) throw refusal(model.name, name, use)
+    return use === undefined
+  })
+  for (const name of free) {
+    const fn = functions[name as MethodName]
     const value = function (this: never, ...args: never[]): Promise<unknown> {
       return fn(this, ...args)
     }
     Object.defineProperty(prototype, name, { value, configurable: true, writable: true, enumerable: false })
+    modelStateOf(model).methods.add(name)
   }
-  Object.defineProperty(prototype, attached, { value: true })
+  if (free.length === names.length) Object.defineProperty(prototype, attached, { value: true })
 }

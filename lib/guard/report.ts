@@ -5,10 +5,12 @@ import { describePath } from '../errors/describe.js'
 import { describeWrite, WholeColumnWriteError } from '../errors/errors.js'
 import type { WholeColumnWrite } from '../errors/errors.js'
 import { difference } from '../json/difference.js'
+import type { MethodName } from '../json/document-types.js'
 import type { Operation } from '../json/operation.js'
 import { RowRef } from '../rows/row-ref.js'
-import { sequelizeInternals } from '../sequelize/internals.js'
+import { modelOf, sequelizeInternals } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
+import { hasMethod } from '../sequelize/model-state.js'
 import type { Policy } from '../sequelize/options.js'
 import type { Session } from '../sequelize/session.js'
 import { callSite } from './call-options.js'
@@ -23,8 +25,8 @@ export function detailsOfSave(instance: Row, column: string, edit: EditedColumn 
   const operations = edit && difference(edit)?.map(({ operation }) => operation)
   const keys = operations && [...new Set(operations.flatMap(({ path: [key] }) => (typeof key === 'string' ? key : [])))]
   const instead = operations?.length
-    ? suggestCall(column, operations)
-    : `await row.withLock(async (row) => { row.${column} = …; await row.save() })`
+    ? suggestCall(modelOf(instance), column, operations)
+    : `await ${callOf(modelOf(instance), 'withLock', `async (row) => { ${accessOf(column)} = …; await row.save() }`)}`
   return { primaryKey: RowRef.of(instance).primaryKey, keys, instead }
 }
 
@@ -37,15 +39,27 @@ export function detailsOfBulkWrite(model: RowModel, column: string, primaryKey: 
 }
 
 /** The code of a call that writes only `operations`. */
-function suggestCall(column: string, operations: readonly Operation[]): string {
+function suggestCall(model: RowModel, column: string, operations: readonly Operation[]): string {
   const [only] = operations
   if (operations.length === 1 && only!.kind === 'set' && only!.path.length === 1) {
-    return `await row.mergeJsonKey(${JSON.stringify(column)}, ${JSON.stringify(only!.path[0])}, …)`
+    return `await ${callOf(model, 'mergeJsonKey', `${JSON.stringify(column)}, ${JSON.stringify(only!.path[0])}, …`)}`
   }
   const shown = operations.slice(0, 5).map(({ kind, path }) => {
     return `${kind}(${describePath(path)}${kind === 'remove' ? '' : ', …'})`
   })
-  return `await row.updateJson(${JSON.stringify(column)}, [${[...shown, ...(operations.length > 5 ? ['…'] : [])].join(', ')}])`
+  const list = [...shown, ...(operations.length > 5 ? ['…'] : [])].join(', ')
+  return `await ${callOf(model, 'updateJson', `${JSON.stringify(column)}, [${list}]`)}`
+}
+
+/** The code of a call of a row method, or of the function of that name if the model does not have it. */
+function callOf(model: RowModel, name: MethodName, args: string): string {
+  return hasMethod(model, name) ? `row.${name}(${args})` : `${name}(row, ${args})`
+}
+
+function accessOf(attribute: string): string {
+  return /^[\p{ID_Start}$_][\p{ID_Continue}$]*$/u.test(attribute)
+    ? `row.${attribute}`
+    : `row[${JSON.stringify(attribute)}]`
 }
 
 const reports = channel('sequelize-lossless:whole-column-write')

@@ -29,6 +29,8 @@ export class ModelState {
   options: LosslessOptions | undefined
   /** The row methods of its instances take part in a lock. */
   joinsLocks = false
+  /** The row methods that were attached to it. */
+  readonly methods: Set<string> = new Set()
   /** Its loads and writes are observed by the guard. */
   isGuarded = false
   /** The second in which `updatedAt` was formatted last. */
@@ -75,6 +77,11 @@ export function inheritedStates(model: RowModel): ModelState[] {
     if (state) states.push(state)
   }
   return states
+}
+
+/** Whether a row method of this library was attached to a model. */
+export function hasMethod(model: RowModel, name: string): boolean {
+  return inheritedStates(model).some(({ methods }) => methods.has(name))
 }
 
 /** The effective options of a model: its own, else those of its base classes, else those of its Sequelize instance. */

@@ -27,6 +27,8 @@ export class Session {
   keepsDigits = false
   /** Its query interface is overridden by the guard. */
   isGuarded = false
+  /** The row methods are attached to models that are defined later, too. */
+  attachesMethods = false
   /** Models that are defined later will be guarded. */
   isGuardingModels = false
   /** Caches: the SQL of the names of tables and columns. */

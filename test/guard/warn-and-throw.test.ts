@@ -1,9 +1,9 @@
 import { basename } from 'node:path'
 import { runInThisContext } from 'node:vm'
 import { expect } from 'chai'
-import type { Sequelize } from 'sequelize'
-import { DataTypes, fn, literal, Transaction } from 'sequelize'
-import { lock, lossless, mergeJsonKey, WholeColumnWriteError, withLock } from 'sequelize-lossless'
+import type { ModelStatic, Sequelize } from 'sequelize'
+import { DataTypes, fn, literal, Model, Transaction } from 'sequelize'
+import { lock, lossless, mergeJsonKey, UsageError, WholeColumnWriteError, withLock } from 'sequelize-lossless'
 import type { LosslessOptions } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { rejection } from '../rejection.js'
@@ -124,6 +124,35 @@ eachDatabase('a guarded model', (database) => {
     expect((await rejection(run.save(), WholeColumnWriteError)).instead).to.match(/^await row\.withLock\(/)
     run.progress = null
     expect((await rejection(run.save(), WholeColumnWriteError)).instead).to.match(/^await row\.withLock\(/)
+  })
+
+  it('attaches the methods to every model of a Sequelize instance, and advises none that a model does not have', async () => {
+    const { sequelize: whole } = database.connect()
+    const definitions = { progress: DataTypes.JSON }
+    const of = (tableName: string) => ({ tableName, timestamps: false, sequelize: whole })
+    const Early = whole.define('Early', definitions, of('guarded_early'))
+    expect(lossless(whole)).to.equal(whole)
+    const Late = whole.define('Late', definitions, of('guarded_late'))
+    class Own extends Model {
+      declare id: number
+      withLock(): string {
+        return 'its own'
+      }
+    }
+    Own.init(definitions, of('guarded_own'))
+    lossless(whole, { wholeColumnWrites: 'throw' })
+    expect(() => lossless(Own)).to.throw(UsageError, 'withLock')
+    for (const Each of [Early, Late, Own] as (ModelStatic<Model> & typeof Own)[]) {
+      await Each.sync({ force: true })
+      const made = await Each.create({ progress: {} } as never)
+      const row = await Each.findByPk(made.id, { rejectOnEmpty: true })
+      await (row as unknown as WorkflowRun).mergeJsonKey('progress', 'a', 1)
+      const { instead } = await rejection(row.update({ progress: null } as never), WholeColumnWriteError)
+      const call = Each === Own ? 'withLock(row, async (row)' : 'row.withLock(async (row)'
+      expect(instead).to.equal(`await ${call} => { row.progress = …; await row.save() })`)
+      await Each.drop()
+    }
+    expect(Own.build().withLock()).to.equal('its own')
   })
 
   it('names a primary key of one attribute or of several as it has to be given', async () => {
