@@ -5,6 +5,7 @@ import type { Passing } from './gate.js'
 import { poolMax } from './options.js'
 import type { ExploreOptions } from './options.js'
 import type { Mutate } from './mutants.js'
+import type { Pending } from './participant.js'
 import { Run, sender } from './run.js'
 import type { Chooser } from './schedules.js'
 import { connectServer } from './servers.js'
@@ -39,18 +40,19 @@ export class Laboratory<C> {
   /** Sends a statement of a running participant when it is released, and every other statement at once. */
   keep(passing: Passing): Promise<unknown> {
     const from = sender()
-    if (from && !from.run.isOver) return from.run.pass(passing)
+    const refusal = from?.run.refusal(passing.sql)
+    if (refusal) return Promise.reject(refusal)
     const sql = shapeOf(passing.sql)
-    if (from)
+    if (from && (from.hasEnded || from.run.isOver))
       this.strays.add(
         `${from.name} sent a statement after it had ended (${sql}): make it await everything that it starts`,
       )
-    else if (this.#isRunning) {
+    else if (!from && this.#isRunning) {
       this.strays.add(
         `a statement came from outside the participants (${sql}), at an uncontrolled time: stop the code that sends it, or give it another Sequelize instance`,
       )
     }
-    return passing.send()
+    return from && !from.run.isOver ? from.run.pass(passing) : passing.send()
   }
 
   /** Runs the participants concurrently, with their statements in the order of `chooser`. */
@@ -58,8 +60,7 @@ export class Laboratory<C> {
     const run = new Run(this.#server, mutate)
     this.#isRunning = true
     for (const name of this.#names) this.#start(run, name, context)
-    for (let ready = await run.settle(); ready.length > 0; ready = await run.settle())
-      run.release(chooser.choose(ready))
+    await this.#finish(run, (ready) => chooser.choose(ready))
     this.#isRunning = false
     run.end()
     return run
@@ -70,10 +71,24 @@ export class Laboratory<C> {
     const run = new Run(this.#server)
     for (const name of order) {
       this.#start(run, name, context)
-      for (let ready = await run.settle(); ready.length > 0; ready = await run.settle()) run.release(name)
+      // An earlier participant may send a statement after it has ended.
+      await this.#finish(
+        run,
+        (ready) => (ready.find(({ participant }) => participant === name) ?? ready[0]!).participant,
+      )
     }
     run.end()
     return run
+  }
+
+  /** Releases statements until all participants that were started have ended; on an error, ends what they hold. */
+  async #finish(run: Run, choose: (ready: readonly Pending[]) => string): Promise<void> {
+    try {
+      for (let ready = await run.settle(); ready.length > 0; ready = await run.settle()) run.release(choose(ready))
+    } catch (error) {
+      await run.giveUp(error as Error)
+      throw error
+    }
   }
 
   #start(run: Run, name: string, context: C): void {

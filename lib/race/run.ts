@@ -22,9 +22,11 @@ interface Context {
 const contexts = new AsyncLocalStorage<Context>()
 
 /** The run and the participant that the current code belongs to. */
-export function sender(): { readonly run: Run; readonly name: string } | undefined {
+export function sender(): { readonly run: Run; readonly name: string; readonly hasEnded: boolean } | undefined {
   const context = contexts.getStore()
-  return context && { run: context.run, name: context.participant.name }
+  if (!context) return undefined
+  const { run, participant } = context
+  return { run, name: participant.name, hasEnded: participant.settled !== undefined }
 }
 
 function nothing(): void {
@@ -43,6 +45,8 @@ const limits = {
   outside: 1_000,
   /** The maximum time without an event: a timer looks like an endless wait, and test runners stop a test after 5 s. */
   stuck: 4_000,
+  /** How long a run that is given up waits for its participants to roll back, and for its connections to close. */
+  giveUp: 500,
 } as const
 
 /** One execution of the participants. Their statements are released one at a time, in the order of the caller. */
@@ -59,6 +63,8 @@ export class Run {
   #events = 0
   #wake: () => void = nothing
   #isOver = false
+  /** Why the run was given up. */
+  #refusal: Error | undefined
 
   /** All participants have ended, or the run was aborted. */
   get isOver(): boolean {
@@ -104,6 +110,7 @@ export class Run {
       participant.gates.push(statement)
       this.#signal(participant)
     })
+    if (this.#refusal) throw this.#refusal
     const { step } = statement
     this.#waits.use(statement.connection, participant)
     try {
@@ -167,7 +174,6 @@ export class Run {
         else if (seen === this.#events && !isDeadlock) return ready.map(nextOf)
       }
       if (seen === this.#events && performance.now() - start > limits.stuck) {
-        this.#isOver = true
         throw new StuckError(
           live.map(({ name }) => name),
           limits.stuck,
@@ -195,6 +201,28 @@ export class Run {
   /** Marks the run as ended: later statements are not held. */
   end(): void {
     this.#isOver = true
+  }
+
+  /**
+   * Ends a run that cannot be completed: refuses the statements at the gate, and cancels those that were sent, so that
+   * the participants roll back; then closes the connections that they used, with the locks that are left.
+   */
+  async giveUp(cause: Error): Promise<void> {
+    this.#isOver = true
+    this.#refusal = cause
+    for (const { gates } of this.#participants) for (const { go } of gates.splice(0)) go()
+    const start = performance.now()
+    const sent = this.#participants.flatMap((each) => [...each.sent])
+    await Promise.allSettled(sent.map((statement) => this.#waits.end(statement)))
+    const goesOn = (): boolean => this.#participants.some((each) => !each.held && !isDone(each))
+    while (goesOn() && performance.now() - start < limits.giveUp) await this.#event(limits.resolve)
+    const closed = this.#waits.discard().then(() => this.#wake())
+    await Promise.race([closed, this.#event(limits.giveUp)])
+  }
+
+  /** The error of a statement that comes after the run was given up; a ROLLBACK may still be sent. */
+  refusal(sql: string): Error | undefined {
+    return /^ROLLBACK/i.test(sql) ? undefined : this.#refusal
   }
 
   /** The outcome of each participant. */

@@ -16,6 +16,8 @@ export interface Server {
   readonly waits: (ids: readonly number[]) => Promise<Wait[]>
   /** Cancels the waiting statement of a connection; absent if the kit itself makes statements wait. */
   readonly cancel?: (id: number) => Promise<void>
+  /** Closes a connection, in use or not, and removes it from the pool. */
+  readonly discard: (connection: object) => Promise<void>
   /** Whether the error is from the server, so the failure of the statement is certain. */
   readonly isAnswer: (error: DriverError) => boolean
   /** Whether the database was busy and did nothing: the kit resends the statement when another one has ended. */
@@ -68,6 +70,16 @@ function secondInstance(sequelize: Sequelize): Sequelize {
   return new Sequelize(database, username, password, own)
 }
 
+/** The pool of an instance. */
+function poolOf(sequelize: Sequelize): { destroy(connection: object): Promise<void> } {
+  return (sequelize as unknown as { connectionManager: { pool: ReturnType<typeof poolOf> } }).connectionManager.pool
+}
+
+interface SqliteConnections {
+  readonly connections: Readonly<Record<string, object>>
+  releaseConnection(connection: object): void
+}
+
 function asker(instance: Sequelize): Ask {
   return (sql) => instance.query(sql, { type: QueryTypes.SELECT, raw: true, logging: false, transaction: null })
 }
@@ -96,6 +108,7 @@ async function connectMysqlOrMariadb(sequelize: Sequelize, admin: Sequelize | un
     connectionId: (connection) => (connection as { threadId: number }).threadId,
     waits,
     cancel: async (id) => void (await instance.query(`KILL QUERY ${id}`, { logging: false })),
+    discard: (connection) => poolOf(sequelize).destroy(connection),
     isAnswer: ({ errno = 0, sqlState }) => sqlState !== undefined && errno >= 1000 && errno < 45_000,
     isBusy: () => false,
     prepare: () => undefined,
@@ -122,6 +135,7 @@ async function connectPostgres(sequelize: Sequelize, admin: Sequelize | undefine
       )
     },
     cancel: async (id) => void (await ask(`SELECT pg_cancel_backend(${id})`)),
+    discard: (connection) => poolOf(sequelize).destroy(connection),
     isAnswer: ({ severity }) => severity !== undefined,
     isBusy: () => false,
     prepare: () => undefined,
@@ -149,6 +163,13 @@ async function connectSqlite(sequelize: Sequelize): Promise<Server> {
   return {
     connectionId: (connection) => ids.get(connection) ?? ids.set(connection, ids.size + 1).size,
     waits: () => Promise.resolve([]),
+    discard(connection) {
+      const { connectionManager } = sequelize as unknown as { connectionManager: SqliteConnections }
+      const { uuid } = connection as { uuid?: string }
+      if (uuid !== undefined && connectionManager.connections[uuid] === connection)
+        connectionManager.releaseConnection(connection)
+      return Promise.resolve()
+    },
     isAnswer: () => true,
     isBusy: ({ code }) => code === 'SQLITE_BUSY',
     prepare: (connection) => busyTimeout(connection, 0),

@@ -11,6 +11,7 @@ interface Transaction {
 export class Waits {
   readonly #server: Server
   readonly #owners = new Map<number, Participant>()
+  readonly #connections = new Set<object>()
   /** The open transactions, by connection. */
   readonly #transactions = new Map<object, Transaction>()
 
@@ -21,6 +22,7 @@ export class Waits {
   /** Records that a participant uses a connection. */
   use(connection: object, participant: Participant): void {
     this.#server.prepare(connection)
+    this.#connections.add(connection)
     this.#owners.set(this.#server.connectionId(connection), participant)
   }
 
@@ -89,6 +91,11 @@ export class Waits {
     if (statement.again) statement.again(true)
     else await this.#server.cancel?.(this.#server.connectionId(statement.connection))
     statement.waiting = false
+  }
+
+  /** Closes the connections that the participants used. The session of a connection may hold a lock without a transaction. */
+  async discard(): Promise<void> {
+    await Promise.allSettled([...this.#connections].map((connection) => this.#server.discard(connection)))
   }
 
   /** If the server reports no blockers: the others with an open transaction, preferably those that do not wait. */

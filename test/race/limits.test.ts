@@ -139,6 +139,21 @@ eachDatabase('what explore() proves', (database) => {
       )
     })
 
+    it('if one of them does not await what it starts', async () => {
+      const said = await reasons(
+        (id, key) => {
+          const write = merge(id, key)
+          if (key === 'b') return write
+          void write.then(() => merge(id, 'late'))
+          return undefined
+        },
+        { check: nothing, maxSchedules: 3 },
+      )
+      expect(said).to.match(
+        /^A sent a statement after it had ended \(UPDATE.*: make it await everything that it starts$/m,
+      )
+    })
+
     it('if the final read finds no row', async () => {
       const check = checkers.jsonKeys(() => Runs.findByPk(-1), 'progress', {})
       expect(await reasons(merge, { check })).to.include('the final read found no row')
@@ -377,6 +392,35 @@ eachDatabase('what explore() proves', (database) => {
           StuckError,
         )
         expect(error.message).to.match(/sent no statement for 4000 ms.*shorten or fake the timer/)
+      })
+    }
+
+    if (database.name === 'mysql' || database.name === 'postgres') {
+      it('an exploration that is given up leaves no lock and no connection behind', async () => {
+        const own = database.connect({ pool: { max: 4 } }).sequelize
+        const lockName = `race_${Date.now()}`
+        const take =
+          database.name === 'mysql'
+            ? `SELECT GET_LOCK('${lockName}', 20) AS taken`
+            : 'SELECT 1 AS taken FROM pg_advisory_lock(4711)'
+        let id = 0
+        const participant = (row: number, key: string): Promise<unknown> =>
+          own.transaction(async (transaction) => {
+            id = row
+            await mergeJsonKey([Runs, row], 'progress', key, 1)
+            await own.query(`UPDATE workflow_runs SET title = '${key}' WHERE id = ${row}`, { transaction })
+            await own.query(take, { transaction })
+            await new Promise(nothing)
+          })
+        const participants = {
+          A: (row: number) => participant(row, 'a'),
+          B: (row: number) => participant(row, 'b'),
+        }
+        await rejection(explore({ sequelize: own, setup, participants, check: nothing }), StuckError)
+        const [row] = await own.query(take, { type: QueryTypes.SELECT })
+        expect(row).to.deep.equal({ taken: 1 })
+        await Runs.update({ title: 'after' }, { where: { id } })
+        await own.close()
       })
     }
   })
