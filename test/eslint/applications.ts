@@ -183,7 +183,7 @@ export const applications: Readonly<
           order.data = omit(order.data, ['error'])
           await order.save()
         }`,
-        3,
+        2,
       ],
       [
         'Object.assign under map',

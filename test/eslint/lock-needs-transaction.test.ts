@@ -1,6 +1,6 @@
 import { rules } from 'eslint-plugin-sequelize-lossless'
 import { applications } from './applications.js'
-import { declarations, filename, parsers } from './parsers.js'
+import { declarations, parsers } from './parsers.js'
 
 const rule = rules['lock-needs-transaction']
 
@@ -63,9 +63,8 @@ describe('lock-needs-transaction', () => {
     })
   }
 
-  const typed = (code: string): { name: string; filename: string; code: string } => ({
+  const typed = (code: string): { name: string; code: string } => ({
     name: code,
-    filename,
     code: declarations + more + code,
   })
   parsers.types.run('with types', rule, {

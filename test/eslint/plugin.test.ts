@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process'
-import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { basename, join } from 'node:path'
 import { expect } from 'chai'
 import { ESLint } from 'eslint'
 import type { Linter } from 'eslint'
@@ -13,6 +13,7 @@ const code = `async function step(id) {
   await run.update({ progress: { ...run.progress, a: 1 } })
 }
 void step(1)`
+const page = 'packages/eslint-plugin-sequelize-lossless/README.md'
 const both = ['sequelize-lossless/lock-needs-transaction', 'sequelize-lossless/no-json-read-modify-write']
 
 /** The names of the rules that a config finds broken. */
@@ -22,7 +23,7 @@ async function broken(text: string, ...config: Linter.Config[]): Promise<(string
 }
 
 describe('the plugin for ESLint', () => {
-  it('has both rules in its recommended config', async () => {
+  it('has its rules in its recommended config', async () => {
     expect(await broken(code, plugin.configs.recommended)).to.deep.equal(both)
   })
 
@@ -54,8 +55,52 @@ describe('the plugin for ESLint', () => {
     expect(loaded('eslint-plugin-sequelize-lossless').filter((file) => !file.startsWith(dist))).to.deep.equal([])
   })
 
+  it('reads its settings: CLS, hooks and folders that are left out', async () => {
+    const settings = (own: object): Linter.Config => ({ settings: { 'sequelize-lossless': own } })
+    expect(await broken(code, plugin.configs.recommended, settings({ cls: true }))).to.deep.equal([])
+    const eslint = (own: object): ESLint =>
+      new ESLint({
+        cwd: root,
+        overrideConfigFile: true,
+        overrideConfig: [plugin.configs.recommended, settings(own)],
+        fix: true,
+      })
+    const naive = code.replace(', { lock: true }', '')
+    const filePath = join(root, 'migrations', 'one.js')
+    for (const text of [naive, code, "Run.update({ 'data.a': 1 }, { where: {} })"]) {
+      expect((await eslint({}).lintText(text, { filePath }))[0]!.messages).to.deep.equal([])
+    }
+    expect((await eslint({}).lintText(naive))[0]!.output).to.equal(undefined)
+    const [fixed] = await eslint({ hooks: false }).lintText(naive)
+    expect(fixed!.output).to.include("await atomicUpdate(run, { progress: [set('a', 1)] })")
+    expect(fixed!.messages).to.deep.equal([])
+  })
+
+  it('reports in a fresh project with the config of its page, in .ts and in .js', async () => {
+    const project = join(root, 'build', 'fresh-project')
+    const [config] = codeBlocks(page, 'js')
+    rmSync(project, { recursive: true, force: true })
+    mkdirSync(project, { recursive: true })
+    const write = (name: string, text: string): void => writeFileSync(join(project, name), text)
+    write('eslint.config.mjs', config!)
+    write('tsconfig.json', JSON.stringify({ compilerOptions: { strict: true, module: 'node20' }, include: ['*.ts'] }))
+    const typed = `import { Model } from 'sequelize'
+export class Run extends Model { declare progress: Record<string, string> }
+export async function step(run: Run) {
+  await run.update({ progress: { ...run.progress, a: 'done' } })
+}`
+    write('typed.ts', typed)
+    write('plain.js', code)
+    const results = await new ESLint({ cwd: project }).lintFiles(['.'])
+    const found = results.map(({ filePath, messages }) => [basename(filePath), ...messages.map(({ ruleId }) => ruleId)])
+    expect(found.filter(([, ...ids]) => ids.length > 0)).to.deep.equal([
+      ['plain.js', ...both],
+      ['typed.ts', both[1]],
+    ])
+  })
+
   it('finds in its page what the page says that it finds', async () => {
-    const [config, ...blocks] = codeBlocks('packages/eslint-plugin-sequelize-lossless/README.md', 'js')
+    const [config, ...blocks] = codeBlocks(page, 'js')
     expect(config).to.include('lossless.configs.recommended')
     expect(blocks.length).to.be.above(3)
     for (const block of blocks) {

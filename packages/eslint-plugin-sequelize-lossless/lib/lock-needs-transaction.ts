@@ -1,4 +1,5 @@
 import type { Rule } from 'eslint'
+import { settingsOf } from './settings.js'
 import {
   ancestorsOf,
   argumentsOf,
@@ -32,6 +33,8 @@ export const lockNeedsTransaction: Rule.RuleModule = {
   },
   create(context) {
     const source = context.sourceCode
+    const { cls, isIgnored } = settingsOf(context)
+    if (cls || isIgnored) return {}
     const types = typesOf(source)
     return {
       CallExpression(call) {

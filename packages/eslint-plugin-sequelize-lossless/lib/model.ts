@@ -11,10 +11,12 @@ import {
   lastName,
   nameOf,
   originsOf,
+  parentOf,
   placeOf,
   propertyOf,
   receiverOf,
   stringOf,
+  thisOf,
   unwrap,
   variableOf,
   wordsOf,
@@ -144,7 +146,8 @@ export function modelIn(source: SourceCode, types: Types | undefined): Model {
       const isTyped = types?.isRow(node)
       if (isTyped !== undefined) return isTyped
       if (rows.some((row) => isSamePlace(row, placeOf(source, node)))) return true
-      if (node.type === 'ThisExpression') return isSequelizeUsed && isThisOfModel(node)
+      if (node.type === 'ThisExpression')
+        return isSequelizeUsed && (isThisOfModel(source, node) || isThisOfPrototype(node))
       return loadingsOf(node).some(({ find }) => {
         if (!find) return false
         const { isWeak, model, written } = find
@@ -185,15 +188,29 @@ function isSequelize(from: Node): boolean {
   return /^(@sequelize\/|sequelize$|sequelize[/-])/.test(stringOf(from) ?? '')
 }
 
-/** Whether `this` is an instance of a class with `extends Model`. */
-function isThisOfModel(node: Node): boolean {
+/** Whether `this` is an instance of a class with `extends Model`, or `extends` a class of this file that has it. */
+function isThisOfModel(source: SourceCode, node: Node): boolean {
   for (const outer of ancestorsOf(node)) {
     if (outer.type === 'MethodDefinition' && outer.static) return false
-    if (outer.type === 'ClassDeclaration' || outer.type === 'ClassExpression') {
-      return outer.superClass ? lastName(unwrap(outer.superClass)) === 'Model' : false
-    }
+    if (outer.type === 'ClassDeclaration' || outer.type === 'ClassExpression') return isModelClass(source, outer)
   }
   return false
+}
+
+function isModelClass(source: SourceCode, { superClass }: NodeOf<'ClassDeclaration' | 'ClassExpression'>): boolean {
+  const base = superClass && unwrap(superClass)
+  if (!base) return false
+  if (wordsOf(lastName(base)).at(-1) === 'model') return true
+  const [definition] = (base.type === 'Identifier' && variableOf(source, base)?.defs) || []
+  return definition?.node.type === 'ClassDeclaration' && isModelClass(source, definition.node)
+}
+
+/** Whether `this` is that of `User.prototype.rename = function () { … }`. */
+function isThisOfPrototype(node: Node): boolean {
+  const assignment = parentOf(thisOf(node))
+  if (assignment?.type !== 'AssignmentExpression' || assignment.left.type !== 'MemberExpression') return false
+  const owner = unwrap(assignment.left.object)
+  return owner.type === 'MemberExpression' && nameOf(owner) === 'prototype'
 }
 
 export function isFinder(name: string): boolean {

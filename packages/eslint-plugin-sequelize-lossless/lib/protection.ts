@@ -2,6 +2,7 @@ import type { SourceCode } from 'eslint'
 import { entriesOf } from './document.js'
 import { isFinder } from './model.js'
 import type { Loading, Model } from './model.js'
+import type { Settings } from './settings.js'
 import {
   ancestorsOf,
   argumentsOf,
@@ -31,6 +32,11 @@ function saysLock(name: string): boolean {
   return wordsOf(name).some((word) => words.has(word))
 }
 
+/** Whether the name of a function says that it runs under a lock of its caller, and not that it locks something. */
+function saysLocked(name: string): boolean {
+  return /(?:Locked|(?:With|Under|In|Inside|Holding)\w*Lock)$/.test(name) && !/^(?:mark|set|is|get|check|un)/.test(name)
+}
+
 export interface Protection {
   /** Visits every call in the file. */
   see(call: Call): void
@@ -39,7 +45,7 @@ export interface Protection {
 }
 
 /** Finds the locks in a file: `withLock` or a similar call around a write, a locking read before it, a mutex. */
-export function protectionIn(source: SourceCode, model: Model): Protection {
+export function protectionIn(source: SourceCode, model: Model, { cls }: Settings): Protection {
   const locks: Call[] = []
 
   /** Whether a call runs its argument under a lock: `withLock(…)`, similar names, or a serializable transaction. */
@@ -71,7 +77,7 @@ export function protectionIn(source: SourceCode, model: Model): Protection {
     const name = node.type === 'FunctionDeclaration' ? node.id : outer.type === 'VariableDeclarator' ? outer.id : null
     if (name?.type !== 'Identifier') return false
     return (
-      saysLock(name.name) ||
+      saysLocked(name.name) ||
       variableOf(source, name)!.references.some(({ identifier }) => isInsideLock(identifier as Node))
     )
   }
@@ -95,13 +101,9 @@ export function protectionIn(source: SourceCode, model: Model): Protection {
   /** Whether the row may have been locked at its origin, or is not visible to other sessions yet. */
   const isUnclear = ({ expression, find }: Loading, transaction: Node | undefined): boolean => {
     if (!find) return transaction !== undefined && (isCall(expression) || !isOpenedHere(transaction))
-    const { name, written } = find
+    const { written } = find
     const options = written && resolved(source, written)
-    if (options && (options.type !== 'ObjectExpression' || hasSpread(options))) return true
-    const read = transactionOf(options)
-    // No other session sees a created row before COMMIT.
-    const isCreated = name === 'create' && read !== undefined && transaction !== undefined
-    return isCreated && source.getText(read) === source.getText(transaction)
+    return options !== undefined && (options.type !== 'ObjectExpression' || hasSpread(options))
   }
 
   return {
@@ -113,7 +115,7 @@ export function protectionIn(source: SourceCode, model: Model): Protection {
       const joined = objects.filter(
         (object) => hasSpread(object) || entriesOf(object).some(([key]) => /transaction/i.test(key)),
       )
-      const isReading = (isFinder(name) ? joined : objects).some((object) => {
+      const isReading = (isFinder(name) && !cls ? joined : objects).some((object) => {
         const lock = propertyOf(object, 'lock')
         return lock && !isOff(lock)
       })
@@ -125,7 +127,9 @@ export function protectionIn(source: SourceCode, model: Model): Protection {
       const around = functionsAround(write)
       const loadings = model.loadingsOf(row)
       const place = placeOf(source, row)
-      const isNew = loadings.every(({ expression }) => expression.type === 'NewExpression' || isBuilt(expression))
+      const isNew = loadings.every(
+        ({ expression }) => expression.type === 'NewExpression' || isCreated(expression, write),
+      )
       if (isNew || saysLock(source.getText(row)) || isInsideLock(write) || around.some(isLockedFunction)) return true
       if (around.some((outer) => source.getText(outer).includes('OptimisticLockError'))) return true
       if (loadings.some((loading) => isUnclear(loading, transactionOf(options)))) return true
@@ -143,6 +147,9 @@ function isCall({ type }: Node): boolean {
   return type === 'CallExpression'
 }
 
-function isBuilt(node: Node): boolean {
-  return node.type === 'CallExpression' && calledName(node) === 'build'
+/** Whether the flow of the write has built or created the row: `Run.create(…)`, `createRun(…)`, not `findOrCreate`. */
+function isCreated(node: Node, write: Node): boolean {
+  if (node.type !== 'CallExpression' || !contains(bodyOf(node), write)) return false
+  const [first, ...words] = wordsOf(calledName(node))
+  return (['build', 'create'].includes(first ?? '') && !words.includes('or')) || calledName(node) === 'bulkCreate'
 }

@@ -1,5 +1,8 @@
 import type { SourceCode } from 'eslint'
+import type { Change } from './cure.js'
 import type { Mutation } from './document.js'
+import { shownPath } from './operations.js'
+import type { Operation } from './operations.js'
 import { argumentsOf, keyOf, placeOf, resolved, unwrap } from './syntax.js'
 import type { Node, NodeOf } from './syntax.js'
 
@@ -54,6 +57,34 @@ export function remedyOfMutation(
   const at = shown([shownKey(source, key)])
   const operations = { set: `set(${at}, …)`, add: `increment(${at})`, remove: `remove(${at})`, other: '…' }
   return remedyOf(source, row, column, operations[kind])
+}
+
+/** The call that makes known changes, with `…` in place of values. */
+export function remedyOfChanges(source: SourceCode, row: Node, changes: ReadonlyMap<string, Change>): Remedy {
+  const [[column, change], ...others] = [...changes] as [[string, Change], ...[string, Change][]]
+  const shown = (operations: readonly Operation[]): string => {
+    const texts = operations.map((each) => shownOperation(source, each))
+    return texts.length > 3 ? '…' : texts.join(', ')
+  }
+  if (others.length > 0) {
+    const columns = [...changes].map(([name, each]) => {
+      return typeof each === 'string' ? (each === name ? name : `${name}: …`) : `${name}: [${shown(each)}]`
+    })
+    const remedy = remedyOf(source, row, column)
+    return { ...remedy, call: `${remedy.row}.atomicUpdate({ ${columns.join(', ')} })` }
+  }
+  const operations = change as readonly Operation[]
+  const [{ name, path }] = operations as [Operation]
+  if (operations.length === 1 && name === 'set' && path.length === 1) return remedyOfKey(source, row, column, path[0])
+  return remedyOf(source, row, column, shown(operations))
+}
+
+function shownOperation(source: SourceCode, { name, path, operands, isMatching }: Operation): string {
+  const keys = path.map((key) => (typeof key === 'string' ? key : textOf(source, key)))
+  const at = keys.includes('…') ? '…' : shownPath(source, path)
+  if (name === 'remove') return `remove(${[at, ...operands].join(', ')})`
+  if (operands.length === 0) return `${name}(${at})`
+  return isMatching ? `${name}(${at}, matching(${operands[0]!}))` : `${name}(${at}, …)`
 }
 
 export function remedyOfKey(source: SourceCode, row: Node, column: string, key: Key): Remedy {

@@ -150,7 +150,7 @@ export function isSamePlace(one: Place | undefined, other: Place | undefined): b
 }
 
 /** The owner of `this`: a method, a field of a class, or the file. */
-function thisOf(node: Node): Node {
+export function thisOf(node: Node): Node {
   let last = node
   for (const outer of ancestorsOf(node)) {
     last = outer

@@ -1,5 +1,6 @@
 import type { SourceCode } from 'eslint'
 import type ts from 'typescript'
+import { thisOf } from './syntax.js'
 import type { Node } from './syntax.js'
 
 /** Answers from TypeScript's types; undefined if unknown: `any`, `unknown`, an undeclared name. */
@@ -12,6 +13,14 @@ export interface Types {
   isRowOf(row: Node, model: Node): boolean
   /** Whether the column holds an object or an array, not a scalar, a date or an association. */
   isDocument(row: Node, column: string): boolean | undefined
+  /** The text of a method of a row, wherever the application declares it. */
+  methodText(row: Node, name: string): string | undefined
+  /** Whether the type of an object names its keys: not `Record<string, unknown>`. */
+  hasKeys(node: Node): boolean
+  /** Whether a value is a string or a boolean for certain. */
+  isPlain(node: Node): boolean
+  /** Whether the application imports the library, and has no text of a hook or a validator. */
+  readonly isWithoutHooks: () => boolean
 }
 
 /** The part of typescript-eslint's services that is used here. */
@@ -48,6 +57,15 @@ export function typesOf(source: SourceCode): Types | undefined {
         .getBaseTypes()
         ?.some((base) => isUnknown(base) || isUntyped(base))) ??
     false
+  /** Methods are declared with their class; in `step = function () { … }`, TypeScript knows no type of `this`. */
+  const typeOf = (node: Node): ts.Type => {
+    const type = services.getTypeAtLocation(node)
+    if (node.type !== 'ThisExpression' || !isUnknown(type)) return type
+    const field = (thisOf(node) as { parent?: Node }).parent
+    const owner =
+      field?.type === 'PropertyDefinition' ? (field as { parent?: { parent?: Node } }).parent?.parent : undefined
+    return owner ? services.getTypeAtLocation(owner) : type
+  }
   const instancesOf = (model: Node): ts.Type[] =>
     partsOf(services.getTypeAtLocation(model))
       .flatMap((part) => part.getConstructSignatures())
@@ -55,7 +73,7 @@ export function typesOf(source: SourceCode): Types | undefined {
 
   return {
     isRow(node) {
-      const type = services.getTypeAtLocation(node)
+      const type = typeOf(node)
       const parts = partsOf(type)
       if (parts.some(isInstance)) return true
       return isUnknown(type) || parts.some(isUntyped) ? undefined : false
@@ -68,7 +86,7 @@ export function typesOf(source: SourceCode): Types | undefined {
       return partsOf(services.getTypeAtLocation(row)).some(({ symbol }) => symbol && classes.includes(symbol))
     },
     isDocument(row, column) {
-      const [property] = partsOf(services.getTypeAtLocation(row)).flatMap((part) => part.getProperty(column) ?? [])
+      const [property] = partsOf(typeOf(row)).flatMap((part) => part.getProperty(column) ?? [])
       if (!property) return undefined
       const type = checker.getTypeOfSymbolAtLocation(property, services.esTreeNodeToTSNodeMap.get(row))
       if (isUnknown(type)) return undefined
@@ -81,5 +99,27 @@ export function typesOf(source: SourceCode): Types | undefined {
         return !isScalar && part.getCallSignatures().length === 0 && !isInstance(part.getNumberIndexType() ?? part)
       })
     },
+    methodText(row, name) {
+      const [method] = partsOf(typeOf(row)).flatMap((part) => part.getProperty(name) ?? [])
+      const [declaration] = method?.declarations ?? []
+      return declaration && !declaration.getSourceFile().isDeclarationFile ? declaration.getText() : undefined
+    },
+    hasKeys: (node) => !checker.getIndexInfosOfType(services.getTypeAtLocation(node)).length,
+    isPlain: (node) =>
+      partsOf(checker.getBaseTypeOfLiteralType(services.getTypeAtLocation(node))).every((part) =>
+        ['String', 'Boolean'].includes(part.getSymbol()?.name ?? ''),
+      ) && !hasUndefined(services.getTypeAtLocation(node)),
+    isWithoutHooks() {
+      const files = services.program!.getSourceFiles()
+      if (!files.some(({ fileName }) => /sequelize-lossless\/dist\/index\.d\.ts$/.test(fileName))) return false
+      return !files.some((file) => !file.isDeclarationFile && hooks.test(file.text))
+    },
   }
+}
+
+const hooks = /\b(?:(?:before|after)(?:Update|Save|Validate)|addHook|hooks|validate)\b/i
+
+function hasUndefined(type: ts.Type): boolean {
+  // Of TypeFlags: Undefined, Null, Void.
+  return (type.isUnion() ? type.types : [type]).some(({ flags }) => (flags & (32768 | 65536 | 16384)) !== 0)
 }
