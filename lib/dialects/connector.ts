@@ -1,8 +1,8 @@
 import { UnsupportedDatabaseError } from '../errors/errors.js'
-import type { Dialect } from './dialect.js'
+import type { Compared, Dialect } from './dialect.js'
 import { mariadb } from './mariadb.js'
 import { mysql } from './mysql.js'
-import { postgres } from './postgres.js'
+import { postgres, postgresComparison } from './postgres.js'
 import { sqlite } from './sqlite.js'
 import { atVersion } from './versions.js'
 
@@ -18,6 +18,8 @@ export interface Connector {
   readonly maxBinds?: number
   /** Matches an error after which nothing was written and a retry of the statement may succeed. */
   readonly busy?: RegExp
+  /** SQL of a comparison with a value that the type of the column may be unable to represent; absent if it needs none. */
+  readonly comparison?: (compared: Compared) => string
   /** Detects the dialect of the server from the result of the probe. */
   readonly recognise: (answer: Readonly<Record<string, unknown>>) => Dialect
 }
@@ -96,6 +98,7 @@ const connectors: Readonly<Record<string, Connector>> = {
   mariadb: { ...mysqlOrMariadb, escapes: true },
   postgres: {
     maxBinds: 65_535,
+    comparison: postgresComparison,
     probe:
       `SELECT version() AS version, current_setting('client_encoding') AS charset, ` +
       `current_setting('extra_float_digits') AS "floatDigits", $1::text AS echo`,

@@ -4,6 +4,21 @@ import type { Kind } from '../json/values.js'
 /** Adds a value to the binds and returns its placeholder: paths, keys and values never become part of the SQL text. */
 export type Bind = (value: string) => string
 
+/** An operator between a column and a bound value. */
+export type Comparison = '=' | '<>' | '>' | '>=' | '<' | '<=' | 'LIKE' | 'NOT LIKE'
+
+/** A comparison of an ordinary column. */
+export interface Compared {
+  /** The column, quoted for SQL. */
+  readonly column: string
+  readonly operator: Comparison
+  /** Binds the value and returns its placeholder. */
+  readonly bind: () => string
+  readonly value: unknown
+  /** The type of the attribute in Sequelize; `values` are those of an ENUM. */
+  readonly type: { readonly key: string; readonly values?: readonly unknown[] }
+}
+
 /** A JSON column, quoted for SQL. */
 export interface Column {
   readonly sql: string

@@ -2,7 +2,7 @@ import { greatestSum, isInteger } from '../json/encode.js'
 import { createsMissing, makesDocument, neededType, operators, sizes } from '../json/semantics.js'
 import type { BasicOperation, Condition, Operation } from '../json/operation.js'
 import type { BasicKind } from '../json/values.js'
-import type { Bind, Column, Dialect, DriverError, Failure, UpdateVariant } from './dialect.js'
+import type { Bind, Column, Compared, Dialect, DriverError, Failure, UpdateVariant } from './dialect.js'
 import { insertOnConflict } from './insert.js'
 import { endsTransactionBySql } from './transaction-control.js'
 
@@ -358,6 +358,43 @@ function refusedBind({ code = '', where = '', message }: DriverError, binds: rea
   // PostgreSQL 13 quotes the text of the bind, but not its number.
   const [, text] = /"([^"]*)"/.exec(message) ?? []
   return where === '' && text !== undefined ? binds.map(String).lastIndexOf(text) + 1 || undefined : undefined
+}
+
+const integerBits: Readonly<Record<string, number>> = {
+  TINYINT: 16,
+  SMALLINT: 16,
+  MEDIUMINT: 32,
+  INTEGER: 32,
+  BIGINT: 64,
+}
+
+/** Whether a column of a type takes a value as a bind; else the server rejects the statement. */
+function takes({ key, values }: Compared['type'], value: unknown): boolean {
+  const text = String(value)
+  const bits = integerBits[key]
+  if (bits !== undefined) return /^-?\d+$/.test(text) && BigInt.asIntN(bits, BigInt(text)) === BigInt(text)
+  // Math.fround is infinite, or 0, where a float4 is out of range.
+  if (key === 'REAL')
+    return Number.isFinite(Math.fround(Number(text))) && (Math.fround(Number(text)) !== 0 || Number(text) === 0)
+  if (key === 'UUID') return /^(?:[\da-f]{4}-?){7}[\da-f]{4}$/i.test(text)
+  if (key === 'TIME') return /^(?:[01]?\d|2[0-3]):/.test(text)
+  return key !== 'ENUM' || values === undefined || values.includes(value)
+}
+
+/** Compares what a column cannot hold as a number or a text, as the other databases do. An index does not help there. */
+export function postgresComparison({ column, operator, bind, value, type }: Compared): string {
+  // No text has the NUL character.
+  if (typeof value === 'string' && value.includes('\0')) {
+    if (operator === '=' || operator === 'LIKE') return '1 = 0'
+    if (operator === '<>' || operator === 'NOT LIKE') return `${column} IS NOT NULL`
+  }
+  const bound = bind()
+  const isText = ['STRING', 'CHAR', 'TEXT', 'CITEXT'].includes(type.key)
+  if (operator.endsWith('LIKE')) return `${column}${isText ? '' : '::text'} ${operator} ${bound}`
+  if (isText || takes(type, value)) return `${column} ${operator} ${bound}`
+  if (type.key === 'REAL') return `${column} ${operator} ${bound}::float8`
+  if (type.key in integerBits) return `${column} ${operator} ${bound}::numeric`
+  return `${column}::text ${operator} ${bound}`
 }
 
 export const postgres: Dialect = {

@@ -10,13 +10,23 @@ export function fitsType(type: string, value: unknown): boolean {
     typeof value === 'bigint' ||
     // A rounded number would match another row.
     (Number.isInteger(value) ? Number.isSafeInteger(value) : Number.isFinite(value)) ||
-    (typeof value === 'string' && /^-?\d+(\.\d+)?$/.test(value))
+    (typeof value === 'string' && /^-?\d+(\.\d+)?$/.test(value) && Number.isFinite(Number(value)))
   const isOther = typeof value === 'boolean' || value instanceof Date || value instanceof Uint8Array
   const expected = expectedOperand(type)
   if (expected === 'a number') return isNumber
-  if (expected === 'a string') return typeof value === 'string' || (value instanceof Uint8Array && type !== 'UUID')
-  return (isNumber || isOther || typeof value === 'string') && (expected === 'a value' || isDate(value))
+  if (expected === 'a string') return isText(value) || (value instanceof Uint8Array && type !== 'UUID')
+  if (type === 'BOOLEAN') return typeof value === 'boolean' || value === 0 || value === 1
+  if (type === 'TIME') return typeof value === 'string' && time.test(value)
+  return (isNumber || isOther || isText(value)) && (expected === 'a value' || isDate(value))
 }
+
+/** A driver would replace half of a surrogate pair by U+FFFD, which may match another row. */
+function isText(value: unknown): boolean {
+  return typeof value === 'string' && value.isWellFormed()
+}
+
+/** The times of MySQL, up to 838 hours. */
+const time = /^-?(?:[0-7]?\d?\d|8[0-2]\d|83[0-8]):[0-5]\d(?::[0-5]\d(?:\.\d{1,6})?)?$/
 
 /** What a column of a type is compared with. */
 export function expectedOperand(type: string): 'a number' | 'a string' | 'a date' | 'a value' {
@@ -25,6 +35,8 @@ export function expectedOperand(type: string): 'a number' | 'a string' | 'a date
   return dateTypes.includes(type) ? 'a date' : 'a value'
 }
 
+/** Whether every database has the date: a year of four digits. */
 function isDate(value: unknown): boolean {
-  return !Number.isNaN(new Date(value as Date | string | number).getTime())
+  const year = new Date(value as Date | string | number).getUTCFullYear()
+  return year > 0 && year < 10_000
 }

@@ -1,4 +1,5 @@
 import { Op } from 'sequelize'
+import type { Comparison } from '../dialects/dialect.js'
 import { usage } from '../errors/usage.js'
 import { attributeType, jsonAttributes } from '../sequelize/internals.js'
 import type { RowModel } from '../sequelize/internals.js'
@@ -10,8 +11,6 @@ export type RowCondition =
   | { readonly kind: 'and' | 'or' | 'not'; readonly parts: readonly RowCondition[] }
   | { readonly kind: Comparison; readonly attribute: string; readonly value: unknown }
   | { readonly kind: 'null'; readonly attribute: string }
-
-type Comparison = '=' | '<>' | '>' | '>=' | '<' | '<=' | 'LIKE' | 'NOT LIKE'
 
 const comparisons: Readonly<Record<symbol, Comparison>> = {
   [Op.eq]: '=',
@@ -115,7 +114,7 @@ export function conditionSql(condition: RowCondition, statement: Statement): str
       return `${statement.column(condition.attribute)} IS NULL`
     default: {
       const { attribute, kind, value } = condition
-      return `${statement.column(attribute)} ${kind} ${statement.value(attribute, value)}`
+      return statement.comparison(attribute, kind, value)
     }
   }
 }

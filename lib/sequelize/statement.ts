@@ -1,5 +1,6 @@
 import { connectorOf } from '../dialects/connector.js'
-import { fieldOf, queryGeneratorOf, sequelizeOf } from './internals.js'
+import type { Comparison } from '../dialects/dialect.js'
+import { fieldOf, queryGeneratorOf, sequelizeOf, typeOf } from './internals.js'
 import type { QueryGenerator, RowModel } from './internals.js'
 import { modelStateOf } from './model-state.js'
 import type { FormattedSecond } from './model-state.js'
@@ -133,8 +134,17 @@ export class Statement {
   /** The condition that matches one row. */
   row(primaryKey: Readonly<Record<string, unknown>>): string {
     return Object.entries(primaryKey)
-      .map(([attribute, value]) => `${this.column(attribute)} = ${this.value(attribute, value)}`)
+      .map(([attribute, value]) => this.comparison(attribute, '=', value))
       .join(' AND ')
+  }
+
+  /** The condition on one column; the value may be one that the type of the column cannot represent. */
+  comparison(attribute: string, operator: Comparison, value: unknown): string {
+    const { comparison } = connectorOf(this.#session.sequelize.getDialect())
+    const column = this.column(attribute)
+    const bind = (): string => this.value(attribute, value)
+    if (!comparison) return `${column} ${operator} ${bind()}`
+    return comparison({ column, operator, bind, value, type: typeOf(this.#model, attribute) })
   }
 }
 

@@ -1,9 +1,11 @@
+import { inspect } from 'node:util'
 import { expect } from 'chai'
 import { DatabaseError, DataTypes, Op } from 'sequelize'
-import type { Model, Sequelize } from 'sequelize'
+import type { Model, Sequelize, WhereOptions } from 'sequelize'
 import {
   atomicUpdate,
   compareAndSetJson,
+  ConditionNotMetError,
   ConflictError,
   increment,
   JsonShapeError,
@@ -21,7 +23,7 @@ import {
 import type { Target } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { until } from '../patience.js'
-import { rejection } from '../rejection.js'
+import { outcomeOf, rejection } from '../rejection.js'
 import { createRuns, defineRuns } from '../workflow-run.js'
 import type { Progress, WorkflowRun } from '../workflow-run.js'
 
@@ -303,6 +305,72 @@ eachDatabase('a target by where', (database) => {
     const keyless = Object.assign(defineRuns(sequelize), { primaryKeyAttributes: [] })
     await rejection(mergeJsonKey([keyless, { where: { title: 'a' } }], 'progress', 'k', 1), UsageError)
     expect(log.filter((sql) => !/^(START|BEGIN|ROLLBACK)/.test(sql))).to.deep.equal([])
+  })
+
+  it('is judged by one rule on every database for a value that its column cannot hold', async () => {
+    const { INTEGER, SMALLINT, BIGINT, UUID, ENUM, REAL, DOUBLE, DECIMAL, DATE, DATEONLY, TIME, BOOLEAN, STRING } =
+      DataTypes
+    const id = { type: INTEGER, primaryKey: true }
+    const columns = { id, small: SMALLINT, big: BIGINT, uuid: UUID, choice: ENUM('a', 'b'), real: REAL, double: DOUBLE }
+    const others = { decimal: DECIMAL(10, 2), at: DATE, day: DATEONLY, time: TIME, flag: BOOLEAN, text: STRING }
+    const Typed = sequelize.define<Model>(
+      'Typed',
+      { ...columns, ...others, document: DataTypes.JSON },
+      { tableName: 'typed', timestamps: false },
+    )
+    await Typed.sync({ force: true })
+    const uuid = '7c9e6679-7425-40de-944b-e07fc1f90ae7'
+    const text = database.name === 'mariadb' ? '?' : '\ufffd'
+    const numbers = { id: 1, small: 1, big: 1, real: 1.5, double: 1, decimal: 1 }
+    const rest = { uuid, choice: 'a', at: new Date(), day: '2026-01-02', time: '10:00:00', flag: false, text }
+    await Typed.create({ ...numbers, ...rest, document: {} })
+    const [past, digits] = [2 ** 40, '99999999999999999999']
+    const met: readonly WhereOptions[] = [
+      ...[{ id: { [Op.lt]: past } }, { id: { [Op.ne]: 1.5 } }, { id: [1, past] }, { id: { [Op.between]: [0, past] } }],
+      ...[{ id: { [Op.notIn]: [past] } }, { id: { [Op.not]: past } }, { small: { [Op.gt]: -70_000 } }],
+      ...[{ big: { [Op.lt]: digits } }, { decimal: { [Op.lt]: digits } }, { real: { [Op.lt]: `1${digits}${digits}` } }],
+      ...[{ uuid }, { uuid: { [Op.ne]: 'x' } }, { uuid: { [Op.like]: '7c9%' } }],
+      ...[{ choice: ['x', 'a'] }, { choice: { [Op.like]: 'a%' } }, { real: 1.5 }, { real: { [Op.gt]: 1e-300 } }],
+      ...[{ time: '10:00:00' }, { flag: 0 }, { flag: false }, { text: { [Op.ne]: 'a\0' } }],
+    ]
+    const unmet: readonly WhereOptions[] = [
+      ...[{ id: past }, { id: 1.5 }, { id: [past, past + 1] }, { small: 70_000 }, { big: digits }, { uuid: 'x' }],
+      ...[{ choice: 'x' }, { real: 1e-300 }, { time: '25:00:00' }, { id: { [Op.gt]: past } }],
+      ...[{ text: 'a\0' }, { text: { [Op.like]: 'a\0' } }],
+    ]
+    const wrong: readonly WhereOptions[] = [
+      ...[{ double: '9'.repeat(400) }, { at: new Date(8.64e15) }, { at: { [Op.lt]: new Date(-8.64e15) } }],
+      ...[{ day: '12024-01-01' }, { time: '25:99' }, { time: 'x' }, { flag: 'true' }, { flag: [0, 2] }],
+      // A driver replaces half of a surrogate pair by U+FFFD, which the row has.
+      ...[{ text: '\ud800' }],
+    ]
+    const check = async (where: WhereOptions): Promise<readonly unknown[]> => [
+      await outcomeOf(mergeJsonKey([Typed, { where }], 'document', 'k', 1)),
+      await outcomeOf(atomicUpdate([Typed, 1], { document: [set('k', 1)] }, { where })),
+    ]
+    for (const where of met) expect(await check(where), inspect(where)).to.deep.equal(['written', 'written'])
+    for (const [all, classes] of [
+      [unmet, [RowNotFoundError, ConditionNotMetError]],
+      [wrong, [UsageError, UsageError]],
+    ] as const) {
+      for (const where of all) {
+        const outcomes = await check(where)
+        expect(
+          outcomes.map((each) => (each as object).constructor),
+          inspect(where),
+        ).to.deep.equal(classes)
+      }
+    }
+    await rejection(
+      withLock([Typed, '\ud800'], () => undefined),
+      UsageError,
+    )
+    // PostgreSQL would end the transaction by an error.
+    await sequelize.transaction(async (transaction) => {
+      await rejection(mergeJsonKey([Typed, past], 'document', 'k', 2, { transaction }), RowNotFoundError)
+      await mergeJsonKey([Typed, 1], 'document', 'k', 2, { transaction })
+    })
+    expect((await Typed.findOne())!.get('document')).to.deep.equal({ k: 2 })
   })
 
   if (database.name === 'postgres') {
