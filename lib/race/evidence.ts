@@ -8,6 +8,8 @@ export class Evidence {
   /** The first divergence from a recorded schedule that no choice of the server explains. */
   #divergence: string | undefined
   #sharesRow = false
+  /** Where a participant was passed over, since it waited outside the database. */
+  readonly missed: Set<string> = new Set()
   readonly #ok = new Set<string>()
   readonly #errors = new Map<string, unknown>()
 
@@ -17,6 +19,7 @@ export class Evidence {
     this.#divergence ??= divergence
     for (const [name, outcome] of Object.entries(outcomes)) if (outcome === 'ok') this.#ok.add(name)
     for (const [name, error] of run.errors()) this.#errors.set(name, error)
+    for (const place of run.missed) this.missed.add(place)
     this.#sharesRow ||= shareRow(run.steps)
   }
 
@@ -26,6 +29,10 @@ export class Evidence {
     return [
       this.#divergence !== undefined &&
         `the participants behave differently in different runs, so not every order was run: ${this.#divergence}. Remove random values, clocks and timers from them`,
+      ...[...this.missed].map(
+        (place) =>
+          `${place}, and the others went on without it, so orders are missing: shorten or fake the timer or the request that it waits for`,
+      ),
       schedules === 1 && 'there was only one schedule: the participants never competed for the next statement',
       !this.#sharesRow && 'no two participants used the same row with at least one write to it',
       ...[...this.#errors]

@@ -1,4 +1,4 @@
-import { AsyncLocalStorage } from 'node:async_hooks'
+import { AsyncLocalStorage, createHook } from 'node:async_hooks'
 import { messageOf, StuckError } from './errors.js'
 import type { Passing } from './gate.js'
 import type { Mutate } from './mutants.js'
@@ -43,6 +43,10 @@ const limits = {
   resolve: 10,
   /** How long a participant that waits outside the database may block the other participants. */
   outside: 1_000,
+  /** How long the others wait for a participant that waits outside the database, for no timer of its own. */
+  patience: 2_000,
+  /** The same for a timer of its own, which no other participant can end. */
+  timer: 3_500,
   /** The maximum time without an event: a timer looks like an endless wait, and test runners stop a test after 5 s. */
   stuck: 4_000,
   /** How long a run that is given up waits for its participants to roll back, and for its connections to close. */
@@ -56,6 +60,8 @@ export class Run {
   readonly choices: string[] = []
   /** The server may have chosen who continues: several waited for one lock, or it ended a deadlock. */
   serverChose = false
+  /** Descriptions of choices that were made while a participant waited outside the database. */
+  readonly missed: Set<string> = new Set()
   readonly #server: Server
   readonly #waits: Waits
   readonly #participants: Participant[] = []
@@ -63,6 +69,14 @@ export class Run {
   #events = 0
   #wake: () => void = nothing
   #isOver = false
+  /** The places where a participant was waited for in vain, in this exploration. */
+  readonly #inVain: Set<string>
+  /** The timers that a participant waits for, by the id of the resource. */
+  readonly #timers = new Map<number, Participant>()
+  readonly #hook = createHook({
+    init: (id, type, _trigger, resource) => this.#timerStarted(id, type, resource),
+    destroy: (id) => this.#timers.delete(id),
+  })
   /** Why the run was given up. */
   #refusal: Error | undefined
 
@@ -71,10 +85,12 @@ export class Run {
     return this.#isOver
   }
 
-  constructor(server: Server, mutate: Mutate = ({ sql }) => sql) {
+  constructor(server: Server, inVain: Set<string>, mutate: Mutate = ({ sql }) => sql) {
     this.#server = server
     this.#waits = new Waits(server)
+    this.#inVain = inVain
     this.#mutate = mutate
+    this.#hook.enable()
   }
 
   /** Starts a participant, which runs to its first statement. If writers queue in this process, `release` starts it. */
@@ -156,9 +172,9 @@ export class Run {
         }
         // Count checks too: if this process gets no processor time, elapsed time alone proves nothing.
         for (const each of seen === this.#events ? computing : []) {
-          const { computingMs } = this.#server
-          const isLong = performance.now() - each.lastEvent > computingMs
-          each.outside = isLong && ++each.looks * limits.answer * 4 > computingMs
+          const patienceMs = this.#patienceMs(each)
+          const isLong = performance.now() - each.lastEvent > patienceMs
+          each.outside = isLong && ++each.looks * limits.answer * 4 > Math.min(patienceMs, this.#server.computingMs)
         }
       } else {
         const ready = live.filter(({ held, gates }) => held ?? gates.length > 0)
@@ -171,7 +187,10 @@ export class Run {
         this.serverChose ||= deadlockMs !== undefined
         if (waitMs > 0) await this.#event(waitMs)
         if (seen === this.#events && ready.length === 0) await this.#unblock(live, sinceMs)
-        else if (seen === this.#events && !isDeadlock) return ready.map(nextOf)
+        else if (seen === this.#events && !isDeadlock) {
+          for (const each of live) if (each.outside) this.#passOver(each)
+          return ready.map(nextOf)
+        }
       }
       if (seen === this.#events && performance.now() - start > limits.stuck) {
         throw new StuckError(
@@ -201,6 +220,7 @@ export class Run {
   /** Marks the run as ended: later statements are not held. */
   end(): void {
     this.#isOver = true
+    this.#hook.disable()
   }
 
   /**
@@ -208,7 +228,7 @@ export class Run {
    * the participants roll back; then closes the connections that they used, with the locks that are left.
    */
   async giveUp(cause: Error): Promise<void> {
-    this.#isOver = true
+    this.end()
     this.#refusal = cause
     for (const { gates } of this.#participants) for (const { go } of gates.splice(0)) go()
     const start = performance.now()
@@ -321,6 +341,35 @@ export class Run {
     if (!wait) return
     const outsideMs = wait.afterMs > 0 && live.some(({ outside }) => outside) ? limits.outside : 0
     if (sinceMs >= wait.afterMs + outsideMs) await this.#waits.end(wait.statement)
+  }
+
+  #timerStarted(id: number, type: string, resource: object): void {
+    const context = type === 'Timeout' ? contexts.getStore() : undefined
+    const { _idleTimeout: milliseconds = Infinity } = resource as { _idleTimeout?: number }
+    if (context?.run === this && milliseconds <= limits.timer) this.#timers.set(id, context.participant)
+  }
+
+  /** How long the others wait for a participant that has sent no statement and not ended. */
+  #patienceMs(participant: Participant): number {
+    const { hasQueue, computingMs } = this.#server
+    if (this.#inVain.has(this.#placeOf(participant))) return computingMs
+    if ([...this.#timers.values()].includes(participant)) return limits.timer
+    return hasQueue ? computingMs : limits.patience
+  }
+
+  /** Where a participant is: after how many of its statements. */
+  #placeOf({ name }: Participant): string {
+    const sent = this.steps.filter(({ participant }) => participant === name)
+    return `${name} waited outside the database after ${sent.length} of its statements`
+  }
+
+  /** Records that the others go on without a participant. If writers queue in this process, that is usual. */
+  #passOver(participant: Participant): void {
+    const hasTimer = [...this.#timers.values()].includes(participant)
+    if (this.#server.hasQueue && !hasTimer) return
+    const place = this.#placeOf(participant)
+    this.#inVain.add(place)
+    this.missed.add(place)
   }
 
   #signal(participant: Participant): void {

@@ -297,6 +297,28 @@ eachDatabase('what explore() proves', (database) => {
   }
 
   describe('of participants that wait', () => {
+    if (database.name === 'mysql' || isSqlite) {
+      it('a participant that waits for a timer is waited for, in every order', async () => {
+        const explored = (milliseconds: number): Promise<Result> => {
+          const slowly = async (id: number): Promise<void> => {
+            await Runs.create({ progress: {} })
+            if (milliseconds > 0) await new Promise((resolve) => setTimeout(resolve, milliseconds))
+            await merge(id, 'a')
+          }
+          const naive = async (id: number): Promise<void> => {
+            const run = await Runs.findByPk(id, { rejectOnEmpty: true })
+            await Runs.update({ progress: { ...run.progress, b: 1 } }, { where: { id } })
+          }
+          const expected = { A: { a: 1 }, B: { b: 1 } }
+          const check = checkers.jsonKeys((id: number) => Runs.findByPk(id), 'progress', expected)
+          return explore({ sequelize, setup, participants: { A: slowly, B: naive }, check })
+        }
+        const [quick, slow] = [await explored(0), await explored(isSqlite ? 150 : 500)]
+        expect(slow.outcomes).to.deep.equal(quick.outcomes)
+        expect(slow).to.deep.include({ verdict: 'lost', reasons: [], isComplete: true, schedules: quick.schedules })
+      })
+    }
+
     if (!isSqlite) {
       it('a participant that waits for its own lock is told so, and ends', async () => {
         const participants = {
@@ -384,6 +406,27 @@ eachDatabase('what explore() proves', (database) => {
         })
         expect(schedules).to.equal(1)
         expect(outcomes).to.deep.equal({ 'A ok, B failed: kept': 1 })
+      })
+
+      it('a choice that is made without a participant is told, and the exploration is not complete', async () => {
+        let release: () => void
+        let held: Promise<void> | undefined
+        const participants = {
+          A: async (id: number): Promise<void> => {
+            await merge(id, 'a')
+            await held
+            held = undefined
+          },
+          B: (id: number): Promise<unknown> => {
+            held = new Promise((resolve) => (release = resolve))
+            return merge(id, 'b').finally(() => {
+              release()
+            })
+          },
+        }
+        const result = await explore({ sequelize, setup, participants, check: nothing })
+        expect([result.verdict, result.isComplete]).to.deep.equal(['unknown', false])
+        expect(result.reasons[0]).to.match(/^A waited outside the database after 1 of its statements, and the others/)
       })
 
       it('a participant that never ends is an error', async () => {
