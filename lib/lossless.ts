@@ -161,13 +161,24 @@ export function lossless(subject: ModelStatic<Model> | Sequelize, options?: Loss
 function checkLosslessOptions(method: string, options: LosslessOptions): void {
   const names = ['wholeColumnWrites', 'conflicts', 'coalesce', 'onWrite'] as const
   const { wholeColumnWrites, conflicts, coalesce, onWrite } = checkOptions(method, options, names)
-  const isMode = ['allow', 'warn', 'throw', 'patch'].includes(wholeColumnWrites as string)
+  const isMode = areModes(method, wholeColumnWrites)
   const isLeftOut = wholeColumnWrites === undefined && (coalesce !== undefined || onWrite !== undefined)
   if (!isMode && !isLeftOut) throw usage.wholeColumnWrites(method, wholeColumnWrites)
   if (!['undefined', 'boolean'].includes(typeof coalesce)) throw usage.coalesce(method, coalesce)
   if (typeof onWrite !== 'function' && (onWrite ?? null) !== null) throw usage.onWrite(method, onWrite)
-  const isConflicts = ['overwrite', 'throw'].includes(conflicts as string) && wholeColumnWrites === 'patch'
+  const modeOfSaves = typeof wholeColumnWrites === 'object' ? wholeColumnWrites.save : wholeColumnWrites
+  const isConflicts = ['overwrite', 'throw'].includes(conflicts as string) && modeOfSaves === 'patch'
   if (conflicts !== undefined && !isConflicts) throw usage.conflicts(method, conflicts)
+}
+
+/** Whether an option is a mode, or an object with one for each kind of write. */
+function areModes(method: string, modes: LosslessOptions['wholeColumnWrites']): boolean {
+  const ofBulk = ['allow', 'warn', 'throw']
+  if (typeof modes !== 'object' || (modes as unknown) === null) return [...ofBulk, 'patch'].includes(modes as string)
+  checkOptions(method, modes, ['save', 'bulk', 'upsert'])
+  return Object.entries(modes).every(
+    ([kind, mode]) => ofBulk.includes(mode as string) || (kind === 'save' && mode === 'patch'),
+  )
 }
 
 /** Attaches the methods to the models of a Sequelize instance, and to those that are defined later. */

@@ -183,7 +183,7 @@ const texts = {
   isolationLevel: (method: string, level: unknown, database: string): string =>
     `${method}: ${database} has no isolation level ${describeValue(level)}. Omit isolationLevel.`,
   wholeColumnWrites: (method: string, value: unknown): string =>
-    `${method}: expected wholeColumnWrites to be 'allow', 'warn', 'throw' or 'patch', got ${describeValue(value)}. Write ${method}(WorkflowRun, { wholeColumnWrites: 'warn' }).`,
+    `${method}: expected wholeColumnWrites to be 'allow', 'warn', 'throw' or 'patch', or one for each of save, bulk and upsert, of which only save can be 'patch', got ${describeValue(value)}. Write ${method}(WorkflowRun, { wholeColumnWrites: 'warn' }).`,
   coalesce: (method: string, value: unknown): string =>
     `${method}: expected coalesce to be true or false, got ${describeValue(value)}. Write { coalesce: true }, or omit it.`,
   onWrite: (method: string, value: unknown): string =>

@@ -21,8 +21,8 @@ import {
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { inheritedStates, modelStateOf, policyOf } from '../sequelize/model-state.js'
-import { mergeOptions } from '../sequelize/options.js'
-import type { LosslessOptions, Policy } from '../sequelize/options.js'
+import { mergeOptions, modeOf } from '../sequelize/options.js'
+import type { LosslessOptions, Policy, WriteModes } from '../sequelize/options.js'
 import { override } from '../sequelize/override.js'
 import { sessionOf } from '../sequelize/session.js'
 import { ambientTransaction } from '../transactions/join.js'
@@ -62,10 +62,11 @@ function isIdle({ wholeColumnWrites = 'allow' }: LosslessOptions): boolean {
   return wholeColumnWrites === 'allow'
 }
 
-/** The policy for a model's writes; `undefined` where they are allowed. */
-function activePolicy(model: RowModel, options?: CallOptions): Policy | undefined {
+/** The policy for a model's writes, or for one kind of them; `undefined` where they are allowed. */
+function activePolicy(model: RowModel, options?: CallOptions, kind?: keyof WriteModes): Policy | undefined {
   const policy = policyOf(model)
-  return !isIdle(policy) && options?.wholeColumnWrites !== 'allow' ? policy : undefined
+  const isAllowed = kind ? modeOf(policy, kind) === 'allow' : isIdle(policy)
+  return !isAllowed && options?.wholeColumnWrites !== 'allow' ? policy : undefined
 }
 
 /** Overrides methods of a model to record loaded documents and the call sites of writes. */
@@ -87,7 +88,7 @@ function guardModel(model: RowModel): void {
       const [options] = args
       const policy = activePolicy(modelOf(this), options)
       if (!policy || this.isNewRecord) return original.apply(this, args)
-      if (policy.wholeColumnWrites === 'patch') rowStateOf(this).markChangesInPlace(options?.fields)
+      if (modeOf(policy, 'save') === 'patch') rowStateOf(this).markChangesInPlace(options?.fields)
       const isConcerned = [...jsonAttributes(modelOf(this))].some(
         (column) => options?.fields?.includes(column) ?? isChanged(this, column),
       )
@@ -217,7 +218,8 @@ function guardQueryInterface(sequelize: Sequelize): void {
       const send = (changed: Fields, transaction = options.transaction): Promise<unknown> =>
         original.apply(this, [instance, tableName, changed, where, { ...options, transaction }]) as Promise<unknown>
       const write = (): Promise<unknown> => save({ instance, tableName, values, where, options, send })
-      const isPatching = activePolicy(model, options)?.wholeColumnWrites === 'patch'
+      const policy = activePolicy(model, options)
+      const isPatching = policy && modeOf(policy, 'save') === 'patch'
       return isPatching ? afterPatchInFlight(instance, options.transaction, write) : write()
     }
   })
@@ -260,7 +262,8 @@ function checkBulkWrite(
   options: CallOptions = {},
 ): void {
   const { model } = options
-  const policy = model && activePolicy(model, options)
+  const kind = method === 'update' ? 'bulk' : 'upsert'
+  const policy = model && activePolicy(model, options, kind)
   if (!policy) return
   const primaryKey = keyNamedIn(model, where)
   const isWholeKey = Object.keys(primaryKey).length === model.primaryKeyAttributes.length
@@ -271,7 +274,9 @@ function checkBulkWrite(
   for (const column of columns(model)) {
     if (isWholeKey && transaction && lockedRows?.isCurrent(key, column, transaction)) continue
     const call = { method, model: model.name, column }
-    reportOrThrow(session, policy, options, call, () => detailsOfBulkWrite(model, column, primaryKey))
+    reportOrThrow(session, modeOf(policy, kind), options, call, () =>
+      detailsOfBulkWrite(kind, model, column, primaryKey),
+    )
   }
 }
 
@@ -295,24 +300,25 @@ async function save(update: RowUpdate & { readonly options: CallOptions }): Prom
   const { instance, values, options, send } = update
   const model = modelOf(instance)
   const state = rowStateOf(instance)
-  const policy = activePolicy(model, options)
+  const policy = activePolicy(model, options, 'save')
+  const mode = policy ? modeOf(policy, 'save') : 'allow'
   const written = wholeColumns(model, values)
   const version = versionAttribute(model)
   // In SQL, NULL equals no other NULL.
   const isVersioned = version !== undefined && valuesOf(instance)[version] !== null
   const atRisk =
     policy && !isVersioned ? written.filter((column) => !state.isLockedSince(column, options.transaction)) : []
-  const isPatched = policy?.wholeColumnWrites === 'patch' && atRisk.length > 0
+  const isPatched = mode === 'patch' && atRisk.length > 0
   const edits = isPatched ? atRisk.map((column) => editOf(instance, column, values)) : []
   for (const [index, column] of atRisk.entries()) {
     if (edits[index]) continue
     const call = { method: 'save', model: model.name, column }
-    reportOrThrow(sessionOf(sequelizeOf(model)), policy!, options, call, () =>
+    reportOrThrow(sessionOf(sequelizeOf(model)), mode, options, call, () =>
       detailsOfSave(instance, column, editOf(instance, column, values)),
     )
   }
   const done = recordWrite(instance, written, values, options, !isPatched)
-  const result = isPatched ? await patchRow(update, edits as EditedColumn[], policy.conflicts) : await send(values)
+  const result = isPatched ? await patchRow(update, edits as EditedColumn[], policy?.conflicts) : await send(values)
   done()
   return result
 }

@@ -11,7 +11,7 @@ import { RowRef } from '../rows/row-ref.js'
 import { modelOf, sequelizeInternals } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { hasMethod } from '../sequelize/model-state.js'
-import type { Policy } from '../sequelize/options.js'
+import type { WriteMode } from '../sequelize/options.js'
 import type { Session } from '../sequelize/session.js'
 import { callSite } from './call-options.js'
 import type { CallOptions } from './call-options.js'
@@ -30,11 +30,18 @@ export function detailsOfSave(instance: Row, column: string, edit: EditedColumn 
   return { primaryKey: RowRef.of(instance).primaryKey, keys, instead }
 }
 
-/** The known part of the primary key of a bulk write, and the recommended call. */
-export function detailsOfBulkWrite(model: RowModel, column: string, primaryKey: Details['primaryKey']): Details {
-  const keys = model.primaryKeyAttributes.join(', ')
-  const target = `${model.name}, ${model.primaryKeyAttributes.length > 1 ? `{ ${keys} }` : keys}`
-  const instead = `await updateJson([${target}], ${JSON.stringify(column)}, [set(…)])`
+/** The known part of the primary key of a write of rows that were not loaded, and the recommended call. */
+export function detailsOfBulkWrite(
+  kind: 'bulk' | 'upsert',
+  model: RowModel,
+  column: string,
+  primaryKey: Details['primaryKey'],
+): Details {
+  const changes = `{ ${JSON.stringify(column)}: [set(…)] }`
+  const instead =
+    kind === 'bulk'
+      ? `await updateWhere(${model.name}, where, ${changes})`
+      : `await atomicUpsert([${model.name}, { ${model.primaryKeyAttributes.join(', ')} }], ${changes})`
   return { primaryKey, keys: undefined, instead }
 }
 
@@ -73,16 +80,16 @@ const maxReportedCallSites = 1000
  */
 export function reportOrThrow(
   { sequelize, reportedCallSites }: Session,
-  { wholeColumnWrites }: Policy,
+  mode: WriteMode,
   options: CallOptions,
   call: Pick<WholeColumnWrite, 'method' | 'model' | 'column'>,
   details: () => Details,
 ): void {
   const { file, line } = firstUserFrame(options[callSite] ?? captureCallSite(undefined)) ?? {}
   const site = JSON.stringify([file, line, call])
-  if (wholeColumnWrites === 'warn' && reportedCallSites.has(site)) return
+  if (mode === 'warn' && reportedCallSites.has(site)) return
   const write = { ...call, ...details(), file, line }
-  if (wholeColumnWrites !== 'warn') throw new WholeColumnWriteError(write)
+  if (mode !== 'warn') throw new WholeColumnWriteError(write)
   const [oldest] = reportedCallSites
   if (reportedCallSites.size === maxReportedCallSites) reportedCallSites.delete(oldest!)
   reportedCallSites.add(site)

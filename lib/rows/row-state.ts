@@ -24,6 +24,7 @@ import {
 } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
 import { modelStateOf, policyOf } from '../sequelize/model-state.js'
+import { modeOf } from '../sequelize/options.js'
 import type { RowRef } from './row-ref.js'
 
 /** The lock that a transaction holds on a row. */
@@ -252,7 +253,7 @@ export class RowState {
 
   /** Marks columns that were changed in place as dirty, for a save; only if the row is locked or patched. */
   markChangesInPlace(columns?: readonly string[]): void {
-    const isTracked = this.#stored.size > 0 && (this.lock ?? policyOf(modelOf(this.#row)).wholeColumnWrites === 'patch')
+    const isTracked = this.#stored.size > 0 && (this.lock ?? modeOf(policyOf(modelOf(this.#row)), 'save') === 'patch')
     if (!isTracked) return
     for (const column of this.#stored.keys()) {
       if (columns && !columns.includes(column)) continue

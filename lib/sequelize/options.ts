@@ -18,14 +18,28 @@ export interface RowWrite {
   readonly transaction: Transaction
 }
 
+/** What to do with a write of a whole JSON column: see {@link LosslessOptions.wholeColumnWrites}. */
+export type WriteMode = 'allow' | 'warn' | 'throw' | 'patch'
+
+/** A {@link WriteMode} for each kind of write; one that is left out is allowed. Only saves can be patched. */
+export interface WriteModes {
+  /** `save()` and `update()` of an instance. */
+  readonly save?: WriteMode
+  /** `Model.update()`. */
+  readonly bulk?: Exclude<WriteMode, 'patch'>
+  /** `upsert`, and `bulkCreate` and `create` with `updateOnDuplicate`. */
+  readonly upsert?: Exclude<WriteMode, 'patch'>
+}
+
 /** The options of a model, or of all models of a Sequelize instance: whole-column writes, conflicts, batching and `onWrite`. */
 export interface LosslessOptions {
   /**
    * What to do with a write of a whole JSON column that could overwrite a concurrent change. `'allow'`: nothing. `'warn'`:
    * report it, once per call site. `'throw'`: refuse it, before any SQL. `'patch'`: write only what changed since the row
-   * was loaded, by atomic operations. Default: the option of the Sequelize instance, else `'allow'`.
+   * was loaded, by atomic operations; writes that are no saves are refused. An object has one for each kind of write:
+   * `{ save: 'patch', bulk: 'warn' }`. Default: the option of the Sequelize instance, else `'allow'`.
    */
-  readonly wholeColumnWrites?: 'allow' | 'warn' | 'throw' | 'patch'
+  readonly wholeColumnWrites?: WriteMode | WriteModes
   /**
    * With `'patch'`, when another session changed the same key since the row was loaded. `'throw'`: a `StaleRowError`, and
    * nothing is written. `'overwrite'`: the last write of a string, number, boolean or null wins, and a change or removal of an
@@ -69,6 +83,11 @@ export const defaultPolicy: Policy = {
   wholeColumnWrites: 'allow',
   coalesce: false,
   onWrite: null,
+}
+
+/** What the options say about one kind of write. */
+export function modeOf({ wholeColumnWrites }: Policy, kind: keyof WriteModes): WriteMode {
+  return typeof wholeColumnWrites === 'object' ? (wholeColumnWrites[kind] ?? 'allow') : wholeColumnWrites
 }
 
 /** Merges the options of another call of `lossless()`: it changes only the options that it passes. */

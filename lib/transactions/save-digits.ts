@@ -21,6 +21,7 @@ import {
 } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
 import { policyOf } from '../sequelize/model-state.js'
+import { modeOf } from '../sequelize/options.js'
 import { override } from '../sequelize/override.js'
 import { recogniseDialect, sendForRows } from '../sequelize/send.js'
 import type { Session } from '../sequelize/session.js'
@@ -54,7 +55,7 @@ function isExclusive(state: RowState, instance: Row, column: string, { transacti
   const { lock, isSavingVersion } = state
   if (isSavingVersion || (lock && transaction && isSameTransaction(lock.transaction, transaction))) return true
   const model = modelOf(instance)
-  if (policyOf(model).wholeColumnWrites !== 'patch') return false
+  if (modeOf(policyOf(model), 'save') !== 'patch') return false
   const version = versionAttribute(model)
   const isVersioned = version !== undefined && typeof valuesOf(instance)[version] === 'number'
   return isVersioned || state.isLockedSince(column, transaction)

@@ -126,6 +126,30 @@ eachDatabase('a guarded model', (database) => {
     expect((await rejection(run.save(), WholeColumnWriteError)).instead).to.match(/^await row\.withLock\(/)
   })
 
+  it('has a mode for each kind of write', async () => {
+    await guarded({ wholeColumnWrites: { save: 'patch', bulk: 'warn' }, conflicts: 'throw' })
+    await mergeJsonKey([Runs, run.id], 'progress', 'other', 1)
+    await run.update({ progress: { ...run.progress, mine: 1 } })
+    expect((await load()).progress).to.deep.equal({ step_a: 'done', other: 1, mine: 1 })
+    const updated = await reports(() => Runs.update({ progress: {} }, { where: { id: run.id } }))
+    expect(updated.map(({ method }) => method)).to.deep.equal(['update'])
+    expect(await reports(() => Runs.upsert({ id: run.id, progress: { a: 1 } }))).to.deep.equal([])
+    expect((await load()).progress).to.deep.equal({ a: 1 })
+    for (const wrong of [
+      { bulk: 'patch' },
+      { save: 'log' },
+      { create: 'warn' },
+      null,
+      { save: 'throw', conflicts: 'throw' },
+    ]) {
+      expect(() => lossless(Runs, { wholeColumnWrites: wrong as never })).to.throw(UsageError)
+    }
+    expect(() => lossless(Runs, { wholeColumnWrites: { bulk: 'warn' }, conflicts: 'throw' })).to.throw(UsageError)
+    await guarded({ wholeColumnWrites: { upsert: 'throw' } })
+    await run.update({ progress: {} })
+    await rejection(Runs.upsert({ id: run.id, progress: {} }), WholeColumnWriteError)
+  })
+
   it('attaches the methods to every model of a Sequelize instance, and advises none that a model does not have', async () => {
     const { sequelize: whole } = database.connect()
     const definitions = { progress: DataTypes.JSON }
@@ -158,12 +182,14 @@ eachDatabase('a guarded model', (database) => {
   it('names a primary key of one attribute or of several as it has to be given', async () => {
     await guarded({ wholeColumnWrites: 'throw' })
     const one = await rejection(Runs.update({ progress: {} }, { where: { id: run.id } }), WholeColumnWriteError)
-    expect(one.instead).to.equal('await updateJson([WorkflowRun, id], "progress", [set(…)])')
+    expect(one.instead).to.equal('await updateWhere(WorkflowRun, where, { "progress": [set(…)] })')
+    const upserted = await rejection(Runs.upsert({ id: run.id, progress: {} }), WholeColumnWriteError)
+    expect(upserted.instead).to.equal('await atomicUpsert([WorkflowRun, { id }], { "progress": [set(…)] })')
     const key = { type: DataTypes.STRING(20), primaryKey: true }
     const Setting = sequelize.define('Setting', { tenant: key, name: key, value: DataTypes.JSON })
     lossless(Setting, { wholeColumnWrites: 'throw' })
-    const both = await rejection(Setting.update({ value: {} }, { where: { tenant: 'a' } }), WholeColumnWriteError)
-    expect(both.instead).to.equal('await updateJson([Setting, { tenant, name }], "value", [set(…)])')
+    const both = await rejection(Setting.upsert({ tenant: 'a', name: 'b', value: {} }), WholeColumnWriteError)
+    expect(both.instead).to.equal('await atomicUpsert([Setting, { tenant, name }], { "value": [set(…)] })')
   })
 
   for (const wholeColumnWrites of ['warn', 'throw', 'patch'] as const) {
