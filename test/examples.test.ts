@@ -3,6 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { expect } from 'chai'
 import { requestedDatabases } from './databases/index.js'
 import { servers } from './each-database.js'
+import { isSampled } from './sample.js'
 
 interface Outcome {
   readonly exitCode: number
@@ -49,9 +50,10 @@ function steady(output: string): string {
 }
 
 describe('the examples', () => {
-  for (const name of requestedDatabases()) {
+  const databases = requestedDatabases()
+  for (const [turn, name] of databases.entries()) {
     describe(`on ${name}`, () => {
-      for (const example of examples) {
+      for (const example of examples.filter((_, index) => isSampled(index, databases.length, turn))) {
         const commands = commandsOf(example)
         it(`${example} prints what its README says`, async () => {
           expect(commands.length).to.be.above(0)

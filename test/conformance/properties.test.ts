@@ -29,6 +29,7 @@ import type { Operation, Path } from 'sequelize-lossless'
 import { ScriptTarget, transpileModule } from 'typescript'
 import { eachDatabase } from '../each-database.js'
 import { outcomeOf, rejection } from '../rejection.js'
+import { sample } from '../sample.js'
 import { createRuns, storeText } from '../workflow-run.js'
 import type { Progress, WorkflowRun } from '../workflow-run.js'
 import { expected, noElement } from './expected.js'
@@ -157,7 +158,7 @@ type Claim = (before: unknown, list: readonly Operation[]) => boolean | Promise<
 /** Looks for a document and operations of which `claim` is false; the error shows them as a row to be pasted. */
 async function assertAlways(claim: Claim): Promise<void> {
   const property = fc.asyncProperty(document, operations, async (before, list) => claim(before, list))
-  const found = await fc.check(property, { seed, numRuns: 500 })
+  const found = await fc.check(property, { seed, numRuns: sample(500, 500, 150) })
   if (!found.failed) return
   const report = fc.defaultReportMessage(found) ?? ''
   throw new Error(`${report}\n\nAs a row of the conformance table:\n${rowSource(...found.counterexample!)}`)
@@ -279,6 +280,6 @@ eachDatabase('updateJson, on random documents', (database) => {
       const { progress } = await Runs.findByPk(run.id, { rejectOnEmpty: true })
       expect(progress).to.deep.equal(JSON.parse(JSON.stringify(wanted)))
     })
-    await fc.assert(property, { seed, numRuns: 200 })
+    await fc.assert(property, { seed, numRuns: sample(200, 200, 60) })
   })
 })

@@ -3,6 +3,7 @@ import { DataTypes, Model, QueryTypes } from 'sequelize'
 import type { Sequelize, Transaction } from 'sequelize'
 import { lossless, WholeColumnWriteError } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
+import { isSampled } from '../sample.js'
 
 /** What a call is made with: models of which the tables have the same rows before each call. */
 interface World {
@@ -195,6 +196,7 @@ eachDatabase('every call of Sequelize under a guard', (database) => {
   if (!['MySQL', 'SQLite'].includes(database.title)) return
   const modes = ['plain', 'warn', 'throw', 'patch'] as const
   type Mode = (typeof modes)[number]
+  const guarded = modes.slice(1)
   const worlds = new Map<Mode, Omit<World, 'item'>>()
 
   before(async () => {
@@ -273,9 +275,9 @@ eachDatabase('every call of Sequelize under a guard', (database) => {
 
   it(`has the same result, SQL and rows for ${silent.length} calls that write no document, in 3 modes`, async () => {
     const different: object[] = []
-    for (const [title, call, options] of silent) {
+    for (const [index, [title, call, options]] of silent.entries()) {
       const plain = await seenIn('plain', call, options)
-      for (const mode of modes.slice(1)) {
+      for (const mode of guarded.filter((_, turn) => isSampled(index, guarded.length, turn))) {
         const seen = await seenIn(mode, call, options)
         for (const part of ['outcome', 'sql', 'rows'] as const) {
           if (seen[part] !== plain[part]) different.push({ title, mode, part, plain: plain[part], seen: seen[part] })
@@ -289,7 +291,7 @@ eachDatabase('every call of Sequelize under a guard', (database) => {
     const different: object[] = []
     for (const [title, call, options] of reported) {
       const plain = await seenIn('plain', call, options)
-      for (const mode of modes.slice(1)) {
+      for (const mode of guarded) {
         const seen = await seenIn(mode, call, options)
         if (mode !== 'warn' && seen.error instanceof WholeColumnWriteError) continue
         const parts = mode === 'patch' ? (['outcome', 'rows'] as const) : (['outcome', 'sql', 'rows'] as const)
