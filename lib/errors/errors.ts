@@ -1,7 +1,7 @@
 import { BaseError, OptimisticLockError } from 'sequelize'
 import { describePath, describeRow } from './describe.js'
 import type { RowFacts } from './describe.js'
-import { UsageError } from './usage.js'
+import { captureStack, UsageError } from './usage.js'
 
 export type { RowFacts } from './describe.js'
 export { UsageError } from './usage.js'
@@ -14,6 +14,7 @@ export abstract class RowError extends BaseError {
 
   constructor(row: RowFacts, message: string) {
     super(message)
+    captureStack(this)
     this.model = row.model
     this.primaryKey = row.primaryKey
   }
@@ -172,6 +173,7 @@ export class UnsupportedValueError extends BaseError {
 
   constructor(method: string, reason: string, remedy: string, column?: string, cause?: unknown) {
     super(`${method}: ${reason}, so nothing was written. ${remedy}`)
+    captureStack(this)
     this.column = column
     if (cause !== undefined) this.cause = cause
   }
@@ -298,6 +300,7 @@ export class OutsideTransactionError extends BaseError {
 
   constructor(method: string, what: string, remedy: string) {
     super(`${method}: ${what}. ${remedy}`)
+    captureStack(this)
   }
 }
 
@@ -317,6 +320,7 @@ export class ConflictError extends OptimisticLockError {
       ...(row && { modelName: row.model }),
       message: `${method}: ${row ? describeRow(row) : 'the transaction'} met ${reason}, so nothing was written. ${remedy}`,
     })
+    captureStack(this)
     this.primaryKey = row?.primaryKey
     this.cause = cause
   }
@@ -402,6 +406,7 @@ export class StaleRowError extends OptimisticLockError {
     { attempts, columns, path, cause }: Pick<StaleRowError, 'attempts' | 'columns' | 'path'> & { cause?: unknown },
   ) {
     super({ modelName: row.model, message })
+    captureStack(this)
     this.primaryKey = row.primaryKey
     this.attempts = attempts
     this.columns = columns
@@ -508,6 +513,7 @@ export class UnknownOutcomeError extends BaseError {
       `${method}: the connection was lost after ${sent} was sent, so its outcome is unknown. ` +
         `Read the row with await withLock([Model, id], (row) => …), which waits for a COMMIT in progress. Idempotent operations (set, merge, addToSet) are safe to repeat; increment() and append() are not.`,
     )
+    captureStack(this)
     this.cause = cause
   }
 }
@@ -526,6 +532,7 @@ export class RolledBackError extends BaseError {
         : `${method}: the transaction was rolled back instead of committed, because a statement in it failed and the callback caught the error. Nothing was written. ` +
             'Do not catch the error of that statement in the callback, or run the statement in its own savepoint: sequelize.transaction({ transaction }, …).',
     )
+    captureStack(this)
     this.cause = cause
   }
 }
@@ -556,6 +563,7 @@ export class PendingStatementsError extends BaseError {
         (isJoined ? `${joinedRollback}. ` : 'so the transaction was rolled back and nothing was written. ') +
         `Await ${statements.length === 1 ? 'it' : 'them'}: await Promise.all(keys.map(async (key) => …)) in place of keys.forEach(…).`,
     )
+    captureStack(this)
     this.statements = statements
   }
 }
@@ -567,6 +575,7 @@ export class UnsupportedDatabaseError extends BaseError {
 
   constructor(what: string, remedy: string) {
     super(`sequelize-lossless: ${what}. ${remedy}`)
+    captureStack(this)
   }
 }
 

@@ -214,6 +214,18 @@ const texts = {
 /** The kind of mistake in a call: one for each text. */
 export type UsageReason = keyof typeof texts
 
+/** Enough frames to reach the caller's line, through this library and Sequelize; Node keeps 10. */
+const stackFrames = 50
+
+/** Captures the stack of an error anew, up to the line of the caller. Call it in the constructor, after `super`. */
+export function captureStack(error: Error): void {
+  const { stackTraceLimit } = Error
+  if (stackTraceLimit >= stackFrames) return
+  Error.stackTraceLimit = stackFrames
+  Error.captureStackTrace(error, error.constructor)
+  Error.stackTraceLimit = stackTraceLimit
+}
+
 /** A mistake in the code of the call, independent of the data: a `TypeError`. */
 export class UsageError extends TypeError {
   readonly code = 'USAGE'
@@ -223,6 +235,7 @@ export class UsageError extends TypeError {
 
   constructor(message: string, reason?: UsageReason) {
     super(message)
+    captureStack(this)
     this.reason = reason
   }
 }

@@ -103,7 +103,7 @@ export class RowRef {
   /** The SQL that matches the row. The binds of the primary key are the last ones. */
   sql(statement: Statement): string {
     const conditions = this.conditions.map((each) => conditionSql(each, statement))
-    return [...conditions, statement.row(this.primaryKey)].join(' AND ')
+    return [statement.row(this.primaryKey), ...conditions].join(' AND ')
   }
 }
 

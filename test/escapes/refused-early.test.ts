@@ -214,6 +214,12 @@ eachDatabase('what is refused', (database) => {
   })
 
   describe('has the line of the caller in its stack', () => {
+    const { stackTraceLimit } = Error
+
+    // That of Node, which the command of Mocha raises.
+    before(() => (Error.stackTraceLimit = 10))
+    after(() => (Error.stackTraceLimit = stackTraceLimit))
+
     let sequelize: Sequelize
     let tables: Tables
     let run: Account
