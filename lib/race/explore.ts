@@ -11,6 +11,7 @@ import type { Judge } from './oracle.js'
 import type { Outcome, Run } from './run.js'
 import { Frontier, readToken, Script, tokenOf } from './schedules.js'
 import type { Chooser } from './schedules.js'
+import { shapeOf } from './statement.js'
 import type { Step } from './step.js'
 
 /** A schedule after which the check failed. */
@@ -107,6 +108,9 @@ class Exploration<C> {
   readonly #mutants: MutantResult[] = []
   #serverChoices = 0
   #isComplete = false
+  #isReplay = false
+  /** The kinds of failures that failed again: the outcomes and the message, without numbers and literals. */
+  readonly #confirmed = new Set<string>()
 
   constructor(
     options: ExploreOptions<C>,
@@ -143,6 +147,7 @@ class Exploration<C> {
   /** Runs one schedule. */
   async repeat(token: string, choices: readonly string[]): Promise<Result> {
     await this.#prepare()
+    this.#isReplay = true
     const script = new Script(choices)
     await this.#visit(script)
     if (script.divergence !== undefined) throw usage.tokenDiffers(token, script.divergence)
@@ -171,11 +176,33 @@ class Exploration<C> {
     if (isServerChoice) this.#serverChoices++
     this.#evidence.add(run, outcomes, isServerChoice ? undefined : walk.divergence)
     if (error instanceof NoFinalReadError) this.#reasons.add(error.message)
-    else if (error !== undefined) this.#failures.push(this.#failure(run, error))
+    else if (error !== undefined && (await this.#failsAgain(run, error))) this.#failures.push(this.#failure(run, error))
+    else if (error !== undefined) {
+      this.#reasons.add(
+        `an order failed once, but not when it was run again: ${messageOf(error)}. Remove random values and clocks from the participants and the check`,
+      )
+    }
     const ends = Object.entries(outcomes).map(([name, outcome]) => `${name} ${outcome}`)
     const said = error === undefined ? 'kept' : messageOf(error)
     const key = `${ends.join(', ')}: ${said}`
     this.#outcomes.set(key, (this.#outcomes.get(key) ?? 0) + 1)
+  }
+
+  /**
+   * Whether the same schedule fails again; schedules that fail alike are run again once. The server may choose another
+   * order, so that is tried up to three times.
+   */
+  async #failsAgain(run: Run, failure: unknown): Promise<boolean> {
+    const kind = shapeOf(`${JSON.stringify(run.outcomes())} ${messageOf(failure)}`)
+    if (this.#isReplay || this.#confirmed.has(kind)) return true
+    for (let attempt = 0; attempt < 3; attempt++) {
+      const script = new Script(run.choices)
+      const { error } = await this.#execute(script)
+      if (error === undefined || script.divergence !== undefined) continue
+      this.#confirmed.add(kind)
+      return true
+    }
+    return false
   }
 
   async #execute(walk: Chooser): Promise<Ended> {

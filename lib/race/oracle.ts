@@ -1,6 +1,6 @@
-import { isDeepStrictEqual } from 'node:util'
 import { messageOf } from './errors.js'
 import type { Laboratory } from './laboratory.js'
+import { isSame } from './moments.js'
 import type { ExploreOptions } from './options.js'
 import type { Outcome, Run } from './run.js'
 import { changeOf, columnsThatDiffer, NotSerialError, readRows, serialOrders, writtenTables } from './serial.js'
@@ -35,7 +35,7 @@ export class Oracle<C> {
       return [`no participant wrote to a table, so there is nothing to compare: ${remedy}`]
     }
     const [one, other] = [await this.#changeOf(this.#names), await this.#runSerially(this.#names)]
-    if (isDeepStrictEqual(one, other)) return []
+    if (isSame(one, other)) return []
     const differing = [...columnsThatDiffer(one, other)].join(', ')
     return [
       `two runs of the same order ended with different rows (${differing}), so rows cannot be compared: make setup() and the participants write the same each time, or pass a check`,
@@ -59,7 +59,7 @@ export class Oracle<C> {
     const changes: Change[] = []
     for (const order of orders) {
       const serial = await this.#changeOf(order)
-      if (isDeepStrictEqual(serial, change)) return
+      if (isSame(serial, change)) return
       changes.push(serial)
     }
     throw new NotSerialError(orders, changes, change)
@@ -82,6 +82,7 @@ export class Oracle<C> {
   async #watch(): Promise<(run: Run) => Promise<Change>> {
     const { sequelize } = this.#options
     const before = await readRows(sequelize, this.#tables)
+    const start = Date.now()
     return async ({ steps }) => {
       for (const table of writtenTables(steps)) {
         if (this.#tables.includes(table)) continue
@@ -95,7 +96,8 @@ export class Oracle<C> {
           `the tables that ${shapeOf(opaque.sql)} writes to are unknown: pass a check that reads them`,
         )
       }
-      return changeOf(sequelize, before, await readRows(sequelize, this.#tables))
+      const end = Date.now()
+      return changeOf(sequelize, before, await readRows(sequelize, this.#tables), { start, end })
     }
   }
 }

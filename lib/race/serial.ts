@@ -1,4 +1,6 @@
 import { isDeepStrictEqual } from 'node:util'
+import { isSame, momentsOf } from './moments.js'
+import type { Period } from './moments.js'
 import { QueryTypes } from 'sequelize'
 import type { Sequelize } from 'sequelize'
 import { modelOf } from './gate.js'
@@ -49,8 +51,8 @@ export async function readRows(sequelize: Sequelize, tables: readonly string[]):
   return all
 }
 
-/** The changes of the rows, without generated keys, which differ in every run. */
-export function changeOf(sequelize: Sequelize, before: Rows, after: Rows): Change {
+/** The changes of the rows, without generated keys and with times as moments of the run, which differ in every run. */
+export function changeOf(sequelize: Sequelize, before: Rows, after: Rows, period: Period): Change {
   const changed = [...new Set([...before.keys(), ...after.keys()])].filter(
     (key) => !isDeepStrictEqual(before.get(key)?.row, after.get(key)?.row),
   )
@@ -60,7 +62,8 @@ export function changeOf(sequelize: Sequelize, before: Rows, after: Rows): Chang
       const { given } = columnsOf(sequelize, table)
       const without = (rows: Rows): RowChange['before'] => {
         const row = rows.get(key)?.row
-        return row && Object.fromEntries(Object.entries(row).filter(([column]) => !given.includes(column)))
+        const entries = Object.entries(row ?? {}).filter(([column]) => !given.includes(column))
+        return row && Object.fromEntries(entries.map(([column, value]) => [column, momentsOf(value, period)]))
       }
       return { table, before: without(before), after: without(after) }
     })
@@ -143,7 +146,7 @@ export class NotSerialError extends Error {
 export function columnsThatDiffer(one: Change, other: Change): string[] {
   return one.flatMap(({ table, after }, index) =>
     Object.entries(after ?? {})
-      .filter(([column, value]) => !isDeepStrictEqual(value, other[index]?.after?.[column]))
+      .filter(([column, value]) => !isSame(value, other[index]?.after?.[column]))
       .map(([column]) => `${table}.${column}`),
   )
 }
@@ -154,7 +157,7 @@ function keyThatDiffers(expected: Change, actual: Change, column: string): strin
     if (typeof document !== 'object' || document === null) continue
     const key = Object.keys(document).find(
       (each) =>
-        !isDeepStrictEqual(
+        !isSame(
           (document as Record<string, unknown>)[each],
           (theirs as Record<string, unknown> | null | undefined)?.[each],
         ),

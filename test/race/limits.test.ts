@@ -1,6 +1,7 @@
 import { runInNewContext } from 'node:vm'
 import { expect } from 'chai'
 import { DataTypes, QueryTypes, Sequelize, Transaction } from 'sequelize'
+import type { Model, ModelStatic } from 'sequelize'
 import { mergeJsonKey, UsageError } from 'sequelize-lossless'
 import {
   checkers,
@@ -11,7 +12,7 @@ import {
   ProbeError,
   StuckError,
 } from 'sequelize-lossless/race'
-import type { ExploreOptions, Result } from 'sequelize-lossless/race'
+import type { ExploreOptions, NotSerialError, Result } from 'sequelize-lossless/race'
 import { eachDatabase, servers } from '../each-database.js'
 import { rejection } from '../rejection.js'
 import { createRuns } from '../workflow-run.js'
@@ -243,6 +244,73 @@ eachDatabase('what explore() proves', (database) => {
       expect(verdict).to.equal('lost')
       expect(explain(first!)).to.include({ column: 'title', key: undefined })
     })
+  })
+
+  describe('compares times as moments of their run', () => {
+    const pay = (isLocked: boolean) => async (id: number) =>
+      sequelize.transaction(async (transaction) => {
+        const payment = await Payments.findByPk(id, { rejectOnEmpty: true, transaction, lock: isLocked })
+        const [now, dueAt] = [new Date(), new Date(Date.now() + 3_600_000)]
+        await payment.update(
+          { total: payment.total + 1, paidAt: now, dueAt, log: { at: now.toISOString(), ms: now.getTime() } },
+          { transaction },
+        )
+      })
+    interface Payment extends Model {
+      total: number
+    }
+    let Payments: ModelStatic<Payment>
+    const open = async (): Promise<number> =>
+      (await Payments.create({ total: 0, dueAt: new Date(0), log: {} })).get('id') as number
+    const explorePayments = (isLocked: boolean): Promise<Result> =>
+      explore({ sequelize, setup: open, participants: { A: pay(isLocked), B: pay(isLocked) } })
+
+    before(async () => {
+      const { DATE, INTEGER, JSON } = DataTypes
+      const columns = { total: INTEGER, paidAt: DATE(3), dueAt: DATE(3), log: JSON }
+      Payments = sequelize.define<Payment>('Payment', columns, { tableName: 'race_payments', timestamps: false })
+      await Payments.sync({ force: true })
+    })
+
+    it('of a correct program: none is accused', async () => {
+      const { verdict, reasons } = await explorePayments(true)
+      expect([verdict, reasons]).to.deep.equal(['kept', []])
+    })
+
+    if (!isSqlite) {
+      it('of a program that loses an update: it is found, and no time is blamed', async () => {
+        const { verdict, first } = await explorePayments(false)
+        expect(verdict).to.equal('lost')
+        expect((first!.error as NotSerialError).difference).to.deep.equal({ column: 'total', key: undefined })
+      })
+    }
+
+    it('but a time that was never written is a difference', async () => {
+      const tidy = async (id: number): Promise<unknown> => Payments.update({ paidAt: null }, { where: { id } })
+      const stale = async (id: number): Promise<unknown> => {
+        const payment = await Payments.findByPk(id, { rejectOnEmpty: true })
+        const paidAt = payment.get('paidAt') === null ? null : new Date()
+        return Payments.update({ paidAt, total: 2 }, { where: { id } })
+      }
+      const start = async (): Promise<number> => {
+        const id = await open()
+        await Payments.update({ paidAt: new Date() }, { where: { id } })
+        return id
+      }
+      const { verdict, first } = await explore({ sequelize, setup: start, participants: { A: tidy, B: stale } })
+      expect(verdict).to.equal('lost')
+      expect((first!.error as NotSerialError).difference?.column).to.equal('paidAt')
+    })
+  })
+
+  it('accuses of nothing that its own replay does not show', async () => {
+    let checks = 0
+    const check = (): void => {
+      if (++checks === 1) throw new Error('by the clock')
+    }
+    const { verdict, failures, reasons } = await race(merge, { check, maxSchedules: 1 })
+    expect([verdict, failures]).to.deep.equal(['unknown', []])
+    expect(reasons[0]).to.match(/^an order failed once, but not when it was run again: by the clock/)
   })
 
   describe('sees raw statements, whatever stands before them', () => {
