@@ -1,6 +1,6 @@
 export { lossless } from './lossless.js'
 export type { Lossless } from './lossless.js'
-export type { LosslessOptions, RowWrite } from './sequelize/options.js'
+export type { LosslessOptions, RowWrite, WriteMode, WriteModes } from './sequelize/options.js'
 export { lock, withLock, withLocks } from './locking/lock.js'
 export type { LockOptions, LockWaitOptions, WithLockOptions } from './locking/lock.js'
 export { withNext } from './locking/next.js'
