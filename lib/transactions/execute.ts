@@ -184,13 +184,13 @@ export function isConflict(error: unknown): boolean {
 }
 
 /**
- * Translates the error for a primary key that its column cannot represent, such as 2^40 for an INTEGER on PostgreSQL: no
- * row can have it. The key is the last bind of the statement.
+ * Translates the error for a primary key that its column cannot represent, such as 'x' for a UUID that the model declares as
+ * a STRING: no row can have it. The key is the last bind of a statement that finds a row.
  */
 export function toMissingRow(error: unknown, { method, dialect }: Call, row: RowFacts): unknown {
   if (!(error instanceof DatabaseError)) return error
-  const { parameters } = error as { parameters: unknown }
-  if (!Array.isArray(parameters)) return error
+  const { parameters, sql } = error as { parameters: unknown; sql: string }
+  if (!Array.isArray(parameters) || sql.startsWith('INSERT')) return error
   const bind = dialect.refusedBind?.(error.parent, parameters)
   if (bind === undefined) return error
   const isOfKey = bind > parameters.length - Object.keys(row.primaryKey).length

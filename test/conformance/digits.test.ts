@@ -531,7 +531,7 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
     })
   }
 
-  it('keeps its digits, or not, where another writer has changed the list of a save', async () => {
+  it('keeps its digits where another writer has changed the list of a save, which is refused', async () => {
     const list = '"n":1,"l":[{"id":12345678901234567891},1'
     const Patched = lossless(defineRuns(Runs.sequelize!), { wholeColumnWrites: 'patch' })
     for (const Model of [Patched, Checked]) {
@@ -539,10 +539,8 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
       const loaded = await Model.findByPk(run.id, { rejectOnEmpty: true })
       await updateJson([Runs, run.id], 'progress', [append('l', 3)] as never)
       ;(loaded.progress!['l'] as unknown[])[1] = null
-      if (Model === Checked) await rejection(loaded.save(), StaleRowError)
-      else await loaded.save()
-      const wanted = Model === Checked ? `{${list},3]}` : `{${list.replace(/1$/, 'null')}]}`
-      expect(await stored()).to.deep.equal(exact(wanted))
+      await rejection(loaded.save(), StaleRowError)
+      expect(await stored()).to.deep.equal(exact(`{${list},3]}`))
     }
   })
 

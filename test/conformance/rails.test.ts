@@ -566,7 +566,8 @@ eachDatabase('the Rails checklist: optimistic locks', (database) => {
     expect(await Paranoid.count()).to.equal(1)
     await other!.withLock((locked) => locked.destroy())
     expect(await Paranoid.count()).to.equal(0)
-    await withOptimisticLock([Paranoid, row.id], (deleted) => void (deleted.title = 'deleted'))
+    const deleted = await Paranoid.findByPk(row.id, { paranoid: false, rejectOnEmpty: true })
+    await withOptimisticLock(deleted, (own) => void (own.title = 'deleted'))
   })
 })
 
