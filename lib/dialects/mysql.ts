@@ -107,6 +107,9 @@ export const characterSet: NonNullable<Dialect['characterSet']> = {
 
 const completeSets = characterSet.complete.map((name) => `'${name}'`).join(', ')
 
+/** The maximum length of the text of a list that `pull` rebuilds, in bytes. */
+const maxConcatenated = 2 ** 30
+
 /** True for a column that holds every text. Others replace characters by '?', or store the bytes of UTF-8 as Latin. */
 export function holdsEveryText(column: Column): string {
   return `${characterSet.of(column)} IN (${completeSets})`
@@ -128,8 +131,13 @@ const partial: UpdateVariant = (change, column, bind) => {
   const all = [`JSON_TYPE(${sql}) = '${type}'`, holdsEveryText(column), ...guards, ...met]
   const guard = [...all, ...(isFitting ? [] : ['1 = 0'])].join(' AND ')
   if (!operations.some(({ kind }) => kind === 'pull')) return { document, guard }
-  // GROUP_CONCAT truncates a longer text; the statement then fails, since the text is no JSON.
-  return { document, guard, hint: '/*+ SET_VAR(group_concat_max_len = 1073741824) */ ' }
+  // GROUP_CONCAT truncates a longer text, and CONCAT returns NULL for it: without strict sql_mode, only with a warning.
+  const isShort = `OCTET_LENGTH(${sql}) <= LEAST(@@max_allowed_packet, ${maxConcatenated})`
+  return {
+    document,
+    guard: `${guard} AND ${isShort}`,
+    hint: `/*+ SET_VAR(group_concat_max_len = ${maxConcatenated}) */ `,
+  }
 }
 
 /** For NULL and JSON null: JSON_SET would return the former as NULL and the latter unchanged, without an error. */

@@ -388,6 +388,12 @@ export function postgresComparison({ column, operator, bind, value, type }: Comp
     if (operator === '=' || operator === 'LIKE') return '1 = 0'
     if (operator === '<>' || operator === 'NOT LIKE') return `${column} IS NOT NULL`
   }
+  // No row has such a value, and a cast of the column would scan the table.
+  const isExact = type.key === 'UUID' || (type.key in integerBits && isInteger(String(value)))
+  if (isExact && !takes(type, value)) {
+    if (operator === '=') return '1 = 0'
+    if (operator === '<>') return `${column} IS NOT NULL`
+  }
   const bound = bind()
   const isText = ['STRING', 'CHAR', 'TEXT', 'CITEXT'].includes(type.key)
   if (operator.endsWith('LIKE')) return `${column}${isText ? '' : '::text'} ${operator} ${bound}`

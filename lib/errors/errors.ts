@@ -1,3 +1,4 @@
+import { inspect } from 'node:util'
 import { BaseError, OptimisticLockError } from 'sequelize'
 import { describePath, describeRow } from './describe.js'
 import type { RowFacts } from './describe.js'
@@ -33,7 +34,7 @@ export class RowNotFoundError extends RowError {
     what: string = `${describeRow(row)} does not exist`,
     remedy: string = `It was deleted or never saved: create it with ${row.model}.create({ … })` +
       (row.isParanoid
-        ? `, or load one that the paranoid model has deleted with ${row.model}.findByPk(key, { paranoid: false }) and pass the instance`
+        ? `, or, if the paranoid model has deleted it, load it with ${row.model}.findOne({ where: ${inspect(row.primaryKey)}, paranoid: false }) and pass the instance`
         : ''),
   ) {
     super(

@@ -128,13 +128,12 @@ export async function patchRow(
 async function withStoredDigits(
   call: Call,
   row: RowRef,
-  document: EditedColumn & DocumentChange,
+  document: EditedColumn & DocumentChange & EditChange,
   context: QueryContext,
 ): Promise<SpelledColumn> {
-  const { column, before, after, operations } = document
+  const { column, before, after, operations, loaded } = document
   const isWhole = operations.length === 0
-  const loadedAt = valuesIn(before)
-  const mayLose = isWhole ? hasDigits(before) : operations.some((each) => mayLoseDigits(each, loadedAt(each.path)))
+  const mayLose = isWhole ? hasDigits(before) : operations.some((each, index) => mayLoseDigits(each, loaded[index]))
   if (!mayLose || before === null || (isWhole && after === null)) return document
   const { text } = await readDocument(call, row, document, context)
   const spell = (rewrite: Rewrite): string => respelled(column, rewrite)
@@ -144,9 +143,9 @@ async function withStoredDigits(
     return { ...document, spelled: new SpelledDocument(spell({ stored: text, before, after }), after) }
   }
   const root = scanJson(text)
-  const exact = operations.map((each) => {
+  const exact = operations.map((each, index) => {
     const stored = textAt(text, each.path, root)
-    const from = loadedAt(each.path)
+    const from = loaded[index]
     if (from !== undefined && stored === undefined && mayBeMisread(text)) throw lossError(column, 'key')
     if (each.kind !== 'set' || stored === undefined || typeof from !== 'object' || from === null) {
       const value = parseJson(each.json)
@@ -170,28 +169,6 @@ function mayLoseDigits({ kind, path, json }: Operation, from: JsonValue | undefi
   const isMisread = (step: Path[number]): boolean =>
     typeof step === 'string' && mayBeMisread(`{${JSON.stringify(step)}:0}`)
   return isReplaced || hasLongNumber({ json }) || (from !== undefined && path.some(isMisread))
-}
-
-/** Looks up texts in a loaded document by their paths; `undefined` where there is none. */
-function textsIn(document: JsonValue): (path: Path) => string | undefined {
-  let scanned: { readonly text: string; readonly root: JsonNode } | undefined
-  return (path) => {
-    const { text, root } = (scanned ??= scan(textWithInfinity(document)!))
-    return textAt(text, path, root)
-  }
-}
-
-function scan(text: string): { readonly text: string; readonly root: JsonNode } {
-  return { text, root: scanJson(text) }
-}
-
-/** {@link textsIn}, with the values of the texts. */
-function valuesIn(document: JsonValue): (path: Path) => JsonValue | undefined {
-  const loadedAt = textsIn(document)
-  return (path) => {
-    const text = loadedAt(path)
-    return text === undefined ? undefined : parseJson(text)
-  }
 }
 
 function hasLongNumber({ json }: Pick<Operation, 'json'>): boolean {
@@ -236,15 +213,21 @@ async function sendPatch(
   return answer[1] > 0 ? { result: 'matched', answer } : { result: 'unmatched' }
 }
 
+/** The change that writes an edit, with the loaded value at the path of each operation. */
+interface EditChange extends Change {
+  readonly loaded: readonly (JsonValue | undefined)[]
+}
+
 /** The minimal change that writes an edit; without operations, the whole document is replaced. */
-function changeOf(edit: Edit, conflicts: Policy['conflicts']): Change {
+function changeOf(edit: Edit, conflicts: Policy['conflicts']): EditChange {
   const edits = difference(edit)
   if (!edits || edits.length > maxOperations) {
-    return { operations: [], conditions: [isLoaded([], edit.before)] }
+    return { operations: [], conditions: [isLoaded([], edit.before)], loaded: [] }
   }
   return {
     operations: edits.map(({ operation }) => operation),
     conditions: unchangedSince(edit.before, edits, conflicts),
+    loaded: edits.map(({ loaded }) => loaded),
   }
 }
 
@@ -257,11 +240,12 @@ function isLoaded(path: Path, loaded: JsonValue): Condition {
 function unchangedSince(before: JsonValue, edits: readonly EditedValue[], conflicts: Policy['conflicts']): Condition[] {
   const isStrict = conflicts === 'throw'
   const parents = new Map<string, Condition>()
-  const loadedAt = textsIn(before)
+  const text = textWithInfinity(before)!
+  let root: JsonNode | undefined
   const own = edits.flatMap(({ operation: { kind, path, json }, loaded }): readonly Condition[] => {
     for (let depth = 1; isStrict && depth < path.length; depth++) {
       const parent = path.slice(0, depth)
-      if (loadedAt(parent) !== undefined) {
+      if (textAt(text, parent, (root ??= scanJson(text))) !== undefined) {
         parents.set(JSON.stringify(parent), condition(method, 'exists', parent, null))
       }
     }

@@ -76,7 +76,7 @@ declare module 'sequelize/types/model' {
 }
 /* eslint-enable */
 
-/** {@link LosslessOptions} with every default filled in. */
+/** {@link LosslessOptions} with defaults; `conflicts` is `undefined` for the default rule. */
 export type Policy = Required<Omit<LosslessOptions, 'conflicts'>> & Pick<LosslessOptions, 'conflicts'>
 
 export const defaultPolicy: Policy = {

@@ -220,7 +220,8 @@ function batchKey({ row, documents, answer }: AtomicWrite, { logging, retry }: W
     typeof logging === 'function' ||
     retry?.signal ||
     retry?.onRetry
-  return isAlone ? undefined : JSON.stringify({ ...retry, logging, hasConditions: row.conditions.length > 0 })
+  // [Model, key] passes over a row that a paranoid model has deleted; an instance does not.
+  return isAlone ? undefined : JSON.stringify({ ...retry, logging, passesOver: row.conditions.length > 0 })
 }
 
 /** The call that sends a batch: the first one. Error texts have its method, or `updateJson` if the methods differ. */

@@ -33,7 +33,7 @@ import { isReadFirst, toWriteError, variantsOf } from './update-document.js'
 import type { DocumentChange } from './update-document.js'
 
 export interface UpdateWhereOptions extends Logging, Transactionable {
-  /** Allow a `where` that every row meets, such as `{}`, for a model without a named scope. Default: false. */
+  /** Allow a call that changes every row: neither the `where` nor a named scope restricts them. Default: false. */
   readonly all?: boolean
   /** As {@link JsonWriteOptions}: attempts after a deadlock or a conflict in a cluster. Default: 3 attempts. */
   readonly retry?: RetryOptions
@@ -67,7 +67,7 @@ const maxRows = 512
  * @param changes by attribute, as in {@link atomicUpdate}
  * @returns the number of rows that met the `where`; all of them were changed
  * @throws the errors of {@link atomicUpdate}, which name the row; nothing was written
- * @throws {UsageError} before any SQL: every row meets the `where` and that of a named scope, and not `{ all: true }`
+ * @throws {UsageError} before any SQL: neither the `where` nor a named scope restricts the rows, without `{ all: true }`
  * @throws {JsonShapeError} the first row with a document that does not fit; nothing was written
  * @example
  *     const count = await updateWhere(

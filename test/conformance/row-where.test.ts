@@ -243,7 +243,7 @@ eachDatabase('a target by where', (database) => {
         const error = await rejection(call(target), RowNotFoundError)
         expect(error.message, name).to.match(/so nothing was written\./)
         if (typeof target[1] === 'number')
-          expect(error.message).to.include('WorkflowRun.findByPk(key, { paranoid: false })')
+          expect(error.message).to.include(`WorkflowRun.findOne({ where: { id: ${row.id} }, paranoid: false })`)
       }
       expect((await row.reload({ paranoid: false })).progress, name).to.deep.equal({ n: 0 })
       if (name !== 'lock') await call(row)
