@@ -29,6 +29,19 @@ export class StuckError extends BaseError {
   }
 }
 
+/** A participant sent more statements in one order than `maxStatements`: its loop may never end. */
+export class EndlessError extends BaseError {
+  readonly code = 'RACE_ENDLESS'
+  override readonly name = 'EndlessError'
+
+  constructor(name: string, statements: number, last: string, repeated: number) {
+    super(
+      `explore: ${name} sent ${statements} statements in one order and did not end; the last ${repeated} of them read ${last}. ` +
+        `A loop that waits for a write of another participant never ends while that participant waits, or while its transaction reads an old snapshot: bound the loop, or pass a higher maxStatements.`,
+    )
+  }
+}
+
 /** Acknowledged keys are missing from the document, or keys of a failed participant are in it. */
 export class LostKeysError extends Error {
   override readonly name = 'LostKeysError'

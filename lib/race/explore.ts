@@ -68,6 +68,7 @@ const defaultMaxSchedules = 1_000
  * @throws {UsageError} before any SQL: an option is wrong, or the pool is too small
  * @throws {ProbeError} the account may not read the server's lock waits; `remedy` is the GRANT to run
  * @throws {StuckError} a participant waits for an event outside the kit, such as a connection or a timer
+ * @throws {EndlessError} a participant sends more than `maxStatements` in one order
  * @example
  *     const result = await explore({
  *       sequelize,

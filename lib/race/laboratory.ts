@@ -12,6 +12,8 @@ import { connectServer } from './servers.js'
 import { shapeOf } from './statement.js'
 import type { Server } from './servers.js'
 
+const defaultMaxStatements = 500
+
 /** Runs the participants, as often as needed: behind the gate, on a server that reports lock waits. */
 export class Laboratory<C> {
   readonly #options: ExploreOptions<C>
@@ -84,8 +86,10 @@ export class Laboratory<C> {
 
   /** Releases statements until all participants that were started have ended; on an error, ends what they hold. */
   async #finish(run: Run, choose: (ready: readonly Pending[]) => string): Promise<void> {
+    const { maxStatements = defaultMaxStatements } = this.#options
     try {
-      for (let ready = await run.settle(); ready.length > 0; ready = await run.settle()) run.release(choose(ready))
+      for (let ready = await run.settle(); ready.length > 0; ready = await run.settle())
+        run.release(choose(ready), maxStatements)
     } catch (error) {
       await run.giveUp(error as Error)
       throw error

@@ -19,6 +19,8 @@ export interface ExploreOptions<C> {
   readonly preemptions?: number
   /** The maximum number of schedules. An exploration that reaches the default is inconclusive. Default: 1000. */
   readonly maxSchedules?: number
+  /** The maximum number of statements of one participant in one order, after which a loop counts as endless. Default: 500. */
+  readonly maxStatements?: number
   /** Skip orders that differ only in the order of reads. Default: true. */
   readonly reduce?: boolean
   /** Explores again without a protection; each mutant must lose an update, else `unknown`. Default: none. */
@@ -33,6 +35,7 @@ const optionNames = [
   'check',
   'preemptions',
   'maxSchedules',
+  'maxStatements',
   'reduce',
   'mutants',
 ]
@@ -42,7 +45,7 @@ export function checkOptions<C>(method: string, options: ExploreOptions<C>): voi
   if (typeof options !== 'object' || options === null) throw usage.options(method, options)
   for (const name of Object.keys(options))
     if (!optionNames.includes(name)) throw usage.unknownOption(method, name, optionNames)
-  const { sequelize, admin, setup, participants, check, preemptions = 2, maxSchedules = 1 } = options
+  const { sequelize, admin, setup, participants, check, preemptions = 2, maxSchedules = 1, maxStatements = 1 } = options
   if (!(sequelize instanceof Sequelize)) throw usage.sequelize(method, 'sequelize')
   if (admin !== undefined && !(admin instanceof Sequelize)) throw usage.sequelize(method, 'admin')
   if (typeof setup !== 'function') throw usage.callback(method, 'setup')
@@ -51,6 +54,7 @@ export function checkOptions<C>(method: string, options: ExploreOptions<C>): voi
   if (functions.length < 2 || functions.some((each) => typeof each !== 'function')) throw usage.participants(method)
   if (!(preemptions >= 0)) throw usage.count(method, 'preemptions', preemptions, 'a number from 0, or Infinity')
   if (!(maxSchedules >= 1)) throw usage.count(method, 'maxSchedules', maxSchedules, 'a number from 1')
+  if (!(maxStatements >= 1)) throw usage.count(method, 'maxStatements', maxStatements, 'a number from 1')
   const others = options.mutants ?? []
   if (!Array.isArray(others) || !others.every(isMutant)) throw usage.mutants(method, others, Object.keys(mutants))
   const max = poolMax(sequelize)

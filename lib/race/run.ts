@@ -1,11 +1,11 @@
 import { AsyncLocalStorage, createHook } from 'node:async_hooks'
-import { messageOf, StuckError } from './errors.js'
+import { EndlessError, messageOf, StuckError } from './errors.js'
 import type { Passing } from './gate.js'
 import type { Mutate } from './mutants.js'
 import { isDone, newParticipant, nextOf } from './participant.js'
 import type { Participant, Pending, Statement } from './participant.js'
 import type { DriverError, Server } from './servers.js'
-import { bindList, kindOf } from './statement.js'
+import { bindList, kindOf, shapeOf } from './statement.js'
 import { copyOf, touchedBy } from './step.js'
 import type { Step } from './step.js'
 import { Waits } from './waits.js'
@@ -201,8 +201,12 @@ export class Run {
     }
   }
 
-  /** Releases the next statement of a participant. */
-  release(name: string): void {
+  /**
+   * Releases the next statement of a participant.
+   *
+   * @throws {EndlessError} the participant has sent `maxStatements`
+   */
+  release(name: string, maxStatements: number): void {
     const participant = this.#participants.find((each) => each.name === name)!
     this.choices.push(name)
     if (participant.held) {
@@ -210,6 +214,11 @@ export class Run {
       participant.held()
       participant.held = undefined
       return
+    }
+    const sent = this.steps.filter((step) => step.participant === name).map(({ sql }) => shapeOf(sql))
+    if (sent.length >= maxStatements) {
+      const different = sent.findLastIndex((shape) => shape !== sent.at(-1))
+      throw new EndlessError(name, sent.length, sent.at(-1)!, sent.length - 1 - different)
     }
     const statement = participant.gates.shift()!
     statement.step.number = this.steps.push(statement.step)

@@ -166,8 +166,8 @@ async function connectSqlite(sequelize: Sequelize): Promise<Server> {
     discard(connection) {
       const { connectionManager } = sequelize as unknown as { connectionManager: SqliteConnections }
       const { uuid } = connection as { uuid?: string }
-      if (uuid !== undefined && connectionManager.connections[uuid] === connection)
-        connectionManager.releaseConnection(connection)
+      const isOpen = uuid !== undefined && connectionManager.connections[uuid] === connection
+      if (isOpen) connectionManager.releaseConnection(connection)
       return Promise.resolve()
     },
     isAnswer: () => true,

@@ -5,6 +5,7 @@ import type { Model, ModelStatic } from 'sequelize'
 import { mergeJsonKey, UsageError } from 'sequelize-lossless'
 import {
   checkers,
+  EndlessError,
   explain,
   explore,
   LostKeysError,
@@ -387,6 +388,19 @@ eachDatabase('what explore() proves', (database) => {
       })
     }
 
+    it('a loop that waits for the write of another participant is told, and ends', async () => {
+      const poll = async (id: number): Promise<void> => {
+        while ((await Runs.findByPk(id, { rejectOnEmpty: true })).title !== 'done');
+      }
+      const participants = { A: poll, B: (id: number) => Runs.update({ title: 'done' }, { where: { id } }) }
+      const error = await rejection(
+        explore({ sequelize, setup, participants, check: nothing, maxStatements: 20 }),
+        EndlessError,
+      )
+      expect(error).to.have.property('code', 'RACE_ENDLESS')
+      expect(error.message).to.match(/^explore: A sent 20 statements in one order.*the last 20 of them read SELECT/)
+    })
+
     if (!isSqlite) {
       it('a participant that waits for its own lock is told so, and ends', async () => {
         const participants = {
@@ -554,6 +568,7 @@ eachDatabase('what explore() proves', (database) => {
       'a check that is none': [{ check: 1 }, /expected check to be a function/],
       'one participant': [{ participants: { A: nothing } }, /two functions or more/],
       'a bound that is none': [{ preemptions: -1 }, /expected preemptions to be a number from 0, or Infinity, got -1/],
+      'no statements': [{ maxStatements: 0 }, /expected maxStatements to be a number from 1, got 0/],
       'no schedules': [{ maxSchedules: 0 }, /expected maxSchedules to be a number from 1, got 0/],
     }
     for (const [title, [options, text]] of Object.entries(refusals)) {
