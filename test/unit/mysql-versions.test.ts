@@ -46,7 +46,7 @@ const words: Readonly<Record<string, string>> = {
   ),
   ...since('5.1', 'ABS SIGNED THEN TRUE UPDATE VERSION WHEN WHERE @@character_set_client @@innodb_rollback_on_timeout'),
   ...since('5.1', 'CHARSET @@autocommit @@character_set_connection @@character_set_results'),
-  ...since('5.1', 'CONCAT COUNT GROUP_CONCAT HAVING MIN SEPARATOR'),
+  ...since('5.1', 'CONCAT COUNT GROUP_CONCAT HAVING LEAST MIN OCTET_LENGTH SEPARATOR'),
   ...since('5.1', '@@max_allowed_packet @@sql_mode'),
   ...since('5.7.8', 'JSON JSON_ARRAY JSON_ARRAY_APPEND JSON_ARRAY_INSERT JSON_EXTRACT JSON_LENGTH JSON_OBJECT'),
   ...since('5.7.8', 'JSON_REMOVE JSON_SET JSON_TYPE JSON_UNQUOTE MAX_EXECUTION_TIME'),
