@@ -395,14 +395,16 @@ eachDatabase('a target by where', (database) => {
   if (database.name === 'postgres') {
     it('is no row for a key that its column cannot hold, though the type of the attribute can', async () => {
       await sequelize.query('DROP TABLE IF EXISTS uuid_runs')
-      await sequelize.query('CREATE TABLE uuid_runs (id uuid PRIMARY KEY, title text, progress jsonb)')
+      await sequelize.query('CREATE TABLE uuid_runs (id uuid PRIMARY KEY, title text, progress jsonb, version int)')
       const { STRING, JSONB } = DataTypes
       const attributes = { id: { type: STRING, primaryKey: true }, title: STRING, progress: JSONB }
-      const Declared = sequelize.define('WorkflowRun', attributes, { tableName: 'uuid_runs', timestamps: false })
+      const options = { tableName: 'uuid_runs', timestamps: false, version: true }
+      const Declared = sequelize.define('WorkflowRun', attributes, options)
       const target = [Declared, 'x'] as unknown as RunTarget
       for (const name of ['mergeJsonKey', 'updateJson, returning', 'withLock']) {
         await rejection(calls[name]!(target), RowNotFoundError)
       }
+      await rejection(withOptimisticLock(target, saveK), RowNotFoundError)
     })
   }
 

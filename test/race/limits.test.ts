@@ -520,14 +520,15 @@ eachDatabase('what explore() proves', (database) => {
       })
     }
 
-    if (database.name === 'mysql' || database.name === 'postgres') {
+    if (database.name !== 'mariadb') {
       it('an exploration that is given up leaves no lock and no connection behind', async () => {
         const own = database.connect({ pool: { max: 4 } }).sequelize
         const lockName = `race_${Date.now()}`
-        const take =
-          database.name === 'mysql'
-            ? `SELECT GET_LOCK('${lockName}', 20) AS taken`
-            : 'SELECT 1 AS taken FROM pg_advisory_lock(4711)'
+        const take = {
+          mysql: `SELECT GET_LOCK('${lockName}', 20) AS taken`,
+          postgres: 'SELECT 1 AS taken FROM pg_advisory_lock(4711)',
+          sqlite: 'SELECT 1 AS taken',
+        }[database.name as 'mysql' | 'postgres' | 'sqlite']
         let id = 0
         const participant = (row: number, key: string): Promise<unknown> =>
           own.transaction(async (transaction) => {
@@ -545,7 +546,8 @@ eachDatabase('what explore() proves', (database) => {
         const [row] = await own.query(take, { type: QueryTypes.SELECT })
         expect(row).to.deep.equal({ taken: 1 })
         await Runs.update({ title: 'after' }, { where: { id } })
-        await own.close()
+        // The hook that ends the tests closes it again, which SQLite refuses.
+        if (database.name !== 'sqlite') await own.close()
       })
     }
   })
