@@ -1,5 +1,5 @@
 import { readdirSync, readFileSync } from 'node:fs'
-import { join, posix, relative } from 'node:path'
+import { dirname, join, posix, relative } from 'node:path'
 import { expect } from 'chai'
 import { root } from './docs/readme.js'
 
@@ -96,9 +96,14 @@ describe('the house', () => {
       const package_ = sourcesOf(join(root, 'packages', name, 'lib'))
       expect(circular(package_), name).to.deep.equal([])
       for (const { path, text } of package_) {
-        const imported = [...text.matchAll(/^import (?!type ).* from '([^']*)'/gm)].map(([, from]) => from!)
+        const all = [...text.matchAll(/\bfrom '([^']*)'/g)].map(([, from]) => from!)
+        const loaded = [...text.matchAll(/^(?:import|export) (?!type )[\w$\s{},*]*from '([^']*)'/gm)].map(
+          ([, from]) => from!,
+        )
+        const isOutside = (from: string): boolean =>
+          from.startsWith('.') && join('lib', dirname(path), from).startsWith('..')
         expect(
-          imported.filter((from) => !/^(node:|\.\/)/.test(from)),
+          [...all.filter(isOutside), ...loaded.filter((from) => !/^(node:|\.)/.test(from))],
           `${name}/lib/${path}`,
         ).to.deep.equal([])
       }

@@ -4,8 +4,8 @@ export interface Site {
   readonly code: string
   /** Whether this file runs as it is; otherwise it is a body, read as TypeScript with types and as plain JavaScript. */
   readonly language?: 'ts' | 'js'
-  /** The number of reports that are right. Default: 1 for what loses updates. */
-  readonly reports?: number
+  /** The line of the code that must be reported, from 1; undefined if none may be. */
+  readonly line?: number | undefined
 }
 
 /** The model of every site, as the module `./models`. */
@@ -39,7 +39,7 @@ export declare const mutex: { runExclusive<R>(fn: () => Promise<R>): Promise<R> 
 
 const saved = (code: string): string => `${code}\n  account.changed('settings', true)\n  await account.save()`
 
-const bodies: readonly (readonly [title: string, code: string])[] = [
+const bodies: readonly (readonly [title: string, code: string, line?: number])[] = [
   ['a key by spread', 'await account.update({ settings: { ...account.settings, [k]: 1 } })'],
   [
     'a key and a status',
@@ -59,10 +59,12 @@ const bodies: readonly (readonly [title: string, code: string])[] = [
   [
     'a patch',
     'const patch = { [k]: 1, seen: true }\n  await account.update({ settings: { ...account.settings, ...patch } })',
+    2,
   ],
   [
     'a patch and a key',
     'const patch = { [k]: 1 }\n  await account.update({ settings: { ...account.settings, ...patch, seen: true } })',
+    2,
   ],
   [
     'Object.assign of a literal',
@@ -71,6 +73,7 @@ const bodies: readonly (readonly [title: string, code: string])[] = [
   [
     'Object.assign of a patch',
     'const patch = { [k]: 1 }\n  await account.update({ settings: Object.assign({}, account.settings, patch) })',
+    2,
   ],
   ['Object.assign in place', saved('Object.assign(account.settings, { [k]: 1 })')],
   ['assignment and save', 'account.settings = { ...account.settings, [k]: 1 }\n  await account.save()'],
@@ -131,27 +134,33 @@ const bodies: readonly (readonly [title: string, code: string])[] = [
   [
     'elements: edited after a check',
     "const item = account.items.find((each) => each.id === k)\n  if (!item) return\n  item.done = true\n  account.changed('items', true)\n  await account.save()",
+    3,
   ],
   ['values of a list: removed', 'await account.update({ tags: account.tags.filter((tag) => tag !== k) })'],
   [
     'a copy: cloneDeep',
     'const settings = cloneDeep(account.settings)\n  settings[k] = 1\n  await account.update({ settings })',
+    3,
   ],
   [
     'a copy: JSON',
     'const settings = JSON.parse(JSON.stringify(account.settings))\n  settings[k] = 1\n  await account.update({ settings })',
+    3,
   ],
   [
     'a copy: structuredClone, assigned',
     'const settings = structuredClone(account.settings)\n  settings[k] = 1\n  account.settings = settings\n  await account.save()',
+    3,
   ],
   [
     'a copy that is used later',
     'const settings = { ...account.settings }\n  settings[k] = 1\n  await account.update({ settings })\n  return settings',
+    3,
   ],
   [
     'a destructured document',
     'const { settings } = account\n  await account.update({ settings: { ...settings, [k]: 1 } })',
+    2,
   ],
   [
     'set of a clone, a literal path',
@@ -160,6 +169,7 @@ const bodies: readonly (readonly [title: string, code: string])[] = [
   [
     'set of a clone, a computed path',
     "const settings = set(cloneDeep(account.settings), ['nested', k], 1)\n  await account.update({ settings })",
+    2,
   ],
   ['merge', 'await account.update({ settings: merge({}, account.settings, { nested: { [k]: 1 } }) })'],
   ['row.set', "account.set('settings', { ...account.settings, [k]: 1 })\n  await account.save()"],
@@ -175,6 +185,7 @@ const bodies: readonly (readonly [title: string, code: string])[] = [
   [
     'a default and an assignment',
     'if (!account.settings) account.settings = {}\n  account.settings = { ...account.settings, [k]: 1 }\n  await account.save()',
+    2,
   ],
   [
     'a bulk update by the id of the row',
@@ -189,30 +200,36 @@ const bodies: readonly (readonly [title: string, code: string])[] = [
   [
     'in a branch',
     "if (k !== 'z') {\n    account.settings = { ...account.settings, [k]: 1 }\n    await account.save()\n  }",
+    2,
   ],
   [
     'in try and catch',
     'try {\n    await account.update({ settings: { ...account.settings, [k]: 1 } })\n  } catch (error) {\n    throw new Error(String(error))\n  }',
+    2,
   ],
   [
     'in a loop of rows',
     'for (const each of await Account.findAll({ where: { id } })) {\n    await each.update({ settings: { ...each.settings, [k]: 1 } })\n  }\n  return account.id',
+    2,
   ],
   [
     'in a map of rows',
     'const all = await Account.findAll({ where: { id } })\n  await Promise.all(all.map(async (each) => each.update({ settings: { ...each.settings, [k]: 1 } })))\n  return account.id',
+    2,
   ],
   [
     'four changes of one save',
     "account.settings = { ...account.settings, [k]: 1 }\n  account.settings = { ...account.settings, [k + '2']: 2 }\n  account.settings = { ...account.settings, [k + '3']: 3 }\n  account.settings = { ...account.settings, [k + '4']: 4 }\n  await account.save()",
   ],
+  ['two functions of one import', "await account.update({ settings: omit(cloneDeep(account.settings), 'old') })"],
 ]
 
 /** What loses updates: each is run before and after its cure. */
 export const lossy: readonly Site[] = [
-  ...bodies.map(([title, code]) => ({ title, code })),
+  ...bodies.map(([title, code, line = 1]) => ({ title, code, line })),
   {
     title: 'a lease that is called a lock',
+    line: 3,
     language: 'ts',
     code: `import { Account } from './models'
 export const lockAccount = async (account: Account, k: string) => {
@@ -224,6 +241,7 @@ export async function run(id: number, k: string) {
   },
   {
     title: 'a method of the class that changes, and save()',
+    line: 4,
     language: 'ts',
     code: `import { Account } from './models'
 export async function run(id: number, k: string) {
@@ -234,6 +252,7 @@ export async function run(id: number, k: string) {
   },
   {
     title: 'a save wrapper of another file',
+    line: 4,
     language: 'ts',
     code: `import { Account } from './models'
 export async function run(id: number, k: string) {
@@ -244,6 +263,7 @@ export async function run(id: number, k: string) {
   },
   {
     title: 'a setter and a save wrapper of the same file',
+    line: 10,
     language: 'js',
     code: `import { define } from './models'
 import { Model } from 'sequelize'
@@ -260,6 +280,7 @@ export async function run(id, k) {
   },
   {
     title: 'a function of the prototype',
+    line: 4,
     language: 'js',
     code: `import { Account } from './models'
 import { DataTypes } from 'sequelize'
@@ -273,6 +294,7 @@ export async function run(id, k) {
   },
   {
     title: 'a row that is a parameter',
+    line: 3,
     language: 'ts',
     code: `import { Account } from './models'
 async function enable(account: Account, name: string) {
@@ -286,6 +308,7 @@ export async function run(id: number, k: string) {
   },
   {
     title: 'a row of an outer variable',
+    line: 5,
     language: 'ts',
     code: `import { Account } from './models'
 export async function run(id: number, k: string) {
@@ -298,6 +321,7 @@ export async function run(id: number, k: string) {
   },
   {
     title: 'a dotted path in update',
+    line: 4,
     language: 'js',
     code: `import { Account } from './models'
 export async function run(id, k) {
@@ -307,6 +331,7 @@ export async function run(id, k) {
   },
   {
     title: 'a dotted path in set',
+    line: 4,
     language: 'js',
     code: `import { Account } from './models'
 export async function run(id, k) {
@@ -317,6 +342,7 @@ export async function run(id, k) {
   },
   {
     title: 'a class property that is a function',
+    line: 5,
     language: 'ts',
     code: `import { Base, define } from './models'
 class Account extends Base {
@@ -333,6 +359,7 @@ export async function run(id: number, k: string) {
   },
   {
     title: 'an update wrapper of another file',
+    line: 4,
     language: 'ts',
     code: `import { Account } from './models'
 export async function run(id: number, k: string) {
@@ -408,11 +435,11 @@ const quiet: readonly (readonly [title: string, code: string])[] = [
 ]
 
 /** What loses nothing, or only what it is meant to lose. */
-export const safe: readonly Site[] = quiet.map(([title, code]) => ({ title, code, reports: 0 }))
+export const safe: readonly Site[] = quiet.map(([title, code]) => ({ title, code }))
 
 /** A site as a file, with its language. */
-export function filesOf({ code, language, ...site }: Site): (Site & { language: 'ts' | 'js' })[] {
-  if (language) return [{ ...site, code, language }]
+export function filesOf({ code, language, line, ...site }: Site): (Site & { language: 'ts' | 'js' })[] {
+  if (language) return [{ ...site, code, language, line }]
   const imported = ['omit', 'cloneDeep', 'set', 'merge'].filter(
     (name) => new RegExp(`\\b${name}\\(`).test(code) && !code.includes(`.${name}(`),
   )
@@ -431,8 +458,9 @@ export function filesOf({ code, language, ...site }: Site): (Site & { language: 
     .replaceAll('_: object', '_')
   const file = (parameters: string, options: string, body: string): string =>
     `${imports}\nexport async function run(${parameters}) {\n  const account = await Account.findByPk(id${options})\n  ${body}\n}\n`
+  const shifted = line && imports.split('\n').length + 2 + line
   return [
-    { ...site, language: 'ts', code: file('id: number, k: string', ', { rejectOnEmpty: true }', code) },
-    { ...site, language: 'js', code: file('id, k', '', untyped) },
+    { ...site, line: shifted, language: 'ts', code: file('id: number, k: string', ', { rejectOnEmpty: true }', code) },
+    { ...site, line: shifted, language: 'js', code: file('id, k', '', untyped) },
   ]
 }

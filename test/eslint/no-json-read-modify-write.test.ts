@@ -54,6 +54,12 @@ const naive: readonly Case[] = [
   ],
   ["await run.update({ progress: { ...run.progress, 'a.b': 1 } })", "run.mergeJsonKey('progress', 'a.b', …)"],
   ["await run.update({ ['progress']: { ...run['progress'], a: 1 } })", a],
+  [`await run.update({ progress: { ...run.progress, "it's": 1 } })`, "run.mergeJsonKey('progress', 'it\\'s', …)"],
+  [
+    `run.progress.done["it's"] = 1; run.changed('progress', true); await run.save()`,
+    "run.updateJson('progress', [set(['done', 'it\\'s'], …)])",
+  ],
+  [`run.set("progress.done.it's", 1); await run.save()`, "run.updateJson('progress', [set(['done', 'it\\'s'], …)])"],
   [
     'await run.update({ progress: { ...run.progress, a: 1, b: 2 } })',
     "run.updateJson('progress', [set('a', …), set('b', …)])",
@@ -226,6 +232,21 @@ const sequelize = "import { Model } from 'sequelize'\n"
 const inModel = (code: string): string =>
   `${sequelize}class WorkflowRun extends Model { async step() { ${code.replaceAll('run.', 'this.')} } }`
 
+/** A method of a model, and a function that calls it and saves the row. */
+const withMethod = (body: string, use = 'run.reset(); await run.save()'): string =>
+  `${sequelize}class WorkflowRun extends Model {\n${body}\n}\nasync function step(id) { const run = await WorkflowRun.findByPk(id); ${use} }`
+const changingMethods = [
+  'reset() {\n this.progress = {\n ...this.progress,\n a: 1\n }\n return 1\n}',
+  'reset() {\n this.progress =\n Object.assign({}, this.progress)\n}',
+  "reset() {\n this.set('progress', {\n ...this.get('progress'),\n a: ';'\n })\n}",
+  'reset() {\n this.tags = [1]\n .concat(this.tags)\n}',
+]
+const resettingMethods = [
+  'reset() {\n this.progress = {}\n return this.progress\n}',
+  'reset() {\n this.progress = { a: 1 }\n if (this.progress.a) this.title = 1\n}',
+  "reset() {\n this.set('progress', {})\n return this.progress\n}",
+]
+
 const convincing: readonly string[] = [
   `async function step() { const [run] = await WorkflowRun.findOrCreate({ where: {} }); ${save} }`,
   `async function step() { const { rows } = await WorkflowRun.findAndCountAll(); for (const run of rows) { ${save} } }`,
@@ -246,6 +267,13 @@ const convincing: readonly string[] = [
   `async function step(id) { const run = await WorkflowRun.findByPk(id); const locked = await Archive.findByPk(id, { lock: true, transaction }); ${save} }`,
 ]
 const unconvincing: readonly string[] = [
+  `async function issueInvoiceLocked(run) { ${mark} }`,
+  `async function settleLocked(run) { ${mark} }`,
+  ...resettingMethods.map((code) => withMethod(code)),
+  withMethod(
+    'updateCount(values) {\n this.updateLabel(values)\n}\nupdateLabel() {}',
+    'await run.updateCount({ progress: { ...run.progress, a: 1 } })',
+  ),
   `${sequelize}async function step() { const run = await WorkflowRun.create({}, {}); ${save} }`,
   `${sequelize}async function step(t) { const run = await WorkflowRun.create({}, { transaction: t }); ${save} }`,
   `async function step(run) { ${save} }`,
@@ -315,7 +343,12 @@ describe('no-json-read-modify-write', () => {
       parsers[name].run('wants evidence of the row', rule, {
         valid: unconvincing.map((code) => ({ name: code, code })),
         invalid: [
-          ...convincing.map((code) => ({ name: code, code, errors: [{ message: message('progress', a) }] })),
+          ...changingMethods.map((code) => ({ name: code, code: withMethod(code), errors: 1 })),
+          ...[`async function isLocked(run) { ${mark} }`, ...convincing].map((code) => ({
+            name: code,
+            code,
+            errors: [{ message: message('progress', a) }],
+          })),
           {
             name: 'a row that has no name',
             code: `async function step(id) { const { progress } = await WorkflowRun.findByPk(id); await WorkflowRun.update({ progress: { ...progress, a: 1 } }, { where: { id } }) }`,

@@ -23,7 +23,7 @@ const typedFiles = new Map<string, string>()
 const parsedFiles = new Map<string, ts.SourceFile | undefined>()
 let typed: ts.Program | undefined
 
-/** One program of all files that {@link typedFile} was given before the first use. */
+/** One program of all files that {@link typedFile} was given. */
 function typedProgram(): ts.Program {
   typed ??= programOf(typedFiles)
   return typed
@@ -58,6 +58,8 @@ export function programOf(files: ReadonlyMap<string, string>, more: ts.CompilerO
 export function typedFile(code: string, name = `case-${typedFiles.size}.ts`): string {
   const file = join(root, name)
   typedFiles.set(file, code)
+  // A worker of `mocha --parallel` loads a test file after it has run another one.
+  typed = undefined
   return file
 }
 

@@ -6,6 +6,7 @@ import { ESLint } from 'eslint'
 import type { Linter } from 'eslint'
 import * as plugin from 'eslint-plugin-sequelize-lossless'
 import { codeBlocks, root } from '../docs/readme.js'
+import { edited } from './parsers.js'
 
 const folder = join(root, 'packages', 'eslint-plugin-sequelize-lossless')
 const code = `async function step(id) {
@@ -74,6 +75,40 @@ describe('the plugin for ESLint', () => {
     const [fixed] = await eslint({ hooks: false }).lintText(naive)
     expect(fixed!.output).to.include("await atomicUpdate(run, { progress: [set('a', 1)] })")
     expect(fixed!.messages).to.deep.equal([])
+  })
+
+  it('adds and removes names in one import, and takes a name that is free', async () => {
+    const fixed = async (imports: string, value: string): Promise<string> => {
+      const text = `${imports}
+export async function step(id) {
+  const run = await WorkflowRun.findByPk(id)
+  await run.update({ progress: ${value} })
+}`
+      const eslint = new ESLint({ cwd: root, overrideConfigFile: true, overrideConfig: plugin.configs.recommended })
+      const [result] = await eslint.lintText(text)
+      const { fix } = result!.messages[0]!.suggestions![0]!
+      return edited(text, fix).split('\nexport ')[0]!
+    }
+    const omitted = "omit(cloneDeep(run.progress), 'a')"
+    const own = "import { atomicUpdate, remove } from 'sequelize-lossless'"
+    const names: readonly (readonly [before: string, after: string, value?: string])[] = [
+      ["import { map, cloneDeep, omit } from 'lodash'\nmap()", "import { map } from 'lodash'\n" + own + '\nmap()'],
+      ["import { cloneDeep, map, omit, } from 'lodash'\nmap()", "import { map } from 'lodash'\n" + own + '\nmap()'],
+      ["import _, { cloneDeep, omit } from 'lodash'\n_()", "import _ from 'lodash'\n" + own + '\n_()'],
+      ["import omit, { map, cloneDeep } from 'lodash'\nmap()", "import { map } from 'lodash'\n" + own + '\nmap()'],
+      ["import omit, * as _ from 'lodash'\nconst { cloneDeep } = _", "import * as _ from 'lodash'\n" + own],
+      [
+        "import { cloneDeep, omit, matching } from 'sequelize-lossless'\nmatching()",
+        "import { matching, atomicUpdate, remove } from 'sequelize-lossless'\nmatching()",
+      ],
+      ["import { cloneDeep, omit } from 'sequelize-lossless'", own],
+      [
+        "import { set } from './a'\nconst setJson = 1, setJson2 = set()",
+        "import { set } from './a'\nimport { atomicUpdate, set as setJson3 } from 'sequelize-lossless'\nconst setJson = 1, setJson2 = set()",
+        '{ ...run.progress, a: 1 }',
+      ],
+    ]
+    for (const [before, after, value = omitted] of names) expect(await fixed(before, value)).to.equal(after)
   })
 
   it('reports in a fresh project with the config of its page, in .ts and in .js', async () => {

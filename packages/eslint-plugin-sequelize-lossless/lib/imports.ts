@@ -51,14 +51,23 @@ export function importsIn(source: SourceCode): Imports {
   }
   const isTaken = (name: string): boolean =>
     source.scopeManager.scopes.some((scope) => scope.type !== 'global' && scope.set.has(name))
-  const local = (name: string): string => importedAs(name) ?? (isTaken(name) ? `${name}Json` : name)
+  const freeName = (name: string): string => {
+    if (!isTaken(name)) return name
+    let free = `${name}Json`
+    for (let count = 2; isTaken(free); count++) free = `${name}Json${count}`
+    return free
+  }
+  const local = (name: string): string => importedAs(name) ?? freeName(name)
   const spelled = (name: string): string => {
     const used = local(name)
     return used === name ? name : isCommonJs || ownRequired ? `${name}: ${used}` : `${name} as ${used}`
   }
 
-  const insertion = (fixer: Rule.RuleFixer, names: readonly string[], isKept: (node: Node) => boolean): Rule.Fix[] => {
-    const missing = [...new Set(names)].filter((name) => importedAs(name) === undefined).map(spelled)
+  const insertion = (
+    fixer: Rule.RuleFixer,
+    missing: readonly string[],
+    isKept: (node: Node) => boolean,
+  ): Rule.Fix[] => {
     if (missing.length === 0) return []
     const members = own?.specifiers ?? (ownRequired?.id as NodeOf<'ObjectPattern'> | undefined)?.properties
     if (members) return [fixer.insertTextAfter(members.at(-1)!, `, ${missing.join(', ')}`)]
@@ -81,20 +90,26 @@ export function importsIn(source: SourceCode): Imports {
       )
       return variable && variable.references.length > 0 && isOnlyThere && !isNamed(variable.name, text)
     })
-  const removal = (
+  /** An import without these specifiers, and with more names. */
+  const rebuilt = (
     fixer: Rule.RuleFixer,
     declaration: NodeOf<'ImportDeclaration'>,
     unused: readonly Node[],
-  ): Rule.Fix[] => {
-    if (unused.length === declaration.specifiers.length) {
+    added: readonly string[],
+  ): Rule.Fix => {
+    const [first] = declaration.specifiers
+    const kept = declaration.specifiers.filter((specifier) => !unused.includes(specifier))
+    if (kept.length + added.length === 0) {
       const [start, end] = declaration.range!
-      return [fixer.removeRange([start, source.text[end] === '\n' ? end + 1 : end])]
+      return fixer.removeRange([start, source.text[end] === '\n' ? end + 1 : end])
     }
-    return unused.flatMap((specifier) => {
-      const [before, after] = [source.getTokenBefore(specifier)!, source.getTokenAfter(specifier)!]
-      if (after.value === ',') return [fixer.removeRange([specifier.range![0], source.getTokenAfter(after)!.range[0]])]
-      return before.value === ',' ? [fixer.removeRange([before.range[0], specifier.range![1]])] : []
-    })
+    const isMember = ({ type }: Node): boolean => type === 'ImportSpecifier'
+    const members = [...kept.filter(isMember).map((each) => source.getText(each)), ...added]
+    const shown = kept.filter((each) => !isMember(each)).map((each) => source.getText(each))
+    if (members.length > 0) shown.push(`{ ${members.join(', ')} }`)
+    const [start] = isMember(first!) ? source.getTokenBefore(first!)!.range : first!.range!
+    const [, end] = source.getTokenBefore(source.getTokenBefore(declaration.source)!)!.range
+    return fixer.replaceTextRange([start, end], shown.join(', '))
   }
 
   return {
@@ -104,13 +119,17 @@ export function importsIn(source: SourceCode): Imports {
       const unused = declarations
         .map((declaration) => ({ declaration, specifiers: unusedOf(declaration, replaced) }))
         .filter(({ specifiers }) => specifiers.length > 0)
+      const missing = [...new Set(names)].filter((name) => importedAs(name) === undefined).map(spelled)
+      const isRebuilt = unused.some(({ declaration }) => declaration === own)
       const isKept = (node: Node): boolean =>
         !unused.some(
           ({ declaration, specifiers }) => declaration === node && specifiers.length === declaration.specifiers.length,
         )
       return [
-        ...insertion(fixer, names, isKept),
-        ...unused.flatMap(({ declaration, specifiers }) => removal(fixer, declaration, specifiers)),
+        ...insertion(fixer, isRebuilt ? [] : missing, isKept),
+        ...unused.map(({ declaration, specifiers }) =>
+          rebuilt(fixer, declaration, specifiers, declaration === own ? missing : []),
+        ),
         ...uselessDeclarations(source, replaced).map((node) => fixer.removeRange(lineOf(source, node))),
       ]
     },

@@ -8,18 +8,46 @@ export interface Method {
   readonly values: number | undefined
 }
 
-const assigned = /\bthis\.(\w+)\s*=(?!=)[^;]*?\bthis\.\1\b/g
+const assigned = /\bthis\.(\w+)\s*=(?![=>])/g
 const marked = /\bthis\.changed\(\s*['"](\w+)['"]\s*,\s*true/g
-const written = /\bthis\.(?:set|setDataValue)\(\s*['"](\w+)['"]\s*,[^;]*?\bthis\.(?:\1\b|get\(\s*['"]\1['"])/g
+const written = /\bthis\.(?:set|setDataValue)\(\s*['"](\w+)['"]\s*,/g
+/** `save(`, `saveWithCtx(`, and not `updateLabel(`: the words after it do not name a thing. */
+const saving = /\bthis\.(?:save|update)(?:(?:And|In|Now|Under|Using|With|Without)(?:[A-Z]\w*)?)?\(/
 
 /** Reads the text of a method: `saveWithCtx(ctx) { return this.save(ctx) }`. */
 export function methodOf(text: string): Method | undefined {
   if (/\b(?:withLock\w*|lock|mutex|LOCK)\b/.test(text)) return undefined
-  const saves = /\bthis\.(?:save|update)\w*\(/.test(text)
-  const changes = [assigned, marked, written].flatMap((pattern) => [...text.matchAll(pattern)].map(([, name]) => name!))
+  const saves = saving.test(text)
+  const changes = [
+    ...[...text.matchAll(marked)].map(([, name]) => name!),
+    ...[assigned, written].flatMap((pattern) =>
+      [...text.matchAll(pattern)].flatMap(({ 0: start, 1: name, index }) =>
+        isRead(name!, expressionAt(text, index + start.length)) ? [name!] : [],
+      ),
+    ),
+  ]
   const given =
     /\bthis\.(?:update|set)\(\s*(\w+)\s*[,)]/.exec(text)?.[1] ?? /\bassign\(\s*this\s*,\s*(\w+)\s*\)/.exec(text)?.[1]
   const parameters = /\(([^()]*)\)/.exec(text)?.[1]?.split(',') ?? []
   const index = parameters.findIndex((each) => /^\s*(\w+)/.exec(each)?.[1] === given && given !== undefined)
   return { changes: saves ? [] : [...new Set(changes)], saves, values: saves && index >= 0 ? index : undefined }
+}
+
+function isRead(column: string, expression: string): boolean {
+  return new RegExp(`\\bthis\\.(?:${column}\\b|(?:get|getDataValue)\\(\\s*['"]${column}['"])`).test(expression)
+}
+
+/** The expression that starts here. A line ends it outside brackets, unless an operator continues it. */
+function expressionAt(text: string, start: number): string {
+  let depth = 0
+  for (const { 0: token, index } of text.slice(start).matchAll(/'[^'\n]*'|"[^"\n]*"|[([{]|[)\]}]|[;,]|\n/g)) {
+    const [before, after] = [text.slice(start, start + index), text.slice(start + index)]
+    if (/^[([{]/.test(token)) depth++
+    else if (/^[)\]}]/.test(token)) depth--
+    const isEnd =
+      /^[;,]/.test(token) ||
+      (token === '\n' && !/(?:[=+\-*/%&|?:]|^)\s*$/.test(before) && !/^\s*[.?:+\-*/%&|]/.test(after))
+    if (depth < 0 || (depth === 0 && isEnd)) return before
+  }
+  return text.slice(start)
 }

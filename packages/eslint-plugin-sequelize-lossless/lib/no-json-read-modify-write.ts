@@ -6,7 +6,7 @@ import type { Change, Cure } from './cure.js'
 import { methodOf } from './methods.js'
 import type { Method } from './methods.js'
 import { modelIn } from './model.js'
-import { operation, operationsOfMutation, operationsOfValue } from './operations.js'
+import { operation, operationsOfMutation, operationsOfValue, shownPath } from './operations.js'
 import type { Operation, Stored } from './operations.js'
 import { protectionIn } from './protection.js'
 import { remedyOf, remedyOfChanges, remedyOfKey, remedyOfMutation, remedyOfValue } from './remedy.js'
@@ -295,9 +295,10 @@ export const noJsonReadModifyWrite: Rule.RuleModule = {
         // `run.set('progress.a', 1)`: Sequelize changes the document in memory, and writes the whole document.
         if (!isColumn(row, column) || isFresh(row, column, node)) return undefined
         const [key, ...more] = path
-        const keys = path.map((each) => `'${each}'`).join(', ')
         const remedy = (): Remedy =>
-          more.length > 0 ? remedyOf(source, row, column, `set([${keys}], …)`) : remedyOfKey(source, row, column, key)
+          more.length > 0
+            ? remedyOf(source, row, column, `set(${shownPath(source, path)}, …)`)
+            : remedyOfKey(source, row, column, key)
         return { node, column, remedy }
       }
       const readings = readFrom(value, row, column)

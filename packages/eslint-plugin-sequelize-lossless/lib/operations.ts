@@ -225,11 +225,16 @@ function operationsOfFilter(stored: Stored, list: Node, keep: Node, at: Path): O
   ]
 }
 
-export function shownPath(source: SourceCode, path: Path): string {
-  const keys = path.map((key) => (typeof key === 'string' ? quoted(key) : source.getText(key)))
+export function shownPath(
+  source: SourceCode,
+  path: Path,
+  textOf = (node: Node): string => source.getText(node),
+): string {
+  const keys = path.map((key) => (typeof key === 'string' ? quoted(key) : textOf(key)))
   return keys.length === 1 ? keys[0]! : `[${keys.join(', ')}]`
 }
 
-function quoted(text: string): string {
+/** A string literal of JavaScript. */
+export function quoted(text: string): string {
   return `'${JSON.stringify(text).slice(1, -1).replaceAll('\\"', '"').replaceAll("'", "\\'")}'`
 }

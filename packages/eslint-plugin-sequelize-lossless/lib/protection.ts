@@ -32,9 +32,12 @@ function saysLock(name: string): boolean {
   return wordsOf(name).some((word) => words.has(word))
 }
 
+/** A name that starts with one of these says what the function does to a lock: `markLocked`, `isLocked`. */
+const actions: ReadonlySet<string | undefined> = new Set(['mark', 'unmark', 'set', 'unset', 'is', 'get', 'check', 'un'])
+
 /** Whether the name of a function says that it runs under a lock of its caller, and not that it locks something. */
 function saysLocked(name: string): boolean {
-  return /(?:Locked|(?:With|Under|In|Inside|Holding)\w*Lock)$/.test(name) && !/^(?:mark|set|is|get|check|un)/.test(name)
+  return /(?:Locked|(?:With|Under|In|Inside|Holding)\w*Lock)$/.test(name) && !actions.has(wordsOf(name)[0])
 }
 
 export interface Protection {

@@ -1,7 +1,7 @@
 import type { SourceCode } from 'eslint'
 import type { Change } from './cure.js'
 import type { Mutation } from './document.js'
-import { shownPath } from './operations.js'
+import { quoted, shownPath } from './operations.js'
 import type { Operation } from './operations.js'
 import { argumentsOf, keyOf, placeOf, resolved, unwrap } from './syntax.js'
 import type { Node, NodeOf } from './syntax.js'
@@ -43,18 +43,15 @@ export function remedyOfMutation(
   { kind, key }: Mutation,
   path: readonly string[],
 ): Remedy {
-  // Elements of an array have no path.
+  // The index of an element may be another one when the write runs: no operation is suggested.
   const isElement = [...path, key].some((each) => typeof each === 'string' && /^(\*|\d+)$/.test(each))
   if (isElement) return remedyOf(source, row, column)
-  const outer = path.map((each) => JSON.stringify(each).replaceAll('"', "'"))
-  const shown = (last: string[]): string => {
-    const keys = [...outer, ...last]
-    return keys.length === 1 ? keys[0]! : `[${keys.join(', ')}]`
+  if (kind === 'append') {
+    return remedyOf(source, row, column, path.length > 0 ? `append(${shownPath(source, path)}, …)` : undefined)
   }
-  if (kind === 'append') return remedyOf(source, row, column, outer.length > 0 ? `append(${shown([])}, …)` : undefined)
   if (key === undefined) return remedyOf(source, row, column)
-  if (kind === 'set' && outer.length === 0) return remedyOfKey(source, row, column, key)
-  const at = shown([shownKey(source, key)])
+  if (kind === 'set' && path.length === 0) return remedyOfKey(source, row, column, key)
+  const at = shownPath(source, [...path, key], (node) => textOf(source, node))
   const operations = { set: `set(${at}, …)`, add: `increment(${at})`, remove: `remove(${at})`, other: '…' }
   return remedyOf(source, row, column, operations[kind])
 }
@@ -63,7 +60,7 @@ export function remedyOfMutation(
 export function remedyOfChanges(source: SourceCode, row: Node, changes: ReadonlyMap<string, Change>): Remedy {
   const [[column, change], ...others] = [...changes] as [[string, Change], ...[string, Change][]]
   const shown = (operations: readonly Operation[]): string => {
-    const texts = operations.map((each) => shownOperation(source, each))
+    const texts = operations.map((each) => outlined(source, each))
     return texts.length > 3 ? '…' : texts.join(', ')
   }
   if (others.length > 0) {
@@ -79,7 +76,8 @@ export function remedyOfChanges(source: SourceCode, row: Node, changes: Readonly
   return remedyOf(source, row, column, shown(operations))
 }
 
-function shownOperation(source: SourceCode, { name, path, operands, isMatching }: Operation): string {
+/** An operation, with `…` in place of its value. */
+function outlined(source: SourceCode, { name, path, operands, isMatching }: Operation): string {
   const keys = path.map((key) => (typeof key === 'string' ? key : textOf(source, key)))
   const at = keys.includes('…') ? '…' : shownPath(source, path)
   if (name === 'remove') return `remove(${[at, ...operands].join(', ')})`
@@ -89,20 +87,20 @@ function shownOperation(source: SourceCode, { name, path, operands, isMatching }
 
 export function remedyOfKey(source: SourceCode, row: Node, column: string, key: Key): Remedy {
   const remedy = remedyOf(source, row, column)
-  return { ...remedy, call: `${remedy.row}.mergeJsonKey('${column}', ${shownKey(source, key)}, …)` }
+  return { ...remedy, call: `${remedy.row}.mergeJsonKey(${quoted(column)}, ${shownKey(source, key)}, …)` }
 }
 
 export function remedyOf(source: SourceCode, row: Node, column: string, operations?: string): Remedy {
   const named = placeOf(source, row) ? source.getText(row) : 'row'
   return {
-    call: operations && `${named}.updateJson('${column}', [${operations}])`,
+    call: operations && `${named}.updateJson(${quoted(column)}, [${operations}])`,
     row: named,
     name: row.type === 'Identifier' ? row.name : 'row',
   }
 }
 
 function shownKey(source: SourceCode, key: Key): string {
-  return typeof key === 'string' ? `'${key}'` : textOf(source, key!)
+  return typeof key === 'string' ? quoted(key) : textOf(source, key!)
 }
 
 /** The source text if it is a short single line, else `…`. */
