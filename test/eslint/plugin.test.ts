@@ -107,6 +107,11 @@ export async function step(id) {
         "import { set } from './a'\nimport { atomicUpdate, set as setJson3 } from 'sequelize-lossless'\nconst setJson = 1, setJson2 = set()",
         '{ ...run.progress, a: 1 }',
       ],
+      [
+        "const { atomicUpdate: write, append } = require('sequelize-lossless')",
+        "const { atomicUpdate: write, append, set } = require('sequelize-lossless')",
+        '{ ...run.progress, a: 1 }',
+      ],
     ]
     for (const [before, after, value = omitted] of names) expect(await fixed(before, value)).to.equal(after)
   })

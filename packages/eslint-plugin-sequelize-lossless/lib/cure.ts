@@ -199,11 +199,10 @@ function isDiscarded(call: Call): boolean {
 
 /** The innermost list of statements that holds all nodes. */
 function blockAround(nodes: readonly Node[]): NodeOf<'BlockStatement' | 'Program'> | undefined {
-  for (const outer of ancestorsOf(nodes[0]!)) {
-    if (outer.type !== 'BlockStatement' && outer.type !== 'Program') continue
-    if (nodes.every((node) => contains(outer, node))) return outer
-  }
-  return undefined
+  return [...ancestorsOf(nodes[0]!)].find(
+    (outer): outer is NodeOf<'BlockStatement' | 'Program'> =>
+      (outer.type === 'BlockStatement' || outer.type === 'Program') && nodes.every((node) => contains(outer, node)),
+  )
 }
 
 /** Whether a statement returns from the function, or leaves a loop, in which it stands. */

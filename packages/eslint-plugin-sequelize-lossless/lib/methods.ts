@@ -40,14 +40,15 @@ function isRead(column: string, expression: string): boolean {
 /** The expression that starts here. A line ends it outside brackets, unless an operator continues it. */
 function expressionAt(text: string, start: number): string {
   let depth = 0
-  for (const { 0: token, index } of text.slice(start).matchAll(/'[^'\n]*'|"[^"\n]*"|[([{]|[)\]}]|[;,]|\n/g)) {
+  const tokens = text.slice(start).matchAll(/'[^'\n]*'|"[^"\n]*"|[([{]|[)\]}]|[;,]|\n/g)
+  const end = [...tokens].find(({ 0: token, index }) => {
     const [before, after] = [text.slice(start, start + index), text.slice(start + index)]
     if (/^[([{]/.test(token)) depth++
     else if (/^[)\]}]/.test(token)) depth--
     const isEnd =
       /^[;,]/.test(token) ||
       (token === '\n' && !/(?:[=+\-*/%&|?:]|^)\s*$/.test(before) && !/^\s*[.?:+\-*/%&|]/.test(after))
-    if (depth < 0 || (depth === 0 && isEnd)) return before
-  }
-  return text.slice(start)
+    return depth < 0 || (depth === 0 && isEnd)
+  })
+  return text.slice(start, end && start + end.index)
 }

@@ -110,13 +110,13 @@ export function typesOf(source: SourceCode): Types | undefined {
         ['String', 'Boolean'].includes(part.getSymbol()?.name ?? ''),
       ) && !hasUndefined(services.getTypeAtLocation(node)),
     isWithoutHooks() {
-      const files = services.program!.getSourceFiles()
-      if (!files.some(({ fileName }) => /sequelize-lossless\/dist\/index\.d\.ts$/.test(fileName))) return false
-      return !files.some((file) => !file.isDeclarationFile && hooks.test(file.text))
+      const own = services.program!.getSourceFiles().filter(({ isDeclarationFile }) => !isDeclarationFile)
+      return own.some(({ text }) => usesLibrary.test(text)) && !own.some(({ text }) => hooks.test(text))
     },
   }
 }
 
+const usesLibrary = /['"]sequelize-lossless['"]/
 const hooks = /\b(?:(?:before|after)(?:Update|Save|Validate)|addHook|hooks|validate)\b/i
 
 function hasUndefined(type: ts.Type): boolean {
