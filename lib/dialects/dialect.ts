@@ -173,10 +173,10 @@ export interface Dialect {
    */
   readonly skipLocked: () => string
   /**
-   * A statement locks every row that it scans, and scans a whole table if it names many of its rows: SQL after the name of the
-   * table that lets an UPDATE of rows by their keys read only these; and whether the error says that the table has no such index.
+   * SQL after the name of the table that makes an UPDATE of many rows read them by the primary index. Without it, the
+   * statement scans the table and locks every row. `isMissing`: the error says that the table has no such index.
    */
-  readonly byKeys?: { readonly hint: string; readonly isNoIndex: (error: DriverError) => boolean }
+  readonly primaryIndex?: { readonly hint: string; readonly isMissing: (error: DriverError) => boolean }
   /** A locking read locks every row that it scans or sorts, not only those that it returns. */
   readonly locksScannedRows?: true
   /** For a database with a single writer: the key of its writer queue, a file or `'in memory'`. */

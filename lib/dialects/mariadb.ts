@@ -172,7 +172,7 @@ export const mariadb: Dialect = {
   matched,
   lockClause: 'FOR UPDATE',
   skipLocked: mysql.skipLocked,
-  byKeys: mysql.byKeys!,
+  primaryIndex: mysql.primaryIndex!,
   locksScannedRows: true,
   insertIfAbsent: mysql.insertIfAbsent,
   lockWait: (timeoutMs) => ({

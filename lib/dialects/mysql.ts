@@ -275,7 +275,7 @@ export const mysql: Dialect = {
   matched,
   lockClause: 'FOR UPDATE',
   skipLocked: () => 'FOR UPDATE SKIP LOCKED',
-  byKeys: { hint: 'FORCE INDEX (PRIMARY)', isNoIndex: ({ errno }) => errno === 1176 },
+  primaryIndex: { hint: 'FORCE INDEX (PRIMARY)', isMissing: ({ errno }) => errno === 1176 },
   locksScannedRows: true,
   insertIfAbsent,
   // SET_VAR cannot set innodb_lock_wait_timeout.

@@ -9,7 +9,7 @@ export class Evidence {
   #divergence: string | undefined
   #sharesRow = false
   /** Where a participant was passed over, since it waited outside the database. */
-  readonly missed: Set<string> = new Set()
+  readonly passedOver: Set<string> = new Set()
   readonly #ok = new Set<string>()
   readonly #errors = new Map<string, unknown>()
 
@@ -19,7 +19,7 @@ export class Evidence {
     this.#divergence ??= divergence
     for (const [name, outcome] of Object.entries(outcomes)) if (outcome === 'ok') this.#ok.add(name)
     for (const [name, error] of run.errors()) this.#errors.set(name, error)
-    for (const place of run.missed) this.missed.add(place)
+    for (const place of run.passedOver) this.passedOver.add(place)
     this.#sharesRow ||= shareRow(run.steps)
   }
 
@@ -29,7 +29,7 @@ export class Evidence {
     return [
       this.#divergence !== undefined &&
         `the participants behave differently in different runs, so not every order was run: ${this.#divergence}. Remove random values, clocks and timers from them`,
-      ...[...this.missed].map(
+      ...[...this.passedOver].map(
         (place) =>
           `${place}, and the others went on without it, so orders are missing: shorten or fake the timer or the request that it waits for`,
       ),

@@ -34,7 +34,10 @@ export interface Result {
   readonly reasons: readonly string[]
   /** The number of schedules that were run. */
   readonly schedules: number
-  /** Every schedule within `preemptions` was run. False also if the server chose another order, or one waited outside. */
+  /**
+   * Every schedule within `preemptions` was run. False also if the server chose another order, or if the participants went
+   * on without one that waited outside the database.
+   */
   readonly isComplete: boolean
   readonly failures: readonly Failure[]
   /** The failure with the fewest switches. */
@@ -142,7 +145,7 @@ class Exploration<C> {
     const goesOn = (): boolean => !isFound() && this.#reasons.size === 0 && this.#evidence.schedules < maxSchedules
     while (goesOn() && !frontier.isEmpty) await this.#visit(frontier.next())
     if (this.#evidence.schedules > 0) this.#object(frontier)
-    this.#isComplete = frontier.isEmpty && this.#serverChoices === 0 && this.#evidence.missed.size === 0
+    this.#isComplete = frontier.isEmpty && this.#serverChoices === 0 && this.#evidence.passedOver.size === 0
   }
 
   /** Runs one schedule. */

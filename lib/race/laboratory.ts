@@ -21,7 +21,7 @@ export class Laboratory<C> {
   readonly #names: readonly string[]
   /** Descriptions of statements that the kit did not control. */
   readonly strays: Set<string> = new Set()
-  readonly #inVain = new Set<string>()
+  readonly #placesPassedOver = new Set<string>()
   #isRunning = false
 
   constructor(options: ExploreOptions<C>, server: Server) {
@@ -60,7 +60,7 @@ export class Laboratory<C> {
 
   /** Runs the participants concurrently, with their statements in the order of `chooser`. */
   async run(context: C, chooser: Chooser, mutate?: Mutate): Promise<Run> {
-    const run = new Run(this.#server, this.#inVain, mutate)
+    const run = new Run(this.#server, this.#placesPassedOver, mutate)
     this.#isRunning = true
     for (const name of this.#names) this.#start(run, name, context)
     await this.#finish(run, (ready) => chooser.choose(ready))
@@ -71,7 +71,7 @@ export class Laboratory<C> {
 
   /** Runs the participants one after the other. */
   async runSerially(context: C, order: readonly string[]): Promise<Run> {
-    const run = new Run(this.#server, this.#inVain)
+    const run = new Run(this.#server, this.#placesPassedOver)
     for (const name of order) {
       this.#start(run, name, context)
       // An earlier participant may send a statement after it has ended.

@@ -61,7 +61,7 @@ export class Run {
   /** The server may have chosen who continues: several waited for one lock, or it ended a deadlock. */
   serverChose = false
   /** Descriptions of choices that were made while a participant waited outside the database. */
-  readonly missed: Set<string> = new Set()
+  readonly passedOver: Set<string> = new Set()
   readonly #server: Server
   readonly #waits: Waits
   readonly #participants: Participant[] = []
@@ -70,7 +70,7 @@ export class Run {
   #wake: () => void = nothing
   #isOver = false
   /** The places where a participant was waited for in vain, in this exploration. */
-  readonly #inVain: Set<string>
+  readonly #placesPassedOver: Set<string>
   /** The timers that a participant waits for, by the id of the resource. */
   readonly #timers = new Map<number, Participant>()
   readonly #hook = createHook({
@@ -85,10 +85,10 @@ export class Run {
     return this.#isOver
   }
 
-  constructor(server: Server, inVain: Set<string>, mutate: Mutate = ({ sql }) => sql) {
+  constructor(server: Server, placesPassedOver: Set<string>, mutate: Mutate = ({ sql }) => sql) {
     this.#server = server
     this.#waits = new Waits(server)
-    this.#inVain = inVain
+    this.#placesPassedOver = placesPassedOver
     this.#mutate = mutate
     this.#hook.enable()
   }
@@ -172,9 +172,9 @@ export class Run {
         }
         // Count checks too: if this process gets no processor time, elapsed time alone proves nothing.
         for (const each of seen === this.#events ? computing : []) {
-          const patienceMs = this.#patienceMs(each)
-          const isLong = performance.now() - each.lastEvent > patienceMs
-          each.outside = isLong && ++each.looks * limits.answer * 4 > Math.min(patienceMs, this.#server.computingMs)
+          const outsideWaitMs = this.#outsideWaitMs(each)
+          const isLong = performance.now() - each.lastEvent > outsideWaitMs
+          each.outside = isLong && ++each.looks * limits.answer * 4 > Math.min(outsideWaitMs, this.#server.computingMs)
         }
       } else {
         const ready = live.filter(({ held, gates }) => held ?? gates.length > 0)
@@ -359,9 +359,9 @@ export class Run {
   }
 
   /** How long the others wait for a participant that has sent no statement and not ended. */
-  #patienceMs(participant: Participant): number {
+  #outsideWaitMs(participant: Participant): number {
     const { hasQueue, computingMs } = this.#server
-    if (this.#inVain.has(this.#placeOf(participant))) return computingMs
+    if (this.#placesPassedOver.has(this.#placeOf(participant))) return computingMs
     if ([...this.#timers.values()].includes(participant)) return limits.timer
     return hasQueue ? computingMs : limits.patience
   }
@@ -377,8 +377,8 @@ export class Run {
     const hasTimer = [...this.#timers.values()].includes(participant)
     if (this.#server.hasQueue && !hasTimer) return
     const place = this.#placeOf(participant)
-    this.#inVain.add(place)
-    this.missed.add(place)
+    this.#placesPassedOver.add(place)
+    this.passedOver.add(place)
   }
 
   #signal(participant: Participant): void {

@@ -296,7 +296,8 @@ interface BuiltUpdate {
 
 /**
  * Builds the UPDATE with one variant for each document.
- * @param rows the condition that names its rows, whose binds are the last ones but for those of `where`, and SQL after the table
+ * @param rows its `sql` is the condition that names the rows, with binds before those of `where` only; its `hint` is SQL after
+ *   the table. A {@link RowRef} has none
  */
 export function buildUpdate(
   call: Call,

@@ -243,9 +243,9 @@ async function updateAlike(
   }
   try {
     if (dialect.matched) {
-      const { hint, isNoIndex } = state.lacksPrimaryIndex ? {} : (dialect.byKeys ?? {})
+      const { hint, isMissing } = state.lacksPrimaryIndex ? {} : (dialect.primaryIndex ?? {})
       const header = await send(hint).catch((error: unknown) => {
-        if (!(error instanceof DatabaseError) || !isNoIndex?.(error.parent)) throw error
+        if (!(error instanceof DatabaseError) || !isMissing?.(error.parent)) throw error
         state.lacksPrimaryIndex = true
         return send()
       })

@@ -318,7 +318,7 @@ eachDatabase('updateWhere', (database) => {
     expect(changed.map(({ progress }) => progress)).to.deep.equal([patch, patch, { a: 1, ...patch }])
   })
 
-  it('never deadlocks with calls whose rows overlap by their key', async () => {
+  it('does not deadlock in concurrent calls whose rows overlap by their key', async () => {
     await Tasks.bulkCreate(Array.from({ length: 60 }, () => ({ progress: { n: 0 } })))
     const [{ id: first }] = (await all()) as [Task]
     const from = [0, 5, 11, 0]

@@ -304,7 +304,7 @@ eachDatabase('what explore() proves', (database) => {
     })
   })
 
-  it('accuses of nothing that its own replay does not show', async () => {
+  it('reports no failure that does not fail again in a replay', async () => {
     let checks = 0
     const check = (): void => {
       if (++checks === 1) throw new Error('by the clock')
