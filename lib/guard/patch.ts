@@ -1,6 +1,5 @@
 import { literal, Op, QueryTypes } from 'sequelize'
 import type { Logging, Transaction } from 'sequelize'
-import { connectorOf } from '../dialects/connector.js'
 import type { Change, Dialect, UpdateVariant } from '../dialects/dialect.js'
 import { refuseTooLarge, refuseTooManyBinds, refuseUnsupported } from '../dialects/limits.js'
 import { StaleRowError } from '../errors/errors.js'
@@ -180,35 +179,35 @@ function hasDigits(value: JsonValue): boolean {
 }
 
 async function sendPatch(
-  { dialect, session: { sequelize } }: Call,
+  { dialect, session }: Call,
   { instance, tableName, where, options }: RowUpdate,
   plain: Readonly<Record<string, unknown>>,
   documents: readonly SpelledColumn[],
   variants: readonly UpdateVariant[],
   context: QueryContext,
 ): Promise<UpdateResult<unknown>> {
-  const statement = new Statement(RowRef.of(instance).model)
+  const statement = new Statement(RowRef.of(instance))
   const { values, guard } = documentValues(documents, variants, dialect, statement)
   const sql = statement.update(tableName, { ...plain, ...values }, { [Op.and]: [where, literal(guard)] }, options)
   if (sql === undefined) throw usage.searchPath(method)
   const [{ column }] = documents as [SpelledColumn]
   refuseTooLarge(method, column, statement.bytes(sql, dialect.maxStatementBytes), dialect)
-  const { maxBinds = Infinity } = connectorOf(sequelize.getDialect())
+  const { maxBinds = Infinity } = session.connector
   refuseTooManyBinds(method, column, statement.countBinds(sql, maxBinds), maxBinds, dialect)
   if (dialect.matched) {
-    const [header] = await sendForHeader(sequelize, sql, statement.binds, context)
+    const [header] = await sendForHeader(session, sql, statement.binds, context)
     const isMatched = dialect.matched(header)
     if (isMatched) return { result: 'matched', answer: [instance, 1] }
     return { result: isMatched === undefined ? 'unknown' : 'unmatched' }
   }
   // Sent like Sequelize's own UPDATE: Sequelize then assigns the result of `returning` to the instance.
-  const answer = (await sequelize.query(sql, {
+  const answer = (await session.sequelize.query(sql, {
     ...options,
     bind: statement.binds,
     type: QueryTypes.UPDATE,
     instance,
     transaction: context.transaction ?? null,
-    retry: statementRetry(sequelize, context.transaction !== undefined),
+    retry: statementRetry(session, context.transaction !== undefined),
   })) as unknown as [Row, number]
   return answer[1] > 0 ? { result: 'matched', answer } : { result: 'unmatched' }
 }

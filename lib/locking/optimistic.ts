@@ -141,7 +141,7 @@ async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Pro
   const options = {
     ...keyFormat(row),
     transaction: null,
-    retry: statementRetry(session.sequelize, false),
+    retry: statementRetry(session, false),
     ...(logging !== undefined && { logging }),
   }
   try {
@@ -172,11 +172,11 @@ async function refuseSkippedRow(
   versionRead: unknown,
 ): Promise<void> {
   if (!dialect.skipsRows) return
-  const select = new Statement(model)
+  const select = new Statement({ session, model })
   const version = `${select.column(versionAttribute(model)!)} AS ${select.name('version')}`
   const sql = `SELECT ${version} FROM ${select.table()} WHERE ${select.row(primaryKey)}`
   const context = { transaction: undefined, logging }
-  const [stored] = await sendForRows<{ version: unknown }>(session.sequelize, sql, select.binds, context)
+  const [stored] = await sendForRows<{ version: unknown }>(session, sql, select.binds, context)
   if (!stored || Number(stored.version) !== Number(versionRead)) return
   throw ConflictError.skipped(method, facts, columns, dialect.skipsRows('UPDATE'))
 }

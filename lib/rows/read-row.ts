@@ -31,7 +31,7 @@ export function selectRow(
   hint = '',
   clause = '',
 ): Promise<RowRead | undefined> {
-  const select = new Statement(ref.model)
+  const select = new Statement(ref)
   const columns = rowSelection(ref, dialect, select)
   const sql = `SELECT ${hint}${columns} FROM ${select.table()} WHERE ${ref.sql(select)} ${clause}`
   return readRow(ref, sql, select, context)
@@ -48,12 +48,13 @@ export function rowSelection({ model }: RowRef, dialect: Dialect, statement: Sta
 
 /** Sends a statement that returns one row with the columns of {@link rowSelection}. */
 export async function readRow(
-  { model }: RowRef,
+  ref: RowRef,
   sql: string,
   { binds }: Statement,
   context: QueryContext,
 ): Promise<RowRead | undefined> {
-  const [row] = await sendForInstances(model, sql, binds, context)
+  const { model } = ref
+  const [row] = await sendForInstances(ref, sql, binds, context)
   if (!row) return undefined
   const texts = new Map<string, string>()
   for (const attribute of jsonAttributes(model)) {

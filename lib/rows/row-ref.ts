@@ -47,6 +47,7 @@ export class RowRef {
   /** Conditions without which it is not the row: those by which it was found, or that a `paranoid` model has not deleted it. */
   readonly conditions: readonly RowCondition[]
   #key: string | undefined
+  #session: Session | undefined
 
   constructor(
     model: RowModel,
@@ -72,7 +73,7 @@ export class RowRef {
   }
 
   get session(): Session {
-    return sessionOf(sequelizeOf(this.model))
+    return (this.#session ??= sessionOf(sequelizeOf(this.model)))
   }
 
   /** The model and the primary key, for error texts. */

@@ -1,5 +1,4 @@
-import type { Sequelize } from 'sequelize'
-import { connectorOf } from '../dialects/connector.js'
+import type { Session } from './session.js'
 
 /** The maximum number of prepared statements per connection. MySQL's default limit for all connections is 16,382. */
 const maxPreparedStatements = 256
@@ -13,8 +12,8 @@ interface ConnectConfig {
  * have an unlimited number of SQL texts. A limit in the application's own `dialectOptions` has precedence.
  * @see https://sidorares.github.io/node-mysql2/docs/documentation/prepared-statements
  */
-export function limitPreparedStatements(sequelize: Sequelize): void {
-  if (connectorOf(sequelize.getDialect()).prepares !== true) return
+export function limitPreparedStatements({ sequelize, connector }: Session): void {
+  if (connector.prepares !== true) return
   sequelize.addHook('beforeConnect', (config) => {
     const own = config as ConnectConfig
     own.dialectOptions = { maxPreparedStatements, ...own.dialectOptions }

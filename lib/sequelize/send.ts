@@ -1,8 +1,7 @@
 import { BaseError, ConnectionError, QueryTypes } from 'sequelize'
-import type { Logging, QueryOptionsWithType, Sequelize, Transaction } from 'sequelize'
-import { connectorOf, probeText } from '../dialects/connector.js'
+import type { Logging, QueryOptionsWithType, Transaction } from 'sequelize'
+import { probeText } from '../dialects/connector.js'
 import type { Dialect, DriverError, Failure } from '../dialects/dialect.js'
-import { sequelizeOf } from './internals.js'
 import type { Row, RowModel } from './internals.js'
 import type { Session } from './session.js'
 
@@ -17,15 +16,15 @@ export interface QueryContext {
  * @param model if given, the error for a duplicate names its attributes
  */
 export function sendForRows<R extends object>(
-  sequelize: Sequelize,
+  session: Session,
   sql: string,
   binds: unknown[],
   context: QueryContext,
   model?: RowModel,
 ): Promise<R[]> {
-  return sequelize.query<R>(sql, {
+  return session.sequelize.query<R>(sql, {
     bind: binds,
-    ...queryOptions(sequelize, context),
+    ...queryOptions(session, context),
     type: QueryTypes.SELECT,
     raw: true,
     ...(model && { model }),
@@ -34,14 +33,14 @@ export function sendForRows<R extends object>(
 
 /** Sends a SELECT of whole rows and returns instances, parsed as by Sequelize's own finders. */
 export function sendForInstances(
-  model: RowModel,
+  { session, model }: { readonly session: Session; readonly model: RowModel },
   sql: string,
   binds: unknown[],
   context: QueryContext,
 ): Promise<Row[]> {
   const options = {
     bind: binds,
-    ...queryOptions(sequelizeOf(model), context),
+    ...queryOptions(session, context),
     type: QueryTypes.SELECT as const,
     // Overrides a default of the application: new Sequelize({ query: { raw: true } }).
     raw: false,
@@ -49,7 +48,7 @@ export function sendForInstances(
     // The name of a table with a schema is an object with its own toString.
     tableNames: [(model.getTableName() as { toString(): string }).toString()],
   }
-  return sequelizeOf(model).query<Row>(sql, options)
+  return session.sequelize.query<Row>(sql, options)
 }
 
 /**
@@ -57,31 +56,31 @@ export function sendForInstances(
  * @param model if given, the error for a duplicate names its attributes
  */
 export function sendForHeader(
-  sequelize: Sequelize,
+  session: Session,
   sql: string,
   binds: unknown[],
   context: QueryContext,
   model?: RowModel,
 ): Promise<[header: unknown, rest: unknown]> {
-  const options = { bind: binds, ...queryOptions(sequelize, context), type: QueryTypes.RAW as const }
-  return sequelize.query(sql, (model ? { ...options, model } : options) as typeof options)
+  const options = { bind: binds, ...queryOptions(session, context), type: QueryTypes.RAW as const }
+  return session.sequelize.query(sql, (model ? { ...options, model } : options) as typeof options)
 }
 
 /**
  * The value of Sequelize's option `retry`, which resends one statement. Never resends in a transaction, because the
  * first error may have ended it; otherwise resends only after an error that guarantees that nothing was written.
  */
-export function statementRetry(sequelize: Sequelize, inTransaction: boolean): { max: number; match?: RegExp[] } {
-  const { busy } = connectorOf(sequelize.getDialect())
+export function statementRetry({ connector }: Session, inTransaction: boolean): { max: number; match?: RegExp[] } {
+  const { busy } = connector
   return inTransaction || !busy ? { max: 1 } : { max: 20, match: [busy] }
 }
 
-function queryOptions(sequelize: Sequelize, { transaction, logging }: QueryContext) {
+function queryOptions(session: Session, { transaction, logging }: QueryContext) {
   return {
     // null, not undefined: the call has already decided whether to join the ambient transaction.
     transaction: transaction ?? null,
     useMaster: true,
-    retry: statementRetry(sequelize, transaction !== undefined),
+    retry: statementRetry(session, transaction !== undefined),
     ...(logging === undefined ? {} : { logging }),
   }
 }
@@ -95,9 +94,8 @@ export async function recogniseDialect(session: Session, context: QueryContext):
 }
 
 async function askServer(session: Session, context: QueryContext): Promise<Dialect> {
-  const { sequelize } = session
-  const connector = connectorOf(sequelize.getDialect())
-  const [answer] = await sendForRows<Record<string, unknown>>(sequelize, connector.probe, [probeText], context)
+  const { connector } = session
+  const [answer] = await sendForRows<Record<string, unknown>>(session, connector.probe, [probeText], context)
   return (session.dialect = connector.recognise(answer ?? {}))
 }
 

@@ -1,4 +1,6 @@
 import type { Sequelize, Transaction } from 'sequelize'
+import { connectorOf } from '../dialects/connector.js'
+import type { Connector } from '../dialects/connector.js'
 import type { Dialect } from '../dialects/dialect.js'
 import type { Operation } from '../json/operation.js'
 import type { LosslessOptions } from './options.js'
@@ -42,9 +44,18 @@ export class Session {
   readonly reportedCallSites: Set<string> = new Set()
   /** Savepoints that were opened with a callback. */
   readonly savepointsWithCallback: WeakSet<Transaction> = new WeakSet()
+  #connector: Connector | undefined
 
   constructor(sequelize: Sequelize) {
     this.sequelize = sequelize
+  }
+
+  /**
+   * What is known of the driver before the server is asked.
+   * @throws {UnsupportedDatabaseError} the dialect of the Sequelize instance is not supported
+   */
+  get connector(): Connector {
+    return (this.#connector ??= connectorOf(this.sequelize.getDialect()))
   }
 }
 

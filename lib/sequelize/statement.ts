@@ -1,10 +1,8 @@
-import { connectorOf } from '../dialects/connector.js'
 import type { Comparison } from '../dialects/dialect.js'
-import { fieldOf, queryGeneratorOf, sequelizeOf, typeOf } from './internals.js'
+import { fieldOf, queryGeneratorOf, typeOf } from './internals.js'
 import type { QueryGenerator, RowModel } from './internals.js'
 import { modelStateOf } from './model-state.js'
 import type { FormattedSecond } from './model-state.js'
-import { sessionOf } from './session.js'
 import type { Session } from './session.js'
 
 /** Bytes that the protocol adds to each bound value: its type and its length. */
@@ -20,10 +18,10 @@ export class Statement {
   readonly #session: Session
   readonly #generator: QueryGenerator
 
-  constructor(model: RowModel) {
+  constructor({ session, model }: { readonly session: Session; readonly model: RowModel }) {
     this.#model = model
-    this.#session = sessionOf(sequelizeOf(model))
-    this.#generator = queryGeneratorOf(this.#session.sequelize)
+    this.#session = session
+    this.#generator = queryGeneratorOf(session.sequelize)
   }
 
   get binds(): unknown[] {
@@ -77,7 +75,7 @@ export class Statement {
     // A placeholder has at least 2 characters; a character has at most 3 bytes, and one more where it is escaped.
     const upperBound = sql.length * (3 + (bytesPerValueHeader + 4 * longest) / 2)
     if (upperBound <= limit) return upperBound
-    const { escapes } = connectorOf(this.#session.sequelize.getDialect())
+    const { escapes } = this.#session.connector
     const sizes = this.#binds.map((value) => {
       const text = String(value)
       return Buffer.byteLength(text) + (escapes ? (text.match(/["'\\]/g)?.length ?? 0) : 0)
@@ -91,7 +89,7 @@ export class Statement {
 
   /** The number of binds in `sql`; for MySQL, Sequelize makes a bind of each placeholder. Far below `limit`, a bound. */
   countBinds(sql: string, limit: number): number {
-    const { prepares } = connectorOf(this.#session.sequelize.getDialect())
+    const { prepares } = this.#session.connector
     if (!prepares || sql.length / 2 <= limit) return this.#binds.length
     return sql.match(/\$\d+/g)?.length ?? 0
   }
@@ -140,7 +138,7 @@ export class Statement {
 
   /** The condition on one column; the value may be one that the type of the column cannot represent. */
   comparison(attribute: string, operator: Comparison, value: unknown): string {
-    const { comparison } = connectorOf(this.#session.sequelize.getDialect())
+    const { comparison } = this.#session.connector
     const column = this.column(attribute)
     const bind = (): string => this.value(attribute, value)
     if (!comparison) return `${column} ${operator} ${bind()}`

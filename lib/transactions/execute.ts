@@ -87,7 +87,7 @@ export async function execute<P, R = P>(call: Call, work: Work<P, R>, plan: Plan
     attempts++
     if (plan.opensTransaction) return openTransaction(call, plan, run)
     const context = { transaction: undefined, logging: call.logging }
-    return enqueueWriter(call.method, call.session.sequelize, call.dialect, () => run(context, undefined))
+    return inWriterQueue(call, () => run(context, undefined))
   }
   const isRetryable = (error: unknown): boolean => {
     if (error instanceof AfterCommit) return false
@@ -116,6 +116,11 @@ export function inSavepoint<R>(
   if (!transaction) return statements(context)
   const options = { transaction, ...(logging !== undefined && { logging }) }
   return session.sequelize.transaction(options, (savepoint) => statements({ ...context, transaction: savepoint }))
+}
+
+/** Runs `fn` in the turn of this writer, on a database with one writer. */
+function inWriterQueue<R>({ method, session, dialect }: Call, fn: () => Promise<R>, wait?: SlotWait): Promise<R> {
+  return dialect.writerQueue ? enqueueWriter(method, session.sequelize, dialect, fn, wait) : fn()
 }
 
 /** Wraps an error that a hook threw after a successful COMMIT: do not restore, retry or translate. */
@@ -159,7 +164,7 @@ async function openTransaction<R>(
   // Outside the enclosing scope, which refuses to open a transaction.
   const open = (): Promise<R> => runWith({ scope: undefined }, () => sequelize.transaction(options, run))
   try {
-    const result = await enqueueWriter(method, sequelize, dialect, open, wait)
+    const result = await inWriterQueue(call, open, wait)
     if (state?.commitError) throw state.commitError as Error
     return result
   } catch (error) {

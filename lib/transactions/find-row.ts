@@ -80,9 +80,9 @@ async function findRow(call: Call, query: RowQuery): Promise<RowRef> {
   const [ref] = found
   if (!ref) throw RowNotFoundError.byWhere(method, facts, columns)
   if (found.length === 1) return ref
-  const select = new Statement(model)
+  const select = new Statement(query)
   const sql = `SELECT COUNT(*) AS ${select.name('count')} FROM ${select.table()} WHERE ${query.sql(select)}`
-  const [row] = await read((context) => sendForRows<{ count: unknown }>(session.sequelize, sql, select.binds, context))
+  const [row] = await read((context) => sendForRows<{ count: unknown }>(session, sql, select.binds, context))
   throw usage.targetSeveral(method, model.name, columns, Math.max(Number(row!.count), found.length))
 }
 
@@ -104,9 +104,9 @@ export async function selectKeys(
   hint = '',
 ): Promise<RowRef[]> {
   const { model, conditions } = query
-  const select = new Statement(model)
+  const select = new Statement(query)
   const sql = `SELECT ${hint}${select.keyColumns()} FROM ${select.table()} WHERE ${query.sql(select)} ${end(select)}`
-  const rows = await sendForInstances(model, sql, select.binds, context)
+  const rows = await sendForInstances(query, sql, select.binds, context)
   return rows.map((row) => {
     const { primaryKey } = identifyRow(method, row)
     return new RowRef(model, primaryKey, undefined, conditions)

@@ -40,7 +40,7 @@ export function isInScope(transaction: Transaction): boolean {
 
 /** The transaction that locks the row of this instance, if the current code joins it. */
 export function lockTransaction(row: Row | undefined): Transaction | undefined {
-  const lock = findRowState(row)?.lock
+  const lock = row && findRowState(row)?.lock
   return lock && (!lock.isScoped || isInScope(lock.transaction)) ? openAncestor(lock.transaction) : undefined
 }
 
@@ -76,7 +76,7 @@ export function transactionToJoin(
 
 /** @throws {RolledBackError} the server rolled back the transaction that locked the row; its owner has not ended it */
 export function refuseBrokenLock(method: string, row: Row | undefined): void {
-  const lock = findRowState(row)?.lastLock
+  const lock = row && findRowState(row)?.lastLock
   const state = lock && findTransactionState(lock.transaction)
   if (state?.isAborted && (!lock?.isScoped || isInScope(lock.transaction))) {
     throw state.rolledBackError(method)
@@ -146,10 +146,10 @@ export function refuseOpening(session: Session): void {
 
 /** The innermost callback of this library that forbids a write outside its transaction. */
 function scopeAround({ sequelize }: Session, row: Row | undefined): Scope | undefined {
-  const used = findRowState(row)?.lastTransaction
   return currentScopes(sequelize).find(({ method, isOver, outermost }) => {
     if (method === undefined) return false
     const isFree = isOver && findTransactionState(outermost)?.outcome === 'committed'
+    const used = isFree ? findRowState(row)?.lastTransaction : undefined
     return !isFree || (used !== undefined && outermostOf(used) === outermost)
   })
 }

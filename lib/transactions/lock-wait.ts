@@ -28,16 +28,16 @@ export function lockingRead<R>(
 
 /** Runs `fn` with a setting of the transaction's connection, then restores the former value. */
 async function withSetting<R>(
-  { sequelize }: Session,
+  session: Session,
   { value, read, write }: Setting,
   context: QueryContext,
   fn: () => Promise<R>,
 ): Promise<R> {
   const set = async (text: string): Promise<void> => {
     const [sql, ...binds] = write(text)
-    await sendForRows(sequelize, sql, binds, context)
+    await sendForRows(session, sql, binds, context)
   }
-  const [answer] = await sendForRows<Record<string, unknown>>(sequelize, read, [], context)
+  const [answer] = await sendForRows<Record<string, unknown>>(session, read, [], context)
   const [before] = Object.values(answer!)
   await set(value)
   try {
@@ -51,8 +51,8 @@ async function withSetting<R>(
 /** Takes SQLite's write lock by an UPDATE without effect: a deferred transaction that reads first may never get it. */
 export async function takeWriteLock({ dialect, session }: Call, model: RowModel, context: QueryContext): Promise<void> {
   if (!dialect.writerQueue || beginsImmediate(context.transaction!)) return
-  const update = new Statement(model)
+  const update = new Statement({ session, model })
   const column = update.column(model.primaryKeyAttributes[0]!)
   const sql = `UPDATE ${update.table()} SET ${column} = ${column} WHERE 1 = 0`
-  await sendForHeader(session.sequelize, sql, update.binds, context)
+  await sendForHeader(session, sql, update.binds, context)
 }

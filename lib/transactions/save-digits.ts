@@ -154,11 +154,11 @@ async function readText(
   const { model, primaryKey } = RowRef.of(instance)
   const context = { transaction: transaction ?? undefined, logging }
   const dialect = session.dialect ?? (await recogniseDialect(session, context))
-  const select = new Statement(model)
+  const select = new Statement({ session, model })
   const type = attributeType(model, column) as Column['type']
   const text = dialect.documentText({ sql: select.column(column), type })
   const sql = `SELECT ${text} AS ${select.name('document')} FROM ${select.table()} WHERE ${select.row(primaryKey)} ${dialect.lockClause}`
-  const [row] = await sendForRows<{ document: string | null }>(session.sequelize, sql, select.binds, context)
+  const [row] = await sendForRows<{ document: string | null }>(session, sql, select.binds, context)
   return row?.document ?? undefined
 }
 

@@ -21,7 +21,7 @@ import {
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { override } from '../sequelize/override.js'
-import { isRefusedByServer, noteFailure, statementRetry } from '../sequelize/send.js'
+import { isRefusedByServer, noteFailure } from '../sequelize/send.js'
 import { sessionOf } from '../sequelize/session.js'
 import { currentContext, currentScopes, runWith } from './async-context.js'
 import type { RowCall, Scope, SendingStatement } from './async-context.js'
@@ -243,7 +243,7 @@ export class TransactionState {
 
   #sendNow(query: Query, sql: unknown, text: string, given: QueryOptions, dialect: Dialect): Promise<unknown> {
     // Otherwise Sequelize could resend a statement after the server has ended its transaction.
-    const retry = statementRetry(this.#sequelize, true)
+    const retry = { max: 1 }
     const options = dialect.writerQueue ? given : { ...given, retry }
     const savepoint = savepointSql.exec(text)
     if (savepoint) return this.#sendForSavepoint(query, savepoint, text, options, dialect)

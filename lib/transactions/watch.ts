@@ -55,7 +55,7 @@ export function watchSession(session: Session): void {
   if (session.isWatched) return
   session.isWatched = true
   const { sequelize } = session
-  limitPreparedStatements(sequelize)
+  limitPreparedStatements(session)
   keepDigitsInSaves(session)
   override(sequelize, 'query', (original) => {
     const query = original.bind(sequelize) as Query
@@ -90,7 +90,9 @@ async function sendStatement(session: Session, query: Query, sql: unknown, given
   const { dialect } = session
   if (!dialect) return query(sql, options)
   try {
-    return await enqueueStatement(session.sequelize, dialect, () => query(sql, options))
+    return await (dialect.writerQueue
+      ? enqueueStatement(session.sequelize, dialect, () => query(sql, options))
+      : query(sql, options))
   } catch (error) {
     noteFailure(error, dialect)
     explainAcquireTimeout(session, error, options.type)

@@ -228,10 +228,9 @@ async function sendInsert(
   context: QueryContext,
 ): Promise<boolean> {
   const { method, session, dialect } = call
-  const { sequelize } = session
   const { model } = row
   const { values, texts } = added
-  const insert = new Statement(model)
+  const insert = new Statement(row)
   const names = [...texts.keys(), ...values.keys()].filter((name) => !(name in key))
   // The key is the last part: the error for a value that its column cannot represent says which bind it is.
   const attributes = [...names, ...Object.keys(key)]
@@ -252,15 +251,15 @@ async function sendInsert(
   })
   refuseTooLarge(method, names[0] ?? attributes[0]!, insert.bytes(text, dialect.maxStatementBytes), dialect)
   try {
-    if (!isInserted) return (await sendForRows(sequelize, text, insert.binds, context, model)).length > 0
-    return isInserted(await sendForHeader(sequelize, text, insert.binds, context))
+    if (!isInserted) return (await sendForRows(session, text, insert.binds, context, model)).length > 0
+    return isInserted(await sendForHeader(session, text, insert.binds, context))
   } catch (error) {
     const { parent } = error as { parent?: DriverError }
     if (parent && isNoKey?.(parent)) throw noKey(method, model, Object.keys(key))
     if (!parent || !isOtherKey?.(parent)) throw error
     // Fails with the error that names the other key.
     const plain = `INSERT INTO ${insert.table()} (${columns.join(', ')}) VALUES (${placeholders.join(', ')})`
-    await sendForHeader(sequelize, plain, plainBinds, context, model)
+    await sendForHeader(session, plain, plainBinds, context, model)
     return true
   }
 }
@@ -325,7 +324,7 @@ async function uniqueIndexes(
   if (state.uniqueIndexes && isOf(state.uniqueIndexes)) return state.uniqueIndexes
   const binds: unknown[] = []
   const sql = listIndexes(tableOf(model), (value) => `$${binds.push(value)}`)
-  const columns = await sendForRows<IndexColumn>(session.sequelize, sql, binds, context)
+  const columns = await sendForRows<IndexColumn>(session, sql, binds, context)
   const indexes = new Map<string, IndexColumn[]>()
   for (const each of columns) indexes.set(each.name, [...(indexes.get(each.name) ?? []), each])
   const unique = [...indexes.values()].filter((index) => index.every(({ isUnique }) => Number(isUnique) === 1))

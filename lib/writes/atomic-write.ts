@@ -1,5 +1,4 @@
 import type { Model } from 'sequelize'
-import { connectorOf } from '../dialects/connector.js'
 import type { Column, UpdateVariant } from '../dialects/dialect.js'
 import { refuseClampedSum, refuseTooLarge, refuseTooManyBinds, refuseUnsupported } from '../dialects/limits.js'
 import { checkOptions } from '../errors/check-options.js'
@@ -308,11 +307,10 @@ export function buildUpdate(
   mayPad = true,
 ): BuiltUpdate {
   const { method, dialect, session } = call
-  const { sequelize } = session
   const { documents, columns, where, calls, now } = changes
-  const { prepares = false, maxBinds = Infinity } = connectorOf(sequelize.getDialect())
+  const { prepares = false, maxBinds = Infinity } = session.connector
   const isPrepared = prepares && mayPad
-  const statement = new Statement(model)
+  const statement = new Statement({ session, model })
   const assignments: string[] = []
   const guards: string[] = []
   let [prefix, hint] = ['', '']
@@ -372,11 +370,10 @@ async function sendUpdate(
   context: QueryContext,
 ): Promise<UpdateResult<Written>> {
   const { dialect, session } = call
-  const { sequelize } = session
   const { row, documents, answer } = write
   const { sql, statement, targets } = buildUpdate(call, row.model, write, variants, row)
   if (dialect.matched) {
-    const [header] = await sendForHeader(sequelize, sql, statement.binds, context)
+    const [header] = await sendForHeader(session, sql, statement.binds, context)
     const isMatched = dialect.matched(header)
     if (!isMatched) return { result: isMatched === undefined ? 'unknown' : 'unmatched' }
     return { result: 'matched', answer: answer === 'nothing' ? {} : await readWritten(call, write, context) }
@@ -393,7 +390,7 @@ async function sendUpdate(
           `${target.sql} AS ${statement.name(`loaded${index}`)}`,
         ])
   const [found] = await sendForRows<Record<string, unknown>>(
-    sequelize,
+    session,
     `${sql} RETURNING ${returned.join(', ')}`,
     statement.binds,
     context,

@@ -289,7 +289,7 @@ async function compareColumns(
   context: QueryContext,
 ): Promise<boolean> {
   const { facts } = ref
-  const select = new Statement(ref.model)
+  const select = new Statement(ref)
   const flag = (sql: string, name: string): string => `CASE WHEN ${sql} THEN 1 ELSE 0 END AS ${select.name(name)}`
   const conditions = where.map((each, index) => flag(conditionSql(each, select), `met${index}`))
   const values = changes.map((change) => {
@@ -300,7 +300,7 @@ async function compareColumns(
   const flags = [...conditions, flag(['1 = 1', ...values].join(' AND '), 'isThere')]
   const sql = `SELECT ${flags.join(', ')} FROM ${select.table()} WHERE ${ref.sql(select)}`
   const locked = context.transaction ? `${sql} ${dialect.lockClause}` : sql
-  const [row] = await sendForRows<Record<string, unknown>>(session.sequelize, locked, select.binds, context)
+  const [row] = await sendForRows<Record<string, unknown>>(session, locked, select.binds, context)
   if (!row) throw new RowNotFoundError(method, facts)
   const unmet = where.find((_, index) => !Number(row[`met${index}`]))
   if (unmet) throw ConditionNotMetError.ofColumns(method, facts, columnsOf(unmet))
@@ -355,7 +355,7 @@ export async function readDocument(
   context: QueryContext,
 ): Promise<StoredDocument> {
   const { model, facts } = ref
-  const select = new Statement(model)
+  const select = new Statement(ref)
   const target: Column = { sql: select.column(column), type }
   const set = dialect.characterSet ? `, ${dialect.characterSet.of(target)} AS ${select.name('characterSet')}` : ''
   const isNull = `${target.sql} IS NULL AS ${select.name('isNull')}`
@@ -367,7 +367,7 @@ export async function readDocument(
     loaded: unknown
     isNull: unknown
     characterSet?: string
-  }>(session.sequelize, locked, select.binds, context)
+  }>(session, locked, select.binds, context)
   if (!row) throw new RowNotFoundError(method, facts)
   if (row.characterSet !== undefined) refuseCharacterSet(method, model.name, column, row.characterSet, dialect)
   if (row.document === null && !Number(row.isNull)) refuseUnreturned(method, column, dialect)
@@ -397,8 +397,8 @@ async function normalizeDocument(
   const { normalizeStoredText: normalize } = dialect
   const normalized = normalize?.text(text)
   if (!normalize || normalized === undefined) return
-  const update = new Statement(ref.model)
+  const update = new Statement(ref)
   const target: Column = { sql: update.column(column), type }
   const sql = `UPDATE ${update.table()} SET ${target.sql} = ${update.bind(normalized)} WHERE ${ref.sql(update)} AND ${normalize.isText(target, update.bind(text))}`
-  await sendForHeader(session.sequelize, sql, update.binds, context)
+  await sendForHeader(session, sql, update.binds, context)
 }

@@ -1,6 +1,5 @@
 import { DatabaseError } from 'sequelize'
 import type { Attributes, Logging, Model, ModelStatic, Transactionable, WhereOptions } from 'sequelize'
-import { connectorOf } from '../dialects/connector.js'
 import type { UpdateVariant } from '../dialects/dialect.js'
 import { refuseTooLarge, refuseTooManyBinds } from '../dialects/limits.js'
 import { checkOptions } from '../errors/check-options.js'
@@ -162,7 +161,7 @@ async function lockRows(
   const { method, dialect, session } = call
   const { model, conditions } = query
   const combinations = documents.some((each) => isReadFirst(each, dialect)) ? [] : variantsOf(documents, dialect)
-  const select = new Statement(model)
+  const select = new Statement(query)
   let prefix = ''
   const cases = combinations.map((variants, index) => {
     const guards = documents.map((each, place) => {
@@ -176,13 +175,13 @@ async function lockRows(
   const order = model.primaryKeyAttributes.map((name) => select.column(name)).join(', ')
   const selected = `${select.keyColumns()}, ${kind} AS ${select.name(kindAlias)}`
   const sql = `${selected} FROM ${select.table()} WHERE ${query.sql(select)} ORDER BY ${order}`
-  const { maxBinds = Infinity } = connectorOf(session.sequelize.getDialect())
+  const { maxBinds = Infinity } = session.connector
   const column = documents[0]?.column ?? model.primaryKeyAttributes[0]!
   refuseTooLarge(method, column, select.bytes(sql, dialect.maxStatementBytes), dialect)
   refuseTooManyBinds(method, column, select.countBinds(sql, maxBinds), maxBinds, dialect)
   try {
     return await lockingRead(call, model, context, async (hint, clause) => {
-      const rows = await sendForInstances(model, `${prefix}SELECT ${hint}${sql} ${clause}`, select.binds, context)
+      const rows = await sendForInstances(query, `${prefix}SELECT ${hint}${sql} ${clause}`, select.binds, context)
       return rows.map((row) => {
         const found = valuesOf(row)[kindAlias] as number | string | null
         const { primaryKey } = identifyRow(method, row)
@@ -238,7 +237,7 @@ async function updateAlike(
     buildUpdate(call, model, changes, variants, { sql: (own) => keysSql(model, refs, own), ...(hint && { hint }) })
   const send = async (hint?: string): Promise<unknown> => {
     const { sql, statement } = build(hint)
-    const [header] = await sendForHeader(session.sequelize, sql, statement.binds, context)
+    const [header] = await sendForHeader(session, sql, statement.binds, context)
     return header
   }
   try {
@@ -251,15 +250,15 @@ async function updateAlike(
       })
       const isMatched = dialect.matched(header, refs.length)
       if (isMatched) return
-      const select = new Statement(model)
+      const select = new Statement({ session, model })
       const read = `SELECT ${select.keyColumns()} FROM ${select.table()} WHERE ${keysSql(model, refs, select)} ${dialect.lockClause}`
-      const found = await sendForInstances(model, read, select.binds, context)
+      const found = await sendForInstances({ session, model }, read, select.binds, context)
       const missing = missingOf(refs, found) ?? (isMatched === false ? refs[0] : undefined)
       if (missing) throw new ConflictError(method, missing.facts, unmatched, exactKey)
     } else {
       const { sql, statement } = build()
       const returning = `${sql} RETURNING ${statement.keyColumns()}`
-      const missing = missingOf(refs, await sendForInstances(model, returning, statement.binds, context))
+      const missing = missingOf(refs, await sendForInstances({ session, model }, returning, statement.binds, context))
       const names = [...documents.map(({ column }) => column), ...columns.map(({ attribute }) => attribute)]
       if (missing) throw ConflictError.skipped(method, missing.facts, names, dialect.skipsRows!('UPDATE'))
     }
