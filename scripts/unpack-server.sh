@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Unpacks a database server from Debian's packages into a cache folder and prints the path of a command that runs it.
-# Nothing is installed. Usage: unpack-server.sh mysql|mariadb|galera; galera is MariaDB with what its clusters need.
+# Nothing is installed. Usage: unpack-server.sh mysql|mariadb|galera, or unpack-server.sh mariadb RELEASE for the version of
+# another release of Debian, such as trixie. galera is MariaDB with what its clusters need.
 set -euo pipefail
 
-server=${1:?usage: unpack-server.sh mysql|mariadb|galera}
+server=${1:?usage: unpack-server.sh mysql|mariadb|galera [RELEASE]}
+release=${2:-}
 oldest_mysql=9.7
 cache=${XDG_CACHE_HOME:-${HOME:?}/.cache}/sequelize-lossless
-tree=$cache/$server
+tree=$cache/$server${release:+-$release}
 
 say() { echo "unpack-server: $*" >&2; }
 fail() {
@@ -26,8 +28,9 @@ debian_mirror() {
   apt-get indextargets --format '$(LABEL)|$(SITE)' 'Created-By: Packages' | sed -n '/^Debian|/{s///p;q;}'
 }
 
-download_mysql() {
-  local mirror debootstrap=debootstrap
+# Downloads a package of a release, with all that it needs down to the C library.
+download_of_release() {
+  local mirror debootstrap=debootstrap package=$1 release=$2
   mirror=$(debian_mirror)
   [ -n "$mirror" ] || {
     quietly apt-get update
@@ -39,11 +42,23 @@ download_mysql() {
     export DEBOOTSTRAP_DIR=$downloads/borrowed/usr/share/debootstrap
     debootstrap=$downloads/borrowed/usr/sbin/debootstrap
   fi
-  quietly "$debootstrap" --download-only --variant=minbase --include=mysql-server-core sid "$downloads/system" "$mirror"
+  quietly "$debootstrap" --download-only --variant=minbase --include="$package" "$release" "$downloads/system" "$mirror"
   mv "$downloads"/system/var/cache/apt/archives/*.deb "$downloads"
 }
 
-download_mariadb() { download_installable mariadb-server-core; }
+download_mysql() { download_of_release mysql-server-core sid; }
+
+download_mariadb() {
+  if [ -n "$release" ]; then download_of_release "$(mariadb_package)" "$release"; else download_installable mariadb-server-core; fi
+}
+
+# Up to bullseye, the name of the package has the version.
+mariadb_package() {
+  case $release in
+    bullseye) echo mariadb-server-core-10.5 ;;
+    *) echo mariadb-server-core ;;
+  esac
+}
 
 # rsync copies the data to a node that joins, by scripts that ask ss or lsof for its port.
 download_galera() { download_installable mariadb-server mariadb-server-core galera-4 rsync lsof; }
@@ -59,18 +74,27 @@ download_installable() {
   }
 }
 
-# The libraries of the development release fit no other loader than their own.
-wrap_mysql() {
-  cat <<'WRAPPER'
+# The libraries of another release fit no other loader than their own.
+wrap_with_loader() {
+  sed "s/SERVER/$1/; s/SHARE/$2/" <<'WRAPPER'
 #!/bin/sh
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
-for loader in "$here"/usr/lib/*-linux-gnu*/ld-linux*.so.*; do :; done
-exec "$loader" --library-path "${loader%/*}" "$here/usr/sbin/mysqld" "$@" --basedir="$here/usr" \
-  --plugin-dir="$here/usr/lib/mysql/plugin" --lc-messages-dir="$here/usr/share/mysql"
+for each in "$here"/usr/lib/*-linux-gnu*/ld-linux*.so.* "$here"/lib/*-linux-gnu*/ld-linux*.so.*; do
+  [ ! -e "$each" ] || loader=$each
+done
+libraries=${loader%/*}
+exec "$loader" --library-path "$libraries:$here/usr/lib/${libraries##*/}" "$here/usr/sbin/SERVER" "$@" --basedir="$here/usr" \
+  --plugin-dir="$here/usr/lib/mysql/plugin" --lc-messages-dir="$here/usr/share/SHARE"
 WRAPPER
 }
 
+wrap_mysql() { wrap_with_loader mysqld mysql; }
+
 wrap_mariadb() {
+  [ -z "$release" ] || {
+    wrap_with_loader mariadbd mysql
+    return
+  }
   cat <<'WRAPPER'
 #!/bin/sh
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
@@ -98,7 +122,7 @@ case $server in
 esac
 
 mkdir -p "$cache"
-exec 9>"$cache/$server.lock"
+exec 9>"$tree.lock"
 flock --nonblock 9 || {
   say "waiting for another run that unpacks $server"
   flock 9
@@ -106,7 +130,7 @@ flock --nonblock 9 || {
 
 if [ ! -d "$tree" ]; then
   command -v apt-get >/dev/null || fail 'needs apt-get: this is neither Debian nor Ubuntu'
-  say "unpacking $server from Debian's packages into $tree; nothing is installed, remove the folder when you like"
+  say "unpacking $server${release:+ of $release} from Debian's packages into $tree; nothing is installed, remove the folder when you like"
   downloads=$(mktemp -d /tmp/unpack-server.XXXXXX)
   trap 'rm -rf "$downloads"' EXIT
   "download_$server"

@@ -36,7 +36,7 @@ export const mariadb: Lookup = {
       demanded: false,
       start: async (durability) => startPrivately(findOnPath('mariadbd'), 'mariadbd on the PATH', durability),
     },
-    unpackedServer('mariadb', startPrivately),
+    unpackedServer('mariadb', startPrivately, process.env['MARIADB_RELEASE'] || undefined),
   ],
 }
 

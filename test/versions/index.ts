@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { promisify } from 'node:util'
 import { root } from '../docs/readme.js'
+import { unpack } from '../databases/debian.js'
 import { lanes, lanesOfDay, tests } from './lanes.js'
 import type { Lane } from './lanes.js'
 import { readResults, resultsFile, withTable } from './table.js'
@@ -81,7 +82,7 @@ function packagesOf({ packages = {} }: Lane): [name: string, version: string][] 
   return Object.entries(packages).map(([name, version]) => [name.replace('{system}', system), version])
 }
 
-/** Fetches the packages or the image of a lane; resolves to why it cannot. */
+/** Fetches the packages, the image or the server of a lane; resolves to why it cannot. */
 async function fetchLane(lane: Lane, folder: string): Promise<string | undefined> {
   try {
     await writeFile(join(folder, 'package.json'), '{ "private": true }')
@@ -95,6 +96,7 @@ async function fetchLane(lane: Lane, folder: string): Promise<string | undefined
       )
       if (!isThere) await run('docker', ['pull', '--quiet', lane.image])
     }
+    if (lane.release !== undefined) await unpack('mariadb', lane.release)
     return undefined
   } catch (error) {
     const { stderr = '', message } = error as Error & { stderr?: string }
@@ -114,10 +116,12 @@ async function runTests(lane: Lane, folder: string): Promise<Outcome> {
     LANE_FOLDER: folder,
     LANE_PACKAGES: packages.map(([name]) => name).join(','),
     ...(node && { PATH: [join(folder, 'node_modules', node[0], 'bin'), process.env['PATH']].join(delimiter) }),
+    ...(lane.release !== undefined && { MARIADB_RELEASE: lane.release }),
     ...(lane.image !== undefined && { [`${database!.toUpperCase()}_IMAGE`]: lane.image }),
   }
   // The lane brings its server.
-  if (server || lane.image !== undefined) environment[`${database!.toUpperCase()}_URL`] = ''
+  if (server || lane.image !== undefined || lane.release !== undefined)
+    environment[`${database!.toUpperCase()}_URL`] = ''
   const mocha = join(root, 'node_modules', 'mocha', 'bin', 'mocha.js')
   const options = [
     ...['--no-config', '--require', 'build/test/setup.js', '--reporter', 'build/test/reporter.js'],

@@ -9,6 +9,8 @@ export interface Lane {
   readonly packages?: Readonly<Record<string, string>>
   /** The image of the database's server. */
   readonly image?: string
+  /** The release of Debian whose packages have the server of MariaDB. */
+  readonly release?: string
   readonly databases: readonly DatabaseName[]
   /** The ways to reach the database, as in the titles of the suites; all by default. */
   readonly way?: string
@@ -46,7 +48,7 @@ const mariadbVersions = ['3.3.2', '3.4.7', 'latest']
 const pgVersions = ['8.7.3', '8.11.6', 'latest']
 const typescriptVersions = ['5.0.4', 'latest']
 const sequelizeVersions = ['6.37.0', '6.37.4', 'latest 6']
-const images = ['mysql:8.0', 'mysql:8.4', 'mariadb:10.7', 'mariadb:11.4', 'mariadb:11.8']
+const images = ['mysql:8.0', 'mysql:8.4', 'mariadb:10.7', 'mariadb:11.4']
 
 export const lanes: readonly Lane[] = [
   ...postgresVersions.map((version): Lane => {
@@ -59,14 +61,8 @@ export const lanes: readonly Lane[] = [
     const row = database === 'mysql' ? 'MySQL' : 'MariaDB'
     return { name: image.replace(':', '-'), row, image, databases: [database], tests: 'suites', required: false }
   }),
-  {
-    name: 'mariadb-10.6',
-    row: 'MariaDB',
-    image: 'mariadb:10.6',
-    databases: ['mariadb'],
-    tests: 'locks',
-    required: false,
-  },
+  { name: 'mariadb-11.8', row: 'MariaDB', release: 'trixie', databases: ['mariadb'], tests: 'suites', required },
+  { name: 'mariadb-10.5', row: 'MariaDB', release: 'bullseye', databases: ['mariadb'], tests: 'locks', required },
   {
     name: 'sqlite3-5.1.7',
     row: 'sqlite3',
