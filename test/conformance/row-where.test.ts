@@ -332,11 +332,12 @@ eachDatabase('a target by where', (database) => {
       ...[{ uuid }, { uuid: { [Op.ne]: 'x' } }, { uuid: { [Op.like]: '7c9%' } }],
       ...[{ choice: ['x', 'a'] }, { choice: { [Op.like]: 'a%' } }, { real: 1.5 }, { real: { [Op.gt]: 1e-300 } }],
       ...[{ time: '10:00:00' }, { flag: 0 }, { flag: false }, { text: { [Op.ne]: 'a\0' } }],
+      ...[{ text: { [Op.gt]: '!\0b' } }, { text: { [Op.gte]: '!\0' } }],
     ]
     const unmet: readonly WhereOptions[] = [
       ...[{ id: past }, { id: 1.5 }, { id: [past, past + 1] }, { small: 70_000 }, { big: digits }, { uuid: 'x' }],
       ...[{ choice: 'x' }, { real: 1e-300 }, { time: '25:00:00' }, { id: { [Op.gt]: past } }],
-      ...[{ text: 'a\0' }, { text: { [Op.like]: 'a\0' } }],
+      ...[{ text: 'a\0' }, { text: { [Op.like]: 'a\0' } }, { text: { [Op.lt]: '!\0b' } }, { text: { [Op.lte]: '!\0' } }],
     ]
     const wrong: readonly WhereOptions[] = [
       ...[{ double: '9'.repeat(400) }, { at: new Date(8.64e15) }, { at: { [Op.lt]: new Date(-8.64e15) } }],
