@@ -1,5 +1,17 @@
 import { BaseError } from 'sequelize'
-import { append, increment, mergeJsonKey, UnknownOutcomeError, updateJson, withLock } from 'sequelize-lossless'
+import {
+  append,
+  atomicUpdate,
+  atomicUpsert,
+  increment,
+  mergeJsonKey,
+  replaceOrAppend,
+  set,
+  UnknownOutcomeError,
+  updateJson,
+  updateWhere,
+  withLock,
+} from 'sequelize-lossless'
 import type { WorkflowRun } from '../workflow-run.js'
 import { History } from './history.js'
 import type { FinalRead, Outcome } from './history.js'
@@ -10,26 +22,31 @@ type Runs = typeof WorkflowRun
 /** A way to write an id into the documents of one row or several, all or none. */
 export interface Way {
   readonly rows: 1 | 2
-  readonly inTransaction: boolean
   readonly write: (Runs: Runs, rows: readonly number[], id: string) => Promise<unknown>
 }
 
 /** What this library offers, each with the counter or the keys that the final read is held against. */
 export const lossless: readonly Way[] = [
-  { rows: 1, inTransaction: false, write: (Runs, [row], id) => mergeJsonKey([Runs, row!], 'progress', id, 1) },
+  { rows: 1, write: (Runs, [row], id) => mergeJsonKey([Runs, row!], 'progress', id, 1) },
   {
     rows: 1,
-    inTransaction: false,
     write: (Runs, [row], id) => updateJson([Runs, row!], 'progress', [increment('count'), append('log', id)]),
   },
   {
     rows: 1,
-    inTransaction: true,
     write: (Runs, [row], id) =>
       withLock([Runs, row!], async (run) => {
         run.progress![id] = 1
         await run.save()
       }),
+  },
+  // Several columns; a row that may not be there; every row that matches; a list by id.
+  { rows: 1, write: (Runs, [row], id) => atomicUpdate([Runs, row!], { progress: [set(id, 1)], title: id }) },
+  { rows: 1, write: (Runs, [row], id) => atomicUpsert([Runs, row!], { progress: [set(id, 1)] }) },
+  { rows: 1, write: (Runs, [row], id) => updateWhere(Runs, { id: row! }, { progress: [set(id, 1)] }) },
+  {
+    rows: 1,
+    write: (Runs, [row], id) => updateJson([Runs, row!], 'progress', [replaceOrAppend('list', 'id', { id })]),
   },
 ]
 
@@ -37,12 +54,10 @@ export const lossless: readonly Way[] = [
 export const coalesced: readonly Way[] = [
   {
     rows: 1,
-    inTransaction: false,
     write: (Runs, [row], id) => mergeJsonKey([Runs, row!], 'progress', id, 1, { coalesce: true }),
   },
   {
     rows: 1,
-    inTransaction: false,
     write: (Runs, [row], id) =>
       updateJson([Runs, row!], 'progress', [increment('count'), append('log', id)], { coalesce: true }),
   },
@@ -52,7 +67,6 @@ export const coalesced: readonly Way[] = [
 export const crossing: readonly Way[] = [
   {
     rows: 2,
-    inTransaction: true,
     write: (Runs, [row, other], id) =>
       withLock([Runs, row!], async (run, transaction) => {
         await run.mergeJsonKey('progress', id, 1)
@@ -65,7 +79,6 @@ export const crossing: readonly Way[] = [
 export const naive: readonly Way[] = [
   {
     rows: 1,
-    inTransaction: false,
     async write(Runs, [row], id) {
       const run = await Runs.findByPk(row!, { rejectOnEmpty: true })
       await run.update({ progress: { ...run.progress, [id]: 1 } })
@@ -148,14 +161,21 @@ export class Load {
   }
 }
 
-/** What is in the rows in the end: the ids that are keys, and those in the log, which the counter has counted. */
+interface Progress {
+  readonly count?: number
+  readonly log?: readonly string[]
+  readonly list?: readonly { readonly id: string }[]
+  readonly [id: string]: unknown
+}
+
+/** What is in the rows in the end: the ids that are keys, those in the list, and those in the log, which the counter has counted. */
 export async function finalRead(Runs: Runs, rows: readonly number[]): Promise<FinalRead> {
   const runs = await Runs.findAll({ where: { id: [...rows] } })
   return new Map(
     runs.map(({ id, progress }) => {
-      const { count = 0, log = [], ...keys } = progress as { count?: number; log?: string[]; [id: string]: unknown }
+      const { count = 0, log = [], list = [], ...keys } = progress as Progress
       if (count !== log.length) throw new Error(`row ${id} counted ${count} and logged ${log.length}`)
-      return [String(id), [...Object.keys(keys), ...log]]
+      return [String(id), [...Object.keys(keys), ...log, ...list.map((item) => item.id)]]
     }),
   )
 }
