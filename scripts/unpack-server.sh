@@ -76,23 +76,25 @@ download_installable() {
 
 # The libraries of another release fit no other loader than their own.
 wrap_with_loader() {
-  sed "s/SERVER/$1/; s/SHARE/$2/" <<'WRAPPER'
+  sed "s/SERVER/$1/" <<'WRAPPER'
 #!/bin/sh
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 for each in "$here"/usr/lib/*-linux-gnu*/ld-linux*.so.* "$here"/lib/*-linux-gnu*/ld-linux*.so.*; do
   [ ! -e "$each" ] || loader=$each
 done
 libraries=${loader%/*}
+messages=$here/usr/share/mariadb
+[ -d "$messages" ] || messages=$here/usr/share/mysql
 exec "$loader" --library-path "$libraries:$here/usr/lib/${libraries##*/}" "$here/usr/sbin/SERVER" "$@" --basedir="$here/usr" \
-  --plugin-dir="$here/usr/lib/mysql/plugin" --lc-messages-dir="$here/usr/share/SHARE"
+  --plugin-dir="$here/usr/lib/mysql/plugin" --lc-messages-dir="$messages"
 WRAPPER
 }
 
-wrap_mysql() { wrap_with_loader mysqld mysql; }
+wrap_mysql() { wrap_with_loader mysqld; }
 
 wrap_mariadb() {
   [ -z "$release" ] || {
-    wrap_with_loader mariadbd mysql
+    wrap_with_loader mariadbd
     return
   }
   cat <<'WRAPPER'
