@@ -190,7 +190,7 @@ async function writeShapes(isQuick: boolean): Promise<void> {
     console.log(part)
     return
   }
-  const guide = join(root, 'docs', 'past-one-row.md')
+  const guide = join(root, 'docs', 'guides', 'hot-rows.md')
   const [before, after] = (await readFile(guide, 'utf8')).split(/(?<=<!-- shapes\b.*-->)[^]*(?=<!-- \/shapes -->)/)
   await writeFile(guide, await format(`${before!}\n\n${part}\n\n${after!}`, { ...style, parser: 'markdown' }))
   progress.show(`written: ${guide}`, true)

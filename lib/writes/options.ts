@@ -29,8 +29,8 @@ export interface JsonWriteOptions<
   /**
    * While a write of this row and column is in flight, queue this call and send it with the other queued calls as one
    * batch: for rows with many concurrent writers. Resolves after the commit of the batch, in the order of calls; see
-   * the chapter "A row with many writers" of README. No effect in a transaction. Default: the option of the model,
-   * see {@link lossless}; else false.
+   * the guide "Batches for a row with many writers". No effect in a transaction. Default: the option of the model, see
+   * {@link lossless}; else false.
    */
   readonly coalesce?: boolean
 }

@@ -68,7 +68,7 @@ const waitingQuery: Partial<Record<DatabaseName, string>> = {
   postgres: `SELECT COUNT(*) AS waiting FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%${tableName}%'`,
 }
 
-/** What Rails tests of its locks, and what it gave up to test; docs/rails-checklist.md says which of its tests is which. */
+/** What Rails tests of its locks, and what it gave up to test; docs/proof/rails-checklist.md says which of its tests is which. */
 eachDatabase('the Rails checklist: pessimistic locks', (database) => {
   let sequelize: Sequelize
   let log: string[]

@@ -1169,7 +1169,7 @@ eachDatabase('updateJson', (database) => {
     expect(await stored(run.id)).to.deep.equal({})
   })
 
-  // README's table of the limits of one call.
+  // The table of the limits of one call, docs/reference/limits.md.
   const maxBinds = { mysql: 65_535, mariadb: undefined, postgres: 65_535, sqlite: 32_766 }[database.dialect]
   const maxPath = { mysql: 100, mariadb: 31, postgres: 256, sqlite: 1000 }[database.name]
   const keysOf = (count: number): string[] => Array.from({ length: count }, (_, index) => `k${index}`)
@@ -1206,7 +1206,7 @@ eachDatabase('updateJson', (database) => {
     })
   }
 
-  it('refuses one bind, one key and one level more than README says, before any SQL', async () => {
+  it('refuses one bind, one key and one level more than the page of limits says, before any SQL', async () => {
     const { sequelize: own, log } = database.connect({ pool: { max: 1 } })
     const Own = defineRuns(own)
     const { id } = await Runs.create({ progress: {} })
@@ -1252,7 +1252,7 @@ eachDatabase('updateJson', (database) => {
     expect(Object.keys((await stored(id)) as Progress)).to.have.length(85)
   })
 
-  // PostgreSQL has no limit. Past README's limits for the others, a document is read under its lock and written as a whole.
+  // PostgreSQL has no limit. Past the documented limits of the others, a document is read under its lock and written as a whole.
   if (database.name !== 'postgres') {
     it('changes many keys by the rules that hold for few', async () => {
       const many = (make: (key: string) => Operation): Operation[] => keysOf(70).map(make)

@@ -4,7 +4,7 @@ import { expect } from 'chai'
 import ts from 'typescript'
 import { root } from './readme.js'
 
-const text = readFileSync(join(root, 'docs', 'rails-checklist.md'), 'utf8')
+const text = readFileSync(join(root, 'docs', 'proof', 'rails-checklist.md'), 'utf8')
 const rows = [...text.matchAll(/^\| (.*) \|$/gm)].map(([, row]) => row!.split('|').map((cell) => cell.trim()))
 
 /** Matches the titles of a test file; what is computed in a title can be anything. */

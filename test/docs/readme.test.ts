@@ -1,4 +1,5 @@
-import { join } from 'node:path'
+import { existsSync } from 'node:fs'
+import { dirname, join, posix } from 'node:path'
 import { expect } from 'chai'
 import mermaid from 'mermaid'
 import * as lossless from 'sequelize-lossless'
@@ -8,7 +9,7 @@ import ts from 'typescript'
 import { eachDatabase } from '../each-database.js'
 import { rejection } from '../rejection.js'
 import { createRuns } from '../workflow-run.js'
-import { codeBlocks, problemsOf, promisedProgress, readme, root } from './readme.js'
+import { allCodeBlocks, codeBlocks, pages, problemsOf, promisedProgress, readme, root } from './readme.js'
 
 type Runnable = (...values: unknown[]) => Promise<{ toJSON(): { progress: unknown } }>
 const AsyncFunction = (async () => {}).constructor as new (...code: string[]) => Runnable
@@ -36,7 +37,7 @@ eachDatabase('the README', (database) => {
   })
 
   if (database.name === 'mysql') {
-    it('shows the SQL that is sent', async () => {
+    it('shows the SQL that is sent, in the guides to documents and to locks', async () => {
       const { sequelize, log } = database.connect()
       const Runs = await createRuns(sequelize, { tableName: 'WorkflowRuns', createdAt: false })
       Runs.removeAttribute('title')
@@ -46,17 +47,21 @@ eachDatabase('the README', (database) => {
       await run.mergeJsonKey('progress', 'step_a', 'done')
       await run.withLock((row) => row.update({ progress: {} }))
       const sent = log.join(' ').replace('`updatedAt` AS `updatedAt`', '…')
-      const shown = codeBlocks('README.md', 'sql').join(' ').replaceAll('-- MySQL', '')
+      const shown = ['documents', 'locks']
+        .flatMap((page) => codeBlocks(`docs/guides/${page}.md`, 'sql'))
+        .join(' ')
+        .replaceAll('-- MySQL', '')
       expect(words(shown)).to.equal(words(sent))
     })
 
-    it('ends the chapter on proofs as it says: red with the timeline shown, and green with the line that mends it', async () => {
+    it('tests a handler under every order as the guide says: red with the timeline shown, and green with the line that mends it', async () => {
       const { sequelize } = database.connect()
       const Runs = await createRuns(sequelize, { tableName: 'WorkflowRuns', createdAt: false })
       Runs.removeAttribute('title')
-      const blocks = readme().rest
+      const blocks = codeBlocks('docs/guides/race-testing.md', 'ts')
       const red = blocks.find((block) => block.includes('await explore({'))!
-      const green = red.replace(/^const finish[^]*?^}$/m, blocks[blocks.indexOf(red) + 1]!.trim())
+      const line = /^const finish.*$/m.exec(blocks[blocks.indexOf(red) + 1]!)![0]
+      const green = red.replace(/^const finish[^]*?^}$/m, line)
       const prove = (block: string): Promise<Result> => {
         const { outputText } = ts.transpileModule(block.replace(/^import .*$/gm, '') + '\nreturn result', {
           compilerOptions: { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext },
@@ -69,7 +74,7 @@ eachDatabase('the README', (database) => {
       }
       const result = (await rejection(prove(red), race.LostUpdateError)).result as Result
       expect([result.failures.length, result.schedules]).to.deep.equal([2, 4])
-      const shown = codeBlocks('README.md', 'text').find((text) => text.includes('replay: v1:'))!
+      const shown = codeBlocks('docs/guides/race-testing.md', 'text').find((text) => text.includes('replay: v1:'))!
       const withoutKeys = (text: string): string =>
         text
           .replace(/\bid = \d+/g, 'id = 1')
@@ -82,25 +87,66 @@ eachDatabase('the README', (database) => {
 })
 
 describe('the README', () => {
-  it('compiles, each block with what stands before it', () => {
-    const { lostUpdate, cure, model, rest } = readme()
-    const isImport = /^import .*$/gm
-    const code = [lostUpdate + cure, ...rest]
-    const imports = code.flatMap((block) => block.match(isImport) ?? [])
-    const blocks = code.map(
-      (block, index) =>
-        `export async function block${index}(run: WorkflowRun, job: Job, id: number): Promise<void> {\n${block.replace(isImport, '')}\n}`,
-    )
-    const job = `declare class Job extends Model<InferAttributes<Job>, InferCreationAttributes<Job>> {
-      stats: { attempts?: number; log?: { lines?: string[] }; tags?: string[]; owner?: string; phase?: string; lockedUntil?: string; fence?: number; items?: { id: number; isDone?: boolean; notes?: string[] }[] }
+  it('compiles, each block of TypeScript of README and of the site with the imports that stand before it on its page', () => {
+    const { model } = readme()
+    const job = `export declare class Job extends Model<InferAttributes<Job>, InferCreationAttributes<Job>> {
+      stats: { attempts?: number; log?: { lines?: string[]; level?: string }; tags?: string[]; owner?: string; phase?: string; lockedUntil?: string; fence?: number; items?: { id: number; isDone?: boolean; notes?: string[] }[] }
       watchers: { id: number; role: string }[] | null
       status: string
       runs: number
     }
-    interface Job extends Lossless<Job> {}`
-    const problems = problemsOf('readme', { 'readme.ts': [...imports, model, job, ...blocks].join('\n') })
-    expect(problems).to.deep.equal([])
+    export interface Job extends Lossless<Job> {}
+    export { sequelize }`
+    const files: Record<string, string> = { 'given.ts': `${model}\n${job}` }
+    for (const page of pages()) Object.assign(files, modulesOf(page))
+    expect(Object.keys(files)).to.have.length.greaterThan(50)
+    expect(problemsOf('pages', files)).to.deep.equal([])
+  })
+
+  it('parses, each block of JavaScript of README and of the site', () => {
+    const blocks = pages().flatMap((page) => codeBlocks(page, 'js'))
     expect(blocks).to.have.length.greaterThan(4)
+    const options = { reportDiagnostics: true, compilerOptions: { allowJs: true, module: ts.ModuleKind.ESNext } }
+    const problems = blocks.flatMap(
+      (code) => ts.transpileModule(code, { ...options, fileName: 'block.js' }).diagnostics,
+    )
+    expect(problems.map((problem) => problem?.messageText)).to.deep.equal([])
+  })
+
+  it('has at most 180 lines', () => {
+    expect(readText().trimEnd().split('\n')).to.have.length.of.at.most(180)
+  })
+
+  it('links to nothing that npm cannot show: other sites, and its own chapters', () => {
+    const anchors = anchorsOf(readText())
+    for (const link of linksOf(readText())) {
+      if (link.startsWith('#')) expect(anchors).to.include(link.slice(1))
+      else expect(link).to.match(/^https:\/\//)
+    }
+  })
+
+  it('links, as the changelog and every page do, to pages, chapters and files that exist', () => {
+    const { homepage, repository } = JSON.parse(readText('docs/package.json')) as Record<string, string>
+    const missing: string[] = []
+    for (const page of [...pages(), 'CHANGELOG.md']) {
+      for (const link of linksOf(readText(page))) {
+        const isHere = !link.startsWith('https:')
+        const isSite = link.startsWith(homepage!)
+        if (!isHere && !isSite) {
+          const [, path] = link.split(/\/(?:blob|tree)\/main\//)
+          if (link.startsWith(`${repository!}/`) && !existsSync(join(root, path!))) missing.push(`${page}: ${link}`)
+          continue
+        }
+        const [path, anchor] = (isSite ? link.slice(homepage!.length) : link).split('#')
+        const target = isSite ? `docs/${path! || 'index'}.md` : path ? posix.join(dirname(page), path) : page
+        // TypeDoc writes these pages when the site is built, which checks links to them.
+        if (target.startsWith('docs/api/')) continue
+        const exists = existsSync(join(root, target))
+        if (!exists || (anchor !== undefined && !anchorsOf(readText(target)).includes(anchor)))
+          missing.push(`${page}: ${link}`)
+      }
+    }
+    expect(missing).to.deep.equal([])
   })
 
   it('has the bug, the fix and the databases in its first 40 lines', () => {
@@ -113,19 +159,19 @@ describe('the README', () => {
   })
 
   it('quotes what the example prints', () => {
-    const [quoted] = codeBlocks('README.md', 'text')
+    const [quoted] = codeBlocks('docs/guides/testing.md', 'text')
     const [printed] = codeBlocks('examples/7-test-it/README.md', 'text')
     expect(printed).to.include(quoted!.trim())
   })
 
   it('draws what Mermaid can read', async () => {
-    const diagrams = codeBlocks('README.md', 'mermaid')
+    const diagrams = pages().flatMap((page) => codeBlocks(page, 'mermaid'))
     expect(diagrams).to.have.length.of.at.least(1)
     for (const diagram of diagrams) await mermaid.parse(diagram)
   })
 
   it('lists every error class with its code', () => {
-    const table = readText()
+    const table = readText('docs/guides/errors.md')
     const classes = Object.entries(lossless).filter(([name]) => /^[A-Z]\w*Error$/.test(name))
     expect(classes).to.have.length.greaterThan(8)
     for (const [name] of classes) expect(table).to.match(new RegExp(`^\\| \`[A-Z_]+\` +\\| \`${name}\``, 'm'))
@@ -133,12 +179,82 @@ describe('the README', () => {
 
   it('runs only scripts that there are', () => {
     const { scripts } = JSON.parse(readText('package.json')) as { scripts: Record<string, string> }
-    const commands = ['README.md', 'CONTRIBUTING.md'].flatMap((file) => [
-      ...readText(file).matchAll(/npm (?:run )?(\w+)/g),
+    const commands = [...pages(), 'CONTRIBUTING.md'].flatMap((file) => [
+      ...readText(file).matchAll(/`npm (?:run )?([\w:]+)|^npm (?:run )?([\w:]+)/gm),
     ])
-    for (const [, name] of commands) expect(['ci', 'install', ...Object.keys(scripts)]).to.include(name)
+    expect(commands).to.have.length.greaterThan(10)
+    for (const [, inText, inBlock] of commands) {
+      expect(['ci', 'install', ...Object.keys(scripts)]).to.include(inText ?? inBlock)
+    }
   })
 })
+
+/**
+ * The modules of a page's TypeScript: a file for each block that has a name or exports something; any other block is the body of a
+ * function, with the imports of this block and of those before it.
+ */
+function modulesOf(page: string): Record<string, string> {
+  const folder = page.replace(/\.md$/, '')
+  // Its blocks are parts of one module, which hot-rows.test.ts compiles and runs.
+  if (page === 'docs/guides/hot-rows.md') return {}
+  const imports = new Map<string, Set<string>>()
+  const modules: Record<string, string> = {}
+  const [first, second, ...rest] = allCodeBlocks(page).filter(({ language }) => language === 'ts')
+  // The cure continues the lost update.
+  const isStory = first && second && first.code.includes('step_a is gone')
+  const blocks = isStory ? [{ ...first, code: first.code + second.code }, ...rest] : [first, second, ...rest]
+  for (const [index, block] of blocks.entries()) {
+    if (!block) continue
+    const { name, code } = block
+    if (name || /^export /m.test(code)) {
+      modules[join(folder, name ?? `block${index}.ts`)] = code
+      continue
+    }
+    for (const [, names, source] of code.matchAll(/^import (?:type )?\{(.*)\} from '(.*)'$/gm)) {
+      const known = imports.get(source!) ?? new Set<string>()
+      for (const each of names!.split(',')) known.add(each.trim())
+      imports.set(source!, known)
+    }
+    const own = [...imports].map(([source, names]) => `import { ${[...names].join(', ')} } from '${source}'`)
+    const given = ['WorkflowRun', 'Job', 'sequelize'].join(', ')
+    const up = '../'.repeat(folder.split('/').length)
+    const needed =
+      /\blossless\(/.test(code) && !imports.has('sequelize-lossless')
+        ? ["import { lossless } from 'sequelize-lossless'"]
+        : []
+    modules[join(folder, `block${index}.ts`)] = [
+      ...own,
+      ...needed,
+      `import { ${given} } from '${up}given.js'`,
+      'export async function block(run: WorkflowRun, job: Job, id: number): Promise<void> {',
+      code.replace(/^import .*$/gm, ''),
+      '}',
+    ].join('\n')
+  }
+  return modules
+}
+
+/** The targets of all links in Markdown, outside of code. */
+function linksOf(markdown: string): string[] {
+  const text = withoutCode(markdown)
+  const inline = [...text.matchAll(/\]\(([^()\s]+)\)/g)].map(([, link]) => link!)
+  const references = [...text.matchAll(/^\[\w+\]: (\S+)$/gm)].map(([, link]) => link!)
+  return [...inline, ...references].map((link) => (link.startsWith('http:') ? link.replace('http:', 'https:') : link))
+}
+
+/** The anchors of all headings, as VitePress and GitHub make them for headings of ASCII. */
+function anchorsOf(markdown: string): string[] {
+  return [...withoutCode(markdown).matchAll(/^#+ (.*)$/gm)].map(([, heading]) =>
+    heading!
+      .toLowerCase()
+      .replaceAll(/[^a-z0-9]+/g, '-')
+      .replaceAll(/^-|-$/g, ''),
+  )
+}
+
+function withoutCode(markdown: string): string {
+  return markdown.replaceAll(/^```[^]*?^```$/gm, '')
+}
 
 function readText(file = 'README.md'): string {
   return ts.sys.readFile(join(root, file))!

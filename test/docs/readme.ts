@@ -1,15 +1,38 @@
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { dirname, join, relative } from 'node:path'
 import ts from 'typescript'
 
 export const root = join(__dirname, '..', '..', '..')
 
+/** A code block; one that is a whole file has its name: ```` ```ts [main.ts] ````. */
+export interface CodeBlock {
+  readonly language: string
+  readonly name: string | undefined
+  readonly code: string
+}
+
+/** README and every page of the site that is written by hand. */
+export function pages(): string[] {
+  const names = readdirSync(join(root, 'docs'), { recursive: true, encoding: 'utf8' })
+  const isPage = (name: string): boolean => name.endsWith('.md') && !/^(node_modules|api|\.vitepress)\//.test(name)
+  return ['README.md', ...names.filter(isPage).map((name) => join('docs', name))].sort()
+}
+
+/** All code blocks of a Markdown file. */
+export function allCodeBlocks(file: string): CodeBlock[] {
+  const text = readFileSync(join(root, file), 'utf8')
+  return [...text.matchAll(/^```(\w+)(?: \[([^\]]+)\])?\n([^]*?)^```$/gm)].map(([, language, name, code]) => ({
+    language: language!,
+    name,
+    code: code!,
+  }))
+}
+
 /** The code blocks of a Markdown file, by their language. */
 export function codeBlocks(file: string, language: string): string[] {
-  const text = readFileSync(join(root, file), 'utf8')
-  return [...text.matchAll(/^```(\w+)\n([^]*?)^```$/gm)]
-    .filter((match) => match[1] === language)
-    .map((match) => match[2]!)
+  return allCodeBlocks(file)
+    .filter((block) => block.language === language)
+    .map(({ code }) => code)
 }
 
 /** The README's TypeScript: the lost update, its cure, the model, and the rest, in the order of the page. */
@@ -28,7 +51,10 @@ export function promisedProgress(block: string): unknown {
 export function problemsOf(folder: string, files: Readonly<Record<string, string>>): string[] {
   const path = join(root, 'build', folder)
   mkdirSync(path, { recursive: true })
-  for (const [name, code] of Object.entries(files)) writeFileSync(join(path, name), code)
+  for (const [name, code] of Object.entries(files)) {
+    mkdirSync(dirname(join(path, name)), { recursive: true })
+    writeFileSync(join(path, name), code)
+  }
   const program = ts.createProgram(
     Object.keys(files).map((name) => join(path, name)),
     {
@@ -38,7 +64,12 @@ export function problemsOf(folder: string, files: Readonly<Record<string, string
       target: ts.ScriptTarget.ES2022,
       module: ts.ModuleKind.Node20,
       types: ['node'],
+      experimentalDecorators: true,
+      emitDecoratorMetadata: true,
     },
   )
-  return ts.getPreEmitDiagnostics(program).map(({ messageText }) => ts.flattenDiagnosticMessageText(messageText, '\n'))
+  return ts.getPreEmitDiagnostics(program).map(({ file, messageText }) => {
+    const text = ts.flattenDiagnosticMessageText(messageText, '\n')
+    return file ? `${relative(path, file.fileName)}: ${text}` : text
+  })
 }

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { expect } from 'chai'
 import { requestedDatabases } from '../databases/index.js'
-import { promisedProgress, readme, root } from '../docs/readme.js'
+import { allCodeBlocks, codeBlocks, promisedProgress, readme, root } from '../docs/readme.js'
 import { servers } from '../each-database.js'
 import { isThorough } from '../sample.js'
 
@@ -26,12 +26,36 @@ function program(how: 'import' | 'require'): string {
   )
   if (how === 'import') return `${connected}\nasync function main() {\n${body}\n}\nvoid main()`
   const plain = connected
-    .replace(/^import type .*$|^interface .*$|^ +declare .*$/gm, '')
+    .replace(/^import type .*$|^export interface .*$|^ +declare .*$/gm, '')
     .replace(/^import (\{.*\}) from ('.*')$/gm, 'const $1 = require($2)')
-    .replace(/extends Model<.*> \{/, 'extends Model {')
+    .replace(/^export class (\w+) extends Model<.*> \{/m, 'class $1 extends Model {')
     .replace('!,', ',')
   return `${plain}\nasync function main() {\n${body}\n}\nvoid main()`
 }
+
+/** The same with README's model in JavaScript. */
+function programInJavaScript(): string {
+  const [model] = codeBlocks('README.md', 'js')
+  const body = program('require').slice(program('require').indexOf('\nasync function main()'))
+  return `${model!.replace(url, 'process.env.DATABASE_URL, { logging: false }')}${body}`
+}
+
+/** The program of the page for JavaScript, in one of its two forms, with a row whose document it prints. */
+function programOfPage(form: 'CommonJS' | 'ESM'): string {
+  const { code } = allCodeBlocks('docs/start/javascript.md').find(({ name }) => name === form)!
+  return `${code.replace(url, 'process.env.DATABASE_URL, { logging: false }')}
+    async function main() {
+      await sequelize.sync({ force: true })
+      const { id } = await Job.create({ stats: {} })
+      await start(id)
+      const { stats, status } = await Job.findByPk(id)
+      console.log(JSON.stringify({ stats, status }))
+      await sequelize.close()
+    }
+    void main()`
+}
+
+const url = /'mysql:[^']*'/
 
 describe('the packed tarball', function () {
   this.timeout(180_000)
@@ -79,6 +103,21 @@ describe('the packed tarball', function () {
       writeFileSync(join(folder, 'example.mjs'), imports)
       expect(await print('example.mjs')).to.deep.equal(expected)
     })
+
+    it('runs it with the model in JavaScript', async () => {
+      writeFileSync(join(folder, 'javascript.cjs'), programInJavaScript())
+      expect(await print('javascript.cjs')).to.deep.equal(expected)
+    })
+
+    for (const [form, file] of [
+      ['CommonJS', 'page.cjs'],
+      ['ESM', 'page.mjs'],
+    ] as const) {
+      it(`runs the program of the page for JavaScript, ${form}`, async () => {
+        writeFileSync(join(folder, file), programOfPage(form))
+        expect(await print(file)).to.deep.equal({ stats: { phase: 'first', attempts: 1 }, status: 'running' })
+      })
+    }
 
     for (const module of isThorough ? ['node16', 'nodenext', 'commonjs'] : ['nodenext']) {
       it(`runs it from TypeScript, module ${module}, strict`, async () => {

@@ -12,7 +12,7 @@ import { createRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
 import { codeBlocks, problemsOf } from './readme.js'
 
-const code = codeBlocks('docs/past-one-row.md', 'ts').join('\n')
+const code = codeBlocks('docs/guides/hot-rows.md', 'ts').join('\n')
 
 /** What the page's code exports. */
 interface Page {
@@ -37,7 +37,7 @@ function evaluate(sequelize: Sequelize, Runs: typeof WorkflowRun): Page {
   return exported as Page
 }
 
-eachDatabase('the guide past one row', (database) => {
+eachDatabase('the guide to hot rows', (database) => {
   let sequelize: Sequelize
   let Runs: typeof WorkflowRun
   let page: Page
@@ -155,7 +155,7 @@ eachDatabase('the guide past one row', (database) => {
   })
 })
 
-describe('the guide past one row', () => {
+describe('the guide to hot rows', () => {
   it('compiles', () => {
     const given = `import { Model } from 'sequelize'
       import type { InferAttributes, InferCreationAttributes, Sequelize } from 'sequelize'
@@ -164,7 +164,7 @@ describe('the guide past one row', () => {
         progress: Record<string, string>
       }`
     const page = `import { sequelize, WorkflowRun } from './given.js'\n${code}`
-    const problems = problemsOf('past-one-row', { 'given.ts': given, 'page.ts': page })
+    const problems = problemsOf('hot-rows', { 'given.ts': given, 'page.ts': page })
     expect(problems).to.deep.equal([])
   })
 })

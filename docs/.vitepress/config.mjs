@@ -1,0 +1,125 @@
+import { existsSync, readFileSync } from 'node:fs'
+import { URL } from 'node:url'
+import { defineConfig } from 'vitepress'
+
+const { homepage, repository } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'))
+const apiSidebar = new URL('../api/typedoc-sidebar.json', import.meta.url)
+
+/** What TypeDoc wrote: one entry for `sequelize-lossless`, one for `sequelize-lossless/race`. */
+function api() {
+  if (!existsSync(apiSidebar)) return []
+  const [main, race] = JSON.parse(readFileSync(apiSidebar, 'utf8'))
+  return [
+    { ...main, text: 'sequelize-lossless' },
+    { ...race, text: 'sequelize-lossless/race' },
+  ]
+}
+
+const page = (text, link) => ({ text, link })
+
+export default defineConfig({
+  title: 'sequelize-lossless',
+  description: 'JSON columns that never lose an update, for Sequelize',
+  lang: 'en',
+  base: new URL(homepage).pathname,
+  cleanUrls: true,
+  lastUpdated: false,
+  srcExclude: ['node_modules/**'],
+  markdown: {
+    config(markdown) {
+      const fence = markdown.renderer.rules.fence
+      markdown.renderer.rules.fence = (tokens, index, ...rest) => {
+        const { info, content } = tokens[index]
+        if (info.trim() !== 'mermaid') return fence(tokens, index, ...rest)
+        return `<MermaidDiagram code="${encodeURIComponent(content)}" />`
+      }
+    },
+  },
+  themeConfig: {
+    outline: [2, 3],
+    search: { provider: 'local' },
+    socialLinks: [{ icon: 'github', link: repository }],
+    footer: { message: 'MIT license' },
+    nav: [
+      page('Start', '/start/typescript'),
+      page('Guides', '/guides/which-cure'),
+      page('Reference', '/api/'),
+      page('Proof', '/proof/guarantees'),
+      page('Changelog', '/changelog'),
+    ],
+    sidebar: [
+      {
+        text: 'Start',
+        items: [
+          page('TypeScript', '/start/typescript'),
+          page('JavaScript', '/start/javascript'),
+          page('sequelize-typescript', '/start/sequelize-typescript'),
+          page('NestJS', '/start/nestjs'),
+        ],
+      },
+      {
+        text: 'Write',
+        items: [
+          page('Which call do I need?', '/guides/which-cure'),
+          page('Keys of a document', '/guides/documents'),
+          page('Conditions, compare-and-set', '/guides/conditions'),
+          page('Arrays', '/guides/arrays'),
+          page('Document and columns at once', '/guides/several-columns'),
+          page('Create or merge (upsert)', '/guides/create-or-merge'),
+          page('One row or many by a where', '/guides/many-rows'),
+          page('Audit log', '/guides/audit-log'),
+        ],
+      },
+      {
+        text: 'Lock and retry',
+        items: [
+          page('Locks: withLock', '/guides/locks'),
+          page('Optimistic locking', '/guides/optimistic-locking'),
+          page('Queues and leases', '/guides/queues-and-leases'),
+          page('Transactions and retries', '/guides/transactions-and-retries'),
+          page('Errors and what to do', '/guides/errors'),
+        ],
+      },
+      {
+        text: 'Adopt and operate',
+        items: [
+          page('Existing code: guard, ESLint', '/guides/existing-code'),
+          page('Migrate to it', '/guides/migrating'),
+          page('Batches: coalesce', '/guides/batching'),
+          page('Hot rows', '/guides/hot-rows'),
+          page('Clusters', '/guides/clusters'),
+          page('Observability', '/guides/observability'),
+        ],
+      },
+      {
+        text: 'Test',
+        items: [
+          page('Test for lost updates', '/guides/testing'),
+          page('Every order of statements', '/guides/race-testing'),
+          page('Mock it in unit tests', '/guides/mocking'),
+        ],
+      },
+      {
+        text: 'Decide',
+        items: [page('Comparison', '/guides/comparison'), page('FAQ', '/guides/faq')],
+      },
+      {
+        text: 'Reference',
+        items: [
+          page('Types', '/reference/types'),
+          page('Limits', '/reference/limits'),
+          page('Versions', '/reference/versions'),
+          ...api(),
+        ],
+      },
+      {
+        text: 'Proof',
+        items: [
+          page('Guarantees', '/proof/guarantees'),
+          page('Measurements', '/performance'),
+          page('The Rails checklist', '/proof/rails-checklist'),
+        ],
+      },
+    ],
+  },
+})
