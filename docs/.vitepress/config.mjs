@@ -5,13 +5,13 @@ import { defineConfig } from 'vitepress'
 const { homepage, repository } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'))
 const apiSidebar = new URL('../api/typedoc-sidebar.json', import.meta.url)
 
-/** What TypeDoc wrote: one entry for `sequelize-lossless`, one for `sequelize-lossless/race`. */
+/** What TypeDoc wrote: one entry for `sequelize-lossless`, one for `every-order`. */
 function api() {
   if (!existsSync(apiSidebar)) return []
   const [main, race] = JSON.parse(readFileSync(apiSidebar, 'utf8'))
   return [
     { ...main, text: 'sequelize-lossless' },
-    { ...race, text: 'sequelize-lossless/race' },
+    { ...race, text: 'every-order' },
   ]
 }
 

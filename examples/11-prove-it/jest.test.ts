@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
-import { assertNoLostUpdate, explore } from 'sequelize-lossless/race'
-import type { Result } from 'sequelize-lossless/race'
+import { assertNoLostUpdate, explore } from 'every-order'
+import type { Result } from 'every-order'
 import { completeStep, completeStepNaive, sequelize, WorkflowRun } from './complete-step.js'
 
 const race = (complete: typeof completeStep): Promise<Result> =>

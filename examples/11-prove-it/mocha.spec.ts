@@ -1,6 +1,6 @@
 import { expect, use } from 'chai'
-import { explore, raceAssertions } from 'sequelize-lossless/race'
-import type { Result } from 'sequelize-lossless/race'
+import { explore, raceAssertions } from 'every-order'
+import type { Result } from 'every-order'
 import { completeStep, completeStepNaive, sequelize, WorkflowRun } from './complete-step.js'
 
 use(raceAssertions)

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, it } from 'node:test'
-import { assertNoLostUpdate, explore } from 'sequelize-lossless/race'
-import type { Result } from 'sequelize-lossless/race'
+import { assertNoLostUpdate, explore } from 'every-order'
+import type { Result } from 'every-order'
 import { completeStep, completeStepNaive, sequelize, WorkflowRun } from './complete-step.js'
 
 const race = (complete: typeof completeStep): Promise<Result> =>

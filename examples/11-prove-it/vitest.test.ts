@@ -1,5 +1,5 @@
-import { assertNoLostUpdate, explore } from 'sequelize-lossless/race'
-import type { Result } from 'sequelize-lossless/race'
+import { assertNoLostUpdate, explore } from 'every-order'
+import type { Result } from 'every-order'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { completeStep, completeStepNaive, sequelize, WorkflowRun } from './complete-step.js'
 

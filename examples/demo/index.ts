@@ -6,8 +6,8 @@ import { DataTypes, Model, Sequelize } from 'sequelize'
 import type { CreationOptional, InferAttributes, InferCreationAttributes } from 'sequelize'
 import { lossless } from 'sequelize-lossless'
 import type { Lossless } from 'sequelize-lossless'
-import { explore, timeline } from 'sequelize-lossless/race'
-import type { Result } from 'sequelize-lossless/race'
+import { explore, timeline } from 'every-order'
+import type { Result } from 'every-order'
 
 class WorkflowRun extends Model<InferAttributes<WorkflowRun>, InferCreationAttributes<WorkflowRun>> {
   declare id: CreationOptional<number>

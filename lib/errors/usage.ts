@@ -230,7 +230,7 @@ export function captureStack(error: Error): void {
 export class UsageError extends TypeError {
   readonly code = 'USAGE'
   override readonly name = 'UsageError'
-  /** The kind of mistake; `undefined` in the errors of `sequelize-lossless/race`. */
+  /** The kind of mistake; `undefined` in the errors of `sequelize-lossless/audit`. */
   readonly reason: UsageReason | undefined
 
   constructor(message: string, reason?: UsageReason) {

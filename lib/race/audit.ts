@@ -48,13 +48,13 @@ export interface RunningAudit {
  * `console.warn`. Not detected: which of two reads a value comes from, if only one of them was locked; statements of
  * other processes; triggers and stored procedures; an isolation level that is set on the server.
  *
- * @throws {UsageError} before any SQL: an option is wrong, or another audit or exploration runs on this instance
+ * @throws {UsageError} before any SQL: an option is wrong, or another audit runs on this instance
  * @example
  *     const report = await audit(sequelize, () => finishStep(run.id, 'step_a'))
- *     assertNoLostUpdate(report)
+ *     assertCovered(report)
  * @example
  *     const running = audit(sequelize) // before all tests
- *     assertNoLostUpdate(running.stop()) // after all tests
+ *     assertCovered(running.stop()) // after all tests
  */
 export function audit(sequelize: Sequelize, options?: AuditOptions): RunningAudit
 export function audit<R>(sequelize: Sequelize, fn: () => R, options?: AuditOptions): Promise<AuditReport<Awaited<R>>>
@@ -83,12 +83,12 @@ async function through<R>(sequelize: Sequelize, fn: () => R, options?: AuditOpti
 
 /** @throws {UsageError} an option is wrong, or the instance has a gate already */
 function begin(sequelize: Sequelize, options: AuditOptions = {}): Audit {
-  if (!(sequelize instanceof Sequelize)) throw usage.sequelize('audit', 'sequelize')
+  if (!(sequelize instanceof Sequelize)) throw usage.sequelize()
   const { ignore, ...others } = options
   const [unknown] = Object.keys(others)
-  if (unknown !== undefined) throw usage.unknownOption('audit', unknown, ['ignore'])
+  if (unknown !== undefined) throw usage.unknownOption(unknown)
   if (ignore !== undefined && !(ignore instanceof RegExp)) throw usage.ignore(ignore)
-  if (gated.has(sequelize)) throw usage.gated('audit')
+  if (gated.has(sequelize)) throw usage.gated()
   return new Audit(sequelize, ignore)
 }
 

@@ -1,121 +1,10 @@
-import { inspect, types } from 'node:util'
-import { BaseError } from 'sequelize'
 import { UsageError } from '../errors/errors.js'
 
-/** The kit is not allowed to read the lock waits of the server. */
-export class ProbeError extends BaseError {
-  readonly code = 'RACE_PROBE'
-  override readonly name = 'ProbeError'
-  /** What to run on the server, as an administrator. */
-  readonly remedy: string
-
-  constructor(what: string, remedy: string, cause?: unknown) {
-    super(`explore: ${what}, so the kit cannot detect which session waits for which. ${remedy}`)
-    this.remedy = remedy
-    this.cause = cause
-  }
-}
-
-/** All participants wait, and neither the server nor another participant can end a wait. */
-export class StuckError extends BaseError {
-  readonly code = 'RACE_STUCK'
-  override readonly name = 'StuckError'
-
-  constructor(names: readonly string[], milliseconds: number) {
-    super(
-      `explore: ${names.join(' and ')} sent no statement for ${milliseconds} ms and did not end, so the exploration cannot continue. ` +
-        `A participant must not wait for a timer, a lock in this process, a connection that another participant holds, or a server lock that is not a row lock, such as GET_LOCK: shorten or fake the timer, and set pool: { max } to twice the participants.`,
-    )
-  }
-}
-
-/** A participant sent more statements in one order than `maxStatements`: its loop may never end. */
-export class EndlessError extends BaseError {
-  readonly code = 'RACE_ENDLESS'
-  override readonly name = 'EndlessError'
-
-  constructor(name: string, statements: number, last: string, repeated: number) {
-    super(
-      `explore: ${name} sent ${statements} statements in one order and did not end; the last ${repeated} of them read ${last}. ` +
-        `A loop that waits for a write of another participant never ends while that participant waits, or while its transaction reads an old snapshot: bound the loop, or pass a higher maxStatements.`,
-    )
-  }
-}
-
-/** Acknowledged keys are missing from the document, or keys of a failed participant are in it. */
-export class LostKeysError extends Error {
-  override readonly name = 'LostKeysError'
-  /** The keys with a wrong result, by participant. */
-  readonly lost: readonly LostKey[]
-
-  constructor(lost: readonly LostKey[], document: unknown) {
-    const texts = lost.map(({ participant, column, key, is }) => `"${key}" of ${column} (${participant}): ${is}`)
-    super(`${texts.join('; ')}. The document is ${JSON.stringify(document)}`)
-    this.lost = lost
-  }
-}
-
-export interface LostKey {
-  readonly participant: string
-  readonly column: string
-  readonly key: string
-  readonly is: 'lost' | 'written by a participant that failed'
-}
-
-/** The final read found no row. */
-export class NoFinalReadError extends Error {
-  override readonly name = 'NoFinalReadError'
-
-  constructor() {
-    super('the final read found no row. Return it: checkers.jsonKeys((id) => WorkflowRun.findByPk(id), …)')
-  }
-}
-
-/** The message of a thrown value. In Jest, errors of Node are from another realm: `instanceof Error` is false. */
-export function messageOf(error: unknown): string {
-  return types.isNativeError(error) ? error.message : inspect(error)
-}
-
-/** The usage errors of the kit, by mistake. */
+/** The usage errors of the audit, by mistake. */
 export const usage = {
-  options: (method: string, value: unknown): UsageError =>
-    new UsageError(
-      `${method}: expected an object of options, got ${String(value)}. Write ${method}({ sequelize, setup, participants: { A: (context) => …, B: (context) => … } }).`,
-    ),
-  unknownOption: (method: string, name: string, names: readonly string[]): UsageError =>
-    new UsageError(`${method}: there is no option "${name}". Use: ${names.join(', ')}.`),
-  sequelize: (method: string, name: string): UsageError =>
-    new UsageError(
-      `${method}: expected ${name} to be a Sequelize instance. Write { ${name}: new Sequelize(url, { pool: { max: 10 } }) }.`,
-    ),
-  callback: (method: string, name: string): UsageError =>
-    new UsageError(`${method}: expected ${name} to be a function. Write { ${name}: async () => { … } }.`),
-  participants: (method: string): UsageError =>
-    new UsageError(
-      `${method}: expected participants to be an object of two functions or more. Write { participants: { A: (context) => …, B: (context) => … } }, where context is what setup() returned.`,
-    ),
-  count: (method: string, name: string, value: unknown, least: string): UsageError =>
-    new UsageError(`${method}: expected ${name} to be ${least}, got ${String(value)}. Leave it out for the default.`),
-  mutants: (method: string, value: unknown, names: readonly string[]): UsageError =>
-    new UsageError(
-      `${method}: expected mutants to be an array of ${names.join(', ')}, got ${String(value)}. Write { mutants: ['${names[0]!}'] }.`,
-    ),
-  pool: (method: string, max: number, participants: number): UsageError =>
-    new UsageError(
-      `${method}: the pool has ${max} connection${max === 1 ? '' : 's'} for ${participants} participants, so they would wait for connections instead of locks. Write new Sequelize(url, { pool: { max: ${participants * 2} } }).`,
-    ),
-  inMemory: (method: string): UsageError =>
-    new UsageError(
-      `${method}: a database in memory has one connection, which all participants would share. Use a file: new Sequelize({ dialect, storage: './race.sqlite' }).`,
-    ),
-  token: (token: unknown): UsageError =>
-    new UsageError(
-      `replay: expected the token of a failure, got ${String(token)}. Write replay(result.first.token, options), with the options of that exploration.`,
-    ),
-  tokenDiffers: (token: string, difference: string): UsageError =>
-    new UsageError(
-      `replay: ${token} is not a schedule of these participants: ${difference}. Call explore() again for a token of the current code.`,
-    ),
+  unknownOption: (name: string): UsageError => new UsageError(`audit: there is no option "${name}". Use: ignore.`),
+  sequelize: (): UsageError =>
+    new UsageError('audit: expected a Sequelize instance. Write audit(new Sequelize(url), async () => { … }).'),
   audited: (value: unknown): UsageError =>
     new UsageError(
       `audit: expected a function to run, got ${String(value)}. Write await audit(sequelize, async () => { … }); or, where the code is not one function, const running = audit(sequelize), and running.stop().`,
@@ -124,8 +13,8 @@ export const usage = {
     new UsageError(
       `audit: expected ignore to be a regular expression for file names, got ${String(value)}. Write { ignore: /\\.test\\.[jt]s$/ }.`,
     ),
-  gated: (method: string): UsageError =>
+  gated: (): UsageError =>
     new UsageError(
-      `${method}: another exploration or audit runs on this Sequelize instance. End it first, or give each its own instance.`,
+      'audit: another audit runs on this Sequelize instance. End it first, or give each its own instance.',
     ),
 } as const

@@ -60,7 +60,7 @@ export function installGate(sequelize: Sequelize, keep: (passing: Passing) => Pr
 }
 
 /** The model that is stored in a table of this name. */
-export function modelOf(sequelize: Sequelize, table: string): ModelStatic<Model> | undefined {
+function modelOf(sequelize: Sequelize, table: string): ModelStatic<Model> | undefined {
   return Object.values(sequelize.models).find((model) => {
     const name = model.getTableName() as string | { tableName: string }
     return (typeof name === 'string' ? name : name.tableName) === table

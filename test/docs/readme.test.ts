@@ -3,8 +3,8 @@ import { dirname, join, posix } from 'node:path'
 import { expect } from 'chai'
 import mermaid from 'mermaid'
 import * as lossless from 'sequelize-lossless'
-import * as race from 'sequelize-lossless/race'
-import type { Result } from 'sequelize-lossless/race'
+import * as race from 'every-order'
+import type { Result } from 'every-order'
 import ts from 'typescript'
 import { eachDatabase } from '../each-database.js'
 import { rejection } from '../rejection.js'
@@ -72,7 +72,7 @@ eachDatabase('the README', (database) => {
         ) => Promise<Result>
         return run(...Object.values(names))
       }
-      const result = (await rejection(prove(red), race.LostUpdateError)).result as Result
+      const result = (await rejection(prove(red), race.LostUpdateError)).result
       expect([result.failures.length, result.schedules]).to.deep.equal([2, 4])
       const shown = codeBlocks('docs/guides/race-testing.md', 'text').find((text) => text.includes('replay: v1:'))!
       const withoutKeys = (text: string): string =>

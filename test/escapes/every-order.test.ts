@@ -1,7 +1,7 @@
 import { expect } from 'chai'
 import type { Sequelize, Transaction } from 'sequelize'
 import { mergeJsonKey, retryTransaction, withLock } from 'sequelize-lossless'
-import { explore } from 'sequelize-lossless/race'
+import { explore } from 'every-order'
 import { eachDatabase } from '../each-database.js'
 import { createJobs, freshJobs, storedJobs } from './jobs.js'
 import type { Job } from './jobs.js'

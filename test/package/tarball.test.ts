@@ -57,17 +57,21 @@ function programOfPage(form: 'CommonJS' | 'ESM'): string {
 
 const url = /'mysql:[^']*'/
 
-describe('the packed tarball', function () {
+/** The packages of this repository that run with the library. */
+const packages = ['.', 'packages/every-order']
+
+describe('the packed tarballs', function () {
   this.timeout(180_000)
   let folder: string
-  let packed: string[]
+  let packed: { name: string; files: { path: string }[] }[]
 
   before(async () => {
     folder = mkdtempSync(join(tmpdir(), 'sequelize-lossless-package-'))
     const npm = (...words: string[]): Promise<{ stdout: string }> => run('npm', words, { cwd: folder })
-    const { stdout } = await npm('pack', root, '--json', '--ignore-scripts')
-    const [{ filename, files }] = JSON.parse(stdout) as [{ filename: string; files: { path: string }[] }]
-    packed = files.map(({ path }) => path)
+    const folders = packages.map((path) => join(root, path))
+    const { stdout } = await npm('pack', ...folders, '--json', '--ignore-scripts')
+    const tarballs = JSON.parse(stdout) as { name: string; filename: string; files: { path: string }[] }[]
+    packed = tarballs
     const { devDependencies, peerDependencies } = JSON.parse(
       readFileSync(join(root, 'package.json'), 'utf8'),
     ) as Record<string, Record<string, string>>
@@ -75,14 +79,36 @@ describe('the packed tarball', function () {
     const sequelize = `sequelize@${peerDependencies!['sequelize']!.replace('^', '')}`
     const others = ['mysql2', 'typescript', '@types/node'].map((name) => `${name}@${devDependencies![name]!}`)
     writeFileSync(join(folder, 'package.json'), '{ "private": true }')
-    await npm('install', '--no-audit', '--no-fund', '--prefer-offline', `./${filename}`, sequelize, ...others)
+    await npm(
+      'install',
+      '--no-audit',
+      '--no-fund',
+      '--prefer-offline',
+      ...tarballs.map(({ filename }) => `./${filename}`),
+      sequelize,
+      ...others,
+    )
   })
 
   after(() => rmSync(folder, { recursive: true, force: true }))
 
-  it('holds what is built, its sources and the changelog, and nothing else', () => {
-    for (const path of packed) expect(path).to.match(/^(dist|lib)\/|^(CHANGELOG\.md|LICENSE|README\.md|package\.json)$/)
-    expect(packed).to.include.members(['dist/index.js', 'dist/index.d.ts', 'dist/index.js.map', 'lib/index.ts'])
+  it('hold what is built, the sources and the changelog, and nothing else', () => {
+    for (const { name, files } of packed) {
+      const paths = files.map(({ path }) => path)
+      const documents = ['CHANGELOG.md', 'LICENSE', 'README.md', 'package.json']
+      expect(paths, name).to.include.members([...documents, 'dist/index.js', 'dist/index.d.ts', 'lib/index.ts'])
+      for (const path of paths) if (!documents.includes(path)) expect(path, name).to.match(/^(dist|lib)\//)
+    }
+  })
+
+  it('have every-order for CommonJS and for ESM', async () => {
+    const program = 'console.log(Object.keys(order).filter((name) => /^(explore|replay)$/.test(name)).sort().join())'
+    writeFileSync(join(folder, 'order.cjs'), `const order = require('every-order')\n${program}`)
+    writeFileSync(join(folder, 'order.mjs'), `import * as order from 'every-order'\n${program}`)
+    for (const file of ['order.cjs', 'order.mjs']) {
+      const { stdout } = await run(process.execPath, [file], { cwd: folder })
+      expect(stdout.trim(), file).to.equal('explore,replay')
+    }
   })
 
   if (requestedDatabases().includes('mysql')) {

@@ -9,8 +9,8 @@ import type {
   Sequelize,
 } from 'sequelize'
 import { lock, mergeJsonKey, withLock } from 'sequelize-lossless'
-import { audit } from 'sequelize-lossless/race'
-import type { Reason } from 'sequelize-lossless/race'
+import { audit } from 'sequelize-lossless/audit'
+import type { Reason } from 'sequelize-lossless/audit'
 import { eachDatabase } from '../each-database.js'
 
 interface Job extends Model<InferAttributes<Job>, InferCreationAttributes<Job>> {

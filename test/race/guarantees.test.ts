@@ -27,8 +27,8 @@ import {
   withOptimisticLock,
 } from 'sequelize-lossless'
 import type { JsonWriteOptions, Operation } from 'sequelize-lossless'
-import { explore } from 'sequelize-lossless/race'
-import type { Mutant } from 'sequelize-lossless/race'
+import { explore } from 'every-order'
+import type { Mutant } from 'every-order'
 import { eachDatabase } from '../each-database.js'
 import { isSampled } from '../sample.js'
 import { createRuns } from '../workflow-run.js'

@@ -2,7 +2,7 @@ import { runInNewContext } from 'node:vm'
 import { expect } from 'chai'
 import { DataTypes, QueryTypes, Sequelize, Transaction } from 'sequelize'
 import type { Model, ModelStatic } from 'sequelize'
-import { mergeJsonKey, UsageError } from 'sequelize-lossless'
+import { mergeJsonKey } from 'sequelize-lossless'
 import {
   checkers,
   EndlessError,
@@ -12,8 +12,9 @@ import {
   NoFinalReadError,
   ProbeError,
   StuckError,
-} from 'sequelize-lossless/race'
-import type { ExploreOptions, NotSerialError, Result } from 'sequelize-lossless/race'
+  UsageError,
+} from 'every-order'
+import type { ExploreOptions, NotSerialError, Result } from 'every-order'
 import { eachDatabase, servers } from '../each-database.js'
 import { rejection } from '../rejection.js'
 import { createRuns } from '../workflow-run.js'

@@ -1,7 +1,7 @@
 import { expect } from 'chai'
 import mermaid from 'mermaid'
-import { sequenceDiagram, timeline } from 'sequelize-lossless/race'
-import type { Failure } from 'sequelize-lossless/race'
+import { sequenceDiagram, timeline } from 'every-order'
+import type { Failure } from 'every-order'
 import columnsOf from 'string-width'
 
 /** The reports of a failure fit their width and line up, and Mermaid reads in its diagram what the table says. */

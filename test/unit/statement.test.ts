@@ -4,8 +4,8 @@ import { expect } from 'chai'
 // How the race kit reads SQL is not public: the built file is loaded by its path.
 // eslint-disable-next-line @typescript-eslint/no-require-imports
 const { assignments, kindOf } = require(
-  resolve('dist/race/statement.js'),
-) as typeof import('../../dist/race/statement.js')
+  resolve('packages/every-order/dist/statement.js'),
+) as typeof import('../../packages/every-order/dist/statement.js')
 
 describe('how the race kit reads a statement', () => {
   it('needs time that grows with the length of a word, not with its square', () => {

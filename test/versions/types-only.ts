@@ -12,7 +12,8 @@ import { DataTypes, Model, Sequelize } from 'sequelize'
 import type { CreationOptional, InferAttributes, InferCreationAttributes } from 'sequelize'
 import { increment, lossless, mergeJsonKey, updateJson, withLock } from 'sequelize-lossless'
 import type { Lossless } from 'sequelize-lossless'
-export * as race from 'sequelize-lossless/race'
+export * as audit from 'sequelize-lossless/audit'
+export * as race from 'every-order'
 
 class Run extends Model<InferAttributes<Run>, InferCreationAttributes<Run>> {
   declare id: CreationOptional<number>
@@ -40,20 +41,20 @@ export async function main(run: Run): Promise<void> {
 const expectations = ['types.test.ts', 'operations.test.ts']
 
 // Run by `npm run test:versions` with another version of TypeScript.
-describe('the types of the packed tarball', () => {
+describe('the types of the packed tarballs', () => {
   let folder: string
 
   before(async () => {
     folder = mkdtempSync(join(tmpdir(), 'sequelize-lossless-types-'))
     const npm = (...words: string[]): Promise<{ stdout: string }> => run('npm', words, { cwd: folder })
-    const { stdout } = await npm('pack', root, '--json', '--ignore-scripts')
-    const [{ filename }] = JSON.parse(stdout) as [{ filename: string }]
+    const { stdout } = await npm('pack', root, join(root, 'packages/every-order'), '--json', '--ignore-scripts')
+    const tarballs = (JSON.parse(stdout) as { filename: string }[]).map(({ filename }) => `./${filename}`)
     const { devDependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
       devDependencies: Record<string, string>
     }
     const others = ['sequelize', '@types/node', 'expect-type'].map((name) => `${name}@${devDependencies[name]!}`)
     writeFileSync(join(folder, 'package.json'), '{ "private": true }')
-    await npm('install', '--no-audit', '--no-fund', '--prefer-offline', `./${filename}`, ...others)
+    await npm('install', '--no-audit', '--no-fund', '--prefer-offline', ...tarballs, ...others)
     writeFileSync(join(folder, 'program.ts'), program)
     for (const file of expectations) copyFileSync(join(root, 'test', 'types', file), join(folder, file))
   })

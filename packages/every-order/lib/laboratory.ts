@@ -1,6 +1,5 @@
-import { QueryTypes } from 'sequelize'
 import { usage } from './errors.js'
-import { gated, installGate } from './gate.js'
+import { gated, installGate, select } from './gate.js'
 import type { Passing } from './gate.js'
 import { poolMax } from './options.js'
 import type { ExploreOptions } from './options.js'
@@ -35,7 +34,7 @@ export class Laboratory<C> {
     const { sequelize } = this.#options
     const connections = Math.min(poolMax(sequelize), 2 * this.#names.length)
     const answers = Array.from({ length: connections }, () =>
-      sequelize.query('SELECT 1', { type: QueryTypes.SELECT, logging: false, transaction: null }),
+      sequelize.query('SELECT 1', { type: select, logging: false, transaction: null }),
     )
     await Promise.all(answers)
   }

@@ -1,6 +1,7 @@
-import { Sequelize } from 'sequelize'
+import type { Sequelize } from 'sequelize'
 import type { Check } from './checkers.js'
 import { usage } from './errors.js'
+import { isSequelize } from './gate.js'
 import { mutants } from './mutants.js'
 import type { Mutant } from './mutants.js'
 
@@ -46,8 +47,8 @@ export function checkOptions<C>(method: string, options: ExploreOptions<C>): voi
   for (const name of Object.keys(options))
     if (!optionNames.includes(name)) throw usage.unknownOption(method, name, optionNames)
   const { sequelize, admin, setup, participants, check, preemptions = 2, maxSchedules = 1, maxStatements = 1 } = options
-  if (!(sequelize instanceof Sequelize)) throw usage.sequelize(method, 'sequelize')
-  if (admin !== undefined && !(admin instanceof Sequelize)) throw usage.sequelize(method, 'admin')
+  if (!isSequelize(sequelize)) throw usage.sequelize(method, 'sequelize')
+  if (admin !== undefined && !isSequelize(admin)) throw usage.sequelize(method, 'admin')
   if (typeof setup !== 'function') throw usage.callback(method, 'setup')
   if (check !== undefined && typeof check !== 'function') throw usage.callback(method, 'check')
   const functions = Object.values(participants ?? {})

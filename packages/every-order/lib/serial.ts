@@ -1,9 +1,8 @@
 import { isDeepStrictEqual } from 'node:util'
-import { QueryTypes } from 'sequelize'
 import type { Sequelize } from 'sequelize'
 import { isSame, momentsOf } from './moments.js'
 import type { Period } from './moments.js'
-import { modelOf } from './gate.js'
+import { modelOf, select } from './gate.js'
 import type { Outcome } from './run.js'
 import { nameOf, tablesWritten } from './statement.js'
 import type { Step } from './step.js'
@@ -33,7 +32,7 @@ export async function readRows(sequelize: Sequelize, tables: readonly string[]):
     const table = nameOf(quoted)
     const { keys, times } = columnsOf(sequelize, table)
     const found = await sequelize.query<Record<string, unknown>>(`SELECT * FROM ${quoted}`, {
-      type: QueryTypes.SELECT,
+      type: select,
       raw: true,
       logging: false,
       transaction: null,

@@ -1,6 +1,6 @@
-import { QueryTypes, Sequelize } from 'sequelize'
-import type { Options } from 'sequelize'
+import type { Options, Sequelize } from 'sequelize'
 import { ProbeError, usage } from './errors.js'
+import { select } from './gate.js'
 
 /** A connection that waits for a lock, and the connections that hold it, if the server reports them. */
 interface Wait {
@@ -67,7 +67,7 @@ function secondInstance(sequelize: Sequelize): Sequelize {
   }
   const { database, username, password, host, port } = config
   const own: Options = { ...options, host, port, pool: { max: 2 }, logging: false, hooks: {} }
-  return new Sequelize(database, username, password, own)
+  return new (sequelize.constructor as typeof Sequelize)(database, username, password, own)
 }
 
 /** The pool of an instance. */
@@ -81,7 +81,7 @@ interface SqliteConnections {
 }
 
 function asker(instance: Sequelize): Ask {
-  return (sql) => instance.query(sql, { type: QueryTypes.SELECT, raw: true, logging: false, transaction: null })
+  return (sql) => instance.query(sql, { type: select, raw: true, logging: false, transaction: null })
 }
 
 async function connectMysqlOrMariadb(sequelize: Sequelize, admin: Sequelize | undefined): Promise<Server> {
