@@ -73,4 +73,12 @@ export {
   UsageError,
   WholeColumnWriteError,
 } from './errors/errors.js'
-export type { LosslessError, LosslessErrorCode, RowError, UsageReason, WholeColumnWrite } from './errors/errors.js'
+export type {
+  GuardReport,
+  LosslessError,
+  LosslessErrorCode,
+  RowError,
+  UsageReason,
+  WholeColumnReport,
+  WholeColumnWrite,
+} from './errors/errors.js'

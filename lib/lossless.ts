@@ -159,13 +159,14 @@ export function lossless(subject: ModelStatic<Model> | Sequelize, options?: Loss
 
 /** @throws {UsageError} an option is unknown or has an invalid value */
 function checkLosslessOptions(method: string, options: LosslessOptions): void {
-  const names = ['wholeColumnWrites', 'conflicts', 'coalesce', 'onWrite'] as const
-  const { wholeColumnWrites, conflicts, coalesce, onWrite } = checkOptions(method, options, names)
+  const names = ['wholeColumnWrites', 'conflicts', 'coalesce', 'onWrite', 'onReport'] as const
+  const { wholeColumnWrites, conflicts, coalesce, onWrite, onReport } = checkOptions(method, options, names)
   const isMode = areModes(method, wholeColumnWrites)
-  const isLeftOut = wholeColumnWrites === undefined && (coalesce !== undefined || onWrite !== undefined)
+  const isLeftOut = wholeColumnWrites === undefined && [coalesce, onWrite, onReport].some((each) => each !== undefined)
   if (!isMode && !isLeftOut) throw usage.wholeColumnWrites(method, wholeColumnWrites)
   if (!['undefined', 'boolean'].includes(typeof coalesce)) throw usage.coalesce(method, coalesce)
   if (typeof onWrite !== 'function' && (onWrite ?? null) !== null) throw usage.onWrite(method, onWrite)
+  if (typeof onReport !== 'function' && (onReport ?? null) !== null) throw usage.onReport(method, onReport)
   const modeOfSaves = typeof wholeColumnWrites === 'object' ? wholeColumnWrites.save : wholeColumnWrites
   const isConflicts = ['overwrite', 'throw'].includes(conflicts as string) && modeOfSaves === 'patch'
   if (conflicts !== undefined && !isConflicts) throw usage.conflicts(method, conflicts)

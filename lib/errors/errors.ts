@@ -457,6 +457,16 @@ export class StaleRowError extends OptimisticLockError {
   }
 }
 
+/** A report of the guard under `wholeColumnWrites: 'warn'`. */
+export type GuardReport = WholeColumnReport
+
+/** An unprotected write of a whole JSON column, which was let through. */
+export interface WholeColumnReport extends WholeColumnWrite {
+  readonly code: 'WHOLE_COLUMN_WRITE'
+  /** The text of the report. */
+  readonly message: string
+}
+
 /** An unprotected write of a whole JSON column: it can overwrite a concurrent change. */
 export interface WholeColumnWrite extends RowFacts {
   /** The call: `'save'`, `'update'`, `'upsert'` or `'bulkCreate'`. */
@@ -477,7 +487,7 @@ export function describeWrite({ column, keys, file, line, instead, ...row }: Who
   const changed =
     keys && ` Changed since it was loaded: ${keys.map((key) => JSON.stringify(key)).join(', ') || 'nothing'}.`
   return (
-    `writes the whole "${column}" of ${describeRow(row)}${place}, which can overwrite a concurrent change.${changed ?? ''} ` +
+    `writes the whole "${column}" of ${describeRow(row)}${place}, over whatever was written since.${changed ?? ''} ` +
     `Write only what changes: ${instead}; or allow this write with the option { wholeColumnWrites: 'allow' }.`
   )
 }

@@ -188,6 +188,8 @@ const texts = {
     `${method}: expected coalesce to be true or false, got ${describeValue(value)}. Write { coalesce: true }, or omit it.`,
   onWrite: (method: string, value: unknown): string =>
     `${method}: expected onWrite to be a function or null, got ${describeValue(value)}. Write { onWrite: async ({ model, primaryKey, changes, transaction }) => { … } }.`,
+  onReport: (method: string, value: unknown): string =>
+    `${method}: expected onReport to be a function or null, got ${describeValue(value)}. Write { onReport: ({ code, message, file, line }) => { … } }.`,
   conflicts: (method: string, value: unknown): string =>
     `${method}: expected conflicts to be 'overwrite' or 'throw', together with wholeColumnWrites: 'patch', got ${describeValue(value)}. Write ${method}(WorkflowRun, { wholeColumnWrites: 'patch', conflicts: 'throw' }).`,
   searchPath: (method: string): string =>

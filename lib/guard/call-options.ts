@@ -20,6 +20,7 @@ export interface CallOptions extends Logging, StatedIntent {
   readonly individualHooks?: boolean
   readonly updateOnDuplicate?: readonly string[]
   readonly conflictFields?: readonly string[]
+  readonly upsertKeys?: readonly string[]
   readonly model?: RowModel
   readonly [callSite]?: Error
 }

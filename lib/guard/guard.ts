@@ -6,6 +6,7 @@ import type { JsonValue } from '../json/values.js'
 import { keyNamedIn, RowRef } from '../rows/row-ref.js'
 import { rowStateOf } from '../rows/row-state.js'
 import {
+  attributesOf,
   attributeType,
   buildOptionsOf,
   fieldOf,
@@ -16,6 +17,7 @@ import {
   outermostOf,
   sequelizeInternals,
   sequelizeOf,
+  uniqueKeysOf,
   valuesOf,
   versionAttribute,
 } from '../sequelize/internals.js'
@@ -34,6 +36,7 @@ import { includedRows, lockingReadOf, noteLockingRead, toLockingRead } from './l
 import { patchRow } from './patch.js'
 import type { EditedColumn, RowUpdate } from './patch.js'
 import { detailsOfBulkWrite, detailsOfSave, reportOrThrow } from './report.js'
+import type { BulkWrite } from './report.js'
 
 /** Values by database column name. */
 type Fields = Readonly<Record<string, unknown>>
@@ -200,7 +203,8 @@ function guardQueryInterface(sequelize: Sequelize): void {
       if (!model || !activePolicy(model)) return original.apply(this, args)
       const { updateOnDuplicate, ignoreDuplicates } = options
       if (updateOnDuplicate) {
-        checkBulkWrite('save', () => wholeColumns(model, pick(values, updateOnDuplicate)), {}, { ...options, model })
+        const columns = (): string[] => wholeColumns(model, pick(values, updateOnDuplicate))
+        checkBulkWrite('save', columns, { records: [values] }, { ...options, model })
       }
       const isKnown = !ignoreDuplicates && !updateOnDuplicate
       // A column without a value is NULL, or the default of the database.
@@ -226,7 +230,7 @@ function guardQueryInterface(sequelize: Sequelize): void {
   override<object, Statements['bulkUpdate']>(queryInterface, 'bulkUpdate', (original) => {
     return function (...args) {
       const [, values, where, options] = args
-      checkBulkWrite('update', (model) => wholeColumns(model, values), where, options)
+      checkBulkWrite('update', (model) => wholeColumns(model, values), { where }, options)
       return original.apply(this, args)
     }
   })
@@ -237,7 +241,8 @@ function guardQueryInterface(sequelize: Sequelize): void {
       const { model, conflictFields } = options
       const isByPrimaryKey =
         !conflictFields?.length && model?.primaryKeyAttributes.every((name) => fieldOf(model, name) in updated)
-      checkBulkWrite('upsert', () => wholeColumns(model!, updated), isByPrimaryKey ? inserted : {}, options)
+      const named = isByPrimaryKey ? inserted : {}
+      checkBulkWrite('upsert', () => wholeColumns(model!, updated), { where: named, records: [inserted] }, options)
       return original.apply(this, args)
     }
   })
@@ -248,7 +253,7 @@ function guardQueryInterface(sequelize: Sequelize): void {
       const columns = (model: RowModel): string[] => [
         ...new Set(records.flatMap((record) => wholeColumns(model, pick(record, updateOnDuplicate)))),
       ]
-      checkBulkWrite('bulkCreate', columns, {}, options)
+      checkBulkWrite('bulkCreate', columns, { records }, options)
       return original.apply(this, args)
     }
   })
@@ -256,9 +261,9 @@ function guardQueryInterface(sequelize: Sequelize): void {
 
 /** Checks a write of rows that were not loaded. */
 function checkBulkWrite(
-  method: string,
+  method: BulkWrite['method'],
   columns: (model: RowModel) => string[],
-  where: object = {},
+  { where = {}, records }: { readonly where?: object | undefined; readonly records?: readonly Fields[] },
   options: CallOptions = {},
 ): void {
   const { model } = options
@@ -274,10 +279,30 @@ function checkBulkWrite(
   for (const column of columns(model)) {
     if (isWholeKey && transaction && lockedRows?.isCurrent(key, column, transaction)) continue
     const call = { method, model: model.name, column }
-    reportOrThrow(session, modeOf(policy, kind), options, call, () =>
-      detailsOfBulkWrite(kind, model, column, primaryKey),
-    )
+    reportOrThrow(session, { ...policy, mode: modeOf(policy, kind) }, options, call, () => {
+      const key = records && keyOfRecords(model, records, options)
+      return detailsOfBulkWrite(
+        { method, model, primaryKey, key, isOfAll: !records && Reflect.ownKeys(where).length === 0 },
+        column,
+      )
+    })
   }
+}
+
+/** The unique key by which the database finds the rows of an upsert, if all records have it. */
+function keyOfRecords(
+  model: RowModel,
+  records: readonly Fields[],
+  options: CallOptions,
+): readonly string[] | undefined {
+  const { conflictFields, upsertKeys } = options
+  const given = [conflictFields, upsertKeys].find((names) => names && names.length > 0)
+  const isKnown = (name: string): boolean => {
+    const values = records.map((record) => record[fieldOf(model, name)] ?? null)
+    return values.every((value) => value !== null && !(value instanceof Utils.SequelizeMethod))
+  }
+  const keys = [...(given ? [attributesOf(model, given)] : []), ...uniqueKeysOf(model)]
+  return keys.find((names) => names.length > 0 && names.every(isKnown))
 }
 
 /** Runs concurrent patched saves of one instance one after the other: each starts from the result of the one before. */
@@ -313,7 +338,7 @@ async function save(update: RowUpdate & { readonly options: CallOptions }): Prom
   for (const [index, column] of atRisk.entries()) {
     if (edits[index]) continue
     const call = { method: 'save', model: model.name, column }
-    reportOrThrow(sessionOf(sequelizeOf(model)), mode, options, call, () =>
+    reportOrThrow(sessionOf(sequelizeOf(model)), { ...policy!, mode }, options, call, () =>
       detailsOfSave(instance, column, editOf(instance, column, values)),
     )
   }

@@ -1,5 +1,4 @@
 import { channel } from 'node:diagnostics_channel'
-import type { Logging } from 'sequelize'
 import { captureCallSite, firstUserFrame } from '../call-site.js'
 import { describePath } from '../errors/describe.js'
 import { describeWrite, WholeColumnWriteError } from '../errors/errors.js'
@@ -8,10 +7,10 @@ import { difference } from '../json/difference.js'
 import type { MethodName } from '../json/document-types.js'
 import type { Operation } from '../json/operation.js'
 import { RowRef } from '../rows/row-ref.js'
-import { modelOf, sequelizeInternals } from '../sequelize/internals.js'
+import { modelOf } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { hasMethod } from '../sequelize/model-state.js'
-import type { WriteMode } from '../sequelize/options.js'
+import type { Policy, WriteMode } from '../sequelize/options.js'
 import type { Session } from '../sequelize/session.js'
 import { callSite } from './call-options.js'
 import type { CallOptions } from './call-options.js'
@@ -30,19 +29,33 @@ export function detailsOfSave(instance: Row, column: string, edit: EditedColumn 
   return { primaryKey: RowRef.of(instance).primaryKey, keys, instead }
 }
 
+/** A write of rows that were not loaded. */
+export interface BulkWrite {
+  readonly method: 'update' | 'upsert' | 'bulkCreate' | 'save'
+  readonly model: RowModel
+  /** The part of the primary key that the call gives. */
+  readonly primaryKey: Details['primaryKey']
+  /** The attributes that identify the rows on the call; `undefined` for a `where`. */
+  readonly key: readonly string[] | undefined
+  /** The `where` matches every row. */
+  readonly isOfAll: boolean
+}
+
 /** The known part of the primary key of a write of rows that were not loaded, and the recommended call. */
-export function detailsOfBulkWrite(
-  kind: 'bulk' | 'upsert',
-  model: RowModel,
-  column: string,
-  primaryKey: Details['primaryKey'],
-): Details {
+export function detailsOfBulkWrite(write: BulkWrite, column: string): Details {
+  return { primaryKey: write.primaryKey, keys: undefined, instead: insteadOfBulkWrite(write, column) }
+}
+
+function insteadOfBulkWrite({ method, model, key, isOfAll }: BulkWrite, column: string): string {
   const changes = `{ ${JSON.stringify(column)}: [set(…)] }`
-  const instead =
-    kind === 'bulk'
-      ? `await updateWhere(${model.name}, where, ${changes})`
-      : `await atomicUpsert([${model.name}, { ${model.primaryKeyAttributes.join(', ')} }], ${changes})`
-  return { primaryKey, keys: undefined, instead }
+  if (!key)
+    return `await updateWhere(${model.name}, ${isOfAll ? `{}, ${changes}, { all: true }` : `where, ${changes}`})`
+  const names = `{ ${key.join(', ')} }`
+  const isPrimaryKey = key.every((name) => model.primaryKeyAttributes.includes(name))
+  const write = isPrimaryKey
+    ? `await atomicUpsert([${model.name}, ${names}], ${changes})`
+    : `if (!(await updateWhere(${model.name}, ${names}, ${changes}))) await ${model.name}.create(…)`
+  return method === 'bulkCreate' ? `for (const ${names} of rows) ${write}` : write
 }
 
 /** The code of a call that writes only `operations`. */
@@ -69,7 +82,7 @@ function accessOf(attribute: string): string {
     : `row[${JSON.stringify(attribute)}]`
 }
 
-const reports = channel('sequelize-lossless:whole-column-write')
+const writes = channel('sequelize-lossless:whole-column-write')
 
 /** The maximum number of remembered call sites; the oldest is dropped, and may be reported again. */
 const maxReportedCallSites = 1000
@@ -79,23 +92,29 @@ const maxReportedCallSites = 1000
  * @throws {WholeColumnWriteError} the policy is `'throw'`; or it is `'patch'`, and this write cannot be patched
  */
 export function reportOrThrow(
-  { sequelize, reportedCallSites }: Session,
-  mode: WriteMode,
+  session: Session,
+  { mode, onReport }: Pick<Policy, 'onReport'> & { readonly mode: WriteMode },
   options: CallOptions,
   call: Pick<WholeColumnWrite, 'method' | 'model' | 'column'>,
   details: () => Details,
 ): void {
   const { file, line } = firstUserFrame(options[callSite] ?? captureCallSite(undefined)) ?? {}
-  const site = JSON.stringify([file, line, call])
-  if (mode === 'warn' && reportedCallSites.has(site)) return
+  if (mode === 'warn' && !isNew(session, [file, line, call])) return
   const write = { ...call, ...details(), file, line }
   if (mode !== 'warn') throw new WholeColumnWriteError(write)
+  const code = 'WHOLE_COLUMN_WRITE'
+  const report = { ...write, code, message: `${write.method}: ${describeWrite(write)}` } as const
+  writes.publish(report)
+  if (onReport) onReport(report)
+  else process.emitWarning(report.message, { type: 'SequelizeLosslessWarning', code })
+}
+
+/** Whether this call site was not reported before; it is remembered. */
+function isNew({ reportedCallSites }: Session, site: readonly unknown[]): boolean {
+  const key = JSON.stringify(site)
+  if (reportedCallSites.has(key)) return false
   const [oldest] = reportedCallSites
   if (reportedCallSites.size === maxReportedCallSites) reportedCallSites.delete(oldest!)
-  reportedCallSites.add(site)
-  reports.publish(write)
-  const loggers: Logging['logging'][] = [options.logging, sequelizeInternals(sequelize).options.logging]
-  // A warning must be visible even if SQL is not logged.
-  const log = loggers.find((each) => typeof each === 'function') ?? console.warn
-  log(`sequelize-lossless: ${write.method} ${describeWrite(write)}`)
+  reportedCallSites.add(key)
+  return true
 }

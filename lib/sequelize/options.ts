@@ -1,4 +1,5 @@
 import type { Model, ModelStatic, Transaction } from 'sequelize'
+import type { GuardReport } from '../errors/errors.js'
 
 /** An atomic write of one row, for {@link LosslessOptions.onWrite}. */
 export interface RowWrite {
@@ -35,7 +36,7 @@ export interface WriteModes {
 export interface LosslessOptions {
   /**
    * What to do with a write of a whole JSON column that could overwrite a concurrent change. `'allow'`: nothing. `'warn'`:
-   * report it, once per call site. `'throw'`: refuse it, before any SQL. `'patch'`: write only what changed since the row
+   * report it, once per call site: see {@link onReport}. `'throw'`: refuse it, before any SQL. `'patch'`: write only what changed since the row
    * was loaded, by atomic operations; writes that are no saves are refused. An object has one for each kind of write:
    * `{ save: 'patch', bulk: 'warn' }`. Default: the option of the Sequelize instance, else `'allow'`.
    */
@@ -59,6 +60,12 @@ export interface LosslessOptions {
    * instance, else none.
    */
   readonly onWrite?: ((write: RowWrite) => unknown) | null
+  /**
+   * Called with each report of `'warn'`, before the statement is sent, in place of `process.emitWarning`: once per call site,
+   * and not awaited. If it throws, the statement is not sent, and the call rejects with its error. `null`: none for this model.
+   * Default: the option of the Sequelize instance, else `process.emitWarning(message, { type: 'SequelizeLosslessWarning', code })`.
+   */
+  readonly onReport?: ((report: GuardReport) => void) | null
 }
 
 /** The option of Sequelize's own methods that allows one call to write whole columns. */
@@ -83,6 +90,7 @@ export const defaultPolicy: Policy = {
   wholeColumnWrites: 'allow',
   coalesce: false,
   onWrite: null,
+  onReport: null,
 }
 
 /** What the options say about one kind of write. */
@@ -92,11 +100,12 @@ export function modeOf({ wholeColumnWrites }: Policy, kind: keyof WriteModes): W
 
 /** Merges the options of another call of `lossless()`: it changes only the options that it passes. */
 export function mergeOptions(before: LosslessOptions | undefined, options: LosslessOptions): LosslessOptions {
-  const { wholeColumnWrites, conflicts, coalesce, onWrite } = options
+  const { wholeColumnWrites, conflicts, coalesce, onWrite, onReport } = options
   return {
     ...before,
     ...(wholeColumnWrites !== undefined && { wholeColumnWrites, conflicts }),
     ...(coalesce !== undefined && { coalesce }),
     ...(onWrite !== undefined && { onWrite }),
+    ...(onReport !== undefined && { onReport }),
   }
 }

@@ -4,12 +4,12 @@ import { expect } from 'chai'
 import type { ModelStatic, Sequelize } from 'sequelize'
 import { DataTypes, fn, literal, Model, Transaction } from 'sequelize'
 import { lock, lossless, mergeJsonKey, UsageError, WholeColumnWriteError, withLock } from 'sequelize-lossless'
-import type { LosslessOptions } from 'sequelize-lossless'
+import type { GuardReport, LosslessOptions } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { rejection } from '../rejection.js'
 import { createRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
-import { guardedRuns, hereLine, reports } from './guarded-runs.js'
+import { guardedRuns, hereLine, reports, warnings } from './guarded-runs.js'
 
 const allowed = { wholeColumnWrites: 'allow' } as const
 
@@ -82,14 +82,15 @@ eachDatabase('a guarded model', (database) => {
     it(`reports ${title}, once, and lets it through`, async () => {
       await guarded({ wholeColumnWrites: 'warn' })
       const seen = await reports(async () => {
-        await write()
-        const first = log.filter((line) => line.startsWith('sequelize-lossless: '))
-        expect(first).to.have.length(1)
-        expect(first[0]).to.include('"progress"').and.include('WorkflowRun').and.include('warn-and-throw.test.js')
-        await write()
+        const [warning, ...more] = await warnings(write)
+        expect(warning).to.include({ name: 'SequelizeLosslessWarning', code: 'WHOLE_COLUMN_WRITE' })
+        expect(warning!.message).to.include('"progress"').and.include('WorkflowRun')
+        expect(warning!.message).to.include('warn-and-throw.test.js').and.include('over whatever was written since')
+        expect([more, await warnings(write)]).to.deep.equal([[], []])
       })
       expect(seen).to.have.length(1)
       const [report] = seen
+      expect(report).to.include({ code: 'WHOLE_COLUMN_WRITE' })
       expect(report).to.include({ method, model: 'WorkflowRun', column: 'progress' })
       if (title !== 'Model.update() of many rows' && title !== 'bulkCreate')
         expect(report!.primaryKey).to.deep.equal({ id: run.id })
@@ -190,6 +191,57 @@ eachDatabase('a guarded model', (database) => {
     lossless(Setting, { wholeColumnWrites: 'throw' })
     const both = await rejection(Setting.upsert({ tenant: 'a', name: 'b', value: {} }), WholeColumnWriteError)
     expect(both.instead).to.equal('await atomicUpsert([Setting, { tenant, name }], { "value": [set(…)] })')
+  })
+
+  it('advises a call that needs no more than the refused call knows', async () => {
+    const value = DataTypes.JSON
+    const name = { type: DataTypes.STRING(20), unique: true }
+    const Plugin = sequelize.define('Plugin', { name, kind: DataTypes.STRING(20), value })
+    lossless(Plugin, { wholeColumnWrites: 'throw' })
+    const instead = async (write: Promise<unknown>): Promise<string> =>
+      (await rejection(write, WholeColumnWriteError)).instead
+    const changes = '{ "value": [set(…)] }'
+    const byName = `if (!(await updateWhere(Plugin, { name }, ${changes}))) await Plugin.create(…)`
+    const updateOnDuplicate: never[] = ['value' as never]
+    expect(await instead(Plugin.update({ value: {} }, { where: {} }))).to.equal(
+      `await updateWhere(Plugin, {}, ${changes}, { all: true })`,
+    )
+    expect(await instead(Plugin.upsert({ name: 'a', value: {} }))).to.equal(byName)
+    expect(await instead(Plugin.upsert({ kind: 'a', value: {} }))).to.equal(
+      `await updateWhere(Plugin, where, ${changes})`,
+    )
+    expect(await instead(Plugin.bulkCreate([{ id: 1, value: {} }], { updateOnDuplicate }))).to.equal(
+      `for (const { id } of rows) await atomicUpsert([Plugin, { id }], ${changes})`,
+    )
+    const byNames = Plugin.bulkCreate([{ name: 'a', value: {} }, { name: 'b' }], { updateOnDuplicate })
+    expect(await instead(byNames)).to.equal(`for (const { name } of rows) ${byName}`)
+    const noKey = Plugin.bulkCreate([{ id: 1, value: {} }, { name: 'b' }], { updateOnDuplicate })
+    expect(await instead(noKey)).to.equal(`await updateWhere(Plugin, where, ${changes})`)
+  })
+
+  it('calls onReport in place of the warning, and fails with its error', async () => {
+    const seen: GuardReport[] = []
+    await guarded({ wholeColumnWrites: 'warn', onReport: (report) => void seen.push(report) })
+    const write = (): Promise<unknown> => run.update({ progress: { step_b: seen.length } })
+    expect(await warnings(write)).to.deep.equal([])
+    await write()
+    expect(
+      seen.map(({ code, message, line }) => [code, message.includes(`:${line} `) || message.includes(`:${line},`)]),
+    ).to.deep.equal([['WHOLE_COLUMN_WRITE', true]])
+    await guarded({
+      wholeColumnWrites: 'warn',
+      onReport: () => {
+        throw new RangeError('refused')
+      },
+    })
+    await rejection(run.update({ progress: { step_b: 1 } }), RangeError)
+    expect((await load()).progress).to.deep.equal({ step_a: 'done' })
+    lossless(Runs, { onReport: null })
+    expect(await warnings(() => Runs.update({ progress: {} }, { where: { id: run.id } }))).to.have.length(1)
+    expect(() => lossless(Runs, { onReport: 'log' as never })).to.throw(
+      UsageError,
+      'expected onReport to be a function',
+    )
   })
 
   for (const wholeColumnWrites of ['warn', 'throw', 'patch'] as const) {
@@ -405,7 +457,7 @@ eachDatabase('a guarded model', (database) => {
       })
     const [report] = await reports(saved)
     expect(report).to.include({ method: 'save', file: undefined, line: undefined })
-    expect(log.find((line) => line.startsWith('sequelize-lossless: '))).to.include(`id=${run.id}, which can overwrite`)
+    expect(report!.message).to.include(`id=${run.id}, over whatever was written since`)
   })
 
   it('counts a version as a guard of saves, and not of bulk writes', async () => {
