@@ -337,7 +337,12 @@ eachDatabase('a target by where', (database) => {
     const unmet: readonly WhereOptions[] = [
       ...[{ id: past }, { id: 1.5 }, { id: [past, past + 1] }, { small: 70_000 }, { big: digits }, { uuid: 'x' }],
       ...[{ choice: 'x' }, { real: 1e-300 }, { time: '25:00:00' }, { id: { [Op.gt]: past } }],
-      ...[{ text: 'a\0' }, { text: { [Op.like]: 'a\0' } }, { text: { [Op.lt]: '!\0b' } }, { text: { [Op.lte]: '!\0' } }],
+      ...[
+        { text: 'a\0' },
+        { text: { [Op.like]: 'a\0' } },
+        { text: { [Op.lt]: '!\0b' } },
+        { text: { [Op.lte]: '!\0' } },
+      ],
     ]
     const wrong: readonly WhereOptions[] = [
       ...[{ double: '9'.repeat(400) }, { at: new Date(8.64e15) }, { at: { [Op.lt]: new Date(-8.64e15) } }],
