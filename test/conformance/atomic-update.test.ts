@@ -6,6 +6,7 @@ import type {
   InferCreationAttributes,
   ModelOptions,
   Sequelize,
+  Transaction,
   WhereOptions,
 } from 'sequelize'
 import {
@@ -394,11 +395,18 @@ eachDatabase('atomicUpdate', (database) => {
       it('is not read from an older snapshot, also if the UPDATE changed nothing', async () => {
         const Plain = await createJobs(sequelize, { tableName: 'plain_jobs', timestamps: false })
         const { id } = await Plain.create({ status: 'new', attempts: 1 })
+        // Otherwise MariaDB 11.6.2 and newer refuse the UPDATE.
+        const isolateSnapshots = async (value: 'OFF' | 'DEFAULT', transaction: Transaction): Promise<void> => {
+          if (database.name === 'mysql') return
+          await sequelize.query(`SET SESSION innodb_snapshot_isolation = ${value}`, { transaction })
+        }
         await sequelize.transaction(async (transaction) => {
+          await isolateSnapshots('OFF', transaction)
           await Plain.findByPk(id, { transaction })
           await Plain.update({ status: 'done', attempts: 9 }, { where: { id }, transaction: null })
           const row = await atomicUpdate([Plain, id], { status: 'done' }, { transaction, returning: true })
           expect([row.status, row.attempts]).to.deep.equal(['done', 9])
+          await isolateSnapshots('DEFAULT', transaction)
         })
       })
     }

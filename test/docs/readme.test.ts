@@ -184,7 +184,7 @@ describe('the README', () => {
     ])
     expect(commands).to.have.length.greaterThan(10)
     for (const [, inText, inBlock] of commands) {
-      expect(['ci', 'install', ...Object.keys(scripts)]).to.include(inText ?? inBlock)
+      expect(['ci', 'install', 'publish', ...Object.keys(scripts)]).to.include(inText ?? inBlock)
     }
   })
 })

@@ -122,9 +122,9 @@ export const lanes: readonly Lane[] = [
   }),
 ]
 
-/** The lanes that .ci/run takes in turn: they need no registry of images, and change only when this file does. */
+/** The lanes that .ci/run takes in turn: they need nothing but npm, and change only when this file does. */
 const inTurn = lanes.filter(
-  ({ required, tests, name }) => required && ['suites', 'smoke'].includes(tests) && !name.includes('latest'),
+  ({ packages, tests, name }) => packages && ['suites', 'smoke'].includes(tests) && !name.includes('latest'),
 )
 
 /** Two lanes of the day, which is counted from any day on. */
