@@ -32,6 +32,7 @@ export const coalesced = 'mergeJsonKey, coalesced'
 export const bareQuery = 'sequelize.query, the same SQL'
 export const byHand = 'transaction, FOR UPDATE, save'
 export const naive = 'read, change, save'
+export const underLock = 'withLock'
 
 /** The variants in the order of the tables. */
 export const order: readonly string[] = [
@@ -43,7 +44,7 @@ export const order: readonly string[] = [
   'Model.update, JSON_SET',
   naive,
   byHand,
-  'withLock',
+  underLock,
   'withOptimisticLock',
   'read, change, save, patched',
   'Knex, jsonSet',
