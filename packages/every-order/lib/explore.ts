@@ -39,12 +39,17 @@ export interface Result {
    * on without one that waited outside the database.
    */
   readonly isComplete: boolean
+  /** What was left out, if the exploration is not complete: a sentence each. */
+  readonly leftOut: readonly string[]
   readonly failures: readonly Failure[]
   /** The failure with the fewest switches. */
   readonly first: Failure | undefined
   /** The number of schedules by result: the outcome of each participant, and the message of the check. */
   readonly outcomes: Readonly<Record<string, number>>
-  /** The schedules in which the server, not the kit, chose who continues: several waited, or it ended a deadlock. */
+  /**
+   * The schedules that the server did not repeat, since it chose the victim of a deadlock, and not the same as before.
+   * Schedules that follow from its other choice may be missing.
+   */
   readonly serverChoices: number
   readonly mutants: readonly MutantResult[]
 }
@@ -112,6 +117,7 @@ class Exploration<C> {
   readonly #mutants: MutantResult[] = []
   #serverChoices = 0
   #isComplete = false
+  readonly #leftOut: string[] = []
   #isReplay = false
   /** The kinds of failures that failed again: the outcomes and the message, without numbers and literals. */
   readonly #confirmed = new Set<string>()
@@ -146,6 +152,17 @@ class Exploration<C> {
     while (goesOn() && !frontier.isEmpty) await this.#visit(frontier.next())
     if (this.#evidence.schedules > 0) this.#object(frontier)
     this.#isComplete = frontier.isEmpty && this.#serverChoices === 0 && this.#evidence.passedOver.size === 0
+    if (this.#serverChoices > 0) {
+      this.#leftOut.push(
+        `the server chose a victim of a deadlock, and not always the same, in ${this.#serverChoices} of ${this.#evidence.schedules} orders: orders that follow from its other choice may be missing`,
+      )
+    }
+    if (!frontier.isEmpty) {
+      this.#leftOut.push(
+        `${this.#evidence.schedules} of at least ${this.#evidence.schedules + frontier.size} orders were run`,
+      )
+    }
+    this.#leftOut.push(...this.#evidence.passedOver)
   }
 
   /** Runs one schedule. */
@@ -176,7 +193,8 @@ class Exploration<C> {
     if (walk.isRedundant) return
     const { run, error } = ended
     const outcomes = run.outcomes()
-    const isServerChoice = walk.divergence !== undefined && run.serverChose
+    const { serverChoseAt = Infinity } = run
+    const isServerChoice = walk.divergedAt !== undefined && walk.divergedAt >= serverChoseAt
     if (isServerChoice) this.#serverChoices++
     this.#evidence.add(run, outcomes, isServerChoice ? undefined : walk.divergence)
     if (error instanceof NoFinalReadError) this.#reasons.add(error.message)
@@ -269,6 +287,7 @@ class Exploration<C> {
       reasons,
       schedules: this.#evidence.schedules,
       isComplete: this.#isComplete,
+      leftOut: this.#leftOut,
       failures: this.#failures,
       first,
       outcomes: Object.fromEntries(this.#outcomes),

@@ -4,6 +4,7 @@ import type { Passing } from './gate.js'
 import type { Mutate } from './mutants.js'
 import { isDone, newParticipant, nextOf } from './participant.js'
 import type { Participant, Pending, Statement } from './participant.js'
+import { isDeadlock } from './servers.js'
 import type { DriverError, Server } from './servers.js'
 import { bindList, kindOf, shapeOf } from './statement.js'
 import { copyOf, touchedBy } from './step.js'
@@ -58,8 +59,8 @@ export class Run {
   readonly steps: Step[] = []
   /** The participants that were released, in order. */
   readonly choices: string[] = []
-  /** The server may have chosen who continues: several waited for one lock, or it ended a deadlock. */
-  serverChose = false
+  /** The number of choices after which the server first chose who continues, since it ended a deadlock. */
+  serverChoseAt: number | undefined
   /** Descriptions of choices that were made while a participant waited outside the database. */
   readonly passedOver: Set<string> = new Set()
   readonly #server: Server
@@ -139,6 +140,8 @@ export class Run {
       return answer
     } catch (error) {
       step.error = messageOf(error)
+      // The server may end a deadlock before the kit asks who waits.
+      if (isDeadlock(driverError(error))) this.#serverChooses()
       this.#answered(statement, participant, !this.#server.isAnswer(driverError(error)))
       throw error
     } finally {
@@ -184,7 +187,7 @@ export class Run {
         const isDeadlock = deadlockMs !== undefined && sinceMs < deadlockMs
         const comeBack = live.some(({ outside }) => outside) ? limits.comeBack : 0
         const waitMs = isDeadlock || ready.length === 0 ? limits.resolve : comeBack
-        this.serverChose ||= deadlockMs !== undefined
+        if (deadlockMs !== undefined) this.#serverChooses()
         if (waitMs > 0) await this.#event(waitMs)
         if (seen === this.#events && ready.length === 0) await this.#unblock(live, sinceMs)
         else if (seen === this.#events && !isDeadlock) {
@@ -326,6 +329,10 @@ export class Run {
     if (unlocks) this.#lockReleased()
     // A server that ends a deadlock within the statement that would close it answers that one perhaps before its victim.
     else if (kind !== 'read' && kind !== 'local') this.#askAgain()
+  }
+
+  #serverChooses(): void {
+    this.serverChoseAt ??= this.choices.length
   }
 
   /** The server must be asked again which statements wait. */

@@ -43,6 +43,11 @@ export class Frontier {
     return this.#items.length === 0
   }
 
+  /** The number of schedules that are known and not run yet; each may lead to more. */
+  get size(): number {
+    return this.#items.length
+  }
+
   /** The next schedule to run. */
   next(): Chooser {
     const rank = ({ preemptions, switches }: Item): number => preemptions * 1_000 + switches
@@ -59,6 +64,8 @@ export class Frontier {
 export interface Chooser {
   /** How the run differed from its recording: the participants behave differently. `undefined` if it did not. */
   readonly divergence: string | undefined
+  /** The number of choices that were as recorded. */
+  readonly divergedAt: number | undefined
   /** Another item of the frontier covers this schedule. */
   readonly isRedundant: boolean
   choose(ready: readonly Pending[]): string
@@ -69,12 +76,15 @@ export interface Chooser {
 /** Runs one schedule from start to end, and adds the schedules that branch off. */
 class Walk implements Chooser {
   divergence: string | undefined
+  divergedAt: number | undefined
   isRedundant = false
   readonly #item: Item
   readonly #bounds: Bounds
   readonly #branch: (item: Item) => void
   readonly #choices: Choice[] = []
   #asleep: readonly Pending[]
+  /** The number of calls of `choose`, also of those with no alternative. */
+  #place = 0
   #last: string | undefined
   #preemptions: number
   #switches: number
@@ -95,6 +105,7 @@ class Walk implements Chooser {
   }
 
   choose(pending: readonly Pending[]): string {
+    this.#place++
     // All participants start, in every order, before the first statement is sent.
     const starts = pending.filter(({ kind }) => kind === 'start')
     const ready = starts.length > 0 ? starts : pending
@@ -110,6 +121,7 @@ class Walk implements Chooser {
 
   #follow(recorded: Choice, ready: readonly Pending[], among: string): string {
     if (recorded.among === among) return recorded.participant
+    this.divergedAt = this.#place - 1
     this.divergence = `at choice ${this.#choices.length + 1} one run could choose from\n${recorded.among}\nand another from\n${among}`
     return ready[0]!.participant
   }
@@ -160,6 +172,7 @@ function isFree({ kind }: Pending): boolean {
 export class Script implements Chooser {
   readonly isRedundant = false
   divergence: string | undefined
+  divergedAt: number | undefined
   readonly #choices: readonly string[]
   #place = 0
 
@@ -170,6 +183,7 @@ export class Script implements Chooser {
   again(): Chooser {
     this.#place = 0
     this.divergence = undefined
+    this.divergedAt = undefined
     return this
   }
 
@@ -177,6 +191,7 @@ export class Script implements Chooser {
     const name = this.#choices[this.#place++]
     if (ready.some(({ participant }) => participant === name)) return name!
     const there = ready.map(({ participant, sql }) => `${participant}: ${sql}`).join(', ')
+    this.divergedAt ??= this.#place - 1
     this.divergence ??= `at choice ${this.#place} it names ${name ?? 'no participant'}, but the next statements are ${there}`
     return ready[0]!.participant
   }

@@ -37,6 +37,11 @@ export interface Server {
   readonly close: () => Promise<void>
 }
 
+/** Whether the server ended a deadlock with this error. It chooses the victim, and not always the same. */
+export function isDeadlock({ code, errno }: DriverError): boolean {
+  return errno === 1213 || code === '40P01'
+}
+
 export interface DriverError {
   readonly code?: string
   readonly errno?: number
