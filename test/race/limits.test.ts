@@ -366,6 +366,47 @@ eachDatabase('what explore() proves', (database) => {
     })
   }
 
+  it('runs explorations of one instance one after the other', async () => {
+    const results = await Promise.all([race(merge), race(merge), race(merge)])
+    for (const result of results) expect(result).to.deep.include({ verdict: 'kept', reasons: [], isComplete: true })
+  })
+
+  describe('stops when it is asked to, and tells what was left out', () => {
+    it('after a number of orders', async () => {
+      const { isComplete, leftOut } = await race(merge, { maxSchedules: 1 })
+      expect(isComplete).to.equal(false)
+      expect(leftOut.join()).to.match(/^1 of at least [2-9] orders were run$/)
+    })
+
+    it('by its signal, within an order, and leaves no lock behind', async () => {
+      const controller = new AbortController()
+      let calls = 0
+      const stopped = async (id: number, key: string): Promise<void> => {
+        await sequelize.transaction(async (transaction) => {
+          await Runs.findByPk(id, { lock: true, transaction })
+          // The first run is the one that fills caches.
+          if (++calls > 4) controller.abort()
+          await Runs.update({ title: key }, { where: { id }, transaction })
+        })
+      }
+      const { verdict, reasons, leftOut } = await race(stopped, {
+        signal: controller.signal,
+        check: () => undefined,
+      })
+      expect([verdict, reasons]).to.deep.equal(['unknown', ['the exploration was stopped by its signal']])
+      expect(leftOut.join()).to.match(/^1 of at least \d+ orders were run$/)
+      expect((await race(merge)).verdict).to.equal('kept')
+    })
+
+    it('after a time', async () => {
+      const { verdict, reasons } = await race(merge, { timeoutMs: 0.001 })
+      expect([verdict, reasons]).to.deep.equal([
+        'unknown',
+        ['the exploration was stopped after 0.001 ms, as timeoutMs says'],
+      ])
+    })
+  })
+
   describe('of participants that wait', () => {
     if (database.name === 'mysql' || isSqlite) {
       it('a participant that waits for a timer is waited for, in every order', async () => {
@@ -572,6 +613,8 @@ eachDatabase('what explore() proves', (database) => {
       'one participant': [{ participants: { A: nothing } }, /two functions or more/],
       'a bound that is none': [{ preemptions: -1 }, /expected preemptions to be a number from 0, or Infinity, got -1/],
       'no statements': [{ maxStatements: 0 }, /expected maxStatements to be a number from 1, got 0/],
+      'no time': [{ timeoutMs: 0 }, /expected timeoutMs to be a number of milliseconds above 0, got 0/],
+      'a signal that is none': [{ signal: 'stop' as never }, /expected signal to be an AbortSignal, got stop/],
       'no schedules': [{ maxSchedules: 0 }, /expected maxSchedules to be a number from 1, got 0/],
     }
     for (const [title, [options, text]] of Object.entries(refusals)) {
@@ -588,10 +631,9 @@ eachDatabase('what explore() proves', (database) => {
       expect(error.message).to.include('1 connection for 2 participants').and.include('pool: { max: 4 }')
     })
 
-    it('two explorations at once', async () => {
-      const first = race(merge)
-      expect((await rejection(race(merge), UsageError)).message).to.include('another exploration')
-      expect((await first).verdict).to.equal('kept')
+    it('an exploration within another one of the same instance, for which it would wait', async () => {
+      const { reasons } = await race(() => race(merge), { check: () => undefined })
+      expect(reasons.join()).to.include('is called by setup, a check or a participant of an exploration')
     })
 
     if (isSqlite) {

@@ -42,6 +42,15 @@ export class StuckError extends Error {
   }
 }
 
+/** The exploration was stopped, by `timeoutMs` or by its signal. */
+export class StoppedError extends Error {
+  override readonly name = 'StoppedError'
+
+  constructor(timeoutMs: number | undefined) {
+    super(timeoutMs === undefined ? 'stopped by its signal' : `stopped after ${timeoutMs} ms, as timeoutMs says`)
+  }
+}
+
 /** A participant sent more statements in one order than `maxStatements`: its loop may never end. */
 export class EndlessError extends Error {
   readonly code = 'RACE_ENDLESS'
@@ -109,6 +118,10 @@ export const usage = {
     ),
   count: (method: string, name: string, value: unknown, least: string): UsageError =>
     new UsageError(`${method}: expected ${name} to be ${least}, got ${String(value)}. Leave it out for the default.`),
+  signal: (method: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected signal to be an AbortSignal, got ${String(value)}. Write { signal: controller.signal }.`,
+    ),
   mutants: (method: string, value: unknown, names: readonly string[]): UsageError =>
     new UsageError(
       `${method}: expected mutants to be an array of ${names.join(', ')}, got ${String(value)}. Write { mutants: ['${names[0]!}'] }.`,
@@ -131,6 +144,6 @@ export const usage = {
     ),
   gated: (method: string): UsageError =>
     new UsageError(
-      `${method}: another exploration runs on this Sequelize instance. Await it first, or give each its own instance.`,
+      `${method}: it is called by setup, a check or a participant of an exploration of the same Sequelize instance, for which it would have to wait. Call it after that one, or give it an instance of its own.`,
     ),
 } as const

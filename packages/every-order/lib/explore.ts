@@ -1,4 +1,4 @@
-import { messageOf, NoFinalReadError, usage } from './errors.js'
+import { messageOf, NoFinalReadError, StoppedError, usage } from './errors.js'
 import { Evidence } from './evidence.js'
 import { withLaboratory } from './laboratory.js'
 import type { Laboratory } from './laboratory.js'
@@ -73,6 +73,9 @@ const defaultMaxSchedules = 1_000
  * not changed. The result holds for these participants and rows, with statements as the smallest step; it covers every
  * order within `preemptions`, and only code that was run. `setup` and the participants write: use a separate database.
  *
+ * Explorations of one Sequelize instance run one after the other. `timeoutMs` and `signal` stop one: what was not run is in
+ * `leftOut`.
+ *
  * @throws {UsageError} before any SQL: an option is wrong, or the pool is too small
  * @throws {ProbeError} the account may not read the server's lock waits; `remedy` is the GRANT to run
  * @throws {StuckError} a participant waits for an event outside the kit, such as a connection or a timer
@@ -119,6 +122,7 @@ class Exploration<C> {
   #isComplete = false
   readonly #leftOut: string[] = []
   #isReplay = false
+  #isStopped = false
   /** The kinds of failures that failed again: the outcomes and the message, without numbers and literals. */
   readonly #confirmed = new Set<string>()
 
@@ -137,8 +141,8 @@ class Exploration<C> {
 
   /** Runs every schedule, and then all schedules of each mutant. */
   async result(): Promise<Result> {
-    await this.#prepare()
-    await this.#visitAll()
+    await this.#untilStopped(() => this.#prepare())
+    if (!this.#isStopped) await this.#visitAll()
     if (this.#failures.length + this.#reasons.size === 0) await this.#exploreMutants()
     return this.#result()
   }
@@ -149,28 +153,43 @@ class Exploration<C> {
     // One lost update is enough for a mutant.
     const isFound = (): boolean => this.#mutant !== undefined && this.#failures.length > 0
     const goesOn = (): boolean => !isFound() && this.#reasons.size === 0 && this.#evidence.schedules < maxSchedules
-    while (goesOn() && !frontier.isEmpty) await this.#visit(frontier.next())
-    if (this.#evidence.schedules > 0) this.#object(frontier)
+    await this.#untilStopped(async () => {
+      for (; goesOn() && !frontier.isEmpty; this.#laboratory.goOn()) await this.#visit(frontier.next())
+    })
+    if (this.#evidence.schedules > 0 && !this.#isStopped) this.#object(frontier)
     this.#isComplete = frontier.isEmpty && this.#serverChoices === 0 && this.#evidence.passedOver.size === 0
     if (this.#serverChoices > 0) {
       this.#leftOut.push(
         `the server chose a victim of a deadlock, and not always the same, in ${this.#serverChoices} of ${this.#evidence.schedules} orders: orders that follow from its other choice may be missing`,
       )
     }
-    if (!frontier.isEmpty) {
-      this.#leftOut.push(
-        `${this.#evidence.schedules} of at least ${this.#evidence.schedules + frontier.size} orders were run`,
-      )
+    const leftOut = frontier.size + (this.#isStopped ? 1 : 0)
+    if (leftOut > 0) {
+      const { schedules } = this.#evidence
+      this.#leftOut.push(`${schedules} of at least ${schedules + leftOut} orders were run`)
     }
     this.#leftOut.push(...this.#evidence.passedOver)
   }
 
+  /** Calls `fn`; if the exploration is stopped within, that is a reason. */
+  async #untilStopped(fn: () => Promise<void>): Promise<void> {
+    try {
+      await fn()
+    } catch (error) {
+      if (!(error instanceof StoppedError)) throw error
+      this.#isStopped = true
+      this.#reasons.add(`the exploration was ${error.message}`)
+    }
+  }
+
   /** Runs one schedule. */
   async repeat(token: string, choices: readonly string[]): Promise<Result> {
-    await this.#prepare()
     this.#isReplay = true
     const script = new Script(choices)
-    await this.#visit(script)
+    await this.#untilStopped(async () => {
+      await this.#prepare()
+      await this.#visit(script)
+    })
     if (script.divergence !== undefined) throw usage.tokenDiffers(token, script.divergence)
     return this.#result()
   }
@@ -259,7 +278,8 @@ class Exploration<C> {
   #object(frontier: Frontier): void {
     const objections = [this.#evidence.objections(), this.#oracle.objections(), this.#laboratory.strays]
     for (const objection of objections.flatMap((each) => [...each])) this.#reasons.add(objection)
-    if (frontier.isEmpty || this.#options.maxSchedules !== undefined) return
+    const isFull = this.#evidence.schedules >= defaultMaxSchedules && !frontier.isEmpty
+    if (!isFull || this.#options.maxSchedules !== undefined) return
     this.#reasons.add(
       `there are more than ${defaultMaxSchedules} schedules: pass maxSchedules to stop there on purpose, or use fewer preemptions or fewer statements`,
     )
@@ -271,6 +291,10 @@ class Exploration<C> {
       const mutated = new Exploration(this.#options, this.#laboratory, mutant, this.#oracle)
       await mutated.#visitAll()
       const { first, schedules } = mutated.#result()
+      if (mutated.#isStopped) {
+        for (const reason of mutated.#reasons) this.#reasons.add(`${reason}, in the exploration of ${mutant}`)
+        return
+      }
       this.#mutants.push({ mutant, verdict: first ? 'lost' : 'idle', schedules, first })
       if (first) continue
       this.#reasons.add(

@@ -44,9 +44,6 @@ export function isSequelize(value: unknown): value is Sequelize {
   return [query, getDialect, dialect?.Query].every((each) => typeof each === 'function')
 }
 
-/** The instances whose statements pass a gate. */
-export const gated: WeakSet<Sequelize> = new WeakSet()
-
 /**
  * Passes every statement of a Sequelize instance to `keep`, which sends it. Returns a function that removes the gate.
  *

@@ -1,5 +1,7 @@
-import { usage } from './errors.js'
-import { gated, installGate, select } from './gate.js'
+import { AsyncLocalStorage } from 'node:async_hooks'
+import type { Sequelize } from 'sequelize'
+import { StoppedError, usage } from './errors.js'
+import { installGate, select } from './gate.js'
 import type { Passing } from './gate.js'
 import { poolMax } from './options.js'
 import type { ExploreOptions } from './options.js'
@@ -13,6 +15,12 @@ import type { Server } from './servers.js'
 
 const defaultMaxStatements = 500
 
+/** The last exploration of an instance that has started or waits: the next one waits for it. */
+const queues = new WeakMap<Sequelize, Promise<unknown>>()
+
+/** The instance whose exploration the current code belongs to. */
+const explored = new AsyncLocalStorage<Sequelize>()
+
 /** Runs the participants, as often as needed: behind the gate, on a server that reports lock waits. */
 export class Laboratory<C> {
   readonly #options: ExploreOptions<C>
@@ -22,11 +30,19 @@ export class Laboratory<C> {
   readonly strays: Set<string> = new Set()
   readonly #placesPassedOver = new Set<string>()
   #isRunning = false
+  readonly #startedAt = performance.now()
 
   constructor(options: ExploreOptions<C>, server: Server) {
     this.#options = options
     this.#server = server
     this.#names = Object.keys(options.participants)
+  }
+
+  /** @throws {StoppedError} the time is over, or the signal is aborted */
+  goOn(): void {
+    const { timeoutMs = Infinity, signal } = this.#options
+    if (signal?.aborted) throw new StoppedError(undefined)
+    if (performance.now() - this.#startedAt > timeoutMs) throw new StoppedError(timeoutMs)
   }
 
   /** Opens the connections of the pool in advance: connecting can exceed the computing time of a participant. */
@@ -87,8 +103,10 @@ export class Laboratory<C> {
   async #finish(run: Run, choose: (ready: readonly Pending[]) => string): Promise<void> {
     const { maxStatements = defaultMaxStatements } = this.#options
     try {
-      for (let ready = await run.settle(); ready.length > 0; ready = await run.settle())
+      for (let ready = await run.settle(); ready.length > 0; ready = await run.settle()) {
+        this.goOn()
         run.release(choose(ready), maxStatements)
+      }
     } catch (error) {
       await run.giveUp(error as Error)
       throw error
@@ -100,26 +118,35 @@ export class Laboratory<C> {
   }
 }
 
-/** Calls `fn` with the gate in place, and takes it out again. */
+/** Calls `fn` with the gate in place, and takes it out again. Explorations of one instance run one after the other. */
 export async function withLaboratory<C, R>(
   options: ExploreOptions<C>,
   fn: (laboratory: Laboratory<C>) => Promise<R>,
 ): Promise<R> {
+  const { sequelize } = options
+  if (explored.getStore() === sequelize) throw usage.gated('explore')
+  const run = (): Promise<R> => explored.run(sequelize, () => inLaboratory(options, fn))
+  const result = (queues.get(sequelize) ?? Promise.resolve()).then(run)
+  queues.set(
+    sequelize,
+    result.catch(() => undefined),
+  )
+  return result
+}
+
+async function inLaboratory<C, R>(
+  options: ExploreOptions<C>,
+  fn: (laboratory: Laboratory<C>) => Promise<R>,
+): Promise<R> {
   const { sequelize, admin } = options
-  if (gated.has(sequelize)) throw usage.gated('explore')
-  gated.add(sequelize)
+  // The kit's own queries must not pass the gate.
+  const server = await connectServer(sequelize, admin === sequelize ? undefined : admin)
+  const laboratory = new Laboratory(options, server)
+  const uninstall = installGate(sequelize, (passing) => laboratory.keep(passing))
   try {
-    // The kit's own queries must not pass the gate.
-    const server = await connectServer(sequelize, admin === sequelize ? undefined : admin)
-    const laboratory = new Laboratory(options, server)
-    const uninstall = installGate(sequelize, (passing) => laboratory.keep(passing))
-    try {
-      return await fn(laboratory)
-    } finally {
-      uninstall()
-      await server.close()
-    }
+    return await fn(laboratory)
   } finally {
-    gated.delete(sequelize)
+    uninstall()
+    await server.close()
   }
 }

@@ -22,6 +22,13 @@ export interface ExploreOptions<C> {
   readonly maxSchedules?: number
   /** The maximum number of statements of one participant in one order, after which a loop counts as endless. Default: 500. */
   readonly maxStatements?: number
+  /**
+   * The time in milliseconds after which the exploration stops: `unknown`, with the number of orders that were run. Set it
+   * below the timeout of the test runner. Default: none.
+   */
+  readonly timeoutMs?: number
+  /** Stops the exploration when it is aborted, as `timeoutMs` does. */
+  readonly signal?: AbortSignal
   /** Skip orders that differ only in the order of reads. Default: true. */
   readonly reduce?: boolean
   /** Explores again without a protection; each mutant must lose an update, else `unknown`. Default: none. */
@@ -37,6 +44,8 @@ const optionNames = [
   'preemptions',
   'maxSchedules',
   'maxStatements',
+  'timeoutMs',
+  'signal',
   'reduce',
   'mutants',
 ]
@@ -47,6 +56,7 @@ export function checkOptions<C>(method: string, options: ExploreOptions<C>): voi
   for (const name of Object.keys(options))
     if (!optionNames.includes(name)) throw usage.unknownOption(method, name, optionNames)
   const { sequelize, admin, setup, participants, check, preemptions = 2, maxSchedules = 1, maxStatements = 1 } = options
+  const { timeoutMs = 1, signal } = options
   if (!isSequelize(sequelize)) throw usage.sequelize(method, 'sequelize')
   if (admin !== undefined && !isSequelize(admin)) throw usage.sequelize(method, 'admin')
   if (typeof setup !== 'function') throw usage.callback(method, 'setup')
@@ -56,6 +66,8 @@ export function checkOptions<C>(method: string, options: ExploreOptions<C>): voi
   if (!(preemptions >= 0)) throw usage.count(method, 'preemptions', preemptions, 'a number from 0, or Infinity')
   if (!(maxSchedules >= 1)) throw usage.count(method, 'maxSchedules', maxSchedules, 'a number from 1')
   if (!(maxStatements >= 1)) throw usage.count(method, 'maxStatements', maxStatements, 'a number from 1')
+  if (!(timeoutMs > 0)) throw usage.count(method, 'timeoutMs', timeoutMs, 'a number of milliseconds above 0')
+  if (signal !== undefined && typeof signal?.aborted !== 'boolean') throw usage.signal(method, signal)
   const others = options.mutants ?? []
   if (!Array.isArray(others) || !others.every(isMutant)) throw usage.mutants(method, others, Object.keys(mutants))
   const max = poolMax(sequelize)
