@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -110,6 +110,26 @@ describe('the packed tarballs', function () {
       expect(stdout.trim(), file).to.equal('explore,replay')
     }
   })
+
+  const drivers = { mysql: 'mysql2', mariadb: 'mariadb', postgres: 'pg', sqlite: 'sqlite3' }
+  for (const name of requestedDatabases()) {
+    it(`runs the commands demo and doctor by npx, on ${name}`, async () => {
+      const driver = join(folder, 'node_modules', drivers[name])
+      // Compiling sqlite3 would take minutes.
+      if (!existsSync(driver)) symlinkSync(join(root, 'node_modules', drivers[name]), driver)
+      const { url } = servers.get(name)!
+      const file = join(folder, 'database.sqlite')
+      if (name === 'sqlite') writeFileSync(file, '')
+      const options = ['--url', name === 'sqlite' ? `sqlite:${file}` : url]
+      const npx = (...words: string[]): Promise<{ stdout: string }> =>
+        run('npx', ['--no', 'sequelize-lossless', ...words], { cwd: folder })
+      expect((await npx('demo', ...options)).stdout).to.match(/✗ a step is lost in .*✔ both steps are there/s)
+      // It exits 1 on a server that is faster than safe.
+      const { stdout } = await npx('doctor', ...options).catch((error: unknown) => error as { stdout: string })
+      expect(stdout).to.match(/^✔ JSON writes: supported$/m)
+      expect(stdout).to.match(/^\d to repair \(✗\), \d to know \(!\), \d+ good \(✔\)$/m)
+    })
+  }
 
   if (requestedDatabases().includes('mysql')) {
     async function print(file: string): Promise<unknown> {

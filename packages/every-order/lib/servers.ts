@@ -57,6 +57,16 @@ export async function connectServer(sequelize: Sequelize, admin: Sequelize | und
   return connect(sequelize, admin)
 }
 
+/**
+ * Checks that an account can see which session waits for which, as `explore` needs.
+ * @param admin the connection to check in place of a second one of `sequelize`
+ * @throws {ProbeError} it cannot; the message has the GRANT to run
+ */
+export async function checkServer(sequelize: Sequelize, admin?: Sequelize): Promise<void> {
+  const server = await connectServer(sequelize, admin)
+  await server.close()
+}
+
 const servers: Readonly<Record<string, typeof connectServer>> = {
   mysql: connectMysqlOrMariadb,
   mariadb: connectMysqlOrMariadb,

@@ -1,13 +1,14 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs, styleText } from 'node:util'
-import { DataTypes, Model, Sequelize } from 'sequelize'
-import type { CreationOptional, InferAttributes, InferCreationAttributes } from 'sequelize'
-import { lossless } from 'sequelize-lossless'
-import type { Lossless } from 'sequelize-lossless'
-import { explore, timeline } from 'every-order'
+import { styleText } from 'node:util'
+import { DataTypes, Model } from 'sequelize'
+import type { CreationOptional, InferAttributes, InferCreationAttributes, Sequelize } from 'sequelize'
+import type * as EveryOrder from 'every-order'
 import type { Result } from 'every-order'
+import { lossless } from '../index.js'
+import type { Lossless } from '../index.js'
+import { connect, loadFor } from './connect.js'
 
 class WorkflowRun extends Model<InferAttributes<WorkflowRun>, InferCreationAttributes<WorkflowRun>> {
   declare id: CreationOptional<number>
@@ -47,7 +48,7 @@ const ways: readonly Way[] = [
 ]
 
 /** Two jobs that each load the run and record a step, in every order of their statements. */
-async function race(sequelize: Sequelize, way: Way): Promise<Result> {
+async function race({ explore }: typeof EveryOrder, sequelize: Sequelize, way: Way): Promise<Result> {
   class Runs extends WorkflowRun {}
   Runs.init(
     { id: { type: DataTypes.INTEGER, primaryKey: true, autoIncrement: true }, progress: DataTypes.JSON },
@@ -73,11 +74,20 @@ async function race(sequelize: Sequelize, way: Way): Promise<Result> {
   }
 }
 
+/** What the last line of a timeline is for. */
+const replayHelp = `
+The letters after "replay: v1:" are this order: whose turn it was, A or B. In a test of your own code, explore(options) of
+every-order runs every order, and replay('v1:…', options) runs one order again.`
+
 function style(format: 'bold' | 'green' | 'red', text: string): string {
   return process.stdout.isTTY && !process.env['NO_COLOR'] ? styleText(format, text) : text
 }
 
-function report({ code }: Way, { verdict, schedules, failures, first, reasons }: Result): void {
+function report(
+  { timeline }: typeof EveryOrder,
+  { code }: Way,
+  { verdict, schedules, failures, first, reasons }: Result,
+): void {
   console.log(`\n${style('bold', code)}`)
   if (verdict === 'unknown') throw new Error(reasons.join('; '))
   if (!first) {
@@ -88,34 +98,23 @@ function report({ code }: Way, { verdict, schedules, failures, first, reasons }:
     style('red', `✗ a step is lost in ${failures.length} of ${schedules} orders, and nothing is raised. One of them:`),
   )
   console.log(`\n${timeline(first, Math.min(process.stdout.columns ?? 80, 120))}`)
+  console.log(replayHelp)
 }
 
-async function main(): Promise<void> {
-  const { values } = parseArgs({ options: { url: { type: 'string' } } })
-  const { url } = values
-  if (url !== undefined && !/^(mysql|mariadb|postgres):\/\/./.test(url)) {
-    throw new Error(`--url must be mysql://, mariadb:// or postgres://user:password@host:port/database, got "${url}"`)
-  }
+/** Shows the lost update, and that three cures hold in every order of the statements. */
+export async function demonstrate(url: string | undefined): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), 'sequelize-lossless-demo-'))
-  const options = { logging: false, pool: { max: 4, acquire: 5_000 } } as const
-  const sequelize =
-    url === undefined
-      ? new Sequelize({ dialect: 'sqlite', storage: join(folder, 'demo.sqlite'), ...options })
-      : new Sequelize(url, options)
   try {
-    const server = `${sequelize.getDialect()} ${await sequelize.databaseVersion()}`
-    console.log(`Two jobs each add their step to one workflow run, on ${server}, in every order of their statements.`)
-    for (const way of ways) report(way, await race(sequelize, way))
+    const kit = loadFor('demo', 'every-order') as typeof EveryOrder
+    const sequelize = connect('demo', url ?? `sqlite:${join(folder, 'demo.sqlite')}`)
+    try {
+      const server = `${sequelize.getDialect()} ${await sequelize.databaseVersion()}`
+      console.log(`Two jobs each add their step to one workflow run, on ${server}, in every order of their statements.`)
+      for (const way of ways) report(kit, way, await race(kit, sequelize, way))
+    } finally {
+      await sequelize.close()
+    }
   } finally {
-    await sequelize.close()
     await rm(folder, { recursive: true, force: true })
   }
 }
-
-main().catch((error: unknown) => {
-  // A driver may put its reason into `parent`, one per address, and leave its own message empty.
-  const { message, parent } = error as { message: string; parent?: { code?: string; errors?: Error[] } }
-  const reason = message || parent?.errors?.[0]?.message || parent?.code || String(error)
-  console.error(`demo: ${reason.split('\n')[0]}`)
-  process.exitCode = 1
-})
