@@ -614,7 +614,7 @@ eachDatabase('what explore() proves', (database) => {
       'a bound that is none': [{ preemptions: -1 }, /expected preemptions to be a number from 0, or Infinity, got -1/],
       'no statements': [{ maxStatements: 0 }, /expected maxStatements to be a number from 1, got 0/],
       'no time': [{ timeoutMs: 0 }, /expected timeoutMs to be a number of milliseconds above 0, got 0/],
-      'a signal that is none': [{ signal: 'stop' as never }, /expected signal to be an AbortSignal, got stop/],
+      'a signal that is none': [{ signal: 'stop' }, /expected signal to be an AbortSignal, got stop/],
       'no schedules': [{ maxSchedules: 0 }, /expected maxSchedules to be a number from 1, got 0/],
     }
     for (const [title, [options, text]] of Object.entries(refusals)) {

@@ -154,7 +154,10 @@ class Exploration<C> {
     const isFound = (): boolean => this.#mutant !== undefined && this.#failures.length > 0
     const goesOn = (): boolean => !isFound() && this.#reasons.size === 0 && this.#evidence.schedules < maxSchedules
     await this.#untilStopped(async () => {
-      for (; goesOn() && !frontier.isEmpty; this.#laboratory.goOn()) await this.#visit(frontier.next())
+      while (goesOn() && !frontier.isEmpty) {
+        await this.#visit(frontier.next())
+        this.#laboratory.goOn()
+      }
     })
     if (this.#evidence.schedules > 0 && !this.#isStopped) this.#object(frontier)
     this.#isComplete = frontier.isEmpty && this.#serverChoices === 0 && this.#evidence.passedOver.size === 0
