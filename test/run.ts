@@ -4,6 +4,7 @@ import { readdirSync } from 'node:fs'
 import { join, sep } from 'node:path'
 import { requestedDatabases } from './databases/index.js'
 import type { Counts } from './reporter.js'
+import { isThorough } from './sample.js'
 import { mochaGlobalTeardown, startServers } from './setup.js'
 
 /**
@@ -18,7 +19,11 @@ const jobs = requestedDatabases().some((name) => process.env[`${name.toUpperCase
  */
 const alone = ['escapes/every-order.test.js']
 
-const isTest = (name: string): boolean => name.endsWith('.test.js')
+/** The folders with the tests of the packages beside the library. A run that names its databases has them too, as CI. */
+const ofPackages = ['race/', 'eslint/']
+
+const isTest = (name: string): boolean =>
+  name.endsWith('.test.js') && (isThorough || !ofPackages.some((folder) => name.startsWith(folder)))
 const found = readdirSync(__dirname, { recursive: true, encoding: 'utf8' })
   .map((name) => name.split(sep).join('/'))
   .filter(isTest)
