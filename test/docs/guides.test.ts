@@ -1,0 +1,59 @@
+import { expect } from 'chai'
+import { DataTypes } from 'sequelize'
+import * as lossless from 'sequelize-lossless'
+import { restore, stub } from 'sinon'
+import ts from 'typescript'
+import { eachDatabase } from '../each-database.js'
+import { createRuns } from '../workflow-run.js'
+import { codeBlocks } from './readme.js'
+
+type Runnable = (...values: unknown[]) => Promise<unknown>
+const AsyncFunction = (async () => {}).constructor as new (...code: string[]) => Runnable
+
+/** Runs a block of a page with the names that the page imports or takes for granted. */
+function evaluate(block: string, names: Readonly<Record<string, unknown>>): Promise<unknown> {
+  const { outputText } = ts.transpileModule(block.replaceAll(/^import .*$/gm, ''), {
+    compilerOptions: { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext },
+  })
+  return new AsyncFunction(...Object.keys(names), outputText)(...Object.values(names))
+}
+
+const titles = { mysql: 'MySQL', mariadb: 'MariaDB', postgres: 'PostgreSQL', sqlite: 'SQLite' } as const
+
+eachDatabase('the guides', (database) => {
+  it('make a JSON column of a TEXT column by the statements that they show', async () => {
+    const { sequelize } = database.connect()
+    const Texts = sequelize.define('job', { stats: DataTypes.TEXT }, { tableName: 'jobs', timestamps: false })
+    await Texts.sync({ force: true })
+    await Texts.create({ stats: '{"phase":"first"}' })
+    const statements = codeBlocks('docs/guides/migrating.md', 'sql').join('\n')
+    const [, own] = new RegExp(`^-- ${titles[database.name]}\\b.*\n((?:[^-].*;\n)+)`, 'm').exec(statements)!
+    for (const statement of own!.trim().split('\n')) await sequelize.query(statement)
+    const stats = database.name === 'postgres' ? DataTypes.JSONB : DataTypes.JSON
+    const Jobs = sequelize.define('job', { stats }, { tableName: 'jobs', timestamps: false })
+    await lossless.mergeJsonKey([Jobs, 1], 'stats', 'owner', 'me')
+    const job = await Jobs.findByPk(1, { rejectOnEmpty: true })
+    await Jobs.drop()
+    expect(job.get('stats')).to.deep.equal({ phase: 'first', owner: 'me' })
+  })
+
+  it('replace a method of a row in a unit test, and lose no update in the test of two readers', async () => {
+    const WorkflowRun = await createRuns(database.connect().sequelize)
+    const { id } = await WorkflowRun.create({ progress: {} })
+    const [mock] = codeBlocks('docs/guides/mocking.md', 'ts')
+    try {
+      await evaluate(mock!, { WorkflowRun, stub })
+    } finally {
+      restore()
+    }
+    const [twoReaders] = codeBlocks('docs/guides/testing.md', 'ts')
+    await evaluate(twoReaders!, { WorkflowRun, id, ...lossless })
+    const naive = twoReaders!.replace(
+      "await mergeJsonKey(row, 'progress', key, 'done')",
+      "await row.update({ progress: { ...row.progress, [key]: 'done' } })",
+    )
+    await WorkflowRun.update({ progress: {} }, { where: { id } })
+    const failure = await evaluate(naive, { WorkflowRun, id }).catch((error: unknown) => error)
+    expect(failure).to.be.an('error').with.property('message', 'a step is lost')
+  })
+})
