@@ -27,6 +27,12 @@ export default defineConfig({
   srcExclude: ['node_modules/**'],
   markdown: {
     config(markdown) {
+      // TypeDoc writes a heading for each `@throws`; the outline needs one.
+      markdown.core.ruler.push('one-throws', ({ tokens }) => {
+        const isThrows = (index) => tokens[index].type === 'inline' && tokens[index].content === 'Throws'
+        const headings = tokens.flatMap((_, index) => (isThrows(index) ? [index] : []))
+        for (const index of headings.slice(1).reverse()) tokens.splice(index - 1, 3)
+      })
       const fence = markdown.renderer.rules.fence
       markdown.renderer.rules.fence = (tokens, index, ...rest) => {
         const { info, content } = tokens[index]

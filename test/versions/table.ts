@@ -18,8 +18,8 @@ export type Result =
 export type Results = Readonly<Record<string, Result>>
 
 export const resultsFile: string = join(root, 'test', 'versions', 'results.json')
-const start = '<!-- The table is written by npm run test:versions. -->'
-const end = '<!-- End of the table. -->'
+const start = '<!-- #region versions -->'
+const end = '<!-- #endregion versions -->'
 
 export function readResults(): Results {
   return JSON.parse(readFileSync(resultsFile, 'utf8')) as Results
