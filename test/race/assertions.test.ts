@@ -41,7 +41,7 @@ eachDatabase('assertions', (database) => {
 
   it('fail code that loses, with the timeline and the token', async () => {
     const lost = await race(naive)
-    const text = /but \d of \d lost one.*lost: "[ab]" of progress.*replay: v1:[AB]+/s
+    const text = /but \d of \d did not.*lost: "[ab]" of progress.*replay: v1:[AB]+/s
     expect(() => assertNoLostUpdate(lost)).to.throw(LostUpdateError, text)
     expect(() => expect(lost).to.loseNothing()).to.throw(text)
     expect(lost).not.to.loseNothing()

@@ -15,7 +15,7 @@ export class LostUpdateError extends Error {
 
 function explored({ verdict, first, failures, schedules, reasons }: Result): string {
   return first && verdict === 'lost'
-    ? `expected every order to keep every update, but ${failures.length} of ${schedules} lost one. The one with the fewest switches:\n\n${timeline(first)}\n`
+    ? `expected every order to lose no update and to end without a failure, but ${failures.length} of ${schedules} did not. The one with the fewest switches:\n\n${timeline(first)}\n`
     : `expected every order to keep every update, but the exploration is inconclusive:\n${reasons.map((reason) => `- ${reason}`).join('\n')}`
 }
 

@@ -3,8 +3,12 @@ import { LostKeysError, NoFinalReadError } from './errors.js'
 import type { LostKey } from './errors.js'
 import type { Outcome } from './run.js'
 
-/** Checks the final state of a schedule; throws if it is wrong. */
-export type Check<C> = (context: C, outcomes: Readonly<Record<string, Outcome>>) => unknown
+/** Checks the final state of a schedule, and what the participants that did not reject have returned; throws if it is wrong. */
+export type Check<C> = (
+  context: C,
+  outcomes: Readonly<Record<string, Outcome>>,
+  results: Readonly<Record<string, unknown>>,
+) => unknown
 
 /** A row, or any object that has the column. */
 type Found = object | null | undefined
@@ -24,7 +28,7 @@ function jsonKeys<C>(
   read: (context: C) => Promise<Found>,
   column: string,
   expected: Readonly<Record<string, Readonly<Record<string, unknown>>>>,
-): Check<C> {
+): (context: C, outcomes: Readonly<Record<string, Outcome>>) => Promise<void> {
   return async (context, outcomes) => {
     const row = await read(context)
     if (!row) throw new NoFinalReadError()

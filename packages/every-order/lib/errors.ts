@@ -42,6 +42,38 @@ export class StuckError extends Error {
   }
 }
 
+/** A participant waits for a lock that it holds itself, on another connection: nothing but a timeout would end that. */
+export class HangError extends Error {
+  readonly code = 'RACE_HANG'
+  override readonly name = 'HangError'
+
+  constructor(name: string, waiting: Statement, holder: Statement) {
+    super(
+      `${name} waits for its own lock: statement ${waiting.number} (${brief(waiting.sql)}) waits for a row that statement ${holder.number} (${brief(holder.sql)}) has locked in another transaction of ${name}. ` +
+        `Pass { transaction } to the call that sends statement ${waiting.number}.`,
+    )
+  }
+}
+
+interface Statement {
+  readonly number: number
+  readonly sql: string
+}
+
+function brief(sql: string): string {
+  return sql.length > 80 ? `${sql.slice(0, 79)}…` : sql
+}
+
+/** A participant rejected, and the option `failures` does not allow that. */
+export class FailureError extends Error {
+  readonly code = 'RACE_FAILURE'
+  override readonly name = 'FailureError'
+
+  constructor(name: string, cause: unknown) {
+    super(`${name} failed: ${messageOf(cause)}`, { cause })
+  }
+}
+
 /** The exploration was stopped, by `timeoutMs` or by its signal. */
 export class StoppedError extends Error {
   override readonly name = 'StoppedError'
@@ -121,6 +153,10 @@ export const usage = {
   signal: (method: string, value: unknown): UsageError =>
     new UsageError(
       `${method}: expected signal to be an AbortSignal, got ${String(value)}. Write { signal: controller.signal }.`,
+    ),
+  failures: (method: string, value: unknown): UsageError =>
+    new UsageError(
+      `${method}: expected failures to be 'allow', 'forbid' or a regular expression, got ${String(value)}. Write { failures: /deadlock/i } to allow the errors that it matches.`,
     ),
   mutants: (method: string, value: unknown, names: readonly string[]): UsageError =>
     new UsageError(

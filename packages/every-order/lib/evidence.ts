@@ -10,6 +10,7 @@ export class Evidence {
   #sharesRow = false
   /** Where a participant was passed over, since it waited outside the database. */
   readonly passedOver: Set<string> = new Set()
+  readonly #cancelled = new Set<string>()
   readonly #ok = new Set<string>()
   readonly #errors = new Map<string, unknown>()
 
@@ -20,6 +21,7 @@ export class Evidence {
     for (const [name, outcome] of Object.entries(outcomes)) if (outcome === 'ok') this.#ok.add(name)
     for (const [name, error] of run.errors()) this.#errors.set(name, error)
     for (const place of run.passedOver) this.passedOver.add(place)
+    for (const wait of run.cancelled) this.#cancelled.add(wait)
     this.#sharesRow ||= shareRow(run.steps)
   }
 
@@ -33,6 +35,7 @@ export class Evidence {
         (place) =>
           `${place}, and the others went on without it, so orders are missing: shorten or fake the timer or the request that it waits for`,
       ),
+      ...this.#cancelled,
       schedules === 1 && 'there was only one schedule: the participants never competed for the next statement',
       !this.#sharesRow && 'no two participants used the same row with at least one write to it',
       ...[...this.#errors]

@@ -1,4 +1,4 @@
-import { messageOf, NoFinalReadError, StoppedError, usage } from './errors.js'
+import { FailureError, messageOf, NoFinalReadError, StoppedError, usage } from './errors.js'
 import { Evidence } from './evidence.js'
 import { withLaboratory } from './laboratory.js'
 import type { Laboratory } from './laboratory.js'
@@ -14,13 +14,13 @@ import type { Chooser } from './schedules.js'
 import { shapeOf } from './statement.js'
 import type { Step } from './step.js'
 
-/** A schedule after which the check failed. */
+/** A schedule that failed. */
 export interface Failure {
   /** The number of the schedule, from 1. */
   readonly schedule: number
   readonly steps: readonly Step[]
   readonly outcomes: Readonly<Record<string, Outcome>>
-  /** What the check threw. */
+  /** What the check threw, or a `NotSerialError`, `ResultsError`, `HangError` or `FailureError` of the exploration. */
   readonly error: unknown
   /** Runs this very schedule again: `replay(token, options)`. */
   readonly token: string
@@ -29,7 +29,10 @@ export interface Failure {
 }
 
 export interface Result {
-  /** `kept`: no schedule lost an update. `unknown`: the exploration is inconclusive, see `reasons`. */
+  /**
+   * `kept`: no schedule failed. `lost`: one lost an update, returned what no serial order returns, hung, or ended with an
+   * error that `failures` does not allow. `unknown`: the exploration is inconclusive, see `reasons`.
+   */
   readonly verdict: 'kept' | 'lost' | 'unknown'
   readonly reasons: readonly string[]
   /** The number of schedules that were run. */
@@ -252,14 +255,21 @@ class Exploration<C> {
   async #execute(walk: Chooser): Promise<Ended> {
     const { setup, check } = this.#options
     const context = await setup()
-    const judge: Judge = check ? (run) => check(context, run.outcomes()) : await this.#oracle.judge()
+    const judge: Judge = check ? (run) => check(context, run.outcomes(), run.results()) : await this.#oracle.judge()
     const run = await this.#laboratory.run(context, walk, this.#mutant && mutants[this.#mutant])
+    if (run.hang) return { run, error: run.hang }
     try {
       await judge(run)
+      for (const [name, error] of run.errors()) if (!this.#isAllowed(error)) throw new FailureError(name, error)
       return { run, error: undefined }
     } catch (error) {
       return { run, error: error ?? new Error('the check threw nothing') }
     }
+  }
+
+  #isAllowed(error: unknown): boolean {
+    const { failures = 'allow' } = this.#options
+    return typeof failures === 'string' ? failures === 'allow' : failures.test(messageOf(error))
   }
 
   #failure(run: Run, error: unknown): Failure {

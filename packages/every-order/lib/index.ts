@@ -4,10 +4,19 @@ export type { Failure, MutantResult, Result } from './explore.js'
 export type { ExploreOptions } from './options.js'
 export { checkers } from './checkers.js'
 export type { Check } from './checkers.js'
-export { EndlessError, LostKeysError, NoFinalReadError, ProbeError, StuckError, UsageError } from './errors.js'
+export {
+  EndlessError,
+  FailureError,
+  HangError,
+  LostKeysError,
+  NoFinalReadError,
+  ProbeError,
+  StuckError,
+  UsageError,
+} from './errors.js'
 export { explain, sequenceDiagram, timeline } from './report.js'
 export type { Explanation } from './report.js'
-export { NotSerialError } from './serial.js'
+export { NotSerialError, ResultsError } from './serial.js'
 export type { Mutant } from './mutants.js'
 export type { Outcome } from './run.js'
 export { checkServer } from './servers.js'

@@ -1,3 +1,4 @@
+import { types } from 'node:util'
 import type { Sequelize } from 'sequelize'
 import type { Check } from './checkers.js'
 import { usage } from './errors.js'
@@ -14,8 +15,13 @@ export interface ExploreOptions<C> {
   readonly setup: () => C | Promise<C>
   /** Two or more functions, by name. Each runs many times; they must not share instances of models. */
   readonly participants: Readonly<Record<string, (context: C) => unknown>>
-  /** Throws if the final state is wrong. Default: the rows must be those of a serial order of the participants. */
+  /** Throws if the final state is wrong. Default: the rows, and what the participants return, must be those of a serial order. */
   readonly check?: Check<C>
+  /**
+   * Whether a participant may reject: `allow`; `forbid`, which makes each order with an error a failure; or a regular
+   * expression of the messages that are allowed. Default: `allow`. A wait for a lock of its own is always a failure.
+   */
+  readonly failures?: 'allow' | 'forbid' | RegExp
   /** The maximum number of preemptions per schedule; reads are not counted. Default: 2; `Infinity` for all. */
   readonly preemptions?: number
   /** The maximum number of schedules. An exploration that reaches the default is inconclusive. Default: 1000. */
@@ -41,6 +47,7 @@ const optionNames = [
   'setup',
   'participants',
   'check',
+  'failures',
   'preemptions',
   'maxSchedules',
   'maxStatements',
@@ -56,7 +63,7 @@ export function checkOptions<C>(method: string, options: ExploreOptions<C>): voi
   for (const name of Object.keys(options))
     if (!optionNames.includes(name)) throw usage.unknownOption(method, name, optionNames)
   const { sequelize, admin, setup, participants, check, preemptions = 2, maxSchedules = 1, maxStatements = 1 } = options
-  const { timeoutMs = 1, signal } = options
+  const { timeoutMs = 1, signal, failures: allowed = 'allow' } = options
   if (!isSequelize(sequelize)) throw usage.sequelize(method, 'sequelize')
   if (admin !== undefined && !isSequelize(admin)) throw usage.sequelize(method, 'admin')
   if (typeof setup !== 'function') throw usage.callback(method, 'setup')
@@ -68,6 +75,7 @@ export function checkOptions<C>(method: string, options: ExploreOptions<C>): voi
   if (!(maxStatements >= 1)) throw usage.count(method, 'maxStatements', maxStatements, 'a number from 1')
   if (!(timeoutMs > 0)) throw usage.count(method, 'timeoutMs', timeoutMs, 'a number of milliseconds above 0')
   if (signal !== undefined && typeof signal?.aborted !== 'boolean') throw usage.signal(method, signal)
+  if (allowed !== 'allow' && allowed !== 'forbid' && !types.isRegExp(allowed)) throw usage.failures(method, allowed)
   const others = options.mutants ?? []
   if (!Array.isArray(others) || !others.every(isMutant)) throw usage.mutants(method, others, Object.keys(mutants))
   const max = poolMax(sequelize)

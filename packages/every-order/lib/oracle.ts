@@ -3,21 +3,32 @@ import type { Laboratory } from './laboratory.js'
 import { isSame } from './moments.js'
 import type { ExploreOptions } from './options.js'
 import type { Outcome, Run } from './run.js'
-import { changeOf, columnsThatDiffer, NotSerialError, readRows, serialOrders, writtenTables } from './serial.js'
-import type { Change } from './serial.js'
+import {
+  changeOf,
+  columnsThatDiffer,
+  NotSerialError,
+  readRows,
+  ResultsError,
+  resultsOf,
+  serialOrders,
+  writtenTables,
+} from './serial.js'
+import type { End } from './serial.js'
 import { isOpaque, shapeOf } from './statement.js'
 
 /** Checks the final state of one schedule; throws if it is wrong. */
 export type Judge = (run: Run) => unknown
 
-/** The default check: the final rows must be those of a serial order of the participants. */
+/** The default check: the final rows, and what the participants return, must be those of a serial order. */
 export class Oracle<C> {
   readonly #options: ExploreOptions<C>
   readonly #laboratory: Laboratory<C>
   readonly #names: readonly string[]
-  readonly #serial = new Map<string, Promise<Change>>()
+  readonly #serial = new Map<string, Promise<End>>()
   readonly #objections = new Set<string>()
   #tables: readonly string[] = []
+  /** The participants whose results are the same in two runs of the same order. */
+  #comparable: readonly string[] = []
 
   constructor(options: ExploreOptions<C>, laboratory: Laboratory<C>) {
     this.#options = options
@@ -31,12 +42,18 @@ export class Oracle<C> {
     this.#tables = writtenTables(run.steps)
     if (this.#tables.length === 0) {
       const [failed] = run.errors()
-      const remedy = failed ? `${failed[0]} failed: ${messageOf(failed[1])}` : 'pass a check'
+      const remedy = run.hang
+        ? run.hang.message
+        : failed
+          ? `${failed[0]} failed: ${messageOf(failed[1])}`
+          : 'pass a check'
       return [`no participant wrote to a table, so there is nothing to compare: ${remedy}`]
     }
-    const [one, other] = [await this.#changeOf(this.#names), await this.#runSerially(this.#names)]
-    if (isSame(one, other)) return []
-    const differing = [...columnsThatDiffer(one, other)].join(', ')
+    const [one, other] = [await this.#endOf(this.#names), await this.#runSerially(this.#names)]
+    // A generated key, for example, is another one in each run.
+    this.#comparable = this.#names.filter((name) => isSame(one.results[name], other.results[name]))
+    if (isSame(one.change, other.change)) return []
+    const differing = [...columnsThatDiffer(one.change, other.change)].join(', ')
     return [
       `two runs of the same order ended with different rows (${differing}), so rows cannot be compared: make setup() and the participants write the same each time, or pass a check`,
     ]
@@ -44,8 +61,8 @@ export class Oracle<C> {
 
   /** Reads the rows before a schedule; the returned function checks the rows after it. */
   async judge(): Promise<Judge> {
-    const changed = await this.#watch()
-    return async (run) => this.#compare(run.outcomes(), await changed(run))
+    const ended = await this.#watch()
+    return async (run) => this.#compare(run.outcomes(), await ended(run))
   }
 
   /** The writes that were not compared. */
@@ -53,37 +70,52 @@ export class Oracle<C> {
     return [...this.#objections]
   }
 
-  /** @throws {NotSerialError} the participants cannot have run one after the other, in any order */
-  async #compare(outcomes: Readonly<Record<string, Outcome>>, change: Change): Promise<void> {
+  /**
+   * @throws {NotSerialError} the participants cannot have run one after the other, in any order
+   * @throws {ResultsError} the rows are those of a serial order, but not what the participants returned
+   */
+  async #compare(outcomes: Readonly<Record<string, Outcome>>, { change, results }: End): Promise<void> {
     const orders = serialOrders(outcomes)
-    const changes: Change[] = []
-    for (const order of orders) {
-      const serial = await this.#changeOf(order)
-      if (isSame(serial, change)) return
-      changes.push(serial)
-    }
-    throw new NotSerialError(orders, changes, change)
+    const ends: End[] = []
+    for (const order of orders) ends.push(await this.#endOf(order))
+    const sameRows = ends.filter((serial) => isSame(serial.change, change))
+    if (sameRows.length === 0)
+      throw new NotSerialError(
+        orders,
+        ends.map((serial) => serial.change),
+        change,
+      )
+    const compared = this.#comparable.filter((name) => outcomes[name] === 'ok')
+    const isSerial = (serial: End): boolean => compared.every((name) => isSame(serial.results[name], results[name]))
+    if (sameRows.some(isSerial)) return
+    const of = (each: End['results']): End['results'] =>
+      Object.fromEntries(compared.map((name) => [name, each[name]] as const))
+    throw new ResultsError(
+      of(results),
+      sameRows.map((serial) => [orders[ends.indexOf(serial)]!, of(serial.results)]),
+    )
   }
 
-  /** The changes of a serial run in this order; cached. */
-  async #changeOf(order: readonly string[]): Promise<Change> {
+  /** The end of a serial run in this order; cached. */
+  async #endOf(order: readonly string[]): Promise<End> {
     const key = order.join('\n')
     const known = this.#serial.get(key) ?? this.#runSerially(order)
     this.#serial.set(key, known)
     return known
   }
 
-  async #runSerially(order: readonly string[]): Promise<Change> {
+  async #runSerially(order: readonly string[]): Promise<End> {
     const context = await this.#options.setup()
-    const changed = await this.#watch()
-    return changed(await this.#laboratory.runSerially(context, order))
+    const ended = await this.#watch()
+    return ended(await this.#laboratory.runSerially(context, order))
   }
 
-  async #watch(): Promise<(run: Run) => Promise<Change>> {
+  async #watch(): Promise<(run: Run) => Promise<End>> {
     const { sequelize } = this.#options
     const before = await readRows(sequelize, this.#tables)
     const start = Date.now()
-    return async ({ steps }) => {
+    return async (run) => {
+      const { steps } = run
       for (const table of writtenTables(steps)) {
         if (this.#tables.includes(table)) continue
         this.#objections.add(
@@ -96,8 +128,9 @@ export class Oracle<C> {
           `the tables that ${shapeOf(opaque.sql)} writes to are unknown: pass a check that reads them`,
         )
       }
-      const end = Date.now()
-      return changeOf(sequelize, before, await readRows(sequelize, this.#tables), { start, end })
+      const period = { start, end: Date.now() }
+      const change = changeOf(sequelize, before, await readRows(sequelize, this.#tables), period)
+      return { change, results: resultsOf(run, period) }
     }
   }
 }

@@ -21,6 +21,8 @@ export interface Statement extends Pending {
   /** The server has reported it as waiting, since the last possible release of a lock. */
   waiting: boolean
   waited: boolean
+  /** The kit has cancelled it, since nothing else would have ended its wait. */
+  cancelled: boolean
   /** The connections that block it, if the server reports them. */
   blockers: readonly number[] | undefined
   /** The number of inner statements that it waits for, such as the ROLLBACK after a deadlock. */
@@ -33,7 +35,7 @@ export interface Participant {
   held: (() => void) | undefined
   readonly gates: Statement[]
   readonly sent: Set<Statement>
-  settled: { readonly error?: unknown; readonly rejected: boolean } | undefined
+  settled: { readonly value?: unknown; readonly error?: unknown; readonly rejected: boolean } | undefined
   /** It exceeded its computing time: it may wait for something other than a statement. */
   outside: boolean
   lastEvent: number

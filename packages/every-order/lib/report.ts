@@ -1,8 +1,8 @@
 import { inspect, isDeepStrictEqual, stripVTControlCharacters, types } from 'node:util'
 import { padded, visible, wrapped } from './columns.js'
-import { LostKeysError, messageOf } from './errors.js'
+import { FailureError, HangError, LostKeysError, messageOf } from './errors.js'
 import type { Failure } from './explore.js'
-import { NotSerialError } from './serial.js'
+import { NotSerialError, ResultsError } from './serial.js'
 import { assignments, nameOf, tableOf } from './statement.js'
 import type { Step } from './step.js'
 
@@ -22,6 +22,7 @@ export interface Explanation {
 
 /** Finds the overwriting statement and the read that its value comes from; `undefined` for other kinds of failures. */
 export function explain({ steps, error }: Pick<Failure, 'steps' | 'error'>): Explanation | undefined {
+  if (isNoLoss(error)) return undefined
   const lost = whatIsLost(error)
   const done = steps.filter((step) => step.error === undefined)
   for (const overwriter of done.toReversed()) {
@@ -48,6 +49,11 @@ export function explain({ steps, error }: Pick<Failure, 'steps' | 'error'>): Exp
     return { column, key: lost?.key ?? keyUndone(theirs.value, written.value), overwriter, staleRead, undone }
   }
   return undefined
+}
+
+/** Whether the failure is no lost update. */
+function isNoLoss(error: unknown): boolean {
+  return error instanceof ResultsError || error instanceof HangError || error instanceof FailureError
 }
 
 function bareTable(sql: string): string {
@@ -177,7 +183,8 @@ function lastLines({ steps, error }: Pick<Failure, 'steps' | 'error'>): string[]
   const found = explain({ steps, error })
   if (!found) {
     const message = stripVTControlCharacters(messageOf(error)).slice(0, 1_000)
-    return `the check failed: ${message}`.split('\n').map(visible)
+    const isOfCheck = !isNoLoss(error) && !(error instanceof NotSerialError)
+    return `${isOfCheck ? 'the check failed: ' : ''}${message}`.split('\n').map(visible)
   }
   const { column, key, overwriter, staleRead, undone } = found
   const what = key === undefined ? `${column} as` : `"${key}" of ${column}, which`

@@ -1,5 +1,5 @@
 import { AsyncLocalStorage, createHook } from 'node:async_hooks'
-import { EndlessError, messageOf, StuckError } from './errors.js'
+import { EndlessError, HangError, messageOf, StuckError } from './errors.js'
 import type { Passing } from './gate.js'
 import type { Mutate } from './mutants.js'
 import { isDone, newParticipant, nextOf } from './participant.js'
@@ -10,6 +10,7 @@ import { bindList, kindOf, shapeOf } from './statement.js'
 import { copyOf, touchedBy } from './step.js'
 import type { Step } from './step.js'
 import { Waits } from './waits.js'
+import type { WaitToEnd } from './waits.js'
 
 /** The outcome of a participant. `unknown`: it rejected after a write that is, or may be, committed. */
 export type Outcome = 'ok' | 'failed' | 'unknown'
@@ -63,6 +64,11 @@ export class Run {
   serverChoseAt: number | undefined
   /** Descriptions of choices that were made while a participant waited outside the database. */
   readonly passedOver: Set<string> = new Set()
+  /** A participant waits for its own lock, on another of its connections. */
+  hang: HangError | undefined
+  /** Descriptions of the waits that the kit ended, and that may be deadlocks with something outside the database. */
+  readonly cancelled: Set<string> = new Set()
+  readonly #released: Statement[] = []
   readonly #server: Server
   readonly #waits: Waits
   readonly #participants: Participant[] = []
@@ -105,7 +111,7 @@ export class Run {
     const begin = (): void => {
       const started = contexts.run({ run: this, participant, within: undefined }, () => Promise.resolve().then(fn))
       void started.then(
-        () => settle({ rejected: false }),
+        (value: unknown) => settle({ value, rejected: false }),
         (error: unknown) => settle({ error, rejected: true }),
       )
     }
@@ -139,7 +145,7 @@ export class Run {
       this.#answered(statement, participant, true)
       return answer
     } catch (error) {
-      step.error = messageOf(error)
+      step.error = statement.cancelled ? `the exploration ended this wait (${messageOf(error)})` : messageOf(error)
       // The server may end a deadlock before the kit asks who waits.
       if (isDeadlock(driverError(error))) this.#serverChooses()
       this.#answered(statement, participant, !this.#server.isAnswer(driverError(error)))
@@ -225,6 +231,7 @@ export class Run {
     }
     const statement = participant.gates.shift()!
     statement.step.number = this.steps.push(statement.step)
+    this.#released.push(statement)
     participant.sent.add(statement)
     statement.go()
   }
@@ -267,6 +274,12 @@ export class Run {
     )
   }
 
+  /** What each participant that did not reject has returned. */
+  results(): Record<string, unknown> {
+    const fulfilled = this.#participants.filter(({ settled }) => !settled!.rejected)
+    return Object.fromEntries(fulfilled.map(({ name, settled }) => [name, settled!.value]))
+  }
+
   /** The errors of the participants that rejected. */
   errors(): ReadonlyMap<string, unknown> {
     const rejected = this.#participants.filter(({ settled }) => settled!.rejected)
@@ -295,7 +308,7 @@ export class Run {
       again: undefined,
       waiting: false,
       waited: false,
-
+      cancelled: false,
       blockers: undefined,
       nested: 0,
     }
@@ -356,7 +369,31 @@ export class Run {
     const wait = this.#waits.toEnd(live)
     if (!wait) return
     const outsideMs = wait.afterMs > 0 && live.some(({ outside }) => outside) ? limits.outside : 0
-    if (sinceMs >= wait.afterMs + outsideMs) await this.#waits.end(wait.statement)
+    if (sinceMs < wait.afterMs + outsideMs) return
+    this.#recordCancelled(wait, live)
+    await this.#waits.end(wait.statement)
+  }
+
+  /** Records that the kit ends a wait that the server would not have ended soon. SQLite itself says that it is busy. */
+  #recordCancelled({ statement, isOwn, isDeadlock }: WaitToEnd, live: readonly Participant[]): void {
+    if (statement.again) return
+    statement.cancelled = true
+    const { participant, connection, step } = statement
+    const hasTimer = [...this.#timers.values()].some(({ name }) => name === participant)
+    const holder = this.#released.findLast(
+      (each) =>
+        each.participant === participant &&
+        each.connection !== connection &&
+        (each.kind === 'lock' || each.kind === 'write') &&
+        each.step.error === undefined,
+    )
+    if (isOwn && holder && !hasTimer) this.hang ??= new HangError(participant, step, holder.step)
+    else if (!isDeadlock && live.some(({ outside }) => outside)) {
+      const outside = live.filter((each) => each.outside).map(({ name }) => name)
+      this.cancelled.add(
+        `${participant} waited for a lock of ${step.waitedFor.join(', ')} (statement ${step.number}) until the exploration ended the wait, while ${outside.join(', ')} waited outside the database: if that is a lock of this process that ${participant} holds, this is a deadlock that the server does not see`,
+      )
+    }
   }
 
   #timerStarted(id: number, type: string, resource: object): void {

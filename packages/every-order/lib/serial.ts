@@ -1,9 +1,9 @@
-import { isDeepStrictEqual } from 'node:util'
+import { isDeepStrictEqual, types } from 'node:util'
 import type { Sequelize } from 'sequelize'
 import { isSame, momentsOf } from './moments.js'
 import type { Period } from './moments.js'
 import { modelOf, select } from './gate.js'
-import type { Outcome } from './run.js'
+import type { Outcome, Run } from './run.js'
 import { nameOf, tablesWritten } from './statement.js'
 import type { Step } from './step.js'
 
@@ -116,6 +116,56 @@ export function serialOrders(outcomes: Readonly<Record<string, Outcome>>): strin
 function permutations(names: readonly string[]): string[][] {
   if (names.length === 0) return [[]]
   return names.flatMap((name) => permutations(names.filter((each) => each !== name)).map((rest) => [name, ...rest]))
+}
+
+/** The changed rows of a run, and what its participants returned. */
+export interface End {
+  readonly change: Change
+  readonly results: Readonly<Record<string, Result>>
+}
+
+/** What a participant returned, as JSON; `undefined` for nothing, and for what is no plain value, such as a model's instance. */
+type Result = { readonly value: unknown } | 'rejected' | undefined
+
+/** The results of a run, with times as moments of the run. */
+export function resultsOf(run: Run, period: Period): End['results'] {
+  const fulfilled = run.results()
+  return Object.fromEntries(
+    Object.keys(run.outcomes()).map((name): [string, Result] => {
+      if (!(name in fulfilled)) return [name, 'rejected']
+      const value = fulfilled[name]
+      return [name, isPlain(value) ? { value: momentsOf(plain(value), period) } : undefined]
+    }),
+  )
+}
+
+/** Whether a value and all its parts are values of JSON or dates. In Jest, they are from another realm. */
+function isPlain(value: unknown, depth = 0): boolean {
+  if (typeof value !== 'object' || value === null) return /^(string|number|boolean|bigint|object)$/.test(typeof value)
+  if (types.isDate(value)) return true
+  const parent = Object.getPrototypeOf(value) as object | null
+  const isOurs = Array.isArray(value) || parent === null || Object.getPrototypeOf(parent) === null
+  return depth < 20 && isOurs && Object.values(value).every((each) => each === undefined || isPlain(each, depth + 1))
+}
+
+/** The rows are those of a serial order, but no participant would have returned this in such an order. */
+export class ResultsError extends Error {
+  override readonly name = 'ResultsError'
+
+  constructor(
+    actual: End['results'],
+    serial: readonly (readonly [order: readonly string[], results: End['results']])[],
+  ) {
+    const text = (results: End['results']): string =>
+      Object.entries(results)
+        .filter(([, each]) => each !== undefined)
+        .map(([name, each]) => `${name} ${each === 'rejected' ? each : `returns ${JSON.stringify(each?.value)}`}`)
+        .join(', ')
+    const orders = serial.map(([order, results]) => `${text(results)} (${order.join(', ')})`)
+    super(
+      `the participants return what they return in no serial order: ${text(actual)} instead of ${orders.join(' or ')}`,
+    )
+  }
 }
 
 /** The final rows differ from those of every serial order. */

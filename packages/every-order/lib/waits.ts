@@ -7,6 +7,17 @@ interface Transaction {
   wrote: boolean
 }
 
+/** The wait to end if no participant can continue. */
+export interface WaitToEnd {
+  readonly statement: Statement
+  /** When to end it, unless the server ends one first. */
+  readonly afterMs: number
+  /** It waits for a lock that its own participant holds on another connection. */
+  readonly isOwn: boolean
+  /** The waits have a cycle, which the server is to end. */
+  readonly isDeadlock: boolean
+}
+
 /** The lock waits, as far as the server reports them, and the open transactions. */
 export class Waits {
   readonly #server: Server
@@ -72,8 +83,7 @@ export class Waits {
     return isGuessed ? this.#server.guessedDeadlockMs : undefined
   }
 
-  /** If no participant can continue: the wait to end, and when, unless the server ends one first. */
-  toEnd(live: readonly Participant[]): { readonly statement: Statement; readonly afterMs: number } | undefined {
+  toEnd(live: readonly Participant[]): WaitToEnd | undefined {
     const waiting = waitingOf(live)
     // After a COMMIT that ends with an error, SQLite would keep its file locked.
     const own = waiting.findLast((each) => this.#waitsForItsOwn(each))
@@ -81,9 +91,10 @@ export class Waits {
     if (!statement) return undefined
     const isKnown = waiting.every(({ blockers }) => blockers?.every((id) => this.#owners.has(id)))
     const { computingMs, deadlockMs } = this.#server
+    const isDeadlock = this.deadlockMs(live) !== undefined
     // Only participants hold these locks, so only a participant that still computes can end the wait.
-    if (isKnown && this.deadlockMs(live) === undefined) return { statement, afterMs: computingMs }
-    return { statement, afterMs: own ? 0 : deadlockMs }
+    const afterMs = isKnown && !isDeadlock ? computingMs : own ? 0 : deadlockMs
+    return { statement, afterMs, isOwn: own !== undefined, isDeadlock }
   }
 
   /** Ends a wait with an error of the waiting statement. */
