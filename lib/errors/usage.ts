@@ -190,6 +190,14 @@ const texts = {
     `${method}: expected onWrite to be a function or null, got ${describeValue(value)}. Write { onWrite: async ({ model, primaryKey, changes, transaction }) => { … } }.`,
   onReport: (method: string, value: unknown): string =>
     `${method}: expected onReport to be a function or null, got ${describeValue(value)}. Write { onReport: ({ code, message, file, line }) => { … } }.`,
+  audited: (value: unknown): string =>
+    `audit: expected a function to run, got ${describeValue(value)}. Write await audit(sequelize, async () => { … }); or, where the code is not one function, const running = audit(sequelize), and running.stop().`,
+  auditIgnore: (value: unknown): string =>
+    `audit: expected ignore to be a regular expression for file names, got ${describeValue(value)}. Write { ignore: /\\.test\\.[jt]s$/ }.`,
+  auditColumns: (model: string, value: unknown): string =>
+    `audit: expected columns to be attributes by the name of their model, got ${describeValue(value)} for ${describeValue(model)}. Write { columns: { WorkflowRun: ['attempts'] } }.`,
+  audits: (method: string): string =>
+    `${method}: another audit runs on this Sequelize instance. End it first, or give each its own instance.`,
   conflicts: (method: string, value: unknown): string =>
     `${method}: expected conflicts to be 'overwrite' or 'throw', together with wholeColumnWrites: 'patch', got ${describeValue(value)}. Write ${method}(WorkflowRun, { wholeColumnWrites: 'patch', conflicts: 'throw' }).`,
   searchPath: (method: string): string =>

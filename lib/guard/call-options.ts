@@ -1,7 +1,7 @@
 import type { Logging, Transaction } from 'sequelize'
 import { captureCallSite } from '../call-site.js'
 import type { RowModel } from '../sequelize/internals.js'
-import type { StatedIntent } from '../sequelize/options.js'
+import type { checkedBy, StatedIntent } from '../sequelize/options.js'
 
 /** The option that holds the call site of a write. Sequelize passes it on to its inner calls. */
 export const callSite: unique symbol = Symbol('call site')
@@ -23,6 +23,7 @@ export interface CallOptions extends Logging, StatedIntent {
   readonly upsertKeys?: readonly string[]
   readonly model?: RowModel
   readonly [callSite]?: Error
+  readonly [checkedBy]?: 'guard' | 'library'
 }
 
 /** Adds the current call site to options. If one Sequelize method calls another, its cause is the outer call site. */

@@ -1,5 +1,6 @@
 import { Utils } from 'sequelize'
 import type { Sequelize, Transaction } from 'sequelize'
+import { captureCallSite } from '../call-site.js'
 import type { Column } from '../dialects/dialect.js'
 import { parseJson } from '../json/json-text.js'
 import type { JsonValue } from '../json/values.js'
@@ -12,8 +13,10 @@ import {
   fieldOf,
   initValuesMethod,
   isChanged,
+  isSameTransaction,
   jsonAttributes,
   modelOf,
+  openAncestor,
   outermostOf,
   sequelizeInternals,
   sequelizeOf,
@@ -23,19 +26,30 @@ import {
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { inheritedStates, modelStateOf, policyOf } from '../sequelize/model-state.js'
-import { mergeOptions, modeOf } from '../sequelize/options.js'
+import { checkedBy, mergeOptions, modeOf } from '../sequelize/options.js'
 import type { LosslessOptions, Policy, WriteModes } from '../sequelize/options.js'
 import { override } from '../sequelize/override.js'
 import { sessionOf } from '../sequelize/session.js'
+import type { JudgedWrite, Session, WriteRecorder } from '../sequelize/session.js'
 import { ambientTransaction } from '../transactions/join.js'
 import { keepDigitsInSaves, tooDeepError, writtenDocument } from '../transactions/save-digits.js'
 import { findTransactionState, transactionStateOf } from '../transactions/transaction-state.js'
-import { withCallSite } from './call-options.js'
+import { callSite, withCallSite } from './call-options.js'
 import type { CallOptions } from './call-options.js'
-import { includedRows, lockingReadOf, noteLockingRead, toLockingRead } from './locking-reads.js'
+import {
+  includedRows,
+  lockingReadOf,
+  noteLockingRead,
+  noteVainLock,
+  toLockingRead,
+  toVainLock,
+} from './locking-reads.js'
 import { patchRow } from './patch.js'
 import type { EditedColumn, RowUpdate } from './patch.js'
-import { detailsOfBulkWrite, detailsOfSave, reportOrThrow } from './report.js'
+import { rawWrites } from './raw-writes.js'
+import { reasonOfBulkWrite, reasonOfExpression, reasonOfSave } from './reasons.js'
+import type { Reason } from './reasons.js'
+import { detailsOfBulkWrite, detailsOfSave, insteadOfQuery, reportOrThrow } from './report.js'
 import type { BulkWrite } from './report.js'
 
 /** Values by database column name. */
@@ -51,25 +65,88 @@ export function guard(subject: RowModel | Sequelize, options: LosslessOptions): 
     guardQueryInterface(sequelizeOf(subject))
     return
   }
-  for (const model of Object.values(subject.models)) guardModel(model)
-  if (!sessionOf(subject).isGuardingModels) {
-    sessionOf(subject).isGuardingModels = true
-    subject.addHook('afterDefine', (model) => {
+  guardAll(subject)
+}
+
+/** Guards the models of a Sequelize instance, and those that are defined later. */
+function guardAll(sequelize: Sequelize): void {
+  for (const model of Object.values(sequelize.models)) guardModel(model)
+  if (!sessionOf(sequelize).isGuardingModels) {
+    sessionOf(sequelize).isGuardingModels = true
+    sequelize.addHook('afterDefine', (model) => {
       guardModel(model as unknown as RowModel)
     })
   }
-  guardQueryInterface(subject)
+  guardQueryInterface(sequelize)
+}
+
+/** Installs the guard for an audit of all models of a Sequelize instance, whatever their options. */
+export function guardForAudit(sequelize: Sequelize): void {
+  guardAll(sequelize)
+  const session = sessionOf(sequelize)
+  if (session.isAudited) return
+  session.isAudited = true
+  override<Sequelize, [given: unknown, options?: QueryOptions]>(sequelize, 'query', (original) => {
+    return function (...args) {
+      if (session.audit) auditQuery(session, ...args)
+      return original.apply(this, args)
+    }
+  })
+}
+
+/** The options of a statement. */
+interface QueryOptions extends CallOptions {
+  readonly bind?: unknown
+  readonly replacements?: unknown
+}
+
+/** Records a statement that no other override of the guard has seen. */
+function auditQuery(session: Session, given: unknown, options: QueryOptions = {}): void {
+  if (options[checkedBy] === 'guard') return
+  const { query: sql = given, values } = (typeof given === 'object' && given !== null ? given : {}) as Record<
+    string,
+    unknown
+  >
+  if (typeof sql !== 'string') return
+  const models = Object.values(session.sequelize.models) as RowModel[]
+  const { transaction = ambientTransaction(session), bind, replacements = values } = options
+  const inTransaction = Boolean(transaction)
+  const escapesByBackslash = session.sequelize.escape('\\').length > 3
+  const raw = rawWrites({ sql, bind, replacements, inTransaction, escapesByBackslash }, models, (model) => [
+    ...jsonAttributes(model),
+    ...watchedColumns(model),
+  ])
+  const isOwn = options[checkedBy] === 'library'
+  session.audit?.record({
+    writes: raw.map(({ model, column, reason }) => ({
+      method: 'query',
+      model: model.name,
+      column,
+      primaryKey: {},
+      reason: isOwn ? undefined : reason,
+      instead: insteadOfQuery(model, column),
+    })),
+    isAllowed: options.wholeColumnWrites === 'allow',
+    site: captureCallSite(undefined),
+    sql,
+  })
+}
+
+/** The attributes other than JSON that an audit in progress looks at. */
+function watchedColumns(model: RowModel): readonly string[] {
+  return sessionOf(sequelizeOf(model)).audit?.columns[model.name] ?? []
 }
 
 function isIdle({ wholeColumnWrites = 'allow' }: LosslessOptions): boolean {
   return wholeColumnWrites === 'allow'
 }
 
-/** The policy for a model's writes, or for one kind of them; `undefined` where they are allowed. */
+/** The policy for a model's writes, or for one kind of them; `undefined` where they are allowed, and not audited. */
 function activePolicy(model: RowModel, options?: CallOptions, kind?: keyof WriteModes): Policy | undefined {
   const policy = policyOf(model)
   const isAllowed = kind ? modeOf(policy, kind) === 'allow' : isIdle(policy)
-  return !isAllowed && options?.wholeColumnWrites !== 'allow' ? policy : undefined
+  if (options?.wholeColumnWrites === 'allow') return undefined
+  return !isAllowed || sessionOf(sequelizeOf(model)).audit ? policy : undefined
 }
 
 /** Overrides methods of a model to record loaded documents and the call sites of writes. */
@@ -188,6 +265,8 @@ function guardQueryInterface(sequelize: Sequelize): void {
     return async function (...args) {
       const [model, , options] = args
       const found = await original.apply(this, args)
+      const vainLock = toVainLock(options)
+      if (vainLock) for (const row of [found].flat<unknown[]>()) noteVainLock(row, vainLock)
       const read = toLockingRead(model, options)
       for (const row of read ? [found].flat<unknown[]>() : []) {
         if (!noteLockingRead(row, read!)) continue
@@ -203,9 +282,10 @@ function guardQueryInterface(sequelize: Sequelize): void {
       if (!model || !activePolicy(model)) return original.apply(this, args)
       const { updateOnDuplicate, ignoreDuplicates } = options
       if (updateOnDuplicate) {
-        const columns = (): string[] => wholeColumns(model, pick(values, updateOnDuplicate))
-        checkBulkWrite('save', columns, { records: [values] }, { ...options, model })
+        const assigned = (): Fields[] => [pick(values, updateOnDuplicate)]
+        checkBulkWrite('save', assigned, { records: [values] }, { ...options, model })
       }
+      args[3] = asChecked(model, options)
       const isKnown = !ignoreDuplicates && !updateOnDuplicate
       // A column without a value is NULL, or the default of the database.
       const done = recordWrite(instance, isKnown ? storedColumns(model, values) : [], values, options)
@@ -216,9 +296,10 @@ function guardQueryInterface(sequelize: Sequelize): void {
   })
   override<object, Statements['update']>(queryInterface, 'update', (original) => {
     return async function (...args) {
-      const [instance, tableName, values, where, options = {}] = args
+      const [instance, tableName, values, where, given = {}] = args
       const model = instance && modelOf(instance)
       if (!model || !activePolicy(model)) return original.apply(this, args)
+      const options = asChecked(model, given)
       const send = (changed: Fields, transaction = options.transaction): Promise<unknown> =>
         original.apply(this, [instance, tableName, changed, where, { ...options, transaction }]) as Promise<unknown>
       const write = (): Promise<unknown> => save({ instance, tableName, values, where, options, send })
@@ -230,7 +311,8 @@ function guardQueryInterface(sequelize: Sequelize): void {
   override<object, Statements['bulkUpdate']>(queryInterface, 'bulkUpdate', (original) => {
     return function (...args) {
       const [, values, where, options] = args
-      checkBulkWrite('update', (model) => wholeColumns(model, values), { where }, options)
+      checkBulkWrite('update', () => [values], { where }, options)
+      if (options?.model) args[3] = asChecked(options.model, options)
       return original.apply(this, args)
     }
   })
@@ -242,7 +324,8 @@ function guardQueryInterface(sequelize: Sequelize): void {
       const isByPrimaryKey =
         !conflictFields?.length && model?.primaryKeyAttributes.every((name) => fieldOf(model, name) in updated)
       const named = isByPrimaryKey ? inserted : {}
-      checkBulkWrite('upsert', () => wholeColumns(model!, updated), { where: named, records: [inserted] }, options)
+      checkBulkWrite('upsert', () => [updated], { where: named, records: [inserted] }, options)
+      if (model) args[4] = asChecked(model, options)
       return original.apply(this, args)
     }
   })
@@ -250,43 +333,94 @@ function guardQueryInterface(sequelize: Sequelize): void {
     return function (...args) {
       const [, records, options] = args
       const { updateOnDuplicate = [] } = options ?? {}
-      const columns = (model: RowModel): string[] => [
-        ...new Set(records.flatMap((record) => wholeColumns(model, pick(record, updateOnDuplicate)))),
-      ]
-      checkBulkWrite('bulkCreate', columns, { records }, options)
+      const assigned = (): Fields[] => records.map((record) => pick(record, updateOnDuplicate))
+      checkBulkWrite('bulkCreate', assigned, { records }, options)
+      if (options?.model) args[2] = asChecked(options.model, options)
       return original.apply(this, args)
     }
   })
 }
 
-/** Checks a write of rows that were not loaded. */
+/** The options of a statement that the guard has checked; an audit in progress passes it over. */
+function asChecked<O extends CallOptions>(model: RowModel, options: O): O {
+  return sessionOf(sequelizeOf(model)).audit ? { ...options, [checkedBy]: 'guard' } : options
+}
+
+/**
+ * Checks a write of rows that were not loaded.
+ * @param assigned the values that the statement assigns to existing rows
+ */
 function checkBulkWrite(
   method: BulkWrite['method'],
-  columns: (model: RowModel) => string[],
+  assigned: () => readonly Fields[],
   { where = {}, records }: { readonly where?: object | undefined; readonly records?: readonly Fields[] },
   options: CallOptions = {},
 ): void {
-  const { model } = options
+  const { model, transaction } = options
+  if (!model) return
+  const session = sessionOf(sequelizeOf(model))
   const kind = method === 'update' ? 'bulk' : 'upsert'
-  const policy = model && activePolicy(model, options, kind)
-  if (!policy) return
+  const policy = activePolicy(model, options, kind)
+  if (!policy && !session.audit) return
   const primaryKey = keyNamedIn(model, where)
   const isWholeKey = Object.keys(primaryKey).length === model.primaryKeyAttributes.length
   const { key } = new RowRef(model, primaryKey)
-  const session = sessionOf(sequelizeOf(model))
-  const { transaction } = options
   const lockedRows = findTransactionState(transaction)?.lockedRows
-  for (const column of columns(model)) {
-    if (isWholeKey && transaction && lockedRows?.isCurrent(key, column, transaction)) continue
-    const call = { method, model: model.name, column }
-    reportOrThrow(session, { ...policy, mode: modeOf(policy, kind) }, options, call, () => {
-      const key = records && keyOfRecords(model, records, options)
-      return detailsOfBulkWrite(
-        { method, model, primaryKey, key, isOfAll: !records && Reflect.ownKeys(where).length === 0 },
-        column,
-      )
-    })
+  const mode = policy ? modeOf(policy, kind) : 'allow'
+  const values = assigned()
+  const detailsOf = (column: string) => {
+    const upsertKey = records && keyOfRecords(model, records, options)
+    const isOfAll = !records && Reflect.ownKeys(where).length === 0
+    return detailsOfBulkWrite({ method, model, primaryKey, key: upsertKey, isOfAll }, column)
   }
+  const isVersioned = method === 'update' && comparesVersion(model, where, values[0]!)
+  const isCovered = (column: string): boolean =>
+    isVersioned || Boolean(isWholeKey && transaction && lockedRows?.isCurrent(key, column, transaction))
+  const columns = [...new Set(values.flatMap((each) => wholeColumns(model, each)))]
+  for (const column of columns) {
+    const call = { method, model: model.name, column }
+    if (policy && mode !== 'allow' && !isCovered(column)) {
+      reportOrThrow(session, { ...policy, mode }, options, call, () => detailsOf(column))
+    }
+  }
+  if (!session.audit) return
+  const reasonOf = (column: string): Reason | undefined =>
+    isCovered(column) ? undefined : reasonOfBulkWrite(model, isWholeKey ? key : undefined, transaction)
+  recordJudgement(session.audit, model, values, options, reasonOf, (column) => ({ method, ...detailsOf(column) }))
+}
+
+/** Passes the judgement of each watched column of a statement to an audit in progress. */
+function recordJudgement(
+  audit: WriteRecorder,
+  model: RowModel,
+  assigned: readonly Fields[],
+  options: CallOptions,
+  reasonOf: (column: string) => Reason | undefined,
+  detailsOf: (column: string) => Pick<JudgedWrite, 'method' | 'primaryKey' | 'instead'>,
+): void {
+  const watched = new Set([...jsonAttributes(model), ...watchedColumns(model)])
+  const written = [...watched].filter((column) => assigned.some((each) => Object.hasOwn(each, fieldOf(model, column))))
+  const writes = written.map((column) => {
+    const computed = assigned
+      .map((each) => each[fieldOf(model, column)])
+      .filter((value) => value instanceof Utils.SequelizeMethod)
+    const isComputed = computed.length === assigned.length
+    const ofExpression = jsonAttributes(model).has(column) ? computed.map(reasonOfExpression).find(Boolean) : undefined
+    const { method, primaryKey, instead } = detailsOf(column)
+    const reason = isComputed ? ofExpression : reasonOf(column)
+    return { method, primaryKey, instead, model: model.name, column, reason }
+  })
+  audit.record({ writes, isAllowed: options.wholeColumnWrites === 'allow', site: options[callSite] })
+}
+
+/** Whether an UPDATE moves the version of a model from one that its condition names. */
+function comparesVersion(model: RowModel, where: object, values: Fields): boolean {
+  const version = versionAttribute(model)
+  if (version === undefined) return false
+  const field = fieldOf(model, version)
+  const compared = (where as Fields)[field] ?? null
+  const isOne = typeof compared === 'number' || typeof compared === 'string' || typeof compared === 'bigint'
+  return isOne && Object.hasOwn(values, field)
 }
 
 /** The unique key by which the database finds the rows of an upsert, if all records have it. */
@@ -331,8 +465,8 @@ async function save(update: RowUpdate & { readonly options: CallOptions }): Prom
   const version = versionAttribute(model)
   // In SQL, NULL equals no other NULL.
   const isVersioned = version !== undefined && valuesOf(instance)[version] !== null
-  const atRisk =
-    policy && !isVersioned ? written.filter((column) => !state.isLockedSince(column, options.transaction)) : []
+  const isCovered = (column: string): boolean => isVersioned || state.isLockedSince(column, options.transaction)
+  const atRisk = mode === 'allow' ? [] : written.filter((column) => !isCovered(column))
   const isPatched = mode === 'patch' && atRisk.length > 0
   const edits = isPatched ? atRisk.map((column) => editOf(instance, column, values)) : []
   for (const [index, column] of atRisk.entries()) {
@@ -342,10 +476,30 @@ async function save(update: RowUpdate & { readonly options: CallOptions }): Prom
       detailsOfSave(instance, column, editOf(instance, column, values)),
     )
   }
+  const { audit } = sessionOf(sequelizeOf(model))
+  if (audit) {
+    const isPatchedColumn = (column: string): boolean => isPatched && atRisk.includes(column)
+    const reasonOf = (column: string): Reason | undefined => {
+      const isSafe = jsonAttributes(model).has(column)
+        ? isCovered(column) || isPatchedColumn(column)
+        : isVersioned || isRowLockedSince(instance, options.transaction)
+      return isSafe ? undefined : reasonOfSave(instance, options.transaction)
+    }
+    recordJudgement(audit, model, [values], options, reasonOf, (column) => {
+      const edit = jsonAttributes(model).has(column) ? editOf(instance, column, values) : undefined
+      return { method: 'save', ...detailsOfSave(instance, column, edit) }
+    })
+  }
   const done = recordWrite(instance, written, values, options, !isPatched)
   const result = isPatched ? await patchRow(update, edits as EditedColumn[], policy?.conflicts) : await send(values)
   done()
   return result
+}
+
+/** Whether `transaction` has kept other sessions from changing the row since this instance was read. */
+function isRowLockedSince(instance: Row, transaction: Transaction | null | undefined): boolean {
+  const lockedIn = lockingReadOf(instance)?.transaction ?? rowStateOf(instance).lock?.transaction
+  return Boolean(lockedIn && openAncestor(lockedIn) && transaction && isSameTransaction(lockedIn, transaction))
 }
 
 /** Snapshots the sent values of `columns`. Call the returned function after the statement has succeeded. */

@@ -1,6 +1,6 @@
 import { Model } from 'sequelize'
 import type { Transaction } from 'sequelize'
-import { buildOptionsOf, valuesOf } from '../sequelize/internals.js'
+import { buildOptionsOf, isSerializable, valuesOf } from '../sequelize/internals.js'
 import type { BuildOptions, Row, RowModel } from '../sequelize/internals.js'
 import type { CallOptions } from './call-options.js'
 
@@ -14,13 +14,23 @@ interface LockingRead {
 /** The build option of an instance that holds its locking read. reload() copies it to another instance. */
 const lockingRead = Symbol('locking read')
 
+/** Why a lock that was requested has no effect. */
+type VainLock = 'lock outside of a transaction' | 'lock does not reach the row'
+
+const vainLock = Symbol('vain lock')
+
 interface NotedOptions extends BuildOptions {
+  [vainLock]?: VainLock
   [lockingRead]?: LockingRead
 }
 
-/** The locking read that finder options request; `undefined` if it does not lock every row against all writers. */
+/**
+ * The locking read that finder options request, or that the isolation level makes of each read; `undefined` if it does not lock
+ * every row against all writers.
+ */
 export function toLockingRead(model: RowModel, options: CallOptions = {}): LockingRead | undefined {
   const { lock, transaction, subQuery, groupedLimit } = options
+  if (transaction && isSerializable(transaction)) return { transaction, locksIncluded: true }
   // On MySQL and MariaDB a subquery may read an older snapshot.
   if (!lock || !transaction || subQuery || groupedLimit) return undefined
   const { level = lock, of }: { level?: unknown; of?: RowModel } = typeof lock === 'object' ? lock : {}
@@ -39,6 +49,23 @@ export function noteLockingRead(found: unknown, read: LockingRead): found is Row
 /** The locking read that an instance was last built from. */
 export function lockingReadOf(row: Row): LockingRead | undefined {
   return (buildOptionsOf(row) as NotedOptions)[lockingRead]
+}
+
+/** Why the lock that finder options request has no effect; `undefined` if it has one, or if none is requested. */
+export function toVainLock({ lock, transaction, subQuery, groupedLimit }: CallOptions = {}): VainLock | undefined {
+  if (!lock) return undefined
+  if (!transaction) return 'lock outside of a transaction'
+  return subQuery || groupedLimit ? 'lock does not reach the row' : undefined
+}
+
+/** Stores on an instance why the lock of its read has no effect. */
+export function noteVainLock(found: unknown, reason: VainLock): void {
+  if (found instanceof Model) (buildOptionsOf(found as Row) as NotedOptions)[vainLock] = reason
+}
+
+/** Why the lock of the read that an instance was last built from has no effect. */
+export function vainLockOf(row: Row): VainLock | undefined {
+  return (buildOptionsOf(row) as NotedOptions)[vainLock]
 }
 
 /** The rows that the same statement read through `include`. */

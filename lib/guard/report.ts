@@ -58,6 +58,11 @@ function insteadOfBulkWrite({ method, model, key, isOfAll }: BulkWrite, column: 
   return method === 'bulkCreate' ? `for (const ${names} of rows) ${write}` : write
 }
 
+/** The code to write in place of SQL of the application. */
+export function insteadOfQuery(model: RowModel, column: string): string {
+  return `await updateWhere(${model.name}, where, { ${JSON.stringify(column)}: [set(…)] })`
+}
+
 /** The code of a call that writes only `operations`. */
 function suggestCall(model: RowModel, column: string, operations: readonly Operation[]): string {
   const [only] = operations

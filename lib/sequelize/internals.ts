@@ -51,7 +51,7 @@ interface IncludedModel {
 interface TransactionInternals {
   readonly sequelize: Sequelize
   readonly parent?: Transaction | null
-  readonly options: { readonly readOnly?: boolean; readonly type?: string }
+  readonly options: { readonly readOnly?: boolean; readonly type?: string; readonly isolationLevel?: string }
   finished?: 'commit' | 'rollback'
   readonly savepoints: readonly Transaction[]
   readonly id: string
@@ -320,6 +320,11 @@ export function markRolledBack(transaction: Transaction): void {
 
 export function isReadOnly(transaction: Transaction): boolean {
   return nesting(transaction).some((each) => transactionInternals(each).options.readOnly)
+}
+
+/** Whether no other session can change what the transaction has read, or else the transaction fails. */
+export function isSerializable(transaction: Transaction): boolean {
+  return transactionInternals(outermostOf(transaction)).options.isolationLevel === 'SERIALIZABLE'
 }
 
 /** Whether the transaction was opened by BEGIN IMMEDIATE, which takes SQLite's write lock. */

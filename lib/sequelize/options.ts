@@ -68,6 +68,9 @@ export interface LosslessOptions {
   readonly onReport?: ((report: GuardReport) => void) | null
 }
 
+/** The option of a statement that was checked before: by the guard, or because this library has made it. */
+export const checkedBy: unique symbol = Symbol('checked by')
+
 /** The option of Sequelize's own methods that allows one call to write whole columns. */
 export interface StatedIntent {
   wholeColumnWrites?: 'allow'

@@ -3,6 +3,7 @@ import type { Logging, QueryOptionsWithType, Transaction } from 'sequelize'
 import { probeText } from '../dialects/connector.js'
 import type { Dialect, DriverError, Failure } from '../dialects/dialect.js'
 import type { Row, RowModel } from './internals.js'
+import { checkedBy } from './options.js'
 import type { Session } from './session.js'
 
 /** The transaction and the logger of a statement. */
@@ -80,6 +81,7 @@ function queryOptions(session: Session, { transaction, logging }: QueryContext) 
     // null, not undefined: the call has already decided whether to join the ambient transaction.
     transaction: transaction ?? null,
     useMaster: true,
+    [checkedBy]: 'library',
     retry: statementRetry(session, transaction !== undefined),
     ...(logging === undefined ? {} : { logging }),
   }

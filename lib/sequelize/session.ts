@@ -14,6 +14,35 @@ export interface PendingCall {
   readonly reject: (error: unknown) => void
 }
 
+/** A write of one column, as the guard judged it. */
+export interface JudgedWrite {
+  readonly method: string
+  readonly model: string
+  readonly column: string
+  readonly primaryKey: Readonly<Record<string, unknown>>
+  /** Why it is unprotected, or not known to be protected; `undefined`: it is covered. */
+  readonly reason: string | undefined
+  /** The recommended code. */
+  readonly instead: string
+}
+
+/** The writes of one statement. */
+export interface JudgedStatement {
+  readonly writes: readonly JudgedWrite[]
+  /** The call says that it writes whole columns on purpose. */
+  readonly isAllowed: boolean
+  readonly site: Error | undefined
+  /** The text of a statement that the application has written. */
+  readonly sql?: string
+}
+
+/** A running audit. */
+export interface WriteRecorder {
+  /** The attributes to look at besides JSON columns, by the name of the model. */
+  readonly columns: Readonly<Record<string, readonly string[]>>
+  record(statement: JudgedStatement): void
+}
+
 /** The state that this library keeps for one Sequelize instance. */
 export class Session {
   readonly sequelize: Sequelize
@@ -29,6 +58,10 @@ export class Session {
   keepsDigits = false
   /** Its query interface is overridden by the guard. */
   isGuarded = false
+  /** Its `query` is overridden for audits. */
+  isAudited = false
+  /** The audit in progress. */
+  audit: WriteRecorder | undefined
   /** The row methods are attached to models that are defined later, too. */
   attachesMethods = false
   /** Models that are defined later will be guarded. */

