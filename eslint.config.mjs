@@ -2,7 +2,8 @@ import js from '@eslint/js'
 import tseslint from 'typescript-eslint'
 
 export default tseslint.config(
-  { ignores: ['**/dist/', 'build/', 'coverage/'] },
+  // The example is a package of its own, whose dependencies are not installed here.
+  { ignores: ['**/dist/', '**/build/', 'coverage/', 'examples/nestjs/'] },
   js.configs.recommended,
   {
     files: ['**/*.ts'],
