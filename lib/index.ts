@@ -77,6 +77,7 @@ export type {
   GuardReport,
   LosslessError,
   LosslessErrorCode,
+  OutsideReadReport,
   RowError,
   UsageReason,
   WholeColumnReport,

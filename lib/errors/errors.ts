@@ -458,7 +458,20 @@ export class StaleRowError extends OptimisticLockError {
 }
 
 /** A report of the guard under `wholeColumnWrites: 'warn'`. */
-export type GuardReport = WholeColumnReport
+export type GuardReport = WholeColumnReport | OutsideReadReport
+
+/** A read in a callback of this library that does not take part in the transaction of the callback. */
+export interface OutsideReadReport {
+  readonly code: 'READ_OUTSIDE_TRANSACTION'
+  /** The text of the report. */
+  readonly message: string
+  /** `'findAll'`, which all finders call. */
+  readonly method: string
+  readonly model: string
+  /** The call site; `undefined` if the stack has no application code. */
+  readonly file: string | undefined
+  readonly line: number | undefined
+}
 
 /** An unprotected write of a whole JSON column, which was let through. */
 export interface WholeColumnReport extends WholeColumnWrite {

@@ -31,7 +31,7 @@ import type { LosslessOptions, Policy, WriteModes } from '../sequelize/options.j
 import { override } from '../sequelize/override.js'
 import { sessionOf } from '../sequelize/session.js'
 import type { JudgedWrite, Session, WriteRecorder } from '../sequelize/session.js'
-import { ambientTransaction } from '../transactions/join.js'
+import { ambientTransaction, innermostScope, transactionOf } from '../transactions/join.js'
 import { keepDigitsInSaves, tooDeepError, writtenDocument } from '../transactions/save-digits.js'
 import { findTransactionState, transactionStateOf } from '../transactions/transaction-state.js'
 import { callSite, withCallSite } from './call-options.js'
@@ -49,7 +49,7 @@ import type { EditedColumn, RowUpdate } from './patch.js'
 import { rawWrites } from './raw-writes.js'
 import { reasonOfBulkWrite, reasonOfExpression, reasonOfSave } from './reasons.js'
 import type { Reason } from './reasons.js'
-import { detailsOfBulkWrite, detailsOfSave, insteadOfQuery, reportOrThrow } from './report.js'
+import { detailsOfBulkWrite, detailsOfSave, insteadOfQuery, reportOrThrow, reportOutsideRead } from './report.js'
 import type { BulkWrite } from './report.js'
 
 /** Values by database column name. */
@@ -183,6 +183,12 @@ function guardModel(model: RowModel): void {
       return result
     }
   })
+  override<RowModel & object, [options?: CallOptions]>(model, 'findAll', (original) => {
+    return function (...args) {
+      checkRead(this, args[0])
+      return original.apply(this, args)
+    }
+  })
   for (const name of ['update', 'upsert'] as const) {
     override<RowModel & object, [given: unknown, options?: CallOptions]>(model, name, (original) => {
       return function (...args) {
@@ -202,6 +208,17 @@ function guardModel(model: RowModel): void {
       return rows
     }
   })
+}
+
+/** Reports a read without a transaction in a callback of this library that has one. */
+function checkRead(model: RowModel, options: CallOptions | undefined): void {
+  if (options?.transaction !== undefined) return
+  const session = sessionOf(sequelizeOf(model))
+  const scope = innermostScope(session)
+  if (scope?.method === undefined || scope.isOver || ambientTransaction(session)) return
+  const policy = policyOf(model)
+  if (modeOf(policy, 'save') !== 'warn') return
+  reportOutsideRead(session, policy, model.name, scope.method, transactionOf(scope))
 }
 
 function recordReload(row: Row): void {

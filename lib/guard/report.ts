@@ -2,7 +2,7 @@ import { channel } from 'node:diagnostics_channel'
 import { captureCallSite, firstUserFrame } from '../call-site.js'
 import { describePath } from '../errors/describe.js'
 import { describeWrite, WholeColumnWriteError } from '../errors/errors.js'
-import type { WholeColumnWrite } from '../errors/errors.js'
+import type { GuardReport, WholeColumnWrite } from '../errors/errors.js'
 import { difference } from '../json/difference.js'
 import type { MethodName } from '../json/document-types.js'
 import type { Operation } from '../json/operation.js'
@@ -88,6 +88,7 @@ function accessOf(attribute: string): string {
 }
 
 const writes = channel('sequelize-lossless:whole-column-write')
+const reads = channel('sequelize-lossless:read-outside-transaction')
 
 /** The maximum number of remembered call sites; the oldest is dropped, and may be reported again. */
 const maxReportedCallSites = 1000
@@ -110,8 +111,36 @@ export function reportOrThrow(
   const code = 'WHOLE_COLUMN_WRITE'
   const report = { ...write, code, message: `${write.method}: ${describeWrite(write)}` } as const
   writes.publish(report)
+  send(report, onReport)
+}
+
+/**
+ * Reports a read in a callback of this library without the transaction of the callback, once per call site.
+ * @param transaction the text for that transaction
+ */
+export function reportOutsideRead(
+  session: Session,
+  { onReport }: Pick<Policy, 'onReport'>,
+  model: string,
+  callback: string,
+  transaction: string,
+): void {
+  const code = 'READ_OUTSIDE_TRANSACTION'
+  const method = 'findAll'
+  const { file, line } = firstUserFrame(captureCallSite(undefined)) ?? {}
+  if (!isNew(session, [file, line, code, model])) return
+  const place = file === undefined ? '' : ` at ${file}:${line!}`
+  const message =
+    `${method}: this read of ${model}${place} runs outside the transaction of the enclosing ${callback}(), so it does not see what the callback has written, and its rows are not locked. ` +
+    `Pass ${transaction}, as the option { transaction }, with { lock: true } for rows that are written; or pass { transaction: null } to read outside the transaction on purpose.`
+  const report = { code, message, method, model, file, line } as const
+  reads.publish(report)
+  send(report, onReport)
+}
+
+function send(report: GuardReport, onReport: Policy['onReport']): void {
   if (onReport) onReport(report)
-  else process.emitWarning(report.message, { type: 'SequelizeLosslessWarning', code })
+  else process.emitWarning(report.message, { type: 'SequelizeLosslessWarning', code: report.code })
 }
 
 /** Whether this call site was not reported before; it is remembered. */

@@ -36,7 +36,8 @@ export interface WriteModes {
 export interface LosslessOptions {
   /**
    * What to do with a write of a whole JSON column that could overwrite a concurrent change. `'allow'`: nothing. `'warn'`:
-   * report it, once per call site: see {@link onReport}. `'throw'`: refuse it, before any SQL. `'patch'`: write only what changed since the row
+   * report it, once per call site: see {@link onReport}; and report, for saves, reads without the transaction of a
+   * callback around them. `'throw'`: refuse it, before any SQL. `'patch'`: write only what changed since the row
    * was loaded, by atomic operations; writes that are no saves are refused. An object has one for each kind of write:
    * `{ save: 'patch', bulk: 'warn' }`. Default: the option of the Sequelize instance, else `'allow'`.
    */

@@ -96,7 +96,7 @@ export function innermostScope({ sequelize }: Session): Scope | undefined {
 }
 
 /** The text for the callback argument that holds the transaction. */
-function transactionOf({ method }: Scope): string {
+export function transactionOf({ method }: Scope): string {
   if (method === 'onWrite') return 'the transaction in the argument of onWrite()'
   const argument = method === 'retryTransaction' ? 'first' : 'second'
   return `the transaction that is the ${argument} argument of the callback of ${method}()`

@@ -3,7 +3,15 @@ import { runInThisContext } from 'node:vm'
 import { expect } from 'chai'
 import type { ModelStatic, Sequelize } from 'sequelize'
 import { DataTypes, fn, literal, Model, Transaction } from 'sequelize'
-import { lock, lossless, mergeJsonKey, UsageError, WholeColumnWriteError, withLock } from 'sequelize-lossless'
+import {
+  lock,
+  lossless,
+  mergeJsonKey,
+  retryTransaction,
+  UsageError,
+  WholeColumnWriteError,
+  withLock,
+} from 'sequelize-lossless'
 import type { GuardReport, LosslessOptions } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { rejection } from '../rejection.js'
@@ -416,6 +424,34 @@ eachDatabase('a guarded model', (database) => {
       await bulk!.destroy({ transaction })
     })
     await rejection(run.update({ progress: { a: 1 } }), WholeColumnWriteError)
+  })
+
+  it('reports a read without the transaction of the callback around it, once, and refuses none', async () => {
+    const seen: GuardReport[] = []
+    const onReport = (report: GuardReport): void => void seen.push(report)
+    await guarded({ wholeColumnWrites: 'warn', onReport })
+    const line = hereLine() + 1
+    const read = (): Promise<unknown> => Runs.findByPk(run.id)
+    await run.withLock(read)
+    await run.withLock(read)
+    expect(seen.map(({ code, model, file, line: at }) => [code, model, file, at])).to.deep.equal([
+      ['READ_OUTSIDE_TRANSACTION', 'WorkflowRun', __filename, line],
+    ])
+    expect(seen[0]!.message).to.include('the second argument of the callback of withLock()')
+    await read()
+    await run.withLock(async (row, transaction) => {
+      await row.reload()
+      await Runs.findAll({ transaction })
+      await Runs.findAll({ transaction: null as never })
+    })
+    await sequelize.transaction(() => Runs.findOne())
+    expect(seen).to.have.length(1)
+    await retryTransaction(sequelize, () => Runs.findAll())
+    expect(seen[1]!.message).to.include('the first argument of the callback of retryTransaction()')
+    for (const wholeColumnWrites of ['allow', 'throw', 'patch'] as const) {
+      await guarded({ wholeColumnWrites })
+      expect(await warnings(() => run.withLock(() => Runs.findOne()))).to.deep.equal([])
+    }
   })
 
   it('remembers 1000 call sites, and reports again what it has forgotten', async () => {
