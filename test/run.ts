@@ -19,11 +19,14 @@ const jobs = requestedDatabases().some((name) => process.env[`${name.toUpperCase
  */
 const alone = ['escapes/every-order.test.js']
 
-/** The folders with the tests of the packages beside the library. A run that names its databases has them too, as CI. */
-const ofPackages = ['race/', 'eslint/']
+/**
+ * Tests of the packages beside the library, and of the example that installs packages of its own. Only a run that names its
+ * databases has them, as CI.
+ */
+const besideLibrary = ['race/', 'eslint/', 'package/nestjs']
 
 const isTest = (name: string): boolean =>
-  name.endsWith('.test.js') && (isThorough || !ofPackages.some((folder) => name.startsWith(folder)))
+  name.endsWith('.test.js') && (isThorough || !besideLibrary.some((start) => name.startsWith(start)))
 const found = readdirSync(__dirname, { recursive: true, encoding: 'utf8' })
   .map((name) => name.split(sep).join('/'))
   .filter(isTest)

@@ -37,7 +37,7 @@ describe('the words of the documentation', () => {
   const errors = readdirSync(join(root, 'lib', 'errors')).map((name) => join('lib', 'errors', name))
   const places: readonly (readonly [string, string])[] = [
     ...prose.map((page) => [page, proseOf(page)] as const),
-    ...[...errors, join('lib', 'race', 'errors.ts')].map((file) => [file, textsOf(file)] as const),
+    ...[...errors, join('packages', 'every-order', 'lib', 'errors.ts')].map((file) => [file, textsOf(file)] as const),
   ]
 
   it('are those of the glossary, which has some 25 terms', () => {
