@@ -1,4 +1,4 @@
-// Makes a release of both packages, which have one version, or says whether a tag is one. It sends nothing: pushing the tag
+// Makes a release of all packages, which have one version, or says whether a tag is one. It sends nothing: pushing the tag
 // does, by .github/workflows/release.yml.
 //
 //   node scripts/release.mjs 0.2.0            writes the version and the date into the packages and changelogs, commits, tags
@@ -11,9 +11,9 @@ import process from 'node:process'
 import { fileURLToPath } from 'node:url'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
-const plugin = 'eslint-plugin-sequelize-lossless'
-const manifests = ['package.json', `packages/${plugin}/package.json`]
-const changelogs = ['CHANGELOG.md', `packages/${plugin}/CHANGELOG.md`]
+const packages = ['eslint-plugin-sequelize-lossless', 'every-order']
+const manifests = ['package.json', ...packages.map((name) => `packages/${name}/package.json`)]
+const changelogs = ['CHANGELOG.md', ...packages.map((name) => `packages/${name}/CHANGELOG.md`)]
 const unreleased = '## [Unreleased]'
 
 const read = (path) => readFileSync(join(root, path), 'utf8')
@@ -42,14 +42,16 @@ function release(version) {
   for (const path of manifests) {
     const manifest = JSON.parse(read(path))
     manifest.version = version
-    if (manifest.devDependencies?.[plugin]) manifest.devDependencies[plugin] = version
+    for (const name of packages) if (manifest.devDependencies?.[name]) manifest.devDependencies[name] = version
     write(path, `${JSON.stringify(manifest, null, 2)}\n`)
   }
   const lock = JSON.parse(read('package-lock.json'))
   lock.version = version
   lock.packages[''].version = version
-  lock.packages[''].devDependencies[plugin] = version
-  lock.packages[`packages/${plugin}`].version = version
+  for (const name of packages) {
+    lock.packages[''].devDependencies[name] = version
+    lock.packages[`packages/${name}`].version = version
+  }
   write('package-lock.json', `${JSON.stringify(lock, null, 2)}\n`)
   const today = new Date().toISOString().slice(0, 10)
   for (const changelog of changelogs)
@@ -63,8 +65,8 @@ function check(tag) {
   const version = tag.replace(/^v/, '')
   for (const path of manifests) {
     const manifest = JSON.parse(read(path))
-    const needed = manifest.devDependencies?.[plugin]
-    for (const own of [manifest.version, ...(needed ? [needed] : [])]) {
+    const needed = packages.flatMap((name) => manifest.devDependencies?.[name] ?? [])
+    for (const own of [manifest.version, ...needed]) {
       if (own !== version)
         throw new Error(`${path} has ${own}, not the ${version} of the tag. Make tags by this script.`)
     }

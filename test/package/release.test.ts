@@ -10,7 +10,7 @@ import { parse } from 'yaml'
 import { root } from '../docs/readme.js'
 
 const run = promisify(execFile)
-const plugin = 'eslint-plugin-sequelize-lossless'
+const packages = ['eslint-plugin-sequelize-lossless', 'every-order']
 
 interface Manifest {
   readonly version: string
@@ -40,7 +40,8 @@ describe('scripts/release.mjs', () => {
   beforeEach(async () => {
     folder = mkdtempSync(join(tmpdir(), 'sequelize-lossless-release-'))
     const names = ['package.json', 'CHANGELOG.md']
-    const files = [...names, 'package-lock.json', 'scripts', ...names.map((name) => join('packages', plugin, name))]
+    const own = packages.flatMap((folder) => names.map((name) => join('packages', folder, name)))
+    const files = [...names, 'package-lock.json', 'scripts', ...own]
     for (const name of files) cpSync(join(root, name), join(folder, name), { recursive: true })
     await git('init', '--quiet')
     for (const [name, value] of Object.entries({ name: 'test', email: 'test@localhost' })) {
@@ -53,18 +54,18 @@ describe('scripts/release.mjs', () => {
 
   afterEach(() => rmSync(folder, { recursive: true, force: true }))
 
-  it('gives both packages, the lock and the changelogs one version, commits and tags', async () => {
+  it('gives all packages, the lock and the changelogs one version, commits and tags', async () => {
     await release('0.2.0')
-    for (const manifest of [manifestOf(folder), manifestOf(join(folder, 'packages', plugin))]) {
+    for (const manifest of [folder, ...packages.map((name) => join(folder, 'packages', name))].map(manifestOf)) {
       expect(manifest.version).to.equal('0.2.0')
-      expect(manifest.devDependencies?.[plugin] ?? '0.2.0').to.equal('0.2.0')
+      for (const name of packages) expect(manifest.devDependencies?.[name] ?? '0.2.0').to.equal('0.2.0')
     }
     const { stdout } = await git('show', '--format=%s %D', '--numstat')
     expect(stdout).to.match(/^Release 0\.2\.0 .*tag: v0\.2\.0/)
     // Formatted as before: a line for each version, and no other.
     for (const line of [
-      /^2\t2\tpackage\.json$/m,
-      /^4\t4\tpackage-lock\.json$/m,
+      /^3\t3\tpackage\.json$/m,
+      /^6\t6\tpackage-lock\.json$/m,
       /^1\t1\tCHANGELOG\.md$/m,
       /^1\t1\tpackages\/.*\/package\.json$/m,
       /^1\t1\tpackages\/.*\/CHANGELOG\.md$/m,
@@ -128,8 +129,8 @@ describe('the files of a release', () => {
     expect(updates.map((update) => update['package-ecosystem'])).to.deep.equal(['npm', 'github-actions'])
   })
 
-  it('both packages name the repository, which provenance compares, and have the licence', () => {
-    for (const folder of ['.', join('packages', plugin)]) {
+  it('all packages name the repository, which provenance compares, and have the licence', () => {
+    for (const folder of ['.', ...packages.map((name) => join('packages', name))]) {
       const { repository, homepage, bugs, author } = manifestOf(join(root, folder))
       const address = repository.url.replace(/^git\+|\.git$/g, '')
       expect(homepage).to.include(address)
