@@ -1,3 +1,8 @@
+/**
+ * JSON columns that never lose an update, for Sequelize.
+ *
+ * @module sequelize-lossless
+ */
 export { lossless } from './lossless.js'
 export type { Lossless } from './lossless.js'
 export type { LosslessOptions, RowWrite, WriteMode, WriteModes } from './sequelize/options.js'

@@ -5,15 +5,8 @@ import { defineConfig } from 'vitepress'
 const { homepage, repository } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'))
 const apiSidebar = new URL('../api/typedoc-sidebar.json', import.meta.url)
 
-/** What TypeDoc wrote: one entry for `sequelize-lossless`, one for `every-order`. */
-function api() {
-  if (!existsSync(apiSidebar)) return []
-  const [main, race] = JSON.parse(readFileSync(apiSidebar, 'utf8'))
-  return [
-    { ...main, text: 'sequelize-lossless' },
-    { ...race, text: 'every-order' },
-  ]
-}
+/** What TypeDoc wrote: an entry for each package. */
+const api = () => (existsSync(apiSidebar) ? JSON.parse(readFileSync(apiSidebar, 'utf8')) : [])
 
 const page = (text, link) => ({ text, link })
 

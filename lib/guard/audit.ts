@@ -1,3 +1,8 @@
+/**
+ * Reports writes of whole JSON columns while tests run.
+ *
+ * @module sequelize-lossless/audit
+ */
 import { Sequelize } from 'sequelize'
 import { captureCallSite, firstUserFrame } from '../call-site.js'
 import { checkOptions } from '../errors/check-options.js'

@@ -1,3 +1,8 @@
+/**
+ * Runs code under every order of its statements, on a real server.
+ *
+ * @module every-order
+ */
 export { assertNoLostUpdate, LostUpdateError, raceAssertions } from './assertions.js'
 export { explore, replay } from './explore.js'
 export type { Failure, MutantResult, Result } from './explore.js'
