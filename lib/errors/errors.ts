@@ -517,7 +517,8 @@ export class WholeColumnWriteError extends RowError implements WholeColumnWrite 
   readonly instead: string
 
   constructor(write: WholeColumnWrite) {
-    super(write, `${write.method}: refused, because it ${describeWrite(write)}`)
+    const kept = write.method === 'save' ? ' The change stays in the instance until await row.reload().' : ''
+    super(write, `${write.method}: refused, because it ${describeWrite(write)}${kept}`)
     this.method = write.method
     this.column = write.column
     this.keys = write.keys

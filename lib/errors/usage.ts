@@ -204,7 +204,7 @@ const texts = {
     `${method}: with a searchPath, Sequelize inlines values into the SQL text, so the save cannot be patched. Set the schema instead: Model.schema('…').`,
   lockedElsewhere: (method: string, row: RowFacts): string =>
     `${method}: this instance of ${describeRow(row)} is already in use by another call, and two concurrent calls cannot share one instance. ` +
-    `Use one instance for each call: withLock([${row.model}, primaryKey], fn), or load the row in each job.`,
+    `Use one instance for each call: withLock([${row.model}, primaryKey], fn), also for an instance that a cache shares; or load the row in each job.`,
   notBegun: (method: string, value: unknown): string =>
     `${method}: the callback returned ${describeValue(value)}, which has not started to run, so none of its statements were in the transaction. The transaction was rolled back. ` +
     `Return a promise of its result: lastValueFrom(observable) for an Observable; iterate a generator to its end in the callback.`,

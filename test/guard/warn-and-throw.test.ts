@@ -454,6 +454,17 @@ eachDatabase('a guarded model', (database) => {
     }
   })
 
+  it('leaves the change of a refused save in its instance, and says how to discard it', async () => {
+    await guarded({ wholeColumnWrites: 'throw' })
+    const error = await rejection(run.update({ progress: { a: 1 } }), WholeColumnWriteError)
+    expect(error.message).to.match(/ The change stays in the instance until await row\.reload\(\)\.$/)
+    expect(run.changed('progress')).to.equal(true)
+    await run.reload()
+    expect(run.changed('progress')).to.equal(false)
+    const bulk = await rejection(Runs.update({ progress: {} }, { where: { id: run.id } }), WholeColumnWriteError)
+    expect(bulk.message).to.not.include('reload')
+  })
+
   it('remembers 1000 call sites, and reports again what it has forgotten', async () => {
     await guarded({ wholeColumnWrites: 'warn', onReport: () => undefined })
     // In one that is over, a write is judged and not sent.
