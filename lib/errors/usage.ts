@@ -36,6 +36,9 @@ const texts = {
   primaryKeyType: (method: string, model: string, name: string, expected: string, value: unknown): string =>
     `${method}: expected "${name}", the primary key of ${model}, to be ${expected}, got ${describeValue(value)}. ` +
     `Databases convert such values silently and can match other rows: convert the value first, for example ${expected === 'a string' ? `String(${name})` : expected === 'a date' ? `new Date(${name})` : `Number(${name})`}.`,
+  roundedKey: (method: string, row: RowFacts, name: string, value: unknown): string =>
+    `${method}: the driver has rounded "${name}", the primary key of ${describeRow(row)}, to ${describeValue(value)}, so a save would write another row. ` +
+    `Write without an instance: await updateJson([${row.model}, ${name}], …); or change the column to a text type.`,
   newRecord: (method: string, model: string): string =>
     `${method}: this ${model} was built and never saved, so it has no row in the database. Call await row.save() first.`,
   column: (method: string, model: string, column: unknown, columns: readonly string[]): string =>

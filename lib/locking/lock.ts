@@ -5,7 +5,7 @@ import { checkOptions } from '../errors/check-options.js'
 import { selectRow } from '../rows/read-row.js'
 import type { RowRead } from '../rows/read-row.js'
 import { identifyTarget, identifyTargets } from '../rows/row-query.js'
-import { refuseDuplicates, RowRef } from '../rows/row-ref.js'
+import { refuseDuplicates, refuseRoundedKey, RowRef } from '../rows/row-ref.js'
 import type { Target } from '../rows/row-ref.js'
 import { assignStored, refuseUnsavedChanges, rowStateOf, unsavedColumns } from '../rows/row-state.js'
 import { modelOf, valuesOf } from '../sequelize/internals.js'
@@ -300,6 +300,7 @@ function checkWait(method: string, { timeoutMs, nowait }: LockWaitOptions): numb
  * Locks and reads a row; returns the instance of `ref`, refreshed, or a new one.
  * @param isScoped only code in the callback of withLock joins the lock
  * @throws {RowNotFoundError} the row does not exist
+ * @throws {UsageError} the driver has rounded its primary key
  */
 export async function acquireLock(
   call: Call,
@@ -318,6 +319,7 @@ export async function acquireLock(
   }
   if (!read) throw new RowNotFoundError(call.method, ref.facts)
   const { row: fresh, texts } = read
+  refuseRoundedKey(call.method, ref, fresh)
   const instance = ref.instance ?? fresh
   if (instance !== fresh) {
     // Checked again: a change that was made while this call waited would be lost.

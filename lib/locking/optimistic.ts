@@ -10,6 +10,7 @@ import {
 } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { identifyTarget } from '../rows/row-query.js'
+import { refuseRoundedKey } from '../rows/row-ref.js'
 import type { RowRef, Target } from '../rows/row-ref.js'
 import { assignStored, refuseUnsavedChanges, rowStateOf } from '../rows/row-state.js'
 import { changedAttributes, keyFormat, valuesOf, versionAttribute } from '../sequelize/internals.js'
@@ -117,6 +118,7 @@ async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Pro
   })
   if (!read) throw new RowNotFoundError(method, ref.facts)
   const { row: fresh, texts } = read
+  refuseRoundedKey(method, ref, fresh)
   const versionRead = valuesOf(fresh)[version]
   refuseMissingVersion(method, ref, version, versionRead)
   const row = ref.instance ?? fresh

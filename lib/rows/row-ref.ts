@@ -197,6 +197,14 @@ function checkedKey(method: string, model: RowModel, key: Record<string, unknown
   return key
 }
 
+/** @throws {UsageError} the driver has rounded the primary key of the row that it read: a save would write another row */
+export function refuseRoundedKey(method: string, ref: RowRef, read: Row): void {
+  for (const name of ref.model.primaryKeyAttributes) {
+    const value = valuesOf(read)[name]
+    if (Number.isInteger(value) && !Number.isSafeInteger(value)) throw usage.roundedKey(method, ref.facts, name, value)
+  }
+}
+
 /** @throws {UsageError} `column` is not the name of a JSON attribute */
 export function jsonColumnType(method: string, model: RowModel, column: unknown): Column['type'] {
   const attributes = model.getAttributes()

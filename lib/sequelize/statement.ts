@@ -28,8 +28,14 @@ export class Statement {
     return this.#binds
   }
 
-  /** The placeholder of `value`. */
-  readonly bind = (value: unknown): string => `$${this.#binds.push(value)}`
+  /**
+   * The placeholder of `value`. A server that prepares a text keeps the type of its binds: after a number, it would round a text
+   * with more digits. So numbers are bound as texts there.
+   */
+  readonly bind = (value: unknown): string => {
+    const bound = typeof value === 'number' && this.#session.connector.prepares ? String(value) : value
+    return `$${this.#binds.push(bound)}`
+  }
 
   /** The placeholder of a value for `attribute`, in the format that its type is stored in. */
   value(attribute: string, value: unknown): string {

@@ -30,12 +30,14 @@ import {
   set,
   UnsavedChangesError,
   UnsupportedValueError,
+  updateWhere,
   UsageError,
   withLock,
 } from 'sequelize-lossless'
 import type { Lossless } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { rejection } from '../rejection.js'
+import { documentText } from '../workflow-run.js'
 
 type Document = Record<string, unknown>
 
@@ -223,6 +225,30 @@ eachDatabase('atomicUpdate', (database) => {
     const { attempts, status } = await stored(job.id)
     expect([attempts, status]).to.deep.equal([1, null])
     await rejection(atomicUpdate([Jobs, 10 ** 6], { attempts: plus(1) }), RowNotFoundError)
+  })
+
+  it('keeps every digit of a text after the same statement had a number, on one connection', async () => {
+    // A server that prepares statements keeps the type of a bind: a text would be rounded to a double.
+    const { sequelize: single } = database.connect({ pool: { max: 1, min: 1 } })
+    const Own = await createJobs(single, { tableName: 'exact_jobs' })
+    const [one, other] = await Promise.all([Own.create(), Own.create()])
+    const digits = '123456789012345.6789'
+    const balanceOf = async ({ id }: Job): Promise<string> => {
+      const sql = `SELECT ${documentText(single, 'balance')} AS balance FROM exact_jobs WHERE id = ${id}`
+      const [row] = await single.query<{ balance: string }>(sql, { type: QueryTypes.SELECT })
+      return row!.balance
+    }
+    for (const balance of [1.5, digits]) await atomicUpdate([Own, one.id], { balance: balance as never })
+    for (const balance of [1.5, digits]) await updateWhere(Own, { id: other.id }, { balance: balance as never })
+    // SQLite stores doubles.
+    const stored = database.name === 'sqlite' ? '123456789012345.67' : digits
+    expect([await balanceOf(one), await balanceOf(other)]).to.deep.equal([stored, stored])
+    for (const balance of [1.5, '123456789012345.6788', digits]) {
+      await updateWhere(Own, { balance: balance as never }, { attempts: plus(1) })
+    }
+    await Promise.all([one.reload(), other.reload()])
+    const isMet = database.name === 'sqlite' ? 2 : 1
+    expect([one.attempts, other.attempts]).to.deep.equal([isMet, isMet])
   })
 
   it('never loses a change of concurrent callers', async () => {

@@ -1,6 +1,6 @@
 import { AsyncLocalStorage, AsyncResource } from 'node:async_hooks'
 import { expect } from 'chai'
-import { DataTypes, Sequelize } from 'sequelize'
+import { DataTypes, QueryTypes, Sequelize } from 'sequelize'
 import type { Model, Transaction } from 'sequelize'
 import {
   lock,
@@ -12,6 +12,8 @@ import {
   UnsupportedValueError,
   UsageError,
   withLock,
+  withLocks,
+  withOptimisticLock,
 } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { rejection } from '../rejection.js'
@@ -391,16 +393,39 @@ eachDatabase('the instance in memory', (database) => {
       const Big = lossless(
         sequelize.define<Model & { data: Progress }>(
           'Big',
-          { id: { type: DataTypes.BIGINT, primaryKey: true }, data: DataTypes.JSON },
-          { tableName: 'big_keys' },
+          { id: { type: DataTypes.BIGINT, primaryKey: true }, data: DataTypes.JSON, version: DataTypes.INTEGER },
+          { tableName: 'big_keys', version: true },
         ),
       )
       await Big.sync({ force: true })
-      await sequelize.query(
-        `INSERT INTO big_keys (id, data, createdAt, updatedAt) VALUES (9007199254740993, '{}', '', '')`,
-      )
+      const keys = ['9007199254740992', '9007199254740993'] as const
+      for (const key of keys) {
+        await sequelize.query(`INSERT INTO big_keys VALUES (${key}, '{}', 0, '', '')`)
+      }
       const [row] = await Big.findAll()
       await rejection(row!.mergeJsonKey('data', 'k', 1), UsageError)
+      const change = async (own: Model & { data: Progress }): Promise<unknown> => {
+        own.data = { mine: 1 }
+        return own.save()
+      }
+      const [, key] = keys
+      await rejection(withLock([Big, { where: { id: key } }], change), UsageError)
+      const calls = (): Promise<unknown>[] => [
+        withLock([Big, key], change),
+        withLocks([[Big, key]], ([own]) => change(own)),
+        withOptimisticLock([Big, key], (own) => void (own.data = { mine: 1 })),
+        sequelize.transaction(async (transaction) => lock([Big, key], { transaction })),
+      ]
+      const refused = await Promise.all(calls().map((call) => rejection(call, UsageError)))
+      for (const { message } of refused) expect(message).to.include('has rounded "id"')
+      await mergeJsonKey([Big, key], 'data', 'k', 1)
+      const stored = await sequelize.query('SELECT CAST(id AS TEXT) AS id, data FROM big_keys ORDER BY id', {
+        type: QueryTypes.SELECT,
+      })
+      expect(stored).to.deep.equal([
+        { id: keys[0], data: '{}' },
+        { id: keys[1], data: '{"k":1}' },
+      ])
     })
   }
 })
