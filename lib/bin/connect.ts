@@ -1,3 +1,4 @@
+import { statSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { Sequelize } from 'sequelize'
@@ -21,6 +22,9 @@ export function connect(command: string, url: string): Sequelize {
     throw new ArgumentError(
       `the URL cannot be parsed. Encode the special characters of its password: node -p "encodeURIComponent('…')"`,
     )
+  }
+  if (storage !== undefined && statSync(storage, { throwIfNoEntry: false })?.isDirectory()) {
+    throw new ArgumentError(`${storage} is a folder: write the path of a file in it`)
   }
   const { driver } = checkupOf(scheme)
   const dialectModule = loadFor(command, driver)

@@ -138,9 +138,25 @@ export function reportOutsideRead(
   send(report, onReport)
 }
 
+/** The write or read goes on, whatever `onReport` does: its error becomes a warning, with the report. */
 function send(report: GuardReport, onReport: Policy['onReport']): void {
-  if (onReport) onReport(report)
-  else process.emitWarning(report.message, { type: 'SequelizeLosslessWarning', code: report.code })
+  const { code, message } = report
+  const warn = (text: string): void => {
+    process.emitWarning(text, { type: 'SequelizeLosslessWarning', code })
+  }
+  if (!onReport) {
+    warn(message)
+    return
+  }
+  const fail = (error: unknown): void => {
+    warn(`onReport failed (${String(error)}) for: ${message}`)
+  }
+  try {
+    const result: unknown = onReport(report)
+    if (result instanceof Promise) result.catch(fail)
+  } catch (error) {
+    fail(error)
+  }
 }
 
 /** Whether this call site was not reported before; it is remembered. */

@@ -63,8 +63,8 @@ export interface LosslessOptions {
   readonly onWrite?: ((write: RowWrite) => unknown) | null
   /**
    * Called with each report of `'warn'`, before the statement is sent, in place of `process.emitWarning`: once per call site,
-   * and not awaited. If it throws, the statement is not sent, and the call rejects with its error. `null`: none for this model.
-   * Default: the option of the Sequelize instance, else `process.emitWarning(message, { type: 'SequelizeLosslessWarning', code })`.
+   * and not awaited. The statement is sent whatever it does: its error becomes a warning of the process. `null`: none for this
+   * model. Default: the option of the Sequelize instance, else `process.emitWarning(message, { type: 'SequelizeLosslessWarning', code })`.
    */
   readonly onReport?: ((report: GuardReport) => void) | null
 }

@@ -78,6 +78,11 @@ describe('sequelize-lossless', () => {
       ['doctor', '--url', 'sqlite:no/such.file'],
       /^doctor: there is no file no\/such\.file\n$/,
     ],
+    [
+      'a folder',
+      ['doctor', '--url', `sqlite:${tmpdir()}`],
+      /^doctor: .* is a folder: write the path of a file in it\n$/,
+    ],
     ['no URL', ['doctor'], /^doctor: write --url, or set DATABASE_URL\n$/],
     ['no command', [], /^sequelize-lossless: there is no such command\.\n\nUsage: /],
     ['another command', ['toString'], /^sequelize-lossless: there is no such command\.\n\nUsage: /],
