@@ -66,7 +66,7 @@ export interface LosslessOptions {
    * and not awaited. The statement is sent whatever it does: its error becomes a warning of the process. `null`: none for this
    * model. Default: the option of the Sequelize instance, else `process.emitWarning(message, { type: 'SequelizeLosslessWarning', code })`.
    */
-  readonly onReport?: ((report: GuardReport) => void) | null
+  readonly onReport?: ((report: GuardReport) => unknown) | null
 }
 
 /** The option of a statement that was checked before: by the guard, or because this library has made it. */
