@@ -5,7 +5,6 @@ import type * as EveryOrder from 'every-order'
 import { checkupOf, supportOf } from '../dialects/checkup.js'
 import type { Finding, Settings } from '../dialects/checkup.js'
 import type { Dialect } from '../dialects/dialect.js'
-import { UnsupportedDatabaseError } from '../errors/errors.js'
 import { recogniseDialect } from '../sequelize/send.js'
 import { sessionOf } from '../sequelize/session.js'
 import { ArgumentError, connect, load, withVersion } from './connect.js'
@@ -50,8 +49,7 @@ async function judgeSupport(sequelize: Sequelize): Promise<Finding[]> {
   try {
     dialect = await recogniseDialect(sessionOf(sequelize), { transaction: undefined, logging: false })
   } catch (error) {
-    if (error instanceof UnsupportedDatabaseError) return [{ level: 'loses', topic: 'connection', fact: error.message }]
-    throw error
+    return [{ level: 'loses', topic: 'connection', fact: (error as Error).message }]
   }
   return [
     { level: 'good', topic: 'connection', fact: 'its character set and its settings keep every document' },

@@ -602,6 +602,19 @@ eachDatabase('what explore() proves', (database) => {
     }
   })
 
+  if (database.name === 'sqlite') {
+    it('says so if there are more than 1000 orders', async () => {
+      const read = async (id: number): Promise<void> => {
+        for (let count = 0; count < 3; count++) await Runs.findByPk(id)
+      }
+      const participants = { A: read, B: read, C: read }
+      const all = { sequelize, setup, participants, check: nothing, reduce: false, preemptions: Infinity }
+      const { schedules, isComplete, reasons } = await explore(all)
+      expect({ schedules, isComplete }).to.deep.equal({ schedules: 1000, isComplete: false })
+      expect(reasons.join()).to.include('there are more than 1000 schedules: pass maxSchedules')
+    })
+  }
+
   describe('refuses before any SQL', () => {
     const refusals: Record<string, [Partial<Record<keyof ExploreOptions<number> | 'seed', unknown>> | null, RegExp]> = {
       'no options': [null, /expected an object of options, got null/],
@@ -615,6 +628,10 @@ eachDatabase('what explore() proves', (database) => {
       'no statements': [{ maxStatements: 0 }, /expected maxStatements to be a number from 1, got 0/],
       'no time': [{ timeoutMs: 0 }, /expected timeoutMs to be a number of milliseconds above 0, got 0/],
       'a signal that is none': [{ signal: 'stop' }, /expected signal to be an AbortSignal, got stop/],
+      'failures that are none': [
+        { failures: 'some' },
+        /expected failures to be 'allow', 'forbid' or a regular expression, got some/,
+      ],
       'no schedules': [{ maxSchedules: 0 }, /expected maxSchedules to be a number from 1, got 0/],
     }
     for (const [title, [options, text]] of Object.entries(refusals)) {

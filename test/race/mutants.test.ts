@@ -53,6 +53,23 @@ eachDatabase('mutants', (database) => {
     })
   }
 
+  it('are left out after the exploration was stopped', async () => {
+    const controller = new AbortController()
+    const kept = options((id, key) => mergeJsonKey([Runs, id], 'progress', key, 1), [])
+    const { schedules } = await explore(kept)
+    let checked = 0
+    const result = await explore({
+      ...kept,
+      mutants: ['strip-version'],
+      signal: controller.signal,
+      check: () => {
+        if (++checked > schedules) controller.abort()
+      },
+    })
+    expect([result.verdict, result.mutants]).to.deep.equal(['unknown', []])
+    expect(result.reasons.join()).to.include('in the exploration of strip-version')
+  })
+
   it('withOptimisticLock without its version loses', async () => {
     const result = await explore(
       options(
