@@ -164,16 +164,11 @@ class Exploration<C> {
     })
     if (this.#evidence.schedules > 0 && !this.#isStopped) this.#object(frontier)
     this.#isComplete = frontier.isEmpty && this.#serverChoices === 0 && this.#evidence.passedOver.size === 0
-    if (this.#serverChoices > 0) {
-      this.#leftOut.push(
-        `the server chose a victim of a deadlock, and not always the same, in ${this.#serverChoices} of ${this.#evidence.schedules} orders: orders that follow from its other choice may be missing`,
-      )
-    }
+    const { schedules } = this.#evidence
+    const victims = `the server chose a victim of a deadlock, and not always the same, in ${this.#serverChoices} of ${schedules} orders: orders that follow from its other choice may be missing`
+    if (this.#serverChoices > 0) this.#leftOut.push(victims)
     const leftOut = frontier.size + (this.#isStopped ? 1 : 0)
-    if (leftOut > 0) {
-      const { schedules } = this.#evidence
-      this.#leftOut.push(`${schedules} of at least ${schedules + leftOut} orders were run`)
-    }
+    if (leftOut > 0) this.#leftOut.push(`${schedules} of at least ${schedules + leftOut} orders were run`)
     this.#leftOut.push(...this.#evidence.passedOver)
   }
 
