@@ -138,7 +138,7 @@ export function reportOutsideRead(
   send(report, onReport)
 }
 
-/** The write or read goes on, whatever `onReport` does: its error becomes a warning, with the report. */
+/** Passes a report to `onReport`, or warns. An error of `onReport` becomes a warning, so that the statement is still sent. */
 function send(report: GuardReport, onReport: Policy['onReport']): void {
   const { code, message } = report
   const warn = (text: string): void => {

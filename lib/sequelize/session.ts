@@ -84,7 +84,7 @@ export class Session {
   }
 
   /**
-   * What is known of the driver before the server is asked.
+   * The facts about the driver, which need no query.
    * @throws {UnsupportedDatabaseError} the dialect of the Sequelize instance is not supported
    */
   get connector(): Connector {

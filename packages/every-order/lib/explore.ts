@@ -76,8 +76,8 @@ const defaultMaxSchedules = 1_000
  * not changed. The result holds for these participants and rows, with statements as the smallest step; it covers every
  * order within `preemptions`, and only code that was run. `setup` and the participants write: use a separate database.
  *
- * Explorations of one Sequelize instance run one after the other. `timeoutMs` and `signal` stop one: what was not run is in
- * `leftOut`.
+ * Explorations of one Sequelize instance run one after the other. `timeoutMs` and `signal` stop an exploration; `leftOut` then
+ * counts the orders that were not run.
  *
  * @throws {UsageError} before any SQL: an option is wrong, or the pool is too small
  * @throws {ProbeError} the account may not read the server's lock waits; `remedy` is the GRANT to run
