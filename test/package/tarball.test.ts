@@ -97,7 +97,8 @@ describe('the packed tarballs', function () {
       const paths = files.map(({ path }) => path)
       const documents = ['CHANGELOG.md', 'LICENSE', 'README.md', 'package.json']
       expect(paths, name).to.include.members([...documents, 'dist/index.js', 'dist/index.d.ts', 'lib/index.ts'])
-      for (const path of paths) if (!documents.includes(path)) expect(path, name).to.match(/^(dist|lib)\//)
+      for (const path of paths)
+        if (!documents.includes(path)) expect(path, name).to.match(/^(dist|lib)\/.*\.(js|ts|map)$/)
     }
   })
 
