@@ -53,7 +53,7 @@ describe('the examples', () => {
   const databases = requestedDatabases()
   for (const [turn, name] of databases.entries()) {
     describe(`on ${name}`, () => {
-      for (const example of examples.filter((_, index) => isSampled(index, databases.length, turn))) {
+      for (const example of examples.filter((_, index) => isSampled(index, 3 * databases.length, turn))) {
         const commands = commandsOf(example)
         it(`${example} prints what its README says`, async () => {
           expect(commands.length).to.be.above(0)

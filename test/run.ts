@@ -20,10 +20,10 @@ const jobs = requestedDatabases().some((name) => process.env[`${name.toUpperCase
 const alone = ['escapes/every-order.test.js']
 
 /**
- * Tests of the packages beside the library, and of the example that installs packages of its own. Only a run that names its
- * databases has them, as CI.
+ * Tests of the packages beside the library, and those that install packages into folders of their own. Only a run that
+ * names its databases has them, as CI.
  */
-const besideLibrary = ['race/', 'eslint/', 'package/nestjs']
+const besideLibrary = ['race/', 'eslint/', 'package/']
 
 const isChosen = (name: string): boolean => isThorough || !besideLibrary.some((start) => name.startsWith(start))
 // The sources are listed, since the compiler leaves the output of a deleted file.

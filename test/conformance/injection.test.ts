@@ -187,9 +187,8 @@ eachDatabase('No text becomes SQL', (database) => {
     ...modes[database.name],
   ]
   for (const [turn, [title, statement]] of settings.entries()) {
-    /** Each text is looked at as the server is set, and in one of the modes. */
-    const isUsed = (_: unknown, index: number): boolean =>
-      statement === undefined || isSampled(index, modes[database.name].length, turn)
+    /** Every text is used once: as the server is set, or in one of the modes. */
+    const isUsed = (_: unknown, index: number): boolean => isSampled(index, settings.length, turn)
     describe(title, () => {
       // It escapes in JavaScript what it should bind, and wrongly.
       const isRefused = database.title === 'MariaDB with its connector 3.0' && title.includes('NO_BACKSLASH_ESCAPES')

@@ -158,7 +158,7 @@ type Claim = (before: unknown, list: readonly Operation[]) => boolean | Promise<
 /** Looks for a document and operations of which `claim` is false; the error shows them as a row to be pasted. */
 async function assertAlways(claim: Claim): Promise<void> {
   const property = fc.asyncProperty(document, operations, async (before, list) => claim(before, list))
-  const found = await fc.check(property, { seed, numRuns: sample(500, 500, 150) })
+  const found = await fc.check(property, { seed, numRuns: sample(500, 500, 50) })
   if (!found.failed) return
   const report = fc.defaultReportMessage(found) ?? ''
   throw new Error(`${report}\n\nAs a row of the conformance table:\n${rowSource(...found.counterexample!)}`)
@@ -280,6 +280,6 @@ eachDatabase('updateJson, on random documents', (database) => {
       const { progress } = await Runs.findByPk(run.id, { rejectOnEmpty: true })
       expect(progress).to.deep.equal(JSON.parse(JSON.stringify(wanted)))
     })
-    await fc.assert(property, { seed, numRuns: sample(200, 200, 60) })
+    await fc.assert(property, { seed, numRuns: sample(200, 200, 20) })
   })
 })

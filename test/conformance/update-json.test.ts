@@ -382,7 +382,7 @@ eachDatabase('updateJson', (database) => {
   }
 
   type Texts = typeof documents
-  const parts = isThorough ? 1 : 5
+  const parts = isThorough ? 1 : 20
   const table = (texts: Texts, all: typeof lists): string =>
     `on ${texts.length} documents × ${all.length} lists${isThorough ? '' : `, 1 of ${parts} pairs`}`
 

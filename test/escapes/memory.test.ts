@@ -39,12 +39,12 @@ eachDatabase('a process that goes on for long', (database) => {
 
   const locks = isSqlite
     ? ([
-        [sample(50_000, 4000, 1000), 20, 'a small document'],
-        [sample(2000, 500, 200), 20_000, 'a document of 20 KB'],
+        [sample(50_000, 4000, 400), 20, 'a small document'],
+        [sample(2000, 500, 100), 20_000, 'a document of 20 KB'],
       ] as const)
     : ([
-        [sample(3000, 1000, 400), 20, 'a small document'],
-        [sample(1000, 400, 200), 20_000, 'a document of 20 KB'],
+        [sample(3000, 1000, 200), 20, 'a small document'],
+        [sample(1000, 400, 100), 20_000, 'a document of 20 KB'],
       ] as const)
   for (const [times, bytes, title] of locks) {
     it(`keeps nothing of ${times} calls of withLock on one row object, with ${title}`, async function () {
@@ -57,7 +57,7 @@ eachDatabase('a process that goes on for long', (database) => {
 
   it('keeps little of thousands of JSON writes of one row in one transaction', async function () {
     this.timeout(600_000)
-    const { heap, transactions } = await measure('merges', sample(8000, 2000, 800), 10_000)
+    const { heap, transactions } = await measure('merges', sample(8000, 2000, 400), 10_000)
     expect(heap[1] - heap[0]).to.be.below(10)
     expect(transactions).to.be.below(20)
   })

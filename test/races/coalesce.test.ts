@@ -8,7 +8,7 @@ import { createRuns, storedText } from '../workflow-run.js'
 import type { Crowd } from './crowd.js'
 
 const processes = 4
-const calls = sample(25_000, 25_000, 5000)
+const calls = sample(25_000, 25_000, 2000)
 const callers = 256
 
 eachDatabase('a row that everybody writes', (database) => {
