@@ -5,6 +5,14 @@
  */
 export { lossless } from './lossless.js'
 export type { Lossless } from './lossless.js'
+export type {
+  BatchMessage,
+  CallMessage,
+  CallOrigin,
+  LockMessage,
+  RetryMessage,
+  StatementMessage,
+} from './sequelize/channels.js'
 export type { LosslessOptions, RowWrite, WriteMode, WriteModes } from './sequelize/options.js'
 export { lock, withLock, withLocks } from './locking/lock.js'
 export type { LockOptions, LockWaitOptions, WithLockOptions } from './locking/lock.js'

@@ -47,7 +47,12 @@ async function settingsOf(sequelize: Sequelize, query: string): Promise<Settings
 async function judgeSupport(sequelize: Sequelize): Promise<Finding[]> {
   let dialect: Dialect
   try {
-    dialect = await recogniseDialect(sessionOf(sequelize), { transaction: undefined, logging: false })
+    dialect = await recogniseDialect(sessionOf(sequelize), {
+      method: 'doctor',
+      row: undefined,
+      transaction: undefined,
+      logging: false,
+    })
   } catch (error) {
     return [{ level: 'loses', topic: 'connection', fact: (error as Error).message }]
   }

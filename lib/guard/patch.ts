@@ -17,6 +17,7 @@ import { textAt } from '../json/semantics.js'
 import type { JsonValue, Path } from '../json/values.js'
 import { identifyRow, RowRef } from '../rows/row-ref.js'
 import { rowStateOf } from '../rows/row-state.js'
+import { traceCall } from '../sequelize/channels.js'
 import { valuesOf } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
 import type { Policy } from '../sequelize/options.js'
@@ -115,7 +116,8 @@ export async function patchRow(
     // The documents already have the new values; the other columns may not.
     return 'answer' in outcome ? outcome.answer : sendPlain(context.transaction)
   }
-  return execute(call, { statements }, { opensTransaction: documents.some((each) => isReadFirst(each, call.dialect)) })
+  const opensTransaction = documents.some((each) => isReadFirst(each, call.dialect))
+  return traceCall(call, () => execute(call, { statements }, { opensTransaction }))
 }
 
 /**

@@ -8,6 +8,7 @@ import { identifyTarget, identifyTargets } from '../rows/row-query.js'
 import { refuseDuplicates, refuseRoundedKey, RowRef } from '../rows/row-ref.js'
 import type { Target } from '../rows/row-ref.js'
 import { assignStored, refuseUnsavedChanges, rowStateOf, unsavedColumns } from '../rows/row-state.js'
+import { traceCall } from '../sequelize/channels.js'
 import { modelOf, valuesOf } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
 import type { QueryContext } from '../sequelize/send.js'
@@ -87,11 +88,13 @@ export async function lock<M extends Model>(target: Target<M>, options: LockOpti
   refuseOtherHolder(method, row, transaction)
   refuseUnsavedChanges(method, row)
   const call = await startCall({ method, session, row: facts, transaction, logging, timeoutMs })
-  const locked = await withRows(call, [row], ([ref], own) =>
-    execute(
-      own,
-      { statements: (context, state) => acquireLock(own, ref!, context, state!, false) },
-      { opensTransaction: false },
+  const locked = await traceCall(call, () =>
+    withRows(call, [row], ([ref], own) =>
+      execute(
+        own,
+        { statements: (context, state) => acquireLock(own, ref!, context, state!, false) },
+        { opensTransaction: false },
+      ),
     ),
   )
   return locked as M
@@ -208,14 +211,15 @@ async function runLocked<R>(
   const claim = claimInstances(targeted)
   try {
     const call = await startCall({ method, session, row: facts, transaction: joined, logging, timeoutMs })
-    return await withRows(call, targeted, (refs, own) => {
+    const run = (refs: readonly RowRef[], own: Call): Promise<R> => {
       refuseDuplicates(method, refs)
       const acquire = (context: QueryContext, state: TransactionState): Promise<readonly Row[]> => {
         claim.transaction = context.transaction
         return acquireLocks(own, refs, context, state)
       }
       return runUnderLocks(own, acquire, fn, { opensTransaction: true, isolationLevel, retry })
-    })
+    }
+    return await traceCall(call, () => withRows(call, targeted, run))
   } finally {
     claim.isReleased = true
   }
@@ -311,9 +315,7 @@ export async function acquireLock(
 ): Promise<Row> {
   let read: RowRead | undefined
   try {
-    read = await lockingRead(call, ref.model, context, (hint, clause) =>
-      selectRow(ref, call.dialect, context, hint, clause),
-    )
+    read = await lockingRead(call, ref, context, (hint, clause) => selectRow(ref, call.dialect, context, hint, clause))
   } catch (error) {
     throw toMissingRow(error, call, ref.facts)
   }

@@ -4,6 +4,7 @@ import { usage } from '../errors/usage.js'
 import { nextRow } from '../rows/row-query.js'
 import type { RowOrder, RowQuery } from '../rows/row-query.js'
 import type { RowRef } from '../rows/row-ref.js'
+import { traceCall } from '../sequelize/channels.js'
 import { sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import { Statement } from '../sequelize/statement.js'
@@ -103,31 +104,33 @@ export async function withNext<M extends Model, R>(
     )
   const orderBy = (statement: Statement): string => orderSql(order, statement)
 
-  if (joined || !call.dialect.locksScannedRows) {
-    return run(async (context) => {
+  const runFirst = (): Promise<R | undefined> =>
+    run(async (context) => {
       const select = (): Promise<RowRef[]> =>
         selectKeys(call, query, context, (statement) => `${orderBy(statement)} LIMIT 1 ${clause}`)
-      const [first] = await lockingRead(call, query.model, context, select)
+      const [first] = await lockingRead(call, query, context, select)
       return first
     })
+  const runListed = async (): Promise<R | undefined> => {
+    const held = new Set<string>()
+    for (let limit = firstSearch; ;) {
+      const listed = await readOutside(call, (context) =>
+        selectKeys(call, query, context, (statement) => `${orderBy(statement)} LIMIT ${limit}`),
+      )
+      const untried = listed.filter(({ key }) => !held.has(key))
+      if (untried.length > 0) {
+        let isFound = false
+        const result = await run(async (context) => {
+          const ref = await claimOne(call, query, untried, held, context)
+          isFound = ref !== undefined
+          return ref
+        })
+        if (isFound) return result
+      } else if (listed.length < limit) return undefined
+      else limit *= 4
+    }
   }
-  const held = new Set<string>()
-  for (let limit = firstSearch; ;) {
-    const listed = await readOutside(call, (context) =>
-      selectKeys(call, query, context, (statement) => `${orderBy(statement)} LIMIT ${limit}`),
-    )
-    const untried = listed.filter(({ key }) => !held.has(key))
-    if (untried.length > 0) {
-      let isFound = false
-      const result = await run(async (context) => {
-        const ref = await claimOne(call, query, untried, held, context)
-        isFound = ref !== undefined
-        return ref
-      })
-      if (isFound) return result
-    } else if (listed.length < limit) return undefined
-    else limit *= 4
-  }
+  return traceCall(call, joined || !call.dialect.locksScannedRows ? runFirst : runListed)
 }
 
 /** Locks the first of some rows that no other session holds; none if that row no longer meets the conditions. */

@@ -13,6 +13,7 @@ import { identifyTarget } from '../rows/row-query.js'
 import { refuseRoundedKey } from '../rows/row-ref.js'
 import type { RowRef, Target } from '../rows/row-ref.js'
 import { assignStored, refuseUnsavedChanges, rowStateOf } from '../rows/row-state.js'
+import { traceCall } from '../sequelize/channels.js'
 import { changedAttributes, keyFormat, valuesOf, versionAttribute } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
 import { failureOf, sendForRows, statementRetry } from '../sequelize/send.js'
@@ -92,15 +93,18 @@ export async function withOptimisticLock<M extends Model, R>(
   try {
     const call = await startCall({ method, session, row: facts, transaction: undefined, logging })
     let attempts = 0
-    return await withRows(call, [row], ([ref], own) =>
-      retry(
-        () => attemptSave(own, ref!, (row) => fn(row as unknown as M), ++attempts),
-        (error) => error instanceof StaleRowError || (isConflict(error) && !(error instanceof CallbackFailed)),
-        policy ?? {},
-      ),
-    )
-  } catch (error) {
-    throw error instanceof CallbackFailed ? error.cause : error
+    const save = (): Promise<R> =>
+      withRows(call, [row], ([ref], own) =>
+        retry(
+          own,
+          () => attemptSave(own, ref!, (row) => fn(row as unknown as M), ++attempts),
+          (error) => error instanceof StaleRowError || (isConflict(error) && !(error instanceof CallbackFailed)),
+          policy ?? {},
+        ),
+      ).catch((error: unknown) => {
+        throw error instanceof CallbackFailed ? error.cause : error
+      })
+    return await traceCall(call, save)
   } finally {
     claim.isReleased = true
   }
@@ -113,9 +117,11 @@ class CallbackFailed extends Error {}
 async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Promise<R>, attempts: number): Promise<R> {
   const { method, session, logging } = call
   const version = versionAttribute(ref.model)!
-  const read = await selectRow(ref, call.dialect, { transaction: undefined, logging }).catch((error: unknown) => {
-    throw toMissingRow(error, call, ref.facts)
-  })
+  const read = await selectRow(ref, call.dialect, { method, row: call.row, transaction: undefined, logging }).catch(
+    (error: unknown) => {
+      throw toMissingRow(error, call, ref.facts)
+    },
+  )
   if (!read) throw new RowNotFoundError(method, ref.facts)
   const { row: fresh, texts } = read
   refuseRoundedKey(method, ref, fresh)
@@ -148,7 +154,7 @@ async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Pro
   }
   try {
     state.isSavingVersion = true
-    await enqueueWriter(method, session.sequelize, call.dialect, () => row.save(options))
+    await enqueueWriter(call, () => row.save(options))
     return result
   } catch (error) {
     // A hook failed after the UPDATE: the row is saved.
@@ -168,7 +174,7 @@ async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Pro
 
 /** @throws {ConflictError} the database skipped the row: the version that its UPDATE compared is still the stored one */
 async function refuseSkippedRow(
-  { method, session, dialect, logging }: Call,
+  { method, session, dialect, row, logging }: Call,
   { model, primaryKey, facts }: RowRef,
   columns: readonly string[],
   versionRead: unknown,
@@ -177,7 +183,7 @@ async function refuseSkippedRow(
   const select = new Statement({ session, model })
   const version = `${select.column(versionAttribute(model)!)} AS ${select.name('version')}`
   const sql = `SELECT ${version} FROM ${select.table()} WHERE ${select.row(primaryKey)}`
-  const context = { transaction: undefined, logging }
+  const context = { method, row, transaction: undefined, logging }
   const [stored] = await sendForRows<{ version: unknown }>(session, sql, select.binds, context)
   if (!stored || Number(stored.version) !== Number(versionRead)) return
   throw ConflictError.skipped(method, facts, columns, dialect.skipsRows('UPDATE'))

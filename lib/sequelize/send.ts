@@ -2,12 +2,14 @@ import { BaseError, ConnectionError, QueryTypes } from 'sequelize'
 import type { Logging, QueryOptionsWithType, Transaction } from 'sequelize'
 import { probeText } from '../dialects/connector.js'
 import type { Dialect, DriverError, Failure } from '../dialects/dialect.js'
+import { traceStatement } from './channels.js'
+import type { CallFacts } from './channels.js'
 import type { Row, RowModel } from './internals.js'
 import { checkedBy } from './options.js'
 import type { Session } from './session.js'
 
-/** The transaction and the logger of a statement. */
-export interface QueryContext {
+/** The call that sends a statement, its transaction and its logger. */
+export interface QueryContext extends CallFacts {
   readonly transaction: Transaction | undefined
   readonly logging: Logging['logging'] | undefined
 }
@@ -23,13 +25,14 @@ export function sendForRows<R extends object>(
   context: QueryContext,
   model?: RowModel,
 ): Promise<R[]> {
-  return session.sequelize.query<R>(sql, {
+  const options = {
     bind: binds,
     ...queryOptions(session, context),
     type: QueryTypes.SELECT,
     raw: true,
     ...(model && { model }),
-  } as QueryOptionsWithType<QueryTypes.SELECT>)
+  } as QueryOptionsWithType<QueryTypes.SELECT>
+  return send(session, sql, context, () => session.sequelize.query<R>(sql, options), countRows)
 }
 
 /** Sends a SELECT of whole rows and returns instances, parsed as by Sequelize's own finders. */
@@ -49,7 +52,7 @@ export function sendForInstances(
     // The name of a table with a schema is an object with its own toString.
     tableNames: [(model.getTableName() as { toString(): string }).toString()],
   }
-  return session.sequelize.query<Row>(sql, options)
+  return send(session, sql, context, () => session.sequelize.query<Row>(sql, options), countRows)
 }
 
 /**
@@ -64,7 +67,29 @@ export function sendForHeader(
   model?: RowModel,
 ): Promise<[header: unknown, rest: unknown]> {
   const options = { bind: binds, ...queryOptions(session, context), type: QueryTypes.RAW as const }
-  return session.sequelize.query(sql, (model ? { ...options, model } : options) as typeof options)
+  const own = (model ? { ...options, model } : options) as typeof options
+  return send(session, sql, context, () => session.sequelize.query(sql, own), countWrittenRows)
+}
+
+/** Sends a statement, and publishes it. */
+function send<R>(
+  { sequelize }: Session,
+  sql: string,
+  context: QueryContext,
+  query: () => Promise<R>,
+  rowsOf: (result: R) => number | undefined,
+): Promise<R> {
+  const isInTransaction = context.transaction !== undefined
+  return traceStatement(context, () => ({ dialect: sequelize.getDialect(), sql, isInTransaction }), query, rowsOf)
+}
+
+function countRows({ length }: readonly unknown[]): number {
+  return length
+}
+
+/** The affected rows in the result of {@link sendForHeader}. */
+function countWrittenRows([header, rest]: [header: unknown, rest: unknown]): number | undefined {
+  return typeof rest === 'number' ? rest : (header as { affectedRows?: number } | undefined)?.affectedRows
 }
 
 /**

@@ -86,7 +86,7 @@ export async function execute<P, R = P>(call: Call, work: Work<P, R>, plan: Plan
     hasCallbackStarted = false
     attempts++
     if (plan.opensTransaction) return openTransaction(call, plan, run)
-    const context = { transaction: undefined, logging: call.logging }
+    const context = { method: call.method, row: call.row, transaction: undefined, logging: call.logging }
     return inWriterQueue(call, () => run(context, undefined))
   }
   const isRetryable = (error: unknown): boolean => {
@@ -97,9 +97,9 @@ export async function execute<P, R = P>(call: Call, work: Work<P, R>, plan: Plan
       : !hasCallbackStarted && isConflict(error)
   }
   try {
-    const { transaction, logging, dialect } = call
-    if (transaction) return await run({ transaction, logging }, watchTransaction(transaction, dialect))
-    return await retry(attempt, isRetryable, plan.retry ?? statementRetries)
+    const { method, row, transaction, logging, dialect } = call
+    if (transaction) return await run({ method, row, transaction, logging }, watchTransaction(transaction, dialect))
+    return await retry(call, attempt, isRetryable, plan.retry ?? statementRetries)
   } catch (error) {
     if (error instanceof AfterCommit) throw error.cause as Error
     if (!hasCallbackStarted) throw toLibraryError(error, call)
@@ -119,8 +119,8 @@ export function inSavepoint<R>(
 }
 
 /** Runs `fn` in the turn of this writer, on a database with one writer. */
-function inWriterQueue<R>({ method, session, dialect }: Call, fn: () => Promise<R>, wait?: SlotWait): Promise<R> {
-  return dialect.writerQueue ? enqueueWriter(method, session.sequelize, dialect, fn, wait) : fn()
+function inWriterQueue<R>(call: Call, fn: () => Promise<R>, wait?: SlotWait): Promise<R> {
+  return call.dialect.writerQueue ? enqueueWriter(call, fn, wait) : fn()
 }
 
 /** Wraps an error that a hook threw after a successful COMMIT: do not restore, retry or translate. */
@@ -136,7 +136,7 @@ async function openTransaction<R>(
   { isolationLevel }: Plan,
   work: (context: QueryContext, state: TransactionState) => Promise<R>,
 ): Promise<R> {
-  const { method, session, dialect, logging } = call
+  const { method, session, dialect, row, logging } = call
   const { sequelize } = session
   if (isolationLevel !== undefined && !dialect.isolationLevels.includes(isolationLevel)) {
     throw usage.isolationLevel(method, isolationLevel, dialect.name)
@@ -157,7 +157,7 @@ async function openTransaction<R>(
   const run = async (transaction: Transaction): Promise<R> => {
     state = watchTransaction(transaction, dialect)
     state.own()
-    const result = await runWith({ scope }, () => work({ transaction, logging }, state!))
+    const result = await runWith({ scope }, () => work({ method, row, transaction, logging }, state!))
     isCommitting = true
     return result
   }

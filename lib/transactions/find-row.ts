@@ -69,7 +69,7 @@ async function findRow(call: Call, query: RowQuery): Promise<RowRef> {
   const search = (): Promise<RowRef[]> =>
     read((context) =>
       call.transaction
-        ? lockingRead(own, model, context, (hint, clause) =>
+        ? lockingRead(own, query, context, (hint, clause) =>
             selectKeys(own, query, context, () => `LIMIT 2 ${clause}`, hint),
           )
         : selectKeys(own, query, context, () => 'LIMIT 2'),
@@ -88,8 +88,9 @@ async function findRow(call: Call, query: RowQuery): Promise<RowRef> {
 
 /** Reads outside of any transaction, again after a conflict. */
 export async function readOutside<R>(call: Call, read: (context: QueryContext) => Promise<R>): Promise<R> {
+  const { method, row, logging } = call
   try {
-    return await retry(() => read({ transaction: undefined, logging: call.logging }), isConflict, statementRetries)
+    return await retry(call, () => read({ method, row, transaction: undefined, logging }), isConflict, statementRetries)
   } catch (error) {
     throw toLibraryError(error, call)
   }

@@ -1,4 +1,6 @@
 import type { Setting } from '../dialects/dialect.js'
+import type { RowFacts } from '../errors/errors.js'
+import { traceLock } from '../sequelize/channels.js'
 import { beginsImmediate } from '../sequelize/internals.js'
 import type { RowModel } from '../sequelize/internals.js'
 import { sendForHeader, sendForRows } from '../sequelize/send.js'
@@ -8,21 +10,23 @@ import { Statement } from '../sequelize/statement.js'
 import type { Call } from './execute.js'
 
 /**
- * Runs a locking read in a transaction, and limits its wait as the call says.
+ * Runs a locking read in a transaction, limits its wait as the call says, and publishes the wait.
+ * @param target the row, or the query of rows
  * @param read gets the SQL after SELECT, and the SQL at the end of the statement
  */
 export function lockingRead<R>(
   call: Call,
-  model: RowModel,
+  { model, facts }: { readonly model: RowModel; readonly facts: RowFacts },
   context: QueryContext,
   read: (hint: string, clause: string) => Promise<R>,
 ): Promise<R> {
-  const { dialect, session, timeoutMs } = call
+  const { method, dialect, session, timeoutMs } = call
   const { hint = '', clause = dialect.lockClause, setting } = timeoutMs === undefined ? {} : dialect.lockWait(timeoutMs)
-  const locked = async (): Promise<R> => {
+  const wait = async (): Promise<R> => {
     await takeWriteLock(call, model, context)
     return read(hint, clause)
   }
+  const locked = (): Promise<R> => traceLock({ method, row: facts }, { kind: 'row', timeoutMs }, wait)
   return setting ? withSetting(session, setting, context, locked) : locked()
 }
 

@@ -1,6 +1,7 @@
 import type { Logging, Sequelize, Transaction } from 'sequelize'
 import { usage } from '../errors/usage.js'
 import { isSequelize } from '../rows/row-ref.js'
+import { traceCall } from '../sequelize/channels.js'
 import { sessionOf } from '../sequelize/session.js'
 import { checkIsolationLevel, execute, runCallback, startCall } from './execute.js'
 import { ambientTransaction, innermostScope, refuseOutside } from './join.js'
@@ -56,12 +57,14 @@ export async function retryTransaction<R>(
   if (scope?.isOver === false || ambientTransaction(session)) throw usage.retryJoined(method)
   refuseOutside(session, method, 'this call')
   const call = await startCall({ method, session, row: undefined, transaction: undefined, logging })
-  return execute(
-    call,
-    {
-      statements: () => Promise.resolve(),
-      callback: (_prepared, { transaction }, state) => runCallback(call, state, transaction!, () => fn(transaction!)),
-    },
-    { opensTransaction: true, isolationLevel, retry },
+  return traceCall(call, () =>
+    execute(
+      call,
+      {
+        statements: () => Promise.resolve(),
+        callback: (_prepared, { transaction }, state) => runCallback(call, state, transaction!, () => fn(transaction!)),
+      },
+      { opensTransaction: true, isolationLevel, retry },
+    ),
   )
 }

@@ -1,5 +1,8 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { usage } from '../errors/usage.js'
+import { publishRetry } from '../sequelize/channels.js'
+import type { CallFacts } from '../sequelize/channels.js'
+import { failureOf } from '../sequelize/send.js'
 
 /** How often a call is tried again, and after which pauses. */
 export interface RetryOptions {
@@ -62,6 +65,7 @@ export const statementRetries: RetryOptions = { maxAttempts: 3 }
  * @see https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
  */
 export async function retry<R>(
+  call: CallFacts,
   attempt: () => Promise<R>,
   isRetryable: (error: unknown) => boolean,
   options: RetryOptions,
@@ -76,7 +80,9 @@ export async function retry<R>(
     } catch (error) {
       if (number >= maxAttempts || !isRetryable(error)) throw error
       const delayMs = random() * Math.min(maxDelayMs, baseDelayMs * 2 ** (number - 1))
-      await onRetry?.({ error, attempt: number, maxAttempts, delayMs })
+      const failed = { error, attempt: number, maxAttempts, delayMs }
+      publishRetry(call, failed, () => failureOf(error) ?? 'stale row')
+      await onRetry?.(failed)
       // The AbortError of the timer would hide the reason of the signal.
       await pause(delayMs, undefined, signal && { signal }).catch(() => undefined)
     }

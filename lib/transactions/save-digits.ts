@@ -151,8 +151,8 @@ async function readText(
   column: string,
   { transaction, logging }: UpdateOptions,
 ): Promise<string | undefined> {
-  const { model, primaryKey } = RowRef.of(instance)
-  const context = { transaction: transaction ?? undefined, logging }
+  const { model, primaryKey, facts } = RowRef.of(instance)
+  const context = { method: 'save', row: facts, transaction: transaction ?? undefined, logging }
   const dialect = session.dialect ?? (await recogniseDialect(session, context))
   const select = new Statement({ session, model })
   const type = attributeType(model, column) as Column['type']

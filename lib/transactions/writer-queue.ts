@@ -1,7 +1,10 @@
 import type { Sequelize } from 'sequelize'
 import type { Dialect } from '../dialects/dialect.js'
 import { OutsideTransactionError } from '../errors/errors.js'
+import { traceLock } from '../sequelize/channels.js'
+import type { CallFacts } from '../sequelize/channels.js'
 import { sequelizeInternals } from '../sequelize/internals.js'
+import type { Session } from '../sequelize/session.js'
 import { currentContext, runWith } from './async-context.js'
 import type { WriterSlot } from './async-context.js'
 
@@ -28,17 +31,21 @@ export interface SlotWait {
   readonly error: () => Error
 }
 
+/** A call that writes. */
+interface WriterCall extends CallFacts {
+  readonly session: Session
+  readonly dialect: Dialect
+}
+
 /** Runs `fn` when no other writer of this process has a slot, in the order of calls. */
-export function enqueueWriter<R>(
-  method: string,
-  sequelize: Sequelize,
-  dialect: Dialect,
-  fn: () => Promise<R>,
-  wait?: SlotWait,
-): Promise<R> {
-  refuseSelfDeadlock(method, sequelize, dialect)
-  const database = queueOf(sequelize, dialect)
-  return database === undefined ? fn() : runInQueue(database, fn, wait)
+export function enqueueWriter<R>(call: WriterCall, fn: () => Promise<R>, wait?: SlotWait): Promise<R> {
+  const { method, session, dialect } = call
+  refuseSelfDeadlock(method, session.sequelize, dialect)
+  const database = queueOf(session.sequelize, dialect)
+  if (database === undefined) return fn()
+  return runInQueue(database, fn, wait, (turn) =>
+    traceLock(call, { kind: 'writer queue', timeoutMs: wait?.timeoutMs }, turn),
+  )
 }
 
 /** @throws {OutsideTransactionError} the current code runs in the call that holds the slot */
@@ -60,7 +67,12 @@ export function enqueueStatement<R>(sequelize: Sequelize, dialect: Dialect, send
   return queueOf(sequelize, dialect) === sequelize && !holdsSlot(sequelize) ? runInQueue(sequelize, send) : send()
 }
 
-async function runInQueue<R>(database: Database, fn: () => Promise<R>, wait?: SlotWait): Promise<R> {
+async function runInQueue<R>(
+  database: Database,
+  fn: () => Promise<R>,
+  wait?: SlotWait,
+  trace: (turn: () => Promise<void>) => Promise<void> = (turn) => turn(),
+): Promise<R> {
   const before = queues.get(database)
   let done!: () => void
   const mine = new Promise<void>((resolve) => (done = resolve))
@@ -69,12 +81,14 @@ async function runInQueue<R>(database: Database, fn: () => Promise<R>, wait?: Sl
     if (queues.get(database) === mine) queues.delete(database)
     done()
   }
-  if (before && wait && !(await endsWithin(before, wait.timeoutMs))) {
-    // Later writers still wait for the earlier ones.
-    void before.then(leave)
-    throw wait.error()
+  if (before) {
+    await trace(async () => {
+      if (!wait || (await endsWithin(before, wait.timeoutMs))) return before
+      // Later writers still wait for the earlier ones.
+      void before.then(leave)
+      throw wait.error()
+    })
   }
-  await before
   const writerSlot: WriterSlot = {
     database,
     isOver: false,

@@ -8,6 +8,7 @@ import { rowConditions } from '../rows/row-conditions.js'
 import { identifyTarget } from '../rows/row-query.js'
 import { jsonColumnType } from '../rows/row-ref.js'
 import type { Target } from '../rows/row-ref.js'
+import { traceCall } from '../sequelize/channels.js'
 import { jsonAttributes } from '../sequelize/internals.js'
 import type { RowModel } from '../sequelize/internals.js'
 import type { RetryOptions } from '../transactions/retry.js'
@@ -102,7 +103,8 @@ export async function atomicUpdate(
     ...splitChanges(method, row.model, changes, conditions),
     where: where === undefined ? [] : rowConditions(method, row.model, where),
   }
-  const { row: stored } = await writeRow(request, others, others.returning ? 'row' : 'nothing')
+  const answer = others.returning ? 'row' : 'nothing'
+  const { row: stored } = await traceCall({ method, row: row.facts }, () => writeRow(request, others, answer))
   return row.instance ?? stored
 }
 

@@ -18,6 +18,7 @@ import type { TargetRow } from '../rows/row-query.js'
 import { RowRef } from '../rows/row-ref.js'
 import type { Target, TargetByKey } from '../rows/row-ref.js'
 import { rowStateOf } from '../rows/row-state.js'
+import { traceCall } from '../sequelize/channels.js'
 import {
   attributesOf,
   fieldOf,
@@ -133,7 +134,8 @@ export async function atomicUpsert<M extends Model, const G extends object>(
       state!.runCall(rowKey, `${method}()`, () => writeOrInsert(call, upsert))
     return execute(call, { statements }, { opensTransaction: false })
   }
-  return joined ? perform() : trackUnsettled(session, perform())
+  const performed = traceCall({ method, row: facts }, perform)
+  return joined ? performed : trackUnsettled(session, performed)
 }
 
 /** One call, after all checks that need no row. */

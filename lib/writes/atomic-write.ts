@@ -16,6 +16,7 @@ import type { TargetRow } from '../rows/row-query.js'
 import { jsonColumnType, RowRef } from '../rows/row-ref.js'
 import type { Target } from '../rows/row-ref.js'
 import { assignStored, findRowState, refuseUnsavedChanges, rowStateOf } from '../rows/row-state.js'
+import { publishBatch, traceCall } from '../sequelize/channels.js'
 import { isChanged, updatedAtAttribute, valuesOf, versionAttribute } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { policyOf } from '../sequelize/model-state.js'
@@ -61,7 +62,8 @@ export async function write(
   if (!Array.isArray(conditions) || !conditions.every(isCondition)) throw usage.conditions(method, conditions)
   const request = { method, row, documents: [{ column, type, operations, conditions }], changes: {}, where: [] }
   const { returning = false } = others
-  const written = await writeRow(request, others, returning ? 'documents' : 'nothing')
+  const answer = returning ? 'documents' : 'nothing'
+  const written = await traceCall({ method, row: row.facts }, () => writeRow(request, others, answer))
   return row.instance ?? (returning ? written.documents![0] : undefined)
 }
 
@@ -198,7 +200,11 @@ async function sendBatched(
   refuseSelfDeadlock(method, session.sequelize, dialect)
   const own: JsonCall = { call, request, operations, batchKey: batchKey(request, options) }
   return coalesce(session, row.model.getAttributes(), `${column} ${row.key}`, own, {
-    send: (calls, together) => send(batchCall(calls), batchWrite(calls, together)),
+    send: (calls, together) => {
+      const first = batchCall(calls)
+      publishBatch(first, { column, calls: calls.length })
+      return send(first, batchWrite(calls, together))
+    },
     maxBytes: Math.min(maxBatchBytes, (dialect.maxStatementBytes ?? Infinity) / 4),
     isOfOneCall: (error) =>
       error instanceof JsonShapeError ||

@@ -12,6 +12,7 @@ import { identifyRow, RowRef } from '../rows/row-ref.js'
 import { valuesOf } from '../sequelize/internals.js'
 import type { RowModel } from '../sequelize/internals.js'
 import { modelStateOf } from '../sequelize/model-state.js'
+import { traceCall } from '../sequelize/channels.js'
 import { sendForHeader, sendForInstances } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import { Statement } from '../sequelize/statement.js'
@@ -108,7 +109,7 @@ export async function updateWhere<M extends Model, const G extends object>(
       .reduceRight<() => Promise<number>>((next, key) => () => state!.runCall(key, `${method}()`, next), savepoint)
     return state!.runCall(undefined, `${method}()`, inTurn)
   }
-  return execute(call, { statements }, { opensTransaction: true, retry })
+  return traceCall(call, () => execute(call, { statements }, { opensTransaction: true, retry }))
 }
 
 /** A locked row, and the combination of variants that matches it. */
@@ -180,7 +181,7 @@ async function lockRows(
   refuseTooLarge(method, column, select.bytes(sql, dialect.maxStatementBytes), dialect)
   refuseTooManyBinds(method, column, select.countBinds(sql, maxBinds), maxBinds, dialect)
   try {
-    return await lockingRead(call, model, context, async (hint, clause) => {
+    return await lockingRead(call, query, context, async (hint, clause) => {
       const rows = await sendForInstances(query, `${prefix}SELECT ${hint}${sql} ${clause}`, select.binds, context)
       return rows.map((row) => {
         const found = valuesOf(row)[kindAlias] as number | string | null

@@ -10,15 +10,16 @@ const { retry } = require(resolve('dist/transactions/retry.js')) as typeof impor
 
 describe('the pauses between attempts', () => {
   const conflict = new Error('conflict')
+  const call = { method: 'withLock', row: undefined }
 
   /** Runs attempts that all fail, and returns the pauses that were made. */
-  async function pauses(options: Parameters<typeof retry>[2], dice: number): Promise<number[]> {
+  async function pauses(options: Parameters<typeof retry>[3], dice: number): Promise<number[]> {
     const pause = sinon.stub<[number], Promise<void>>().resolves()
     const attempt = sinon.stub().rejects(conflict)
     const time = { random: () => dice, pause: pause as never }
     expect(
       await rejection(
-        retry(attempt, () => true, options, time),
+        retry(call, attempt, () => true, options, time),
         Error,
       ),
     ).to.equal(conflict)
@@ -46,7 +47,7 @@ describe('the pauses between attempts', () => {
     })
     const attempt = sinon.stub().onThirdCall().resolves('done').rejects(conflict)
     const time = { random: () => 1, pause: pause as never }
-    expect(await retry(attempt, () => true, { onRetry: (failed) => told.push(failed) }, time)).to.equal('done')
+    expect(await retry(call, attempt, () => true, { onRetry: (failed) => told.push(failed) }, time)).to.equal('done')
     expect(told).to.deep.equal([
       { error: conflict, attempt: 1, maxAttempts: 5, delayMs: 10 },
       { error: conflict, attempt: 2, maxAttempts: 5, delayMs: 20 },
@@ -55,7 +56,7 @@ describe('the pauses between attempts', () => {
     const onRetry = sinon.stub().throws(enough)
     expect(
       await rejection(
-        retry(sinon.stub().rejects(conflict), () => true, { onRetry }, time),
+        retry(call, sinon.stub().rejects(conflict), () => true, { onRetry }, time),
         Error,
       ),
     ).to.equal(enough)
@@ -64,7 +65,7 @@ describe('the pauses between attempts', () => {
   it('follow only what is worth another attempt', async () => {
     const attempt = sinon.stub().rejects(conflict)
     await rejection(
-      retry(attempt, (error) => error !== conflict, {}),
+      retry(call, attempt, (error) => error !== conflict, {}),
       Error,
     )
     expect(attempt.callCount).to.equal(1)
