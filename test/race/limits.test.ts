@@ -619,8 +619,10 @@ eachDatabase('what explore() proves', (database) => {
     const refusals: Record<string, [Partial<Record<keyof ExploreOptions<number> | 'seed', unknown>> | null, RegExp]> = {
       'no options': [null, /expected an object of options, got null/],
       'an unknown option': [{ seed: 1 }, /no option "seed"/],
-      'no Sequelize instance': [{ sequelize: {} }, /expected sequelize to be a Sequelize instance/],
-      'an admin that is none': [{ admin: {} }, /expected admin to be a Sequelize instance/],
+      'no Sequelize instance': [{ sequelize: {} }, /expected sequelize to be a pool or a connection/],
+      'no connections': [{ connections: [] }, /expected connections to be an array of pools.*, got \[\]/],
+      'a connection that is none': [{ connections: [{}] }, /expected connections\[0\] to be a pool or a/],
+      'an admin that is none': [{ admin: {} }, /expected admin to be a pool or a connection of mysql2, pg or mariadb/],
       'no setup': [{ setup: undefined }, /expected setup to be a function/],
       'a check that is none': [{ check: 1 }, /expected check to be a function/],
       'one participant': [{ participants: { A: nothing } }, /two functions or more/],

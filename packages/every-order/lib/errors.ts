@@ -37,7 +37,7 @@ export class StuckError extends Error {
   constructor(names: readonly string[], milliseconds: number) {
     super(
       `explore: ${names.join(' and ')} sent no statement for ${milliseconds} ms and did not end, so the exploration cannot continue. ` +
-        `A participant must not wait for a timer, a lock in this process, a connection that another participant holds, or a server lock that is not a row lock, such as GET_LOCK: shorten or fake the timer, and set pool: { max } to twice the participants.`,
+        `A participant must not wait for a timer, a lock in this process, a connection that another participant holds, or a server lock that is not a row lock, such as GET_LOCK: shorten or fake the timer, and give the pool twice as many connections as participants.`,
     )
   }
 }
@@ -134,13 +134,25 @@ export function messageOf(error: unknown): string {
 export const usage = {
   options: (method: string, value: unknown): UsageError =>
     new UsageError(
-      `${method}: expected an object of options, got ${String(value)}. Write ${method}({ sequelize, setup, participants: { A: (context) => …, B: (context) => … } }).`,
+      `${method}: expected an object of options, got ${String(value)}. Write ${method}({ connections: [pool], setup, participants: { A: (context) => …, B: (context) => … } }).`,
     ),
   unknownOption: (method: string, name: string, names: readonly string[]): UsageError =>
     new UsageError(`${method}: there is no option "${name}". Use: ${names.join(', ')}.`),
-  sequelize: (method: string, name: string): UsageError =>
+  connections: (method: string, value: unknown): UsageError =>
     new UsageError(
-      `${method}: expected ${name} to be a Sequelize instance. Write { ${name}: new Sequelize(url, { pool: { max: 10 } }) }.`,
+      `${method}: expected connections to be an array of pools, connections or ORMs, got ${inspect(value, { depth: 0 })}. Write { connections: [pool] }.`,
+    ),
+  connection: (method: string, name: string): UsageError =>
+    new UsageError(
+      `${method}: expected ${name} to be a pool or a connection of mysql2, pg or mariadb, a Sequelize instance, Knex, an initialized DataSource of TypeORM, or a database of Drizzle. For another ORM, pass the pool of its driver.`,
+    ),
+  driver: (method: string, name: string): UsageError =>
+    new UsageError(
+      `${method}: the connections are of ${name}, and their statements cannot be held. Use mysql2, pg or mariadb, or Sequelize with SQLite.`,
+    ),
+  servers: (method: string, names: readonly string[]): UsageError =>
+    new UsageError(
+      `${method}: the connections reach different databases (${names.join('; ')}), and one server cannot report the lock waits of another one. Pass connections of one database, and check the other one in a test of its own.`,
     ),
   callback: (method: string, name: string): UsageError =>
     new UsageError(`${method}: expected ${name} to be a function. Write { ${name}: async () => { … } }.`),
@@ -164,7 +176,7 @@ export const usage = {
     ),
   pool: (method: string, max: number, participants: number): UsageError =>
     new UsageError(
-      `${method}: the pool has ${max} connection${max === 1 ? '' : 's'} for ${participants} participants, so they would wait for connections instead of locks. Write new Sequelize(url, { pool: { max: ${participants * 2} } }).`,
+      `${method}: there ${max === 1 ? 'is 1 connection' : `are ${max} connections`} for ${participants} participants, so they would wait for connections instead of locks. Give the pool ${participants * 2}: { connectionLimit: ${participants * 2} } for mysql2 and mariadb, { max: ${participants * 2} } for pg, { pool: { max: ${participants * 2} } } for Sequelize and Knex.`,
     ),
   inMemory: (method: string): UsageError =>
     new UsageError(
@@ -180,6 +192,6 @@ export const usage = {
     ),
   gated: (method: string): UsageError =>
     new UsageError(
-      `${method}: it is called by setup, a check or a participant of an exploration of the same Sequelize instance, for which it would have to wait. Call it after that one, or give it an instance of its own.`,
+      `${method}: it is called by setup, a check or a participant of an exploration of the same connections, for which it would have to wait. Call it after that one, or give it connections of its own.`,
     ),
 } as const

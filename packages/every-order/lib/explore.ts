@@ -198,7 +198,6 @@ class Exploration<C> {
   /** Runs the participants one after the other, to fill caches: otherwise the first schedule sends other statements. */
   async #prepare(): Promise<void> {
     const { setup, check } = this.#options
-    await this.#laboratory.openConnections()
     if (check) await this.#laboratory.runSerially(await setup(), this.#names)
     else for (const reason of await this.#oracle.prepare()) this.#reasons.add(reason)
   }

@@ -1,78 +1,76 @@
-import type { Model, ModelStatic, QueryTypes, Sequelize } from 'sequelize'
-import { nameOf, tableOf } from './statement.js'
-
-/** The object that Sequelize 6 creates for every statement, including BEGIN and COMMIT. */
-interface Query {
-  readonly connection: object
-  readonly options: QueryOptions
-  run(sql: string, parameters?: unknown): Promise<unknown>
-}
-
-/** The options of the call that sends a statement. */
-interface QueryOptions {
-  readonly transaction?: object | null
-  readonly type?: string
-  readonly instance?: unknown
-  readonly wholeColumnWrites?: unknown
-}
-
-type QueryClass = new (...words: unknown[]) => Query
+import type { Server } from './servers.js'
 
 /** A statement that has reached the gate. */
 export interface Passing {
   readonly sql: string
   readonly parameters: unknown
+  /** The connection object of the driver. */
   readonly connection: object
-  readonly inTransaction: boolean
-  readonly options: QueryOptions
-  /** The model of its table. */
-  readonly model: ModelStatic<Model> | undefined
+  /** Its main table, if it is known. */
+  readonly table: Table | undefined
   /** Sends the statement, or `sql` in its place. */
-  readonly send: (sql?: string) => Promise<unknown>
+  readonly send: (sql?: string) => unknown
+  /** The rows of a result of `send`. */
+  readonly rowsOf: (answer: unknown) => readonly unknown[]
+  /** Closes the connection, in use or not, and removes it from its pool. */
+  readonly discard: () => unknown
 }
 
-/** The type of a query that returns rows. The package loads nothing of Sequelize, of which there may be several copies. */
-export const select: QueryTypes.SELECT = 'SELECT' as never
-
-/** Whether a value is an instance of Sequelize 6, of any copy of it. */
-export function isSequelize(value: unknown): value is Sequelize {
-  const { query, getDialect, dialect } = (value ?? {}) as {
-    query: unknown
-    getDialect: unknown
-    dialect?: { Query?: unknown }
-  }
-  return [query, getDialect, dialect?.Query].every((each) => typeof each === 'function')
+/** What an exploration knows of a table. */
+export interface Table {
+  /** The columns of the primary key, by their names in the rows of a read, and in the table. */
+  readonly keys: readonly { readonly attribute: string; readonly field: string }[]
+  /** The columns that the database generates. */
+  readonly given: readonly string[]
+  /** The columns with the time of the last change, such as `updatedAt`. */
+  readonly times: readonly string[]
+  /** The table that a column refers to. */
+  readonly references: ReadonlyMap<string, string>
+  /** The column that optimistic locking counts in. */
+  readonly version: string | undefined
 }
 
-/**
- * Passes every statement of a Sequelize instance to `keep`, which sends it. Returns a function that removes the gate.
- *
- * Sequelize's hooks are not sufficient: `beforeQuery` has no SQL text, and `afterQuery` sees neither result nor error.
- * Only the class of this instance is replaced; other instances are unchanged.
- */
-export function installGate(sequelize: Sequelize, keep: (passing: Passing) => Promise<unknown>): () => void {
-  const { dialect } = sequelize as unknown as { dialect: { Query: QueryClass } }
-  const Original = dialect.Query
-  dialect.Query = class extends Original {
-    override run(sql: string, parameters?: unknown): Promise<unknown> {
-      return keep({
-        sql,
-        parameters,
-        connection: this.connection,
-        inTransaction: Boolean(this.options.transaction),
-        options: this.options,
-        model: modelOf(sequelize, nameOf(tableOf(sql) ?? '')),
-        send: (text = sql) => super.run(text, parameters),
-      })
-    }
-  }
-  return () => void (dialect.Query = Original)
+export type Row = Readonly<Record<string, unknown>>
+
+/** A connection, or more, for the statements of the kit, which no gate holds. */
+export interface Session {
+  query<R extends object = Row>(sql: string): Promise<R[]>
+  close(): Promise<void>
 }
 
-/** The model that is stored in a table of this name. */
-export function modelOf(sequelize: Sequelize, table: string): ModelStatic<Model> | undefined {
-  return Object.values(sequelize.models).find((model) => {
-    const name = model.getTableName() as string | { tableName: string }
-    return (typeof name === 'string' ? name : name.tableName) === table
-  })
+/** Where the statements of the participants are held. */
+export interface Gate {
+  /** Whether a statement that the current code sends on this connection is to be kept. */
+  holds(connection: object): boolean
+  /** Sends a statement when it is its turn. */
+  keep(passing: Passing): Promise<unknown>
+  tableOf(sql: string): Table | undefined
+  /** Records a statement that cannot be kept. */
+  goesAround(sql: string): void
+}
+
+/** One of `connections`: a pool, a connection, or an ORM that has a pool. */
+export interface Database {
+  /** The last exploration of it that has started or waits: the next one waits for it. */
+  last: Promise<unknown>
+  /** The maximum number of connections. */
+  readonly max: number
+  /** Opens connections in advance, since connecting can exceed the computing time of a participant. */
+  open(count: number): Promise<OpenDatabase>
+}
+
+/** A database during an exploration. */
+export interface OpenDatabase extends Session {
+  readonly dialect: 'mysql' | 'postgres' | 'sqlite'
+  /** The connections that were open at the start. */
+  readonly connections: ReadonlySet<object>
+  table(name: string): Table | undefined
+  /** Whether a connection of its driver reaches the same server. */
+  reaches(connection: object): boolean
+  /** Another session with the same credentials, which the participants cannot exhaust. */
+  connect(): Promise<Session>
+  /** Passes the statements to the gate; returns a function that undoes that. */
+  install(gate: Gate): () => void
+  /** The server, if it is one without sessions of its own. */
+  server?(): Server
 }

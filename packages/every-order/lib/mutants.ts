@@ -13,11 +13,9 @@ const lockingClause =
 export const mutants: Readonly<Record<Mutant, Mutate>> = {
   'strip-lock': ({ sql }) => (/^SELECT\b/i.test(sql) ? sql.replace(lockingClause, '') : sql),
 
-  'strip-version'({ sql, model }) {
-    const { version } = model?.options ?? {}
-    if (!version || !/^UPDATE\b/i.test(sql)) return sql
-    const attribute = typeof version === 'string' ? version : 'version'
-    const column = model!.getAttributes()[attribute]?.field ?? attribute
+  'strip-version'({ sql, table }) {
+    const column = table?.version
+    if (column === undefined || !/^UPDATE\b/i.test(sql)) return sql
     const where = sql.search(/\bWHERE\b/i)
     // Keep the placeholder, because its bind stays.
     const comparison = new RegExp(`[\`"]${column}[\`"] = (\\?|\\$\\d+|\\d+)`)

@@ -1,16 +1,22 @@
 import { types } from 'node:util'
-import type { Sequelize } from 'sequelize'
 import type { Check } from './checkers.js'
+import { databaseOf } from './connections.js'
 import { usage } from './errors.js'
-import { isSequelize } from './gate.js'
 import { mutants } from './mutants.js'
 import type { Mutant } from './mutants.js'
 
 export interface ExploreOptions<C> {
-  /** The instance that the participants use; its pool needs at least one connection for each of them. */
-  readonly sequelize: Sequelize
-  /** An instance of an account that may see the server's lock waits. Default: the credentials of `sequelize`. */
-  readonly admin?: Sequelize
+  /**
+   * What the participants send their statements with: pools and connections of mysql2, pg and mariadb, Sequelize 6, Knex,
+   * TypeORM's DataSource, Drizzle's database. For another ORM, the pool of its driver. All of them reach one database, and
+   * have at least one connection for each participant. What a participant sends on another connection of the same
+   * drivers is held, too.
+   */
+  readonly connections?: readonly object[]
+  /** Short for `connections: [sequelize]`. */
+  readonly sequelize?: object
+  /** A connection of an account that may see the server's lock waits. Default: one with the credentials of the first. */
+  readonly admin?: object
   /** Creates the rows before every schedule; its result is passed to the participants and to `check`. */
   readonly setup: () => C | Promise<C>
   /** Two or more functions, by name. Each runs many times; they must not share instances of models. */
@@ -42,6 +48,7 @@ export interface ExploreOptions<C> {
 }
 
 const optionNames = [
+  'connections',
   'sequelize',
   'admin',
   'setup',
@@ -62,10 +69,13 @@ export function checkOptions<C>(method: string, options: ExploreOptions<C>): voi
   if (typeof options !== 'object' || options === null) throw usage.options(method, options)
   for (const name of Object.keys(options))
     if (!optionNames.includes(name)) throw usage.unknownOption(method, name, optionNames)
-  const { sequelize, admin, setup, participants, check, preemptions = 2, maxSchedules = 1, maxStatements = 1 } = options
+  const { admin, setup, participants, check, preemptions = 2, maxSchedules = 1, maxStatements = 1 } = options
   const { timeoutMs = 1, signal, failures: allowed = 'allow' } = options
-  if (!isSequelize(sequelize)) throw usage.sequelize(method, 'sequelize')
-  if (admin !== undefined && !isSequelize(admin)) throw usage.sequelize(method, 'admin')
+  const connections = connectionsOf(options)
+  if (!Array.isArray(connections) || connections.length === 0) throw usage.connections(method, connections)
+  for (const [index, each] of connections.entries())
+    if (!databaseOf(each)) throw usage.connection(method, options.connections ? `connections[${index}]` : 'sequelize')
+  if (admin !== undefined && !databaseOf(admin)) throw usage.connection(method, 'admin')
   if (typeof setup !== 'function') throw usage.callback(method, 'setup')
   if (check !== undefined && typeof check !== 'function') throw usage.callback(method, 'check')
   const functions = Object.values(participants ?? {})
@@ -78,14 +88,13 @@ export function checkOptions<C>(method: string, options: ExploreOptions<C>): voi
   if (allowed !== 'allow' && allowed !== 'forbid' && !types.isRegExp(allowed)) throw usage.failures(method, allowed)
   const others = options.mutants ?? []
   if (!Array.isArray(others) || !others.every(isMutant)) throw usage.mutants(method, others, Object.keys(mutants))
-  const max = poolMax(sequelize)
+  const max = connections.reduce<number>((sum, each) => sum + databaseOf(each)!.max, 0)
   if (max < functions.length) throw usage.pool(method, max, functions.length)
 }
 
-/** The maximum number of connections. */
-export function poolMax(sequelize: Sequelize): number {
-  const { pool } = (sequelize as unknown as { options: { pool?: { max?: number } } }).options
-  return pool?.max ?? 5
+/** The connections that are explored. */
+export function connectionsOf<C>({ connections, sequelize }: ExploreOptions<C>): readonly unknown[] {
+  return connections ?? [sequelize]
 }
 
 export function isMutant(name: string): name is Mutant {

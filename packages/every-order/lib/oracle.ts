@@ -111,8 +111,7 @@ export class Oracle<C> {
   }
 
   async #watch(): Promise<(run: Run) => Promise<End>> {
-    const { sequelize } = this.#options
-    const before = await readRows(sequelize, this.#tables)
+    const before = await readRows(this.#laboratory, this.#tables)
     const start = Date.now()
     return async (run) => {
       const { steps } = run
@@ -129,7 +128,7 @@ export class Oracle<C> {
         )
       }
       const period = { start, end: Date.now() }
-      const change = changeOf(sequelize, before, await readRows(sequelize, this.#tables), period)
+      const change = changeOf(this.#laboratory, before, await readRows(this.#laboratory, this.#tables), period)
       return { change, results: resultsOf(run, period) }
     }
   }

@@ -13,7 +13,8 @@ export interface Statement extends Pending {
   readonly kind: Kind
   readonly step: { -readonly [Key in keyof Step]: Step[Key] }
   readonly connection: object
-  readonly inTransaction: boolean
+  /** Closes the connection. */
+  readonly discard: () => unknown
   /** Releases it. */
   go: () => void
   /** For a statement that found the database busy: resends it, or gives up. */

@@ -6,7 +6,7 @@ import { isDone, newParticipant, nextOf } from './participant.js'
 import type { Participant, Pending, Statement } from './participant.js'
 import { isDeadlock } from './servers.js'
 import type { DriverError, Server } from './servers.js'
-import { bindList, kindOf, shapeOf } from './statement.js'
+import { beginsTransaction, bindList, kindOf, shapeOf } from './statement.js'
 import { copyOf, touchedBy } from './step.js'
 import type { Step } from './step.js'
 import { Waits } from './waits.js'
@@ -19,16 +19,30 @@ interface Context {
   readonly run: Run
   readonly participant: Participant
   readonly within: Statement | undefined
+  /** The code sends a statement that has passed the gate: its driver is not to hold it again. */
+  readonly hasPassed?: boolean
 }
 
 const contexts = new AsyncLocalStorage<Context>()
 
 /** The run and the participant that the current code belongs to. */
-export function sender(): { readonly run: Run; readonly name: string; readonly hasEnded: boolean } | undefined {
+export function sender():
+  { readonly run: Run; readonly name: string; readonly hasEnded: boolean; readonly hasPassed: boolean } | undefined {
   const context = contexts.getStore()
   if (!context) return undefined
-  const { run, participant } = context
-  return { run, name: participant.name, hasEnded: participant.settled !== undefined }
+  const { run, participant, hasPassed = false } = context
+  return { run, name: participant.name, hasEnded: participant.settled !== undefined, hasPassed }
+}
+
+/** Calls `fn` as code that belongs to no participant. */
+export function unattended<T>(fn: () => T): T {
+  return contexts.exit(fn)
+}
+
+/** Calls `fn`, whose statements no gate of a driver is to hold. */
+export function passed<T>(fn: () => T): T {
+  const context = contexts.getStore()
+  return context ? contexts.run({ ...context, hasPassed: true }, fn) : fn()
 }
 
 function nothing(): void {
@@ -135,13 +149,13 @@ export class Run {
     })
     if (this.#refusal) throw this.#refusal
     const { step } = statement
-    this.#waits.use(statement.connection, participant)
+    this.#waits.use(statement, participant)
     try {
-      const send = (): Promise<unknown> => passing.send(step.sql)
-      const answer = await contexts.run({ run: this, participant, within: statement }, () =>
+      const send = (): unknown => passing.send(step.sql)
+      const answer = await contexts.run({ run: this, participant, within: statement, hasPassed: true }, () =>
         this.#untilNotBusy(statement, send),
       )
-      if (statement.kind === 'read' || statement.kind === 'lock') step.rows = copyOf(answer)
+      if (statement.kind === 'read' || statement.kind === 'lock') step.rows = copyOf(passing.rowsOf(answer))
       this.#answered(statement, participant, true)
       return answer
     } catch (error) {
@@ -151,7 +165,7 @@ export class Run {
       this.#answered(statement, participant, !this.#server.isAnswer(driverError(error)))
       throw error
     } finally {
-      step.touched = touchedBy(step, passing.model)
+      step.touched = touchedBy(step, passing.table)
       step.answeredAfter = this.steps.length
       participant.sent.delete(statement)
       if (within) within.nested--
@@ -302,7 +316,7 @@ export class Run {
       error: undefined,
       touched: [],
     }
-    const { connection, inTransaction } = passing
+    const { connection, discard } = passing
     const state = {
       go: nothing,
       again: undefined,
@@ -312,11 +326,11 @@ export class Run {
       blockers: undefined,
       nested: 0,
     }
-    return { participant: name, sql, kind, step, connection, inTransaction, ...state }
+    return { participant: name, sql, kind, step, connection, discard, ...state }
   }
 
   /** Resends a statement while the database is busy and another participant may end that. */
-  async #untilNotBusy(statement: Statement, send: () => Promise<unknown>): Promise<unknown> {
+  async #untilNotBusy(statement: Statement, send: () => unknown): Promise<unknown> {
     for (;;) {
       try {
         return await send()
@@ -333,12 +347,13 @@ export class Run {
 
   /** Records that a statement has ended, and whether its write is, or may be, committed. */
   #answered(statement: Statement, participant: Participant, mayBeDone: boolean): void {
-    const { sql, kind, connection, inTransaction, step } = statement
+    const { sql, kind, connection, step } = statement
     const open = this.#waits.transaction(connection)
     const isLastWord = /^COMMIT/i.test(sql) ? open?.wrote : kind === 'write' && !open
     if (isLastWord && mayBeDone) participant.lasting = true
     this.#waits.answered(statement, participant)
-    const unlocks = kind === 'end' || !inTransaction || step.error !== undefined || /unlock|release/i.test(sql)
+    const isAlone = !open && kind !== 'local' && !beginsTransaction(sql)
+    const unlocks = kind === 'end' || isAlone || step.error !== undefined || /unlock|release/i.test(sql)
     if (unlocks) this.#lockReleased()
     // A server that ends a deadlock within the statement that would close it answers that one perhaps before its victim.
     else if (kind !== 'read' && kind !== 'local') this.#askAgain()
@@ -447,5 +462,5 @@ export class Run {
 
 /** The error of the driver, which Sequelize keeps in `parent`. */
 function driverError(error: unknown): DriverError {
-  return (error as { parent?: DriverError }).parent ?? {}
+  return (error as { parent?: DriverError } | undefined)?.parent ?? (error as DriverError | undefined) ?? {}
 }

@@ -1,6 +1,5 @@
-import type { Options, Sequelize } from 'sequelize'
-import { ProbeError, usage } from './errors.js'
-import { select } from './gate.js'
+import { ProbeError } from './errors.js'
+import type { OpenDatabase, Session } from './gate.js'
 
 /** A connection that waits for a lock, and the connections that hold it, if the server reports them. */
 interface Wait {
@@ -16,8 +15,6 @@ export interface Server {
   readonly waits: (ids: readonly number[]) => Promise<Wait[]>
   /** Cancels the waiting statement of a connection; absent if the kit itself makes statements wait. */
   readonly cancel?: (id: number) => Promise<void>
-  /** Closes a connection, in use or not, and removes it from the pool. */
-  readonly discard: (connection: object) => Promise<void>
   /** Whether the error is from the server, so the failure of the statement is certain. */
   readonly isAnswer: (error: DriverError) => boolean
   /** Whether the database was busy and did nothing: the kit resends the statement when another one has ended. */
@@ -49,60 +46,17 @@ export interface DriverError {
   readonly severity?: string
 }
 
-type Ask = <R extends object>(sql: string) => Promise<R[]>
+type Ask = Session['query']
 
-/** Opens a second connection to the server, or uses `admin`, and checks that it can read lock waits. */
-export async function connectServer(sequelize: Sequelize, admin: Sequelize | undefined): Promise<Server> {
-  const connect = servers[sequelize.getDialect()]!
-  return connect(sequelize, admin)
+/** Opens a second session to the server, or one of `admin`, and checks that it can read lock waits. */
+export async function connectServer(database: OpenDatabase, admin: OpenDatabase = database): Promise<Server> {
+  if (database.server) return database.server()
+  const session = await admin.connect()
+  return database.dialect === 'mysql' ? mysqlOrMariadb(session) : postgres(session)
 }
 
-/**
- * Checks that an account can see which session waits for which, as `explore` needs.
- * @param admin the connection to check in place of a second one of `sequelize`
- * @throws {ProbeError} it cannot; the message has the GRANT to run
- */
-export async function checkServer(sequelize: Sequelize, admin?: Sequelize): Promise<void> {
-  const server = await connectServer(sequelize, admin)
-  await server.close()
-}
-
-const servers: Readonly<Record<string, typeof connectServer>> = {
-  mysql: connectMysqlOrMariadb,
-  mariadb: connectMysqlOrMariadb,
-  postgres: connectPostgres,
-  sqlite: connectSqlite,
-}
-
-/** A Sequelize instance with the same credentials and its own pool, which the participants cannot exhaust. */
-function secondInstance(sequelize: Sequelize): Sequelize {
-  const { config, options } = sequelize as unknown as {
-    config: { database: string; username: string; password: string; host: string; port: number }
-    options: Options
-  }
-  const { database, username, password, host, port } = config
-  const own: Options = { ...options, host, port, pool: { max: 2 }, logging: false, hooks: {} }
-  return new (sequelize.constructor as typeof Sequelize)(database, username, password, own)
-}
-
-/** The pool of an instance. */
-function poolOf(sequelize: Sequelize): { destroy(connection: object): Promise<void> } {
-  return (sequelize as unknown as { connectionManager: { pool: ReturnType<typeof poolOf> } }).connectionManager.pool
-}
-
-interface SqliteConnections {
-  readonly connections: Readonly<Record<string, object>>
-  releaseConnection(connection: object): void
-}
-
-function asker(instance: Sequelize): Ask {
-  return (sql) => instance.query(sql, { type: select, raw: true, logging: false, transaction: null })
-}
-
-async function connectMysqlOrMariadb(sequelize: Sequelize, admin: Sequelize | undefined): Promise<Server> {
-  const instance = admin ?? secondInstance(sequelize)
-  const ask = asker(instance)
-  const close = async (): Promise<void> => void (admin ?? (await instance.close()))
+async function mysqlOrMariadb(session: Session): Promise<Server> {
+  const ask: Ask = (sql) => session.query(sql)
   const [about] = await ask<{ version: string; account: string }>(
     'SELECT VERSION() AS version, CURRENT_USER() AS account',
   )
@@ -111,19 +65,18 @@ async function connectMysqlOrMariadb(sequelize: Sequelize, admin: Sequelize | un
   try {
     await waits([0])
   } catch (error) {
-    await close()
+    await session.close()
     const account = about!.account.replace(/^(.*)@(.*)$/, `'$1'@'$2'`)
     const grants = isMariadb
       ? [`GRANT PROCESS ON *.* TO ${account}`]
       : lockTables.map((table) => `GRANT SELECT ON performance_schema.${table} TO ${account}`)
-    const remedy = `Run as an administrator: ${grants.join('; ')}; or pass { admin: new Sequelize(…) } of an account that may.`
+    const remedy = `Run as an administrator: ${grants.join('; ')}; or pass { admin } with a connection of an account that may.`
     throw new ProbeError(`${account} may not see the server's lock waits`, remedy, error)
   }
   return {
     connectionId: (connection) => (connection as { threadId: number }).threadId,
     waits,
-    cancel: async (id) => void (await instance.query(`KILL QUERY ${id}`, { logging: false })),
-    discard: (connection) => poolOf(sequelize).destroy(connection),
+    cancel: async (id) => void (await ask(`KILL QUERY ${id}`)),
     isAnswer: ({ errno = 0, sqlState }) => sqlState !== undefined && errno >= 1000 && errno < 45_000,
     isBusy: () => false,
     prepare: () => undefined,
@@ -133,24 +86,22 @@ async function connectMysqlOrMariadb(sequelize: Sequelize, admin: Sequelize | un
     // The server checks for a deadlock before a statement starts to wait.
     guessedDeadlockMs: 100,
     nothing: 'DO 1',
-    close,
+    close: () => session.close(),
   }
 }
 
-// eslint-disable-next-line @typescript-eslint/require-await -- as the others, it rejects
-async function connectPostgres(sequelize: Sequelize, admin: Sequelize | undefined): Promise<Server> {
-  const instance = admin ?? secondInstance(sequelize)
-  const ask = asker(instance)
+function postgres(session: Session): Server {
   return {
     connectionId: (connection) => (connection as { processID: number }).processID,
     async waits(ids) {
       const list = ids.join(', ')
       return grouped(
-        await ask(`SELECT pid AS waiter, unnest(pg_blocking_pids(pid)) AS blocker FROM unnest(ARRAY[${list}]) AS pid`),
+        await session.query(
+          `SELECT pid AS waiter, unnest(pg_blocking_pids(pid)) AS blocker FROM unnest(ARRAY[${list}]) AS pid`,
+        ),
       )
     },
-    cancel: async (id) => void (await ask(`SELECT pg_cancel_backend(${id})`)),
-    discard: (connection) => poolOf(sequelize).destroy(connection),
+    cancel: async (id) => void (await session.query(`SELECT pg_cancel_backend(${id})`)),
     isAnswer: ({ severity }) => severity !== undefined,
     isBusy: () => false,
     prepare: () => undefined,
@@ -160,45 +111,7 @@ async function connectPostgres(sequelize: Sequelize, admin: Sequelize | undefine
     deadlockMs: 3_000,
     guessedDeadlockMs: 0,
     nothing: 'SELECT 1',
-    close: async () => void (admin ?? (await instance.close())),
-  }
-}
-
-/** SQLite reports no waits: a statement that finds the file locked is resent when another statement has ended. */
-// eslint-disable-next-line @typescript-eslint/require-await -- as the others, it rejects
-async function connectSqlite(sequelize: Sequelize): Promise<Server> {
-  const { options } = sequelize as unknown as { options: { storage?: string; host?: string; retry?: object } }
-  if (/^(:memory:)?$/.test(options.storage ?? options.host ?? '')) throw usage.inMemory('explore')
-  const ids = new Map<object, number>()
-  const busyTimeout = (connection: object, milliseconds: number): void =>
-    (connection as { configure(name: 'busyTimeout', value: number): void }).configure('busyTimeout', milliseconds)
-  const { retry } = options
-  // Otherwise Sequelize pauses before it resends a statement that found the file locked.
-  options.retry = { ...retry, backoffBase: 0 }
-  return {
-    connectionId: (connection) => ids.get(connection) ?? ids.set(connection, ids.size + 1).size,
-    waits: () => Promise.resolve([]),
-    discard(connection) {
-      const { connectionManager } = sequelize as unknown as { connectionManager: SqliteConnections }
-      const { uuid } = connection as { uuid?: string }
-      const isOpen = uuid !== undefined && connectionManager.connections[uuid] === connection
-      if (isOpen) connectionManager.releaseConnection(connection)
-      return Promise.resolve()
-    },
-    isAnswer: () => true,
-    isBusy: ({ code }) => code === 'SQLITE_BUSY',
-    prepare: (connection) => busyTimeout(connection, 0),
-    hasQueue: true,
-    computingMs: 60,
-    deadlockMs: 0,
-    guessedDeadlockMs: 0,
-    nothing: 'SELECT 1',
-    close() {
-      Object.assign(options, { retry })
-      // Restore the driver's default. A connection of a transaction has a `uuid`: Sequelize closes it.
-      for (const connection of ids.keys()) if (!('uuid' in connection)) busyTimeout(connection, 1_000)
-      return Promise.resolve()
-    },
+    close: () => session.close(),
   }
 }
 

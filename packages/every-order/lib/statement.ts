@@ -31,6 +31,11 @@ export function kindOf(sql: string): Kind {
   return isLocking || !isPlain ? 'lock' : 'read'
 }
 
+/** Whether a statement begins a transaction. */
+export function beginsTransaction(sql: string): boolean {
+  return /^(START TRANSACTION|BEGIN)\b/i.test(sql)
+}
+
 /** Whether a statement ends a transaction, not only a savepoint. */
 export function endsTransaction(sql: string): boolean {
   return /^(COMMIT|ROLLBACK)\s*(TRANSACTION\s*)?;?$/i.test(sql)

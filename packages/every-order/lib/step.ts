@@ -1,4 +1,4 @@
-import type { Model, ModelStatic } from 'sequelize'
+import type { Table } from './gate.js'
 import { conditions, nameOf, tableOf } from './statement.js'
 import type { Kind } from './statement.js'
 
@@ -21,14 +21,8 @@ export interface Step {
   readonly touched: readonly string[]
 }
 
-/** A copy of the rows of a result: Sequelize later changes the instances that it has built. */
-export function copyOf(answer: unknown): Record<string, unknown>[] {
-  const all: unknown[] = Array.isArray(answer)
-    ? Array.isArray(answer[0])
-      ? (answer[0] as unknown[])
-      : answer
-    : [answer]
-  const rows = all.map((row) => (row as { dataValues?: unknown } | null)?.dataValues ?? row)
+/** A copy of rows: the code under test may change what it has read. */
+export function copyOf(rows: readonly unknown[]): Record<string, unknown>[] {
   const text = JSON.stringify(rows, (_key, value: unknown) => (typeof value === 'bigint' ? String(value) : value))
   return (JSON.parse(text) as unknown[]).filter((row) => typeof row === 'object' && row !== null) as Record<
     string,
@@ -37,15 +31,12 @@ export function copyOf(answer: unknown): Record<string, unknown>[] {
 }
 
 /** The rows that a statement read or wrote, as far as its SQL and its result show. */
-export function touchedBy({ sql, binds, kind, rows }: Step, model: ModelStatic<Model> | undefined): string[] {
+export function touchedBy({ sql, binds, kind, rows }: Step, of: Table | undefined): string[] {
   const table = tableOf(sql)
   const isNewRow = /^INSERT\b(?!.*\bON (CONFLICT|DUPLICATE)\b)/is.test(sql)
   if (table === undefined || isNewRow) return []
   const name = nameOf(table)
-  const keys = (model?.primaryKeyAttributes ?? []).map((attribute) => ({
-    attribute,
-    field: model!.getAttributes()[attribute]!.field ?? attribute,
-  }))
+  const keys = of?.keys ?? []
   if (kind !== 'write') {
     const isKnown = keys.length > 0 && rows.every((row) => keys.every(({ attribute }) => attribute in row))
     return isKnown

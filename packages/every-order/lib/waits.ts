@@ -1,6 +1,6 @@
 import type { Participant, Statement } from './participant.js'
 import type { Server } from './servers.js'
-import { endsTransaction } from './statement.js'
+import { beginsTransaction, endsTransaction } from './statement.js'
 
 interface Transaction {
   readonly participant: Participant
@@ -22,7 +22,8 @@ export interface WaitToEnd {
 export class Waits {
   readonly #server: Server
   readonly #owners = new Map<number, Participant>()
-  readonly #connections = new Set<object>()
+  /** How to close the connections that the participants used. */
+  readonly #discards = new Map<object, () => unknown>()
   /** The open transactions, by connection. */
   readonly #transactions = new Map<object, Transaction>()
 
@@ -31,9 +32,9 @@ export class Waits {
   }
 
   /** Records that a participant uses a connection. */
-  use(connection: object, participant: Participant): void {
+  use({ connection, discard }: Pick<Statement, 'connection' | 'discard'>, participant: Participant): void {
     this.#server.prepare(connection)
-    this.#connections.add(connection)
+    this.#discards.set(connection, discard)
     this.#owners.set(this.#server.connectionId(connection), participant)
   }
 
@@ -47,7 +48,7 @@ export class Waits {
     const open = this.#transactions.get(connection)
     if (endsTransaction(sql)) this.#transactions.delete(connection)
     else if (step.error !== undefined) return
-    else if (/^(START|BEGIN)\b/i.test(sql)) this.#transactions.set(connection, { participant, wrote: false })
+    else if (beginsTransaction(sql)) this.#transactions.set(connection, { participant, wrote: false })
     else if (kind === 'write' && open) open.wrote = true
   }
 
@@ -106,7 +107,7 @@ export class Waits {
 
   /** Closes the connections that the participants used. The session of a connection may hold a lock without a transaction. */
   async discard(): Promise<void> {
-    await Promise.allSettled([...this.#connections].map((connection) => this.#server.discard(connection)))
+    await Promise.allSettled([...this.#discards.values()].map((discard) => Promise.resolve().then(discard)))
   }
 
   /** If the server reports no blockers: the others with an open transaction, preferably those that do not wait. */

@@ -1,0 +1,262 @@
+import { once } from 'node:events'
+import { expect } from 'chai'
+import knex from 'knex'
+import { createConnection, createPool } from 'mysql2'
+import type { Connection, Pool, PoolConnection } from 'mysql2'
+import { Pool as PgPool, Query } from 'pg'
+import { checkServer, explore, StuckError, UsageError } from 'every-order'
+import type { ExploreOptions, Result } from 'every-order'
+import { requestedDatabases } from '../../databases/index.js'
+import { servers } from '../../each-database.js'
+import { rejection } from '../../rejection.js'
+
+const add = 'UPDATE every_order_gate SET n = n + 1 WHERE id = 1'
+const creation = [
+  'DROP TABLE IF EXISTS every_order_gate',
+  'CREATE TABLE every_order_gate (id INT PRIMARY KEY, n INT)',
+  'INSERT INTO every_order_gate VALUES (1, 0)',
+]
+
+/** A connection of the callback interface. */
+function take(pool: Pool): Promise<PoolConnection> {
+  return new Promise((resolve, reject) => {
+    pool.getConnection((error, connection) => {
+      if (error) reject(error)
+      else resolve(connection)
+    })
+  })
+}
+
+/** The method that the gate replaces. */
+async function addCommandOf(pool: Pool): Promise<unknown> {
+  const connection = await take(pool)
+  connection.release()
+  return (connection as unknown as { addCommand: unknown }).addCommand
+}
+
+function uriOf(name: 'mysql' | 'mariadb'): string {
+  return servers.get(name)!.url.replace(/^\w+:/, 'mysql:')
+}
+
+if (requestedDatabases().includes('mysql')) {
+  describe('the gate at mysql2', () => {
+    let pool: Pool
+
+    before(async () => {
+      pool = createPool({ uri: uriOf('mysql'), connectionLimit: 6 })
+      for (const sql of creation) await pool.promise().query(sql)
+    })
+
+    after(() => pool.promise().end())
+
+    const setup = (): Promise<unknown> => pool.promise().query('UPDATE every_order_gate SET n = 0')
+
+    /** Two participants of the same code. */
+    function race(fn: () => unknown, options: Partial<ExploreOptions<unknown>> = {}): Promise<Result> {
+      return explore({ connections: [pool], setup, participants: { A: fn, B: fn }, ...options })
+    }
+
+    /** Reads on a connection, and writes one more. */
+    const readAndWrite = (read: (connection: Connection) => Promise<number>) => async (): Promise<void> => {
+      const connection = await take(pool)
+      try {
+        const n = await read(connection)
+        await connection.promise().query('UPDATE every_order_gate SET n = ? WHERE id = 1', [n + 1])
+      } finally {
+        connection.release()
+      }
+    }
+
+    it('holds a query that is read by its events', async () => {
+      const byEvents = async (connection: Connection): Promise<number> => {
+        const query = connection.query('SELECT n FROM every_order_gate WHERE id = 1')
+        const end = once(query, 'end')
+        const [row] = (await once(query, 'result')) as [{ n: number }]
+        await end
+        return row.n
+      }
+      expect(await race(readAndWrite(byEvents))).to.deep.include({ verdict: 'lost', reasons: [], schedules: 4 })
+    })
+
+    it('holds the executions of a prepared statement', async () => {
+      const prepared = async (connection: Connection): Promise<number> => {
+        const statement = await connection.promise().prepare('SELECT n FROM every_order_gate WHERE id = ?')
+        const [[row]] = (await statement.execute([1])) as unknown as [{ n: number }[]]
+        return row!.n
+      }
+      expect(await race(readAndWrite(prepared))).to.deep.include({ verdict: 'lost', reasons: [], schedules: 4 })
+    })
+
+    it('passes on the error of a statement, of its preparation, and of an event', async () => {
+      const seen = new Set<string>()
+      const fails = async (): Promise<void> => {
+        const own = pool.promise()
+        const connection = await take(pool)
+        const wrong = 'SELECT missing FROM every_order_gate'
+        const [error] = (await once(connection.query(wrong), 'error')) as [Error]
+        connection.release()
+        for (const each of [
+          error,
+          await rejection(own.query(wrong), Error),
+          await rejection(own.execute(wrong), Error),
+        ])
+          seen.add(each.message)
+        await own.query(add)
+      }
+      expect((await race(fails, { maxSchedules: 2 })).verdict).to.equal('kept')
+      expect([...seen]).to.deep.equal(["Unknown column 'missing' in 'field list'"])
+    })
+
+    it('holds what goes by another pool to the same server, and knows which participant waits for a connection', async () => {
+      const other = createPool({ uri: uriOf('mysql'), connectionLimit: 1 })
+      const read = async (): Promise<void> => {
+        const found = (await other.promise().query('SELECT n FROM every_order_gate WHERE id = 1')) as unknown as [
+          { n: number }[],
+        ]
+        await pool.promise().query('UPDATE every_order_gate SET n = ? WHERE id = 1', [found[0][0]!.n + 1])
+      }
+      for (const connections of [[pool], [pool, other.promise()]]) {
+        const { verdict, first } = await race(read, { connections })
+        expect(verdict).to.equal('lost')
+        const steps = first!.steps.map(({ kind, participant }) => `${kind} of ${participant}`)
+        expect(steps.toSorted()).to.deep.equal(['read of A', 'read of B', 'write of A', 'write of B'])
+      }
+      await other.promise().end()
+    })
+
+    it('reports what goes to the server by another address, and what other code sends', async () => {
+      const url = new URL(uriOf('mysql'))
+      url.hostname = 'localhost'
+      const elsewhere = createPool(url.href).promise()
+      let poll: () => void
+      let polled: Promise<unknown>
+      const start = (): Promise<unknown> => {
+        polled = new Promise<void>((resolve) => (poll = resolve)).then(() => pool.promise().query('SELECT 1'))
+        return setup()
+      }
+      const { verdict, reasons } = await race(
+        async () => {
+          await elsewhere.query('SELECT 2')
+          poll()
+          await polled
+          await pool.promise().query(add)
+        },
+        { setup: start },
+      )
+      expect(verdict).to.equal('unknown')
+      const text = reasons.join('\n')
+      expect(text).to.match(/^[AB] sent a statement to another server, or to this one by another address/m)
+      expect(text).to.match(/^a statement came from outside the participants \(SELECT \?\).*connections of its own$/m)
+      await elsewhere.end()
+    })
+
+    it('ends what is held when an exploration is given up, and is removed', async () => {
+      const own = createPool({ uri: uriOf('mysql'), connectionLimit: 4 })
+      const before = await addCommandOf(own)
+      const errors: Error[] = []
+      const stop = new AbortController()
+      const participant = async (): Promise<void> => {
+        const taken = await take(own)
+        await taken.promise().beginTransaction()
+        await taken.promise().query(add)
+        stop.abort()
+        const event = once(taken.query('SELECT 1'), 'error').then(([error]) => errors.push(error as Error))
+        await own
+          .promise()
+          .query('SELECT 2')
+          .catch((error: unknown) => errors.push(error as Error))
+        await event
+        await new Promise(() => undefined)
+      }
+      const check = (): void => undefined
+      const { reasons } = await race(participant, { connections: [own], signal: stop.signal, check })
+      expect(reasons).to.deep.equal(['the exploration was stopped by its signal'])
+      expect(errors.map(({ message }) => message)).to.include('stopped by its signal')
+      // No lock is left.
+      await setup()
+      expect(await addCommandOf(own)).to.equal(before)
+      await own.promise().end()
+    })
+
+    it('refuses connections of two databases, and of an unknown driver', async () => {
+      const other = createConnection(uriOf('mysql').replace(/\/\w+$/, '/mysql'))
+      const two = await rejection(
+        race(() => undefined, { connections: [pool, other] }),
+        UsageError,
+      )
+      expect(two.message).to.include('the connections reach different databases (mysql ')
+      other.end()
+      const sqlite = knex({ client: 'sqlite3', connection: ':memory:', useNullAsDefault: true, pool: { max: 2 } })
+      const unknown = await rejection(
+        race(() => undefined, { connections: [sqlite] }),
+        UsageError,
+      )
+      expect(unknown.message).to.include('the connections are of Database, and their statements cannot be held')
+      await sqlite.destroy()
+      const small = createPool({ uri: uriOf('mysql'), connectionLimit: 1 })
+      const one = await rejection(
+        race(() => undefined, { connections: [small] }),
+        UsageError,
+      )
+      expect(one.message).to.include('there is 1 connection for 2 participants').and.include('connectionLimit: 4')
+    })
+
+    it('checks the account of any connection', async () => {
+      await checkServer(pool)
+      const { message } = await rejection(checkServer({}), UsageError)
+      expect(message).to.include('checkServer: expected its argument to be a pool or a connection of mysql2')
+    })
+  })
+}
+
+if (requestedDatabases().includes('postgres')) {
+  describe('the gate at pg', () => {
+    let pool: PgPool
+
+    before(async () => {
+      pool = new PgPool({ connectionString: servers.get('postgres')!.url, max: 6 })
+      for (const sql of creation) await pool.query(sql)
+    })
+
+    after(() => pool.end())
+
+    const setup = (): Promise<unknown> => pool.query('UPDATE every_order_gate SET n = 0')
+
+    it('holds query objects', async () => {
+      const participant = async (): Promise<void> => {
+        const client = await pool.connect()
+        const query = client.query(new Query('SELECT n FROM every_order_gate WHERE id = 1'))
+        const rows: { n: number }[] = []
+        query.on('row', (row) => rows.push(row as { n: number }))
+        await once(query, 'end')
+        await client.query('UPDATE every_order_gate SET n = $1 WHERE id = 1', [rows[0]!.n + 1])
+        const wrong = client.query(new Query('SELECT missing'))
+        await once(wrong, 'error')
+        client.release()
+      }
+      const participants = { A: participant, B: participant }
+      const { verdict, reasons, first } = await explore({ connections: [pool], setup, participants })
+      expect([verdict, reasons]).to.deep.equal(['lost', []])
+      expect(first!.steps.filter(({ error }) => error !== undefined)).to.have.length(2)
+    })
+
+    it('an exploration that is given up leaves no lock behind: of a transaction, and of a session', async () => {
+      const own = new PgPool({ connectionString: servers.get('postgres')!.url, max: 4 })
+      const participant = async (): Promise<void> => {
+        const client = await own.connect()
+        await client.query('BEGIN')
+        await client.query(add)
+        await own.query('SELECT pg_advisory_lock(4712)')
+        const refused = client.query(new Query('SELECT 1'))
+        await once(refused, 'error')
+        await new Promise(() => undefined)
+      }
+      const participants = { A: participant, B: participant }
+      await rejection(explore({ connections: [own], setup, participants, check: () => undefined }), StuckError)
+      await setup()
+      const { rows } = await pool.query<{ isFree: boolean }>('SELECT pg_try_advisory_lock(4712) AS "isFree"')
+      expect(rows[0]!.isFree).to.equal(true)
+      await own.end()
+    })
+  })
+}
