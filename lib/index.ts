@@ -13,7 +13,7 @@ export type {
   RetryMessage,
   StatementMessage,
 } from './sequelize/channels.js'
-export type { LosslessOptions, RowWrite, WriteMode, WriteModes } from './sequelize/options.js'
+export type { LosslessOptions, ModelOptions, RowWrite, WriteMode, WriteModes } from './sequelize/options.js'
 export { lock, withLock, withLocks } from './locking/lock.js'
 export type { LockOptions, LockWaitOptions, WithLockOptions } from './locking/lock.js'
 export { withNext } from './locking/next.js'

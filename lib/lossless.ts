@@ -21,10 +21,10 @@ import { withLock } from './locking/lock.js'
 import type { WithLockOptions } from './locking/lock.js'
 import { withOptimisticLock } from './locking/optimistic.js'
 import type { WithOptimisticLockOptions } from './locking/optimistic.js'
-import { isModel, isSequelize } from './rows/row-ref.js'
-import { sequelizeInternals, sequelizeOf } from './sequelize/internals.js'
+import { isModel, isSequelize, textTypes } from './rows/row-ref.js'
+import { attributeType, sequelizeInternals, sequelizeOf } from './sequelize/internals.js'
 import { hasMethod, modelStateOf } from './sequelize/model-state.js'
-import type { LosslessOptions } from './sequelize/options.js'
+import type { LosslessOptions, ModelOptions } from './sequelize/options.js'
 import { sessionOf } from './sequelize/session.js'
 import { watchSession } from './transactions/watch.js'
 import { atomicUpdate } from './writes/atomic-update.js'
@@ -114,7 +114,7 @@ const attached = Symbol.for('sequelize-lossless')
  * call changes only the options. Sends no SQL.
  *
  * With `coalesce: true`, the JSON methods send concurrent calls for one row as a batch. With `onWrite`, a function runs in the
- * transaction of each atomic write, before COMMIT.
+ * transaction of each atomic write, before COMMIT. With `jsonColumns`, columns of text that hold JSON are JSON columns too.
  *
  * For a Sequelize instance, does so for all its models, including models defined later by `define` or `init`; options of a
  * model have precedence. A method whose name a model already uses is left out there: call the function, or rename yours.
@@ -139,10 +139,10 @@ const attached = Symbol.for('sequelize-lossless')
  */
 export function lossless<S extends ModelStatic<Model>>(
   model: S,
-  options?: LosslessOptions,
+  options?: ModelOptions<JsonColumn<InstanceType<S>>>,
 ): InstanceType<S> extends { mergeJsonKey: unknown } ? S : S & ModelStatic<InstanceType<S> & Lossless<InstanceType<S>>>
 export function lossless<S extends Sequelize>(sequelize: S, options?: LosslessOptions): S
-export function lossless(subject: ModelStatic<Model> | Sequelize, options?: LosslessOptions): unknown {
+export function lossless(subject: ModelStatic<Model> | Sequelize, options?: ModelOptions): unknown {
   const method = 'lossless'
   if (!isModel(subject) && !isSequelize(subject)) throw usage.model(method, subject)
   const sequelize = isModel(subject) ? sequelizeOf(subject) : subject
@@ -150,19 +150,27 @@ export function lossless(subject: ModelStatic<Model> | Sequelize, options?: Loss
   if (!version.startsWith('6.')) throw usage.host(method, version)
   connectorOf(sequelize.getDialect())
   if (options !== undefined) checkLosslessOptions(method, options)
+  const { jsonColumns } = options ?? {}
+  if (jsonColumns !== undefined) checkJsonColumns(method, subject, jsonColumns)
   if (isModel(subject)) attach(subject, usage.taken)
   else attachToAll(subject)
+  if (isModel(subject) && jsonColumns) modelStateOf(subject).textDocuments = new Set(jsonColumns)
   watchSession(sessionOf(sequelize))
   if (options) guard(subject, options)
   return subject
 }
 
 /** @throws {UsageError} an option is unknown or has an invalid value */
-function checkLosslessOptions(method: string, options: LosslessOptions): void {
-  const names = ['wholeColumnWrites', 'conflicts', 'coalesce', 'onWrite', 'onReport'] as const
-  const { wholeColumnWrites, conflicts, coalesce, onWrite, onReport } = checkOptions(method, options, names)
+function checkLosslessOptions(method: string, options: ModelOptions): void {
+  const names = ['wholeColumnWrites', 'conflicts', 'coalesce', 'onWrite', 'onReport', 'jsonColumns'] as const
+  const { wholeColumnWrites, conflicts, coalesce, onWrite, onReport, jsonColumns } = checkOptions(
+    method,
+    options,
+    names,
+  )
   const isMode = areModes(method, wholeColumnWrites)
-  const isLeftOut = wholeColumnWrites === undefined && [coalesce, onWrite, onReport].some((each) => each !== undefined)
+  const isLeftOut =
+    wholeColumnWrites === undefined && [coalesce, onWrite, onReport, jsonColumns].some((each) => each !== undefined)
   if (!isMode && !isLeftOut) throw usage.wholeColumnWrites(method, wholeColumnWrites)
   if (!['undefined', 'boolean'].includes(typeof coalesce)) throw usage.coalesce(method, coalesce)
   if (typeof onWrite !== 'function' && (onWrite ?? null) !== null) throw usage.onWrite(method, onWrite)
@@ -170,6 +178,18 @@ function checkLosslessOptions(method: string, options: LosslessOptions): void {
   const modeOfSaves = typeof wholeColumnWrites === 'object' ? wholeColumnWrites.save : wholeColumnWrites
   const isConflicts = ['overwrite', 'throw'].includes(conflicts as string) && modeOfSaves === 'patch'
   if (conflicts !== undefined && !isConflicts) throw usage.conflicts(method, conflicts)
+}
+
+/** @throws {UsageError} one of the names is no attribute of a text type, or is part of the primary key */
+function checkJsonColumns(method: string, subject: ModelStatic<Model> | Sequelize, names: unknown): void {
+  if (!isModel(subject)) throw usage.jsonColumnsOfAll(method)
+  if (!Array.isArray(names)) throw usage.jsonColumns(method, names)
+  for (const name of names as unknown[]) {
+    const isAttribute = typeof name === 'string' && Object.hasOwn(subject.getAttributes(), name)
+    const type = isAttribute ? attributeType(subject, name) : undefined
+    if (!isAttribute || !textTypes.includes(type!)) throw usage.jsonColumn(method, subject.name, name, type)
+    if (subject.primaryKeyAttributes.includes(name)) throw usage.jsonKey(method, subject.name, name)
+  }
 }
 
 /** Whether an option is a mode, or an object with one for each kind of write. */

@@ -83,7 +83,7 @@ const mysqlOrMariadb: Connector = {
     const dialect = atVersion(/mariadb/i.test(String(version)) ? mariadb : mysql, version)
     return {
       ...dialect,
-      clampsNumbers: !/\bSTRICT_(TRANS|ALL)_TABLES\b/.test(String(modes)),
+      clampsValues: !/\bSTRICT_(TRANS|ALL)_TABLES\b/.test(String(modes)),
       maxStatementBytes: Number(packet),
       endsTransaction: [...dialect.endsTransaction, ...(Number(timeoutEnds) === 1 ? (['lock timeout'] as const) : [])],
     }

@@ -19,10 +19,11 @@ export interface Compared {
   readonly type: { readonly key: string; readonly values?: readonly unknown[] }
 }
 
-/** A JSON column, quoted for SQL. */
+/** A column with documents, quoted for SQL. */
 export interface Column {
   readonly sql: string
-  readonly type: 'JSON' | 'JSONB'
+  /** `'TEXT'`: a column of a text type, in which the application stores JSON. */
+  readonly type: 'JSON' | 'JSONB' | 'TEXT'
 }
 
 /** The parts of one UPDATE: `SET column = document … WHERE … AND guard`. */
@@ -53,6 +54,8 @@ export interface DriverError {
   readonly code?: string
   /** Only in errors that the PostgreSQL server sent. */
   readonly severity?: string
+  /** Only in errors that the PostgreSQL server sent: the part of a text that it could not read. */
+  readonly detail?: string
   /** Only in errors that the PostgreSQL server sent: what it was working on. */
   readonly where?: string
 }
@@ -206,6 +209,11 @@ export interface Dialect {
    * written as a whole.
    */
   readonly writesElements?: true
+  /**
+   * The JSON functions round the numbers of a document that is stored as text; such a document is read under its lock and
+   * written as a whole.
+   */
+  readonly roundsTexts?: true
   /** The range of integers stored exactly; absent if unlimited. */
   readonly integers?: readonly [least: bigint, greatest: bigint]
   /** The range of integers that can be added exactly; that of {@link integers} if absent. */
@@ -220,12 +228,16 @@ export interface Dialect {
   readonly classify: (error: DriverError, statement?: 'COMMIT') => Failure | undefined
   /** The number of the bind that the type of its column cannot represent; absent if the database has no such error. */
   readonly refusedBind?: (error: DriverError, binds: readonly unknown[]) => number | undefined
-  /** What in a stored document its JSON functions cannot read; `undefined` if this is not the error. */
+  /**
+   * What in a stored document its JSON functions cannot read, or {@link notJson}; `undefined` if this is not the error.
+   */
   readonly unreadable?: (error: DriverError) => string | undefined
+  /** Whether the server refused a text that is longer than its column; absent if a column takes every length. */
+  readonly isTooLong?: (error: DriverError) => boolean
   /** SQL: the stored number of an ordinary column, or 0, and a bound decimal text. Exact where the column is. */
   readonly sum: (column: string, by: string, kind: 'integer' | 'fraction') => string
-  /** The session stores the nearest number that a column can hold, without an error. */
-  readonly clampsNumbers?: boolean
+  /** The session stores the nearest number or the start of a text that a column can hold, without an error. */
+  readonly clampsValues?: boolean
   /** Whether the server refused a number that its column cannot hold. */
   readonly isOutOfRange: (error: DriverError) => boolean
   /** The failures after which the server has rolled back the whole transaction, including every savepoint. */

@@ -1,4 +1,4 @@
-import type { Change, Dialect } from './dialect.js'
+import type { Change, Column, Dialect } from './dialect.js'
 import { UnsupportedDatabaseError, UnsupportedValueError } from '../errors/errors.js'
 import { depthOf, greatestSum, isInteger, stringOrNumber } from '../json/encode.js'
 import { parseJson, scanJson } from '../json/json-text.js'
@@ -216,7 +216,7 @@ export function refuseCharacterSet(method: string, model: string, column: string
 
 /** @throws {UnsupportedValueError} the session would store another number than the sum, without an error */
 export function refuseClampedSum(method: string, column: string, dialect: Dialect): void {
-  if (!dialect.clampsNumbers) return
+  if (!dialect.clampsValues) return
   throw new UnsupportedValueError(
     method,
     `sql_mode is not strict, so ${dialect.name} would store another number if a sum is out of the range of "${column}"`,
@@ -225,9 +225,24 @@ export function refuseClampedSum(method: string, column: string, dialect: Dialec
   )
 }
 
+/** @throws {UnsupportedValueError} the session would store the start of a document that is longer than its text column */
+export function refuseTruncation(
+  method: string,
+  { column, type }: { readonly column: string; readonly type: Column['type'] },
+  dialect: Dialect,
+): void {
+  if (!dialect.clampsValues || type !== 'TEXT') return
+  throw new UnsupportedValueError(
+    method,
+    `sql_mode is not strict, so ${dialect.name} would store the start of a document that is longer than "${column}" can hold`,
+    'Add STRICT_TRANS_TABLES to sql_mode, on the server or in a hook such as afterConnect.',
+    column,
+  )
+}
+
 /** @throws {UnsupportedValueError} the session would store other values than those of a new row, or than those of its key */
 export function refuseClampedRow(method: string, dialect: Dialect): void {
-  if (!dialect.clampsNumbers) return
+  if (!dialect.clampsValues) return
   throw new UnsupportedValueError(
     method,
     `sql_mode is not strict, so ${dialect.name} would store other values in place of those that do not fit their columns`,

@@ -169,6 +169,7 @@ export const mariadb: Dialect = {
   characterSet,
   sum: mysql.sum,
   isOutOfRange: mysql.isOutOfRange,
+  isTooLong: mysql.isTooLong!,
   matched,
   lockClause: 'FOR UPDATE',
   skipLocked: mysql.skipLocked,

@@ -268,7 +268,8 @@ const implicitCommit = [
 export const mysql: Dialect = {
   name: 'MySQL',
   variants: [partial, initialising],
-  holds: ({ sql }, text) => `COALESCE(${sql}, CAST('null' AS JSON)) = CAST(${text} AS JSON)`,
+  // A text would be compared as a JSON string.
+  holds: ({ sql }, text) => `COALESCE(CAST(${sql} AS JSON), CAST('null' AS JSON)) = CAST(${text} AS JSON)`,
   document: (text) => `CAST(${text} AS JSON)`,
   documentText: (column) => `CAST(${column.sql} AS CHAR)`,
   characterSet,
@@ -285,12 +286,14 @@ export const mysql: Dialect = {
   isolationLevels: ['READ UNCOMMITTED', 'READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'],
   maxDepth: 100,
   writesElements: true,
+  roundsTexts: true,
   maxPulls: 64,
   integers,
   // The driver binds numbers as doubles.
   sum: (column, by, kind) => `COALESCE(${column}, 0) + CAST(${by} AS DECIMAL(65, ${kind === 'integer' ? 0 : 30}))`,
   // ER_WARN_DATA_OUT_OF_RANGE and ER_DATA_OUT_OF_RANGE.
   isOutOfRange: ({ errno }) => errno === 1264 || errno === 1690,
+  isTooLong: ({ errno }) => errno === 1406,
   refuseKey: refuseLongKey,
   refuseText: () => undefined,
   classify,

@@ -1,3 +1,4 @@
+import { notJson } from '../errors/errors.js'
 import { greatestSum, isInteger } from '../json/encode.js'
 import { createsMissing, makesDocument, neededType, operators, sizes } from '../json/semantics.js'
 import type { BasicOperation, Condition, Operation } from '../json/operation.js'
@@ -325,7 +326,7 @@ const variant: UpdateVariant = ({ operations, conditions }, column, bind) => {
   }
   const isObject = `COALESCE(jsonb_typeof(${stored}), 'null') IN ('object', 'null')`
   return {
-    document: column.type === 'JSONB' ? document : `(${document})::json`,
+    document: column.type === 'JSONB' ? document : `(${document})::${column.type.toLowerCase()}`,
     guard: met.length > 0 ? `${isObject} AND ${ofDocument(met.join(' AND '), stored)}` : isObject,
   }
 }
@@ -444,12 +445,17 @@ export const postgres: Dialect = {
   refuseText: refuseNul,
   classify,
   refusedBind,
-  unreadable: ({ code = '', message }) =>
-    code === '22P05' || (code === '22P02' && /\bjson\b/.test(message))
+  unreadable({ code = '', message, detail = '' }) {
+    const isUnread = code === '22P05' || (code === '22P02' && /\bjson\b/.test(message))
+    if (!isUnread) return undefined
+    // The server's own language has this word, too.
+    return code === '22P05' || /Unicode/i.test(detail)
       ? 'the NUL character or half of a surrogate pair, which jsonb cannot represent'
-      : undefined,
+      : notJson
+  },
   sum: (column, by) => `COALESCE(${column}, 0) + ${by}::numeric`,
   isOutOfRange: ({ code }) => code === '22003',
+  isTooLong: ({ code }) => code === '22001',
   endsTransaction: [],
   endsTransactionBySql: endsTransactionBySql({ starts: '', isMysql: false }),
   abortsOnError: true,

@@ -51,6 +51,9 @@ export class RowNotFoundError extends RowError {
   }
 }
 
+/** What a {@link JsonShapeError} has found in a column of text that holds no JSON. */
+export const notJson = 'text that is not JSON'
+
 /** The stored value does not have the type that the operation needs; nothing was written. */
 export class JsonShapeError extends RowError {
   readonly code = 'JSON_SHAPE'
@@ -87,7 +90,7 @@ function conversion(
   needed: JsonShapeError['needed'],
   found: string,
 ): string {
-  if (found === 'text that is not JSON') {
+  if (found === notJson) {
     return `Sequelize cannot parse the stored text: read it with a SELECT in SQL, and convert it to JSON with an UPDATE in SQL.`
   }
   const place = `row.${column}${path.map((key) => `[${JSON.stringify(key)}]`).join('')}`
@@ -180,6 +183,16 @@ export class UnsupportedValueError extends BaseError {
   }
 
   /** The database refused a number that its column cannot hold. */
+  static tooLong(method: string, row: RowFacts, column: string, cause: unknown): UnsupportedValueError {
+    return new UnsupportedValueError(
+      method,
+      `the new document is longer than the column "${column}" of ${describeRow(row)} can hold`,
+      'Migrate the column to JSON, or to a longer type of text.',
+      column,
+      cause,
+    )
+  }
+
   static outOfRange(method: string, columns: readonly string[], cause: unknown): UnsupportedValueError {
     return new UnsupportedValueError(
       method,

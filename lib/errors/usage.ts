@@ -41,11 +41,13 @@ const texts = {
     `Write without an instance: await updateJson([${row.model}, ${name}], …); or change the column to a text type.`,
   newRecord: (method: string, model: string): string =>
     `${method}: this ${model} was built and never saved, so it has no row in the database. Call await row.save() first.`,
-  column: (method: string, model: string, column: unknown, columns: readonly string[]): string =>
+  column: (method: string, model: string, column: unknown, columns: readonly string[], mayBeText: boolean): string =>
     `${method}: expected a JSON attribute of ${model}, got ${describeValue(column)}. ` +
-    (columns.length > 0
-      ? `Its JSON attributes: ${columns.map((name) => `'${name}'`).join(', ')}.`
-      : `Declare one: progress: { type: DataTypes.JSON }.`),
+    (mayBeText
+      ? `If this text is JSON, declare it: lossless(${model}, { jsonColumns: ['${String(column)}'] }).`
+      : columns.length > 0
+        ? `Its JSON attributes: ${columns.map((name) => `'${name}'`).join(', ')}.`
+        : `Declare one: progress: { type: DataTypes.JSON }.`),
   key: (method: string, value: unknown): string =>
     `${method}: expected a key to be a string, got ${describeValue(value)}. Write String(key).`,
   sameKey: (method: string, key: string): string =>
@@ -103,6 +105,8 @@ const texts = {
     `${method}: "${name}" of ${model} has its value from the key or from this call. Leave it out of create.`,
   createdValue: (method: string, model: string, name: string, value: unknown): string =>
     `${method}: expected a value for "${name}" of ${model} in create, got ${describeValue(value)}. Write a value or a whole document; operations and plus() belong to the changes, and SQL expressions are not bound.`,
+  createdText: (method: string, model: string, name: string, value: unknown): string =>
+    `${method}: expected "${name}" of ${model} to be created with JSON, got the text ${describeValue(value)}. Pass null or the text of a document: { create: { ${name}: '{}' } }; or let a setter of the model call JSON.stringify.`,
   createdDocument: (method: string, model: string, name: string, path: readonly unknown[], found: string): string =>
     `${method}: the operations for "${name}" do not fit the document of a new ${model}, which has ${found} at ${describePath(path)}. Pass another document in create: { create: { ${name}: { … } } }.`,
   documentOperations: (method: string, model: string, name: string, value: unknown): string =>
@@ -193,6 +197,19 @@ const texts = {
     `${method}: expected onWrite to be a function or null, got ${describeValue(value)}. Write { onWrite: async ({ model, primaryKey, changes, transaction }) => { … } }.`,
   onReport: (method: string, value: unknown): string =>
     `${method}: expected onReport to be a function or null, got ${describeValue(value)}. Write { onReport: ({ code, message, file, line }) => { … } }.`,
+  jsonColumns: (method: string, value: unknown): string =>
+    `${method}: expected jsonColumns to be an array of the names of attributes, got ${describeValue(value)}. Write ${method}(Job, { jsonColumns: ['stats'] }).`,
+  jsonColumnsOfAll: (method: string): string =>
+    `${method}: jsonColumns are attributes of one model. Write ${method}(Job, { jsonColumns: ['stats'] }).`,
+  jsonColumn: (method: string, model: string, name: unknown, type: string | undefined): string =>
+    `${method}: expected jsonColumns to name attributes of ${model} that hold JSON as text, got ${describeValue(name)}` +
+    (type === undefined
+      ? `, which it does not have. Write the name of an attribute: ${method}(${model}, { jsonColumns: ['stats'] }).`
+      : type === 'JSONB'
+        ? `, which has the type JSONB. Leave it out: every JSON column has the methods.`
+        : `, which has the type ${type}. Migrate the column (PostgreSQL: ALTER TABLE … ALTER COLUMN ${String(name)} TYPE jsonb USING …; MySQL and MariaDB: ALTER TABLE … MODIFY ${String(name)} JSON), and declare DataTypes.JSON.`),
+  jsonKey: (method: string, model: string, name: string): string =>
+    `${method}: "${name}" is the primary key of ${model}, which no write changes. Leave it out of jsonColumns.`,
   audited: (value: unknown): string =>
     `audit: expected a function to run, got ${describeValue(value)}. Write await audit(sequelize, async () => { … }); or, where the code is not one function, const running = audit(sequelize), and running.stop().`,
   auditIgnore: (value: unknown): string =>

@@ -79,7 +79,7 @@ export interface RunningAudit {
  * from its stored value, or replaced by a constant.
  *
  * Without `fn`, starts the audit and returns `stop`, for the hooks of a test runner: one before all tests, and one after all tests.
- * If `fn` throws, rethrows the error, and prints the findings with `console.warn`. Not seen: JSON in TEXT columns; statements of
+ * If `fn` throws, rethrows the error, and prints the findings with `console.warn`. Not seen: JSON in TEXT columns that `jsonColumns` does not name; statements of
  * other processes; triggers and stored procedures. A reset to a constant is reported too; allow it with
  * `{ wholeColumnWrites: 'allow' }`.
  *

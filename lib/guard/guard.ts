@@ -1,20 +1,17 @@
 import { Utils } from 'sequelize'
 import type { Sequelize, Transaction } from 'sequelize'
 import { captureCallSite } from '../call-site.js'
-import type { Column } from '../dialects/dialect.js'
 import { parseJson } from '../json/json-text.js'
 import type { JsonValue } from '../json/values.js'
 import { keyNamedIn, RowRef } from '../rows/row-ref.js'
 import { rowStateOf } from '../rows/row-state.js'
 import {
   attributesOf,
-  attributeType,
   buildOptionsOf,
   fieldOf,
   initValuesMethod,
   isChanged,
   isSameTransaction,
-  jsonAttributes,
   modelOf,
   openAncestor,
   outermostOf,
@@ -25,7 +22,14 @@ import {
   versionAttribute,
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
-import { inheritedStates, modelStateOf, policyOf } from '../sequelize/model-state.js'
+import {
+  documentType,
+  inheritedStates,
+  isTextInMemory,
+  jsonAttributes,
+  modelStateOf,
+  policyOf,
+} from '../sequelize/model-state.js'
 import { checkedBy, mergeOptions, modeOf } from '../sequelize/options.js'
 import type { LosslessOptions, Policy, WriteModes } from '../sequelize/options.js'
 import { override } from '../sequelize/override.js'
@@ -556,16 +560,18 @@ function pick(values: Fields, fields: readonly string[]): Fields {
   return Object.fromEntries(fields.map((field) => [field, values[field]]))
 }
 
-/** The loaded document and the document to write; `undefined` if the loaded document is unknown. */
+/** The loaded document and the document to write; `undefined` if one of them is unknown, or is not JSON. */
 function editOf(instance: Row, column: string, values: Fields): EditedColumn | undefined {
   const text = rowStateOf(instance).storedText(column)
   if (text === undefined) return undefined
   const model = modelOf(instance)
   const field = fieldOf(model, column)
-  const type = attributeType(model, column) as Column['type']
-  const after = writtenDocument(column, values[field])
+  const type = documentType(model, column)
+  const after = writtenDocument(model, column, values[field])
+  if (after === undefined) return undefined
+  const value = isTextInMemory(model, column) ? values[field] : after
   if (rowStateOf(instance).isTooDeep(column)) throw tooDeepError('save', column)
-  return { column, field, type, before: parsed(text), after }
+  return { column, field, type, before: parsed(text), after, value }
 }
 
 function parsed(text: string): JsonValue {

@@ -1,7 +1,7 @@
 import { literal, Op, QueryTypes } from 'sequelize'
 import type { Logging, Transaction } from 'sequelize'
 import type { Change, Dialect, UpdateVariant } from '../dialects/dialect.js'
-import { refuseTooLarge, refuseTooManyBinds, refuseUnsupported } from '../dialects/limits.js'
+import { refuseTooLarge, refuseTooManyBinds, refuseTruncation, refuseUnsupported } from '../dialects/limits.js'
 import { StaleRowError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { mayHoldInfinity, textWithInfinity } from '../json/encode.js'
@@ -23,7 +23,8 @@ import type { Row } from '../sequelize/internals.js'
 import type { Policy } from '../sequelize/options.js'
 import { sendForHeader, statementRetry } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
-import { SpelledDocument, writeSpelledDocuments } from '../sequelize/spelled-document.js'
+import { spelledValue } from '../sequelize/spelled-document.js'
+import type { SpelledDocument } from '../sequelize/spelled-document.js'
 import { Statement } from '../sequelize/statement.js'
 import { execute, startCall } from '../transactions/execute.js'
 import type { Call } from '../transactions/execute.js'
@@ -50,11 +51,13 @@ export interface RowUpdate {
 /** A document of a row, the name of its column in the database, and what changed in it since it was loaded. */
 export interface EditedColumn extends DocumentColumn, Edit {
   readonly field: string
+  /** The value of the column that has the document `after`. */
+  readonly value: unknown
 }
 
 /** The change of a document; a whole document may have a spelling of its own. */
 interface SpelledColumn extends EditedColumn, DocumentChange {
-  readonly spelled?: SpelledDocument
+  readonly spelled?: SpelledDocument | string
 }
 
 /**
@@ -89,7 +92,10 @@ export async function patchRow(
   const spelled = await spellDocuments(session, rowStateOf(instance), instance, plain, options)
   const transaction = transactionToJoin(method, session, options.transaction, undefined)
   const call = await startCall({ method, session, row: facts, transaction, logging: options.logging })
-  for (const each of documents) refuseUnsupported(method, each.column, each, call.dialect)
+  for (const each of documents) {
+    refuseUnsupported(method, each.column, each, call.dialect)
+    refuseTruncation(method, each, call.dialect)
+  }
   const statements = async (context: QueryContext, state: TransactionState | undefined): Promise<unknown> => {
     const exact: SpelledColumn[] = []
     for (const each of documents) exact.push(await withStoredDigits(call, row, each, context))
@@ -140,8 +146,7 @@ async function withStoredDigits(
   const spell = (rewrite: Rewrite): string => respelled(column, rewrite)
   if (isWhole) {
     if (!isReadingOfText(text, before)) return document
-    writeSpelledDocuments(row.model, column)
-    return { ...document, spelled: new SpelledDocument(spell({ stored: text, before, after }), after) }
+    return { ...document, spelled: spelledValue(row.model, column, spell({ stored: text, before, after }), after) }
   }
   const root = scanJson(text)
   const exact = operations.map((each, index) => {
@@ -291,7 +296,7 @@ function documentValues(
       ? { document: undefined, guard: dialect.holds(target, statement.bind(whole.json)) }
       : variants[index]!(each, target, statement.bind)
     guards.push(guard)
-    return [each.field, document === undefined ? (each.spelled ?? each.after) : literal(document)] as const
+    return [each.field, document === undefined ? (each.spelled ?? each.value) : literal(document)] as const
   })
   return { values: Object.fromEntries(values), guard: guards.join(' AND ') }
 }

@@ -1,5 +1,6 @@
-import { fieldOf, jsonAttributes, tableOf } from '../sequelize/internals.js'
+import { fieldOf, tableOf } from '../sequelize/internals.js'
 import type { RowModel } from '../sequelize/internals.js'
+import { jsonAttributes } from '../sequelize/model-state.js'
 import { setsNumber } from './reasons.js'
 import type { Reason } from './reasons.js'
 

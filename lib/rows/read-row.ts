@@ -1,15 +1,9 @@
-import type { Column, Dialect } from '../dialects/dialect.js'
+import type { Dialect } from '../dialects/dialect.js'
 import { withRightKeys } from '../json/json-text.js'
 import type { JsonValue } from '../json/values.js'
-import {
-  attributeType,
-  hasFindHooks,
-  jsonAttributes,
-  previousValuesOf,
-  runAfterFind,
-  valuesOf,
-} from '../sequelize/internals.js'
+import { hasFindHooks, previousValuesOf, runAfterFind, valuesOf } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
+import { documentType, isTextInMemory, jsonAttributes } from '../sequelize/model-state.js'
 import { sendForInstances } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import { Statement } from '../sequelize/statement.js'
@@ -40,7 +34,7 @@ export function selectRow(
 /** The select list of {@link readRow}: every attribute, and the text of each document. */
 export function rowSelection({ model }: RowRef, dialect: Dialect, statement: Statement): string {
   const texts = [...jsonAttributes(model)].map((attribute) => {
-    const column = { sql: statement.column(attribute), type: attributeType(model, attribute) as Column['type'] }
+    const column = { sql: statement.column(attribute), type: documentType(model, attribute) }
     return `, ${dialect.documentText(column)} AS ${statement.name(textAlias(attribute))}`
   })
   return `${statement.columns()}${texts.join('')}`
@@ -61,6 +55,7 @@ export async function readRow(
     const text = takeValue(row, textAlias(attribute))
     if (typeof text !== 'string') continue
     texts.set(attribute, text)
+    if (isTextInMemory(model, attribute)) continue
     const values = valuesOf(row)
     assignStored(row, { [attribute]: withRightKeys(text, values[attribute] as JsonValue) })
   }

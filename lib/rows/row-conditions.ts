@@ -1,8 +1,9 @@
 import { Op } from 'sequelize'
 import type { Comparison } from '../dialects/dialect.js'
 import { usage } from '../errors/usage.js'
-import { attributeType, jsonAttributes } from '../sequelize/internals.js'
+import { attributeType } from '../sequelize/internals.js'
 import type { RowModel } from '../sequelize/internals.js'
+import { jsonAttributes } from '../sequelize/model-state.js'
 import type { Statement } from '../sequelize/statement.js'
 import { fitsType } from './operand-types.js'
 

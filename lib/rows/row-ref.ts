@@ -6,6 +6,7 @@ import type { RowFacts, UsageError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { attributeType, fieldOf, isParanoid, modelOf, sequelizeOf, valuesOf } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
+import { documentType, jsonAttributes } from '../sequelize/model-state.js'
 import { sessionOf } from '../sequelize/session.js'
 import type { Session } from '../sequelize/session.js'
 import type { Statement } from '../sequelize/statement.js'
@@ -205,14 +206,16 @@ export function refuseRoundedKey(method: string, ref: RowRef, read: Row): void {
   }
 }
 
+/** The types of attributes that may hold JSON as text. */
+export const textTypes: readonly string[] = ['TEXT', 'STRING', 'JSON']
+
 /** @throws {UsageError} `column` is not the name of a JSON attribute */
 export function jsonColumnType(method: string, model: RowModel, column: unknown): Column['type'] {
-  const attributes = model.getAttributes()
-  const isAttribute = typeof column === 'string' && Object.hasOwn(attributes, column)
-  const type = isAttribute ? attributeType(model, column) : undefined
-  if (type === 'JSON' || type === 'JSONB') return type
-  const columns = Object.keys(attributes).filter((name) => /^JSONB?$/.test(attributeType(model, name)))
-  throw usage.column(method, model.name, column, columns)
+  const columns = jsonAttributes(model)
+  if (typeof column === 'string' && columns.has(column)) return documentType(model, column)
+  const isAttribute = typeof column === 'string' && Object.hasOwn(model.getAttributes(), column)
+  const mayBeText = isAttribute && textTypes.includes(attributeType(model, column))
+  throw usage.column(method, model.name, column, [...columns], mayBeText)
 }
 
 /** The attributes of the primary key that a WHERE condition, or the values of a row, determine. */

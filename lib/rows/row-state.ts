@@ -23,7 +23,7 @@ import {
   valuesOf,
 } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
-import { modelStateOf, policyOf } from '../sequelize/model-state.js'
+import { isTextInMemory, modelStateOf, policyOf } from '../sequelize/model-state.js'
 import { modeOf } from '../sequelize/options.js'
 import type { RowRef } from './row-ref.js'
 
@@ -141,7 +141,8 @@ export class RowState {
 
   /** The stored JSON text of a column, as far as this instance knows. */
   storedText(column: string): string | undefined {
-    return this.#storedValue(column)?.text
+    const text = this.#storedValue(column)?.text
+    return text === notJson ? undefined : text
   }
 
   /**
@@ -154,7 +155,7 @@ export class RowState {
     for (const column of columns) {
       const stored = texts?.get(column)
       const spelling = texts ? (stored !== undefined && isRespelled(stored) ? stored : undefined) : null
-      this.#stored.set(column, { text: documentTextOf(valuesOf(this.#row)[column]), spelling, read, lockedIn })
+      this.#stored.set(column, { text: this.textOf(column, valuesOf(this.#row)[column]), spelling, read, lockedIn })
       this.staleColumns.delete(column)
     }
   }
@@ -195,7 +196,8 @@ export class RowState {
 
   /** The stored document, if JavaScript would spell a part of it otherwise: its text, and what the driver read from it. */
   respelledDocument(column: string): { readonly stored: string; readonly before: JsonValue } | undefined {
-    const { spelling, text } = this.#storedValue(column) ?? {}
+    const { spelling } = this.#storedValue(column) ?? {}
+    const text = this.storedText(column)
     return typeof spelling === 'string' && text !== undefined
       ? { stored: spelling, before: parseJson(text) }
       : undefined
@@ -223,7 +225,7 @@ export class RowState {
    */
   recordWrite(written: Readonly<Record<string, unknown>>, { transaction, isWhole, isAnswered }: SentWrite): () => void {
     const sent = Object.entries(written).map(([column, value]) => {
-      return [column, { text: documentTextOf(value), read: this.#storedValue(column)?.read }] as const
+      return [column, { text: this.textOf(column, value), read: this.#storedValue(column)?.read }] as const
     })
     return () => {
       for (const [column, value] of sent) {
@@ -233,7 +235,7 @@ export class RowState {
         const isSame = transaction && before?.before && isSameTransaction(before.before.transaction, transaction)
         this.#stored.set(column, {
           ...value,
-          ...(isAnswered(column) && { text: documentTextOf(valuesOf(this.#row)[column]) }),
+          ...(isAnswered(column) && { text: this.textOf(column, valuesOf(this.#row)[column]) }),
           spelling: isWhole ? this.#sentTexts.get(column) : null,
           lockedIn: isWhole ? (transaction ?? undefined) : undefined,
           before: transaction ? { transaction, value: isSame ? before.before.value : before } : undefined,
@@ -257,7 +259,7 @@ export class RowState {
     if (!isTracked) return
     for (const column of this.#stored.keys()) {
       if (columns && !columns.includes(column)) continue
-      markChangeSince(this.#row, column, this.storedText(column))
+      this.#markChangeSince(column, this.storedText(column))
     }
   }
 
@@ -270,33 +272,34 @@ export class RowState {
     if (!stored) return true
     if (hasFindHooks(modelOf(this.#row))) return false
     if (!operations.some(computes)) return true
-    const before = stored.text === 'undefined' ? null : parseJson(stored.text)
+    const before = documentOf(stored)
     return stored.spelling === undefined && isPlain(stored.text) && isPlain(jsonOf(applyAll(operations, before)))
   }
 
   /**
-   * Applies a write of one document to the instance: assigns the whole `document` if it was read, else applies the
+   * Applies a write of one document to the instance: assigns the whole document if it was `read`, else applies the
    * operations to the value in memory. A column that was not loaded stays unloaded.
    */
-  applyWrite(column: string, operations: readonly Operation[], document?: unknown): void {
+  applyWrite(column: string, operations: readonly Operation[], read?: unknown): void {
     // A change in place that was made while the write was on its way.
     this.markChangesInPlace([column])
+    const document = this.#documentIn(column, read) ?? read
     const change = (before: unknown): unknown => applyAll(operations, before)
     const after = (before: unknown): unknown => (document === undefined ? change(before) : document)
     const isInMemory = document !== undefined && !isChanged(this.#row, column)
     if (this.lock && !isInMemory && !this.canApply(column, operations)) this.staleColumns.add(column)
     const stored = this.#storedValue(column)
     if (stored) {
-      const text = jsonOf(after(stored.text === 'undefined' ? null : parseJson(stored.text)))
+      const text = jsonOf(after(documentOf(stored)))
       const isKnown = stored.spelling === undefined && isPlain(text)
       this.#stored.set(column, { ...stored, text, spelling: isKnown ? undefined : null })
     }
     const row = this.#row
     const values = valuesOf(row)
-    if (document === undefined && !buildOptionsOf(row).isNewRecord && !Object.hasOwn(values, column)) return
+    if (read === undefined && !buildOptionsOf(row).isNewRecord && !Object.hasOwn(values, column)) return
     // An assignment made while the write was in flight stays dirty, and must not overwrite the write.
-    if (isChanged(row, column)) values[column] = inFormOf(values[column], change)
-    else assignStored(row, { [column]: inFormOf(values[column], after) })
+    if (isChanged(row, column)) values[column] = this.#changedValue(column, values[column], change)
+    else assignStored(row, { [column]: this.#changedValue(column, values[column], after) })
   }
 
   /** Snapshots the instance and its stored values. The returned function restores both, also after changes in place. */
@@ -325,11 +328,48 @@ export class RowState {
 
   /** Snapshots the mutable columns. The returned function marks the columns that were changed in place since. */
   trackChangesInPlace(): () => void {
-    const texts = this.#mutableColumns.map((column) => [column, documentTextOf(valuesOf(this.#row)[column])] as const)
+    const texts = this.#mutableColumns.map(
+      (column) => [column, this.textOf(column, valuesOf(this.#row)[column])] as const,
+    )
     return () => {
-      for (const [column, text] of texts) markChangeSince(this.#row, column, text)
+      for (const [column, text] of texts) this.#markChangeSince(column, text)
     }
   }
+
+  #markChangeSince(column: string, text: string | undefined): void {
+    const row = this.#row
+    if (text === undefined || isChanged(row, column)) return
+    if (!isSameDocument(this.textOf(column, valuesOf(row)[column]), text)) setChanged(row, column, true)
+  }
+
+  /** {@link jsonOf} for the document in a value of a column: the driver may have left it as text, or the model keeps its text. */
+  textOf(column: string, value: unknown): string {
+    const document = this.#documentIn(column, value)
+    if (document !== undefined) return jsonOf(document)
+    return this.#isText(column) && typeof value === 'string' ? notJson : jsonOf(value)
+  }
+
+  /** The document in a text; `undefined` for a value that is a document, or is not JSON. */
+  #documentIn(column: string, value: unknown): JsonValue | undefined {
+    if (typeof value !== 'string' || !(this.#isText(column) || /^\s*[{[]/.test(value))) return undefined
+    return tryParseJson(value)
+  }
+
+  /** The value of a column after a change of its document, as text if it is text. */
+  #changedValue(column: string, value: unknown, change: (document: unknown) => unknown): unknown {
+    const document = this.#documentIn(column, value)
+    const after = change(document === undefined ? value : document)
+    return document !== undefined || (this.#isText(column) && after !== null) ? jsonOf(after) : after
+  }
+
+  #isText(column: string): boolean {
+    return isTextInMemory(modelOf(this.#row), column)
+  }
+}
+
+/** The known document; null for one that is not loaded, and for text that is not JSON. */
+function documentOf({ text }: StoredValue): JsonValue {
+  return text === 'undefined' || text === notJson ? null : parseJson(text)
 }
 
 /** Whether JavaScript holds every number of a JSON text exactly. */
@@ -390,11 +430,6 @@ export function refuseUnsavedChanges(method: string, ref: Holder, columns?: read
   if (changed.length > 0) throw UnsavedChangesError.beforeCall(method, ref.facts, changed)
 }
 
-function markChangeSince(row: Row, column: string, text: string | undefined): void {
-  if (text === undefined || isChanged(row, column)) return
-  if (!isSameDocument(documentTextOf(valuesOf(row)[column]), text)) setChanged(row, column, true)
-}
-
 const notJson = 'not JSON'
 
 /** The text of {@link jsonOf} for a value that is too deep for JSON.stringify; it equals no other value. */
@@ -407,24 +442,6 @@ export function jsonOf(value: unknown): string {
   } catch (error) {
     return isTooDeep(error) ? tooDeep : notJson
   }
-}
-
-/** {@link jsonOf} for a document, which the driver may have left as text. */
-function documentTextOf(value: unknown): string {
-  const document = documentInText(value)
-  return jsonOf(document === undefined ? value : document)
-}
-
-/** The object or array in a text, as the driver of a text column gives it; `undefined` for every other value. */
-function documentInText(value: unknown): JsonValue | undefined {
-  if (typeof value !== 'string' || !/^\s*[{[]/.test(value)) return undefined
-  return tryParseJson(value)
-}
-
-/** The value after a change, as text if it is text. */
-function inFormOf(value: unknown, change: (document: unknown) => unknown): unknown {
-  const document = documentInText(value)
-  return document === undefined ? change(value) : jsonOf(change(document))
 }
 
 /** Whether two JSON texts hold the same document, in any order of keys. */

@@ -150,8 +150,8 @@ export function whereNotDeleted(model: RowModel): object[] {
   return [{ [deletedAt]: attributes[deletedAt]?.defaultValue ?? null }]
 }
 
-/** The names of a model's JSON attributes. */
-export function jsonAttributes(model: RowModel): ReadonlySet<string> {
+/** The names of a model's attributes of the types JSON and JSONB. */
+export function attributesOfJsonType(model: RowModel): ReadonlySet<string> {
   return modelInternals(model)._jsonAttributes
 }
 

@@ -1,11 +1,14 @@
 import { defaultPolicy } from './options.js'
 import type { LosslessOptions, Policy } from './options.js'
-import { attributeType, sequelizeOf } from './internals.js'
+import type { Column } from '../dialects/dialect.js'
+import { attributesOfJsonType, attributeType, sequelizeOf } from './internals.js'
 import type { RowModel } from './internals.js'
 import { sessionOf } from './session.js'
 
 /** The attribute types with values that can be changed in place; Sequelize does not detect such a change. */
 const mutableTypes = ['JSON', 'JSONB', 'ARRAY', 'HSTORE']
+
+const noTextDocuments: ReadonlySet<string> = new Set()
 
 /** The formatted text of one second, for the timestamps of a model. */
 export interface FormattedSecond {
@@ -27,6 +30,8 @@ export class ModelState {
   readonly #model: RowModel
   /** What `lossless(model, options)` set. */
   options: LosslessOptions | undefined
+  /** What the option `jsonColumns` set: the attributes whose columns hold JSON as text. */
+  textDocuments: ReadonlySet<string> | undefined
   /** The row methods of its instances take part in a lock. */
   joinsLocks = false
   /** The row methods that were attached to it. */
@@ -40,20 +45,23 @@ export class ModelState {
   /** Its table lacks the index of a primary key, as a view does. */
   lacksPrimaryIndex = false
   #attributes: object | undefined
+  #textDocuments: ReadonlySet<string> = noTextDocuments
   #mutableColumns: readonly string[] = []
 
   constructor(model: RowModel) {
     this.#model = model
   }
 
-  /** The attributes whose values can be changed in place. */
+  /** The attributes whose values can be changed in place, and those whose text is a document. */
   get mutableColumns(): readonly string[] {
     const attributes = this.#model.getAttributes()
+    const texts = textDocumentsOf(this.#model)
     // A new object after the model was initialised again.
-    if (attributes !== this.#attributes) {
+    if (attributes !== this.#attributes || texts !== this.#textDocuments) {
       this.#attributes = attributes
-      this.#mutableColumns = Object.keys(attributes).filter((name) =>
-        mutableTypes.includes(attributeType(this.#model, name)),
+      this.#textDocuments = texts
+      this.#mutableColumns = Object.keys(attributes).filter(
+        (name) => texts.has(name) || mutableTypes.includes(attributeType(this.#model, name)),
       )
     }
     return this.#mutableColumns
@@ -77,6 +85,26 @@ export function inheritedStates(model: RowModel): ModelState[] {
     if (state) states.push(state)
   }
   return states
+}
+
+function textDocumentsOf(model: RowModel): ReadonlySet<string> {
+  return inheritedStates(model).find(({ textDocuments }) => textDocuments)?.textDocuments ?? noTextDocuments
+}
+
+/** The names of a model's attributes that hold documents: those of a JSON type, and those that `jsonColumns` names. */
+export function jsonAttributes(model: RowModel): ReadonlySet<string> {
+  const texts = textDocumentsOf(model)
+  return texts.size === 0 ? attributesOfJsonType(model) : new Set([...attributesOfJsonType(model), ...texts])
+}
+
+/** How the database stores the document of an attribute. */
+export function documentType(model: RowModel, attribute: string): Column['type'] {
+  return textDocumentsOf(model).has(attribute) ? 'TEXT' : (attributeType(model, attribute) as Column['type'])
+}
+
+/** Whether the value of an attribute is the text of its document, which getters and setters of the model convert. */
+export function isTextInMemory(model: RowModel, attribute: string): boolean {
+  return textDocumentsOf(model).has(attribute) && !attributesOfJsonType(model).has(attribute)
 }
 
 /** Whether a row method of this library was attached to a model. */

@@ -69,6 +69,20 @@ export interface LosslessOptions {
   readonly onReport?: ((report: GuardReport) => unknown) | null
 }
 
+/** The options of one model: {@link LosslessOptions}, and its columns of text that hold JSON. */
+export interface ModelOptions<C extends string = string> extends LosslessOptions {
+  /**
+   * The attributes whose columns are of a text type in the database, and hold JSON: of the type `TEXT` or `STRING` in the model,
+   * with a getter that calls `JSON.parse` and a setter that calls `JSON.stringify`; or of the type `JSON` over such a column.
+   * Every method, condition, lock and guard then treats them as JSON columns; the value in memory stays text. NULL counts as an
+   * empty document, and text that is not JSON, such as `''`, is a `JsonShapeError`.
+   *
+   * MySQL's JSON functions round the numbers of a text, so there a write is a locking read and an UPDATE of the whole text in one
+   * transaction. Default: those of the base class, else none.
+   */
+  readonly jsonColumns?: readonly C[]
+}
+
 /** The option of a statement that was checked before: by the guard, or because this library has made it. */
 export const checkedBy: unique symbol = Symbol('checked by')
 

@@ -1,5 +1,6 @@
 import { stringifyMethod, typeOf } from './internals.js'
 import type { RowModel } from './internals.js'
+import { isTextInMemory } from './model-state.js'
 import { override } from './override.js'
 
 /** A document to write, and the text to write it as: JSON.stringify would change digits of its numbers. */
@@ -17,8 +18,20 @@ export class SpelledDocument {
   }
 }
 
+/** The value that Sequelize writes as this text of a document. */
+export function spelledValue(
+  model: RowModel,
+  attribute: string,
+  text: string,
+  document: unknown,
+): SpelledDocument | string {
+  if (isTextInMemory(model, attribute)) return text
+  writeSpelledDocuments(model, attribute)
+  return new SpelledDocument(text, document)
+}
+
 /** Makes Sequelize write a {@link SpelledDocument} in a JSON column by its text. */
-export function writeSpelledDocuments(model: RowModel, attribute: string): void {
+function writeSpelledDocuments(model: RowModel, attribute: string): void {
   const type = typeOf(model, attribute)
   if (Object.hasOwn(type, stringifyMethod)) return
   override<object, [value: unknown, options: object]>(type, stringifyMethod, (original) => {

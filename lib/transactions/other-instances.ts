@@ -108,5 +108,5 @@ function isBehind(row: Row, column: string, instances: readonly Row[]): boolean 
   if (stored === undefined) return false
   // After an assignment, the previous value is the loaded one; a value changed in place is itself the loaded one.
   const loaded = isChanged(row, column) ? previousValuesOf(row)[column] : values[column]
-  return !isSameDocument(jsonOf(loaded), stored)
+  return !isSameDocument(rowStateOf(row).textOf(column, loaded), stored)
 }

@@ -1,31 +1,22 @@
 import { Utils } from 'sequelize'
 import type { Logging, Transaction } from 'sequelize'
-import type { Column } from '../dialects/dialect.js'
 import { UnsupportedValueError } from '../errors/errors.js'
 import { isTooDeep, textWithInfinity, tooDeep } from '../json/encode.js'
-import { parseJson } from '../json/json-text.js'
+import { parseJson, tryParseJson } from '../json/json-text.js'
 import { respell } from '../json/respell.js'
 import type { Loss, Rewrite } from '../json/respell.js'
 import { RowRef } from '../rows/row-ref.js'
 import type { JsonValue } from '../json/values.js'
 import { findRowState } from '../rows/row-state.js'
 import type { RowState } from '../rows/row-state.js'
-import {
-  attributeType,
-  fieldOf,
-  isSameTransaction,
-  jsonAttributes,
-  modelOf,
-  valuesOf,
-  versionAttribute,
-} from '../sequelize/internals.js'
-import type { Row } from '../sequelize/internals.js'
-import { policyOf } from '../sequelize/model-state.js'
+import { fieldOf, isSameTransaction, modelOf, valuesOf, versionAttribute } from '../sequelize/internals.js'
+import type { Row, RowModel } from '../sequelize/internals.js'
+import { documentType, isTextInMemory, jsonAttributes, policyOf } from '../sequelize/model-state.js'
 import { modeOf } from '../sequelize/options.js'
 import { override } from '../sequelize/override.js'
 import { recogniseDialect, sendForRows } from '../sequelize/send.js'
 import type { Session } from '../sequelize/session.js'
-import { SpelledDocument, writeSpelledDocuments } from '../sequelize/spelled-document.js'
+import { spelledValue } from '../sequelize/spelled-document.js'
 import { Statement } from '../sequelize/statement.js'
 
 type Values = Readonly<Record<string, unknown>>
@@ -74,7 +65,8 @@ export async function spellDocuments(
   for (const column of jsonAttributes(model)) {
     const value = values[fieldOf(model, column)]
     const isValue = value !== undefined && value !== null && !(value instanceof Utils.SequelizeMethod)
-    const text = isValue && isExclusive(state, instance, column, options) ? writtenText(column, value) : undefined
+    const isExact = isValue && isExclusive(state, instance, column, options)
+    const text = isExact ? documentTextOf(model, column, value) : undefined
     if (text !== undefined) texts.set(column, text)
   }
   const columns = [...texts.keys()]
@@ -90,8 +82,7 @@ export async function spellDocuments(
     const after = values[field]
     const text = respelled(column, { ...document, after: parseJson(texts.get(column)!) })
     state.recordSentText(column, text)
-    writeSpelledDocuments(model, column)
-    return [[field, new SpelledDocument(text, after)] as const]
+    return [[field, spelledValue(model, column, text, after)] as const]
   })
   return spelled.length > 0 ? { ...values, ...Object.fromEntries(spelled) } : values
 }
@@ -116,11 +107,18 @@ export function notTooDeep<R>(column: string, compare: () => R): R {
 }
 
 /**
- * The document that a save writes.
+ * The document that a save writes; `undefined` if it writes text that is not JSON.
  * @throws {UnsupportedValueError} JSON.stringify cannot write it
  */
-export function writtenDocument(column: string, value: unknown): JsonValue {
-  return parseJson(writtenText(column, value ?? null)!)
+export function writtenDocument(model: RowModel, column: string, value: unknown): JsonValue | undefined {
+  const text = documentTextOf(model, column, value ?? null)
+  return text === undefined ? undefined : parseJson(text)
+}
+
+/** The JSON text of a value to write; `undefined` for text that is not JSON. */
+function documentTextOf(model: RowModel, column: string, value: unknown): string | undefined {
+  if (!isTextInMemory(model, column) || typeof value !== 'string') return writtenText(column, value)
+  return tryParseJson(value) === undefined ? undefined : value
 }
 
 function writtenText(column: string, value: unknown): string | undefined {
@@ -155,8 +153,7 @@ async function readText(
   const context = { method: 'save', row: facts, transaction: transaction ?? undefined, logging }
   const dialect = session.dialect ?? (await recogniseDialect(session, context))
   const select = new Statement({ session, model })
-  const type = attributeType(model, column) as Column['type']
-  const text = dialect.documentText({ sql: select.column(column), type })
+  const text = dialect.documentText({ sql: select.column(column), type: documentType(model, column) })
   const sql = `SELECT ${text} AS ${select.name('document')} FROM ${select.table()} WHERE ${select.row(primaryKey)} ${dialect.lockClause}`
   const [row] = await sendForRows<{ document: string | null }>(session, sql, select.binds, context)
   return row?.document ?? undefined

@@ -1,6 +1,12 @@
 import type { Model } from 'sequelize'
 import type { Column, UpdateVariant } from '../dialects/dialect.js'
-import { refuseClampedSum, refuseTooLarge, refuseTooManyBinds, refuseUnsupported } from '../dialects/limits.js'
+import {
+  refuseClampedSum,
+  refuseTooLarge,
+  refuseTooManyBinds,
+  refuseTruncation,
+  refuseUnsupported,
+} from '../dialects/limits.js'
 import { checkOptions } from '../errors/check-options.js'
 import { ConditionNotMetError, JsonShapeError, mismatchError, UnsupportedValueError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
@@ -158,13 +164,16 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
   return isBatched ? trackUnsettled(session, perform()) : perform()
 }
 
-/** @throws {UnsupportedValueError} the database cannot hold a key, a value or a sum exactly */
+/** @throws {UnsupportedValueError} the database cannot hold a key, a value, a sum or a document exactly */
 export function refuseUnsupportedChanges(
   { method, dialect }: Call,
   documents: readonly DocumentChange[],
   columns: readonly ColumnChange[],
 ): void {
-  for (const each of documents) refuseUnsupported(method, each.column, each, dialect)
+  for (const each of documents) {
+    refuseUnsupported(method, each.column, each, dialect)
+    refuseTruncation(method, each, dialect)
+  }
   for (const each of columns) if ('plus' in each) refuseClampedSum(method, each.attribute, dialect)
 }
 

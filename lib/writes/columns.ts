@@ -6,12 +6,12 @@ import type { RowRef } from '../rows/row-ref.js'
 import {
   attributeType,
   changedAttributes,
-  jsonAttributes,
   updatedAtAttribute,
   valuesOf,
   versionAttribute,
 } from '../sequelize/internals.js'
 import type { RowModel } from '../sequelize/internals.js'
+import { jsonAttributes } from '../sequelize/model-state.js'
 
 /** A relative change of a number in an ordinary column: see {@link plus}. */
 class Plus {

@@ -4,19 +4,19 @@ import type { UsageError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { textAfterOperations } from '../json/change-text.js'
 import { jsonText } from '../json/encode.js'
-import { parseJson } from '../json/json-text.js'
+import { parseJson, tryParseJson } from '../json/json-text.js'
 import { isOperation } from '../json/operation.js'
 import { findMismatch } from '../json/semantics.js'
 import {
   attributeType,
   createdAtAttribute,
   isAutoIncrement,
-  jsonAttributes,
   updatedAtAttribute,
   valuesOf,
   versionAttribute,
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
+import { isTextInMemory, jsonAttributes } from '../sequelize/model-state.js'
 import type { Call } from '../transactions/execute.js'
 import { isPlus, isStorable, valueAfter } from './columns.js'
 import type { DocumentChange } from './update-document.js'
@@ -100,7 +100,7 @@ export async function newRow(
   for (const name of jsonAttributes(model)) {
     const change = documents.find(({ column }) => column === name) ?? { operations: [], conditions: [] }
     const { operations } = change
-    const created = built[name] === undefined ? 'null' : jsonText(method, built[name])
+    const created = createdText(method, model, name, built[name])
     const mismatch = findMismatch(operations, parseJson(created), created)
     if (mismatch) {
       refusal ??= usage.createdDocument(method, model.name, name, mismatch.path, mismatch.found)
@@ -113,7 +113,7 @@ export async function newRow(
     const stored = [{ kind: 'set', path: [], json: text }] as const
     refuseUnsupported(method, name, { operations: stored, conditions: [] }, dialect)
     texts.set(name, text)
-    built[name] = parseJson(text)
+    built[name] = isTextInMemory(model, name) ? text : parseJson(text)
   }
   const now = new Date()
   for (const name of [createdAtAttribute(model), updatedAtAttribute(model)]) if (name) built[name] ??= now
@@ -129,6 +129,17 @@ export async function newRow(
     sums: sums.map(({ attribute }) => attribute),
     refusal,
   }
+}
+
+/**
+ * The JSON text of a document that a row is created with.
+ * @throws {UsageError} it is text that is not JSON, in a column of text
+ */
+function createdText(method: string, model: RowModel, name: string, value: unknown): string {
+  if (value === undefined) return 'null'
+  if (!isTextInMemory(model, name) || typeof value !== 'string') return jsonText(method, value)
+  if (tryParseJson(value) === undefined) throw usage.createdText(method, model.name, name, value)
+  return value
 }
 
 /** @throws {UsageError} a setter of the model stores another value than that of the key */

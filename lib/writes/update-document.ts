@@ -11,10 +11,12 @@ import {
   ConditionNotMetError,
   ConflictError,
   JsonShapeError,
+  notJson,
   RowNotFoundError,
   UnknownOutcomeError,
   UnsupportedValueError,
 } from '../errors/errors.js'
+import type { RowFacts } from '../errors/errors.js'
 import { changesNothing, textAfterOperations, countKeys } from '../json/change-text.js'
 import { parseJson, tryParseJson, withRightKeys } from '../json/json-text.js'
 import type { Condition } from '../json/operation.js'
@@ -41,7 +43,7 @@ import type { Call } from '../transactions/execute.js'
 import { takeWriteLock } from '../transactions/lock-wait.js'
 import type { ColumnChange } from './columns.js'
 
-/** A JSON attribute and its type. */
+/** An attribute that holds documents, and the type of its column. */
 export interface DocumentColumn {
   readonly column: string
   readonly type: Column['type']
@@ -140,7 +142,7 @@ export async function updateDocuments<R>(
     before = now
     for (const [index, each] of documents.entries()) {
       const { text } = stored[index]!
-      if (isComparedHere(each, dialect) && text !== 'null') replaced.set(each, replacementOf(each, text, dialect))
+      if (isComputedHere(each, dialect) && text !== 'null') replaced.set(each, replacementOf(each, text, dialect))
       else await normalizeDocument(call, ref, each, context, text)
     }
   }
@@ -173,20 +175,26 @@ export function toWriteError(
   if (columns.length > 0 && dialect.isOutOfRange(error.parent)) {
     return UnsupportedValueError.outOfRange(method, columns, error)
   }
+  const inText = documents.find(({ type }) => type === 'TEXT')
+  if (inText && columns.length === 0 && dialect.isTooLong?.(error.parent)) {
+    return UnsupportedValueError.tooLong(method, facts, inText.column, error)
+  }
   const what = dialect.unreadable?.(error.parent)
   // A document of type JSONB was read when it was stored.
-  const unread = documents.find(({ type }) => type === 'JSON')
+  const unread = documents.find(({ type }) => type !== 'JSONB')
   if (what === undefined || !unread) return error
+  if (what === notJson) return notJsonError(method, facts, unread.column)
   return UnsupportedValueError.inStoredDocument(method, facts, unread.column, what, error)
 }
 
 /**
- * Whether a document is read before it is written: the database would scan it for each key of the change, or the stored
- * elements of its arrays decide where the change writes.
+ * Whether a document is read before it is written: the database would scan it for each key of the change, or round its
+ * numbers, or the stored elements of its arrays decide where the change writes.
  */
-export function isReadFirst({ operations, conditions }: Change, dialect: Dialect): boolean {
+export function isReadFirst({ type, operations, conditions }: DocumentChange, dialect: Dialect): boolean {
   const { maxComputedKeys = Infinity, maxPulls = Infinity, writesElements = false } = dialect
   return (
+    (type === 'TEXT' && dialect.roundsTexts === true) ||
     operations.some(findsElements) ||
     (!writesElements && (isOfRootArray(operations) || operations.some(({ path }) => entersArray(path)))) ||
     conditions.some(({ path, isLoaded }) => entersArray(path) || (path.length === 0 && !isLoaded)) ||
@@ -213,14 +221,22 @@ async function wholeDocuments(
   for (const each of documents) {
     const stored = await readDocument(call, ref, each, context)
     if (reasonAgainst(each, stored) || findInexactSum(each, stored.text, dialect)) return undefined
-    whole.set(each, dialect.writesElements ? atElements(each, stored, dialect) : asText(each, stored, dialect))
+    const hasElements = dialect.writesElements && each.type !== 'TEXT'
+    whole.set(each, hasElements ? atElements(each, stored, dialect) : asText(each, stored, dialect))
   }
   return whole
 }
 
-/** Whether the result depends on numbers that the database may be unable to compare. */
-function isComparedHere({ operations }: Change, { comparesDoubles = [] }: Dialect): boolean {
-  return operations.some(({ kind }) => comparesDoubles.includes(kind))
+/**
+ * Whether the result of a change that matched no document is computed here: it depends on numbers that the database may be
+ * unable to compare, or the JSON functions may be unable to read the text, which the column has not checked.
+ */
+function isComputedHere({ type, operations }: DocumentChange, dialect: Dialect): boolean {
+  const { comparesDoubles = [], normalizeStoredText } = dialect
+  return (
+    (type === 'TEXT' && normalizeStoredText !== undefined) ||
+    operations.some(({ kind }) => comparesDoubles.includes(kind))
+  )
 }
 
 /** The variant that replaces a document while it has the text that was read. */
@@ -235,7 +251,10 @@ function replacementOf({ operations }: Change, text: string, { normalizeStoredTe
 /** The UPDATE of a document, which was read under its lock, as a whole. */
 function asText({ operations }: Change, stored: StoredDocument, { document }: Dialect): UpdateVariant {
   const text = textAfterOperations(stored.text, operations)
-  return (_change, { sql }, bind) => ({ document: text === stored.text ? sql : document(bind(text)), guard: '1 = 1' })
+  return (_change, { sql, type }, bind) => {
+    const after = (): string => (type === 'TEXT' ? bind(text) : document(bind(text)))
+    return { document: text === stored.text ? sql : after(), guard: '1 = 1' }
+  }
 }
 
 /** The same at the elements that the read has found, so that the database changes a part of the document. */
@@ -374,7 +393,11 @@ export async function readDocument(
   const text = row.document ?? 'null'
   const document = tryParseJson(text)
   if (document !== undefined) return { text, document, loaded: asLoaded(text, row.loaded) }
-  throw new JsonShapeError(method, facts, column, { path: [], needed: 'an object', found: 'text that is not JSON' })
+  throw notJsonError(method, facts, column)
+}
+
+function notJsonError(method: string, row: RowFacts, column: string): JsonShapeError {
+  return new JsonShapeError(method, row, column, { path: [], needed: 'an object', found: notJson })
 }
 
 /**

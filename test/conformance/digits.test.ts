@@ -612,6 +612,20 @@ eachDatabase('A document that the driver leaves as text', (database) => {
     expect(run.changed()).to.equal(false)
   })
 
+  it('is not stale in a second instance of a locked row', async () => {
+    await run.withLock(async (_row, transaction) => {
+      const second = await Runs.findByPk(run.id, { transaction, rejectOnEmpty: true })
+      second.progress = { ...(JSON.parse(second.progress as unknown as string) as Progress), b: 2 }
+      await second.save({ transaction })
+    })
+    expect(await storedText(Runs, run.id)).to.match(/"b": ?2/)
+  })
+
+  it('follows an atomic write that returns the row', async () => {
+    await run.atomicUpdate({ progress: [set('b', 2)], title: 'x' }, { returning: true })
+    expect(document()).to.include({ a: 1, b: 2 })
+  })
+
   it('may be replaced by an object, and only its changes are written', async () => {
     await mergeJsonKey([Runs, run.id], 'progress', 'other' as never, true as never)
     await run.update({ progress: { ...document(), b: 2 } })

@@ -79,6 +79,13 @@ export async function typed(run: Run, sequelize: Sequelize, transaction: Transac
   await mergeJsonKey([Run, 7], 'progress', 'step_a', 'failed')
   await mergeJsonKey(run, 'progress', 'attempts', 1)
 
+  // Columns of text, by the type of the document that their getter returns.
+  lossless(Run, { jsonColumns: ['progress', 'items'], wholeColumnWrites: 'warn' })
+  // @ts-expect-error not declared as a document
+  lossless(Run, { jsonColumns: ['title'] })
+  // @ts-expect-error attributes of one model
+  lossless(sequelize, { jsonColumns: ['progress'] })
+
   // Create or change.
   const isNew = await atomicUpsert(
     [Run, 7],
