@@ -182,7 +182,7 @@ export class UnsupportedValueError extends BaseError {
     if (cause !== undefined) this.cause = cause
   }
 
-  /** The database refused a number that its column cannot hold. */
+  /** The database refused a document that is longer than its column of text can hold. */
   static tooLong(method: string, row: RowFacts, column: string, cause: unknown): UnsupportedValueError {
     return new UnsupportedValueError(
       method,
@@ -193,6 +193,7 @@ export class UnsupportedValueError extends BaseError {
     )
   }
 
+  /** The database refused a number that its column cannot hold. */
   static outOfRange(method: string, columns: readonly string[], cause: unknown): UnsupportedValueError {
     return new UnsupportedValueError(
       method,
