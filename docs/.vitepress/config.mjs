@@ -98,6 +98,7 @@ export default defineConfig({
           page('Hot rows', '/guides/hot-rows'),
           page('Clusters', '/guides/clusters'),
           page('Observability', '/guides/observability'),
+          page('For the DBA', '/guides/dba'),
         ],
       },
       {
