@@ -18,83 +18,110 @@ export function refuseUnsupported(
   dialect: Dialect,
 ): void {
   if (dialect.refusesJson) throw new UnsupportedDatabaseError(...dialect.refusesJson)
-  const refuse = (what: string, reason: string): never => {
-    throw new UnsupportedValueError(
-      method,
-      `${what} cannot be stored by ${dialect.name}: ${reason}`,
-      'Encode it before storing it, for example with encodeURIComponent().',
-      column,
-    )
-  }
-  const refuseText = (role: string, text: string): void => {
-    const reason = text.isWellFormed() ? dialect.refuseText(text) : 'it has a lone surrogate'
-    if (reason) refuse(`the ${role} ${shorten(text)}`, reason)
-  }
-  const refuseDepth = (depth: number): void => {
-    if (depth <= dialect.maxDepth) return
-    throw new UnsupportedValueError(
-      method,
-      `the document would be more than ${dialect.maxDepth} levels deep, which ${dialect.name} does not support`,
-      'Store deep parts as text, or in a table of their own.',
-      column,
-    )
-  }
-  const refusePath = (keys: number): void => {
-    refuseDepth(keys)
-    if (keys <= (dialect.maxPath ?? keys)) return
-    throw new UnsupportedValueError(
-      method,
-      `a path has more than ${dialect.maxPath} keys, which ${dialect.name} does not support`,
-      'Set the value of a shorter path as a whole, in withLock().',
-      column,
-    )
-  }
-  const refuseKey = (key: string): void => {
-    refuseText('key', key)
-    const reason = dialect.refuseKey(key)
-    if (reason) refuse(`the key ${shorten(key)}`, reason)
-  }
-  // If JavaScript prints an integer differently, the integer came from a bigint. Stored as it is printed, any other integer is
-  // what it was; but in a comparison, a stored integer that the database rounds would equal it.
-  const refuseInteger = (json: string, isCompared: boolean): void => {
-    for (const token of /\d{16}/.test(json) ? (json.match(stringOrNumber) ?? []) : []) {
-      if (!/^-?\d{16,}$/.test(token) || (!isCompared && String(Number(token)) === token)) continue
-      const [least, greatest] = dialect.integers ?? [BigInt(token), BigInt(token)]
-      if (least <= BigInt(token) && BigInt(token) <= greatest) continue
-      throw new UnsupportedValueError(
-        method,
-        `the integer ${token} cannot be stored by ${dialect.name}: it would be rounded`,
-        'Store it as a string: String(value).',
-        column,
-      )
+  const part: Part = { method, column, dialect }
+  for (const each of operations) refuseUnsupportedPart(part, each)
+  for (const each of conditions) refuseUnsupportedPart(part, each)
+}
+
+/** What the checks of an operation or a condition need. */
+interface Part {
+  readonly method: string
+  readonly column: string
+  readonly dialect: Dialect
+}
+
+function refuseUnsupportedPart(part: Part, each: Operation | Condition): void {
+  const { kind, path, json } = each
+  // A member of another database's limits matches nothing; no SQL has it.
+  for (const step of path) if (typeof step === 'string') refuseKey(part, step)
+  refusePath(part, path.length)
+  if (digits.test(json)) refuseInteger(part, json, isCompared(each))
+  if (kind === 'rename') refuseKey(part, JSON.parse(json) as string)
+  // The root is level 1; each key of the path adds one. An item is inside an array, which is the operand of `append`.
+  const isItem =
+    kind === 'prepend' || kind === 'addToSet' || kind === 'pull' || kind === 'replaceOrAppend' || kind === 'contains'
+  if (json.startsWith('"'))
+    refuseText(part, 'string', json.includes('\\') ? (JSON.parse(json) as string) : json.slice(1, -1))
+  else if (/^[{[]/.test(json))
+    refuseParts(part, parseJson(json) as object, path.length + (isItem ? 2 : 1), kind === 'merge')
+}
+
+/** Checks the parts of an object or an array. The keys of a patch are path keys, except inside arrays. */
+function refuseParts(part: Part, value: object, depth: number, isPatch: boolean): void {
+  refuseDepth(part, depth)
+  const isKey = !Array.isArray(value)
+  for (const [key, each] of Object.entries(value) as [string, unknown][]) {
+    if (isKey && isPatch) {
+      refusePath(part, depth)
+      refuseKey(part, key)
     }
+    if (isKey) refuseText(part, 'inner key', key)
+    if (typeof each === 'string') refuseText(part, 'string', each)
+    else if (typeof each === 'object' && each !== null) refuseParts(part, each, depth + 1, isKey && isPatch)
   }
-  // The keys of a patch are path keys, except inside arrays.
-  const walk = (value: unknown, depth: number, isPatch: boolean): void => {
-    if (typeof value === 'string') refuseText('string', value)
-    if (typeof value !== 'object' || value === null) return
-    refuseDepth(depth)
-    for (const [key, each] of Object.entries(value)) {
-      const isKey = !Array.isArray(value)
-      if (isKey && isPatch) {
-        refusePath(depth)
-        refuseKey(key)
-      }
-      if (isKey) refuseText('inner key', key)
-      walk(each, depth + 1, isKey && isPatch)
-    }
-  }
-  for (const each of [...operations, ...conditions]) {
-    const { kind, path, json } = each
-    // A member of another database's limits matches nothing; no SQL has it.
-    for (const step of path) if (typeof step === 'string') refuseKey(step)
-    refusePath(path.length)
-    // The root is level 1; each key of the path adds one. An item is inside an array, which is the operand of `append`.
-    const isItem =
-      kind === 'prepend' || kind === 'addToSet' || kind === 'pull' || kind === 'replaceOrAppend' || kind === 'contains'
-    refuseInteger(json, isCompared(each))
-    if (kind === 'rename') refuseKey(JSON.parse(json) as string)
-    walk(parseJson(json), path.length + (isItem ? 2 : 1), kind === 'merge')
+}
+
+function refuseText({ method, column, dialect }: Part, role: string, text: string): void {
+  const reason = text.isWellFormed() ? dialect.refuseText(text) : 'it has a lone surrogate'
+  if (reason !== undefined) throw unstorable(method, column, dialect, `the ${role} ${shorten(text)}`, reason)
+}
+
+function refuseKey(part: Part, key: string): void {
+  refuseText(part, 'key', key)
+  const { method, column, dialect } = part
+  const reason = dialect.refuseKey(key)
+  if (reason !== undefined) throw unstorable(method, column, dialect, `the key ${shorten(key)}`, reason)
+}
+
+function unstorable(method: string, column: string, { name }: Dialect, what: string, reason: string): Error {
+  return new UnsupportedValueError(
+    method,
+    `${what} cannot be stored by ${name}: ${reason}`,
+    'Encode it before storing it, for example with encodeURIComponent().',
+    column,
+  )
+}
+
+function refuseDepth({ method, column, dialect }: Part, depth: number): void {
+  if (depth <= dialect.maxDepth) return
+  throw new UnsupportedValueError(
+    method,
+    `the document would be more than ${dialect.maxDepth} levels deep, which ${dialect.name} does not support`,
+    'Store deep parts as text, or in a table of their own.',
+    column,
+  )
+}
+
+function refusePath(part: Part, keys: number): void {
+  refuseDepth(part, keys)
+  const { method, column, dialect } = part
+  if (keys <= (dialect.maxPath ?? keys)) return
+  throw new UnsupportedValueError(
+    method,
+    `a path has more than ${dialect.maxPath} keys, which ${dialect.name} does not support`,
+    'Set the value of a shorter path as a whole, in withLock().',
+    column,
+  )
+}
+
+/** Matches every integer that JavaScript may round. */
+const digits = /\d{16}/
+
+/**
+ * If JavaScript prints an integer differently, the integer came from a bigint. Stored as it is printed, any other integer is
+ * what it was; but in a comparison, a stored integer that the database rounds would equal it.
+ */
+function refuseInteger({ method, column, dialect }: Part, json: string, isCompared: boolean): void {
+  for (const token of json.match(stringOrNumber) ?? []) {
+    if (!/^-?\d{16,}$/.test(token) || (!isCompared && String(Number(token)) === token)) continue
+    const [least, greatest] = dialect.integers ?? [BigInt(token), BigInt(token)]
+    if (least <= BigInt(token) && BigInt(token) <= greatest) continue
+    throw new UnsupportedValueError(
+      method,
+      `the integer ${token} cannot be stored by ${dialect.name}: it would be rounded`,
+      'Store it as a string: String(value).',
+      column,
+    )
   }
 }
 
