@@ -153,8 +153,10 @@ export function write(
   bind: Bind,
 ): Written {
   // A removal by index that is repeated would remove the next element.
-  const removesElement = operations.some(({ kind, path }) => kind === 'remove' && typeof path.at(-1) === 'number')
-  const isMany = isPrepared === true && operations.length > maxUnpadded && !removesElement
+  const isMany =
+    isPrepared === true &&
+    operations.length > maxUnpadded &&
+    !operations.some(({ kind, path }) => kind === 'remove' && typeof path.at(-1) === 'number')
   const many = <T>(items: readonly T[]): readonly T[] => (isMany ? padToPowerOfTwo(items) : items)
   const placeholders = new Map<string, string>()
   const depthOf = new Map<string, number>()
@@ -175,7 +177,7 @@ export function write(
   }
   const [parentGuards, guards, operands]: [string[], string[], string[]] = [[], [], []]
   const [parentPairs, pairs, removed]: [string[], string[], string[]] = [[], [], []]
-  const elementGuards: string[] = []
+  const elementGuards = new Set<string>()
   const parents = new Map<string, boolean>()
   const patches: Patch[] = []
 
@@ -184,15 +186,17 @@ export function write(
     const { kind, path, json } = operation as BasicOperation
     // JSON_MERGE_PATCH creates missing parents itself.
     const creates = createsMissing(kind)
-    const afterElement = path.findLastIndex((step) => typeof step === 'number') + 1
+    const isKey = path.length === 1 && typeof path[0] === 'string'
+    const afterElement = isKey ? 0 : path.findLastIndex((step) => typeof step === 'number') + 1
     const makesParents = creates && (kind !== 'merge' || afterElement > 0)
     const arrays: string[] = []
     for (const [depth, step] of afterElement > 0 ? path.entries() : []) {
       if (typeof step !== 'number') continue
       const value = depth === 0 ? document : at(path.slice(0, depth))
       arrays.push(functions.elements!.isArray(value))
-      elementGuards.push(functions.elements!.isArrayOrNull(value))
-      if (creates) elementGuards.push(functions.elements!.isArray(value), `${at(path.slice(0, depth + 1))} IS NOT NULL`)
+      elementGuards.add(functions.elements!.isArrayOrNull(value))
+      if (!creates) continue
+      elementGuards.add(functions.elements!.isArray(value)).add(`${at(path.slice(0, depth + 1))} IS NOT NULL`)
     }
     for (let depth = 1; depth < path.length; depth++) {
       if (typeof path[depth] === 'number') continue
@@ -283,7 +287,7 @@ export function write(
   }
   return {
     document: after,
-    guards: [...many(parentGuards), ...new Set(elementGuards), ...guards],
+    guards: [...many(parentGuards), ...elementGuards, ...guards],
     met,
     read: many([...read]),
     operands,

@@ -125,11 +125,11 @@ const partial: UpdateVariant = (change, column, bind) => {
   const { operations, conditions } = change
   const type = isOfRootArray(operations) ? 'ARRAY' : 'OBJECT'
   const { document, guards, met } = writtenDocument(sql, sql, change, bind)
-  const parts = [...operations, ...conditions]
   // JSON_SET would ignore a key of an array.
-  const isFitting = type === 'OBJECT' || !parts.some(({ path: [first] }) => typeof first === 'string')
+  const isFitting =
+    type === 'OBJECT' || ![...operations, ...conditions].some(({ path: [first] }) => typeof first === 'string')
   const all = [`JSON_TYPE(${sql}) = '${type}'`, holdsEveryText(column), ...guards, ...met]
-  const guard = [...all, ...(isFitting ? [] : ['1 = 0'])].join(' AND ')
+  const guard = (isFitting ? all : [...all, '1 = 0']).join(' AND ')
   if (!operations.some(({ kind }) => kind === 'pull')) return { document, guard }
   // GROUP_CONCAT truncates a longer text, and CONCAT returns NULL for it: without strict sql_mode, only with a warning.
   const isShort = `OCTET_LENGTH(${sql}) <= LEAST(@@max_allowed_packet, ${maxConcatenated})`

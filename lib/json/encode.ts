@@ -27,11 +27,12 @@ const greatestIndex = 2 ** 32 - 1
  * `$."items"[last-1]`. Sent as a bind.
  */
 export function pathText(path: Path): string {
-  const stepText = (step: Path[number]): string => {
-    if (typeof step !== 'number') return `.${JSON.stringify(step)}`
-    return step < 0 ? `[last-${Math.min(-1 - step, greatestIndex)}]` : `[${Math.min(step, greatestIndex)}]`
+  let text = '$'
+  for (const step of path) {
+    if (typeof step !== 'number') text += `.${JSON.stringify(step)}`
+    else text += step < 0 ? `[last-${Math.min(-1 - step, greatestIndex)}]` : `[${Math.min(step, greatestIndex)}]`
   }
-  return '$' + path.map(stepText).join('')
+  return text
 }
 
 /**

@@ -55,7 +55,7 @@ const rootKinds: ReadonlySet<Kind | ConditionKind> = new Set([
 ])
 
 function pathOf(method: string, kind: Kind | ConditionKind, path: PathInput): Path {
-  return rootKinds.has(kind) && Array.isArray(path) && path.length === 0 ? root : stepsOf(method, path)
+  return Array.isArray(path) && path.length === 0 && rootKinds.has(kind) ? root : stepsOf(method, path)
 }
 
 /** Creates an operation of a save; its operand is a part of a document, in which a number may be too large. */
@@ -77,11 +77,11 @@ class MadeOperation<K extends Kind, P extends Path, V> implements Operation<K, P
   declare readonly key?: string
   declare readonly operand?: V
 
-  constructor(kind: K, path: P, json: string, own: OwnParts = {}) {
+  constructor(kind: K, path: P, json: string, own?: OwnParts) {
     this.kind = kind
     this.path = path
     this.json = json
-    Object.assign(this, own)
+    if (own) Object.assign(this, own)
     Object.freeze(this)
   }
 
@@ -102,7 +102,8 @@ function isStep(value: unknown): value is Path[number] {
 }
 
 function stepsOf(method: string, path: PathInput): Path {
-  const steps: unknown = typeof path === 'string' ? [path] : path
+  if (typeof path === 'string') return Object.freeze([path])
+  const steps: unknown = path
   if (!Array.isArray(steps) || !steps.every(isStep)) throw usage.path(method, path)
   const index = steps.find((step) => typeof step === 'number' && !Number.isSafeInteger(step))
   if (index !== undefined) throw usage.index(method, index)
@@ -152,12 +153,8 @@ export function remove<const P extends PathInput, const R extends readonly PathI
   ...more: R
 ): Operation<'remove', PathOf<P>, R extends readonly [] ? null : PathOf<R[number]>> {
   const paths = more.map((each) => stepsOf('remove', each))
-  return new MadeOperation(
-    'remove',
-    stepsOf('remove', path) as PathOf<P>,
-    'null',
-    paths.length > 0 ? { more: paths } : {},
-  )
+  const own = paths.length > 0 ? { more: paths } : undefined
+  return new MadeOperation('remove', stepsOf('remove', path) as PathOf<P>, 'null', own)
 }
 
 /**

@@ -6,18 +6,20 @@ const stringTypes = ['STRING', 'CHAR', 'TEXT', 'UUID', 'ENUM', 'CITEXT']
 
 /** Whether a database compares a value with a column of a type without converting it. */
 export function fitsType(type: string, value: unknown): boolean {
-  const isNumber =
-    typeof value === 'bigint' ||
-    // A rounded number would match another row.
-    (Number.isInteger(value) ? Number.isSafeInteger(value) : Number.isFinite(value)) ||
-    (typeof value === 'string' && /^-?\d+(\.\d+)?$/.test(value) && Number.isFinite(Number(value)))
-  const isOther = typeof value === 'boolean' || value instanceof Date || value instanceof Uint8Array
   const expected = expectedOperand(type)
-  if (expected === 'a number') return isNumber
+  if (expected === 'a number') return isNumber(value)
   if (expected === 'a string') return isText(value) || (value instanceof Uint8Array && type !== 'UUID')
   if (type === 'BOOLEAN') return typeof value === 'boolean' || value === 0 || value === 1
   if (type === 'TIME') return typeof value === 'string' && time.test(value)
-  return (isNumber || isOther || isText(value)) && (expected === 'a value' || isDate(value))
+  const isOther = typeof value === 'boolean' || value instanceof Date || value instanceof Uint8Array
+  return (isOther || isText(value) || isNumber(value)) && (expected === 'a value' || isDate(value))
+}
+
+function isNumber(value: unknown): boolean {
+  // A rounded number would match another row.
+  if (typeof value === 'number') return Number.isInteger(value) ? Number.isSafeInteger(value) : Number.isFinite(value)
+  const isDecimal = typeof value === 'string' && /^-?\d+(\.\d+)?$/.test(value) && Number.isFinite(Number(value))
+  return isDecimal || typeof value === 'bigint'
 }
 
 /** A driver would replace half of a surrogate pair by U+FFFD, which may match another row. */

@@ -1,14 +1,14 @@
 import type { Model } from 'sequelize'
 import type { RowFacts } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
-import { whereNotDeleted, whereOfNamedScope, whereOfModel } from '../sequelize/internals.js'
+import { isParanoid, whereNotDeleted, whereOfNamedScope, whereOfModel } from '../sequelize/internals.js'
 import type { RowModel } from '../sequelize/internals.js'
 import { sessionOf } from '../sequelize/session.js'
 import type { Session } from '../sequelize/session.js'
 import type { Statement } from '../sequelize/statement.js'
 import { conditionSql, isAlwaysMet, ordinaryColumns, rowConditions } from './row-conditions.js'
 import type { RowCondition } from './row-conditions.js'
-import { identifyRow, isModel, refuseDuplicates, RowRef } from './row-ref.js'
+import { identifyRow, isModel, refuseDuplicates, rowByKey, RowRef } from './row-ref.js'
 import type { Target } from './row-ref.js'
 
 /** A row that has to be found first, by conditions on its ordinary columns. */
@@ -45,18 +45,16 @@ export type TargetRow = RowRef | RowQuery
  * @throws {UsageError} `target` is no instance, no [Model, primaryKey] and no [Model, { where }]
  */
 export function identifyTarget<M extends Model>(method: string, target: Target<M>): TargetRow {
-  const isPair = Array.isArray(target) && target.length === 2
-  const query = isPair ? queryOf(method, target as unknown as [unknown, unknown]) : undefined
-  if (query) return query
-  const row = identifyRow(method, target)
-  return isPair
-    ? new RowRef(row.model, row.primaryKey, undefined, conditionsOf(method, row.model, whereNotDeleted))
-    : row
+  if (!Array.isArray(target) || target.length !== 2) return identifyRow(method, target)
+  const model: unknown = target[0]
+  const value: unknown = target[1]
+  if (!isModel(model)) throw usage.model(method, model)
+  if (isWhere(model, value)) return queryOf(method, model, value)
+  return rowByKey(method, model, value, isParanoid(model) ? conditionsOf(method, model, whereNotDeleted) : [])
 }
 
-/** The query of [Model, { where }]; `undefined` for a primary key. */
-function queryOf(method: string, [model, value]: readonly [unknown, unknown]): RowQuery | undefined {
-  if (!isModel(model) || !isWhere(model, value)) return undefined
+/** The query of [Model, { where }]. */
+function queryOf(method: string, model: RowModel, value: { readonly where: unknown }): RowQuery {
   if (model.primaryKeyAttributes.length === 0) throw usage.noPrimaryKey(method, model.name)
   const { where, ...others } = value
   if (Object.keys(others).length > 0) throw usage.targetKeys(method, model.name, Object.keys(others))

@@ -2,9 +2,18 @@ import { isDeepStrictEqual } from 'node:util'
 import { Model, Op } from 'sequelize'
 import type { Attributes, ModelStatic, Sequelize, WhereOptions } from 'sequelize'
 import type { Column } from '../dialects/dialect.js'
-import type { RowFacts, UsageError } from '../errors/errors.js'
+import type { RowFacts } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
-import { attributeType, fieldOf, isParanoid, modelOf, sequelizeOf, valuesOf } from '../sequelize/internals.js'
+import {
+  attributeType,
+  fieldOf,
+  isChanged,
+  isParanoid,
+  modelOf,
+  previousValuesOf,
+  sequelizeOf,
+  valuesOf,
+} from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { documentType, jsonAttributes } from '../sequelize/model-state.js'
 import { sessionOf } from '../sequelize/session.js'
@@ -66,11 +75,9 @@ export class RowRef {
   static of(instance: Row): RowRef {
     const model = modelOf(instance)
     const values = valuesOf(instance)
-    return new RowRef(
-      model,
-      Object.fromEntries(model.primaryKeyAttributes.map((name) => [name, values[name]])),
-      instance,
-    )
+    const primaryKey: Record<string, unknown> = {}
+    for (const name of model.primaryKeyAttributes) primaryKey[name] = values[name]
+    return new RowRef(model, primaryKey, instance)
   }
 
   get session(): Session {
@@ -104,8 +111,9 @@ export class RowRef {
 
   /** The SQL that matches the row. The binds of the primary key are the last ones. */
   sql(statement: Statement): string {
-    const conditions = this.conditions.map((each) => conditionSql(each, statement))
-    return [statement.row(this.primaryKey), ...conditions].join(' AND ')
+    let sql = statement.row(this.primaryKey)
+    for (const each of this.conditions) sql += ` AND ${conditionSql(each, statement)}`
+    return sql
   }
 }
 
@@ -134,21 +142,24 @@ export function isModel(value: unknown): value is RowModel {
 }
 
 /**
- * Resolves a target to a row.
- * @throws {UsageError} `target` is no instance and no [Model, primaryKey], or its key is incomplete or has a wrong type
+ * Resolves an instance to its row.
+ * @throws {UsageError} `target` is no instance, is not stored, or its key is incomplete or has a wrong type
  */
-export function identifyRow<M extends Model>(method: string, target: Target<M>): RowRef {
-  if (Array.isArray(target) && target.length === 2) {
-    const [model, key] = target as unknown as [unknown, unknown]
-    if (!isModel(model)) throw usage.model(method, model)
-    return new RowRef(model, checkedKey(method, model, keyFromArgument(method, model, key)))
-  }
+export function identifyRow(method: string, target: unknown): RowRef {
   if (!(target instanceof Model)) throw usage.target(method, target)
   const instance = target as Row
   const model = modelOf(instance)
   if (!isModel(model)) throw usage.model(method, model)
   if (instance.isNewRecord) throw usage.newRecord(method, model.name)
   return new RowRef(model, checkedKey(method, model, keyFromInstance(method, model, instance)), instance)
+}
+
+/**
+ * Resolves a model and a primary key to a row.
+ * @throws {UsageError} the key is incomplete or has a wrong type
+ */
+export function rowByKey(method: string, model: RowModel, key: unknown, conditions: readonly RowCondition[]): RowRef {
+  return new RowRef(model, checkedKey(method, model, keyFromArgument(method, model, key)), undefined, conditions)
 }
 
 /** @throws {UsageError} two of the references are the same row */
@@ -169,31 +180,32 @@ function keyNames(method: string, model: RowModel): readonly string[] {
 
 function keyFromArgument(method: string, model: RowModel, key: unknown): Record<string, unknown> {
   const names = keyNames(method, model)
-  const wrong = (): UsageError => usage.primaryKeyShape(method, model.name, names, key)
   const isObject = typeof key === 'object' && key !== null && !(key instanceof Date) && !(key instanceof Uint8Array)
   if (names.length === 1 && !isObject) return { [names[0]!]: key }
-  if (!isObject) throw wrong()
-  if (!isDeepStrictEqual(Object.keys(key).sort(), [...names].sort())) throw wrong()
+  if (!isObject || !isDeepStrictEqual(Object.keys(key).sort(), [...names].sort())) {
+    throw usage.primaryKeyShape(method, model.name, names, key)
+  }
   return Object.fromEntries(names.map((name) => [name, (key as Record<string, unknown>)[name]]))
 }
 
 function keyFromInstance(method: string, model: RowModel, instance: Row): Record<string, unknown> {
   const loaded = valuesOf(instance)
-  const previous = instance.previous() as Record<string, unknown>
-  return Object.fromEntries(
-    keyNames(method, model).map((name) => {
-      if (loaded[name] === undefined) throw usage.primaryKeyNotLoaded(method, model.name, name)
-      // If the key was changed and not saved, the old value still identifies the row.
-      return [name, previous[name] ?? loaded[name]]
-    }),
-  )
+  const key: Record<string, unknown> = {}
+  for (const name of keyNames(method, model)) {
+    if (loaded[name] === undefined) throw usage.primaryKeyNotLoaded(method, model.name, name)
+    // If the key was changed and not saved, the old value still identifies the row.
+    key[name] = (isChanged(instance, name) ? previousValuesOf(instance)[name] : undefined) ?? loaded[name]
+  }
+  return key
 }
 
 // MySQL compares '7x' = 7 and 'abc' = 0 as equal: a key of the wrong type would match other rows.
 function checkedKey(method: string, model: RowModel, key: Record<string, unknown>): Record<string, unknown> {
-  for (const [name, value] of Object.entries(key)) {
+  for (const name of model.primaryKeyAttributes) {
     const type = attributeType(model, name)
-    if (!fitsType(type, value)) throw usage.primaryKeyType(method, model.name, name, expectedOperand(type), value)
+    if (!fitsType(type, key[name])) {
+      throw usage.primaryKeyType(method, model.name, name, expectedOperand(type), key[name])
+    }
   }
   return key
 }

@@ -114,6 +114,11 @@ export function hasMethod(model: RowModel, name: string): boolean {
 
 /** The effective options of a model: its own, else those of its base classes, else those of its Sequelize instance. */
 export function policyOf(model: RowModel): Policy {
-  const inherited = inheritedStates(model).map(({ options }) => options)
-  return Object.assign({}, defaultPolicy, sessionOf(sequelizeOf(model)).options, ...inherited.reverse()) as Policy
+  let policy = defaultPolicy
+  const ofSession = sessionOf(sequelizeOf(model)).options
+  if (ofSession) policy = { ...policy, ...ofSession }
+  for (const { options } of inheritedStates(model).reverse()) {
+    if (options) policy = { ...policy, ...options }
+  }
+  return policy
 }

@@ -74,10 +74,10 @@ export class Statement {
    * Far below `limit`, the bound is rough.
    */
   bytes(sql: string, limit: number = Infinity): number {
-    const longest = this.#binds.reduce<number>(
-      (length, value) => Math.max(length, typeof value === 'string' ? value.length : maxNonStringBytes),
-      0,
-    )
+    let longest = 0
+    for (const value of this.#binds) {
+      longest = Math.max(longest, typeof value === 'string' ? value.length : maxNonStringBytes)
+    }
     // A placeholder has at least 2 characters; a character has at most 3 bytes, and one more where it is escaped.
     const upperBound = sql.length * (3 + (bytesPerValueHeader + 4 * longest) / 2)
     if (upperBound <= limit) return upperBound
@@ -113,10 +113,12 @@ export class Statement {
 
   /** The select list: the column of every attribute, with the attribute's name as its alias. */
   columns(): string {
-    return Object.entries(this.#model.getAttributes() as Record<string, { type: { key?: string } }>)
-      .filter(([, { type }]) => type.key !== 'VIRTUAL')
-      .map(([attribute]) => `${this.column(attribute)} AS ${this.name(attribute)}`)
-      .join(', ')
+    let sql = ''
+    for (const attribute of Object.keys(this.#model.getAttributes())) {
+      if (typeOf(this.#model, attribute).key === 'VIRTUAL') continue
+      sql += `${sql && ', '}${this.column(attribute)} AS ${this.name(attribute)}`
+    }
+    return sql
   }
 
   /** The select list of the primary key. */
@@ -137,17 +139,19 @@ export class Statement {
 
   /** The condition that matches one row. */
   row(primaryKey: Readonly<Record<string, unknown>>): string {
-    return Object.entries(primaryKey)
-      .map(([attribute, value]) => this.comparison(attribute, '=', value))
-      .join(' AND ')
+    let sql = ''
+    for (const attribute of Object.keys(primaryKey)) {
+      sql += `${sql && ' AND '}${this.comparison(attribute, '=', primaryKey[attribute])}`
+    }
+    return sql
   }
 
   /** The condition on one column; the value may be one that the type of the column cannot represent. */
   comparison(attribute: string, operator: Comparison, value: unknown): string {
     const { comparison } = this.#session.connector
     const column = this.column(attribute)
+    if (!comparison) return `${column} ${operator} ${this.value(attribute, value)}`
     const bind = (): string => this.value(attribute, value)
-    if (!comparison) return `${column} ${operator} ${bind()}`
     return comparison({ column, operator, bind, value, type: typeOf(this.#model, attribute) })
   }
 }

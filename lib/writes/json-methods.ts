@@ -79,7 +79,7 @@ export async function mergeJsonKey(
   const method = 'mergeJsonKey'
   const document = identifyDocument(method, target, column)
   if (typeof key !== 'string') throw usage.key(method, key)
-  return write(document, [operation(method, 'set', [key], value)], options)
+  return write(document, [operation(method, 'set', key, value)], options)
 }
 
 /**
