@@ -101,10 +101,7 @@ export async function patchRow(
     for (const each of documents) exact.push(await withStoredDigits(call, row, each, context))
     const outcome = await updateDocuments(call, row, context, {
       documents: exact,
-      send: (variants, conditions) => {
-        const current = exact.map((each, index) => ({ ...each, conditions: conditions[index]! }))
-        return sendPatch(call, update, spelled, current, variants, context)
-      },
+      send: (variants, current) => sendPatch(call, update, spelled, current, variants, context),
       refusal: ({ column }, { path }, text) => {
         const isMisread = mayBeMisread(textAt(text, path) ?? text)
         return isMisread ? lossError(column, 'key') : StaleRowError.changedSinceLoad(method, facts, column, path)

@@ -178,6 +178,8 @@ export function withLocks<const T extends readonly Target<Model>[], R>(
   return runLocked('withLocks', targets, (rows, transaction) => fn(rows as RowsOf<T>, transaction), options, fn)
 }
 
+const lockOptionNames = ['transaction', 'isolationLevel', 'timeoutMs', 'nowait', 'retry', 'logging'] as const
+
 async function runLocked<R>(
   method: string,
   targets: readonly Target<Model>[],
@@ -185,16 +187,9 @@ async function runLocked<R>(
   options: WithLockOptions,
   given: unknown,
 ): Promise<R> {
-  const { transaction, isolationLevel, logging, ...checked } = checkOptions(method, options, [
-    'transaction',
-    'isolationLevel',
-    'timeoutMs',
-    'nowait',
-    'retry',
-    'logging',
-  ])
-  const timeoutMs = checkWait(method, checked)
-  const retry = checkRetryOptions(method, checked.retry)
+  const { transaction, isolationLevel, logging } = checkOptions(method, options, lockOptionNames)
+  const timeoutMs = checkWait(method, options)
+  const retry = checkRetryOptions(method, options.retry)
   checkIsolationLevel(method, isolationLevel)
   if (typeof given !== 'function') throw usage.callback(method, given)
   const targeted = identifyTargets(method, targets)

@@ -26,9 +26,7 @@ export function sendForRows<R extends object>(
   model?: RowModel,
 ): Promise<R[]> {
   const options = {
-    bind: binds,
-    ...queryOptions(session, context),
-    type: QueryTypes.SELECT,
+    ...queryOptions(session, binds, context, QueryTypes.SELECT),
     raw: true,
     ...(model && { model }),
   } as QueryOptionsWithType<QueryTypes.SELECT>
@@ -43,9 +41,7 @@ export function sendForInstances(
   context: QueryContext,
 ): Promise<Row[]> {
   const options = {
-    bind: binds,
-    ...queryOptions(session, context),
-    type: QueryTypes.SELECT as const,
+    ...queryOptions(session, binds, context, QueryTypes.SELECT as const),
     // Overrides a default of the application: new Sequelize({ query: { raw: true } }).
     raw: false,
     model,
@@ -66,9 +62,9 @@ export function sendForHeader(
   context: QueryContext,
   model?: RowModel,
 ): Promise<[header: unknown, rest: unknown]> {
-  const options = { bind: binds, ...queryOptions(session, context), type: QueryTypes.RAW as const }
-  const own = (model ? { ...options, model } : options) as typeof options
-  return send(session, sql, context, () => session.sequelize.query(sql, own), countWrittenRows)
+  const options = queryOptions(session, binds, context, QueryTypes.RAW)
+  if (model) Object.assign(options, { model })
+  return send(session, sql, context, () => session.sequelize.query(sql, options), countWrittenRows)
 }
 
 /** Sends a statement, and publishes it. */
@@ -101,15 +97,22 @@ export function statementRetry({ connector }: Session, inTransaction: boolean): 
   return inTransaction || !busy ? { max: 1 } : { max: 20, match: [busy] }
 }
 
-function queryOptions(session: Session, { transaction, logging }: QueryContext) {
-  return {
+function queryOptions<T extends QueryTypes>(
+  session: Session,
+  bind: unknown[],
+  { transaction, logging }: QueryContext,
+  type: T,
+): QueryOptionsWithType<T> {
+  const options = {
+    bind,
+    type,
     // null, not undefined: the call has already decided whether to join the ambient transaction.
     transaction: transaction ?? null,
     useMaster: true,
     [checkedBy]: 'library',
     retry: statementRetry(session, transaction !== undefined),
-    ...(logging === undefined ? {} : { logging }),
   }
+  return logging === undefined ? options : { ...options, logging }
 }
 
 /** Detects the database of a session by the version of its server. */

@@ -11,6 +11,7 @@ import {
 } from '../errors/errors.js'
 import type { RowFacts } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
+import { checkedBy } from '../sequelize/options.js'
 import { failureOf, recogniseDialect } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import type { Session } from '../sequelize/session.js'
@@ -39,11 +40,14 @@ export interface Call {
 }
 
 /** Starts a call: watches the statements of its Sequelize instance, and detects its database. */
-export async function startCall(started: Omit<Call, 'dialect'>): Promise<Call> {
-  const { method, session, row, transaction, logging, timeoutMs } = started
+export function startCall(started: Omit<Call, 'dialect'>): Call | Promise<Call> {
+  const { session } = started
   watchSession(session)
-  const dialect = session.dialect ?? (await recogniseDialect(session, started))
-  return { method, session, dialect, row, transaction, logging, timeoutMs }
+  return session.dialect ? { ...started, dialect: session.dialect } : startFirstCall(started)
+}
+
+async function startFirstCall(started: Omit<Call, 'dialect'>): Promise<Call> {
+  return { ...started, dialect: await recogniseDialect(started.session, started) }
 }
 
 const isolationLevels: readonly string[] = Object.values(Transaction.ISOLATION_LEVELS)
@@ -76,18 +80,18 @@ interface Plan {
 export async function execute<P, R = P>(call: Call, work: Work<P, R>, plan: Plan): Promise<R> {
   let hasCallbackStarted = false
   let attempts = 0
-  const run = async (context: QueryContext, state: TransactionState | undefined): Promise<R> => {
+  const runBoth = async (context: QueryContext, state: TransactionState | undefined): Promise<R> => {
     const prepared = await work.statements(context, state)
-    if (!work.callback) return prepared as unknown as R
     hasCallbackStarted = true
-    return work.callback(prepared, context, state!)
+    return work.callback!(prepared, context, state!)
   }
+  const run = work.callback ? runBoth : (work.statements as unknown as typeof runBoth)
   const attempt = (): Promise<R> => {
     hasCallbackStarted = false
     attempts++
     if (plan.opensTransaction) return openTransaction(call, plan, run)
     const context = { method: call.method, row: call.row, transaction: undefined, logging: call.logging }
-    return inWriterQueue(call, () => run(context, undefined))
+    return call.dialect.writerQueue ? inWriterQueue(call, () => run(context, undefined)) : run(context, undefined)
   }
   const isRetryable = (error: unknown): boolean => {
     if (error instanceof AfterCommit) return false
@@ -150,21 +154,19 @@ async function openTransaction<R>(
     ...(isolationLevel && { isolationLevel }),
     ...(logging !== undefined && { logging }),
     ...(dialect.writerQueue && { type }),
+    [checkedBy]: 'library',
   }
-  const { scope } = currentContext()
   let state: TransactionState | undefined
   let isCommitting = false
   const run = async (transaction: Transaction): Promise<R> => {
     state = watchTransaction(transaction, dialect)
     state.own()
-    const result = await runWith({ scope }, () => work({ method, row, transaction, logging }, state!))
+    const result = await work({ method, row, transaction, logging }, state)
     isCommitting = true
     return result
   }
-  // Outside the enclosing scope, which refuses to open a transaction.
-  const open = (): Promise<R> => runWith({ scope: undefined }, () => sequelize.transaction(options, run))
   try {
-    const result = await inWriterQueue(call, open, wait)
+    const result = await inWriterQueue(call, () => sequelize.transaction(options, run), wait)
     if (state?.commitError) throw state.commitError as Error
     return result
   } catch (error) {

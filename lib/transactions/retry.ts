@@ -60,6 +60,8 @@ const defaults = { maxAttempts: 5, baseDelayMs: 10, maxDelayMs: 1000 } as const
 /** For this library's own statements that certainly wrote nothing, if the caller passed no `retry`. */
 export const statementRetries: RetryOptions = { maxAttempts: 3 }
 
+const clock = { random: Math.random, pause: delay }
+
 /**
  * Runs `attempt` until it resolves, fails with an error that is not retryable, or has no attempts left.
  * @see https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
@@ -69,15 +71,16 @@ export async function retry<R>(
   attempt: () => Promise<R>,
   isRetryable: (error: unknown) => boolean,
   options: RetryOptions,
-  { random, pause }: { random: () => number; pause: typeof delay } = { random: Math.random, pause: delay },
+  { random, pause }: { random: () => number; pause: typeof delay } = clock,
 ): Promise<R> {
-  const { maxAttempts = defaults.maxAttempts, baseDelayMs = defaults.baseDelayMs } = options
-  const { maxDelayMs = defaults.maxDelayMs, signal, onRetry } = options
+  const { signal } = options
   for (let number = 1; ; number++) {
     signal?.throwIfAborted()
     try {
       return await attempt()
     } catch (error) {
+      const { maxAttempts = defaults.maxAttempts, baseDelayMs = defaults.baseDelayMs } = options
+      const { maxDelayMs = defaults.maxDelayMs, onRetry } = options
       if (number >= maxAttempts || !isRetryable(error)) throw error
       const delayMs = random() * Math.min(maxDelayMs, baseDelayMs * 2 ** (number - 1))
       const failed = { error, attempt: number, maxAttempts, delayMs }

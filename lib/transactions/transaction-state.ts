@@ -44,6 +44,7 @@ export interface QueryOptions {
   readonly lock?: unknown
   readonly updateOnDuplicate?: readonly string[]
   readonly completesTransaction?: boolean
+  readonly retry?: { readonly max?: number }
 }
 
 /** The state that this library keeps for one transaction of the server. */
@@ -243,8 +244,8 @@ export class TransactionState {
 
   #sendNow(query: Query, sql: unknown, text: string, given: QueryOptions, dialect: Dialect): Promise<unknown> {
     // Otherwise Sequelize could resend a statement after the server has ended its transaction.
-    const retry = { max: 1 }
-    const options = dialect.writerQueue ? given : { ...given, retry }
+    const isSentOnce = dialect.writerQueue !== undefined || given.retry?.max === 1
+    const options = isSentOnce ? given : { ...given, retry: { max: 1 } }
     const savepoint = savepointSql.exec(text)
     if (savepoint) return this.#sendForSavepoint(query, savepoint, text, options, dialect)
     if (!given.completesTransaction) return this.#sendStatement(query, sql, options, dialect)

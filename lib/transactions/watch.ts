@@ -13,6 +13,7 @@ import {
   versionAttribute,
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
+import { checkedBy } from '../sequelize/options.js'
 import { override } from '../sequelize/override.js'
 import { limitPreparedStatements } from '../sequelize/prepared-statements.js'
 import { noteFailure } from '../sequelize/send.js'
@@ -43,6 +44,8 @@ type Begin = (options?: BeginOptions | Callback, callback?: Callback) => Promise
 type Callback = (transaction: Transaction) => unknown
 interface BeginOptions {
   readonly transaction?: Transaction | null
+  /** Set by this library, which has checked that it may open the transaction, and gives the callback a scope of its own. */
+  readonly [checkedBy]?: 'library'
 }
 
 /**
@@ -219,6 +222,7 @@ async function openTransaction(
   second: Callback | undefined,
 ): Promise<unknown> {
   const [options, callback] = typeof first === 'function' ? [undefined, first] : [first, second]
+  if (options?.[checkedBy] === 'library') return begin(options, callback)
   if (!options?.transaction) refuseOpening(session)
   if (!callback) return begin(options)
   const run = async (transaction: Transaction): Promise<unknown> => {

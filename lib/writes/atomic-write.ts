@@ -64,12 +64,11 @@ export async function write(
   operations: readonly Operation[],
   options: JsonWriteOptions,
 ): Promise<unknown> {
-  const { if: conditions = [], ...others } = checkOptions(method, options, jsonOptionNames)
+  const { if: conditions = [], returning = false } = checkOptions(method, options, jsonOptionNames)
   if (!Array.isArray(conditions) || !conditions.every(isCondition)) throw usage.conditions(method, conditions)
   const request = { method, row, documents: [{ column, type, operations, conditions }], changes: {}, where: [] }
-  const { returning = false } = others
   const answer = returning ? 'documents' : 'nothing'
-  const written = await traceCall({ method, row: row.facts }, () => writeRow(request, others, answer))
+  const written = await traceCall({ method, row: row.facts }, () => writeRow(request, options, answer))
   return row.instance ?? (returning ? written.documents![0] : undefined)
 }
 
@@ -123,14 +122,17 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
   const { session, model, instance } = row
   const { logging, coalesce: coalesced } = options
   const retry = checkRetryOptions(method, options.retry)
-  if (!['undefined', 'boolean'].includes(typeof coalesced)) throw usage.coalesce(method, coalesced)
-  const { writesRefusedBy } = findRowState(instance) ?? {}
+  if (coalesced !== undefined && typeof coalesced !== 'boolean') throw usage.coalesce(method, coalesced)
+  const writesRefusedBy = findRowState(instance)?.writesRefusedBy
   if (writesRefusedBy !== undefined) throw usage.writeInside(writesRefusedBy, method)
   const joined = transactionToJoin(method, session, options.transaction, instance)
   if (joined && retry) throw usage.retryJoined(method)
-  const changed = documents.filter(({ operations }) => operations.length > 0).map(({ column }) => column)
-  refuseUnsavedChanges(method, row, [...changed, ...Object.keys(changes)])
-  const hasColumns = Object.keys(changes).length > 0
+  const columnNames = Object.keys(changes)
+  const hasColumns = columnNames.length > 0
+  if (instance) {
+    const changed = documents.filter(({ operations }) => operations.length > 0).map(({ column }) => column)
+    refuseUnsavedChanges(method, row, [...changed, ...columnNames])
+  }
   const isOneDocument = documents.length === 1 && !hasColumns && where.length === 0
   const policy = policyOf(model)
   const isBatched = !joined && isOneDocument && row instanceof RowRef && (coalesced ?? policy.coalesce)
@@ -286,10 +288,8 @@ async function updateRow(call: Call, write: AtomicWrite, context: QueryContext):
     documents,
     columns,
     where,
-    send: (variants, conditions) => {
-      const current = documents.map((each, index) => ({ ...each, conditions: conditions[index]! }))
-      return sendUpdate(call, { ...write, documents: current }, variants, context)
-    },
+    send: (variants, current) =>
+      sendUpdate(call, current === documents ? write : { ...write, documents: current }, variants, context),
     refusal: ({ column }, reason) =>
       'needed' in reason
         ? mismatchError(method, row.facts, column, reason)
@@ -326,18 +326,17 @@ export function buildUpdate(
   const { prepares = false, maxBinds = Infinity } = session.connector
   const isPrepared = prepares && mayPad
   const statement = new Statement({ session, model })
+  const targets: Column[] = []
   const assignments: string[] = []
-  const guards: string[] = []
-  let [prefix, hint] = ['', '']
-  const targets = documents.map(({ column, type }) => ({ sql: statement.column(column), type }))
-  for (const [index, { operations, conditions }] of documents.entries()) {
-    const target = targets[index]!
-    const change = { operations, conditions, isPrepared }
-    const written = variants[index]!(change, target, statement.bind)
-    const { document, guard } = written
+  let [guards, prefix, hint] = ['', '', '']
+  for (let index = 0; index < documents.length; index++) {
+    const { column, type, operations, conditions } = documents[index]!
+    const target = { sql: statement.column(column), type }
+    targets.push(target)
+    const written = variants[index]!({ operations, conditions, isPrepared }, target, statement.bind)
     // Without operations, the write depends on the document and does not change it.
-    if (operations.length > 0) assignments.push(`${target.sql} = ${document}`)
-    guards.push(guard)
+    if (operations.length > 0) assignments.push(`${target.sql} = ${written.document}`)
+    guards += ` AND ${written.guard}`
     // The same for all documents that have one.
     prefix ||= written.prefix ?? ''
     hint ||= written.hint ?? ''
@@ -363,10 +362,9 @@ export function buildUpdate(
     const key = statement.column(model.primaryKeyAttributes[0]!)
     assignments.push(`${key} = ${key}`)
   }
-  const conditions = [...guards, ...where.map((each) => conditionSql(each, statement))]
-  const all = [rows.sql(statement), ...conditions].join(' AND ')
-  const table = `${statement.table()}${rows.hint === undefined ? '' : ` ${rows.hint}`}`
-  const sql = `${prefix}UPDATE ${hint}${table} SET ${assignments.join(', ')} WHERE ${all}`
+  for (const each of where) guards += ` AND ${conditionSql(each, statement)}`
+  const table = rows.hint === undefined ? statement.table() : `${statement.table()} ${rows.hint}`
+  const sql = `${prefix}UPDATE ${hint}${table} SET ${assignments.join(', ')} WHERE ${rows.sql(statement)}${guards}`
   const bytes = statement.bytes(sql, dialect.maxStatementBytes)
   const binds = statement.countBinds(sql, maxBinds)
   if (isPrepared && (bytes > (dialect.maxStatementBytes ?? Infinity) || binds > maxBinds)) {

@@ -69,17 +69,14 @@ export interface StoredDocument {
 }
 
 /** An UPDATE of one row that changes some of its documents. */
-interface DocumentUpdate<R> {
-  readonly documents: readonly DocumentChange[]
+interface DocumentUpdate<R, D extends DocumentChange> {
+  readonly documents: readonly D[]
   /** The changes of ordinary columns. */
   readonly columns?: readonly ColumnChange[]
   /** The conditions on ordinary columns. */
   readonly where?: readonly RowCondition[]
-  /** Sends the UPDATE, with one variant and the current conditions for each document. */
-  readonly send: (
-    variants: readonly UpdateVariant[],
-    conditions: readonly Change['conditions'][],
-  ) => Promise<UpdateResult<R>>
+  /** Sends the UPDATE of the documents, whose conditions may be spelled as stored, with one variant for each. */
+  readonly send: (variants: readonly UpdateVariant[], documents: readonly D[]) => Promise<UpdateResult<R>>
   /** The error for a document, stored as `text`, that an operation does not fit, or that does not meet a condition. */
   readonly refusal: (document: DocumentChange, reason: Mismatch | Condition, text: string) => Error
 }
@@ -98,25 +95,25 @@ const maxRounds = 5
  *   document
  * @throws {UnknownOutcomeError} the connection was lost after a write outside a transaction was sent
  */
-export async function updateDocuments<R>(
+export async function updateDocuments<R, D extends DocumentChange>(
   call: Call,
   ref: RowRef,
   context: QueryContext,
-  { documents, columns: changes = [], where = [], send, refusal }: DocumentUpdate<R>,
+  { documents, columns: changes = [], where = [], send, refusal }: DocumentUpdate<R, D>,
 ): Promise<{ readonly answer: R } | { readonly stored: readonly StoredDocument[] }> {
   const { method, dialect } = call
-  let conditions = documents.map((each) => each.conditions)
+  let current = documents
   const replaced = new Map<DocumentChange, UpdateVariant>()
   let before: string | undefined
   let isUnchanged = true
   for (let round = 1; round <= maxRounds; round++) {
     let canTell = true
     const readFirst = context.transaction ? documents.filter((each) => isReadFirst(each, dialect)) : []
-    const whole = readFirst.length > 0 ? await wholeDocuments(call, ref, readFirst, context) : noDocuments
-    for (const variants of whole ? variantsOf(documents, dialect, new Map([...replaced, ...whole])) : []) {
+    const whole = readFirst.length > 0 ? await wholeDocuments(call, ref, readFirst, context, replaced) : replaced
+    for (const variants of whole ? variantsOf(documents, dialect, whole) : []) {
       let sent: UpdateResult<R>
       try {
-        sent = await send(variants, conditions)
+        sent = await send(variants, current)
       } catch (error) {
         throw toWriteError(error, call, ref, { documents, changes }, context)
       }
@@ -134,9 +131,10 @@ export async function updateDocuments<R>(
       refuseInexactSums(method, each.column, each, stored[index]!.text, dialect)
     }
     if (!canTell && areColumnsThere && isAlreadyThere(ref, documents, stored)) return { stored }
-    conditions = documents.map((each, index) =>
-      each.conditions.map((condition) => inStoredSpelling(condition, stored[index]!.text)),
-    )
+    current = documents.map((each, index) => ({
+      ...each,
+      conditions: each.conditions.map((condition) => inStoredSpelling(condition, stored[index]!.text)),
+    }))
     const now = JSON.stringify(stored.map(({ text }) => text))
     isUnchanged &&= before === undefined || now === before
     before = now
@@ -203,20 +201,19 @@ export function isReadFirst({ type, operations, conditions }: DocumentChange, di
   )
 }
 
-const noDocuments: ReadonlyMap<DocumentChange, UpdateVariant> = new Map()
-
 /**
- * The variants that write documents as a whole, computed from what a locking read returns; `undefined` if one of the
- * changes does not fit its document.
+ * Adds to `replaced` the variants that write documents as a whole, computed from what a locking read returns; `undefined` if
+ * one of the changes does not fit its document.
  */
 async function wholeDocuments(
   call: Call,
   ref: RowRef,
   documents: readonly DocumentChange[],
   context: QueryContext,
+  replaced: ReadonlyMap<DocumentChange, UpdateVariant>,
 ): Promise<ReadonlyMap<DocumentChange, UpdateVariant> | undefined> {
   const { dialect } = call
-  const whole = new Map<DocumentChange, UpdateVariant>()
+  const whole = new Map(replaced)
   await takeWriteLock(call, ref.model, context)
   for (const each of documents) {
     const stored = await readDocument(call, ref, each, context)
@@ -274,10 +271,10 @@ const maxPlaced = 64
 export function variantsOf(
   documents: readonly DocumentChange[],
   dialect: Dialect,
-  whole: ReadonlyMap<DocumentChange, UpdateVariant> = noDocuments,
+  whole?: ReadonlyMap<DocumentChange, UpdateVariant>,
 ): UpdateVariant[][] {
   const variants = (each: DocumentChange): readonly UpdateVariant[] => {
-    const own = whole.get(each)
+    const own = whole?.get(each)
     if (own) return [own]
     return isReplacedAsWhole(each) ? dialect.variants.slice(0, 1) : dialect.variants
   }
