@@ -23,7 +23,9 @@ function layerOf(path: string): string {
 
 /** The layers that a file imports. */
 function importsOf(path: string, text: string): string[] {
-  return [...text.matchAll(/from '(\.[^']*)'/g)].map(([, from]) => layerOf(posix.join(posix.dirname(path), from!)))
+  return [...text.matchAll(/(?:from |require\()'(\.[^']*)'/g)].map(([, from]) =>
+    layerOf(posix.join(posix.dirname(path), from!)),
+  )
 }
 
 interface Source {
@@ -40,7 +42,9 @@ function circular(sources: readonly Source[]): string[] {
   const filesImportedBy = new Map(
     sources.map(({ path, text }) => [
       path,
-      [...text.matchAll(/from '(\.[^']*)\.js'/g)].map(([, from]) => `${posix.join(posix.dirname(path), from!)}.ts`),
+      [...text.matchAll(/(?:from |require\()'(\.[^']*)\.js'/g)].map(
+        ([, from]) => `${posix.join(posix.dirname(path), from!)}.ts`,
+      ),
     ]),
   )
   /** Everything that a file imports, and what that imports. */
