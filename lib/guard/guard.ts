@@ -321,8 +321,8 @@ function guardQueryInterface(sequelize: Sequelize): void {
       const model = instance && modelOf(instance)
       if (!model || !activePolicy(model)) return original.apply(this, args)
       const options = asChecked(model, given)
-      const send = (changed: Fields, transaction = options.transaction): Promise<unknown> =>
-        original.apply(this, [instance, tableName, changed, where, { ...options, transaction }]) as Promise<unknown>
+      const send = (changed: Fields): Promise<unknown> =>
+        original.apply(this, [instance, tableName, changed, where, options]) as Promise<unknown>
       const write = (): Promise<unknown> => save({ instance, tableName, values, where, options, send })
       const policy = activePolicy(model, options)
       const isPatching = policy && modeOf(policy, 'save') === 'patch'

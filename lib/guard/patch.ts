@@ -21,7 +21,7 @@ import { traceCall } from '../sequelize/channels.js'
 import { valuesOf } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
 import type { Policy } from '../sequelize/options.js'
-import { sendForHeader, statementRetry } from '../sequelize/send.js'
+import { statementRetry } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import { spelledValue } from '../sequelize/spelled-document.js'
 import type { SpelledDocument } from '../sequelize/spelled-document.js'
@@ -32,7 +32,7 @@ import { transactionToJoin } from '../transactions/join.js'
 import { lossError, notTooDeep, respelled, spellDocuments } from '../transactions/save-digits.js'
 import { applyToOtherInstances } from '../transactions/other-instances.js'
 import type { TransactionState } from '../transactions/transaction-state.js'
-import { isReadFirst, readDocument, updateDocuments } from '../writes/update-document.js'
+import { isReadFirst, readDocument, sendMatching, updateDocuments } from '../writes/update-document.js'
 import type { DocumentChange, DocumentColumn, UpdateResult } from '../writes/update-document.js'
 
 const method = 'save'
@@ -44,8 +44,8 @@ export interface RowUpdate {
   readonly values: Readonly<Record<string, unknown>>
   readonly where: object
   readonly options: Logging & { readonly transaction?: Transaction | null | undefined }
-  /** Sends it, with these values, in its own transaction or in another one. */
-  readonly send: (values: Readonly<Record<string, unknown>>, transaction?: Transaction) => Promise<unknown>
+  /** Sends it with these values. */
+  readonly send: (values: Readonly<Record<string, unknown>>) => Promise<unknown>
 }
 
 /** A document of a row, the name of its column in the database, and what changed in it since it was loaded. */
@@ -84,9 +84,7 @@ export async function patchRow(
   const changed = edits.map((edit) => ({ ...edit, ...notTooDeep(edit.column, () => changeOf(edit, conflicts)) }))
   const documents = changed.filter(({ operations, conditions }) => operations.length + conditions.length > 0)
   const plain = withoutEdits(values, edits)
-  const sendPlain = async (opened?: Transaction): Promise<unknown> =>
-    Object.keys(plain).length > 0 ? send(plain, opened) : [instance, 1]
-  if (documents.length === 0) return sendPlain()
+  if (documents.length === 0) return Object.keys(plain).length > 0 ? send(plain) : [instance, 1]
 
   // A document of a locked column, which is written as a whole.
   const spelled = await spellDocuments(session, rowStateOf(instance), instance, plain, options)
@@ -99,7 +97,7 @@ export async function patchRow(
   const statements = async (context: QueryContext, state: TransactionState | undefined): Promise<unknown> => {
     const exact: SpelledColumn[] = []
     for (const each of documents) exact.push(await withStoredDigits(call, row, each, context))
-    const outcome = await updateDocuments(call, row, context, {
+    const answer = await updateDocuments(call, row, context, {
       documents: exact,
       send: (variants, current) => sendPatch(call, update, spelled, current, variants, context),
       refusal: ({ column }, { path }, text) => {
@@ -116,11 +114,13 @@ export async function patchRow(
         operations.length > 0 ? undefined : valuesOf(instance)[column],
       )
     }
-    // The documents already have the new values; the other columns may not.
-    return 'answer' in outcome ? outcome.answer : sendPlain(context.transaction)
+    return answer
   }
   const opensTransaction = documents.some((each) => isReadFirst(each, call.dialect))
-  return traceCall(call, () => execute(call, { statements }, { opensTransaction }))
+  return traceCall(call, async () => {
+    const answer = await execute(call, { statements }, { opensTransaction })
+    return answer ?? execute(call, { statements }, { opensTransaction: true })
+  })
 }
 
 /**
@@ -183,14 +183,16 @@ function hasDigits(value: JsonValue): boolean {
 }
 
 async function sendPatch(
-  { dialect, session }: Call,
+  call: Call,
   { instance, tableName, where, options }: RowUpdate,
   plain: Readonly<Record<string, unknown>>,
   documents: readonly SpelledColumn[],
   variants: readonly UpdateVariant[],
   context: QueryContext,
 ): Promise<UpdateResult<unknown>> {
-  const statement = new Statement(RowRef.of(instance))
+  const { dialect, session } = call
+  const row = RowRef.of(instance)
+  const statement = new Statement(row)
   const { values, guard } = documentValues(documents, variants, dialect, statement)
   const sql = statement.update(tableName, { ...plain, ...values }, { [Op.and]: [where, literal(guard)] }, options)
   if (sql === undefined) throw usage.searchPath(method)
@@ -199,8 +201,8 @@ async function sendPatch(
   const { maxBinds = Infinity } = session.connector
   refuseTooManyBinds(method, column, statement.countBinds(sql, maxBinds), maxBinds, dialect)
   if (dialect.matched) {
-    const [header] = await sendForHeader(session, sql, statement.binds, context)
-    const isMatched = dialect.matched(header)
+    const selection = `SELECT 1 FROM ${statement.table()} WHERE ${statement.row(row.primaryKey)} AND ${guard}`
+    const isMatched = await sendMatching(call, row, { sql, selection, binds: statement.binds }, context)
     if (isMatched) return { result: 'matched', answer: [instance, 1] }
     return { result: isMatched === undefined ? 'unknown' : 'unmatched' }
   }

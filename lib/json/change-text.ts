@@ -43,12 +43,6 @@ export function textAfterOperations(text: string, operations: readonly Operation
   return textAfter(text, scanJson(text), root) ?? 'null'
 }
 
-/** Whether a document already equals what some operations make of it; numbers are compared by all their digits. */
-export function changesNothing(text: string, operations: readonly Operation[]): boolean {
-  const after = textAfterOperations(text, operations)
-  return isSameNode(text, scanJson(text), after, scanJson(after), isSameScalar)
-}
-
 /** The text of a value after the operations at its place and inside it; `undefined` if there is none. */
 function textAfter(text: string, node: JsonNode | undefined, { operation, inner }: Place): string | undefined {
   if (operation) return textOf(text, node, operation)

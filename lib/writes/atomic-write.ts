@@ -26,7 +26,7 @@ import { publishBatch, traceCall } from '../sequelize/channels.js'
 import { isChanged, updatedAtAttribute, valuesOf, versionAttribute } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { policyOf } from '../sequelize/model-state.js'
-import { failureOf, isRefusedByServer, sendForHeader, sendForRows } from '../sequelize/send.js'
+import { failureOf, isRefusedByServer, sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import { Statement } from '../sequelize/statement.js'
 import { execute, inSavepoint, startCall } from '../transactions/execute.js'
@@ -43,7 +43,7 @@ import { validatedChanges, valueAfter } from './columns.js'
 import type { ColumnChange } from './columns.js'
 import { notifyUpdate } from './on-write.js'
 import type { JsonWriteOptions } from './options.js'
-import { asLoaded, isReadFirst, readDocument, updateDocuments } from './update-document.js'
+import { asLoaded, isReadFirst, readDocument, sendMatching, updateDocuments } from './update-document.js'
 import type { DocumentChange, DocumentColumn, UpdateResult } from './update-document.js'
 
 /** A reference to the document that a call changes. */
@@ -141,12 +141,12 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
     const columns = hasColumns ? await validatedChanges(method, row, changes) : []
     const call = await startCall({ method, session, row: row.facts, transaction: joined, logging })
     refuseUnsupportedChanges(call, documents, columns)
-    const send = (own: Call, sent: AtomicWrite): Promise<Written> => {
+    const send = async (own: Call, sent: AtomicWrite): Promise<Written> => {
       const opensTransaction =
         policy.onWrite !== null ||
         (answer !== 'nothing' && call.dialect.matched !== undefined) ||
         sent.documents.some((each) => isReadFirst(each, call.dialect))
-      const statements = (context: QueryContext, state: TransactionState | undefined): Promise<Written> =>
+      const statements = (context: QueryContext, state: TransactionState | undefined): Promise<Written | undefined> =>
         state
           ? state.runCall(sent.row.key, `${method}()`, () =>
               policy.onWrite
@@ -154,7 +154,8 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
                 : updateInTransaction(own, sent, context, state),
             )
           : updateRow(own, sent, context)
-      return execute(own, { statements }, { opensTransaction, retry })
+      const written = await execute(own, { statements }, { opensTransaction, retry })
+      return written ?? (await execute(own, { statements }, { opensTransaction: true, retry }))
     }
     return withRows(call, [row], async ([ref], own) => {
       const whole: AtomicWrite = { row: ref!, documents, columns, where, answer, calls: 1, now: new Date() }
@@ -261,7 +262,7 @@ export async function updateInTransaction(
 ): Promise<Written> {
   const { instance } = write.row
   const isJoined = call.transaction !== undefined
-  const written = await updateRow(call, isJoined ? withNeededAnswer(state, write) : write, context)
+  const written = (await updateRow(call, isJoined ? withNeededAnswer(state, write) : write, context))!
   if (instance) state.remember(instance, context.transaction)
   applyToOthers(state, write, written)
   if (isJoined && instance) applyToInstance(instance, write, written)
@@ -280,11 +281,11 @@ async function updateAndNotify(
   return written
 }
 
-/** Sends the UPDATE until it matches the row. */
-async function updateRow(call: Call, write: AtomicWrite, context: QueryContext): Promise<Written> {
+/** Sends the UPDATE until it matches the row; `undefined` as {@link updateDocuments}. */
+function updateRow(call: Call, write: AtomicWrite, context: QueryContext): Promise<Written | undefined> {
   const { method } = call
-  const { row, documents, columns, where, answer } = write
-  const outcome = await updateDocuments(call, row, context, {
+  const { row, documents, columns, where } = write
+  return updateDocuments(call, row, context, {
     documents,
     columns,
     where,
@@ -295,14 +296,13 @@ async function updateRow(call: Call, write: AtomicWrite, context: QueryContext):
         ? mismatchError(method, row.facts, column, reason)
         : new ConditionNotMetError(method, row.facts, column, reason),
   })
-  if ('answer' in outcome) return outcome.answer
-  if (answer === 'row') return readWritten(call, write, context)
-  return { documents: outcome.stored.map(({ loaded }) => loaded) }
 }
 
 /** An UPDATE without RETURNING. */
 interface BuiltUpdate {
   readonly sql: string
+  /** A SELECT of the rows on the conditions of the UPDATE. */
+  readonly selection: string
   readonly statement: Statement
   /** The columns of its documents. */
   readonly targets: readonly Column[]
@@ -364,7 +364,8 @@ export function buildUpdate(
   }
   for (const each of where) guards += ` AND ${conditionSql(each, statement)}`
   const table = rows.hint === undefined ? statement.table() : `${statement.table()} ${rows.hint}`
-  const sql = `${prefix}UPDATE ${hint}${table} SET ${assignments.join(', ')} WHERE ${rows.sql(statement)}${guards}`
+  const all = `${rows.sql(statement)}${guards}`
+  const sql = `${prefix}UPDATE ${hint}${table} SET ${assignments.join(', ')} WHERE ${all}`
   const bytes = statement.bytes(sql, dialect.maxStatementBytes)
   const binds = statement.countBinds(sql, maxBinds)
   if (isPrepared && (bytes > (dialect.maxStatementBytes ?? Infinity) || binds > maxBinds)) {
@@ -373,7 +374,7 @@ export function buildUpdate(
   const named = documents[0]?.column ?? columns[0]!.attribute
   refuseTooLarge(method, named, bytes, dialect)
   refuseTooManyBinds(method, named, binds, maxBinds, dialect)
-  return { sql, statement, targets }
+  return { sql, selection: `${prefix}SELECT 1 FROM ${statement.table()} WHERE ${all}`, statement, targets }
 }
 
 async function sendUpdate(
@@ -384,10 +385,10 @@ async function sendUpdate(
 ): Promise<UpdateResult<Written>> {
   const { dialect, session } = call
   const { row, documents, answer } = write
-  const { sql, statement, targets } = buildUpdate(call, row.model, write, variants, row)
+  const { sql, selection, statement, targets } = buildUpdate(call, row.model, write, variants, row)
+  const { binds } = statement
   if (dialect.matched) {
-    const [header] = await sendForHeader(session, sql, statement.binds, context)
-    const isMatched = dialect.matched(header)
+    const isMatched = await sendMatching(call, row, { sql, selection, binds }, context)
     if (!isMatched) return { result: isMatched === undefined ? 'unknown' : 'unmatched' }
     return { result: 'matched', answer: answer === 'nothing' ? {} : await readWritten(call, write, context) }
   }
@@ -405,7 +406,7 @@ async function sendUpdate(
   const [found] = await sendForRows<Record<string, unknown>>(
     session,
     `${sql} RETURNING ${returned.join(', ')}`,
-    statement.binds,
+    binds,
     context,
   )
   if (!found) return { result: 'unmatched' }

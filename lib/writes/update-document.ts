@@ -17,7 +17,7 @@ import {
   UnsupportedValueError,
 } from '../errors/errors.js'
 import type { RowFacts } from '../errors/errors.js'
-import { changesNothing, textAfterOperations, countKeys } from '../json/change-text.js'
+import { textAfterOperations, countKeys } from '../json/change-text.js'
 import { parseJson, tryParseJson, withRightKeys } from '../json/json-text.js'
 import type { Condition } from '../json/operation.js'
 import {
@@ -53,8 +53,8 @@ export interface DocumentColumn {
 export interface DocumentChange extends DocumentColumn, Change {}
 
 /**
- * The result of an UPDATE. `'unknown'`: it matched no row, or it matched a row and changed nothing; the driver counts
- * only changed rows.
+ * The result of an UPDATE. `'unknown'`: outside a transaction it matched no row, or it matched a row and changed nothing, and
+ * the driver counts only changed rows.
  */
 export type UpdateResult<R> =
   { readonly result: 'matched'; readonly answer: R } | { readonly result: 'unmatched' | 'unknown' }
@@ -86,8 +86,8 @@ const maxRounds = 5
 
 /**
  * Sends the variants of an UPDATE until one matches its row, or finds the reason why none does.
- * @returns the result of the UPDATE; or, if the driver cannot report a match, the stored documents, which already equal
- *   the result
+ * @returns the answer of the UPDATE; `undefined` if the driver cannot say outside a transaction whether the UPDATE matched the
+ *   row, which meets every condition: then call again in a transaction
  * @throws {RowNotFoundError} the row does not exist
  * @throws {ConditionNotMetError} the row does not meet a condition on its ordinary columns
  * @throws {ConflictError} another writer replaced the document in every round, or the database skips the row
@@ -100,7 +100,7 @@ export async function updateDocuments<R, D extends DocumentChange>(
   ref: RowRef,
   context: QueryContext,
   { documents, columns: changes = [], where = [], send, refusal }: DocumentUpdate<R, D>,
-): Promise<{ readonly answer: R } | { readonly stored: readonly StoredDocument[] }> {
+): Promise<R | undefined> {
   const { method, dialect } = call
   let current = documents
   const replaced = new Map<DocumentChange, UpdateVariant>()
@@ -117,11 +117,10 @@ export async function updateDocuments<R, D extends DocumentChange>(
       } catch (error) {
         throw toWriteError(error, call, ref, { documents, changes }, context)
       }
-      if (sent.result === 'matched') return sent
+      if (sent.result === 'matched') return sent.answer
       canTell &&= sent.result === 'unmatched'
     }
-    const needsColumns = documents.length === 0 || where.length > 0 || (!canTell && changes.length > 0)
-    const areColumnsThere = !needsColumns || (await compareColumns(call, ref, changes, where, context))
+    if (documents.length === 0 || where.length > 0) await checkColumns(call, ref, where, context)
     const stored: StoredDocument[] = []
     for (const each of documents) stored.push(await readDocument(call, ref, each, context))
     for (const [index, each] of documents.entries()) {
@@ -130,7 +129,7 @@ export async function updateDocuments<R, D extends DocumentChange>(
       if (reason) throw refusal(each, reason, stored[index]!.text)
       refuseInexactSums(method, each.column, each, stored[index]!.text, dialect)
     }
-    if (!canTell && areColumnsThere && isAlreadyThere(ref, documents, stored)) return { stored }
+    if (!canTell) return undefined
     current = documents.map((each, index) => ({
       ...each,
       conditions: each.conditions.map((condition) => inStoredSpelling(condition, stored[index]!.text)),
@@ -292,35 +291,50 @@ function isReplacedAsWhole({ operations, conditions }: Change): boolean {
 }
 
 /**
- * Compares the ordinary columns of the row with the conditions of an UPDATE and with its new values.
- * @returns whether the columns already have the new values
+ * Checks the conditions of an UPDATE on ordinary columns.
  * @throws {RowNotFoundError} the row does not exist
  * @throws {ConditionNotMetError} the row does not meet a condition
  */
-async function compareColumns(
+async function checkColumns(
   { method, session, dialect }: Call,
   ref: RowRef,
-  changes: readonly ColumnChange[],
   where: readonly RowCondition[],
   context: QueryContext,
-): Promise<boolean> {
+): Promise<void> {
   const { facts } = ref
   const select = new Statement(ref)
-  const flag = (sql: string, name: string): string => `CASE WHEN ${sql} THEN 1 ELSE 0 END AS ${select.name(name)}`
-  const conditions = where.map((each, index) => flag(conditionSql(each, select), `met${index}`))
-  const values = changes.map((change) => {
-    const column = select.column(change.attribute)
-    if ('plus' in change) return Number(change.plus) === 0 ? '1 = 1' : '1 = 0'
-    return change.value === null ? `${column} IS NULL` : `${column} = ${select.value(change.attribute, change.value)}`
-  })
-  const flags = [...conditions, flag(['1 = 1', ...values].join(' AND '), 'isThere')]
-  const sql = `SELECT ${flags.join(', ')} FROM ${select.table()} WHERE ${ref.sql(select)}`
+  const flags = where.map(
+    (each, index) => `CASE WHEN ${conditionSql(each, select)} THEN 1 ELSE 0 END AS ${select.name(`met${index}`)}`,
+  )
+  const sql = `SELECT ${flags.join(', ') || '1'} FROM ${select.table()} WHERE ${ref.sql(select)}`
   const locked = context.transaction ? `${sql} ${dialect.lockClause}` : sql
   const [row] = await sendForRows<Record<string, unknown>>(session, locked, select.binds, context)
   if (!row) throw new RowNotFoundError(method, facts)
   const unmet = where.find((_, index) => !Number(row[`met${index}`]))
   if (unmet) throw ConditionNotMetError.ofColumns(method, facts, columnsOf(unmet))
-  return Number(row['isThere']) === 1
+}
+
+/**
+ * Sends an UPDATE of one row on a database without RETURNING.
+ * @param selection a SELECT of the row on the conditions of the UPDATE, with the same binds
+ * @returns whether the UPDATE matched the row; `undefined` if the driver counts only changed rows, and no transaction can lock
+ *   the row
+ */
+export async function sendMatching(
+  { dialect, session }: Call,
+  { model }: Pick<RowRef, 'model'>,
+  { sql, selection, binds }: { readonly sql: string; readonly selection: string; readonly binds: unknown[] },
+  context: QueryContext,
+): Promise<boolean | undefined> {
+  const send = async (): Promise<boolean | undefined> => {
+    const [header] = await sendForHeader(session, sql, binds, context)
+    return dialect.matched!(header)
+  }
+  const isMatched = await send()
+  if (isMatched !== undefined || !context.transaction) return isMatched
+  const [row] = await sendForRows(session, `${selection} ${dialect.lockClause}`, binds, context)
+  // The lock keeps the conditions met. An UPDATE with a version changes each row that it matches.
+  return row !== undefined && ((await send()) ?? versionAttribute(model) === undefined)
 }
 
 function reasonAgainst(
@@ -341,21 +355,6 @@ function rootMismatch(conditions: Change['conditions'], found: string): Mismatch
   })
   const type = types.find((each) => each !== found)
   return type && { path: [], needed: `an ${type}`, found }
-}
-
-/** Whether the stored documents already equal the result of the UPDATE; false for a document that is replaced. */
-function isAlreadyThere(
-  { model }: RowRef,
-  documents: readonly DocumentChange[],
-  stored: readonly StoredDocument[],
-): boolean {
-  // An UPDATE with a version always changes the row.
-  if (versionAttribute(model)) return false
-  return documents.every((each, index) => {
-    // The condition of a replacement is met, so the document was not replaced yet.
-    if (isReplacedAsWhole(each)) return false
-    return each.operations.length === 0 || changesNothing(stored[index]!.text, each.operations)
-  })
 }
 
 /**

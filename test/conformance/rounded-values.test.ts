@@ -1,0 +1,126 @@
+import { inspect } from 'node:util'
+import { expect } from 'chai'
+import { DataTypes } from 'sequelize'
+import type { Model, ModelStatic, Sequelize, Transaction } from 'sequelize'
+import {
+  atomicUpdate,
+  atomicUpsert,
+  ConditionNotMetError,
+  RowNotFoundError,
+  set,
+  updateWhere,
+} from 'sequelize-lossless'
+import { eachDatabase } from '../each-database.js'
+import { outcomeOf, rejection } from '../rejection.js'
+
+type Item = Model<Record<string, unknown>>
+type Items = ModelStatic<Item>
+
+/** Columns, and values that databases store in another form: rounded, padded, or converted to the type of the column. */
+const columns: Readonly<Record<string, readonly [type: unknown, ...values: unknown[]]>> = {
+  float: [DataTypes.FLOAT, 0.1, '0.1', 16777217, null],
+  real: [DataTypes.REAL, 0.1],
+  double: [DataTypes.DOUBLE, 0.1, '0.30000000000000000001'],
+  decimal: [DataTypes.DECIMAL(10, 2), '1.239', 1.239, '-0.005'],
+  integer: [DataTypes.INTEGER, '7', 7],
+  bigint: [DataTypes.BIGINT, '9007199254740993', 5n],
+  second: [DataTypes.DATE, new Date('2026-01-02T03:04:05.678Z'), '2026-01-02T03:04:05.999Z'],
+  millisecond: [DataTypes.DATE(3), new Date('2026-01-02T03:04:05.678Z'), new Date('2026-01-02T03:04:05.678Z')],
+  day: [DataTypes.DATEONLY, '2026-01-02', new Date('2026-01-02T03:04:05.678Z')],
+  time: [DataTypes.TIME, '10:00:00.7'],
+  char: [DataTypes.CHAR(8), 'a  ', 'A', ''],
+  string: [DataTypes.STRING(8), 'a  ', 'A'],
+  text: [DataTypes.TEXT, 'a  '],
+  uuid: [DataTypes.UUID, 'F81D4FAE-7DEC-11D0-A765-00A0C91E6BF6'],
+  enum: [DataTypes.ENUM('one', 'two'), 'two'],
+  boolean: [DataTypes.BOOLEAN, true, 1, false],
+  blob: [DataTypes.BLOB, Buffer.from('a ')],
+}
+
+/** Values that some of the databases round, and others refuse. */
+const refused: typeof columns = {
+  integer: [DataTypes.INTEGER, '1.5'],
+  bigint: [DataTypes.BIGINT, '1.5'],
+}
+
+const cases = [columns, refused].flatMap((table) =>
+  Object.entries(table).flatMap(([name, [, ...values]]) => values.map((value) => ({ name, value }))),
+)
+
+/** Each writes `changes` to the row of `id`. */
+const calls: Readonly<
+  Record<string, (items: Items, id: number, changes: never, options: { transaction?: Transaction }) => Promise<unknown>>
+> = {
+  atomicUpdate: (items, id, changes, options) => atomicUpdate([items, id], changes, options as never),
+  'atomicUpdate with where': (items, id, changes, options) =>
+    atomicUpdate([items, id], changes, { where: { name: 'x' }, ...options }),
+  'atomicUpdate, returning': (items, id, changes, options) =>
+    atomicUpdate([items, id], changes, { returning: true, ...options } as never),
+  'atomicUpdate by where': (items, id, changes, options) =>
+    atomicUpdate([items, { where: { id, name: 'x' } }] as never, changes, options as never),
+  atomicUpsert: (items, id, changes, options) =>
+    atomicUpsert([items, id], changes, { create: { name: 'x' }, ...options }),
+  updateWhere: (items, id, changes, options) => updateWhere(items, { id }, changes, options as never),
+}
+
+eachDatabase('a value that its column rounds', (database) => {
+  let sequelize: Sequelize
+  let Items: Items
+  let id = 0
+
+  before(async () => {
+    ;({ sequelize } = database.connect())
+    Items = sequelize.define<Item>(
+      'Item',
+      {
+        id: { type: DataTypes.INTEGER, primaryKey: true },
+        name: DataTypes.STRING,
+        document: DataTypes.JSON,
+        ...Object.fromEntries(Object.entries(columns).map(([name, [type]]) => [name, type as never])),
+      },
+      { timestamps: false, tableName: 'items' },
+    )
+    await Items.sync({ force: true })
+  })
+
+  const make = async (): Promise<number> => (await Items.create({ id: ++id, name: 'x', document: { a: 1 } }), id)
+  const stored = async (key: number, name: string): Promise<unknown> =>
+    (await Items.findByPk(key, { attributes: [name], raw: true }))![name as never]
+
+  for (const [title, call] of Object.entries(calls)) {
+    for (const isJoined of [false, true]) {
+      it(`is written again by ${title}${isJoined ? ' in a transaction' : ''}: ${cases.length} values`, async () => {
+        const write = (key: number, changes: object): Promise<unknown> =>
+          isJoined
+            ? sequelize.transaction((transaction) => call(Items, key, changes as never, { transaction }))
+            : call(Items, key, changes as never, {})
+        const [plain, own] = [await make(), await make()]
+        for (const { name, value } of cases) {
+          const at = `${name} ${inspect(value)}`
+          const expected = await outcomeOf(Items.update({ [name]: value }, { where: { id: plain } }))
+          const changes = { [name]: value, document: [set('a', 1)] }
+          for (const round of [1, 2, 3]) {
+            const written = await outcomeOf(write(own, round === 3 ? { [name]: value } : changes))
+            expect(written === 'written', `${at}, call ${round}: ${String(written)}`).to.equal(expected === 'written')
+          }
+          expect(await stored(own, name), at).to.deep.equal(await stored(plain, name))
+        }
+      })
+    }
+  }
+
+  it('does not hide that the row is missing, or does not meet a condition', async () => {
+    const key = await make()
+    for (const { name, value } of cases) {
+      if ((await outcomeOf(Items.update({ [name]: value }, { where: { id: key } }))) !== 'written') continue
+      const changes = { [name]: value } as never
+      await rejection(atomicUpdate([Items, key], changes, { where: { name: 'y' } }), ConditionNotMetError)
+      await rejection(atomicUpdate([Items, 0], changes), RowNotFoundError)
+      await sequelize.transaction(async (transaction) => {
+        const options = { where: { name: 'y' }, transaction }
+        await rejection(atomicUpdate([Items, key], changes, options), ConditionNotMetError)
+        await rejection(atomicUpdate([Items, 0], changes, { transaction }), RowNotFoundError)
+      })
+    }
+  })
+})
