@@ -69,6 +69,16 @@ export interface DriverError {
 export type Failure =
   'deadlock' | 'conflict' | 'lock timeout' | 'cancelled' | 'resources' | 'read-only' | 'not ready' | 'lost'
 
+/** Why a column cannot hold a new value. */
+export type Misfit = 'out of range' | 'too long' | 'of another type'
+
+/** A new value that its column cannot hold, by the name of the column or by the number of its bind, if the error has one. */
+export interface RefusedValue {
+  readonly misfit: Misfit
+  readonly column?: string | undefined
+  readonly bind?: number | undefined
+}
+
 /** The SQL of a locking read with a limited wait. */
 interface LockWait {
   /** SQL after SELECT. */
@@ -232,14 +242,12 @@ export interface Dialect {
    * What in a stored document its JSON functions cannot read, or {@link notJson}; `undefined` if this is not the error.
    */
   readonly unreadable?: (error: DriverError) => string | undefined
-  /** Whether the server refused a text that is longer than its column; absent if a column takes every length. */
-  readonly isTooLong?: (error: DriverError) => boolean
   /** SQL: the stored number of an ordinary column, or 0, and a bound decimal text. Exact where the column is. */
   readonly sum: (column: string, by: string, kind: 'integer' | 'fraction') => string
   /** The session stores the nearest number or the start of a text that a column can hold, without an error. */
   readonly clampsValues?: boolean
-  /** Whether the server refused a number that its column cannot hold. */
-  readonly isOutOfRange: (error: DriverError) => boolean
+  /** What the error says about a new value that its column cannot hold; `undefined` if this is not the error. */
+  readonly refusedValue: (error: DriverError, binds: readonly unknown[]) => RefusedValue | undefined
   /** The failures after which the server has rolled back the whole transaction, including every savepoint. */
   readonly endsTransaction: readonly Failure[]
   /** Matches SQL that ends a transaction, such as COMMIT in a raw query or, on MySQL, DDL. */

@@ -282,7 +282,7 @@ export function refuseInexactSum(method: string, column: string, sum: unknown, d
   const { integers } = dialect
   const text = String(sum)
   if (!integers || !isInteger(text) || (integers[0] <= BigInt(text) && BigInt(text) <= integers[1])) return
-  throw UnsupportedValueError.outOfRange(method, [column], undefined)
+  throw UnsupportedValueError.ofNewValue(method, [column], 'out of range', undefined)
 }
 
 /**

@@ -2,7 +2,7 @@ import { greatestSum, isInteger } from '../json/encode.js'
 import { createsMissing, entersArray, isOfRootArray, makesDocument } from '../json/semantics.js'
 import { write, writeRoot } from './json-set.js'
 import type { JsonFunctions } from './json-set.js'
-import type { Bind, Change, Column, Dialect, DriverError, Failure, UpdateVariant } from './dialect.js'
+import type { Bind, Change, Column, Dialect, DriverError, Failure, Misfit, UpdateVariant } from './dialect.js'
 import { endsTransactionBySql } from './transaction-control.js'
 
 const integers = [-(2n ** 63n), 2n ** 64n - 1n] as const
@@ -231,6 +231,17 @@ const failures: Readonly<Record<number, Failure>> = {
   3100: 'lost',
 }
 
+/** The errors for a value that its column cannot hold, by their number. */
+const misfits: Readonly<Record<number, Misfit>> = {
+  1264: 'out of range',
+  1690: 'out of range',
+  1406: 'too long',
+  // A number, a date, an item of an ENUM, or characters that the character set of the column lacks.
+  1265: 'of another type',
+  1292: 'of another type',
+  1366: 'of another type',
+}
+
 /** Whether the server assigned an error number: client libraries use 2000 to 2999, and drivers use other numbers. */
 const isServerError = (errno: number): boolean => (errno >= 1000 && errno < 2000) || (errno >= 3000 && errno < 45_000)
 
@@ -291,9 +302,12 @@ export const mysql: Dialect = {
   integers,
   // The driver binds numbers as doubles.
   sum: (column, by, kind) => `COALESCE(${column}, 0) + CAST(${by} AS DECIMAL(65, ${kind === 'integer' ? 0 : 30}))`,
-  // ER_WARN_DATA_OUT_OF_RANGE and ER_DATA_OUT_OF_RANGE.
-  isOutOfRange: ({ errno }) => errno === 1264 || errno === 1690,
-  isTooLong: ({ errno }) => errno === 1406,
+  refusedValue({ errno = 0, message }) {
+    const { [errno]: misfit } = misfits
+    // 'title', or `database`.`runs`.`title`.
+    const [, quoted, named] = /column (?:'([^']+)'|\S*`([^`]+)`) at row/.exec(message) ?? []
+    return misfit && { misfit, column: quoted ?? named }
+  },
   refuseKey: refuseLongKey,
   refuseText: () => undefined,
   classify,

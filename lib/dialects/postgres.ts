@@ -3,7 +3,7 @@ import { greatestSum, isInteger } from '../json/encode.js'
 import { createsMissing, makesDocument, neededType, operators, sizes } from '../json/semantics.js'
 import type { BasicOperation, Condition, Operation } from '../json/operation.js'
 import type { BasicKind } from '../json/values.js'
-import type { Bind, Column, Compared, Dialect, DriverError, Failure, UpdateVariant } from './dialect.js'
+import type { Bind, Column, Compared, Dialect, DriverError, Failure, Misfit, UpdateVariant } from './dialect.js'
 import { insertOnConflict } from './insert.js'
 import { endsTransactionBySql } from './transaction-control.js'
 
@@ -351,6 +351,13 @@ function classify({ severity, code = '', message }: DriverError): Failure | unde
   return /not queryable/.test(message) ? undefined : 'lost'
 }
 
+/** The errors for a value that its column cannot hold, by their code; the others of their class are of another type. */
+const misfits: Readonly<Record<string, Misfit>> = {
+  '22001': 'too long',
+  '22003': 'out of range',
+  '22008': 'out of range',
+}
+
 /** PostgreSQL 14 and newer name the bind, in the server's own language: `unnamed portal parameter $2 = '…'`. */
 function refusedBind({ code = '', where = '', message }: DriverError, binds: readonly unknown[]): number | undefined {
   if (!code.startsWith('22')) return undefined
@@ -454,8 +461,11 @@ export const postgres: Dialect = {
       : notJson
   },
   sum: (column, by) => `COALESCE(${column}, 0) + ${by}::numeric`,
-  isOutOfRange: ({ code }) => code === '22003',
-  isTooLong: ({ code }) => code === '22001',
+  refusedValue(error, binds) {
+    const { code = '' } = error
+    const misfit = misfits[code] ?? (code.startsWith('22') ? 'of another type' : undefined)
+    return misfit && { misfit, bind: refusedBind(error, binds) }
+  },
   endsTransaction: [],
   endsTransactionBySql: endsTransactionBySql({ starts: '', isMysql: false }),
   abortsOnError: true,

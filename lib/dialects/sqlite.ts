@@ -210,7 +210,7 @@ export const sqlite: Dialect = {
   // @see https://www.sqlite.org/lang_transaction.html#response_to_errors_within_a_transaction
   sum: (column, by, kind) =>
     kind === 'integer' ? integerSum(column, by) : `COALESCE(${column}, 0) + CAST(${by} AS REAL)`,
-  isOutOfRange: ({ message }) => /integer overflow/.test(message),
+  refusedValue: ({ message }) => (/integer overflow/.test(message) ? { misfit: 'out of range' } : undefined),
   endsTransaction: ['resources'],
   endsTransactionBySql: endsTransactionBySql({ starts: '', isMysql: false }),
   isRollback: () => false,

@@ -168,7 +168,23 @@ function placeIn(column: string, path: readonly unknown[]): string {
   return path.length === 0 ? `"${column}"` : `"${column}" at ${describePath(path)}`
 }
 
-/** JSON or this database cannot store a key or a value exactly; thrown before the write. */
+/** What a new value is, beside its column, and what to do. */
+const misfits = {
+  'out of range': ['is out of the range', 'Check the amount, or migrate the column to a type with a greater range.'],
+  'too long': [
+    'is longer than the type',
+    'Shorten it, or migrate the column to a longer type, such as DataTypes.TEXT.',
+  ],
+  'of another type': [
+    'does not fit the type',
+    'Convert it to the type of the column, for example with Math.round(value), or migrate the column to a type that holds it.',
+  ],
+} as const
+
+/**
+ * JSON or this database cannot store a key or a value exactly; thrown before the write, or in place of the error with which the
+ * database refused it.
+ */
 export class UnsupportedValueError extends BaseError {
   readonly code = 'UNSUPPORTED_VALUE'
   override readonly name = 'UnsupportedValueError'
@@ -182,23 +198,21 @@ export class UnsupportedValueError extends BaseError {
     if (cause !== undefined) this.cause = cause
   }
 
-  /** The database refused a document that is longer than its column of text can hold. */
-  static tooLong(method: string, row: RowFacts, column: string, cause: unknown): UnsupportedValueError {
+  /**
+   * The database refused a new value that its column cannot hold. The text has no values, which may be secret.
+   * @param columns the column, or those that the error of the database may mean
+   */
+  static ofNewValue(
+    method: string,
+    columns: readonly string[],
+    misfit: keyof typeof misfits,
+    cause: unknown,
+  ): UnsupportedValueError {
+    const [what, remedy] = misfits[misfit]
     return new UnsupportedValueError(
       method,
-      `the new document is longer than the column "${column}" of ${describeRow(row)} can hold`,
-      'Migrate the column to JSON, or to a longer type of text.',
-      column,
-      cause,
-    )
-  }
-
-  /** The database refused a number that its column cannot hold. */
-  static outOfRange(method: string, columns: readonly string[], cause: unknown): UnsupportedValueError {
-    return new UnsupportedValueError(
-      method,
-      `a new value is out of the range of its column (${quoted(columns)})`,
-      'Check the amount, or migrate the column to a type with a greater range.',
+      `a new value ${what} of its column (${quoted(columns)})`,
+      remedy,
       columns[0],
       cause,
     )

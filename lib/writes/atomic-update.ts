@@ -69,7 +69,8 @@ const optionNames = ['transaction', 'where', 'if', 'returning', 'retry', 'loggin
  * @throws {ValidationError} of Sequelize, before any SQL: a validator of the model refuses a value
  * @throws {ConditionNotMetError} the row does not meet `where`, or a document does not meet `if`; nothing was written
  * @throws {ElementNotFoundError} a path leads to an array element that is not there; nothing was written
- * @throws {UnsupportedValueError} a sum is out of the range of its column; nothing was written
+ * @throws {UnsupportedValueError} a column cannot hold its new value: a text that is too long, a number or a sum out of its range,
+ *   another type; nothing was written. In a joined transaction, PostgreSQL then refuses every statement until a rollback
  * @example
  *     await run.atomicUpdate(
  *       { progress: [set('step_a', 'done')], status: 'finished', attempts: plus(1) },

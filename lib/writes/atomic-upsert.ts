@@ -187,7 +187,8 @@ async function isUpdated({ method }: Call, { key, update }: Upsert): Promise<boo
     if (error instanceof ConditionNotMetError) throw ConditionNotMetError.ofDeleted(method, error, error.column)
     if (!(error instanceof RowNotFoundError)) throw error
     // The column cannot represent the key.
-    if (error.cause !== undefined) throw UnsupportedValueError.outOfRange(method, Object.keys(key), error.cause)
+    if (error.cause !== undefined)
+      throw UnsupportedValueError.ofNewValue(method, Object.keys(key), 'of another type', error.cause)
     return false
   }
 }
@@ -208,8 +209,10 @@ async function isInserted(call: Call, upsert: Upsert, round: number): Promise<bo
       if (ref && onWrite) await notifyInsert(call, ref, upsert.added, context, state)
       return true
     } catch (error) {
-      const changes = upsert.added.sums.map((attribute) => ({ attribute, value: undefined }))
-      throw toWriteError(error, call, row, { documents: [], changes }, context)
+      const { values, texts } = upsert.added
+      const columns = [...values].map(([attribute, value]) => ({ attribute, value }))
+      const documents = [...texts.keys()].map((column) => ({ column, type: 'JSONB' as const }))
+      throw toWriteError(error, call, row, { documents, columns }, context)
     }
   }
   const statements = (context: QueryContext, state: TransactionState | undefined): Promise<boolean> =>

@@ -38,8 +38,6 @@ export interface NewRow {
   readonly values: ReadonlyMap<string, unknown>
   /** The texts of its documents; a document that is NULL has none. */
   readonly texts: ReadonlyMap<string, string>
-  /** The attributes whose values are sums. */
-  readonly sums: readonly string[]
   /** Why the row cannot be inserted: an operation does not fit its document. It may fit the row that is there. */
   readonly refusal: UsageError | undefined
 }
@@ -126,7 +124,6 @@ export async function newRow(
   return {
     values: new Map(stored.map((name) => [name, built[name]])),
     texts,
-    sums: sums.map(({ attribute }) => attribute),
     refusal,
   }
 }

@@ -1,5 +1,5 @@
 import { DatabaseError } from 'sequelize'
-import type { Change, Column, Dialect, UpdateVariant } from '../dialects/dialect.js'
+import type { Change, Column, Dialect, RefusedValue, UpdateVariant } from '../dialects/dialect.js'
 import {
   findInexactSum,
   refuseCharacterSet,
@@ -32,10 +32,11 @@ import {
 import type { Mismatch } from '../json/semantics.js'
 import { jsonType } from '../json/values.js'
 import type { JsonValue } from '../json/values.js'
+import { expectedOperand } from '../rows/operand-types.js'
 import { columnsOf, conditionSql } from '../rows/row-conditions.js'
 import type { RowCondition } from '../rows/row-conditions.js'
 import type { RowRef } from '../rows/row-ref.js'
-import { versionAttribute } from '../sequelize/internals.js'
+import { attributeType, fieldOf, versionAttribute } from '../sequelize/internals.js'
 import { failureOf, sendForHeader, sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import { Statement } from '../sequelize/statement.js'
@@ -115,7 +116,7 @@ export async function updateDocuments<R, D extends DocumentChange>(
       try {
         sent = await send(variants, current)
       } catch (error) {
-        throw toWriteError(error, call, ref, { documents, changes }, context)
+        throw toWriteError(error, call, ref, { documents, columns: changes }, context)
       }
       if (sent.result === 'matched') return sent.answer
       canTell &&= sent.result === 'unmatched'
@@ -156,32 +157,50 @@ export async function updateDocuments<R, D extends DocumentChange>(
 }
 
 /**
- * Translates the error of a write: the connection was lost outside a transaction, the database cannot read the stored
- * document, or a number is out of range.
+ * Translates the error of a write: the connection was lost outside a transaction, a column cannot hold its new value, or the
+ * database cannot read the stored document.
  */
 export function toWriteError(
   error: unknown,
   { method, dialect }: Call,
-  { facts }: Pick<RowRef, 'facts'>,
-  { documents, changes }: { documents: readonly DocumentColumn[]; changes: readonly ColumnChange[] },
+  row: Pick<RowRef, 'facts' | 'model'>,
+  changes: { documents: readonly DocumentColumn[]; columns: readonly ColumnChange[] },
   { transaction }: QueryContext,
 ): unknown {
   if (!transaction && failureOf(error) === 'lost') return new UnknownOutcomeError(method, 'the write', error)
   if (!(error instanceof DatabaseError)) return error
-  const columns = changes.map(({ attribute }) => attribute)
-  if (columns.length > 0 && dialect.isOutOfRange(error.parent)) {
-    return UnsupportedValueError.outOfRange(method, columns, error)
-  }
-  const inText = documents.find(({ type }) => type === 'TEXT')
-  if (inText && columns.length === 0 && dialect.isTooLong?.(error.parent)) {
-    return UnsupportedValueError.tooLong(method, facts, inText.column, error)
-  }
+  const binds = (error as { parameters?: readonly unknown[] }).parameters ?? []
+  const refused = dialect.refusedValue(error.parent, binds)
+  const columns = refused ? refusedColumns(row, refused, changes, binds) : []
+  if (refused && columns.length > 0) return UnsupportedValueError.ofNewValue(method, columns, refused.misfit, error)
   const what = dialect.unreadable?.(error.parent)
   // A document of type JSONB was read when it was stored.
-  const unread = documents.find(({ type }) => type !== 'JSONB')
+  const unread = changes.documents.find(({ type }) => type !== 'JSONB')
   if (what === undefined || !unread) return error
-  if (what === notJson) return notJsonError(method, facts, unread.column)
-  return UnsupportedValueError.inStoredDocument(method, facts, unread.column, what, error)
+  if (what === notJson) return notJsonError(method, row.facts, unread.column)
+  return UnsupportedValueError.inStoredDocument(method, row.facts, unread.column, what, error)
+}
+
+/** The attributes whose new values a database may have refused; none if it refused another value. */
+function refusedColumns(
+  { model }: Pick<RowRef, 'model'>,
+  { misfit, column, bind }: RefusedValue,
+  { documents, columns }: { documents: readonly DocumentColumn[]; columns: readonly ColumnChange[] },
+  binds: readonly unknown[],
+): readonly string[] {
+  const all = [...columns.map(({ attribute }) => attribute), ...documents.map((each) => each.column)]
+  const named = all.filter((name) => fieldOf(model, name) === column)
+  if (named.length > 0) return named
+  if (bind !== undefined) {
+    const value = String(binds[bind - 1])
+    return columns.flatMap((each) => ('value' in each && String(each.value) === value ? [each.attribute] : []))
+  }
+  if (misfit === 'of another type') return []
+  const ordinary = columns.map(({ attribute }) => attribute)
+  const isText = (name: string): boolean => expectedOperand(attributeType(model, name)) === 'a string'
+  const fitting = ordinary.filter((name) => isText(name) === (misfit === 'too long'))
+  if (misfit === 'too long') fitting.push(...documents.filter(({ type }) => type === 'TEXT').map((each) => each.column))
+  return fitting.length > 0 ? fitting : ordinary
 }
 
 /**

@@ -191,7 +191,7 @@ async function lockRows(
       })
     })
   } catch (error) {
-    throw toWriteError(error, call, query, { documents, changes: [] }, context)
+    throw toWriteError(error, call, query, { documents, columns: [] }, context)
   }
 }
 
@@ -264,7 +264,7 @@ async function updateAlike(
       if (missing) throw ConflictError.skipped(method, missing.facts, names, dialect.skipsRows!('UPDATE'))
     }
   } catch (error) {
-    throw toWriteError(error, call, { facts: call.row! }, { documents, changes: columns }, context)
+    throw toWriteError(error, call, { facts: call.row!, model }, { documents, columns }, context)
   }
 }
 

@@ -1,6 +1,6 @@
 import { inspect } from 'node:util'
 import { expect } from 'chai'
-import { DataTypes } from 'sequelize'
+import { DatabaseError, DataTypes } from 'sequelize'
 import type { Model, ModelStatic, Sequelize, Transaction } from 'sequelize'
 import {
   atomicUpdate,
@@ -8,6 +8,7 @@ import {
   ConditionNotMetError,
   RowNotFoundError,
   set,
+  UnsupportedValueError,
   updateWhere,
 } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
@@ -37,14 +38,23 @@ const columns: Readonly<Record<string, readonly [type: unknown, ...values: unkno
   blob: [DataTypes.BLOB, Buffer.from('a ')],
 }
 
-/** Values that some of the databases round, and others refuse. */
-const refused: typeof columns = {
-  integer: [DataTypes.INTEGER, '1.5'],
-  bigint: [DataTypes.BIGINT, '1.5'],
+/** Values that all databases but SQLite refuse, or only some of them. */
+const refused: Readonly<Record<string, readonly unknown[]>> = {
+  integer: ['1.5', 2 ** 40],
+  bigint: ['1.5', 2n ** 70n],
+  decimal: ['123456789.00'],
+  real: ['1' + '0'.repeat(60)],
+  char: ['too long for it'],
+  string: ['too long for it', 'nul \0'],
+  uuid: ['no uuid'],
+  enum: ['three'],
+  time: ['900:00:00'],
+  boolean: ['maybe'],
 }
 
-const cases = [columns, refused].flatMap((table) =>
-  Object.entries(table).flatMap(([name, [, ...values]]) => values.map((value) => ({ name, value }))),
+const all = Object.entries(columns).map(([name, [, ...values]]) => ({ name, values }))
+const cases = [...all, ...Object.entries(refused).map(([name, values]) => ({ name, values }))].flatMap(
+  ({ name, values }) => values.map((value) => ({ name, value })),
 )
 
 /** Each writes `changes` to the row of `id`. */
@@ -101,13 +111,37 @@ eachDatabase('a value that its column rounds', (database) => {
           const changes = { [name]: value, document: [set('a', 1)] }
           for (const round of [1, 2, 3]) {
             const written = await outcomeOf(write(own, round === 3 ? { [name]: value } : changes))
-            expect(written === 'written', `${at}, call ${round}: ${String(written)}`).to.equal(expected === 'written')
+            if (expected === 'written') {
+              expect(written, `${at}, call ${round}`).to.equal('written')
+              continue
+            }
+            expect(written, `${at}: ${String(written)}`).to.be.instanceOf(UnsupportedValueError)
+            expect(written).to.deep.include({ column: name })
+            expect((written as Error).message, at)
+              .to.include(`("${name}")`)
+              .and.not.include(String(value))
+            expect((written as Error).cause, at).to.be.instanceOf(DatabaseError)
+            expect(await stored(own, 'document'), at).to.deep.equal({ a: 1 })
           }
           expect(await stored(own, name), at).to.deep.equal(await stored(plain, name))
         }
       })
     }
   }
+
+  it('leaves the transaction that it joins to its owner, in a savepoint on PostgreSQL too', async () => {
+    if (database.name === 'sqlite') return
+    const key = await make()
+    await sequelize.transaction(async (transaction) => {
+      await atomicUpdate([Items, key], { integer: 1 } as never, { transaction })
+      const inner = sequelize.transaction({ transaction }, (savepoint) =>
+        atomicUpdate([Items, key], { string: 'too long for it' } as never, { transaction: savepoint }),
+      )
+      await rejection(inner, UnsupportedValueError)
+      await atomicUpdate([Items, key], { bigint: 2 } as never, { transaction })
+    })
+    expect([await stored(key, 'integer'), Number(await stored(key, 'bigint'))]).to.deep.equal([1, 2])
+  })
 
   it('does not hide that the row is missing, or does not meet a condition', async () => {
     const key = await make()
