@@ -17,14 +17,17 @@ function shown(value: unknown): string {
   return typeof value === 'string' ? JSON.stringify(value) : String(value)
 }
 
-/** The text for a wrong argument in a usage error: `"progress" (string)`, `an array of 2`. */
+/** The text for a wrong argument in a usage error: `"progress" (string)`, `an array of 2`, `an object with the keys a, b`. */
 export function describeValue(value: unknown): string {
   if (value === null || value === undefined) return String(value)
   if (typeof value === 'function') return `the function ${value.name || '(anonymous)'}`
-  if (Array.isArray(value)) return `an array of ${value.length}`
-  return typeof value === 'object'
-    ? `an instance of ${value.constructor?.name ?? 'Object'}`
-    : `${shown(value)} (${typeof value})`
+  if (Array.isArray(value)) return value.length === 0 ? 'an empty array' : `an array of ${value.length}`
+  if (typeof value !== 'object') return `${shown(value)} (${typeof value})`
+  const { name = 'Object' } = (value.constructor ?? {}) as { readonly name?: string }
+  if (name !== 'Object') return `an instance of ${name || Object.prototype.toString.call(value).slice(8, -1)}`
+  const keys = Object.keys(value)
+  if (keys.length === 0) return 'an empty object'
+  return `an object with the key${keys.length === 1 ? '' : 's'} ${keys.slice(0, 5).join(', ')}${keys.length > 5 ? ', …' : ''}`
 }
 
 /** The text for a path in a document: `["items",matching({"id":7}),"isDone"]`. */

@@ -20,7 +20,7 @@ const texts = {
     `${method}: expected an initialised Sequelize model, got ${describeValue(value)}. ` +
     `Call ${method}() after sequelize.define(…), Model.init(…) or new Sequelize({ models: […] }).`,
   host: (method: string, version: string): string =>
-    `${method}: Sequelize ${version} is not supported. Install it with: npm install sequelize@^6.37.0`,
+    `${method}: Sequelize ${version} is not supported. Install version 6: npm install sequelize@^6.37.0`,
   taken: (model: string, name: string, what: string): string =>
     `lossless: ${model} already has ${what} named "${name}", which would be hidden. ` +
     `Keep it and call the function instead: import { ${name} } from 'sequelize-lossless'; await ${name}(row, …).`,
@@ -35,7 +35,9 @@ const texts = {
     `], …).`,
   primaryKeyType: (method: string, model: string, name: string, expected: string, value: unknown): string =>
     `${method}: expected "${name}", the primary key of ${model}, to be ${expected}, got ${describeValue(value)}. ` +
-    `Databases convert such values silently and can match other rows: convert the value first, for example ${expected === 'a string' ? `String(${name})` : expected === 'a date' ? `new Date(${name})` : `Number(${name})`}.`,
+    ((value ?? undefined) === undefined
+      ? `Pass the key of the row, which has no value here: ${method}([${model}, ${name}], …).`
+      : `Databases convert such values silently and can match other rows: convert the value first, for example ${expected === 'a string' ? `String(${name})` : expected === 'a date' ? `new Date(${name})` : `Number(${name})`}.`),
   roundedKey: (method: string, row: RowFacts, name: string, value: unknown): string =>
     `${method}: the driver has rounded "${name}", the primary key of ${describeRow(row)}, to ${describeValue(value)}, so a save would write another row. ` +
     `Write without an instance: await updateJson([${row.model}, ${name}], …); or change the column to a text type.`,
@@ -43,15 +45,14 @@ const texts = {
     `${method}: this ${model} was built and never saved, so it has no row in the database. Call await row.save() first.`,
   column: (method: string, model: string, column: unknown, columns: readonly string[], mayBeText: boolean): string =>
     `${method}: expected a JSON attribute of ${model}, got ${describeValue(column)}. ` +
-    (mayBeText
-      ? `If this text is JSON, declare it: lossless(${model}, { jsonColumns: ['${String(column)}'] }).`
-      : columns.length > 0
-        ? `Its JSON attributes: ${columns.map((name) => `'${name}'`).join(', ')}.`
-        : `Declare one: progress: { type: DataTypes.JSON }.`),
+    (columns.length > 0
+      ? `Its JSON attributes: ${columns.map((name) => `'${name}'`).join(', ')}.`
+      : `Declare one: progress: { type: DataTypes.JSON }.`) +
+    (mayBeText ? ` If this text is JSON, declare it: lossless(${model}, { jsonColumns: ['${String(column)}'] }).` : ''),
   key: (method: string, value: unknown): string =>
     `${method}: expected a key to be a string, got ${describeValue(value)}. Write String(key).`,
   sameKey: (method: string, key: string): string =>
-    `${method}: the new key "${key}" is the old one. Write ${method}(['steps', 'old'], 'new').`,
+    `${method}: the new key "${key}" is the old one. Write another name, as in ${method}(['steps', 'old'], 'new'), or leave the operation out.`,
   path: (method: string, value: unknown): string =>
     `${method}: expected a path to be a key, or an array of keys, of indexes and of matching({ … }), got ${describeValue(value)}. Write ${method}(['steps', 'a'], …), or ${method}(['items', matching({ id }), 'a'], …); an object from another source, such as a request body, is not a step.`,
   index: (method: string, value: unknown): string =>
@@ -65,9 +66,9 @@ const texts = {
   identified: (method: string, key: string, value: unknown): string =>
     `${method}: expected the item to be an object with the key "${key}", got ${describeValue(value)}. Write ${method}('items', 'id', { id: 7, … }).`,
   amount: (method: string, value: unknown): string =>
-    `${method}: expected the operand to be a number, got ${describeValue(value)}. Write ${method}('attempts', 1).`,
+    `${method}: expected the operand to be a number or a bigint, got ${describeValue(value)}. Write ${method}('attempts', 1).`,
   patch: (method: string, value: unknown): string =>
-    `${method}: expected the patch to be an object, got ${describeValue(value)}. Write set(path, value) to replace a value.`,
+    `${method}: expected the patch to be an object, got ${describeValue(value)}. Write an object, such as { theme: 'dark' }; to replace a value, updateJson() with set(path, value).`,
   assigned: (method: string, value: unknown): string =>
     `${method}: expected an object with at least one key, got ${describeValue(value)}. Write ${method}('settings', { theme: 'dark' }), or leave out the operation if there is nothing to set.`,
   operations: (method: string, value: unknown): string =>
@@ -81,7 +82,7 @@ const texts = {
   size: (method: string, value: unknown): string =>
     `${method}: expected a whole number from 0, or an object of atLeast and atMost in this order of size, got ${describeValue(value)}. Write ${method}('guests', 3) or ${method}('guests', { atMost: 99 }).`,
   changes: (method: string, model: string, value: unknown): string =>
-    `${method}: expected the changes to be an object of attributes of ${model}, with at least one, got ${describeValue(value)}. Write ${method}({ progress: [set('step_a', 'done')], status: 'running' }).`,
+    `${method}: expected the changes to be an object of attributes of ${model}, with at least one, got ${describeValue(value)}. Write { progress: [set('step_a', 'done')], status: 'running' }: operations for a JSON column, values for others.`,
   attribute: (method: string, model: string, name: string, names: readonly string[]): string =>
     `${method}: ${model} has no attribute "${name}". Its attributes: ${names.join(', ')}.`,
   keyChange: (method: string, model: string, name: string): string =>
@@ -89,7 +90,7 @@ const texts = {
   movedColumn: (method: string, model: string, name: string): string =>
     `${method}: "${name}" of ${model} changes with every write. Leave it out of the changes; to require a value, write atomicUpdate(target, changes, { where: { ${name}: … } }).`,
   columnValue: (method: string, model: string, name: string, value: unknown): string =>
-    `${method}: expected a value for "${name}" of ${model}, got ${describeValue(value)}. Write a value, null, or plus(1) for a number; SQL expressions are not bound: write them with ${model}.update().`,
+    `${method}: expected a value that "${name}" of ${model} can hold, got ${describeValue(value)}. Write a value, null, or plus(1) for a number; SQL expressions are not bound: write them with ${model}.update().`,
   upsertTarget: (method: string, value: unknown): string =>
     `${method}: expected [Model, primaryKey] or [Model, { where }], got ${describeValue(value)}. Write ${method}([WorkflowRun, id], changes, { create }); a row that you have as an instance is there: await row.atomicUpdate(changes).`,
   upsertKey: (method: string, model: string, keys: readonly (readonly string[])[]): string =>
@@ -104,7 +105,7 @@ const texts = {
   createdColumn: (method: string, model: string, name: string): string =>
     `${method}: "${name}" of ${model} has its value from the key or from this call. Leave it out of create.`,
   createdValue: (method: string, model: string, name: string, value: unknown): string =>
-    `${method}: expected a value for "${name}" of ${model} in create, got ${describeValue(value)}. Write a value or a whole document; operations and plus() belong to the changes, and SQL expressions are not bound.`,
+    `${method}: expected a value that "${name}" of ${model} can hold in create, got ${describeValue(value)}. Write a value or a whole document; operations and plus() belong to the changes, and SQL expressions are not bound.`,
   createdText: (method: string, model: string, name: string, value: unknown): string =>
     `${method}: expected "${name}" of ${model} to be created with JSON, got the text ${describeValue(value)}. Pass null or the text of a document: { create: { ${name}: '{}' } }; or let a setter of the model call JSON.stringify.`,
   createdDocument: (method: string, model: string, name: string, path: readonly unknown[], found: string): string =>
@@ -131,7 +132,7 @@ const texts = {
       ? `A where has conditions on ordinary columns. For a document, the option if of an atomic write has them: atomicUpdate(target, changes, { if: { ${name}: [equals('state', 'new')] } }).`
       : `Its ordinary columns: ${names.join(', ')}.`),
   whereOperator: (method: string, operator: string | symbol): string =>
-    `${method}: where has ${String(operator)}, whose values this library does not bind. Use Op.eq, Op.ne, Op.gt, Op.gte, Op.lt, Op.lte, Op.in, Op.notIn, Op.is, Op.not, Op.between, Op.notBetween, Op.like, Op.notLike, Op.and, Op.or.`,
+    `${method}: where has ${typeof operator === 'symbol' ? `the operator ${operator.description}` : operator}, whose values this library does not bind. Use Op.eq, Op.ne, Op.gt, Op.gte, Op.lt, Op.lte, Op.in, Op.notIn, Op.is, Op.not, Op.between, Op.notBetween, Op.like, Op.notLike, Op.and, Op.or.`,
   whereValue: (method: string, name: string, value: unknown): string =>
     `${method}: where compares "${name}" with ${describeValue(value)}, which does not fit its type. Databases convert such values silently: convert it first, for example with String(…) or Number(…).`,
   whereList: (method: string, name: string): string =>
@@ -153,13 +154,13 @@ const texts = {
   timeout: (method: string, value: unknown): string =>
     `${method}: expected timeoutMs to be a whole number of milliseconds from 1 to ${2 ** 31 - 1}, got ${describeValue(value)}. Write { timeoutMs: 2000 }, or { nowait: true } to fail without waiting.`,
   nowait: (method: string, value: unknown): string =>
-    `${method}: expected nowait to be a boolean, and to be used without timeoutMs, got ${describeValue(value)}. Write { nowait: true } or { timeoutMs: 2000 }.`,
+    `${method}: ${value === true ? 'nowait: true does not wait, so it has no timeoutMs' : `expected nowait to be true or false, got ${describeValue(value)}`}. Write { nowait: true } or { timeoutMs: 2000 }.`,
   retry: (method: string, value: unknown): string =>
     `${method}: expected the retry options to be an object, got ${describeValue(value)}. Write { maxAttempts: 5 }; { maxAttempts: 1 } disables retries.`,
   retryNumber: (method: string, name: string, value: unknown): string =>
     `${method}: expected ${name} to be ${name === 'maxAttempts' ? 'an integer from 1' : 'a number of milliseconds from 0'}, got ${describeValue(value)}. Write { maxAttempts: 5, baseDelayMs: 10, maxDelayMs: 1000 }.`,
   retrySignal: (method: string, value: unknown): string =>
-    `${method}: expected signal to be an AbortSignal, got ${describeValue(value)}. Write { signal: controller.signal } of a new AbortController().`,
+    `${method}: expected signal to be an AbortSignal, got ${describeValue(value)}. Write { signal: controller.signal } with const controller = new AbortController().`,
   retryCallback: (method: string, value: unknown): string =>
     `${method}: expected onRetry to be a function, got ${describeValue(value)}. Write { onRetry: ({ error, attempt }) => { … } }.`,
   retryJoined: (method: string): string =>
@@ -188,7 +189,7 @@ const texts = {
   isolationLevelJoined: (method: string): string =>
     `${method}: isolationLevel cannot be set on a transaction that is already open. Set it where the transaction is opened: sequelize.transaction({ isolationLevel }, …).`,
   isolationLevel: (method: string, level: unknown, database: string): string =>
-    `${method}: ${database} has no isolation level ${describeValue(level)}. Omit isolationLevel.`,
+    `${method}: ${database} has no isolation level ${describeValue(level)}. ${database === 'SQL' ? 'Write one of Transaction.ISOLATION_LEVELS of Sequelize, or omit it' : 'Omit isolationLevel'}.`,
   wholeColumnWrites: (method: string, value: unknown): string =>
     `${method}: expected wholeColumnWrites to be 'allow', 'warn', 'throw' or 'patch', or one for each of save, bulk and upsert, of which only save can be 'patch', got ${describeValue(value)}. Write ${method}(WorkflowRun, { wholeColumnWrites: 'warn' }).`,
   coalesce: (method: string, value: unknown): string =>
@@ -219,7 +220,7 @@ const texts = {
   audits: (method: string): string =>
     `${method}: another audit runs on this Sequelize instance. End it first, or give each its own instance.`,
   conflicts: (method: string, value: unknown): string =>
-    `${method}: expected conflicts to be 'overwrite' or 'throw', together with wholeColumnWrites: 'patch', got ${describeValue(value)}. Write ${method}(WorkflowRun, { wholeColumnWrites: 'patch', conflicts: 'throw' }).`,
+    `${method}: ${value === 'overwrite' || value === 'throw' ? `conflicts: '${value}' decides about saves under wholeColumnWrites: 'patch' only` : `expected conflicts to be 'overwrite' or 'throw', got ${describeValue(value)}`}. Write ${method}(WorkflowRun, { wholeColumnWrites: 'patch', conflicts: 'throw' }).`,
   searchPath: (method: string): string =>
     `${method}: with a searchPath, Sequelize inlines values into the SQL text, so the save cannot be patched. Set the schema instead: Model.schema('…').`,
   lockedElsewhere: (method: string, row: RowFacts): string =>

@@ -546,10 +546,10 @@ eachDatabase('atomicUpsert', (database) => {
       ],
       ['a sum in create', /belong to the changes/, upsert, { create: { attempts: plus(1) } }],
       ['SQL in create', /SQL expressions are not bound/, upsert, { create: { attempts: fn('PI') } }],
-      ['a text for a number in create', /expected a value for "attempts"/, upsert, { create: { attempts: 'x' } }],
+      ['a text for a number in create', /expected a value that "attempts"/, upsert, { create: { attempts: 'x' } }],
       [
         'a text for a sum in create',
-        /expected a value for "attempts"/,
+        /expected a value that "attempts"/,
         { attempts: plus(1) },
         { create: { attempts: 'x' } },
       ],

@@ -61,8 +61,8 @@ eachDatabase('lossless', (database) => {
     )
     expect((await thrown(() => lossless(5 as never), UsageError)).message).to.include('got 5 (number)')
     expect((await thrown(() => lossless(null as never), UsageError)).message).to.include('got null')
-    expect((await thrown(() => lossless([] as never), UsageError)).message).to.include('got an array of 0')
-    expect((await thrown(() => lossless({} as never), UsageError)).message).to.include('got an instance of Object')
+    expect((await thrown(() => lossless([] as never), UsageError)).message).to.include('got an empty array')
+    expect((await thrown(() => lossless({} as never), UsageError)).message).to.include('got an empty object')
     const Taken = sequelize.define('Taken', { withLock: DataTypes.BOOLEAN })
     expect((await thrown(() => lossless(Taken), UsageError)).message).to.match(
       /an attribute named "withLock".*await withLock\(row/,

@@ -498,7 +498,13 @@ eachDatabase('a patched model', (database) => {
     const [a] = await two({ a: 1 })
     // SQLite has no schemas, and its statements no such option.
     if (database.name === 'sqlite') return
-    await rejection(a.update({ progress: { a: 2 } }, { searchPath: 'public' } as object), UsageError)
+    const { message } = await rejection(
+      a.update({ progress: { a: 2 } }, { searchPath: 'public' } as object),
+      UsageError,
+    )
+    expect(message).to.equal(
+      "save: with a searchPath, Sequelize inlines values into the SQL text, so the save cannot be patched. Set the schema instead: Model.schema('…').",
+    )
   })
 
   it('finds a document in another spelling', async () => {
