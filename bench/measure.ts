@@ -21,6 +21,9 @@ export interface Measurement {
   readonly greatest: number
   /** Its time by ours in the same round: the median of the rounds. */
   readonly ratio: number
+  /** The same of the processor time of this process, user and system. Results of earlier runs do not have it. */
+  readonly cpuMicroseconds?: number
+  readonly cpuRatio?: number
   readonly acknowledged: number
   /** Of the keys that were acknowledged, those in the document in the end. */
   readonly found: number
@@ -99,6 +102,7 @@ export class Contest {
     const acknowledged = sum((turn) => turn.acknowledged)
     return {
       microseconds: sum((turn) => turn.microseconds * turn.acknowledged) / acknowledged,
+      cpuMicroseconds: sum((turn) => turn.cpuMicroseconds * turn.acknowledged) / acknowledged,
       acknowledged,
       found: sum((turn) => turn.found),
       failed: sum((turn) => turn.failed),
@@ -123,14 +127,16 @@ export class Contest {
         }
       }
     }
-    const start = process.hrtime.bigint()
+    const [start, cpuStart] = [process.hrtime.bigint(), process.cpuUsage()]
     await Promise.all(Array.from({ length: callers }, (_, number) => caller(number)))
     const nanoseconds = Number(process.hrtime.bigint() - start)
+    const { user, system } = process.cpuUsage(cpuStart)
     // A variant that fails always is a mistake of this bench.
     if (acknowledged.length === 0) throw errors[0]
     const keys = await this.#tables.keys(table, rowsUsed)
     return {
       microseconds: nanoseconds / 1000 / acknowledged.length,
+      cpuMicroseconds: (user + system) / acknowledged.length,
       acknowledged: acknowledged.length,
       found: acknowledged.filter((key) => keys.has(key)).length,
       failed: errors.length,
@@ -146,6 +152,7 @@ export class Contest {
 /** What one variant did in one round. */
 interface Turn {
   readonly microseconds: number
+  readonly cpuMicroseconds: number
   readonly acknowledged: number
   readonly found: number
   readonly failed: number
@@ -153,6 +160,7 @@ interface Turn {
 
 function summary(variant: string, turns: readonly Turn[], reference: readonly Turn[]): Measurement {
   const times = turns.map(({ microseconds }) => microseconds)
+  const cpuTimes = turns.map(({ cpuMicroseconds }) => cpuMicroseconds)
   const sum = (count: (turn: Turn) => number): number => turns.reduce((total, turn) => total + count(turn), 0)
   return {
     variant,
@@ -160,6 +168,8 @@ function summary(variant: string, turns: readonly Turn[], reference: readonly Tu
     least: Math.round(Math.min(...times)),
     greatest: Math.round(Math.max(...times)),
     ratio: Number(median(times.map((time, round) => time / reference[round]!.microseconds)).toPrecision(3)),
+    cpuMicroseconds: Math.round(median(cpuTimes)),
+    cpuRatio: Number(median(cpuTimes.map((time, round) => time / reference[round]!.cpuMicroseconds)).toPrecision(3)),
     acknowledged: sum((turn) => turn.acknowledged),
     found: sum((turn) => turn.found),
     failed: sum((turn) => turn.failed),

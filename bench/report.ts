@@ -124,6 +124,7 @@ function databaseSection({ name, cells, binaryLog, price }: DatabaseResult): str
     ...(binaryLog ? ['### Binary log', binaryLogText, binaryLogTable(binaryLog)] : []),
     '### The price of a call',
     ...grouped(price.cells).flatMap(([title, group]) => [`${title}:`, cellTable(group)]),
+    ...cpuTables(price.cells),
     `Where its time goes: one caller of \`mergeJsonKey\` on a document of 100 B, by whose code was running, in microseconds of each call (the profiler itself makes all of it slower):`,
     table(
       ['whose', 'µs', 'share'],
@@ -169,6 +170,19 @@ function cellTable(group: readonly MeasuredCell[]): string {
     return [[name, ...times, kept < 1 ? `**${percent(kept)}**` : '100 %', failed > 0 ? percent(failed) : '']]
   })
   return table(header, rows)
+}
+
+/** The processor time of one caller, which a busy machine does not blur as it does the time of a call. */
+function cpuTables(cells: readonly MeasuredCell[]): string[] {
+  return cells.flatMap((cell) => {
+    const rows = order.flatMap((variant) => {
+      const { cpuMicroseconds, cpuRatio } = cell.variants.find((each) => each.variant === variant) ?? {}
+      if (cell.callers > 1 || cpuMicroseconds === undefined || cpuRatio === undefined) return []
+      const name = variant === ours ? `**${variant}**` : variant
+      return [[name, `${timeText(cpuMicroseconds)} (${ratioText(cpuRatio)})`]]
+    })
+    return rows.length > 0 ? [`${cellTitle(cell)}:`, table(['variant', 'processor time'], rows)] : []
+  })
 }
 
 function ratioText(ratio: number): string {

@@ -21,13 +21,15 @@ export type TableName = 'runs' | 'versioned_runs'
 
 export function defineRun(sequelize: Sequelize, tableName: TableName): typeof Run {
   const Runs = class extends Run {}
+  // Sequelize forgets a model when another one takes its name.
+  const modelName = `Run${Object.keys(sequelize.models).length}`
   Runs.init(
     {
       id: { type: DataTypes.INTEGER, primaryKey: true, autoIncrement: true },
       progress: { type: sequelize.getDialect() === 'postgres' ? DataTypes.JSONB : DataTypes.JSON, allowNull: false },
       updatedAt: DataTypes.DATE,
     },
-    { sequelize, tableName, createdAt: false, version: tableName === 'versioned_runs' },
+    { sequelize, modelName, tableName, createdAt: false, version: tableName === 'versioned_runs' },
   )
   return Runs
 }

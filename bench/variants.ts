@@ -52,7 +52,7 @@ export const order: readonly string[] = [
 ]
 
 /** The same statement, sent by more and more code; and what else one would write. */
-export const price: readonly string[] = [...order.slice(0, 3), byHand]
+export const price: readonly string[] = [...order.slice(0, 3), byHand, underLock]
 
 export const value = 'done'
 export const valueJson: string = JSON.stringify(value)
