@@ -21,7 +21,7 @@ export function patch(
   gate: Gate,
   wrap: (original: Method, gateFor: (connection: object) => Gate | undefined) => Method,
 ): () => void {
-  const owner = ownerOf(object, name)
+  const owner = ownerOf(object, name) as Record<string, Patched>
   const original = owner[name]!
   const gates = original[gatesOf] ?? new Set<Gate>()
   gates.add(gate)
@@ -38,8 +38,8 @@ export function patch(
 }
 
 /** The object in the chain of prototypes that has the method itself. */
-function ownerOf(object: object, name: string): Record<string, Patched> {
+export function ownerOf(object: object, name: string): object {
   let owner = object
   while (!Object.hasOwn(owner, name)) owner = Object.getPrototypeOf(owner) as object
-  return owner as Record<string, Patched>
+  return owner
 }

@@ -150,9 +150,11 @@ function mariadbWaits(ask: Ask): Server['waits'] {
   }
 }
 
-function grouped(rows: readonly { waiter: number; blocker: number }[]): Wait[] {
-  return [...new Set(rows.map(({ waiter }) => waiter))].map((waiter) => ({
+/** The waits by waiter. A connection may be configured to return large numbers as text. */
+function grouped(rows: readonly { waiter: unknown; blocker: unknown }[]): Wait[] {
+  const pairs = rows.map(({ waiter, blocker }) => [Number(waiter), Number(blocker)] as const)
+  return [...new Set(pairs.map(([waiter]) => waiter))].map((waiter) => ({
     waiter,
-    blockers: rows.filter((row) => row.waiter === waiter).map(({ blocker }) => blocker),
+    blockers: pairs.filter(([each]) => each === waiter).map(([, blocker]) => blocker),
   }))
 }

@@ -20,7 +20,7 @@ export interface Way<T> {
   close(): Promise<unknown>
 }
 
-type Dialect = 'mysql' | 'postgres'
+export type Dialect = 'mysql' | 'postgres'
 
 const table = 'every_order_accounts'
 

@@ -1,5 +1,5 @@
 import type { Gate } from '../gate.js'
-import { patch } from '../patch.js'
+import { ownerOf, patch } from '../patch.js'
 import { unattended } from '../run.js'
 import { asObjects, bound } from './driver.js'
 import type { Callback, Driver } from './driver.js'
@@ -39,16 +39,15 @@ export const mysql2: Driver = {
   },
 
   async connect(connection) {
-    const { _pool, config } = connection as Mysql2Connection
-    const Class = connection.constructor as Mysql2Class
-    // The class of a pool's connections inherits from the one of single connections.
-    const Single = _pool ? (Object.getPrototypeOf(Class) as Mysql2Class) : Class
+    const { config } = connection as Mysql2Connection
+    // The class of single connections, from which the one of a pool's connections inherits.
+    const Single = ownerOf(connection, 'addCommand').constructor as unknown as Mysql2Class
     const own = unattended(() => new Single({ config }))
     own.on('error', () => undefined)
     const query = <R extends object>(sql: string): Promise<R[]> =>
       new Promise((resolve, reject) =>
         unattended(() =>
-          own.query({ sql, rowsAsArray: false }, (error, rows) =>
+          own.query({ sql, rowsAsArray: false, nestTables: false }, (error, rows) =>
             // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors -- the driver's error
             error ? reject(error) : resolve(rows as R[]),
           ),
