@@ -65,10 +65,10 @@ export interface OpenDatabase extends Session {
   /** The connections that were open at the start. */
   readonly connections: ReadonlySet<object>
   table(name: string): Table | undefined
-  /** Whether a connection of its driver reaches the same server. */
-  reaches(connection: object): boolean
-  /** Another session with the same credentials, which the participants cannot exhaust. */
-  connect(): Promise<Session>
+  /** Whether a connection of its driver reaches the same server. SQLite has none. */
+  reaches?(connection: object): boolean
+  /** Another session with the same credentials, which the participants cannot exhaust. SQLite needs none. */
+  connect?(): Promise<Session>
   /** Passes the statements to the gate; returns a function that undoes that. */
   install(gate: Gate): () => void
   /** The server, if it is one without sessions of its own. */

@@ -70,7 +70,7 @@ export class Laboratory<C> implements Gate {
 
   /** Whether the connection reaches the server that is explored; records that, if not. */
   #reaches(connection: object, name: string): boolean {
-    const isReached = this.#databases.some((database) => database.reaches(connection))
+    const isReached = this.#databases.some((database) => database.reaches?.(connection))
     if (!isReached) {
       this.strays.add(
         `${name} sent a statement to another server, or to this one by another address, where it was not held: write the same host and port everywhere, or test what concerns the other server by itself`,

@@ -246,14 +246,6 @@ class OpenSqlite implements OpenDatabase {
     return tableOfModel(this.#sequelize, name)
   }
 
-  reaches(): boolean {
-    return true
-  }
-
-  connect(): Promise<Session> {
-    return Promise.resolve(this)
-  }
-
   install(gate: Gate): () => void {
     const { connectionManager } = internals(this.#sequelize)
     return installGate(this.#sequelize, gate, (connection) => {

@@ -51,7 +51,7 @@ type Ask = Session['query']
 /** Opens a second session to the server, or one of `admin`, and checks that it can read lock waits. */
 export async function connectServer(database: OpenDatabase, admin: OpenDatabase = database): Promise<Server> {
   if (database.server) return database.server()
-  const session = await admin.connect()
+  const session = await admin.connect!()
   return database.dialect === 'mysql' ? mysqlOrMariadb(session) : postgres(session)
 }
 

@@ -4,8 +4,10 @@ import knex from 'knex'
 import { createConnection, createPool } from 'mysql2'
 import type { Connection, Pool, PoolConnection } from 'mysql2'
 import { Pool as PgPool, Query } from 'pg'
+import { QueryTypes } from 'sequelize'
 import { checkServer, explore, StuckError, UsageError } from 'every-order'
 import type { ExploreOptions, Result } from 'every-order'
+import { connect } from '../../connect.js'
 import { requestedDatabases } from '../../databases/index.js'
 import { servers } from '../../each-database.js'
 import { rejection } from '../../rejection.js'
@@ -122,6 +124,21 @@ if (requestedDatabases().includes('mysql')) {
         expect(steps.toSorted()).to.deep.equal(['read of A', 'read of B', 'write of A', 'write of B'])
       }
       await other.promise().end()
+    })
+
+    it('holds what goes around Sequelize, and explores both together', async () => {
+      const sequelize = connect(uriOf('mysql'), { logging: false, pool: { max: 4 } })
+      const participant = async (): Promise<void> => {
+        const [row] = await sequelize.query<{ n: number }>('SELECT n FROM every_order_gate WHERE id = 1', {
+          type: QueryTypes.SELECT,
+        })
+        await pool.promise().query('UPDATE every_order_gate SET n = ? WHERE id = 1', [row!.n + 1])
+      }
+      for (const connections of [[sequelize], [sequelize, pool]]) {
+        const result = await race(participant, { connections })
+        expect(result).to.deep.include({ verdict: 'lost', reasons: [], schedules: 4 })
+      }
+      await sequelize.close()
     })
 
     it('reports what goes to the server by another address, and what other code sends', async () => {

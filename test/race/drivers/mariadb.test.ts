@@ -1,3 +1,5 @@
+import { expect } from 'chai'
+import { explore } from 'every-order'
 import type * as connector from 'mariadb'
 import { requestedDatabases } from '../../databases/index.js'
 import { servers } from '../../each-database.js'
@@ -6,10 +8,14 @@ import type { Account, Way } from './bank.js'
 
 type Connector = typeof connector
 
-function pool({ createPool }: Connector): Way<connector.PoolConnection> {
+function poolOf({ createPool }: Connector): connector.Pool {
   const { hostname, port, username, password, pathname } = new URL(servers.get('mariadb')!.url)
   const database = pathname.slice(1)
-  const own = createPool({ host: hostname, port: Number(port), user: username, password, database, connectionLimit: 5 })
+  return createPool({ host: hostname, port: Number(port), user: username, password, database, connectionLimit: 5 })
+}
+
+function wayOf(module: Connector): Way<connector.PoolConnection> {
+  const own = poolOf(module)
   return {
     connections: [own],
     run: (sql) => own.query(sql),
@@ -44,7 +50,69 @@ if (requestedDatabases().includes('mariadb')) {
   describe('explore() of MariaDB’s bare connector', () => {
     for (const name of ['mariadb', 'mariadb-3.5']) {
       // eslint-disable-next-line @typescript-eslint/no-require-imports -- two versions of one package
-      defineBank(name, 'mysql', () => Promise.resolve(pool(require(name) as Connector)))
+      const module = (): Connector => require(name) as Connector
+      defineBank(name, 'mysql', () => Promise.resolve(wayOf(module())))
+
+      describe(`the gate at ${name}`, () => {
+        let pool: connector.Pool
+
+        before(async () => {
+          pool = poolOf(module())
+          await pool.query('CREATE TABLE IF NOT EXISTS every_order_pool (id INT PRIMARY KEY, n INT)')
+        })
+
+        after(() => pool.end())
+
+        const setup = (): Promise<unknown> => pool.query('REPLACE INTO every_order_pool VALUES (1, 0)')
+
+        it('holds the statements of the pool itself', async () => {
+          const participant = async (): Promise<void> => {
+            const [row] = (await pool.execute('SELECT n FROM every_order_pool WHERE id = 1')) as [{ n: number }]
+            await pool.query('UPDATE every_order_pool SET n = ? WHERE id = 1', [row.n + 1])
+          }
+          const participants = { A: participant, B: participant }
+          const result = await explore({ connections: [pool], setup, participants })
+          expect(result).to.deep.include({ verdict: 'lost', reasons: [], schedules: 4 })
+        })
+
+        it('reports a stream, which it cannot hold, and ends what it holds when it is stopped', async () => {
+          const stop = new AbortController()
+          const participant = async (): Promise<void> => {
+            const connection = await pool.getConnection()
+            const stream = connection.queryStream('SELECT n FROM every_order_pool')
+            for await (const row of stream) expect(row).to.have.property('n')
+            await connection.beginTransaction()
+            await connection.query('UPDATE every_order_pool SET n = n + 1')
+            await connection.rollback()
+            await connection.release()
+          }
+          const participants = { A: participant, B: participant }
+          const check = (): void => undefined
+          const { verdict, reasons } = await explore({
+            connections: [pool],
+            setup,
+            participants,
+            check,
+            maxSchedules: 2,
+          })
+          expect(verdict).to.equal('unknown')
+          expect(reasons.join('\n')).to.include(
+            'A sent a statement that cannot be held (SELECT n FROM every_order_pool): send it with query() or execute()',
+          )
+          const halves = async (): Promise<void> => {
+            const connection = await pool.getConnection()
+            await connection.query('START TRANSACTION')
+            await connection.query('UPDATE every_order_pool SET n = n + 1')
+            stop.abort()
+            await connection.query('COMMIT')
+          }
+          const options = { connections: [pool], setup, participants: { A: halves, B: halves }, check }
+          const stopped = await explore({ ...options, signal: stop.signal })
+          expect(stopped.reasons).to.deep.equal(['the exploration was stopped by its signal'])
+          // No lock is left.
+          await setup()
+        })
+      })
     }
   })
 }
