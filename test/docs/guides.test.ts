@@ -37,6 +37,27 @@ eachDatabase('the guides', (database) => {
     expect(job.get('stats')).to.deep.equal({ phase: 'first', owner: 'me' })
   })
 
+  it('let requests at once change a row whose instance they share, and discard a save that was refused', async () => {
+    const WorkflowRun = lossless.lossless(await createRuns(database.connect().sequelize), {
+      wholeColumnWrites: 'throw',
+    })
+    const run = await WorkflowRun.create({ progress: {} })
+    const recipe = codeBlocks('docs/guides/locks.md', 'ts').find((block) => block.includes('await run.reload()'))!
+    const keys = Array.from({ length: 8 }, (_, index) => `step_${index}`)
+    const requests = keys.map((key) =>
+      evaluate(recipe.replace('step_a', key), { WorkflowRun, run, withLock: lossless.withLock }),
+    )
+    await Promise.all(requests)
+    const stored = Object.fromEntries(keys.map((key) => [key, 'done']))
+    const row = await WorkflowRun.findByPk(run.id, { rejectOnEmpty: true })
+    expect(row.progress).to.deep.equal(stored)
+    const refused = await run.update({ progress: { mine: 1 } }).catch((error: unknown) => error)
+    expect(refused).to.be.instanceOf(lossless.WholeColumnWriteError)
+    expect(run.progress).to.deep.equal({ mine: 1 })
+    await run.reload()
+    expect([run.progress, run.changed()]).to.deep.equal([stored, false])
+  })
+
   it('replace a method of a row in a unit test, and lose no update in the test of two readers', async () => {
     const WorkflowRun = await createRuns(database.connect().sequelize)
     const { id } = await WorkflowRun.create({ progress: {} })
