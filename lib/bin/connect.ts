@@ -10,7 +10,8 @@ export class ArgumentError extends Error {}
 
 /** Connects to the database of a URL, by the driver that is installed in the folder of the caller. */
 export function connect(command: string, url: string): Sequelize {
-  const [, scheme = '', rest = ''] = /^(mysql|mariadb|postgres|sqlite):(.+)$/s.exec(url) ?? []
+  const [, scheme = '', rest = ''] =
+    /^(mysql|mariadb|postgres|sqlite):(.+)$/s.exec(url.replace(/^postgresql:/, 'postgres:')) ?? []
   const storage = /^sqlite:(.+)$/s.exec(url)?.[1]
   if (!scheme || (storage === undefined && !rest.startsWith('//'))) {
     throw new ArgumentError(
@@ -18,7 +19,7 @@ export function connect(command: string, url: string): Sequelize {
     )
   }
   // A host has none of these characters, so they are those of a password.
-  if (storage === undefined && (!URL.canParse(url) || /[/?#].*@/.test(rest.slice(2)))) {
+  if (storage === undefined && (!URL.canParse(url) || !isDecodable(url) || /[/?#].*@/.test(rest.slice(2)))) {
     throw new ArgumentError(
       `the URL cannot be parsed. Encode the special characters of its password: node -p "encodeURIComponent('…')"`,
     )
@@ -31,6 +32,16 @@ export function connect(command: string, url: string): Sequelize {
   const options = { logging: false, pool: { max: 4, acquire: 5_000 }, dialectModule } as const
   if (storage === undefined) return new Sequelize(url, options)
   return new Sequelize({ dialect: scheme as Dialect, storage, ...options })
+}
+
+/** Whether each `%` of a URL begins an encoded character. */
+function isDecodable(url: string): boolean {
+  try {
+    decodeURIComponent(url)
+    return true
+  } catch {
+    return false
+  }
 }
 
 /** The packages that a command needs beside the driver of the database. */

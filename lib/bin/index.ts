@@ -45,4 +45,9 @@ function argumentsOf(words: readonly string[]): { readonly url?: string } {
   }
 }
 
+// The reader of a pipe, such as head, may close it: the command still closes what it has opened.
+process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => {
+  if (code !== 'EPIPE') process.exitCode = 1
+})
+
 void main(process.argv.slice(2))

@@ -83,6 +83,11 @@ describe('sequelize-lossless', () => {
       ['doctor', '--url', `sqlite:${tmpdir()}`],
       /^doctor: .* is a folder: write the path of a file in it\n$/,
     ],
+    [
+      'a password with a % that encodes nothing',
+      ['doctor', '--url', `postgresql://user:${secret}%ZZ@127.0.0.1:1/none`],
+      /^doctor: the URL cannot be parsed\. Encode the special characters of its password: node -p "encodeURIComponent\('…'\)"\n$/,
+    ],
     ['no URL', ['doctor'], /^doctor: write --url, or set DATABASE_URL\n$/],
     ['no command', [], /^sequelize-lossless: there is no such command\.\n\nUsage: /],
     ['another command', ['toString'], /^sequelize-lossless: there is no such command\.\n\nUsage: /],
@@ -158,6 +163,24 @@ eachDatabase('sequelize-lossless doctor', (database) => {
     expect(code).to.equal(isSafe ? 0 : 1)
     expect(/^✗ (durability|binary log): /m.test(stdout)).to.equal(!isSafe)
   })
+
+  it('ends as usual if the reader of its output closes the pipe, as head does', async () => {
+    const options = { cwd: root, env: { ...process.env, DATABASE_URL: database.url() } }
+    const child = spawn(process.execPath, [join(root, 'dist', 'bin', 'index.js'), 'doctor'], options)
+    let stderr = ''
+    child.stderr.on('data', (text: Buffer) => (stderr += text.toString()))
+    child.stdout.destroy()
+    const code = await new Promise((resolve) => child.on('close', resolve))
+    expect({ stderr, isEnded: code === 0 || code === 1 }).to.deep.equal({ stderr: '', isEnded: true })
+  })
+
+  if (database.name === 'postgres') {
+    it('takes a URL of postgresql://', async () => {
+      const { stdout, stderr } = await command(['doctor', '--url', database.url().replace(/^postgres:/, 'postgresql:')])
+      expect(stderr).to.equal('')
+      expect(stdout).to.match(/^postgres \d/)
+    })
+  }
 
   if (database.name === 'sqlite') return
 
