@@ -7,7 +7,7 @@ import { usage } from '../errors/usage.js'
 import { mayHoldInfinity, textWithInfinity } from '../json/encode.js'
 import { difference } from '../json/difference.js'
 import type { Edit, EditedValue } from '../json/difference.js'
-import { mayBeMisread, parseJson, scanJson } from '../json/json-text.js'
+import { hasNumber, mayBeMisread, parseJson, scanJson } from '../json/json-text.js'
 import type { JsonNode } from '../json/json-text.js'
 import { condition, not, size } from '../json/operation.js'
 import type { Condition, Operation } from '../json/operation.js'
@@ -175,11 +175,11 @@ function mayLoseDigits({ kind, path, json }: Operation, from: JsonValue | undefi
 }
 
 function hasLongNumber({ json }: Pick<Operation, 'json'>): boolean {
-  return /\d{16}/.test(json) || mayHoldInfinity(json)
+  return hasNumber(json, /\d{16}/) || mayHoldInfinity(json)
 }
 
 function hasDigits(value: JsonValue): boolean {
-  return /\d/.test(textWithInfinity(value)!)
+  return hasNumber(textWithInfinity(value)!, /\d/)
 }
 
 async function sendPatch(

@@ -109,6 +109,12 @@ function isTextOf(token: string, text: string): boolean {
   return token === text && !Number.isSafeInteger(Number(token))
 }
 
+/** Whether a JSON text has a number that a pattern matches; digits in strings are no numbers. */
+export function hasNumber(text: string, pattern: RegExp): boolean {
+  if (!pattern.test(text)) return false
+  return (text.match(stringOrNumber) ?? []).some((token) => !token.startsWith('"') && pattern.test(token))
+}
+
 /** Whether JavaScript would write a part of a JSON text with other digits, or may have read a key wrongly. */
 export function isRespelled(text: string): boolean {
   if (mayBeMisread(text)) return true

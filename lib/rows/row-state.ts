@@ -2,7 +2,7 @@ import { isDeepStrictEqual } from 'node:util'
 import type { Transaction } from 'sequelize'
 import { UnsavedChangesError } from '../errors/errors.js'
 import { isTooDeep, textWithInfinity } from '../json/encode.js'
-import { isRespelled, parseJson, tryParseJson } from '../json/json-text.js'
+import { hasNumber, isRespelled, parseJson, tryParseJson } from '../json/json-text.js'
 import type { Operation } from '../json/operation.js'
 import { applyAll, computes } from '../json/semantics.js'
 import type { JsonValue } from '../json/values.js'
@@ -374,7 +374,7 @@ function documentOf({ text }: StoredValue): JsonValue {
 
 /** Whether JavaScript holds every number of a JSON text exactly. */
 function isPlain(text: string): boolean {
-  return !isRespelled(text) && !/\d{16}/.test(text)
+  return !isRespelled(text) && !hasNumber(text, /\d{16}/)
 }
 
 const rowStates = new WeakMap<Row, RowState>()
