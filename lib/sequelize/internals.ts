@@ -201,6 +201,11 @@ export function typeOf(model: RowModel, attribute: string): { readonly key: stri
   return (model.getAttributes()[attribute as never] as { type: { key: string } }).type
 }
 
+/** The digits after the point that a DECIMAL attribute declares. */
+export function scaleOf(model: RowModel, attribute: string): number {
+  return (typeOf(model, attribute) as { readonly _scale?: number })._scale ?? 0
+}
+
 export async function runAfterFind(row: Row, transaction: Transaction | undefined): Promise<void> {
   await modelInternals(modelOf(row)).runHooks('afterFind', row, { transaction, plain: true })
 }

@@ -39,7 +39,7 @@ import type { TransactionState } from '../transactions/transaction-state.js'
 import { refuseSelfDeadlock } from '../transactions/writer-queue.js'
 import { coalesce, trackUnsettled } from './coalesce.js'
 import type { BatchableCall } from './coalesce.js'
-import { validatedChanges, valueAfter } from './columns.js'
+import { isValueKnown, validatedChanges, valueAfter } from './columns.js'
 import type { ColumnChange } from './columns.js'
 import { notifyUpdate } from './on-write.js'
 import type { JsonWriteOptions } from './options.js'
@@ -144,7 +144,7 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
     const send = async (own: Call, sent: AtomicWrite): Promise<Written> => {
       const opensTransaction =
         policy.onWrite !== null ||
-        (answer !== 'nothing' && call.dialect.matched !== undefined) ||
+        (sent.answer !== 'nothing' && call.dialect.matched !== undefined) ||
         sent.documents.some((each) => isReadFirst(each, call.dialect))
       const statements = (context: QueryContext, state: TransactionState | undefined): Promise<Written | undefined> =>
         state
@@ -158,7 +158,8 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
       return written ?? (await execute(own, { statements }, { opensTransaction: true, retry }))
     }
     return withRows(call, [row], async ([ref], own) => {
-      const whole: AtomicWrite = { row: ref!, documents, columns, where, answer, calls: 1, now: new Date() }
+      const needed = instance && !isKnown(call, model, columns) ? 'row' : answer
+      const whole: AtomicWrite = { row: ref!, documents, columns, where, answer: needed, calls: 1, now: new Date() }
       const written = isBatched ? await sendBatched(own, whole, options, send) : await send(own, whole)
       if (instance && !joined) applyToInstance(instance, whole, written)
       return written
@@ -180,14 +181,21 @@ export function refuseUnsupportedChanges(
   for (const each of columns) if ('plus' in each) refuseClampedSum(method, each.attribute, dialect)
 }
 
-/** The write, with the row as its answer if a locked instance of the row cannot compute its new document. */
-function withNeededAnswer(state: TransactionState, write: AtomicWrite): AtomicWrite {
-  const { row, documents, answer } = write
+/** Whether the new values of ordinary columns need no read: they are those of the call, or exact sums. */
+function isKnown({ dialect }: Call, model: RowModel, columns: readonly ColumnChange[]): boolean {
+  // Databases with RETURNING read the row in the same statement, and SQLite stores a DECIMAL as a double.
+  return columns.every((each) => isValueKnown(model, each, dialect.matched !== undefined))
+}
+
+/** The write, with the row as its answer if a locked instance of the row cannot compute its new document, or a sum. */
+function withNeededAnswer(call: Call, state: TransactionState, write: AtomicWrite): AtomicWrite {
+  const { row, documents, columns, answer } = write
   if (answer !== 'nothing' && !row.instance) return write
+  const locked = state.lockedRows.ofRow(row.key)
   const changed = documents.filter(({ operations }) => operations.length > 0)
-  const canApply = state.lockedRows
-    .ofRow(row.key)
-    .every((each) => changed.every(({ column, operations }) => rowStateOf(each).canApply(column, operations)))
+  const canApply =
+    (locked.length === 0 || isKnown(call, row.model, columns)) &&
+    locked.every((each) => changed.every(({ column, operations }) => rowStateOf(each).canApply(column, operations)))
   return canApply ? write : { ...write, answer: 'row' }
 }
 
@@ -262,7 +270,7 @@ export async function updateInTransaction(
 ): Promise<Written> {
   const { instance } = write.row
   const isJoined = call.transaction !== undefined
-  const written = (await updateRow(call, isJoined ? withNeededAnswer(state, write) : write, context))!
+  const written = (await updateRow(call, isJoined ? withNeededAnswer(call, state, write) : write, context))!
   if (instance) state.remember(instance, context.transaction)
   applyToOthers(state, write, written)
   if (isJoined && instance) applyToInstance(instance, write, written)

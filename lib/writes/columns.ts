@@ -6,6 +6,7 @@ import type { RowRef } from '../rows/row-ref.js'
 import {
   attributeType,
   changedAttributes,
+  scaleOf,
   updatedAtAttribute,
   valuesOf,
   versionAttribute,
@@ -118,6 +119,17 @@ export async function validatedChanges(
 export function isStorable(type: string, value: unknown): boolean {
   const isChecked = ['a number', 'a date'].includes(expectedOperand(type))
   return !isChecked || value === null || typeof value === 'boolean' || fitsType(type, value)
+}
+
+/**
+ * Whether {@link valueAfter} is what the column holds after a change. A DECIMAL column rounds to its scale, a FLOAT to single
+ * precision on some databases.
+ * @param addsDecimals the database adds DECIMAL columns exactly
+ */
+export function isValueKnown(model: RowModel, change: ColumnChange, addsDecimals: boolean): boolean {
+  if (!('plus' in change) || integerTypes.includes(change.type)) return true
+  if (change.type !== 'DECIMAL' || !addsDecimals) return false
+  return (change.plus.split('.')[1] ?? '').length <= scaleOf(model, change.attribute)
 }
 
 /** The value in memory after a change, in the form that the driver gave it. A number that was not loaded stays unknown. */

@@ -6,10 +6,12 @@ import {
   atomicUpdate,
   atomicUpsert,
   ConditionNotMetError,
+  plus,
   RowNotFoundError,
   set,
   UnsupportedValueError,
   updateWhere,
+  withLock,
 } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { outcomeOf, rejection } from '../rejection.js'
@@ -75,11 +77,12 @@ const calls: Readonly<
 
 eachDatabase('a value that its column rounds', (database) => {
   let sequelize: Sequelize
+  let log: string[]
   let Items: Items
   let id = 0
 
   before(async () => {
-    ;({ sequelize } = database.connect())
+    ;({ sequelize, log } = database.connect())
     Items = sequelize.define<Item>(
       'Item',
       {
@@ -128,6 +131,48 @@ eachDatabase('a value that its column rounds', (database) => {
       })
     }
   }
+
+  /** MySQL sends a FLOAT with 6 digits to a finder, and with all of them where a statement has binds. */
+  const shown = (value: unknown): unknown => (typeof value === 'number' ? Number(value.toPrecision(6)) : value)
+  const sums = { decimal: ['0.005', '-0.015', '0.1', 2], float: [0.1, 0.2], real: [0.1, 0.2], double: [0.1, 0.2] }
+
+  for (const [way, run] of Object.entries({
+    'outside a transaction': (_row: Item, write: () => Promise<unknown>) => write(),
+    'in withLock': (row: Item, write: () => Promise<unknown>) => withLock(row, write),
+  })) {
+    it(`is in memory as in the row after plus(), ${way}`, async () => {
+      for (const [name, summands] of Object.entries(sums)) {
+        const row = (await Items.findByPk(await make()))!
+        const key = row.get('id') as number
+        await Items.update({ [name]: 1.1 }, { where: { id: key } })
+        await row.reload()
+        for (const by of summands) {
+          await run(row, () => atomicUpdate(row, { [name]: plus(by) } as never))
+          const read = (await Items.findByPk(key))!
+          expect(shown(row.get(name)), `${name} plus ${by}`).to.equal(shown(read.get(name)))
+          // Another instance, which the transaction has locked.
+          await withLock([Items, key], async (locked, transaction) => {
+            await atomicUpdate([Items, key], { [name]: plus(by) } as never, { transaction })
+            const inside = (await Items.findByPk(key, { transaction }))!
+            expect(shown(locked.get(name)), `${name} plus ${by}, locked`).to.equal(shown(inside.get(name)))
+          })
+          await row.reload()
+        }
+      }
+    })
+  }
+
+  it('needs one statement for a sum of a DECIMAL within its scale', async () => {
+    const row = (await Items.findByPk(await make()))!
+    await row.update({ decimal: '1.10' })
+    await row.reload()
+    // Asks for the version of the server, once.
+    await atomicUpdate(row, { decimal: plus(0) } as never)
+    log.length = 0
+    await atomicUpdate(row, { decimal: plus('0.25') } as never)
+    expect(log).to.have.length(1)
+    expect(Number(row.get('decimal'))).to.equal(1.35)
+  })
 
   it('leaves the transaction that it joins to its owner, in a savepoint on PostgreSQL too', async () => {
     if (database.name === 'sqlite') return
