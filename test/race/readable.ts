@@ -21,7 +21,7 @@ export async function expectReadable(failure: Failure): Promise<void> {
 function rowsOf(lines: readonly string[]): readonly string[] {
   return lines.slice(
     0,
-    lines.findIndex((line) => /^(lost|the check failed): /.test(line)),
+    lines.findIndex((line) => !line.includes('│')),
   )
 }
 

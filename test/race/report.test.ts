@@ -51,7 +51,7 @@ eachDatabase('the report of a failure', (database) => {
     expect(text).to.match(/^ {2}\d (.*│ )?SELECT … FROM workflow_runs WHERE id = /m)
     expect(text).to.include('→ {"progress":').and.include('UPDATE workflow_runs SET progress={"b":1}')
     expect(text.replace(/\n */g, ' ')).to.match(
-      /lost: "a" of progress, which A wrote at \d: B overwrote it at 4 with UPDATE workflow_runs, from its read at \d, which took no lock replay/,
+      /lost: "a" of progress, which A wrote at \d: B overwrote it at 4 with UPDATE workflow_runs, from its read at \d, which took no lock lost update: ([AB]) read at \d before [AB] wrote row \d+ of workflow_runs at 3, and \1 overwrote that at 4\. remedy: Lock the row .* replay/,
     )
     expect(lines.at(-1)).to.equal(`replay: ${first!.token}`)
     await expectReadable(first!)
@@ -148,6 +148,8 @@ describe('the report of a failure', () => {
     kind: 'write',
     answeredAfter: 1,
     waitedFor: [],
+    transaction: undefined,
+    affected: undefined,
     rows: [],
     error: undefined,
     touched: [],
@@ -158,6 +160,7 @@ describe('the report of a failure', () => {
     steps: steps.map((each, index) => ({ ...each, number: index + 1, answeredAfter: index + 1 })),
     outcomes: { A: 'ok', B: 'ok' },
     error: new Error('on purpose'),
+    anomaly: { name: 'unnamed', cycle: [], sentence: '', remedy: '' },
     token: 'v1:AB',
     switches: 1,
     ...rest,

@@ -1,4 +1,5 @@
 import { inspect, types } from 'node:util'
+import type { Anomaly } from './anomaly.js'
 
 /** Enough frames to reach the caller's line, through this package; Node keeps 10. */
 const stackFrames = 50
@@ -46,12 +47,17 @@ export class StuckError extends Error {
 export class HangError extends Error {
   readonly code = 'RACE_HANG'
   override readonly name = 'HangError'
+  /** The numbers of the statement that waits, and of the one that took the lock. */
+  readonly waiting: number
+  readonly holder: number
 
   constructor(name: string, waiting: Statement, holder: Statement) {
     super(
       `${name} waits for its own lock: statement ${waiting.number} (${brief(waiting.sql)}) waits for a row that statement ${holder.number} (${brief(holder.sql)}) has locked in another transaction of ${name}. ` +
         `Pass { transaction } to the call that sends statement ${waiting.number}.`,
     )
+    this.waiting = waiting.number
+    this.holder = holder.number
   }
 }
 
@@ -68,9 +74,11 @@ function brief(sql: string): string {
 export class FailureError extends Error {
   readonly code = 'RACE_FAILURE'
   override readonly name = 'FailureError'
+  readonly participant: string
 
   constructor(name: string, cause: unknown) {
     super(`${name} failed: ${messageOf(cause)}`, { cause })
+    this.participant = name
   }
 }
 
@@ -87,12 +95,16 @@ export class StoppedError extends Error {
 export class EndlessError extends Error {
   readonly code = 'RACE_ENDLESS'
   override readonly name = 'EndlessError'
+  /** `livelock`, if the loop reads an old snapshot; else `unnamed`. */
+  readonly anomaly: Anomaly
 
-  constructor(name: string, statements: number, last: string, repeated: number) {
+  constructor(name: string, statements: number, last: string, repeated: number, anomaly: Anomaly) {
     super(
       `explore: ${name} sent ${statements} statements in one order and did not end; the last ${repeated} of them read ${last}. ` +
+        (anomaly.name === 'unnamed' ? '' : `${anomaly.name}: ${anomaly.sentence} `) +
         `A loop that waits for a write of another participant never ends while that participant waits, or while its transaction reads an old snapshot: bound the loop, or pass a higher maxStatements.`,
     )
+    this.anomaly = anomaly
   }
 }
 

@@ -1,3 +1,4 @@
+import { dependOnEachOther } from './dependencies.js'
 import { messageOf } from './errors.js'
 import type { Outcome, Run } from './run.js'
 import { shareRow } from './step.js'
@@ -22,7 +23,7 @@ export class Evidence {
     for (const [name, error] of run.errors()) this.#errors.set(name, error)
     for (const place of run.passedOver) this.passedOver.add(place)
     for (const wait of run.cancelled) this.#cancelled.add(wait)
-    this.#sharesRow ||= shareRow(run.steps)
+    this.#sharesRow ||= shareRow(run.steps) || dependOnEachOther(run.steps)
   }
 
   /** The reasons why the result is inconclusive. */

@@ -1,3 +1,5 @@
+import { anomalyOf } from './anomaly.js'
+import type { Anomaly } from './anomaly.js'
 import { FailureError, messageOf, NoFinalReadError, StoppedError, usage } from './errors.js'
 import { Evidence } from './evidence.js'
 import { withLaboratory } from './laboratory.js'
@@ -22,6 +24,8 @@ export interface Failure {
   readonly outcomes: Readonly<Record<string, Outcome>>
   /** What the check threw, or a `NotSerialError`, `ResultsError`, `HangError` or `FailureError` of the exploration. */
   readonly error: unknown
+  /** Its name, its cycle and its remedy. */
+  readonly anomaly: Anomaly
   /** Runs this very schedule again: `replay(token, options)`. */
   readonly token: string
   /** The number of switches from one participant to another. */
@@ -271,11 +275,11 @@ class Exploration<C> {
     const switches = steps.filter(
       ({ participant }, index) => index > 0 && steps[index - 1]!.participant !== participant,
     )
+    const ended = { steps: run.steps, outcomes: run.outcomes(), error }
     return {
+      ...ended,
       schedule: this.#evidence.schedules,
-      steps: run.steps,
-      outcomes: run.outcomes(),
-      error,
+      anomaly: anomalyOf(ended),
       token: tokenOf(this.#names, run.choices, this.#mutant),
       switches: switches.length,
     }

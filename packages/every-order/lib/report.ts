@@ -1,5 +1,6 @@
-import { inspect, isDeepStrictEqual, stripVTControlCharacters, types } from 'node:util'
+import { inspect, isDeepStrictEqual, stripVTControlCharacters } from 'node:util'
 import { padded, visible, wrapped } from './columns.js'
+import { documentOf, isTime } from './dependencies.js'
 import { FailureError, HangError, LostKeysError, messageOf } from './errors.js'
 import type { Failure } from './explore.js'
 import { NotSerialError, ResultsError } from './serial.js'
@@ -64,15 +65,6 @@ function bareTable(sql: string): string {
 function keyUndone(value: unknown, over: unknown): string | undefined {
   const [document, other] = [documentOf(value), documentOf(over)] as (Record<string, unknown> | undefined)[]
   return Object.keys(document ?? {}).find((key) => !isDeepStrictEqual(document![key], other?.[key]))
-}
-
-function documentOf(value: unknown): object | undefined {
-  try {
-    const document: unknown = typeof value === 'string' ? JSON.parse(value) : value
-    return typeof document === 'object' && document !== null ? document : undefined
-  } catch {
-    return undefined
-  }
 }
 
 function whatIsLost(error: unknown): { column: string; key: string | undefined } | undefined {
@@ -178,8 +170,15 @@ function waiting(names: readonly string[]): string {
   return `⏳ waits for ${names.map(visible).join(', ')}`
 }
 
+/** The message of the failure, the name of the anomaly with its cycle, and the remedy. */
+export function lastLines({ steps, error, anomaly }: Failure): string[] {
+  const { name, sentence, remedy } = anomaly
+  const named = name === 'unnamed' ? [] : [`${name}: ${sentence}`, `remedy: ${remedy}`]
+  return [...messageLines({ steps, error }), ...named.map(visible)]
+}
+
 /** The lost update, the statement that overwrote it, and its stale read; or the message of the check. */
-function lastLines({ steps, error }: Pick<Failure, 'steps' | 'error'>): string[] {
+function messageLines({ steps, error }: Pick<Failure, 'steps' | 'error'>): string[] {
   const found = explain({ steps, error })
   if (!found) {
     const message = stripVTControlCharacters(messageOf(error)).slice(0, 1_000)
@@ -231,10 +230,6 @@ function answersOf({ rows }: Step, columns: ReadonlySet<string>): string[] {
 function interesting(row: Readonly<Record<string, unknown>>, columns: ReadonlySet<string>): object {
   const some = Object.entries(row).filter(([column, value]) => columns.has(column) && !isTime(value))
   return some.length > 0 ? Object.fromEntries(some) : row
-}
-
-function isTime(value: unknown): boolean {
-  return types.isDate(value) || (typeof value === 'string' && /^\d{4}-\d\d-\d\d[ T]\d\d:/.test(value))
 }
 
 /** Matches a literal, an alias, a quoted name, a placeholder, or white space. */

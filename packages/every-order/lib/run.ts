@@ -1,4 +1,5 @@
 import { AsyncLocalStorage, createHook } from 'node:async_hooks'
+import { livelockOf } from './anomaly.js'
 import { EndlessError, HangError, messageOf, StuckError } from './errors.js'
 import type { Passing } from './gate.js'
 import type { Mutate } from './mutants.js'
@@ -7,7 +8,7 @@ import type { Participant, Pending, Statement } from './participant.js'
 import { isDeadlock } from './servers.js'
 import type { DriverError, Server } from './servers.js'
 import { beginsTransaction, bindList, kindOf, shapeOf } from './statement.js'
-import { copyOf, touchedBy } from './step.js'
+import { affectedBy, copyOf, touchedBy } from './step.js'
 import type { Step } from './step.js'
 import { Waits } from './waits.js'
 import type { WaitToEnd } from './waits.js'
@@ -150,12 +151,15 @@ export class Run {
     if (this.#refusal) throw this.#refusal
     const { step } = statement
     this.#waits.use(statement, participant)
+    const begin = this.#waits.transaction(statement.connection)?.begin
+    step.transaction = beginsTransaction(step.sql) ? step.number : begin
     try {
       const send = (): unknown => passing.send(step.sql)
       const answer = await contexts.run({ run: this, participant, within: statement, hasPassed: true }, () =>
         this.#untilNotBusy(statement, send),
       )
       if (statement.kind === 'read' || statement.kind === 'lock') step.rows = copyOf(passing.rowsOf(answer))
+      if (statement.kind === 'write') step.affected = affectedBy(answer)
       this.#answered(statement, participant, true)
       return answer
     } catch (error) {
@@ -241,7 +245,7 @@ export class Run {
     const sent = this.steps.filter((step) => step.participant === name).map(({ sql }) => shapeOf(sql))
     if (sent.length >= maxStatements) {
       const different = sent.findLastIndex((shape) => shape !== sent.at(-1))
-      throw new EndlessError(name, sent.length, sent.at(-1)!, sent.length - 1 - different)
+      throw new EndlessError(name, sent.length, sent.at(-1)!, sent.length - 1 - different, livelockOf(name, this.steps))
     }
     const statement = participant.gates.shift()!
     statement.step.number = this.steps.push(statement.step)
@@ -312,6 +316,8 @@ export class Run {
       kind,
       answeredAfter: 0,
       waitedFor: [],
+      transaction: undefined,
+      affected: undefined,
       rows: [],
       error: undefined,
       touched: [],

@@ -196,6 +196,28 @@ export function assignments(sql: string, binds: readonly unknown[]): Assignment[
   })
 }
 
+/** The values of an INSERT, by row: `INSERT INTO t (a, b) VALUES (1, 2), (3, 4)`. Without a list of columns there are none. */
+export function insertions(sql: string, binds: readonly unknown[]): Assignment[][] {
+  const tokens = mainTokens(sql)
+  const start = tokens.findIndex(({ text, depth }) => depth === 0 && /^VALUES$/i.test(text))
+  if (!/^(INSERT|REPLACE)$/i.test(tokens[0]?.text ?? '') || start < 0) return []
+  const isName = ({ text, depth }: Token): boolean => depth === 1 && /^[`"\w]/.test(text)
+  const columns = tokens.slice(0, start).filter(isName)
+  const rows: Token[][][] = []
+  for (const token of tokens.slice(start + 1)) {
+    if (token.depth === 0 && token.text === '(') rows.push([[]])
+    else if (token.depth === 0 && !/^[,)]$/.test(token.text)) break
+    else if (token.depth === 1 && token.text === ',') rows.at(-1)!.push([])
+    else if (token.depth > 0) rows.at(-1)!.at(-1)!.push(token)
+  }
+  return rows.map((values) =>
+    columns.map(({ text }, index) => {
+      const [value, ...more] = values[index] ?? []
+      return { column: nameOf(text), ...(value && more.length === 0 ? literal(value, binds) : {}) }
+    }),
+  )
+}
+
 /** The equalities of the condition: `WHERE id = 1 AND version = 2`. */
 export function conditions(sql: string, binds: readonly unknown[]): Assignment[] {
   const tokens = mainTokens(sql)

@@ -14,6 +14,10 @@ export interface Step {
   readonly answeredAfter: number
   /** The participants whose locks it waited for. */
   readonly waitedFor: readonly string[]
+  /** The number of the statement that began its transaction; `undefined` outside of one. */
+  readonly transaction: number | undefined
+  /** The number of rows that a write changed, if the driver reports it. MySQL does not count a row that stays the same. */
+  readonly affected: number | undefined
   /** A copy of the rows that a read returned. */
   readonly rows: readonly Readonly<Record<string, unknown>>[]
   readonly error: string | undefined
@@ -28,6 +32,20 @@ export function copyOf(rows: readonly unknown[]): Record<string, unknown>[] {
     string,
     unknown
   >[]
+}
+
+/**
+ * The number of rows that a write changed: alone or at the end of an array, as Sequelize answers, or in an object of the driver,
+ * which mysql2 puts first.
+ */
+export function affectedBy(answer: unknown): number | undefined {
+  const parts: readonly unknown[] = Array.isArray(answer) ? [answer.at(-1), answer[0]] : [answer]
+  if (typeof parts[0] === 'number') return parts[0]
+  for (const part of parts) {
+    const { affectedRows, rowCount = affectedRows } = (part ?? {}) as { affectedRows?: unknown; rowCount?: unknown }
+    if (typeof rowCount === 'number') return rowCount
+  }
+  return undefined
 }
 
 /** The rows that a statement read or wrote, as far as its SQL and its result show. */
@@ -65,7 +83,8 @@ export function shareRow(steps: readonly Step[]): boolean {
   )
 }
 
-function isSameRow(one: string, other: string): boolean {
+/** Whether two items, as `table#key`, may be the same row. */
+export function isSameRow(one: string, other: string): boolean {
   const [[table, key], [theirs, itsKey]] = [one.split(/#(.*)/s), other.split(/#(.*)/s)]
   return table === theirs && (key === itsKey || key === '*' || itsKey === '*')
 }

@@ -4,6 +4,8 @@ import { beginsTransaction, endsTransaction } from './statement.js'
 
 interface Transaction {
   readonly participant: Participant
+  /** The number of the statement that began it. */
+  readonly begin: number
   wrote: boolean
 }
 
@@ -48,7 +50,8 @@ export class Waits {
     const open = this.#transactions.get(connection)
     if (endsTransaction(sql)) this.#transactions.delete(connection)
     else if (step.error !== undefined) return
-    else if (beginsTransaction(sql)) this.#transactions.set(connection, { participant, wrote: false })
+    else if (beginsTransaction(sql))
+      this.#transactions.set(connection, { participant, begin: step.number, wrote: false })
     else if (kind === 'write' && open) open.wrote = true
   }
 

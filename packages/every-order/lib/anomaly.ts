@@ -1,0 +1,404 @@
+import {
+  accessesOf,
+  changesCondition,
+  dependenciesOf,
+  documentOf,
+  insertRefusing,
+  isEqual,
+  isStale,
+  mayShare,
+  setOf,
+} from './dependencies.js'
+import type { Dependency, Edge } from './dependencies.js'
+import { FailureError, HangError } from './errors.js'
+import type { Failure } from './explore.js'
+import { NotSerialError } from './serial.js'
+import { nameOf, tableOf } from './statement.js'
+import { isSameRow } from './step.js'
+import type { Step } from './step.js'
+
+/** What a failure is called in the literature on isolation levels. */
+export type AnomalyName =
+  | 'lost update'
+  | 'check-then-act'
+  | 'write skew'
+  | 'read skew'
+  | 'non-repeatable read'
+  | 'phantom'
+  | 'intermediate read'
+  | 'dirty read'
+  | 'write cycle'
+  | 'double insert'
+  | 'partial write'
+  | 'deadlock'
+  | 'self-deadlock'
+  | 'serialization failure'
+  | 'livelock'
+  | 'unnamed'
+
+/** The name of a failure, as far as the record of its statements proves it. */
+export interface Anomaly {
+  /** `unnamed`: the statements, their rows and their numbers of rows do not prove one of the names. */
+  readonly name: AnomalyName
+  /** The dependencies that form a circle: no serial order of the participants has all of them. Empty if none was found. */
+  readonly cycle: readonly Dependency[]
+  /** The cycle in a sentence, with the numbers of the statements. */
+  readonly sentence: string
+  /** What prevents it; empty for `unnamed`. */
+  readonly remedy: string
+}
+
+const remedies: Readonly<Record<AnomalyName, string>> = {
+  'lost update':
+    'Lock the row with the read, in the transaction of the write (FOR UPDATE); or let one statement compute the new value; or compare a version in the WHERE of the UPDATE, and check its number of rows.',
+  'check-then-act':
+    'Put what was checked into the WHERE of the write, and check its number of rows; or lock the row with the read, in the transaction of the write (FOR UPDATE).',
+  'write skew':
+    'Lock what both read before either decides, in the transaction of the write (FOR UPDATE on the rows, or on a row that stands for the set); or use SERIALIZABLE, and retry what the server refuses.',
+  'read skew':
+    'Read everything in one statement or in one REPEATABLE READ transaction, and write what belongs together in one transaction.',
+  'non-repeatable read':
+    'Read the row once and pass the value on; or read in one REPEATABLE READ transaction; or lock it with the first read.',
+  phantom: 'Read the rows once and pass them on; or read in one REPEATABLE READ transaction.',
+  'intermediate read': 'Write once; or make both writes in one transaction, so that no read comes between them.',
+  'dirty read': 'Read with READ COMMITTED or a higher isolation level.',
+  'write cycle': 'Make the writes that belong together in one transaction, in the same order in every participant.',
+  'double insert':
+    'Add a unique key for what was looked up; then insert first, and treat a violation of the key as “it exists” (ON CONFLICT, ON DUPLICATE KEY, findOrCreate).',
+  'partial write': 'Make all writes of the participant in one transaction, so that an error undoes the earlier ones.',
+  deadlock: 'Lock the rows in the same order in every participant; and retry the transaction that the server ends.',
+  'self-deadlock': 'Send both statements in one transaction: pass { transaction } to the call that waits.',
+  'serialization failure': 'Retry the whole transaction, with fresh reads.',
+  livelock:
+    'Read in a new transaction in each turn of the loop, or with a lock (FOR UPDATE), and bound the number of turns.',
+  unnamed: '',
+}
+
+/** Names the anomaly of a failing order. */
+export function anomalyOf({ steps, outcomes, error }: Pick<Failure, 'steps' | 'outcomes' | 'error'>): Anomaly {
+  if (error instanceof HangError) return selfDeadlock(steps, error)
+  if (error instanceof FailureError) return refusal(steps, error)
+  const edges = dependenciesOf(steps)
+  const column = error instanceof NotSerialError ? error.difference?.column : undefined
+  const ways = [dirtyRead, partialWrite, lostUpdate, unnoticed, doubleInsert, writeSkew, readSkew, writeCycle, circle]
+  for (const way of ways) {
+    const found = way({ steps, outcomes, edges, column })
+    if (found) return found
+  }
+  return anomaly('unnamed', [], 'The recorded statements do not show a cycle.')
+}
+
+/** What a failing order has left behind. */
+interface Evidence {
+  readonly steps: readonly Step[]
+  readonly outcomes: Failure['outcomes']
+  readonly edges: readonly Edge[]
+  /** The column whose final value is wrong, if that is known. */
+  readonly column: string | undefined
+}
+
+function anomaly(name: AnomalyName, cycle: readonly Dependency[], sentence = sentenceOf(cycle)): Anomaly {
+  const plain = cycle.map(({ kind, from, to, item }) => ({ kind, from, to, item }))
+  return { name, cycle: plain, sentence, remedy: remedies[name] }
+}
+
+function sentenceOf(cycle: readonly Dependency[]): string {
+  return `${cycle.map(clauseOf).join(', and ')}.`
+}
+
+function clauseOf({ kind, from, to, item }: Dependency): string {
+  const [row, first, second] = [rowOf(item), from.participant, to.participant]
+  if (kind === 'waits') return `${first} waited at ${from.number} for the lock that ${second} took at ${to.number}`
+  if (kind === 'ww') return `${second} overwrote at ${to.number} what ${first} wrote to ${row} at ${from.number}`
+  if (kind === 'wr') return `${second} read at ${to.number} what ${first} wrote to ${row} at ${from.number}`
+  const verb = /^\s*INSERT/i.test(to.sql) ? 'inserted into' : /^\s*DELETE/i.test(to.sql) ? 'deleted' : 'wrote'
+  return `${first} read at ${from.number} before ${second} ${verb} ${verb === 'inserted into' ? tableIn(item) : row} at ${to.number}`
+}
+
+function tableIn(item: string): string {
+  return item.slice(0, item.indexOf('#'))
+}
+
+function rowOf(item: string): string {
+  const key = item.slice(item.indexOf('#') + 1)
+  return key === '*' ? tableIn(item) : `row ${key.replaceAll('#', ', ')} of ${tableIn(item)}`
+}
+
+/** A read of a value that was not committed. */
+function dirtyRead({ edges, steps }: Evidence): Anomaly | undefined {
+  const dirty = edges.find(({ isDirty }) => isDirty)
+  if (!dirty) return undefined
+  const { from, to, source } = dirty
+  const end = steps.find(
+    ({ transaction, kind, number }) => transaction === from.transaction && kind === 'end' && number > to.number,
+  )
+  const after = source.committedAt < Infinity ? 'committed' : 'rolled back'
+  const ended = end ? `, which ${from.participant} ${after} only at ${end.number}` : ''
+  const back = edges.find(
+    (each) => each.from.participant === to.participant && each.to.participant === from.participant,
+  )
+  return anomaly('dirty read', back ? [dirty, back] : [dirty], `${clauseOf(dirty)}${ended}.`)
+}
+
+/** A participant rejected after a statement failed, and after another one of it was committed. */
+function partialWrite({ steps, outcomes }: Evidence): Anomaly | undefined {
+  for (const failed of steps.filter(({ error }) => error !== undefined)) {
+    const { participant, number } = failed
+    if (outcomes[participant] !== 'unknown') continue
+    const lasting = accessesOf(steps).find(
+      (each) => each.step.participant === participant && each.verb !== 'select' && each.committedAt < number,
+    )
+    if (!lasting) continue
+    const row = rowOf(lasting.step.touched[0] ?? `${lasting.table}#*`)
+    return anomaly(
+      'partial write',
+      [],
+      `${participant} wrote ${row} at ${lasting.step.number}, which was committed, and failed at ${number}.`,
+    )
+  }
+  return undefined
+}
+
+/** A participant read a row, another one changed it, and the first wrote to it, without a fresh read. */
+function lostUpdate({ edges, column }: Evidence): Anomaly | undefined {
+  const pairs = edges.flatMap((read) =>
+    edges.flatMap((write) => {
+      const isPair = read.kind === 'rw' && write.kind === 'ww' && read.to === write.from
+      if (!isPair || read.from.participant !== write.to.participant || read.source.at > write.target.at) return []
+      const shared = read.target.sets.filter(({ column: name }) => setOf(write.target, name) !== undefined)
+      const lost = shared.filter(({ column: name, value }) => {
+        const over = setOf(write.target, name)!
+        return 'value' in over && !isEqual(over.value, value)
+      })
+      const isFresh = edges.some(
+        ({ kind, from, to, target }) =>
+          kind === 'wr' && from === read.to && to.participant === read.from.participant && target.at < write.target.at,
+      )
+      const lacks = lost.some(({ column: name, value }) => lacksKey(setOf(write.target, name)!.value, value))
+      if (isFresh && !lacks) return []
+      const isIt = column === undefined || shared.some(({ column: name }) => name === column)
+      return [{ read, write, isLost: lost.length > 0, rank: (isIt ? 0 : 2) + (lost.length > 0 ? 0 : 1) }]
+    }),
+  )
+  const [best] = pairs.sort((one, other) => one.rank - other.rank || other.read.from.number - one.read.from.number)
+  if (!best) return undefined
+  const { read, write, isLost } = best
+  const { participant, number } = write.to
+  const then = isLost ? 'overwrote that' : 'wrote to it without another read'
+  const sentence = `${clauseOf(read)}, and ${participant} ${then} at ${number}.`
+  return anomaly(isLost ? 'lost update' : 'check-then-act', [read, write], sentence)
+}
+
+/** Whether a document lacks a key of the document that it replaces. */
+function lacksKey(document: unknown, replaced: unknown): boolean {
+  const [keys, theirs] = [documentOf(document), documentOf(replaced)].map((each) => Object.keys(each ?? {}))
+  return theirs!.some((key) => !keys!.includes(key))
+}
+
+/** An UPDATE that matched no row any more, whose participant went on. */
+function unnoticed({ edges, outcomes }: Evidence): Anomaly | undefined {
+  for (const read of edges) {
+    const isRead = read.kind === 'rw' && read.source.verb === 'select' && outcomes[read.from.participant] === 'ok'
+    const missed = edges.find(
+      ({ kind, source, target, to }) =>
+        isRead &&
+        kind === 'wr' &&
+        source === read.target &&
+        target.verb !== 'select' &&
+        to.participant === read.from.participant &&
+        to.affected === 0 &&
+        target.at > read.source.at &&
+        changesCondition(read.target, target.where),
+    )
+    const isLast = (to: Step): boolean =>
+      edges.every(
+        ({ kind, target }) =>
+          kind !== 'ww' || target.step.participant !== to.participant || target.step.number < to.number,
+      )
+    if (!missed || !isLast(missed.to)) continue
+    const { participant, number } = missed.to
+    const sentence = `${clauseOf(read)}, and the write of ${participant} at ${number} then matched no row, which ${participant} took for success.`
+    return anomaly('lost update', [read, missed], sentence)
+  }
+  return undefined
+}
+
+/** The pairs of reads that each missed a write of the other participant. */
+function missedByBoth(edges: readonly Edge[]): (readonly [Edge, Edge])[] {
+  const missed = edges.filter(({ kind }) => kind === 'rw')
+  return missed.flatMap((one) =>
+    missed
+      .filter(
+        (other) =>
+          one.from.number < other.from.number &&
+          one.from.participant === other.to.participant &&
+          one.to.participant === other.from.participant &&
+          one.source.at < other.target.at &&
+          other.source.at < one.target.at,
+      )
+      .map((other) => [one, other] as const),
+  )
+}
+
+/** Both participants found nothing, and both inserted. */
+function doubleInsert({ edges }: Evidence): Anomaly | undefined {
+  const isFirst = ({ source, target }: Edge): boolean => target.verb === 'insert' && foundNothing(source.step)
+  const pair = missedByBoth(edges).find(
+    ([one, other]) => isFirst(one) && isFirst(other) && one.target.table === other.target.table,
+  )
+  return pair && anomaly('double insert', pair)
+}
+
+/** Whether a read returned no row, or one that counts none. */
+function foundNothing({ rows }: Step): boolean {
+  const [row] = rows
+  const values = Object.values(row ?? {})
+  return !row || (rows.length === 1 && values.length === 1 && [0, '0', false, null].includes(values[0] as never))
+}
+
+/** Both participants decided by what the other one changed. */
+function writeSkew({ edges }: Evidence): Anomaly | undefined {
+  const [pair] = missedByBoth(edges)
+  return pair && anomaly('write skew', pair)
+}
+
+/** A participant saw one write of another participant, and not another one. */
+function readSkew({ edges }: Evidence): Anomaly | undefined {
+  const pairs = edges.flatMap((seen) =>
+    edges
+      .filter(
+        (missed) =>
+          seen.kind === 'wr' &&
+          missed.kind === 'rw' &&
+          seen.to.participant === missed.from.participant &&
+          seen.from.participant === missed.to.participant,
+      )
+      .map((missed) => ({ seen, missed, name: skewOf(seen, missed) })),
+  )
+  const best = pairs.find(({ name }) => name === 'read skew') ?? pairs[0]
+  if (!best) return undefined
+  const { seen, missed, name } = best
+  return anomaly(name, missed.from.number < seen.to.number ? [missed, seen] : [seen, missed])
+}
+
+function skewOf(seen: Edge, missed: Edge): AnomalyName {
+  const isOneRow = seen.item === missed.item
+  if (seen.to === missed.from) return isOneRow && seen.from !== missed.to ? 'intermediate read' : 'read skew'
+  if (!isOneRow) return 'read skew'
+  return seen.source.verb === 'update' ? 'non-repeatable read' : 'phantom'
+}
+
+/** Each of two participants overwrote a write of the other one. */
+function writeCycle({ edges }: Evidence): Anomaly | undefined {
+  return twoWay(edges, 'write cycle', ({ kind }) => kind === 'ww')
+}
+
+/** Two participants depend on each other in a way that has no name here; or three do. */
+function circle({ edges }: Evidence): Anomaly | undefined {
+  const two = twoWay(edges, 'unnamed', () => true)
+  if (two) return two
+  for (const one of edges) {
+    const second = edges.filter((each) => each.from.participant === one.to.participant)
+    for (const other of second) {
+      const last = edges.find(
+        (each) => each.from.participant === other.to.participant && each.to.participant === one.from.participant,
+      )
+      if (last) return anomaly(nameOfThree([one, other, last]), [one, other, last])
+    }
+  }
+  return undefined
+}
+
+function nameOfThree(cycle: readonly Edge[]): AnomalyName {
+  const count = (kind: Edge['kind']): number => cycle.filter((each) => each.kind === kind).length
+  if (count('ww') === cycle.length) return 'write cycle'
+  if (count('rw') === cycle.length) return 'write skew'
+  return count('rw') === 1 && count('wr') > 0 ? 'read skew' : 'unnamed'
+}
+
+function twoWay(edges: readonly Edge[], name: AnomalyName, isIt: (edge: Edge) => boolean): Anomaly | undefined {
+  for (const one of edges.filter(isIt)) {
+    const other = edges.find(
+      (each) =>
+        isIt(each) && each.from.participant === one.to.participant && each.to.participant === one.from.participant,
+    )
+    if (other) return anomaly(name, [one, other])
+  }
+  return undefined
+}
+
+function selfDeadlock(steps: readonly Step[], { waiting, holder }: HangError): Anomaly {
+  const [from, to] = [steps[waiting - 1]!, steps[holder - 1]!]
+  const item = from.touched[0] ?? '#*'
+  const sentence = `${from.participant} waited at ${waiting} for a lock that it had itself taken at ${holder}, in another transaction.`
+  return anomaly('self-deadlock', [{ kind: 'waits', from, to, item }], sentence)
+}
+
+/** The name of an error that the server answered with. */
+function refusal(steps: readonly Step[], error: FailureError): Anomaly {
+  const failed = steps.findLast((step) => step.error !== undefined && step.participant === error.participant)
+  if (failed && /deadlock/i.test(failed.error!)) return deadlock(steps, failed)
+  if (failed && /could not serialize|Record has changed since last read/i.test(failed.error!))
+    return anomaly(
+      'serialization failure',
+      [],
+      `The server refused statement ${failed.number} of ${failed.participant}, since it conflicts with a concurrent transaction.`,
+    )
+  const first = failed && insertRefusing(failed, steps)
+  if (!failed || !first) return anomaly('unnamed', [], 'The recorded statements do not show a cycle.')
+  const table = nameOf(tableOf(failed.sql)!)
+  const dependency = { kind: 'ww', from: first, to: failed, item: `${table}#*` } as const
+  const sentence = `${first.participant} inserted into ${table} at ${first.number}, and a unique key refused the insert of ${failed.participant} at ${failed.number}.`
+  return anomaly('double insert', [dependency], sentence)
+}
+
+/** Two participants or more wait for each other's locks. */
+function deadlock(steps: readonly Step[], victim: Step): Anomaly {
+  const waits: Dependency[] = []
+  let waiting: Step | undefined = victim
+  for (let turn = 0; waiting && turn < steps.length; turn++) {
+    const { participant, touched, number }: Step = waiting
+    const to: Step | undefined = steps.findLast(
+      (each) =>
+        each.number < number &&
+        each.participant !== participant &&
+        (each.kind === 'write' || each.kind === 'lock') &&
+        each.touched.some((row) => touched.some((their) => isSameRow(row, their))),
+    )
+    if (!to) break
+    waits.push({ kind: 'waits', from: waiting, to, item: touched[0]! })
+    if (to.participant === victim.participant) break
+    waiting = steps.find(
+      (each) => each.participant === to.participant && each.number > to.number && each.waitedFor.length > 0,
+    )
+  }
+  const isCircle = waits.length > 1 && waits.at(-1)!.to.participant === victim.participant
+  const sentence = `The server ended a deadlock at statement ${victim.number} of ${victim.participant}.`
+  return anomaly('deadlock', isCircle ? waits : [], isCircle ? sentenceOf(waits) : sentence)
+}
+
+/** Names the loop of a participant that never ends: a livelock, if it reads an old snapshot again and again. */
+export function livelockOf(name: string, steps: readonly Step[]): Anomaly {
+  const accesses = accessesOf(steps)
+  const last = accesses.findLast(({ step, verb }) => step.participant === name && verb === 'select')
+  const begin = last?.step.transaction
+  const stale = accesses.find(
+    (write) =>
+      begin !== undefined &&
+      write.verb !== 'select' &&
+      write.step.participant !== name &&
+      write.committedAt > begin &&
+      write.committedAt < last!.at &&
+      mayShare(last!, write) &&
+      isStale(last!, write),
+  )
+  if (!stale || !last) return anomaly('unnamed', [], 'The loop does not read an old snapshot.')
+  const read = {
+    kind: 'rw',
+    from: last.step,
+    to: stale.step,
+    item: stale.step.touched[0] ?? `${stale.table}#*`,
+  } as const
+  const sentence = `The transaction that ${name} began at ${begin} still reads at ${last.step.number} what was there before ${stale.step.participant} wrote ${rowOf(read.item)} at ${stale.step.number}.`
+  return anomaly('livelock', [read], sentence)
+}
