@@ -128,6 +128,7 @@ export default defineConfig({
           page('Guarantees', '/proof/guarantees'),
           page('Measurements', '/performance'),
           page('The Rails checklist', '/proof/rails-checklist'),
+          page('Recorded races', '/proof/races'),
         ],
       },
     ],

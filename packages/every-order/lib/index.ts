@@ -21,6 +21,8 @@ export {
   StuckError,
   UsageError,
 } from './errors.js'
+export { htmlReport, markdownSummary } from './html.js'
+export type { HtmlOptions } from './html.js'
 export { explain, sequenceDiagram, timeline } from './report.js'
 export type { Explanation } from './report.js'
 export { NotSerialError, ResultsError } from './serial.js'

@@ -73,7 +73,8 @@ function whatIsLost(error: unknown): { column: string; key: string | undefined }
 }
 
 /** An entry of the timeline: a participant sent a statement, or its waiting statement continued. */
-interface Entry {
+export interface Entry {
+  readonly step: Step
   readonly participant: string
   readonly number: number
   /** The statement; `undefined` if it continues. */
@@ -171,14 +172,14 @@ function waiting(names: readonly string[]): string {
 }
 
 /** The message of the failure, the name of the anomaly with its cycle, and the remedy. */
-export function lastLines({ steps, error, anomaly }: Failure): string[] {
+function lastLines({ steps, error, anomaly }: Failure): string[] {
   const { name, sentence, remedy } = anomaly
   const named = name === 'unnamed' ? [] : [`${name}: ${sentence}`, `remedy: ${remedy}`]
   return [...messageLines({ steps, error }), ...named.map(visible)]
 }
 
 /** The lost update, the statement that overwrote it, and its stale read; or the message of the check. */
-function messageLines({ steps, error }: Pick<Failure, 'steps' | 'error'>): string[] {
+export function messageLines({ steps, error }: Pick<Failure, 'steps' | 'error'>): string[] {
   const found = explain({ steps, error })
   if (!found) {
     const message = stripVTControlCharacters(messageOf(error)).slice(0, 1_000)
@@ -200,11 +201,19 @@ function verb({ sql }: Step): string {
   return `${/^\w+/.exec(sql)![0]} ${bareTable(sql)}`
 }
 
-function entries(steps: readonly Step[]): Entry[] {
+export function entries(steps: readonly Step[]): Entry[] {
   const columns = new Set(steps.flatMap(({ sql, binds }) => assignments(sql, binds).map(({ column }) => column)))
   const all = steps.flatMap((step): { at: number; entry: Entry }[] => {
     const { number, participant, waitedFor, answeredAfter } = step
-    const sent = { participant, number, sent: describeStep(step), waitsFor: waitedFor, answers: [], error: undefined }
+    const sent = {
+      step,
+      participant,
+      number,
+      sent: describeStep(step),
+      waitsFor: waitedFor,
+      answers: [],
+      error: undefined,
+    }
     const answer = {
       answers: answersOf(step, columns),
       error: step.error === undefined ? undefined : shortened(step.error, 500),
@@ -255,6 +264,6 @@ function valueText(value: unknown): string {
   return typeof value === 'string' ? value : inspect(value, { breakLength: Infinity })
 }
 
-function shortened(text: string, length: number): string {
+export function shortened(text: string, length: number): string {
   return visible(text.length > length ? `${text.slice(0, length - 1)}…` : text)
 }
