@@ -163,6 +163,21 @@ eachDatabase('the name of an anomaly', (database) => {
     expect(anomaly.cycle.map(({ kind }) => kind)).to.deep.equal(['rw', 'rw'])
   })
 
+  it('write skew: of three participants, each of which reads what the next one writes', async () => {
+    const copy = (from: number, to: number) => async (ids: readonly number[]) => {
+      const { balance } = await load(ids[from]!)
+      await set(ids[to]!, { balance: balance + 1 })
+    }
+    const { failures } = await explore({
+      sequelize,
+      setup: async () => [...(await setup()), (await Accounts.create({})).id],
+      participants: { A: copy(0, 1), B: copy(1, 2), C: copy(2, 0) },
+    })
+    const skews = failures.filter(({ anomaly }) => anomaly.name === 'write skew')
+    expect(skews.length).to.be.above(0)
+    for (const { anomaly } of skews) expect(anomaly.cycle).to.have.length(3)
+  })
+
   it('read skew: a sum of two rows while a transfer commits', async () => {
     const sum = async ([first, second]: Ids): Promise<number> =>
       (await load(first)).balance + (await load(second)).balance

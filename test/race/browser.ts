@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Readable, Writable } from 'node:stream'
 import { pathToFileURL } from 'node:url'
+import { root } from '../docs/readme.js'
 
 interface Message {
   readonly id?: number
@@ -117,19 +118,5 @@ const codes: Readonly<Record<string, number>> = { Tab: 9, End: 35, Home: 36, Arr
 
 /** The path of Chromium; the package is installed if it is missing, on a Debian machine as root. */
 function chromium(): string {
-  const find = (): string =>
-    execFileSync(
-      'sh',
-      ['-c', 'command -v chromium || command -v chromium-browser || command -v google-chrome || true'],
-      { encoding: 'utf8' },
-    ).trim()
-  if (find() === '') {
-    execFileSync('apt-get', ['update', '-q'], { stdio: 'ignore' })
-    const environment = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' }
-    execFileSync('apt-get', ['install', '-q', '--yes', '--no-install-recommends', 'chromium'], {
-      stdio: 'ignore',
-      env: environment,
-    })
-  }
-  return find()
+  return execFileSync(join(root, 'scripts', 'prepare-browser.sh'), { encoding: 'utf8' }).trim()
 }

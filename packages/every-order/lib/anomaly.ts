@@ -352,29 +352,36 @@ function refusal(steps: readonly Step[], error: FailureError): Anomaly {
   return anomaly('double insert', [dependency], sentence)
 }
 
-/** Two participants or more wait for each other's locks. */
+/** Two participants or more wait for each other's locks. A wait that the server ended at once was not recorded. */
 function deadlock(steps: readonly Step[], victim: Step): Anomaly {
   const waits: Dependency[] = []
-  let waiting: Step | undefined = victim
-  for (let turn = 0; waiting && turn < steps.length; turn++) {
-    const { participant, touched, number }: Step = waiting
-    const to: Step | undefined = steps.findLast(
-      (each) =>
-        each.number < number &&
-        each.participant !== participant &&
-        (each.kind === 'write' || each.kind === 'lock') &&
-        each.touched.some((row) => touched.some((their) => isSameRow(row, their))),
-    )
+  for (let waiting: Step | undefined = victim; waiting;) {
+    const to = holderOf(waiting, steps)
     if (!to) break
-    waits.push({ kind: 'waits', from: waiting, to, item: touched[0]! })
-    if (to.participant === victim.participant) break
+    waits.push({ kind: 'waits', from: waiting, to, item: waiting.touched[0]! })
+    if (to.participant === victim.participant || waits.length > steps.length) break
     waiting = steps.find(
-      (each) => each.participant === to.participant && each.number > to.number && each.waitedFor.length > 0,
+      (each) =>
+        each.participant === to.participant &&
+        each.number > to.number &&
+        each.number <= victim.answeredAfter &&
+        holderOf(each, steps) !== undefined,
     )
   }
   const isCircle = waits.length > 1 && waits.at(-1)!.to.participant === victim.participant
   const sentence = `The server ended a deadlock at statement ${victim.number} of ${victim.participant}.`
   return anomaly('deadlock', isCircle ? waits : [], isCircle ? sentenceOf(waits) : sentence)
+}
+
+/** The last statement of another participant that locked a row which a statement locks. */
+function holderOf({ number, participant, touched }: Step, steps: readonly Step[]): Step | undefined {
+  return steps.findLast(
+    (each) =>
+      each.number < number &&
+      each.participant !== participant &&
+      (each.kind === 'write' || each.kind === 'lock') &&
+      each.touched.some((row) => touched.some((their) => isSameRow(row, their))),
+  )
 }
 
 /** Names the loop of a participant that never ends: a livelock, if it reads an old snapshot again and again. */
