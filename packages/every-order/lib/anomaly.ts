@@ -5,48 +5,17 @@ import {
   documentOf,
   insertRefusing,
   isEqual,
-  isStale,
-  mayShare,
+  rowOf,
   setOf,
+  tableIn,
 } from './dependencies.js'
-import type { Dependency, Edge } from './dependencies.js'
+import type { Anomaly, AnomalyName, Dependency, Edge } from './dependencies.js'
 import { FailureError, HangError } from './errors.js'
-import type { Failure } from './explore.js'
+import type { Outcome } from './run.js'
 import { NotSerialError } from './serial.js'
 import { nameOf, tableOf } from './statement.js'
 import { isSameRow } from './step.js'
 import type { Step } from './step.js'
-
-/** What a failure is called in the literature on isolation levels. */
-export type AnomalyName =
-  | 'lost update'
-  | 'check-then-act'
-  | 'write skew'
-  | 'read skew'
-  | 'non-repeatable read'
-  | 'phantom'
-  | 'intermediate read'
-  | 'dirty read'
-  | 'write cycle'
-  | 'double insert'
-  | 'partial write'
-  | 'deadlock'
-  | 'self-deadlock'
-  | 'serialization failure'
-  | 'livelock'
-  | 'unnamed'
-
-/** The name of a failure, as far as the record of its statements proves it. */
-export interface Anomaly {
-  /** `unnamed`: the statements, their rows and their numbers of rows do not prove one of the names. */
-  readonly name: AnomalyName
-  /** The dependencies that form a circle: no serial order of the participants has all of them. Empty if none was found. */
-  readonly cycle: readonly Dependency[]
-  /** The cycle in a sentence, with the numbers of the statements. */
-  readonly sentence: string
-  /** What prevents it; empty for `unnamed`. */
-  readonly remedy: string
-}
 
 const remedies: Readonly<Record<AnomalyName, string>> = {
   'lost update':
@@ -69,13 +38,19 @@ const remedies: Readonly<Record<AnomalyName, string>> = {
   deadlock: 'Lock the rows in the same order in every participant; and retry the transaction that the server ends.',
   'self-deadlock': 'Send both statements in one transaction: pass { transaction } to the call that waits.',
   'serialization failure': 'Retry the whole transaction, with fresh reads.',
-  livelock:
-    'Read in a new transaction in each turn of the loop, or with a lock (FOR UPDATE), and bound the number of turns.',
+  livelock: '',
   unnamed: '',
 }
 
+/** A failing order. */
+interface Failing {
+  readonly steps: readonly Step[]
+  readonly outcomes: Readonly<Record<string, Outcome>>
+  readonly error: unknown
+}
+
 /** Names the anomaly of a failing order. */
-export function anomalyOf({ steps, outcomes, error }: Pick<Failure, 'steps' | 'outcomes' | 'error'>): Anomaly {
+export function anomalyOf({ steps, outcomes, error }: Failing): Anomaly {
   if (error instanceof HangError) return selfDeadlock(steps, error)
   if (error instanceof FailureError) return refusal(steps, error)
   const edges = dependenciesOf(steps)
@@ -91,7 +66,7 @@ export function anomalyOf({ steps, outcomes, error }: Pick<Failure, 'steps' | 'o
 /** What a failing order has left behind. */
 interface Evidence {
   readonly steps: readonly Step[]
-  readonly outcomes: Failure['outcomes']
+  readonly outcomes: Failing['outcomes']
   readonly edges: readonly Edge[]
   /** The column whose final value is wrong, if that is known. */
   readonly column: string | undefined
@@ -113,15 +88,6 @@ function clauseOf({ kind, from, to, item }: Dependency): string {
   if (kind === 'wr') return `${second} read at ${to.number} what ${first} wrote to ${row} at ${from.number}`
   const verb = /^\s*INSERT/i.test(to.sql) ? 'inserted into' : /^\s*DELETE/i.test(to.sql) ? 'deleted' : 'wrote'
   return `${first} read at ${from.number} before ${second} ${verb} ${verb === 'inserted into' ? tableIn(item) : row} at ${to.number}`
-}
-
-function tableIn(item: string): string {
-  return item.slice(0, item.indexOf('#'))
-}
-
-function rowOf(item: string): string {
-  const key = item.slice(item.indexOf('#') + 1)
-  return key === '*' ? tableIn(item) : `row ${key.replaceAll('#', ', ')} of ${tableIn(item)}`
 }
 
 /** A read of a value that was not committed. */
@@ -382,30 +348,4 @@ function holderOf({ number, participant, touched }: Step, steps: readonly Step[]
       (each.kind === 'write' || each.kind === 'lock') &&
       each.touched.some((row) => touched.some((their) => isSameRow(row, their))),
   )
-}
-
-/** Names the loop of a participant that never ends: a livelock, if it reads an old snapshot again and again. */
-export function livelockOf(name: string, steps: readonly Step[]): Anomaly {
-  const accesses = accessesOf(steps)
-  const last = accesses.findLast(({ step, verb }) => step.participant === name && verb === 'select')
-  const begin = last?.step.transaction
-  const stale = accesses.find(
-    (write) =>
-      begin !== undefined &&
-      write.verb !== 'select' &&
-      write.step.participant !== name &&
-      write.committedAt > begin &&
-      write.committedAt < last!.at &&
-      mayShare(last!, write) &&
-      isStale(last!, write),
-  )
-  if (!stale || !last) return anomaly('unnamed', [], 'The loop does not read an old snapshot.')
-  const read = {
-    kind: 'rw',
-    from: last.step,
-    to: stale.step,
-    item: stale.step.touched[0] ?? `${stale.table}#*`,
-  } as const
-  const sentence = `The transaction that ${name} began at ${begin} still reads at ${last.step.number} what was there before ${stale.step.participant} wrote ${rowOf(read.item)} at ${stale.step.number}.`
-  return anomaly('livelock', [read], sentence)
 }

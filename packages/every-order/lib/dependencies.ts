@@ -264,3 +264,45 @@ export function documentOf(value: unknown): object | undefined {
 export function isTime(value: unknown): boolean {
   return types.isDate(value) || (typeof value === 'string' && /^\d{4}-\d\d-\d\d[ T]\d\d:/.test(value))
 }
+
+/** What a failure is called in the literature on isolation levels. */
+export type AnomalyName =
+  | 'lost update'
+  | 'check-then-act'
+  | 'write skew'
+  | 'read skew'
+  | 'non-repeatable read'
+  | 'phantom'
+  | 'intermediate read'
+  | 'dirty read'
+  | 'write cycle'
+  | 'double insert'
+  | 'partial write'
+  | 'deadlock'
+  | 'self-deadlock'
+  | 'serialization failure'
+  | 'livelock'
+  | 'unnamed'
+
+/** The name of a failure, as far as the record of its statements proves it. */
+export interface Anomaly {
+  /** `unnamed`: the statements, their rows and their numbers of rows do not prove one of the names. */
+  readonly name: AnomalyName
+  /** The dependencies that form a circle: no serial order of the participants has all of them. Empty if none was found. */
+  readonly cycle: readonly Dependency[]
+  /** The cycle in a sentence, with the numbers of the statements. */
+  readonly sentence: string
+  /** What prevents it; empty for `unnamed`. */
+  readonly remedy: string
+}
+
+/** The table of an item. */
+export function tableIn(item: string): string {
+  return item.slice(0, item.indexOf('#'))
+}
+
+/** An item in words: `row 1 of accounts`. */
+export function rowOf(item: string): string {
+  const key = item.slice(item.indexOf('#') + 1)
+  return key === '*' ? tableIn(item) : `row ${key.replaceAll('#', ', ')} of ${tableIn(item)}`
+}

@@ -1,5 +1,5 @@
 import { inspect, types } from 'node:util'
-import type { Anomaly } from './anomaly.js'
+import type { Anomaly } from './dependencies.js'
 
 /** Enough frames to reach the caller's line, through this package; Node keeps 10. */
 const stackFrames = 50

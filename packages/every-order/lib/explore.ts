@@ -1,5 +1,5 @@
 import { anomalyOf } from './anomaly.js'
-import type { Anomaly } from './anomaly.js'
+import type { Anomaly } from './dependencies.js'
 import { FailureError, messageOf, NoFinalReadError, StoppedError, usage } from './errors.js'
 import { Evidence } from './evidence.js'
 import { withLaboratory } from './laboratory.js'

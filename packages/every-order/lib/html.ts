@@ -1,7 +1,6 @@
 import { createHash } from 'node:crypto'
-import type { Anomaly } from './anomaly.js'
 import { isTime } from './dependencies.js'
-import type { Dependency } from './dependencies.js'
+import type { Anomaly, Dependency } from './dependencies.js'
 import type { Failure, Result } from './explore.js'
 import { entries, messageLines, shortened } from './report.js'
 import type { Entry } from './report.js'

@@ -3,12 +3,11 @@
  *
  * @module every-order
  */
-export type { Anomaly, AnomalyName } from './anomaly.js'
 export { assertNoLostUpdate, LostUpdateError, raceAssertions } from './assertions.js'
 export { explore, replay } from './explore.js'
 export type { Failure, MutantResult, Result } from './explore.js'
 export type { ExploreOptions } from './options.js'
-export type { Dependency } from './dependencies.js'
+export type { Anomaly, AnomalyName, Dependency } from './dependencies.js'
 export { checkers } from './checkers.js'
 export type { Check } from './checkers.js'
 export {

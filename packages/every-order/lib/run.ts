@@ -1,5 +1,5 @@
 import { AsyncLocalStorage, createHook } from 'node:async_hooks'
-import { livelockOf } from './anomaly.js'
+import { livelockOf } from './livelock.js'
 import { EndlessError, HangError, messageOf, StuckError } from './errors.js'
 import type { Passing } from './gate.js'
 import type { Mutate } from './mutants.js'
