@@ -10,6 +10,8 @@ import type {
   JsonDocument,
   JsonKey,
   JsonKeyValue,
+  KeyCompletion,
+  KeyCompletions,
   JsonValueAt,
   MethodName,
   ObjectPatch,
@@ -46,7 +48,7 @@ export interface Lossless<M extends Model> {
 
   /** Changes several columns of this row in one atomic UPDATE. See the function {@link atomicUpdate}. */
   atomicUpdate<const G extends object, const I extends Conditions<M> = Conditions<M>>(
-    changes: G & Changes<M, G, Plus>,
+    changes: (G & Changes<M, G, Plus>) | KeyCompletions<M>,
     options?: AtomicUpdateOptions<M, I>,
   ): Promise<this>
 
@@ -76,7 +78,7 @@ export interface Lossless<M extends Model> {
     const I extends readonly Condition[] = readonly Condition[],
   >(
     column: C,
-    operations: O & Fitting<M, C, O>,
+    operations: (O & Fitting<M, C, O>) | KeyCompletion<M, C>,
     options?: JsonWriteOptions<M, C, I>,
   ): Promise<this>
 
@@ -158,7 +160,7 @@ export function lossless(subject: ModelStatic<Model> | Sequelize, options?: Mode
   if (options) {
     // Loaded here: the guard is a sixth of the time to load this package.
     // eslint-disable-next-line @typescript-eslint/no-require-imports
-    const { guard } = require('./guard/guard.js') as typeof import('./guard/guard.js')
+    const { guard } = require('./guard/guard.js') as { guard: typeof import('./guard/guard.js').guard }
     guard(subject, options)
   }
   return subject

@@ -59,7 +59,10 @@ import type { BulkWrite } from './report.js'
 /** Values by database column name. */
 type Fields = Readonly<Record<string, unknown>>
 
-/** Sets the policy for whole-column writes of a model or of a Sequelize instance, and installs the guard. */
+/**
+ * Sets the policy for whole-column writes of a model or of a Sequelize instance, and installs the guard.
+ * @public `lossless()` loads it with its first options
+ */
 export function guard(subject: RowModel | Sequelize, options: LosslessOptions): void {
   const owner = typeof subject === 'function' ? modelStateOf(subject) : sessionOf(subject)
   owner.options = mergeOptions(owner.options, options)

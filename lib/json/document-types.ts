@@ -1,6 +1,6 @@
 import type { Attributes, Model } from 'sequelize'
 import type { Condition, Operation } from './operation.js'
-import type { ConditionKind, JsonValue, Kind, Matching, Path, PathInput, PathOf } from './values.js'
+import type { Completion, ConditionKind, JsonValue, Kind, Matching, Path, PathInput, PathOf } from './values.js'
 
 type IsAny<T> = 0 extends 1 & T ? true : false
 
@@ -190,6 +190,14 @@ type OperandAt<K extends Kind, T> = {
   replaceOrAppend: DeepReadonly<Item<T>>
   merge: DeepReadonly<ObjectPatch<NonNullable<T>>>
 }[K]
+
+/** Completes the keys of a document in its operations: see {@link Completion}. */
+export type KeyCompletion<M extends Model, C extends JsonColumn<M>> = readonly Completion<JsonKey<M, C>>[]
+
+/** The same in the operations of each column. */
+export type KeyCompletions<M extends Model> = Completion<never> & {
+  readonly [C in JsonColumn<M>]?: KeyCompletion<M, C>
+}
 
 /** The list of operations, with a text in place of each that does not fit the document. */
 export type Fitting<M extends Model, C extends JsonColumn<M>, O extends readonly Operation[]> = {

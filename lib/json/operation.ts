@@ -8,11 +8,13 @@ import type {
   ComparisonKind,
   ConditionKind,
   JsonValue,
+  Completion,
   Kind,
   Matching,
   Path,
   PathInput,
   PathOf,
+  PathOrKey,
 } from './values.js'
 
 /**
@@ -66,6 +68,15 @@ export function savedOperation(kind: 'set' | 'append', path: Path, value: JsonVa
 /** The parts of an operation that only some kinds have. */
 type OwnParts = Pick<Operation, 'more' | 'matching' | 'key'>
 
+/**
+ * The operation `O`. While the compiler infers the type of a call, what {@link Completion} expects: an editor completes the keys.
+ */
+type Made<Keys, O> = [Keys, 0] extends [unknown, 1] ? Completion<Keys> : O
+
+function made<Keys, O>(operation: O): Made<Keys, O> {
+  return operation
+}
+
 /** The class of every operation. Parsed JSON, such as a request body, cannot forge its private member. */
 class MadeOperation<K extends Kind, P extends Path, V> implements Operation<K, P, V> {
   readonly #made = true
@@ -112,16 +123,19 @@ function stepsOf(method: string, path: PathInput): Path {
 }
 
 /** Replaces the value at `path`; missing parents become objects. Like MongoDB's `$set`. */
-export function set<const P extends PathInput, const V>(path: P, value: V): Operation<'set', PathOf<P>, V> {
-  return operation('set', 'set', path, value)
+export function set<const P extends PathOrKey<Keys>, const V, Keys extends string = never>(
+  path: P,
+  value: V,
+): Made<Keys, Operation<'set', PathOf<P>, V>> {
+  return made(operation('set', 'set', path, value))
 }
 
 /** Sets the value at `path` if it is absent; a stored JSON null is present. */
-export function setIfAbsent<const P extends PathInput, const V>(
+export function setIfAbsent<const P extends PathOrKey<Keys>, const V, Keys extends string = never>(
   path: P,
   value: V,
-): Operation<'setIfAbsent', PathOf<P>, V> {
-  return operation('setIfAbsent', 'setIfAbsent', path, value)
+): Made<Keys, Operation<'setIfAbsent', PathOf<P>, V>> {
+  return made(operation('setIfAbsent', 'setIfAbsent', path, value))
 }
 
 /**
@@ -132,29 +146,30 @@ export function setIfAbsent<const P extends PathInput, const V>(
  * @throws {UsageError} not an object, an object without keys, or a value that is undefined
  * @example await user.updateJson('settings', [assign('editor', { theme: 'dark', font: null })])
  */
-export function assign<const P extends PathInput, const V extends object>(
+export function assign<const P extends PathOrKey<Keys>, const V extends object, Keys extends string = never>(
   path: P,
   object: V,
-): Operation<'assign', PathOf<P>, V> {
+): Made<Keys, Operation<'assign', PathOf<P>, V>> {
   const assigned = operation<'assign', P, V>('assign', 'assign', path, object)
   const members = scanJson(assigned.json).members
   const missing = members && Object.entries(object).find(([, value]) => value === undefined)
   if (missing) throw usage.value('assign', `the value at "${missing[0]}"`, 'undefined')
   if (!members || members.size === 0) throw usage.assigned('assign', object)
-  return assigned
+  return made(assigned)
 }
 
 /**
  * Removes the key at `path`, and those at `more` paths; no error if one is absent. Each argument is a path from the root:
  * `remove(['steps', 'a'], ['steps', 'b'])`. Like MongoDB's `$unset`.
  */
-export function remove<const P extends PathInput, const R extends readonly PathInput[] = readonly []>(
-  path: P,
-  ...more: R
-): Operation<'remove', PathOf<P>, R extends readonly [] ? null : PathOf<R[number]>> {
+export function remove<
+  const P extends PathOrKey<Keys>,
+  const R extends readonly PathInput[] = readonly [],
+  Keys extends string = never,
+>(path: P, ...more: R): Made<Keys, Operation<'remove', PathOf<P>, R extends readonly [] ? null : PathOf<R[number]>>> {
   const paths = more.map((each) => stepsOf('remove', each))
   const own = paths.length > 0 ? { more: paths } : undefined
-  return new MadeOperation('remove', stepsOf('remove', path) as PathOf<P>, 'null', own)
+  return made(new MadeOperation('remove', stepsOf('remove', path) as PathOf<P>, 'null', own))
 }
 
 /**
@@ -176,15 +191,15 @@ export function expand(operations: readonly Operation[]): readonly Operation[] {
  * Moves the value at `path` to another `key` of the same object and replaces its value; no error if `path` is absent.
  * Like MongoDB's `$rename`.
  */
-export function rename<const P extends PathInput, const K extends string>(
+export function rename<const P extends PathOrKey<Keys>, const K extends string, Keys extends string = never>(
   path: P,
   key: K,
-): Operation<'rename', PathOf<P>, K> {
+): Made<Keys, Operation<'rename', PathOf<P>, K>> {
   if (typeof key !== 'string') throw usage.key('rename', key)
   const renamed = operation('rename', 'rename', path, key)
   if (typeof renamed.path.at(-1) !== 'string') throw usage.renamedElement('rename', renamed.path)
   if (renamed.path.at(-1) === key) throw usage.sameKey('rename', key)
-  return renamed
+  return made(renamed)
 }
 
 /**
@@ -193,49 +208,62 @@ export function rename<const P extends PathInput, const K extends string>(
  * Integers are added exactly. If one of the numbers has a fraction or an exponent, the sum is that of JavaScript, of IEEE
  * doubles, on every database. A sum that the database cannot hold so is an `UnsupportedValueError`, and nothing is written.
  */
-export function increment<const P extends PathInput>(
+export function increment<const P extends PathOrKey<Keys>, Keys extends string = never>(
   path: P,
   by: number | bigint = 1,
-): Operation<'increment', PathOf<P>, number> {
+): Made<Keys, Operation<'increment', PathOf<P>, number>> {
   if (typeof by !== 'number' && typeof by !== 'bigint') throw usage.amount('increment', by)
-  return operation<'increment', P, number>('increment', 'increment', path, by as number)
+  return made(operation<'increment', P, number>('increment', 'increment', path, by as number))
 }
 
 /** Lowers the number at `path` to `value` if it is higher; a missing number becomes `value`. Like MongoDB's `$min`. */
-export function min<const P extends PathInput>(path: P, value: number | bigint): Operation<'min', PathOf<P>, number> {
+export function min<const P extends PathOrKey<Keys>, Keys extends string = never>(
+  path: P,
+  value: number | bigint,
+): Made<Keys, Operation<'min', PathOf<P>, number>> {
   if (typeof value !== 'number' && typeof value !== 'bigint') throw usage.amount('min', value)
-  return operation<'min', P, number>('min', 'min', path, value as number)
+  return made(operation<'min', P, number>('min', 'min', path, value as number))
 }
 
 /** Raises the number at `path` to `value` if it is lower; a missing number becomes `value`. Like MongoDB's `$max`. */
-export function max<const P extends PathInput>(path: P, value: number | bigint): Operation<'max', PathOf<P>, number> {
+export function max<const P extends PathOrKey<Keys>, Keys extends string = never>(
+  path: P,
+  value: number | bigint,
+): Made<Keys, Operation<'max', PathOf<P>, number>> {
   if (typeof value !== 'number' && typeof value !== 'bigint') throw usage.amount('max', value)
-  return operation<'max', P, number>('max', 'max', path, value as number)
+  return made(operation<'max', P, number>('max', 'max', path, value as number))
 }
 
 /**
  * Adds `items` to the end of the array at `path`; a missing array, or JSON null, is empty. Without items there is
  * nothing to do. Like MongoDB's `$push` with `$each`.
  */
-export function append<const P extends PathInput, const V extends readonly unknown[]>(
-  path: P,
-  ...items: V
-): Operation<'append', PathOf<P>, ItemOf<V>> {
+export function append<
+  const P extends PathOrKey<Keys>,
+  const V extends readonly unknown[],
+  Keys extends string = never,
+>(path: P, ...items: V): Made<Keys, Operation<'append', PathOf<P>, ItemOf<V>>> {
   if (items.includes(undefined)) throw usage.value('append', 'the value', 'undefined')
-  return operation<'append', P, ItemOf<V>>('append', 'append', path, items as never)
+  return made(operation<'append', P, ItemOf<V>>('append', 'append', path, items as never))
 }
 
 /** Undefined, which fits no array, for a call without items. */
 type ItemOf<V extends readonly unknown[]> = V extends readonly [] ? undefined : V[number]
 
 /** Adds `item` to the start of the array at `path`; a missing array is empty. MongoDB's `$push` with `$position: 0`. */
-export function prepend<const P extends PathInput, const V>(path: P, item: V): Operation<'prepend', PathOf<P>, V> {
-  return operation('prepend', 'prepend', path, item)
+export function prepend<const P extends PathOrKey<Keys>, const V, Keys extends string = never>(
+  path: P,
+  item: V,
+): Made<Keys, Operation<'prepend', PathOf<P>, V>> {
+  return made(operation('prepend', 'prepend', path, item))
 }
 
 /** Appends `item` to the array at `path` unless it has an equal item (in any key order). MongoDB's `$addToSet`. */
-export function addToSet<const P extends PathInput, const V>(path: P, item: V): Operation<'addToSet', PathOf<P>, V> {
-  return operation('addToSet', 'addToSet', path, item)
+export function addToSet<const P extends PathOrKey<Keys>, const V, Keys extends string = never>(
+  path: P,
+  item: V,
+): Made<Keys, Operation<'addToSet', PathOf<P>, V>> {
+  return made(operation('addToSet', 'addToSet', path, item))
 }
 
 /**
@@ -244,9 +272,12 @@ export function addToSet<const P extends PathInput, const V>(path: P, item: V): 
  *
  * @example await order.updateJson('data', [pull('items', matching({ id: 7 }))])
  */
-export function pull<const P extends PathInput, const V>(path: P, item: V): Operation<'pull', PathOf<P>, V> {
-  if (!isMatching(item)) return operation('pull', 'pull', path, item)
-  return new MadeOperation('pull', pathOf('pull', 'pull', path) as PathOf<P>, item.json, { matching: item })
+export function pull<const P extends PathOrKey<Keys>, const V, Keys extends string = never>(
+  path: P,
+  item: V,
+): Made<Keys, Operation<'pull', PathOf<P>, V>> {
+  if (!isMatching(item)) return made(operation('pull', 'pull', path, item))
+  return made(new MadeOperation('pull', pathOf('pull', 'pull', path) as PathOf<P>, item.json, { matching: item }))
 }
 
 /**
@@ -256,21 +287,24 @@ export function pull<const P extends PathInput, const V>(path: P, item: V): Oper
  * @throws {UsageError} `item` is not an object with the key
  * @example await order.updateJson('data', [replaceOrAppend('items', 'id', { id: 7, name: 'Tea' })])
  */
-export function replaceOrAppend<const P extends PathInput, const V extends object>(
+export function replaceOrAppend<const P extends PathOrKey<Keys>, const V extends object, Keys extends string = never>(
   path: P,
   key: string,
   item: V,
-): Operation<'replaceOrAppend', PathOf<P>, V> {
+): Made<Keys, Operation<'replaceOrAppend', PathOf<P>, V>> {
   const method = 'replaceOrAppend'
   if (typeof key !== 'string') throw usage.key(method, key)
   const { kind, path: steps, json } = operation<typeof method, P, V>(method, method, path, item)
   if (!scanJson(json).members?.has(key)) throw usage.identified(method, key, item)
-  return new MadeOperation(kind, steps, json, { key })
+  return made(new MadeOperation(kind, steps, json, { key }))
 }
 
 /** Merges `patch` into the value at `path`: objects key by key, null removes a key (RFC 7396, JSON Merge Patch). */
-export function merge<const P extends PathInput, const V>(path: P, patch: V): Operation<'merge', PathOf<P>, V> {
-  return operation('merge', 'merge', path, patch)
+export function merge<const P extends PathOrKey<Keys>, const V, Keys extends string = never>(
+  path: P,
+  patch: V,
+): Made<Keys, Operation<'merge', PathOf<P>, V>> {
+  return made(operation('merge', 'merge', path, patch))
 }
 
 /**

@@ -26,6 +26,16 @@ export type ElementPath = readonly (string | number)[]
 /** A path as an argument; a bare string is one literal key, never a dotted path. */
 export type PathInput = string | Path
 
+/** A {@link PathInput}, for which an editor completes `Keys`: the type `string` would hide them. */
+export type PathOrKey<Keys> = (string & {}) | Path | Keys
+
+declare const completed: unique symbol
+
+/** What no call passes: it tells the compiler which keys a document has, so that an editor completes them. */
+export interface Completion<Keys> {
+  readonly [completed]: Keys
+}
+
 /** The {@link Path} for a {@link PathInput}. */
 export type PathOf<P extends PathInput> = P extends string ? readonly [P] : P
 

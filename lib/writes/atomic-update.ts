@@ -2,7 +2,7 @@ import type { Attributes, Logging, Model, Transactionable, WhereOptions } from '
 import { checkOptions } from '../errors/check-options.js'
 import { usage } from '../errors/usage.js'
 import { disjointOperations } from '../json/combine.js'
-import type { Changes, Conditions, FittingColumns } from '../json/document-types.js'
+import type { Changes, Conditions, FittingColumns, KeyCompletions } from '../json/document-types.js'
 import { isCondition, isOperation } from '../json/operation.js'
 import { rowConditions } from '../rows/row-conditions.js'
 import { identifyTarget } from '../rows/row-query.js'
@@ -87,7 +87,7 @@ export function atomicUpdate<
   Pair extends 2 = never,
 >(
   target: TargetOf<M, Row, Pair>,
-  changes: G & Changes<M, G, Plus>,
+  changes: (G & Changes<M, G, Plus>) | KeyCompletions<M>,
   options?: AtomicUpdateOptions<M, I, R>,
 ): Promise<Result<M, R extends true ? M : undefined, Row, Pair>>
 export async function atomicUpdate(

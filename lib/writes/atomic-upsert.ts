@@ -11,7 +11,7 @@ import {
   UnsupportedValueError,
 } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
-import type { Changes } from '../json/document-types.js'
+import type { Changes, KeyCompletions } from '../json/document-types.js'
 import { rowConditions } from '../rows/row-conditions.js'
 import { identifyTarget, RowQuery } from '../rows/row-query.js'
 import type { TargetRow } from '../rows/row-query.js'
@@ -101,7 +101,7 @@ const optionNames = ['create', 'transaction', 'retry', 'logging'] as const
  */
 export async function atomicUpsert<M extends Model, const G extends object>(
   target: TargetByKey<M>,
-  changes: G & Changes<M, G, Plus>,
+  changes: (G & Changes<M, G, Plus>) | KeyCompletions<M>,
   options: AtomicUpsertOptions<M> = {},
 ): Promise<boolean> {
   const method = 'atomicUpsert'

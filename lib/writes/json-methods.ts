@@ -8,6 +8,7 @@ import type {
   JsonDocument,
   JsonKey,
   JsonKeyValue,
+  KeyCompletion,
   JsonValueAt,
   ObjectPatch,
 } from '../json/document-types.js'
@@ -117,7 +118,7 @@ export function updateJson<
 >(
   target: TargetOf<M, Row, Pair>,
   column: C,
-  operations: O & Fitting<M, C, O>,
+  operations: (O & Fitting<M, C, O>) | KeyCompletion<M, C>,
   options?: JsonWriteOptions<M, C, I, R>,
 ): Promise<Result<M, R extends true ? JsonDocument<M, C> : undefined, Row, Pair>>
 export async function updateJson(

@@ -5,7 +5,7 @@ import { refuseTooLarge, refuseTooManyBinds } from '../dialects/limits.js'
 import { checkOptions } from '../errors/check-options.js'
 import { ConflictError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
-import type { Changes } from '../json/document-types.js'
+import type { Changes, KeyCompletions } from '../json/document-types.js'
 import { rowsWhere } from '../rows/row-query.js'
 import type { RowQuery } from '../rows/row-query.js'
 import { identifyRow, RowRef } from '../rows/row-ref.js'
@@ -80,7 +80,7 @@ const maxRows = 512
 export async function updateWhere<M extends Model, const G extends object>(
   model: ModelStatic<M>,
   where: WhereOptions<Attributes<M>>,
-  changes: G & Changes<M, G, Plus>,
+  changes: (G & Changes<M, G, Plus>) | KeyCompletions<M>,
   options: UpdateWhereOptions = {},
 ): Promise<number> {
   const method = 'updateWhere'
