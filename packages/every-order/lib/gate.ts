@@ -1,5 +1,3 @@
-import type { Server } from './servers.js'
-
 /** A statement that has reached the gate. */
 export interface Passing {
   readonly sql: string
@@ -73,4 +71,44 @@ export interface OpenDatabase extends Session {
   install(gate: Gate): () => void
   /** The server, if it is one without sessions of its own. */
   server?(): Server
+}
+
+/** A connection that waits for a lock, and the connections that hold it, if the server reports them. */
+export interface Wait {
+  readonly waiter: number
+  readonly blockers?: readonly number[]
+}
+
+/** The differences between servers: how to read lock waits, and how to end a wait. */
+export interface Server {
+  /** The server's id of a connection. */
+  readonly connectionId: (connection: object) => number
+  /** The connections among `ids` that wait for a lock now. */
+  readonly waits: (ids: readonly number[]) => Promise<Wait[]>
+  /** Cancels the waiting statement of a connection; absent if the kit itself makes statements wait. */
+  readonly cancel?: (id: number) => Promise<void>
+  /** Whether the error is from the server, so the failure of the statement is certain. */
+  readonly isAnswer: (error: DriverError) => boolean
+  /** Whether the database was busy and did nothing: the kit resends the statement when another one has ended. */
+  readonly isBusy: (error: DriverError) => boolean
+  /** Prepares a connection for a participant. */
+  readonly prepare: (connection: object) => void
+  /** Writers queue in this process, so the order of the starts matters. */
+  readonly hasQueue: boolean
+  /** The maximum computing time of a participant, in milliseconds, before the other participants continue. */
+  readonly computingMs: number
+  /** The maximum time in milliseconds until the server ends a deadlock. */
+  readonly deadlockMs: number
+  /** The same for a guessed deadlock, if the server does not report the holders of locks. */
+  readonly guessedDeadlockMs: number
+  /** A statement without effect; without rows, too, on MySQL and MariaDB, where Sequelize fails on rows of a COMMIT. */
+  readonly nothing: string
+  readonly close: () => Promise<void>
+}
+
+export interface DriverError {
+  readonly code?: string
+  readonly errno?: number
+  readonly sqlState?: string
+  readonly severity?: string
 }

@@ -1,7 +1,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { databaseOf } from './connections.js'
 import { StoppedError, usage } from './errors.js'
-import type { Database, Gate, OpenDatabase, Passing, Row, Table } from './gate.js'
+import type { Database, Gate, OpenDatabase, Passing, Row, Server, Table } from './gate.js'
 import { connectionsOf } from './options.js'
 import type { ExploreOptions } from './options.js'
 import type { Mutate } from './mutants.js'
@@ -10,7 +10,6 @@ import { passed, Run, sender } from './run.js'
 import type { Chooser } from './schedules.js'
 import { connectServer } from './servers.js'
 import { nameOf, shapeOf, tableOf } from './statement.js'
-import type { Server } from './servers.js'
 
 const defaultMaxStatements = 500
 
@@ -218,7 +217,10 @@ async function checkSameServer(opened: readonly OpenDatabase[]): Promise<void> {
 }
 
 const identities = {
-  mysql: `SELECT CONCAT_WS(' ', @@hostname, @@port, @@datadir, DATABASE()) AS identity`,
+  mysql: `SELECT CONCAT_WS(' ', import { connectServer } from './servers.js'
+hostname, import { connectServer } from './servers.js'
+port, import { connectServer } from './servers.js'
+datadir, DATABASE()) AS identity`,
   postgres: `SELECT CONCAT_WS(' ', pg_postmaster_start_time(), inet_server_port(), current_database()) AS identity`,
   sqlite: 'SELECT file AS identity FROM pragma_database_list',
 } as const

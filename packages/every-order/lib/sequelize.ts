@@ -2,9 +2,8 @@ import type { Model, ModelStatic, Options, QueryTypes, Sequelize } from 'sequeli
 import { driverOf, reachesSame } from './drivers/index.js'
 import type { Driver } from './drivers/index.js'
 import { usage } from './errors.js'
-import type { Database, Gate, OpenDatabase, Row, Session, Table } from './gate.js'
+import type { Database, Gate, OpenDatabase, Row, Server, Session, Table } from './gate.js'
 import { unattended } from './run.js'
-import type { Server } from './servers.js'
 
 /** The object that Sequelize 6 creates for every statement, including BEGIN and COMMIT. */
 interface Query {

@@ -1,5 +1,5 @@
 import type { Participant, Statement } from './participant.js'
-import type { Server } from './servers.js'
+import type { Server } from './gate.js'
 import { beginsTransaction, endsTransaction } from './statement.js'
 
 interface Transaction {
