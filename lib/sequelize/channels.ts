@@ -17,7 +17,10 @@ export interface CallOrigin {
 interface Outcome {
   /** From `start` to `asyncEnd`, in milliseconds. */
   readonly durationMs?: number
-  /** The error, if it failed. An error of the database has the bound values in its `parameters`. */
+  /**
+   * The error, if it failed. An error of the database has the bound values in its `parameters`, a `ConditionNotMetError` the
+   * values of its `condition`.
+   */
   readonly error?: unknown
 }
 
@@ -118,27 +121,36 @@ export function publishBatch(call: CallFacts, batch: Omit<BatchMessage, keyof Ca
   if (batches.hasSubscribers) batches.publish({ ...messageOf(call), ...batch })
 }
 
+/** A copy, since a subscriber may change its message. */
 function messageOf({ method, row }: CallFacts): CallOrigin {
-  return { method, model: row?.model, primaryKey: row?.primaryKey ?? {} }
+  return { method, model: row?.model, primaryKey: structuredClone(row?.primaryKey ?? {}) }
 }
 
-/** Publishes `start`, `end`, `asyncStart`, `asyncEnd` and `error` as Node does, but the result, which has values of documents. */
+/**
+ * Publishes `start`, `end`, `asyncStart`, `asyncEnd` and `error` in the order of Node's `tracePromise`, which would put the
+ * result on the message, with its values of documents, and would fail for a message that a subscriber has frozen.
+ */
 async function trace<M extends Outcome, R>(
-  tracing: TracingChannel<unknown, M>,
+  { start, end, asyncStart, asyncEnd, error: failed }: TracingChannel<unknown, M>,
   message: M,
   run: () => Promise<R>,
   resultOf?: (result: R) => Partial<M>,
 ): Promise<R> {
   const startedAt = performance.now()
-  let result!: R
-  const traced = async (): Promise<void> => {
-    try {
-      result = await run()
-      Object.assign(message, resultOf?.(result))
-    } finally {
-      Object.assign(message, { durationMs: performance.now() - startedAt })
-    }
+  const settle = (facts: Partial<M>): void => {
+    const durationMs = performance.now() - startedAt
+    // Unlike an assignment, it does not throw for a frozen message.
+    for (const [name, value] of Object.entries({ ...facts, durationMs })) Reflect.set(message, name, value)
+    if ('error' in facts) failed.publish(message)
+    asyncStart.publish(message)
+    asyncEnd.publish(message)
   }
-  await tracing.tracePromise(traced, message)
+  const running = start.runStores(message, run)
+  end.publish(message)
+  const result = await running.catch((error: unknown) => {
+    settle({ error } as Partial<M>)
+    throw error
+  })
+  settle(resultOf?.(result) ?? {})
   return result
 }

@@ -46,20 +46,20 @@ class Listener {
   readonly #messages: { name: keyof Messages; message: object }[] = []
   readonly #stops: (() => void)[] = []
   /** Called with each event, at once. */
-  onEvent: (event: string) => void = () => undefined
+  onEvent: (event: string, message: object) => void = () => undefined
 
   constructor() {
     for (const name of traced) {
       const own = tracingChannel<unknown, object>(`sequelize-lossless:${name}`)
       const handlers = {
-        start: () => this.#note(`${name}:start`),
-        end: () => this.#note(`${name}:end`),
-        asyncStart: () => this.#note(`${name}:asyncStart`),
+        start: (message: object) => this.#note(`${name}:start`, message),
+        end: (message: object) => this.#note(`${name}:end`, message),
+        asyncStart: (message: object) => this.#note(`${name}:asyncStart`, message),
         asyncEnd: (message: object) => {
           this.#messages.push({ name, message })
-          this.#note(`${name}:asyncEnd`)
+          this.#note(`${name}:asyncEnd`, message)
         },
-        error: () => this.#note(`${name}:error`),
+        error: (message: object) => this.#note(`${name}:error`, message),
       }
       own.subscribe(handlers)
       this.#stops.push(() => own.unsubscribe(handlers))
@@ -67,16 +67,16 @@ class Listener {
     for (const name of published) {
       const handler = (message: unknown): void => {
         this.#messages.push({ name, message: message as object })
-        this.#note(name)
+        this.#note(name, message as object)
       }
       subscribe(`sequelize-lossless:${name}`, handler)
       this.#stops.push(() => unsubscribe(`sequelize-lossless:${name}`, handler))
     }
   }
 
-  #note(event: string): void {
+  #note(event: string, message: object): void {
     this.events.push(event)
-    this.onEvent(event)
+    this.onEvent(event, message)
   }
 
   messages<N extends keyof Messages>(name: N): Messages[N][] {
@@ -383,6 +383,25 @@ eachDatabase('the diagnostics channels', (database) => {
     const updates = listener.messages('statement').filter(({ sql }) => !sql.startsWith('SELECT'))
     expect(updates.map(({ rows }) => rows)).to.deep.equal([1, 1])
   })
+
+  const meddlers: Record<string, (message: { primaryKey?: object }) => unknown> = {
+    'changes the primary key': ({ primaryKey }) => Object.assign(primaryKey!, { id: other }),
+    'freezes its message': (message) => Object.freeze(message),
+  }
+  for (const [title, meddle] of Object.entries(meddlers)) {
+    it(`change no write by a subscriber that ${title}`, async () => {
+      listener.onEvent = (_event, message) => meddle(message)
+      const row = await Runs.findByPk(id, { rejectOnEmpty: true })
+      await row.mergeJsonKey('progress', 'a', 1)
+      await mergeJsonKey([Runs, id], 'progress', 'b', 1)
+      await mergeJsonKey([Runs, id], 'progress', 'c', 1, { coalesce: true })
+      await atomicUpsert([Runs, id], { progress: [set('d', 1)] })
+      await withLock([Runs, id], (locked) => locked.update({ progress: { ...locked.progress, e: 1 } }))
+      await rejection(mergeJsonKey([Runs, id], 'progress', 'f', 1, { if: [exists('owner')] }), ConditionNotMetError)
+      const documents = (await Runs.findAll({ order: ['id'] })).map(({ progress }) => progress)
+      expect(documents).to.deep.equal([{ a: 1, b: 1, c: 1, d: 1, e: 1 }, {}])
+    })
+  }
 
   it('bind an asynchronous context, in which the statements of a call know their call', async () => {
     const calls = tracingChannel<unknown, object>('sequelize-lossless:call')
