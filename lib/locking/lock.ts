@@ -18,6 +18,7 @@ import { withRows } from '../transactions/find-row.js'
 import { isInScope, lockTransaction, transactionToJoin } from '../transactions/join.js'
 import { lockingRead } from '../transactions/lock-wait.js'
 import { checkRetryOptions } from '../transactions/retry.js'
+import { joinRowMethods } from '../transactions/row-methods.js'
 import type { RetryOptions } from '../transactions/retry.js'
 import { tooDeepError } from '../transactions/save-digits.js'
 import type { TransactionState } from '../transactions/transaction-state.js'
@@ -324,6 +325,8 @@ export async function acquireLock(
     state.remember(instance, context.transaction)
     assignStored(instance, valuesOf(fresh))
   }
+  // A model that another definition of its name has replaced is not among those that the instance of Sequelize lists.
+  joinRowMethods(ref.model)
   rowStateOf(instance).acquire(context.transaction!, isScoped, texts)
   state.addLockedRow(instance)
   for (const column of texts.keys()) {

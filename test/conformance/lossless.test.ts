@@ -1,11 +1,13 @@
 import { expect } from 'chai'
 import { DataTypes, Model, Sequelize } from 'sequelize'
+import type { ModelStatic } from 'sequelize'
 import {
   lossless,
   mergeJsonKey,
   UnsupportedDatabaseError,
   UnsupportedValueError,
   UsageError,
+  withLock,
   withOptimisticLock,
 } from 'sequelize-lossless'
 import type { DatabaseName } from '../databases/index.js'
@@ -134,6 +136,27 @@ eachDatabase('lossless', (database) => {
       await Runs.drop()
     })
   }
+
+  it('locks rows of a model that another definition of its name has replaced', async () => {
+    const { sequelize } = database.connect()
+    const define = (): ModelStatic<Model & { progress: { n: number } }> =>
+      sequelize.define('Replaced', { progress: DataTypes.JSON }, { tableName: 'replaced', version: true })
+    const Replaced = define()
+    define()
+    await Replaced.sync({ force: true })
+    const row = await Replaced.create({ progress: { n: 1 } })
+    const key = row.get('id') as number
+    await withLock([Replaced, key], async (locked) => {
+      locked.progress.n++
+      await locked.save()
+    })
+    await withOptimisticLock([Replaced, key], (read) => {
+      read.progress.n++
+    })
+    await row.reload()
+    expect(row.progress).to.deep.equal({ n: 3 })
+    await Replaced.drop()
+  })
 
   if (database.name === 'mysql') {
     it('asks a server that did not answer again', async () => {
