@@ -14,11 +14,11 @@ import { placed, textAt } from '../json/semantics.js'
 export function refuseUnsupported(
   method: string,
   column: string,
-  { operations, conditions }: Change,
+  { operations, conditions, type }: Change & { readonly type?: Column['type'] },
   dialect: Dialect,
 ): void {
   if (dialect.refusesJson) throw new UnsupportedDatabaseError(...dialect.refusesJson)
-  const part: Part = { method, column, dialect }
+  const part: Part = { method, column, dialect, isText: type === 'TEXT' }
   for (const each of operations) refuseUnsupportedPart(part, each)
   for (const each of conditions) refuseUnsupportedPart(part, each)
 }
@@ -28,6 +28,8 @@ interface Part {
   readonly method: string
   readonly column: string
   readonly dialect: Dialect
+  /** The column is one of text, which keeps all digits. */
+  readonly isText: boolean
 }
 
 function refuseUnsupportedPart(part: Part, each: Operation | Condition): void {
@@ -35,7 +37,8 @@ function refuseUnsupportedPart(part: Part, each: Operation | Condition): void {
   // A member of another database's limits matches nothing; no SQL has it.
   for (const step of path) if (typeof step === 'string') refuseKey(part, step)
   refusePath(part, path.length)
-  if (digits.test(json)) refuseInteger(part, json, isCompared(each))
+  const isKept = part.isText && kind !== 'increment' && !isCompared(each)
+  if (!isKept && digits.test(json)) refuseInteger(part, json, isCompared(each))
   if (kind === 'rename') refuseKey(part, JSON.parse(json) as string)
   // The root is level 1; each key of the path adds one. An item is inside an array, which is the operand of `append`.
   const isItem =

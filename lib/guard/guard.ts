@@ -36,7 +36,7 @@ import { override } from '../sequelize/override.js'
 import { sessionOf } from '../sequelize/session.js'
 import type { JudgedWrite, Session, WriteRecorder } from '../sequelize/session.js'
 import { ambientTransaction, innermostScope, transactionOf } from '../transactions/join.js'
-import { keepDigitsInSaves, tooDeepError, writtenDocument } from '../transactions/save-digits.js'
+import { givenDocument, keepDigitsInSaves, tooDeepError, writtenDocument } from '../transactions/save-digits.js'
 import { findTransactionState, transactionStateOf } from '../transactions/transaction-state.js'
 import { callSite, withCallSite } from './call-options.js'
 import type { CallOptions } from './call-options.js'
@@ -570,11 +570,13 @@ function editOf(instance: Row, column: string, values: Fields): EditedColumn | u
   const model = modelOf(instance)
   const field = fieldOf(model, column)
   const type = documentType(model, column)
-  const after = writtenDocument(model, column, values[field])
-  if (after === undefined) return undefined
+  const written = writtenDocument(model, column, values[field])
+  if (written === undefined) return undefined
+  const given = givenDocument(model, column, values[field], rowStateOf(instance).givenText(column))
+  const after = given?.document ?? written
   const value = isTextInMemory(model, column) ? values[field] : after
   if (rowStateOf(instance).isTooDeep(column)) throw tooDeepError('save', column)
-  return { column, field, type, before: parsed(text), after, value }
+  return { column, field, type, before: parsed(text), after, value, given }
 }
 
 function parsed(text: string): JsonValue {

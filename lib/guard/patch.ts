@@ -12,7 +12,7 @@ import type { JsonNode } from '../json/json-text.js'
 import { condition, not, size } from '../json/operation.js'
 import type { Condition, Operation } from '../json/operation.js'
 import { isCopied, isReadingOfText } from '../json/respell.js'
-import type { Rewrite } from '../json/respell.js'
+import type { GivenDocument, Rewrite } from '../json/respell.js'
 import { textAt } from '../json/semantics.js'
 import type { JsonValue, Path } from '../json/values.js'
 import { identifyRow, RowRef } from '../rows/row-ref.js'
@@ -53,6 +53,8 @@ export interface EditedColumn extends DocumentColumn, Edit {
   readonly field: string
   /** The value of the column that has the document `after`. */
   readonly value: unknown
+  /** Restores the digits of a text that the application assigned, in a text of the document `after`. */
+  readonly given: Pick<GivenDocument, 'restore'> | undefined
 }
 
 /** The change of a document; a whole document may have a spelling of its own. */
@@ -135,12 +137,13 @@ async function withStoredDigits(
   document: EditedColumn & DocumentChange & EditChange,
   context: QueryContext,
 ): Promise<SpelledColumn> {
-  const { column, before, after, operations, loaded } = document
+  const { column, before, after, operations, loaded, marked, given } = document
   const isWhole = operations.length === 0
   const mayLose = isWhole ? hasDigits(before) : operations.some((each, index) => mayLoseDigits(each, loaded[index]))
   if (!mayLose || before === null || (isWhole && after === null)) return document
   const { text } = await readDocument(call, row, document, context)
-  const spell = (rewrite: Rewrite): string => respelled(column, rewrite)
+  const restored = (json: string): string => given?.restore(json) ?? json
+  const spell = (rewrite: Rewrite): string => restored(respelled(column, rewrite))
   if (isWhole) {
     if (!isReadingOfText(text, before)) return document
     return { ...document, spelled: spelledValue(row.model, column, spell({ stored: text, before, after }), after) }
@@ -151,14 +154,14 @@ async function withStoredDigits(
     const from = loaded[index]
     if (from !== undefined && stored === undefined && mayBeMisread(text)) throw lossError(column, 'key')
     if (each.kind !== 'set' || stored === undefined || typeof from !== 'object' || from === null) {
-      const value = parseJson(each.json)
+      const value = parseJson(marked[index]!)
       if (hasLongNumber(each) && isCopied(text, value)) throw lossError(column, 'number')
       // A new Infinity is null, as in every save of Sequelize.
-      return mayHoldInfinity(each.json) ? Object.freeze({ ...each, json: JSON.stringify(value) }) : each
+      return mayHoldInfinity(marked[index]!) ? Object.freeze({ ...each, json: restored(JSON.stringify(value)) }) : each
     }
     const isUnchanged = isReadingOfText(stored, from) || mayBeMisread(stored)
     if (!isUnchanged) throw StaleRowError.changedSinceLoad(method, row.facts, column, each.path)
-    return Object.freeze({ ...each, json: spell({ stored, before: from, after: parseJson(each.json) }) })
+    return Object.freeze({ ...each, json: spell({ stored, before: from, after: parseJson(marked[index]!) }) })
   })
   return { ...document, operations: exact }
 }
@@ -221,18 +224,27 @@ async function sendPatch(
 /** The change that writes an edit, with the loaded value at the path of each operation. */
 interface EditChange extends Change {
   readonly loaded: readonly (JsonValue | undefined)[]
+  /** The JSON text of each operation, with the marks of a text that the application assigned. */
+  readonly marked: readonly string[]
 }
 
 /** The minimal change that writes an edit; without operations, the whole document is replaced. */
-function changeOf(edit: Edit, conflicts: Policy['conflicts']): EditChange {
-  const edits = difference(edit)
-  if (!edits || edits.length > maxOperations) {
-    return { operations: [], conditions: [isLoaded([], edit.before)], loaded: [] }
+function changeOf(edit: Edit & Pick<EditedColumn, 'given'>, conflicts: Policy['conflicts']): EditChange {
+  const marked = difference(edit)
+  if (!marked || marked.length > maxOperations) {
+    return { operations: [], conditions: [isLoaded([], edit.before)], loaded: [], marked: [] }
   }
+  const { given } = edit
+  const edits = !given
+    ? marked
+    : marked.map(({ operation, loaded }) => {
+        return { operation: Object.freeze({ ...operation, json: given.restore(operation.json) }), loaded }
+      })
   return {
     operations: edits.map(({ operation }) => operation),
     conditions: unchangedSince(edit.before, edits, conflicts),
     loaded: edits.map(({ loaded }) => loaded),
+    marked: marked.map(({ operation }) => operation.json),
   }
 }
 

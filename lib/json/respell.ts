@@ -1,6 +1,7 @@
+import { randomUUID } from 'node:crypto'
 import { isDeepStrictEqual } from 'node:util'
 import { textWithInfinity } from './encode.js'
-import { isReadingOf, isSameOrText, isSameScalar, mayBeMisread, scanJson } from './json-text.js'
+import { isReadingOf, isSameOrText, isSameScalar, mayBeMisread, parseJson, scanJson } from './json-text.js'
 import type { JsonNode } from './json-text.js'
 import { isObject } from './values.js'
 import type { JsonValue } from './values.js'
@@ -34,6 +35,46 @@ export function respell({
   // Else a hook has decoded the document.
   const text = isRead || isMisread ? writer.write(root, before, after) : writer.create(after)
   return writer.loss ? { loss: writer.loss } : { text }
+}
+
+/**
+ * The document of a text that an application wrote. Each number that JavaScript would spell otherwise, and that is not stored
+ * at the same place, is a marked string in it: {@link GivenDocument.restore} puts its digits in a text of the document.
+ */
+export class GivenDocument {
+  readonly #mark = randomUUID()
+  readonly document: JsonValue
+
+  /** @param stored the stored text, if it is known to have other digits than JavaScript reads */
+  constructor(given: string, stored: string | undefined) {
+    let marked = ''
+    let end = 0
+    for (const token of this.#givenNumbers(given, scanJson(given), stored, stored ? scanJson(stored) : undefined)) {
+      marked += `${given.slice(end, token.start)}"${this.#mark}${given.slice(token.start, token.end)}"`
+      end = token.end
+    }
+    this.document = parseJson(marked + given.slice(end))
+  }
+
+  restore(json: string): string {
+    return json.replace(new RegExp(`"${this.#mark}([^"]*)"`, 'g'), '$1')
+  }
+
+  /** The numbers to mark, in the order of the text. */
+  #givenNumbers(given: string, node: JsonNode, stored: string | undefined, other: JsonNode | undefined): JsonNode[] {
+    if (node.members) {
+      return [...node.members]
+        .flatMap(([key, each]) => this.#givenNumbers(given, each, stored, other?.members?.get(key)))
+        .sort((one, another) => one.start - another.start)
+    }
+    if (node.items) {
+      return node.items.flatMap((each, index) => this.#givenNumbers(given, each, stored, other?.items?.[index]))
+    }
+    const token = given.slice(node.start, node.end)
+    const isExact = /^[-\d]/.test(token) && String(Number(token)) !== token
+    const isStored = other !== undefined && stored!.slice(other.start, other.end) === token
+    return isExact && !isStored ? [node] : []
+  }
 }
 
 /** Whether a new value holds what JavaScript read from a number in a stored text that it cannot represent. */

@@ -52,6 +52,8 @@ interface StoredValue {
    * know that.
    */
   readonly spelling?: string | null | undefined
+  /** The text that the instance read or wrote, if it is text and JavaScript would spell a part of its document otherwise. */
+  readonly given?: string | undefined
   /** Identifies the read that the value comes from. */
   readonly read?: object | undefined
   /** The transaction that has locked the row since that read or write. */
@@ -154,8 +156,10 @@ export class RowState {
     const read = {}
     for (const column of columns) {
       const stored = texts?.get(column)
+      const value = valuesOf(this.#row)[column]
       const spelling = texts ? (stored !== undefined && isRespelled(stored) ? stored : undefined) : null
-      this.#stored.set(column, { text: this.textOf(column, valuesOf(this.#row)[column]), spelling, read, lockedIn })
+      const given = this.#spellingOf(column, value)
+      this.#stored.set(column, { text: this.textOf(column, value), spelling, given, read, lockedIn })
       this.staleColumns.delete(column)
     }
   }
@@ -203,6 +207,11 @@ export class RowState {
       : undefined
   }
 
+  /** The text that the instance read or wrote, if it is text and JavaScript would spell a part of its document otherwise. */
+  givenText(column: string): string | undefined {
+    return this.#storedValue(column)?.given
+  }
+
   /** Whether the stored document is too deep for JavaScript: no change of it can be found. */
   isTooDeep(column: string): boolean {
     return this.storedText(column) === tooDeep
@@ -225,7 +234,8 @@ export class RowState {
    */
   recordWrite(written: Readonly<Record<string, unknown>>, { transaction, isWhole, isAnswered }: SentWrite): () => void {
     const sent = Object.entries(written).map(([column, value]) => {
-      return [column, { text: this.textOf(column, value), read: this.#storedValue(column)?.read }] as const
+      const text = this.textOf(column, value)
+      return [column, { text, given: this.#spellingOf(column, value), read: this.#storedValue(column)?.read }] as const
     })
     return () => {
       for (const [column, value] of sent) {
@@ -236,7 +246,7 @@ export class RowState {
         this.#stored.set(column, {
           ...value,
           ...(isAnswered(column) && { text: this.textOf(column, valuesOf(this.#row)[column]) }),
-          spelling: isWhole ? this.#sentTexts.get(column) : null,
+          spelling: isWhole ? (this.#sentTexts.get(column) ?? value.given) : null,
           lockedIn: isWhole ? (transaction ?? undefined) : undefined,
           before: transaction ? { transaction, value: isSame ? before.before.value : before } : undefined,
         })
@@ -360,6 +370,12 @@ export class RowState {
     const document = this.#documentIn(column, value)
     const after = change(document === undefined ? value : document)
     return document !== undefined || (this.#isText(column) && after !== null) ? jsonOf(after) : after
+  }
+
+  /** The text of a value of a column of text, if JavaScript would spell a part of its document otherwise. */
+  #spellingOf(column: string, value: unknown): string | undefined {
+    const isSpelled = this.#isText(column) && typeof value === 'string' && isRespelled(value)
+    return isSpelled && tryParseJson(value) !== undefined ? value : undefined
   }
 
   #isText(column: string): boolean {

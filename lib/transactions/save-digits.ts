@@ -2,8 +2,8 @@ import { Utils } from 'sequelize'
 import type { Logging, Transaction } from 'sequelize'
 import { UnsupportedValueError } from '../errors/errors.js'
 import { isTooDeep, textWithInfinity, tooDeep } from '../json/encode.js'
-import { parseJson, tryParseJson } from '../json/json-text.js'
-import { respell } from '../json/respell.js'
+import { isRespelled, parseJson, tryParseJson } from '../json/json-text.js'
+import { GivenDocument, respell } from '../json/respell.js'
 import type { Loss, Rewrite } from '../json/respell.js'
 import { RowRef } from '../rows/row-ref.js'
 import type { JsonValue } from '../json/values.js'
@@ -63,6 +63,7 @@ export async function spellDocuments(
   const model = modelOf(instance)
   const texts = new Map<string, string>()
   for (const column of jsonAttributes(model)) {
+    state.recordSentText(column, undefined)
     const value = values[fieldOf(model, column)]
     const isValue = value !== undefined && value !== null && !(value instanceof Utils.SequelizeMethod)
     const isExact = isValue && isExclusive(state, instance, column, options)
@@ -76,11 +77,12 @@ export async function spellDocuments(
   }
   const spelled = columns.flatMap((column) => {
     const document = state.respelledDocument(column)
-    state.recordSentText(column, undefined)
     if (!document) return []
     const field = fieldOf(model, column)
     const after = values[field]
-    const text = respelled(column, { ...document, after: parseJson(texts.get(column)!) })
+    const given = givenDocument(model, column, after, document.stored)
+    const spelling = respelled(column, { ...document, after: given?.document ?? parseJson(texts.get(column)!) })
+    const text = given?.restore(spelling) ?? spelling
     state.recordSentText(column, text)
     return [[field, spelledValue(model, column, text, after)] as const]
   })
@@ -113,6 +115,17 @@ export function notTooDeep<R>(column: string, compare: () => R): R {
 export function writtenDocument(model: RowModel, column: string, value: unknown): JsonValue | undefined {
   const text = documentTextOf(model, column, value ?? null)
   return text === undefined ? undefined : parseJson(text)
+}
+
+/** The document of a text that the application assigned, if JavaScript would change digits of it. */
+export function givenDocument(
+  model: RowModel,
+  column: string,
+  value: unknown,
+  stored: string | undefined,
+): GivenDocument | undefined {
+  const isGiven = isTextInMemory(model, column) && typeof value === 'string' && isRespelled(value)
+  return isGiven ? new GivenDocument(value, stored) : undefined
 }
 
 /** The JSON text of a value to write; `undefined` for text that is not JSON. */

@@ -16,7 +16,7 @@ import {
   versionAttribute,
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
-import { isTextInMemory, jsonAttributes } from '../sequelize/model-state.js'
+import { documentType, isTextInMemory, jsonAttributes } from '../sequelize/model-state.js'
 import type { Call } from '../transactions/execute.js'
 import { isPlus, isStorable, valueAfter } from './columns.js'
 import type { DocumentChange } from './update-document.js'
@@ -109,7 +109,7 @@ export async function newRow(
     // As by Model.create(), null is NULL.
     if (text === 'null') continue
     const stored = [{ kind: 'set', path: [], json: text }] as const
-    refuseUnsupported(method, name, { operations: stored, conditions: [] }, dialect)
+    refuseUnsupported(method, name, { operations: stored, conditions: [], type: documentType(model, name) }, dialect)
     texts.set(name, text)
     built[name] = isTextInMemory(model, name) ? text : parseJson(text)
   }

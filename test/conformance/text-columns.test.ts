@@ -49,6 +49,15 @@ class Note extends Model<InferAttributes<Note>, InferCreationAttributes<Note>> {
   declare hits: CreationOptional<number>
 }
 
+/** A model whose column holds JSON that its code parses itself. */
+class TextRow extends Model<InferAttributes<TextRow>, InferCreationAttributes<TextRow>> {
+  declare id: CreationOptional<number>
+  declare doc: string
+  declare status: CreationOptional<string | null>
+}
+
+interface TextRow extends Lossless<TextRow> {}
+
 interface Note extends Lossless<Note> {}
 
 const hostile = '{"z":1.10,"n":12345678901234567890123,"d":0.12345678901234567890123,"é\\"":[1e2,{"b":null}]}'
@@ -99,6 +108,30 @@ eachDatabase('JSON in a TEXT column', (database) => {
     const Own = lossless(define(sequelize, model), { jsonColumns: ['doc'], ...options })
     await Own.sync({ force: true })
     return Own
+  }
+
+  /** A model without a getter: the value in memory is the text. */
+  async function texts(
+    own: { version?: true },
+    model: ModelOptions<TextRow>,
+    options: LosslessOptions = {},
+  ): Promise<typeof TextRow> {
+    const Own = class extends TextRow {}
+    Own.init(
+      {
+        id: { type: DataTypes.INTEGER, primaryKey: true, autoIncrement: true },
+        doc: { type: DataTypes.TEXT, field: 'the_doc' },
+        status: DataTypes.STRING(20),
+      },
+      { sequelize, modelName: 'TextRow', charset: 'utf8mb4', ...own, ...model },
+    )
+    lossless(Own, { jsonColumns: ['doc'] as never, ...options })
+    await Own.sync({ force: true })
+    return Own
+  }
+
+  async function storedIn(table: string, id: number): Promise<string> {
+    return (await stored(id, table))!
   }
 
   async function stored(id: number, table = 'notes'): Promise<string | null> {
@@ -256,6 +289,60 @@ eachDatabase('JSON in a TEXT column', (database) => {
         ])
         expect((JSON.parse(text!) as Doc).a, name).to.equal(1)
       }
+    })
+
+    it('every digit of a text that the application assigns', async () => {
+      const Own = await texts({ version: true }, { tableName: 'text_saves' })
+      const Patched = await texts({}, { tableName: 'text_patches' }, { wholeColumnWrites: 'patch' })
+      const long =
+        '{"n": 12345678901234567890, "d": 1.10, "list": [12345678901234567890, 1e2], "other": 0.12345678901234567890}'
+      const edit = (text: string): string =>
+        text.replace('n": 12345678901234567890', 'n": 12345678901234567891').replace('1.10', '1.1000')
+      const add = (text: string): string => text.replace('"n"', '"more": [12345678901234567892], "n"')
+      const saves: Record<string, (row: TextRow) => Promise<unknown>> = {
+        withLock: (row) =>
+          row.withLock(async () => {
+            row.doc = add(edit(row.doc))
+            await row.save()
+          }),
+        'two saves under a lock': (row) =>
+          row.withLock(async () => {
+            row.doc = edit(row.doc)
+            await row.save()
+            row.doc = add(row.doc)
+            await row.save()
+          }),
+        withOptimisticLock: (row) =>
+          row.withOptimisticLock(() => {
+            row.doc = add(edit(row.doc))
+          }),
+      }
+      const changed = ['"n": 12345678901234567891', '1.1000', '[12345678901234567892]', '[12345678901234567890, 1e2]']
+      for (const [name, save] of Object.entries(saves)) {
+        const row = await Own.create({ doc: long })
+        await save(await Own.findByPk(row.id, { rejectOnEmpty: true }))
+        const text = await storedIn('text_saves', row.id)
+        for (const each of [...changed, '0.12345678901234567890']) {
+          expect(text.replaceAll(/\s/g, ''), name).to.include(each.replaceAll(/\s/g, ''))
+        }
+      }
+      const { id } = await Patched.create({ doc: long })
+      const row = await Patched.findByPk(id, { rejectOnEmpty: true })
+      await updateJson([Patched, id], 'doc' as never, [set('other', 1)] as never)
+      row.doc = edit(row.doc)
+      await row.save()
+      await updateJson([Patched, id], 'doc' as never, [set('d', 5)] as never)
+      row.doc = row.doc.replace('[12345678901234567890,', '[12345678901234567893,')
+      await row.save()
+      const text = (await storedIn('text_patches', id)).replaceAll(/\s/g, '')
+      expect(text).to.match(/^\{.*\}$/)
+      for (const each of ['"n":12345678901234567891', '"d":5', '"list":[12345678901234567893,', '"other":1']) {
+        expect(text, text).to.include(each)
+      }
+      const create = { doc: '{"n":12345678901234567890}' }
+      await atomicUpsert([Own, 1000], { doc: [set('m', 12345678901234567891n)] } as never, { create })
+      const created = await storedIn('text_saves', 1000)
+      expect(numbersOf(created)).to.deep.equal(['12345678901234567890', '12345678901234567891'])
     })
 
     if (database.name !== 'postgres') {
