@@ -217,10 +217,7 @@ async function checkSameServer(opened: readonly OpenDatabase[]): Promise<void> {
 }
 
 const identities = {
-  mysql: `SELECT CONCAT_WS(' ', import { connectServer } from './servers.js'
-hostname, import { connectServer } from './servers.js'
-port, import { connectServer } from './servers.js'
-datadir, DATABASE()) AS identity`,
+  mysql: `SELECT CONCAT_WS(' ', @@hostname, @@port, @@datadir, DATABASE()) AS identity`,
   postgres: `SELECT CONCAT_WS(' ', pg_postmaster_start_time(), inet_server_port(), current_database()) AS identity`,
   sqlite: 'SELECT file AS identity FROM pragma_database_list',
 } as const
