@@ -70,7 +70,7 @@ export type Failure =
   'deadlock' | 'conflict' | 'lock timeout' | 'cancelled' | 'resources' | 'read-only' | 'not ready' | 'lost'
 
 /** Why a column cannot hold a new value. */
-export type Misfit = 'out of range' | 'too long' | 'of another type'
+export type Misfit = 'outside the character set' | 'out of range' | 'too long' | 'of another type'
 
 /** A new value that its column cannot hold, by the name of the column or by the number of its bind, if the error has one. */
 export interface RefusedValue {

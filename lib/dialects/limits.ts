@@ -1,4 +1,4 @@
-import type { Change, Column, Dialect } from './dialect.js'
+import type { Change, Column, Dialect, Misfit } from './dialect.js'
 import { UnsupportedDatabaseError, UnsupportedValueError } from '../errors/errors.js'
 import { depthOf, greatestSum, isInteger, stringOrNumber } from '../json/encode.js'
 import { parseJson, scanJson } from '../json/json-text.js'
@@ -253,6 +253,11 @@ export function refuseClampedSum(method: string, column: string, dialect: Dialec
     'Add STRICT_TRANS_TABLES to sql_mode, on the server or in a hook such as afterConnect.',
     column,
   )
+}
+
+/** Whether only a text can misfit its column in this way. */
+export function isOfText(misfit: Misfit): boolean {
+  return misfit === 'too long' || misfit === 'outside the character set'
 }
 
 /** @throws {UnsupportedValueError} the session would store the start of a document that is longer than its text column */

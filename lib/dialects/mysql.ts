@@ -236,6 +236,7 @@ const misfits: Readonly<Record<number, Misfit>> = {
   1264: 'out of range',
   1690: 'out of range',
   1406: 'too long',
+  3988: 'outside the character set',
   // A number, a date, an item of an ENUM, or characters that the character set of the column lacks.
   1265: 'of another type',
   1292: 'of another type',

@@ -175,6 +175,10 @@ const misfits = {
     'is longer than the type',
     'Shorten it, or migrate the column to a longer type, such as DataTypes.TEXT.',
   ],
+  'outside the character set': [
+    'has characters that are not in the character set',
+    'Migrate: ALTER TABLE … MODIFY … CHARACTER SET utf8mb4.',
+  ],
   'of another type': [
     'does not fit the type',
     'Convert it to the type of the column, for example with Math.round(value), or migrate the column to a type that holds it.',

@@ -1,15 +1,24 @@
-import { Utils } from 'sequelize'
+import { DatabaseError, Utils } from 'sequelize'
 import type { Logging, Transaction } from 'sequelize'
+import { isOfText, refuseTruncation } from '../dialects/limits.js'
 import { UnsupportedValueError } from '../errors/errors.js'
 import { isTooDeep, textWithInfinity, tooDeep } from '../json/encode.js'
 import { isRespelled, parseJson, tryParseJson } from '../json/json-text.js'
 import { GivenDocument, respell } from '../json/respell.js'
 import type { Loss, Rewrite } from '../json/respell.js'
+import { expectedOperand } from '../rows/operand-types.js'
 import { RowRef } from '../rows/row-ref.js'
 import type { JsonValue } from '../json/values.js'
 import { findRowState } from '../rows/row-state.js'
 import type { RowState } from '../rows/row-state.js'
-import { fieldOf, isSameTransaction, modelOf, valuesOf, versionAttribute } from '../sequelize/internals.js'
+import {
+  attributeType,
+  fieldOf,
+  isSameTransaction,
+  modelOf,
+  valuesOf,
+  versionAttribute,
+} from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { documentType, isTextInMemory, jsonAttributes, policyOf } from '../sequelize/model-state.js'
 import { modeOf } from '../sequelize/options.js'
@@ -35,8 +44,15 @@ export function keepDigitsInSaves(session: Session): void {
     return async function (...args) {
       const [instance, , values, , options = {}] = args
       const state = instance && findRowState(instance)
-      if (state) args[2] = await spellDocuments(session, state, instance, values, options)
-      return original.apply(this, args)
+      if (!state) return original.apply(this, args)
+      args[2] = await spellDocuments(session, state, instance, values, options)
+      const texts = textsToWrite(state, instance, values, options)
+      if (texts.length === 0) return original.apply(this, args)
+      try {
+        return await (original.apply(this, args))
+      } catch (error) {
+        throw toTextError(error, session, instance, texts, values)
+      }
     }
   })
 }
@@ -50,6 +66,38 @@ function isExclusive(state: RowState, instance: Row, column: string, { transacti
   const version = versionAttribute(model)
   const isVersioned = version !== undefined && typeof valuesOf(instance)[version] === 'number'
   return isVersioned || state.isLockedSince(column, transaction)
+}
+
+/** The columns of text whose documents an UPDATE writes exclusively. */
+function textsToWrite(state: RowState, instance: Row, values: Values, options: UpdateOptions): readonly string[] {
+  const model = modelOf(instance)
+  return [...jsonAttributes(model)].filter((column) => {
+    const isWritten = documentType(model, column) === 'TEXT' && Object.hasOwn(values, fieldOf(model, column))
+    return isWritten && isExclusive(state, instance, column, options)
+  })
+}
+
+/** The error for a column of text that cannot hold its document; any other error is that of Sequelize. */
+function toTextError(
+  error: unknown,
+  { dialect }: Session,
+  instance: Row,
+  texts: readonly string[],
+  values: Values,
+): unknown {
+  const refused = error instanceof DatabaseError && dialect?.refusedValue(error.parent, [])
+  if (!refused) return error
+  const { misfit, column } = refused
+  const model = modelOf(instance)
+  if (column !== undefined) {
+    const named = texts.filter((name) => fieldOf(model, name) === column)
+    return named.length > 0 ? UnsupportedValueError.ofNewValue('save', named, misfit, error) : error
+  }
+  if (!isOfText(misfit)) return error
+  const others = Object.keys(model.getAttributes()).filter(
+    (name) => Object.hasOwn(values, fieldOf(model, name)) && expectedOperand(attributeType(model, name)) === 'a string',
+  )
+  return UnsupportedValueError.ofNewValue('save', [...new Set([...texts, ...others])], misfit, error)
 }
 
 /** The values of an UPDATE, with the stored spelling of all parts of its documents that did not change. */
@@ -69,6 +117,16 @@ export async function spellDocuments(
     const isExact = isValue && isExclusive(state, instance, column, options)
     const text = isExact ? documentTextOf(model, column, value) : undefined
     if (text !== undefined) texts.set(column, text)
+  }
+  for (const column of textsToWrite(state, instance, values, options)) {
+    const { facts } = RowRef.of(instance)
+    const context = {
+      method: 'save',
+      row: facts,
+      transaction: options.transaction ?? undefined,
+      logging: options.logging,
+    }
+    refuseTruncation('save', { column, type: 'TEXT' }, session.dialect ?? (await recogniseDialect(session, context)))
   }
   const columns = [...texts.keys()]
   for (const column of state.columnsToRead(columns)) {

@@ -28,7 +28,7 @@ import {
   whereNotDeleted,
 } from '../sequelize/internals.js'
 import type { RowModel } from '../sequelize/internals.js'
-import { modelStateOf, policyOf } from '../sequelize/model-state.js'
+import { documentType, modelStateOf, policyOf } from '../sequelize/model-state.js'
 import type { UniqueIndexes } from '../sequelize/model-state.js'
 import { sendForHeader, sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
@@ -211,7 +211,10 @@ async function isInserted(call: Call, upsert: Upsert, round: number): Promise<bo
     } catch (error) {
       const { values, texts } = upsert.added
       const columns = [...values].map(([attribute, value]) => ({ attribute, value }))
-      const documents = [...texts.keys()].map((column) => ({ column, type: 'JSONB' as const }))
+      const documents = [...texts.keys()].map((column) => ({
+        column,
+        type: documentType(row.model, column) === 'TEXT' ? ('TEXT' as const) : ('JSONB' as const),
+      }))
       throw toWriteError(error, call, row, { documents, columns }, context)
     }
   }

@@ -2,6 +2,7 @@ import { DatabaseError } from 'sequelize'
 import type { Change, Column, Dialect, RefusedValue, UpdateVariant } from '../dialects/dialect.js'
 import {
   findInexactSum,
+  isOfText,
   refuseCharacterSet,
   refuseInexactSums,
   refuseTooDeep,
@@ -198,8 +199,8 @@ function refusedColumns(
   if (misfit === 'of another type') return []
   const ordinary = columns.map(({ attribute }) => attribute)
   const isText = (name: string): boolean => expectedOperand(attributeType(model, name)) === 'a string'
-  const fitting = ordinary.filter((name) => isText(name) === (misfit === 'too long'))
-  if (misfit === 'too long') fitting.push(...documents.filter(({ type }) => type === 'TEXT').map((each) => each.column))
+  const fitting = ordinary.filter((name) => isText(name) === isOfText(misfit))
+  if (isOfText(misfit)) fitting.push(...documents.filter(({ type }) => type === 'TEXT').map((each) => each.column))
   return fitting.length > 0 ? fitting : ordinary
 }
 

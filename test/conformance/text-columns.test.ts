@@ -26,6 +26,7 @@ import {
   WholeColumnWriteError,
   withLock,
   withNext,
+  withOptimisticLock,
 } from 'sequelize-lossless'
 import type { Lossless, LosslessOptions, Operation } from 'sequelize-lossless'
 import { audit } from 'sequelize-lossless/audit'
@@ -505,21 +506,45 @@ eachDatabase('JSON in a TEXT column', (database) => {
 
   it('that is too short for the new document is refused', async () => {
     const Short = lossless(
-      sequelize.define<Model & { id: number; doc: Doc | null }>(
+      sequelize.define<Model & { id: number; doc: Doc | null; status: string | null; hits: number }>(
         'Short',
-        { doc: DataTypes.STRING(20) },
-        { tableName: 'short_notes', timestamps: false, charset: 'utf8mb4' },
+        {
+          doc: DataTypes.STRING(20),
+          status: DataTypes.STRING(20),
+          hits: { type: DataTypes.INTEGER, defaultValue: 0 },
+        },
+        { tableName: 'short_notes', timestamps: false, version: true, charset: 'utf8mb4' },
       ),
       { jsonColumns: ['doc'] as never },
     )
     await Short.sync({ force: true })
     const { id } = await Short.create({ doc: '{}' })
-    const write = updateJson([Short, id], 'doc', [set('tags', ['long', 'list', 'of', 'tags'])])
-    // SQLite has no lengths.
-    if (database.name === 'sqlite') return write
-    const error = await rejection(write, UnsupportedValueError)
-    expect(error.message).to.match(/longer than the type of its column \("doc"\)/)
-    return undefined
+    await Short.create({ doc: '{}' })
+    const operations = [set('tags', ['long', 'list', 'of', 'tags'])]
+    const long = JSON.stringify({ tags: ['long', 'list', 'of', 'tags'] })
+    const calls = {
+      updateJson: () => updateJson([Short, id], 'doc', operations),
+      atomicUpdate: () => atomicUpdate([Short, id], { doc: operations, status: 'x', hits: 1 }),
+      updateWhere: () => updateWhere(Short, { hits: 0 }, { doc: operations, hits: 1, status: 'y' }),
+      atomicUpsert: () => atomicUpsert([Short, 77], { doc: operations, hits: 1, status: 'z' }),
+      'a save under a lock': () =>
+        withLock([Short, id], async (row) => row.update({ doc: long, hits: 2, status: 'lock' } as never)),
+      'a save with a version': async () =>
+        withOptimisticLock(await Short.findByPk(id, { rejectOnEmpty: true }), (row) => {
+          row.set({ doc: long, hits: 3 } as never)
+        }),
+    }
+    for (const [name, call] of Object.entries(calls)) {
+      // SQLite has no lengths.
+      if (database.name === 'sqlite') await call()
+      else {
+        const error = await rejection(call() as Promise<unknown>, UnsupportedValueError)
+        expect(error.message, name).to.match(
+          /longer than the type of its column \((?:"status", )?"doc"(?:, "status")?\)/,
+        )
+        expect(error.column, name).to.be.oneOf(['doc', 'status'])
+      }
+    }
   })
 
   if (database.name === 'mysql' || database.name === 'mariadb') {
@@ -529,9 +554,15 @@ eachDatabase('JSON in a TEXT column', (database) => {
       await own.query(`SET SESSION sql_mode = ''`)
       const Own = lossless(define(own), { jsonColumns: ['doc'], wholeColumnWrites: 'patch' })
       const note = await Own.findByPk(id, { rejectOnEmpty: true })
-      const calls = [note.mergeJsonKey('doc', 'n', 1), note.update({ doc: { a: 2 } })]
+      const Versioned = lossless(define(own, { version: 'hits' }), { jsonColumns: ['doc'] })
+      const calls = [
+        () => note.mergeJsonKey('doc', 'n', 1),
+        () => note.update({ doc: { a: 2 } }),
+        () => withLock([Own, id], (row) => row.update({ doc: { a: 2 } })),
+        () => withOptimisticLock([Versioned, id], (row) => row.set({ doc: { a: 2 } })),
+      ]
       for (const call of calls) {
-        expect((await rejection(call as Promise<unknown>, UnsupportedValueError)).message).to.include(
+        expect((await rejection(call() as Promise<unknown>, UnsupportedValueError)).message).to.include(
           'sql_mode is not strict',
         )
       }
@@ -546,7 +577,12 @@ eachDatabase('JSON in a TEXT column', (database) => {
         const error = await rejection(mergeJsonKey([Own, id], 'doc', 'a', 2), UnsupportedValueError)
         expect(error.message).to.include('has the character set latin1')
         expect(await stored(id, 'latin_notes')).to.equal(text)
+        const save = withLock([Own, id], (row) => row.update({ doc: { tags: ['日'] } }))
+        expect((await rejection(save, UnsupportedValueError)).column).to.equal('doc')
       }
+      const added = atomicUpsert([Own, 99], { doc: [set('tags', ['日'])] })
+      expect((await rejection(added, UnsupportedValueError)).column).to.equal('doc')
+      expect(await Own.findByPk(99)).to.equal(null)
     })
   }
 
