@@ -61,6 +61,21 @@ export class HangError extends Error {
   }
 }
 
+/** A participant ended without the end of a transaction: its locks would stay. The exploration has rolled it back. */
+export class OpenTransactionError extends Error {
+  readonly code = 'RACE_OPEN_TRANSACTION'
+  override readonly name = 'OpenTransactionError'
+  readonly participant: string
+
+  constructor(name: string, begin: Statement) {
+    super(
+      `${name} left a transaction open: it ended without a COMMIT or ROLLBACK after statement ${begin.number} (${brief(begin.sql)}). The exploration rolled it back, since its locks would stay. ` +
+        `Call commit() or rollback() on every path of ${name}, and await it.`,
+    )
+    this.participant = name
+  }
+}
+
 interface Statement {
   readonly number: number
   readonly sql: string

@@ -22,7 +22,7 @@ export interface Failure {
   readonly schedule: number
   readonly steps: readonly Step[]
   readonly outcomes: Readonly<Record<string, Outcome>>
-  /** What the check threw, or a `NotSerialError`, `ResultsError`, `HangError` or `FailureError` of the exploration. */
+  /** What the check threw, or a `NotSerialError`, `ResultsError`, `HangError`, `OpenTransactionError` or `FailureError`. */
   readonly error: unknown
   /** Its name, its cycle and its remedy. */
   readonly anomaly: Anomaly
@@ -34,8 +34,8 @@ export interface Failure {
 
 export interface Result {
   /**
-   * `kept`: no schedule failed. `lost`: one lost an update, returned what no serial order returns, hung, or ended with an
-   * error that `failures` does not allow. `unknown`: the exploration is inconclusive, see `reasons`.
+   * `kept`: no schedule failed. `lost`: one lost an update, returned what no serial order returns, hung, left a transaction
+   * open, or ended with an error that `failures` does not allow. `unknown`: the exploration is inconclusive, see `reasons`.
    */
   readonly verdict: 'kept' | 'lost' | 'unknown'
   readonly reasons: readonly string[]
@@ -202,7 +202,7 @@ class Exploration<C> {
   /** Runs the participants one after the other, to fill caches: otherwise the first schedule sends other statements. */
   async #prepare(): Promise<void> {
     const { setup, check } = this.#options
-    if (check) await this.#laboratory.runSerially(await setup(), this.#names)
+    if (check) await this.#laboratory.runSerially(await this.#laboratory.inTime(setup), this.#names)
     else for (const reason of await this.#oracle.prepare()) this.#reasons.add(reason)
   }
 
@@ -252,15 +252,18 @@ class Exploration<C> {
 
   async #execute(walk: Chooser): Promise<Ended> {
     const { setup, check } = this.#options
-    const context = await setup()
-    const judge: Judge = check ? (run) => check(context, run.outcomes(), run.results()) : await this.#oracle.judge()
+    const context = await this.#laboratory.inTime(setup)
+    const judge: Judge = check
+      ? (run) => this.#laboratory.inTime(() => check(context, run.outcomes(), run.results()))
+      : await this.#oracle.judge()
     const run = await this.#laboratory.run(context, walk, this.#mutant && mutants[this.#mutant])
-    if (run.hang) return { run, error: run.hang }
+    if (run.finding) return { run, error: run.finding }
     try {
       await judge(run)
       for (const [name, error] of run.errors()) if (!this.#isAllowed(error)) throw new FailureError(name, error)
       return { run, error: undefined }
     } catch (error) {
+      if (error instanceof StoppedError) throw error
       return { run, error: error ?? new Error('the check threw nothing') }
     }
   }

@@ -10,7 +10,7 @@ export interface Passing {
   readonly send: (sql?: string) => unknown
   /** The rows of a result of `send`. */
   readonly rowsOf: (answer: unknown) => readonly unknown[]
-  /** Closes the connection, in use or not, and removes it from its pool. */
+  /** Closes the connection, in use or not, and removes it from its pool; a connection without a pool only gives up its locks. */
   readonly discard: () => unknown
 }
 
@@ -85,6 +85,8 @@ export interface Server {
   readonly connectionId: (connection: object) => number
   /** The connections among `ids` that wait for a lock now. */
   readonly waits: (ids: readonly number[]) => Promise<Wait[]>
+  /** The connections among `ids` with an open transaction that holds a lock; on PostgreSQL and SQLite, with any. */
+  readonly open: (ids: readonly number[]) => Promise<readonly number[]>
   /** Cancels the waiting statement of a connection; absent if the kit itself makes statements wait. */
   readonly cancel?: (id: number) => Promise<void>
   /** Whether the error is from the server, so the failure of the statement is certain. */

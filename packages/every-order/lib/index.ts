@@ -16,6 +16,7 @@ export {
   HangError,
   LostKeysError,
   NoFinalReadError,
+  OpenTransactionError,
   ProbeError,
   StuckError,
   UsageError,

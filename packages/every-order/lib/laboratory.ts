@@ -13,6 +13,9 @@ import { nameOf, shapeOf, tableOf } from './statement.js'
 
 const defaultMaxStatements = 500
 
+/** The longest time of a timer of Node. */
+const maxTimerMs = 2 ** 31 - 1
+
 /** The databases whose exploration the current code belongs to. */
 const explored = new AsyncLocalStorage<readonly Database[]>()
 
@@ -65,6 +68,28 @@ export class Laboratory<C> implements Gate {
     const { timeoutMs = Infinity, signal } = this.#options
     if (signal?.aborted) throw new StoppedError(undefined)
     if (performance.now() - this.#startedAt > timeoutMs) throw new StoppedError(timeoutMs)
+  }
+
+  /**
+   * Waits for code of the caller that no gate holds.
+   *
+   * @throws {StoppedError} the time is over, or the signal is aborted; the code may still run
+   */
+  async inTime<T>(fn: () => T | Promise<T>): Promise<T> {
+    this.goOn()
+    const { timeoutMs = Infinity, signal } = this.#options
+    const leftMs = timeoutMs - (performance.now() - this.#startedAt)
+    const ended = new AbortController()
+    const stopped = new Promise<never>((_resolve, reject) => {
+      const timer = setTimeout(() => reject(new StoppedError(timeoutMs)), Math.min(leftMs, maxTimerMs))
+      ended.signal.addEventListener('abort', () => clearTimeout(timer))
+      signal?.addEventListener('abort', () => reject(new StoppedError(undefined)), { signal: ended.signal })
+    })
+    try {
+      return await Promise.race([fn(), stopped])
+    } finally {
+      ended.abort()
+    }
   }
 
   /** Whether the connection reaches the server that is explored; records that, if not. */

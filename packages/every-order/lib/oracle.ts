@@ -38,12 +38,12 @@ export class Oracle<C> {
 
   /** Finds the tables to compare; returns the reasons if they cannot be compared. */
   async prepare(): Promise<string[]> {
-    const run = await this.#laboratory.runSerially(await this.#options.setup(), this.#names)
+    const run = await this.#laboratory.runSerially(await this.#setUp(), this.#names)
     this.#tables = writtenTables(run.steps)
     if (this.#tables.length === 0) {
       const [failed] = run.errors()
-      const remedy = run.hang
-        ? run.hang.message
+      const remedy = run.finding
+        ? run.finding.message
         : failed
           ? `${failed[0]} failed: ${messageOf(failed[1])}`
           : 'pass a check'
@@ -105,9 +105,13 @@ export class Oracle<C> {
   }
 
   async #runSerially(order: readonly string[]): Promise<End> {
-    const context = await this.#options.setup()
+    const context = await this.#setUp()
     const ended = await this.#watch()
     return ended(await this.#laboratory.runSerially(context, order))
+  }
+
+  #setUp(): Promise<C> {
+    return this.#laboratory.inTime(this.#options.setup)
   }
 
   async #watch(): Promise<(run: Run) => Promise<End>> {

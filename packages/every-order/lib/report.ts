@@ -1,7 +1,7 @@
 import { inspect, isDeepStrictEqual, stripVTControlCharacters } from 'node:util'
 import { padded, visible, wrapped } from './columns.js'
 import { documentOf, isTime } from './dependencies.js'
-import { FailureError, HangError, LostKeysError, messageOf } from './errors.js'
+import { FailureError, HangError, LostKeysError, messageOf, OpenTransactionError } from './errors.js'
 import type { Failure } from './explore.js'
 import { NotSerialError, ResultsError } from './serial.js'
 import { assignments, nameOf, tableOf } from './statement.js'
@@ -54,7 +54,7 @@ export function explain({ steps, error }: Pick<Failure, 'steps' | 'error'>): Exp
 
 /** Whether the failure is no lost update. */
 function isNoLoss(error: unknown): boolean {
-  return error instanceof ResultsError || error instanceof HangError || error instanceof FailureError
+  return [ResultsError, HangError, OpenTransactionError, FailureError].some((each) => error instanceof each)
 }
 
 function bareTable(sql: string): string {

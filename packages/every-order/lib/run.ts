@@ -1,6 +1,6 @@
 import { AsyncLocalStorage, createHook } from 'node:async_hooks'
 import { livelockOf } from './livelock.js'
-import { EndlessError, HangError, messageOf, StuckError } from './errors.js'
+import { EndlessError, HangError, messageOf, OpenTransactionError, StuckError } from './errors.js'
 import type { DriverError, Passing, Server } from './gate.js'
 import type { Mutate } from './mutants.js'
 import { isDone, newParticipant, nextOf } from './participant.js'
@@ -65,6 +65,8 @@ const limits = {
   timer: 3_500,
   /** The maximum time without an event: a timer looks like an endless wait, and test runners stop a test after 5 s. */
   stuck: 4_000,
+  /** How long a participant that has ended may still go on, before its open transaction is rolled back. */
+  late: 50,
   /** How long a run that is given up waits for its participants to roll back, and for its connections to close. */
   giveUp: 500,
 } as const
@@ -78,8 +80,8 @@ export class Run {
   serverChoseAt: number | undefined
   /** Descriptions of choices that were made while a participant waited outside the database. */
   readonly passedOver: Set<string> = new Set()
-  /** A participant waits for its own lock, on another of its connections. */
-  hang: HangError | undefined
+  /** A participant waits for its own lock, on another of its connections, or left a transaction open. */
+  finding: HangError | OpenTransactionError | undefined
   /** Descriptions of the waits that the kit ended, and that may be deadlocks with something outside the database. */
   readonly cancelled: Set<string> = new Set()
   readonly #released: Statement[] = []
@@ -204,7 +206,8 @@ export class Run {
         }
       } else {
         const ready = live.filter(({ held, gates }) => held ?? gates.length > 0)
-        if (live.length === 0) return []
+        if (live.length === 0 && !(await this.#endLeftOpen())) return []
+        if (live.length === 0) continue
         const sinceMs = performance.now() - start
         const deadlockMs = this.#waits.deadlockMs(live)
         const isDeadlock = deadlockMs !== undefined && sinceMs < deadlockMs
@@ -212,8 +215,9 @@ export class Run {
         const waitMs = isDeadlock || ready.length === 0 ? limits.resolve : comeBack
         if (deadlockMs !== undefined) this.#serverChooses()
         if (waitMs > 0) await this.#event(waitMs)
-        if (seen === this.#events && ready.length === 0) await this.#unblock(live, sinceMs)
-        else if (seen === this.#events && !isDeadlock) {
+        if (seen === this.#events && ready.length === 0) {
+          if (!(await this.#endLeftOpen())) await this.#unblock(live, sinceMs)
+        } else if (seen === this.#events && !isDeadlock) {
           for (const each of live) if (each.outside) this.#passOver(each)
           return ready.map(nextOf)
         }
@@ -303,7 +307,8 @@ export class Run {
     return new Map(rejected.map(({ name, settled }) => [name, settled!.error]))
   }
 
-  #arrive(passing: Passing, { name }: Participant): Statement {
+  #arrive(passing: Passing, participant: Participant): Statement {
+    const { name } = participant
     const sql = this.#mutate(passing, this.#server.nothing)
     // The same SQL from a participant would be a read, which can fix the snapshot of a transaction.
     const kind = sql !== passing.sql && sql === this.#server.nothing ? 'local' : kindOf(sql)
@@ -321,7 +326,9 @@ export class Run {
       error: undefined,
       touched: [],
     }
-    const { connection, discard } = passing
+    const { connection } = passing
+    const discard = (): unknown =>
+      contexts.run({ run: this, participant, within: undefined, hasPassed: true }, passing.discard)
     const state = {
       go: nothing,
       again: undefined,
@@ -407,13 +414,25 @@ export class Run {
         (each.kind === 'lock' || each.kind === 'write') &&
         each.step.error === undefined,
     )
-    if (isOwn && holder && !hasTimer) this.hang ??= new HangError(participant, step, holder.step)
+    if (isOwn && holder && !hasTimer) this.finding ??= new HangError(participant, step, holder.step)
     else if (!isDeadlock && live.some(({ outside }) => outside)) {
       const outside = live.filter((each) => each.outside).map(({ name }) => name)
       this.cancelled.add(
         `${participant} waited for a lock of ${step.waitedFor.join(', ')} (statement ${step.number}) until the exploration ended the wait, while ${outside.join(', ')} waited outside the database: if that is a lock of this process that ${participant} holds, this is a deadlock that the server does not see`,
       )
     }
+  }
+
+  /** Rolls back what participants left open when they ended; returns whether there was something. */
+  async #endLeftOpen(): Promise<boolean> {
+    if (!this.#waits.hasLeftOpen) return false
+    const seen = this.#events
+    await this.#event(limits.late)
+    if (seen !== this.#events) return true
+    for (const { participant, begin } of await this.#waits.endLeftOpen())
+      this.finding ??= new OpenTransactionError(participant.name, this.steps[begin - 1]!)
+    this.#lockReleased()
+    return true
   }
 
   #timerStarted(id: number, type: string, resource: object): void {

@@ -263,6 +263,7 @@ class OpenSqlite implements OpenDatabase {
     return {
       connectionId: (connection) => ids.get(connection) ?? ids.set(connection, ids.size + 1).size,
       waits: () => Promise.resolve([]),
+      open: (ids) => Promise.resolve(ids),
       isAnswer: () => true,
       isBusy: ({ code }) => code === 'SQLITE_BUSY',
       prepare: (connection) => busyTimeout(connection, 0),

@@ -22,6 +22,7 @@ async function mysqlOrMariadb(session: Session): Promise<Server> {
   )
   const isMariadb = /mariadb/i.test(about!.version)
   const waits = isMariadb ? mariadbWaits(ask) : mysqlWaits(ask)
+  const open = isMariadb ? mariadbOpen(ask) : mysqlOpen(ask)
   try {
     await waits([0])
   } catch (error) {
@@ -36,6 +37,7 @@ async function mysqlOrMariadb(session: Session): Promise<Server> {
   return {
     connectionId: (connection) => (connection as { threadId: number }).threadId,
     waits,
+    open,
     cancel: async (id) => void (await ask(`KILL QUERY ${id}`)),
     isAnswer: ({ errno = 0, sqlState }) => sqlState !== undefined && errno >= 1000 && errno < 45_000,
     isBusy: () => false,
@@ -60,6 +62,12 @@ function postgres(session: Session): Server {
           `SELECT pid AS waiter, unnest(pg_blocking_pids(pid)) AS blocker FROM unnest(ARRAY[${list}]) AS pid`,
         ),
       )
+    },
+    async open(ids) {
+      const rows = await session.query(
+        `SELECT pid FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' AND pid IN (${ids.join(', ')})`,
+      )
+      return rows.map(({ pid }) => Number(pid))
     },
     cancel: async (id) => void (await session.query(`SELECT pg_cancel_backend(${id})`)),
     isAnswer: ({ severity }) => severity !== undefined,
@@ -97,17 +105,41 @@ function mysqlWaits(ask: Ask): Server['waits'] {
     )
 }
 
-/** INNODB_LOCK_WAITS is a cache that is not refreshed while it is polled; the status text is live. */
-function mariadbWaits(ask: Ask): Server['waits'] {
+function mysqlOpen(ask: Ask): Server['open'] {
   return async (ids) => {
-    const [status] = await ask<{ Status: string }>('SHOW ENGINE INNODB STATUS')
-    // The text before the first match describes the last deadlock, which may be old.
-    return status!.Status.split(/^---TRANSACTION /m)
-      .slice(1)
-      .filter((block) => /^LOCK WAIT /m.test(block))
-      .map((block) => ({ waiter: Number(/(?:MySQL|MariaDB) thread id (\d+)/.exec(block)?.[1]) }))
-      .filter(({ waiter }) => ids.includes(waiter))
+    const rows = await ask(
+      `SELECT DISTINCT threads.PROCESSLIST_ID AS id FROM performance_schema.data_locks AS locks
+         JOIN performance_schema.threads AS threads ON threads.THREAD_ID = locks.THREAD_ID
+        WHERE locks.LOCK_TYPE = 'TABLE' AND threads.PROCESSLIST_ID IN (${ids.join(', ')})`,
+    )
+    return rows.map(({ id }) => Number(id))
   }
+}
+
+function mariadbOpen(ask: Ask): Server['open'] {
+  return async (ids) => {
+    const blocks = await mariadbTransactions(ask)
+    return ids.filter((id) => blocks.some((block) => /\block struct/.test(block) && threadOf(block) === id))
+  }
+}
+
+/** The transactions in the status. INNODB_LOCK_WAITS is a cache that is not refreshed while it is polled; the status text is live. */
+async function mariadbTransactions(ask: Ask): Promise<string[]> {
+  const [status] = await ask<{ Status: string }>('SHOW ENGINE INNODB STATUS')
+  // The text before the first match describes the last deadlock, which may be old.
+  return status!.Status.split(/^---TRANSACTION /m).slice(1)
+}
+
+function threadOf(transaction: string): number {
+  return Number(/(?:MySQL|MariaDB) thread id (\d+)/.exec(transaction)?.[1])
+}
+
+function mariadbWaits(ask: Ask): Server['waits'] {
+  return async (ids) =>
+    (await mariadbTransactions(ask))
+      .filter((block) => /^LOCK WAIT /m.test(block))
+      .map((block) => ({ waiter: threadOf(block) }))
+      .filter(({ waiter }) => ids.includes(waiter))
 }
 
 /** The waits by waiter. A connection may be configured to return large numbers as text. */

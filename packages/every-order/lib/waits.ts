@@ -1,8 +1,9 @@
+import { isDone } from './participant.js'
 import type { Participant, Statement } from './participant.js'
 import type { Server } from './gate.js'
 import { beginsTransaction, endsTransaction } from './statement.js'
 
-interface Transaction {
+export interface Transaction {
   readonly participant: Participant
   /** The number of the statement that began it. */
   readonly begin: number
@@ -43,6 +44,29 @@ export class Waits {
   /** The transaction that is open on a connection. */
   transaction(connection: object): Readonly<Transaction> | undefined {
     return this.#transactions.get(connection)
+  }
+
+  /** Whether participants that have ended left a transaction open, as far as their statements show. */
+  get hasLeftOpen(): boolean {
+    return this.#leftOpen().length > 0
+  }
+
+  /** Rolls back the transactions that participants left open when they ended; returns them. */
+  async endLeftOpen(): Promise<Transaction[]> {
+    const left = this.#leftOpen()
+    const idOf = (connection: object): number => this.#server.connectionId(connection)
+    const open = await this.#server.open(left.map(([connection]) => idOf(connection)))
+    for (const [connection] of left) this.#transactions.delete(connection)
+    const held = left.filter(([connection]) => open.includes(idOf(connection)))
+    await Promise.allSettled(held.map(([connection]) => Promise.resolve().then(this.#discards.get(connection))))
+    return held.map(([, transaction]) => transaction)
+  }
+
+  /** The transactions on connections that no other participant has used since. */
+  #leftOpen(): [connection: object, Transaction][] {
+    return [...this.#transactions].filter(([connection]) =>
+      isDone(this.#owners.get(this.#server.connectionId(connection))!),
+    )
   }
 
   /** Updates the transaction of a connection after the result of a statement. */

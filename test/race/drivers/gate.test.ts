@@ -5,7 +5,7 @@ import { createConnection, createPool } from 'mysql2'
 import type { Connection, Pool, PoolConnection } from 'mysql2'
 import { Pool as PgPool, Query } from 'pg'
 import { QueryTypes } from 'sequelize'
-import { checkServer, explore, StuckError, UsageError } from 'every-order'
+import { checkServer, explore, OpenTransactionError, StuckError, UsageError } from 'every-order'
 import type { ExploreOptions, Result } from 'every-order'
 import { connect } from '../../connect.js'
 import { requestedDatabases } from '../../databases/index.js'
@@ -195,6 +195,58 @@ if (requestedDatabases().includes('mysql')) {
       await own.promise().end()
     })
 
+    it('names a transaction that a participant leaves open, and rolls it back: in a pool, and on a connection', async () => {
+      const leave = async (): Promise<void> => {
+        const connection = await pool.promise().getConnection()
+        await connection.beginTransaction()
+        await connection.query(add)
+        connection.release()
+      }
+      const single = createConnection(uriOf('mysql')).promise()
+      const leaveSingle = async (): Promise<void> => {
+        await single.beginTransaction()
+        await single.query(add)
+      }
+      const B = (): Promise<unknown> => pool.promise().query(add)
+      for (const [A, connections] of [
+        [leave, [pool]],
+        [leaveSingle, [pool, single]],
+      ] as const) {
+        const participants = { A, B }
+        const { verdict, reasons, first, outcomes } = await explore({ connections, setup, participants })
+        expect([verdict, reasons]).to.deep.equal(['lost', []])
+        expect(first!.error).to.be.instanceOf(OpenTransactionError)
+        expect((first!.error as Error).message).to.match(
+          /^A left a transaction open: it ended without a COMMIT or ROLLBACK after statement \d \(START TRANSACTION\)\..*path of A, and await it\.$/,
+        )
+        expect(Object.keys(outcomes).join()).to.not.include('failed')
+      }
+      await single.query(add)
+      await single.end()
+    })
+
+    it('stops in time, also while setup or a check waits', async () => {
+      const blocker = createConnection(uriOf('mysql')).promise()
+      await blocker.beginTransaction()
+      await blocker.query(add)
+      const own = createPool({ uri: uriOf('mysql'), connectionLimit: 6 })
+      const blocked = (): Promise<unknown> => own.promise().query(add)
+      const touch = (): Promise<unknown> => own.promise().query('SELECT n FROM every_order_gate')
+      const options = { connections: [own], participants: { A: touch, B: touch } }
+      const limited = await explore({ ...options, setup: blocked, timeoutMs: 300 })
+      expect(limited.reasons).to.deep.equal(['the exploration was stopped after 300 ms, as timeoutMs says'])
+      const stop = new AbortController()
+      const check = (): Promise<unknown> => {
+        stop.abort()
+        return blocked()
+      }
+      const aborted = await explore({ ...options, setup: () => undefined, check, signal: stop.signal })
+      expect(aborted.reasons).to.deep.equal(['the exploration was stopped by its signal'])
+      await blocker.rollback()
+      await blocker.end()
+      await own.promise().end()
+    })
+
     it('refuses connections of two databases, and of an unknown driver', async () => {
       const other = createConnection(uriOf('mysql').replace(/\/\w+$/, '/mysql'))
       const two = await rejection(
@@ -255,6 +307,26 @@ if (requestedDatabases().includes('postgres')) {
       const { verdict, reasons, first } = await explore({ connections: [pool], setup, participants })
       expect([verdict, reasons]).to.deep.equal(['lost', []])
       expect(first!.steps.filter(({ error }) => error !== undefined)).to.have.length(2)
+    })
+
+    it('names the transaction that another participant waits for, and rolls it back', async () => {
+      for (const isReleased of [true, false]) {
+        const own = new PgPool({ connectionString: servers.get('postgres')!.url, max: 3 })
+        const A = async (): Promise<void> => {
+          const client = await own.connect()
+          await client.query('BEGIN')
+          await client.query(add)
+          if (isReleased) client.release()
+        }
+        const participants = { A, B: () => own.query(add) }
+        const { verdict, reasons, first, outcomes } = await explore({ connections: [own], setup, participants })
+        expect([verdict, reasons]).to.deep.equal(['lost', []])
+        expect(first!.error).to.be.instanceOf(OpenTransactionError)
+        expect(Object.keys(outcomes).join())
+          .to.match(/A left a transaction open/)
+          .and.not.include('failed')
+        await own.end()
+      }
     })
 
     it('an exploration that is given up leaves no lock behind: of a transaction, and of a session', async () => {

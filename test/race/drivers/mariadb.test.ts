@@ -1,5 +1,5 @@
 import { expect } from 'chai'
-import { explore } from 'every-order'
+import { explore, OpenTransactionError } from 'every-order'
 import type * as connector from 'mariadb'
 import { requestedDatabases } from '../../databases/index.js'
 import { servers } from '../../each-database.js'
@@ -73,6 +73,20 @@ if (requestedDatabases().includes('mariadb')) {
           const participants = { A: participant, B: participant }
           const result = await explore({ connections: [pool], setup, participants })
           expect(result).to.deep.include({ verdict: 'lost', reasons: [], schedules: 4 })
+        })
+
+        it('names a transaction that a participant leaves open, and rolls it back', async () => {
+          const update = 'UPDATE every_order_pool SET n = n + 1'
+          const A = async (): Promise<void> => {
+            const connection = await pool.getConnection()
+            await connection.beginTransaction()
+            await connection.query(update)
+          }
+          const participants = { A, B: () => pool.query(update) }
+          const { verdict, reasons, first } = await explore({ connections: [pool], setup, participants })
+          expect([verdict, reasons]).to.deep.equal(['lost', []])
+          expect(first!.error).to.be.instanceOf(OpenTransactionError)
+          expect(pool.activeConnections()).to.equal(0)
         })
 
         it('reports a stream, which it cannot hold, and ends what it holds when it is stopped', async () => {

@@ -101,6 +101,12 @@ function isMysql2Statement(command: object): boolean {
   return '_queryOptions' in command || '_executeOptions' in command || 'parameterCount' in command
 }
 
+/** What a caller has without a pool stays open. */
+function giveUpLocks(connection: Mysql2Connection): Promise<void> {
+  connection.query({ sql: 'ROLLBACK' }, () => undefined)
+  return new Promise((resolve) => connection.query({ sql: 'DO RELEASE_ALL_LOCKS()' }, () => resolve()))
+}
+
 /** Passes a command to the gate, and calls back when the kit has recorded the result. */
 function keepMysql2(
   gate: Gate,
@@ -155,7 +161,7 @@ function keepMysql2(
         const [rows, fields] = given as [unknown, { name: string }[] | undefined]
         return asObjects(rows, fields)
       },
-      discard: () => connection.destroy(),
+      discard: () => (connection._pool ? connection.destroy() : giveUpLocks(connection)),
     })
     .then(
       (given) => process.nextTick(answer, undefined, ...(given as unknown[])),
