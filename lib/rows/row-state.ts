@@ -1,10 +1,11 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { Transaction } from 'sequelize'
 import { UnsavedChangesError } from '../errors/errors.js'
+import { textAfterOperations } from '../json/change-text.js'
 import { isTooDeep, textWithInfinity } from '../json/encode.js'
 import { hasNumber, isRespelled, parseJson, tryParseJson } from '../json/json-text.js'
 import type { Operation } from '../json/operation.js'
-import { applyAll, computes } from '../json/semantics.js'
+import { applyAll, computes, findMismatch } from '../json/semantics.js'
 import type { JsonValue } from '../json/values.js'
 import {
   attributeType,
@@ -23,7 +24,7 @@ import {
   valuesOf,
 } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
-import { isTextInMemory, modelStateOf, policyOf } from '../sequelize/model-state.js'
+import { documentType, isTextInMemory, modelStateOf, policyOf } from '../sequelize/model-state.js'
 import { modeOf } from '../sequelize/options.js'
 import type { RowRef } from './row-ref.js'
 
@@ -293,23 +294,30 @@ export class RowState {
   applyWrite(column: string, operations: readonly Operation[], read?: unknown): void {
     // A change in place that was made while the write was on its way.
     this.markChangesInPlace([column])
-    const document = this.#documentIn(column, read) ?? read
+    const parsed = this.#documentIn(column, read)
+    const document = parsed === undefined ? read : parsed
     const change = (before: unknown): unknown => applyAll(operations, before)
     const after = (before: unknown): unknown => (document === undefined ? change(before) : document)
+    const changeText = (before: string): string => textAfter(before, operations)
+    const afterText = (before: string): string => {
+      if (document === undefined) return changeText(before)
+      return typeof read === 'string' ? read : jsonOf(document)
+    }
     const isInMemory = document !== undefined && !isChanged(this.#row, column)
     if (this.lock && !isInMemory && !this.canApply(column, operations)) this.staleColumns.add(column)
     const stored = this.#storedValue(column)
     if (stored) {
       const text = jsonOf(after(documentOf(stored)))
       const isKnown = stored.spelling === undefined && isPlain(text)
-      this.#stored.set(column, { ...stored, text, spelling: isKnown ? undefined : null })
+      const given = this.#spellingOf(column, afterText(stored.given ?? jsonOf(documentOf(stored))))
+      this.#stored.set(column, { ...stored, text, spelling: isKnown ? undefined : null, given })
     }
     const row = this.#row
     const values = valuesOf(row)
     if (read === undefined && !buildOptionsOf(row).isNewRecord && !Object.hasOwn(values, column)) return
     // An assignment made while the write was in flight stays dirty, and must not overwrite the write.
-    if (isChanged(row, column)) values[column] = this.#changedValue(column, values[column], change)
-    else assignStored(row, { [column]: this.#changedValue(column, values[column], after) })
+    if (isChanged(row, column)) values[column] = this.#changedValue(column, values[column], change, changeText)
+    else assignStored(row, { [column]: this.#changedValue(column, values[column], after, afterText) })
   }
 
   /** Snapshots the instance and its stored values. The returned function restores both, also after changes in place. */
@@ -361,12 +369,24 @@ export class RowState {
 
   /** The document in a text; `undefined` for a value that is a document, or is not JSON. */
   #documentIn(column: string, value: unknown): JsonValue | undefined {
-    if (typeof value !== 'string' || !(this.#isText(column) || /^\s*[{[]/.test(value))) return undefined
+    if (typeof value !== 'string') return undefined
+    const isText = documentType(modelOf(this.#row), column) === 'TEXT' && /^\s*null\s*$/.test(value)
+    if (!isText && !this.#isText(column) && !/^\s*[{[]/.test(value)) return undefined
     return tryParseJson(value)
   }
 
   /** The value of a column after a change of its document, as text if it is text. */
-  #changedValue(column: string, value: unknown, change: (document: unknown) => unknown): unknown {
+  #changedValue(
+    column: string,
+    value: unknown,
+    change: (document: unknown) => unknown,
+    changeText: (text: string) => string,
+  ): unknown {
+    const text = this.#isText(column) ? (value ?? 'null') : undefined
+    if (typeof text === 'string' && tryParseJson(text) !== undefined) {
+      const changed = changeText(text)
+      return changed === 'null' && (value ?? null) === null ? null : changed
+    }
     const document = this.#documentIn(column, value)
     const after = change(document === undefined ? value : document)
     return document !== undefined || (this.#isText(column) && after !== null) ? jsonOf(after) : after
@@ -386,6 +406,14 @@ export class RowState {
 /** The known document; null for one that is not loaded, and for text that is not JSON. */
 function documentOf({ text }: StoredValue): JsonValue {
   return text === 'undefined' || text === notJson ? null : parseJson(text)
+}
+
+/** The text of a document after the operations that fit it. */
+function textAfter(text: string, operations: readonly Operation[]): string {
+  const document = parseJson(text)
+  return findMismatch(operations, document, text)
+    ? jsonOf(applyAll(operations, document))
+    : textAfterOperations(text, operations)
 }
 
 /** Whether JavaScript holds every number of a JSON text exactly. */

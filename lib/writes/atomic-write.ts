@@ -25,7 +25,7 @@ import { assignStored, findRowState, refuseUnsavedChanges, rowStateOf } from '..
 import { publishBatch, traceCall } from '../sequelize/channels.js'
 import { isChanged, updatedAtAttribute, valuesOf, versionAttribute } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
-import { policyOf } from '../sequelize/model-state.js'
+import { isTextInMemory, policyOf } from '../sequelize/model-state.js'
 import { failureOf, isRefusedByServer, sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import { Statement } from '../sequelize/statement.js'
@@ -44,7 +44,7 @@ import type { ColumnChange } from './columns.js'
 import { notifyUpdate } from './on-write.js'
 import type { JsonWriteOptions } from './options.js'
 import { asLoaded, isReadFirst, readDocument, sendMatching, updateDocuments } from './update-document.js'
-import type { DocumentChange, DocumentColumn, UpdateResult } from './update-document.js'
+import type { DocumentChange, DocumentColumn, StoredDocument, UpdateResult } from './update-document.js'
 
 /** A reference to the document that a call changes. */
 interface DocumentRef extends DocumentColumn {
@@ -106,6 +106,8 @@ type Answer = 'nothing' | 'documents' | 'row'
 interface Written {
   /** In the order of the write's documents. */
   readonly documents?: readonly JsonValue[]
+  /** Their stored texts. */
+  readonly texts?: readonly (string | null)[]
   readonly row?: Row
 }
 
@@ -420,7 +422,8 @@ async function sendUpdate(
   if (!found) return { result: 'unmatched' }
   if (answer === 'nothing') return { result: 'matched', answer: {} }
   const stored = documents.map((_, index) => asLoaded(found[`text${index}`] as string | null, found[`loaded${index}`]))
-  return { result: 'matched', answer: { documents: stored } }
+  const texts = documents.map((_, index) => found[`text${index}`] as string | null)
+  return { result: 'matched', answer: { documents: stored, texts } }
 }
 
 /** Reads what a write has stored, in its transaction, on a database without RETURNING. */
@@ -431,9 +434,9 @@ async function readWritten(
 ): Promise<Written> {
   // Not from an older snapshot, if the UPDATE has changed nothing.
   if (answer === 'row') return { row: (await selectRow(row, call.dialect, context, '', call.dialect.lockClause))!.row }
-  const stored: JsonValue[] = []
-  for (const each of documents) stored.push((await readDocument(call, row, each, context)).loaded)
-  return { documents: stored }
+  const stored: StoredDocument[] = []
+  for (const each of documents) stored.push(await readDocument(call, row, each, context))
+  return { documents: stored.map(({ loaded }) => loaded), texts: stored.map(({ text }) => text) }
 }
 
 /** Applies a write to the instance of the call; keeps its documents if another call has locked it in the meantime. */
@@ -461,10 +464,13 @@ function applyToOthers(state: TransactionState, write: AtomicWrite, written: Wri
 /** The documents that a write changes, each as stored if the answer has it. */
 function changedDocuments(
   write: AtomicWrite,
-  { documents, row }: Written,
+  { documents, texts, row }: Written,
 ): readonly (DocumentChange & { document: unknown })[] {
   return write.documents
-    .map((each, index) => ({ ...each, document: row ? valuesOf(row)[each.column] : documents?.[index] }))
+    .map((each, index) => {
+      const read = isTextInMemory(write.row.model, each.column) ? texts : documents
+      return { ...each, document: row ? valuesOf(row)[each.column] : read?.[index] }
+    })
     .filter(({ operations }) => operations.length > 0)
 }
 

@@ -346,6 +346,23 @@ eachDatabase('JSON in a TEXT column', (database) => {
       expect(numbersOf(created)).to.deep.equal(['12345678901234567890', '12345678901234567891'])
     })
 
+    it('every digit of a text in memory', async () => {
+      const Own = await texts({}, { tableName: 'text_memory' })
+      const { id } = await Own.create({ doc: '{"n":12345678901234567890,"a":[1.10]}' })
+      const row = await Own.findByPk(id, { rejectOnEmpty: true })
+      const write = (options: object): Promise<unknown> =>
+        row.updateJson('doc' as never, [append('a' as never, 0.5)] as never, options)
+      await write({})
+      expect(numbersOf(row.doc)).to.deep.equal(['0.5', '1.10', '12345678901234567890'])
+      await write({ returning: true })
+      expect(numbersOf(row.doc)).to.deep.equal(['0.5', '0.5', '1.10', '12345678901234567890'])
+      await row.atomicUpdate({ doc: [set('m', 12345678901234567891n)] } as never, { returning: true })
+      expect(numbersOf(row.doc)).to.include.members(['1.10', '12345678901234567890', '12345678901234567891'])
+      await row.withLock(() => write({}))
+      expect(numbersOf(row.doc)).to.deep.equal(numbersOf(await storedIn('text_memory', id)))
+      expect(row.changed()).to.equal(false)
+    })
+
     if (database.name !== 'postgres') {
       it('half a surrogate pair, which a JSON column of some databases refuses', async () => {
         const text = String.raw`{"a":1,"by":{"\ud800":1},"n":"\u00e9"}`
@@ -502,6 +519,11 @@ eachDatabase('JSON in a TEXT column', (database) => {
     await withLock([Loose, id], (own) => own.updateJson('doc', [increment('a')]))
     expect(numbersOf(await stored(id))).to.include.members(['0.12345678901234567890123', '12345678901234567890123'])
     expect(await storedDocument(id)).to.include({ a: 2 })
+    const empty = await noteWith('null')
+    const loaded = await Loose.findByPk(empty.id, { rejectOnEmpty: true })
+    await loaded.mergeJsonKey('doc', 'a', 1)
+    const inMemory = loaded.doc as unknown
+    expect(typeof inMemory === 'string' ? JSON.parse(inMemory) : inMemory).to.deep.equal({ a: 1 })
   })
 
   it('that is too short for the new document is refused', async () => {
