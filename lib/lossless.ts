@@ -169,14 +169,10 @@ export function lossless(subject: ModelStatic<Model> | Sequelize, options?: Mode
 /** @throws {UsageError} an option is unknown or has an invalid value */
 function checkLosslessOptions(method: string, options: ModelOptions): void {
   const names = ['wholeColumnWrites', 'conflicts', 'coalesce', 'onWrite', 'onReport', 'jsonColumns'] as const
-  const { wholeColumnWrites, conflicts, coalesce, onWrite, onReport, jsonColumns } = checkOptions(
-    method,
-    options,
-    names,
-  )
+  const { wholeColumnWrites, conflicts, coalesce, onWrite, onReport } = checkOptions(method, options, names)
   const isMode = areModes(method, wholeColumnWrites)
-  const isLeftOut =
-    wholeColumnWrites === undefined && [coalesce, onWrite, onReport, jsonColumns].some((each) => each !== undefined)
+  const isOther = [coalesce, onWrite, onReport].some((each) => each !== undefined) || 'jsonColumns' in options
+  const isLeftOut = wholeColumnWrites === undefined && isOther
   if (!isMode && !isLeftOut) throw usage.wholeColumnWrites(method, wholeColumnWrites)
   if (!['undefined', 'boolean'].includes(typeof coalesce)) throw usage.coalesce(method, coalesce)
   if (typeof onWrite !== 'function' && (onWrite ?? null) !== null) throw usage.onWrite(method, onWrite)

@@ -635,6 +635,7 @@ eachDatabase('JSON in a TEXT column', (database) => {
 
     it('by lossless(), where it cannot be one', async () => {
       const Odd = define(sequelize, { modelName: 'Odd' })
+      expect(lossless(Odd, { jsonColumns: undefined } as never)).to.equal(Odd)
       const refusals: readonly (readonly [names: unknown, text: RegExp])[] = [
         ['doc', /array of the names of attributes, got "doc"/],
         [['other'], /got "other" .string., which it does not have/],
