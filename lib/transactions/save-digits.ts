@@ -49,7 +49,7 @@ export function keepDigitsInSaves(session: Session): void {
       const texts = textsToWrite(state, instance, values, options)
       if (texts.length === 0) return original.apply(this, args)
       try {
-        return await (original.apply(this, args))
+        return await original.apply(this, args)
       } catch (error) {
         throw toTextError(error, session, instance, texts, values)
       }
