@@ -257,9 +257,10 @@ export class Run {
     statement.go()
   }
 
-  /** Marks the run as ended: later statements are not held. */
+  /** Marks the run as ended: statements of participants that had ended go on, and later ones are not held. */
   end(): void {
     this.#isOver = true
+    for (const { gates } of this.#participants) for (const { go } of gates.splice(0)) go()
     this.#hook.disable()
   }
 
@@ -268,9 +269,8 @@ export class Run {
    * the participants roll back; then closes the connections that they used, with the locks that are left.
    */
   async giveUp(cause: Error): Promise<void> {
-    this.end()
     this.#refusal = cause
-    for (const { gates } of this.#participants) for (const { go } of gates.splice(0)) go()
+    this.end()
     const start = performance.now()
     const sent = this.#participants.flatMap((each) => [...each.sent])
     await Promise.allSettled(sent.map((statement) => this.#waits.end(statement)))
