@@ -141,6 +141,18 @@ if (requestedDatabases().includes('mysql')) {
       await sequelize.close()
     })
 
+    it('opens connections of Sequelize that the participants need beside those opened in advance', async () => {
+      const sequelize = connect(uriOf('mysql'), { logging: false, pool: { max: 6 } })
+      const addThrice = (): Promise<unknown> => Promise.all([1, 2, 3].map(() => sequelize.query(add)))
+      try {
+        const participants = { A: addThrice, B: addThrice }
+        const result = await explore({ connections: [sequelize], setup, participants, preemptions: 0 })
+        expect([result.verdict, result.reasons]).to.deep.equal(['kept', []])
+      } finally {
+        await sequelize.close()
+      }
+    })
+
     it('reports what goes to the server by another address, and what other code sends', async () => {
       const url = new URL(uriOf('mysql'))
       url.hostname = 'localhost'
