@@ -179,7 +179,7 @@ if (requestedDatabases().includes('mysql')) {
       await elsewhere.end()
     })
 
-    it('ends what is held when an exploration is given up, and is removed', async () => {
+    it('rejects the held statements of an exploration that is stopped, and restores the driver', async () => {
       const own = createPool({ uri: uriOf('mysql'), connectionLimit: 4 })
       const before = await addCommandOf(own)
       const errors: Error[] = []
