@@ -207,7 +207,7 @@ describe('a recorded race in a browser', () => {
   for (const name of readdirSync(folder)) {
     for (const scheme of ['light', 'dark'] as const) {
       it(`steps through ${name} by keyboard, on a desk and on a phone (${scheme})`, async () => {
-        await inBrowser(readFileSync(join(folder, name), 'utf8'), scheme, async (page) => {
+        await inBrowser(readFileSync(join(folder, name), 'utf8'), scheme, async ({ page, problems, requests }) => {
           const current = `document.querySelector('.order:not([hidden]) [aria-current=step]')`
           const shown = (): Promise<unknown> =>
             page.evaluate(
@@ -219,12 +219,12 @@ describe('a recorded race in a browser', () => {
             [1280, 900],
             [375, 812],
           ] as const) {
-            await page.resize(width, height)
-            await page.press('Home')
+            await page.setViewportSize({ width, height })
+            await page.keyboard.press('Home')
             const all = Number(String(await counter()).split(' / ')[1])
             const seen = new Set([await shown()])
             for (let number = 2; number <= all; number++) {
-              await page.press('ArrowDown')
+              await page.keyboard.press('ArrowDown')
               seen.add(await shown())
               expect(await counter()).to.equal(`${number} / ${all}`)
             }
@@ -233,20 +233,20 @@ describe('a recorded race in a browser', () => {
             expect(await page.evaluate(`getComputedStyle(${current}).outlineStyle`)).to.equal('solid')
             expect(await page.evaluate('document.documentElement.scrollWidth')).to.be.at.most(width)
             if (shots !== undefined) {
-              await page.press('ArrowUp')
-              await page.screenshot(join(shots, `${name}-${width}-${scheme}.png`))
+              await page.keyboard.press('ArrowUp')
+              await page.screenshot({ path: join(shots, `${name}-${width}-${scheme}.png`) })
             }
           }
           const last = `[...document.querySelectorAll('nav a')].at(-1)`
           await page.evaluate(`${last}.click()`)
           expect(await page.evaluate(`${last}.getAttribute('aria-current')`)).to.equal('true')
-          await page.press('Home')
+          await page.keyboard.press('Home')
           await page.evaluate(`document.querySelector('.order:not([hidden]) [data-go="1"]').click()`)
           expect(await counter()).to.match(/^2 \//)
           expect(await page.evaluate('getComputedStyle(document.body).backgroundColor')).to.equal(
             scheme === 'dark' ? 'rgb(22, 24, 26)' : 'rgb(251, 251, 249)',
           )
-          expect([page.problems, page.requests]).to.deep.equal([[], []])
+          expect([problems, requests]).to.deep.equal([[], []])
         })
       })
     }
@@ -254,9 +254,13 @@ describe('a recorded race in a browser', () => {
 
   it('runs no code of a value', async () => {
     const steps = [step(1, 'A', `SELECT '${hostile}'`, { kind: 'read', rows: [{ x: hostile }], touched: ['t#1'] })]
-    await inBrowser(htmlReport(resultOf([failureOf(steps)]), { title: hostile }), 'light', async (page) => {
-      expect(await page.evaluate('document.querySelectorAll("script, img").length')).to.equal(1)
-      expect([page.problems, page.requests]).to.deep.equal([[], []])
-    })
+    await inBrowser(
+      htmlReport(resultOf([failureOf(steps)]), { title: hostile }),
+      'light',
+      async ({ page, problems, requests }) => {
+        expect(await page.evaluate('document.querySelectorAll("script, img").length')).to.equal(1)
+        expect([problems, requests]).to.deep.equal([[], []])
+      },
+    )
   })
 })
