@@ -10,7 +10,7 @@ import { eachDatabase } from '../each-database.js'
 import { outcomeOf } from '../rejection.js'
 import { createRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
-import { codeBlocks, problemsOf } from './readme.js'
+import { codeBlocks } from './readme.js'
 
 const code = codeBlocks('docs/guides/hot-rows.md', 'ts').join('\n')
 
@@ -152,19 +152,5 @@ eachDatabase('the guide to hot rows', (database) => {
     expect(await page.totalOf('sales')).to.equal(0)
     const refusal = await outcomeOf(page.count('vews'))
     expect(String(refusal)).to.equal("Error: count: there is no counter vews. Create it: await openCounter('vews').")
-  })
-})
-
-describe('the guide to hot rows', () => {
-  it('compiles', () => {
-    const given = `import { Model } from 'sequelize'
-      import type { InferAttributes, InferCreationAttributes, Sequelize } from 'sequelize'
-      export declare const sequelize: Sequelize
-      export declare class WorkflowRun extends Model<InferAttributes<WorkflowRun>, InferCreationAttributes<WorkflowRun>> {
-        progress: Record<string, string>
-      }`
-    const page = `import { sequelize, WorkflowRun } from './given.js'\n${code}`
-    const problems = problemsOf('hot-rows', { 'given.ts': given, 'page.ts': page })
-    expect(problems).to.deep.equal([])
   })
 })

@@ -47,9 +47,9 @@ export function promisedProgress(block: string): unknown {
   return JSON.parse(promise.replace(/(\w+):/g, '"$1":').replaceAll("'", '"'))
 }
 
-/** What the compiler has against these files, in a folder of their own below `build/`. */
-export function problemsOf(folder: string, files: Readonly<Record<string, string>>): string[] {
-  const path = join(root, 'build', folder)
+/** The compiler's messages about these files, which are written to a folder below `build/`. */
+export function problemsOf(files: Readonly<Record<string, string>>): string[] {
+  const path = join(root, 'build', 'pages')
   mkdirSync(path, { recursive: true })
   for (const [name, code] of Object.entries(files)) {
     mkdirSync(dirname(join(path, name)), { recursive: true })

@@ -19,6 +19,7 @@ import {
 import { eachDatabase } from '../each-database.js'
 import { until } from '../patience.js'
 import { outcomeOf, rejection } from '../rejection.js'
+import { isSampled } from '../sample.js'
 import { meetDeadlock } from './deadlock.js'
 import { createTables, defineTables } from './tables.js'
 import type { Account, Tables } from './tables.js'
@@ -166,7 +167,9 @@ eachDatabase('what is refused', (database) => {
       'with returning': (row, { Accounts }) =>
         mergeJsonKey([Accounts, row.id], 'progress', 'k', 1, { returning: true }),
     }
-    for (const [name, write] of Object.entries(writes)) {
+    for (const [index, [name, write]] of Object.entries(writes).entries()) {
+      // There each one waits for all attempts of the driver.
+      if (isSqlite && !isSampled(index, 3)) continue
       it(`${name}, names that transaction and { transaction } before any other session`, async () => {
         const { sequelize, tables } = await quick()
         const row = await tables.Accounts.create({})
