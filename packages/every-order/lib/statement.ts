@@ -145,7 +145,7 @@ export function tableOf(sql: string): string | undefined {
 }
 
 /** Whether a text has more than one statement. */
-function isSeveral(sql: string): boolean {
+export function isSeveral(sql: string): boolean {
   return /;\s*\S/.test(shapeOf(sql))
 }
 

@@ -1,5 +1,5 @@
 import type { Table } from './gate.js'
-import { conditions, nameOf, tableOf } from './statement.js'
+import { conditions, isSeveral, nameOf, tableOf, tablesWritten } from './statement.js'
 import type { Kind } from './statement.js'
 
 /** One statement of a schedule. */
@@ -51,6 +51,9 @@ export function affectedBy(answer: unknown): number | undefined {
 /** The rows that a statement read or wrote, as far as its SQL and its result show. */
 export function touchedBy({ sql, binds, kind, rows }: Step, of: Table | undefined): string[] {
   const table = tableOf(sql)
+  const within = tablesWritten(sql).filter((each) => isSeveral(sql) || each !== table)
+  // Of these tables the conditions are not read.
+  if (within.length > 0) return within.map((each) => `${nameOf(each)}#*`)
   const isNewRow = /^INSERT\b(?!.*\bON (CONFLICT|DUPLICATE)\b)/is.test(sql)
   if (table === undefined || isNewRow) return []
   const name = nameOf(table)

@@ -237,6 +237,13 @@ if (requestedDatabases().includes('mysql')) {
       await single.end()
     })
 
+    it('counts the tables of several statements in one text as used', async () => {
+      const several = createPool({ uri: uriOf('mysql'), connectionLimit: 4, multipleStatements: true })
+      const result = await race(() => several.promise().query(`SET @x = 1; ${add}`), { connections: [several] })
+      expect(result).to.deep.include({ verdict: 'kept', reasons: [] })
+      await several.promise().end()
+    })
+
     it('stops in time, also while setup or a check waits', async () => {
       const blocker = createConnection(uriOf('mysql')).promise()
       await blocker.beginTransaction()
@@ -319,6 +326,14 @@ if (requestedDatabases().includes('postgres')) {
       const { verdict, reasons, first } = await explore({ connections: [pool], setup, participants })
       expect([verdict, reasons]).to.deep.equal(['lost', []])
       expect(first!.steps.filter(({ error }) => error !== undefined)).to.have.length(2)
+    })
+
+    it('counts the tables of several statements, and of a WITH that writes, as used', async () => {
+      for (const sql of [`BEGIN; ${add}; COMMIT`, `WITH changed AS (${add} RETURNING n) SELECT n FROM changed`]) {
+        const send = (): Promise<void> => pool.query(sql).then(() => undefined)
+        const result = await explore({ connections: [pool], setup, participants: { A: send, B: send } })
+        expect(result).to.deep.include({ verdict: 'kept', reasons: [] })
+      }
     })
 
     it('names the transaction that another participant waits for, and rolls it back', async () => {
