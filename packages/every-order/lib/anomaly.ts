@@ -129,7 +129,7 @@ function partialWrite({ steps, outcomes }: Evidence): Anomaly | undefined {
 function lostUpdate({ edges, column }: Evidence): Anomaly | undefined {
   const pairs = edges.flatMap((read) =>
     edges.flatMap((write) => {
-      const isPair = read.kind === 'rw' && write.kind === 'ww' && read.to === write.from
+      const isPair = read.kind === 'rw' && write.kind === 'ww' && read.target === write.source
       if (!isPair || read.from.participant !== write.to.participant || read.source.at > write.target.at) return []
       const shared = read.target.sets.filter(({ column: name }) => setOf(write.target, name) !== undefined)
       const lost = shared.filter(({ column: name, value }) => {

@@ -1,6 +1,6 @@
 import { isDeepStrictEqual, types } from 'node:util'
-import { assignments, conditions, endsTransaction, insertions, nameOf, tableOf } from './statement.js'
-import type { Assignment } from './statement.js'
+import { assignments, conditions, endsTransaction, insertions, kindOf, nameOf, partsOf, tableOf } from './statement.js'
+import type { Assignment, Part } from './statement.js'
 import { isSameRow } from './step.js'
 import type { Step } from './step.js'
 
@@ -20,6 +20,10 @@ export interface Dependency {
 /** What one statement did, as far as its text and its result show. */
 export interface Access {
   readonly step: Step
+  /** Its text: that of the step, or one of several statements in it. */
+  readonly sql: string
+  /** The number of rows that it changed, if that is known. */
+  readonly affected: number | undefined
   /** Its place in the order: a statement that waited took effect when its wait ended. */
   readonly at: number
   readonly table: string
@@ -45,15 +49,23 @@ export interface Edge extends Dependency {
 /** The statements that read or wrote a table, in the order in which they took effect. */
 export function accessesOf(steps: readonly Step[]): Access[] {
   const done = steps.filter(({ kind, error }) => error === undefined && /^(read|lock|write)$/.test(kind))
-  return done.map((step) => accessOf(step, steps)).sort((one, other) => one.at - other.at)
+  const all = done.flatMap((step) => {
+    const parts = partsOf(step.sql, step.binds)
+    if (parts.length < 2) return [accessOf(step, steps, step)]
+    // The driver reports the number of rows for some of them only.
+    return parts.map((part) => accessOf(step, steps, { ...part, kind: kindOf(part.sql), affected: undefined }))
+  })
+  return all.sort((one, other) => one.at - other.at)
 }
 
-function accessOf(step: Step, steps: readonly Step[]): Access {
-  const { sql, binds, kind } = step
+function accessOf(step: Step, steps: readonly Step[], part: Part & Pick<Step, 'kind' | 'affected'>): Access {
+  const { sql, binds, kind, affected } = part
   const isInsert = kind === 'write' && insertions(sql, binds).length > 0
   const verb = kind !== 'write' ? 'select' : isInsert ? 'insert' : /^\s*DELETE\b/i.test(sql) ? 'delete' : 'update'
   return {
     step,
+    sql,
+    affected,
     at: placeOf(step),
     table: nameOf(tableOf(sql) ?? ''),
     verb,
@@ -79,7 +91,7 @@ function committedAt(step: Step, steps: readonly Step[]): number {
 /** Every dependency between statements of different participants that the record of an order proves. */
 export function dependenciesOf(steps: readonly Step[]): Edge[] {
   const all = accessesOf(steps)
-  const writes = all.filter(({ verb, step }) => verb !== 'select' && step.affected !== 0)
+  const writes = all.filter(({ verb, affected }) => verb !== 'select' && affected !== 0)
   return writes.flatMap((write) =>
     all.flatMap((other): Edge[] => {
       if (other.step.participant === write.step.participant || !mayShare(other, write)) return []
@@ -110,8 +122,8 @@ export function insertRefusing(failed: Step, steps: readonly Step[]): Step | und
 }
 
 /** Whether a write changed no row, since an earlier write had changed what its condition compares. */
-function missesItsRow({ step, where }: Access, write: Access): boolean {
-  return step.affected === 0 && changesCondition(write, where)
+function missesItsRow({ affected, where }: Access, write: Access): boolean {
+  return affected === 0 && changesCondition(write, where)
 }
 
 /** Whether a write made a condition false that was true before. */
@@ -132,7 +144,7 @@ function readEdge(read: Access, write: Access, writes: readonly Access[]): Edge[
 }
 
 function edge(kind: Edge['kind'], source: Access, target: Access, write: Access): Edge {
-  const [item = `${write.table}#*`] = write.step.touched
+  const item = write.step.touched.find((each) => tableIn(each) === write.table) ?? `${write.table}#*`
   const isDirty = kind === 'wr' && source.committedAt > target.at
   return { kind, from: source.step, to: target.step, item, source, target, isDirty }
 }
@@ -149,7 +161,7 @@ export function setOf({ sets }: Access, column: string): Assignment | undefined 
 
 /** Whether a statement may have read or written a row that a write changed, and one of its columns. */
 export function mayShare(access: Access, write: Access): boolean {
-  if (!mentions(access.step.sql, write.table)) return false
+  if (!mentions(access.sql, write.table)) return false
   const { touched, rows } = access.step
   if (write.verb === 'insert') {
     if (access.verb === 'insert') return false
@@ -175,9 +187,9 @@ export function mayShare(access: Access, write: Access): boolean {
   return !isApart && (write.verb === 'delete' || access.verb === 'delete' || usesColumn(access, write))
 }
 
-function usesColumn({ step, verb }: Access, { sets }: Access): boolean {
-  const isWhole = verb === 'select' && /(?<!\(\s*)\*/.test(step.sql)
-  return sets.some(({ column, value }) => !isTime(value) && (isWhole || mentions(step.sql, column)))
+function usesColumn({ sql, verb }: Access, { sets }: Access): boolean {
+  const isWhole = verb === 'select' && /(?<!\(\s*)\*/.test(sql)
+  return sets.some(({ column, value }) => !isTime(value) && (isWhole || mentions(sql, column)))
 }
 
 function mentions(sql: string, name: string): boolean {
@@ -194,7 +206,7 @@ function saw(read: Access, write: Access, writes: readonly Access[]): boolean | 
   if (shown === true) return isCommitted || isNew(write, read, writes) ? true : undefined
   if (shown === false) return false
   if (!isCommitted) return write.committedAt < Infinity ? false : undefined
-  const hasSnapshot = read.verb === 'select' && !locking.test(read.step.sql)
+  const hasSnapshot = read.verb === 'select' && !locking.test(read.sql)
   const snapshot = hasSnapshot ? (read.step.transaction ?? read.at) : read.at
   return write.committedAt <= snapshot ? true : undefined
 }

@@ -163,6 +163,29 @@ export function tablesWritten(sql: string): string[] {
   return table === undefined ? within : [...within, table]
 }
 
+/** A statement of a text, with its binds. */
+export interface Part {
+  readonly sql: string
+  readonly binds: readonly unknown[]
+}
+
+/** The statements of a text: several that semicolons separate, the writes within a WITH, and the statement after it. */
+export function partsOf(sql: string, binds: readonly unknown[]): Part[] {
+  const tokens = tokensOf(sql)
+  const main = mainStart(sql)
+  return tokens.flatMap(({ text, start, depth }, index) => {
+    const before = tokens[index - 1]
+    const isWithin = before?.text === '(' && /^(INSERT|UPDATE|DELETE)$/i.test(text)
+    const isFirst = depth === 0 && (start === main || (before?.text === ';' && before.depth === 0))
+    if (!isWithin && !isFirst) return []
+    const end = tokens.find(
+      (each) => each.start > start && (each.depth < depth || (each.depth === 0 && each.text === ';')),
+    )
+    const marks = tokens.slice(0, index).filter((each) => each.text === '?')
+    return [{ sql: sql.slice(start, end?.start), binds: binds.slice(marks.length) }]
+  })
+}
+
 /** One `column = value` of a statement; without `value` it is more than a value, such as `JSON_SET(…)`. */
 export interface Assignment {
   readonly column: string

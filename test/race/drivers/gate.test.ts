@@ -244,6 +244,21 @@ if (requestedDatabases().includes('mysql')) {
       await several.promise().end()
     })
 
+    it('names the lost update of one of several statements in one text', async () => {
+      const several = createPool({ uri: uriOf('mysql'), connectionLimit: 4, multipleStatements: true })
+      const save = async (): Promise<void> => {
+        const [rows] = await several.promise().query('SELECT n FROM every_order_gate WHERE id = ?', [1])
+        const update = 'UPDATE every_order_gate SET n = ? WHERE id = ?'
+        await several.promise().query(`${update}; ${update}`, [7, 2, (rows as { n: number }[])[0]!.n + 1, 1])
+      }
+      const { first, reasons } = await race(save, { connections: [several] })
+      expect(reasons).to.deep.equal([])
+      expect(first!.anomaly.sentence).to.match(
+        /^([AB]) read at \d before [AB] wrote every_order_gate at \d, and \1 wrote to it without another read at \d\.$/,
+      )
+      await several.promise().end()
+    })
+
     it('stops in time, also while setup or a check waits', async () => {
       const blocker = createConnection(uriOf('mysql')).promise()
       await blocker.beginTransaction()
@@ -334,6 +349,18 @@ if (requestedDatabases().includes('postgres')) {
         const result = await explore({ connections: [pool], setup, participants: { A: send, B: send } })
         expect(result).to.deep.include({ verdict: 'kept', reasons: [] })
       }
+    })
+
+    it('names the lost update of a WITH that writes', async () => {
+      const update = 'UPDATE every_order_gate SET n = $1 WHERE id = 1 RETURNING n'
+      const save = (extra: number) => async (): Promise<void> => {
+        const { rows } = await pool.query<{ n: number }>('SELECT n FROM every_order_gate WHERE id = 1')
+        await pool.query(`WITH changed AS (${update}) SELECT n FROM changed`, [rows[0]!.n + extra])
+      }
+      const { first, reasons } = await explore({ connections: [pool], setup, participants: { A: save(1), B: save(2) } })
+      expect(reasons).to.deep.equal([])
+      expect(first!.anomaly.name).to.equal('lost update')
+      expect(first!.anomaly.sentence).to.match(/^([AB]) read at \d before .*, and \1 overwrote that at \d\.$/)
     })
 
     it('names the transaction that another participant waits for, and rolls it back', async () => {
