@@ -62,6 +62,34 @@ eachDatabase('explore() compares rows with generated keys', (database) => {
         })
         expect([verdict, reasons]).to.deep.equal(['lost', []])
       })
+
+      it('an order that setup inserts anew, and that two participants change', async () => {
+        const setup = async (): Promise<unknown> => (await Order.create({ customer: 'a' }))['id']
+        const rename = async (id: unknown): Promise<void> => {
+          await Order.update({ customer: sequelize.literal("'b'") }, { where: { id: id as number } })
+        }
+        assertNoLostUpdate(await explore({ sequelize, setup, participants: { A: rename, B: rename } }))
+      })
+
+      it('items of an order that setup inserts anew: compared by the order that they belong to', async () => {
+        const setup = async (): Promise<unknown> => (await Order.create({ customer: 'ada' }))['id']
+        const add = async (orderId: unknown, label: string): Promise<void> =>
+          void (await Item.create({ orderId, label }))
+        const addFirst = async (orderId: unknown, label: string): Promise<void> => {
+          if ((await Item.count({ where: { orderId } as never })) === 0) await add(orderId, label)
+        }
+        const race = (fn: typeof add): Promise<Result> =>
+          explore({ sequelize, setup, participants: { A: (order) => fn(order, 'a'), B: (order) => fn(order, 'b') } })
+        const [free, limited] = [await race(add), await race(addFirst)]
+        expect([free.outcomes, limited.verdict, limited.reasons]).to.deep.equal([
+          { 'A ok, B ok: kept': free.schedules },
+          'lost',
+          [],
+        ])
+        expect((limited.first!.error as Error).message).to.match(
+          /"orderId":("‹\w+ -1›"|{"‹\w+›":{"id":"‹uuid›","customer":"ada"}})/,
+        )
+      })
     })
   }
 })

@@ -47,15 +47,50 @@ export async function readRows(database: Tables, tables: readonly string[]): Pro
   return all
 }
 
+/** Reads the other tables that rows of these tables refer to, except those that cannot be read by their name alone. */
+export async function readReferredRows(database: Tables, tables: readonly string[]): Promise<Rows> {
+  const names = new Set(tables.map(nameOf))
+  const referred = tables.flatMap((quoted) => {
+    const name = nameOf(quoted)
+    const start = quoted.lastIndexOf(name)
+    const targets = [...(database.table(name)?.references.values() ?? [])].filter((target) => !names.has(target))
+    return targets.map((target) => quoted.slice(0, start) + target + quoted.slice(start + name.length))
+  })
+  const all: (readonly [string, { table: string; row: Readonly<Record<string, unknown>> }])[] = []
+  for (const quoted of new Set(referred)) {
+    const [rows] = await Promise.allSettled([readRows(database, [quoted])])
+    if (rows.status === 'fulfilled') all.push(...rows.value)
+  }
+  return new Map(all)
+}
+
+/** The rows with a generated key, by their place from the end of their table: `setup` may insert them anew each time. */
+function placesOf(database: Tables, rows: Rows): ReadonlyMap<string, number> {
+  const ids = new Map<string, [key: string, id: number][]>()
+  for (const [key, { table, row }] of rows) {
+    const { keys, given } = database.table(table) ?? unknownTable
+    const [id] = keys
+    if (!id || !given.includes(id.field)) continue
+    const same = ids.get(table) ?? []
+    ids.set(table, same)
+    same.push([key, Number(row[id.field])])
+  }
+  const tables = [...ids.values()].map((each) => each.sort(([, one], [, other]) => other - one))
+  return new Map(tables.flatMap((each) => each.map(([key], index) => [key, index + 1] as const)))
+}
+
 /**
  * The changes of the rows, with times as moments of the run, and without generated keys and UUIDs, which differ in every run.
- * A reference to a new row is compared by the content of that row.
+ * A reference to a new row, or to one with a UUID, is compared by the content of that row; one to a generated key that was there
+ * before by its place from the end of its table. `referred` are the rows that no participant wrote to.
  */
-export function changeOf(database: Tables, before: Rows, after: Rows, period: Period): Change {
+export function changeOf(database: Tables, before: Rows, after: Rows, referred: Rows, period: Period): Change {
+  const known: Rows = new Map([...before, ...referred])
+  const places = placesOf(database, known)
   const changed = [...new Set([...before.keys(), ...after.keys()])].filter(
     (key) => !isDeepStrictEqual(before.get(key)?.row, after.get(key)?.row),
   )
-  const knownUuids = new Set([...before.values()].flatMap(({ row }) => Object.values(row).filter(isUuid)))
+  const knownUuids = new Set([...known.values()].flatMap(({ row }) => Object.values(row).filter(isUuid)))
   const isNewUuid = (value: unknown): boolean => isUuid(value) && !knownUuids.has(value)
   /** A row without generated values; `depth` is the number of references to follow. */
   const comparable = (
@@ -63,16 +98,23 @@ export function changeOf(database: Tables, before: Rows, after: Rows, period: Pe
     row: Readonly<Record<string, unknown>>,
     depth: number,
   ): Record<string, unknown> => {
-    const { given, references } = database.table(table) ?? unknownTable
+    const { keys, given, references } = database.table(table) ?? unknownTable
     const entries = Object.entries(row).filter(([column]) => !given.includes(column))
+    const isKey = (column: string): boolean => keys.some(({ field }) => field === column)
     return Object.fromEntries(
       entries.map(([column, value]) => {
         const target = references.get(column)
         const key = JSON.stringify([target, value])
-        const referenced = before.has(key) ? undefined : after.get(key)
-        if (target !== undefined && referenced)
-          return [column, depth > 0 ? { [`‹new ${target}›`]: comparable(target, referenced.row, depth - 1) } : '‹new›']
-        return [column, isNewUuid(value) ? '‹uuid›' : momentsOf(value, period)]
+        const place = places.get(key)
+        if (target !== undefined && place !== undefined) return [column, `‹${target} -${place}›`]
+        const isNew = !known.has(key)
+        const referenced = isNew ? after.get(key) : isUuid(value) ? known.get(key) : undefined
+        if (target !== undefined && referenced) {
+          const what = isNew ? `new ${target}` : target
+          return [column, depth > 0 ? { [`‹${what}›`]: comparable(target, referenced.row, depth - 1) } : `‹${what}›`]
+        }
+        const isOwnUuid = isKey(column) && isUuid(value)
+        return [column, isOwnUuid || isNewUuid(value) ? '‹uuid›' : momentsOf(value, period)]
       }),
     )
   }
