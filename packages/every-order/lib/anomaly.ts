@@ -5,11 +5,12 @@ import {
   documentOf,
   insertRefusing,
   isEqual,
+  isTime,
   rowOf,
   setOf,
   tableIn,
 } from './dependencies.js'
-import type { Anomaly, AnomalyName, Dependency, Edge } from './dependencies.js'
+import type { Access, Anomaly, AnomalyName, Dependency, Edge } from './dependencies.js'
 import { FailureError, HangError } from './errors.js'
 import type { Outcome } from './run.js'
 import { NotSerialError } from './serial.js'
@@ -55,7 +56,8 @@ export function anomalyOf({ steps, outcomes, error }: Failing): Anomaly {
   if (error instanceof FailureError) return refusal(steps, error)
   const edges = dependenciesOf(steps)
   const column = error instanceof NotSerialError ? error.difference?.column : undefined
-  const ways = [dirtyRead, partialWrite, lostUpdate, unnoticed, doubleInsert, writeSkew, readSkew, writeCycle, circle]
+  const lost = [lostUpdate, unnoticed, doubleInsert, writeSkew, staleOverwrite]
+  const ways = [dirtyRead, partialWrite, ...lost, readSkew, writeCycle, circle]
   for (const way of ways) {
     const found = way({ steps, outcomes, edges, column })
     if (found) return found
@@ -134,7 +136,8 @@ function lostUpdate({ edges, column }: Evidence): Anomaly | undefined {
       const shared = read.target.sets.filter(({ column: name }) => setOf(write.target, name) !== undefined)
       const lost = shared.filter(({ column: name, value }) => {
         const over = setOf(write.target, name)!
-        return 'value' in over && !isEqual(over.value, value)
+        // Two that add the same to a number write the same.
+        return 'value' in over && (!isEqual(over.value, value) || typeof value === 'number')
       })
       const isFresh = edges.some(
         ({ kind, from, to, target }) =>
@@ -206,13 +209,34 @@ function missedByBoth(edges: readonly Edge[]): (readonly [Edge, Edge])[] {
   )
 }
 
-/** Both participants found nothing, and both inserted. */
+/** Both participants found nothing, and both inserted what they had looked for. */
 function doubleInsert({ edges }: Evidence): Anomaly | undefined {
   const isFirst = ({ source, target }: Edge): boolean => target.verb === 'insert' && foundNothing(source.step)
   const pair = missedByBoth(edges).find(
-    ([one, other]) => isFirst(one) && isFirst(other) && one.target.table === other.target.table,
+    ([one, other]) =>
+      isFirst(one) &&
+      isFirst(other) &&
+      one.target.table === other.target.table &&
+      ((looksForOne(one) && looksForOne(other)) || insertsSame(one.target, other.target)),
   )
   return pair && anomaly('double insert', pair)
+}
+
+/** Whether a read asks for one row by equalities, and not for a set of rows. */
+function looksForOne({ source: { step } }: Edge): boolean {
+  return /\bLIMIT 1\b/i.test(step.sql) && !/\bWHERE\b.*[<>]/is.test(step.sql)
+}
+
+/** Whether two inserts have the same values, except times. */
+function insertsSame(one: Access, other: Access): boolean {
+  return one.rows.some((row) =>
+    other.rows.some((theirs) =>
+      row.every(({ column, value }) => {
+        const their = theirs.find((each) => each.column === column)?.value
+        return isEqual(value, their) || (isTime(value) && isTime(their))
+      }),
+    ),
+  )
 }
 
 /** Whether a read returned no row, or one that counts none. */
@@ -226,6 +250,21 @@ function foundNothing({ rows }: Step): boolean {
 function writeSkew({ edges }: Evidence): Anomaly | undefined {
   const [pair] = missedByBoth(edges)
   return pair && anomaly('write skew', pair)
+}
+
+/** A participant overwrote a write of another participant, and had missed another write that led to it: a total of rows. */
+function staleOverwrite({ edges }: Evidence): Anomaly | undefined {
+  for (const missed of edges.filter(({ kind }) => kind === 'rw')) {
+    const over = edges.find(
+      ({ kind, from, to, target }) =>
+        kind === 'ww' &&
+        from.participant === missed.to.participant &&
+        to.participant === missed.from.participant &&
+        missed.source.at < target.at,
+    )
+    if (over) return anomaly('lost update', [missed, over])
+  }
+  return undefined
 }
 
 /** A participant saw one write of another participant, and not another one. */

@@ -102,9 +102,20 @@ export function dependenciesOf(steps: readonly Step[]): Edge[] {
   )
 }
 
-/** Whether two participants depend on each other: by a row, by a condition that an insert meets, or by a unique key. */
+/** Whether two participants depend on each other: by a row, by a condition that a write changes, or by a unique key. */
 export function dependOnEachOther(steps: readonly Step[]): boolean {
-  return dependenciesOf(steps).length > 0 || steps.some((step) => insertRefusing(step, steps) !== undefined)
+  const all = accessesOf(steps)
+  return (
+    dependenciesOf(steps).length > 0 ||
+    all.some((access) => all.some((write) => mayEnd(access, write))) ||
+    steps.some((step) => insertRefusing(step, steps) !== undefined)
+  )
+}
+
+/** Whether a row may have met the condition of a statement until another participant changed it: `status = 'new'` of a queue. */
+function mayEnd({ step, table, where, verb }: Access, write: Access): boolean {
+  const isOther = write.step.participant !== step.participant && write.table === table && write.step.affected !== 0
+  return isOther && verb !== 'insert' && changesCondition(write, where) && !isApart(where, write)
 }
 
 /** The insert of another participant that took the unique key of a statement. */
@@ -179,17 +190,27 @@ export function mayShare(access: Access, write: Access): boolean {
     access.where.some((each) => each.column === column && isEqual(each.value, value)),
   )
   if (!isKnownRow && !isNowMet && touched.length > 0) return false
-  const isApart = access.where.some(
+  return (
+    !isApart(access.where, write) && (write.verb === 'delete' || access.verb === 'delete' || usesColumn(access, write))
+  )
+}
+
+/** Whether the condition of a write excludes the rows of another condition. */
+function isApart(where: Access['where'], write: Access): boolean {
+  return where.some(
     (one) =>
       setOf(write, one.column) === undefined &&
       write.where.some((other) => other.column === one.column && !isEqual(other.value, one.value)),
   )
-  return !isApart && (write.verb === 'delete' || access.verb === 'delete' || usesColumn(access, write))
 }
 
 function usesColumn({ sql, verb }: Access, { sets }: Access): boolean {
   const isWhole = verb === 'select' && /(?<!\(\s*)\*/.test(sql)
-  return sets.some(({ column, value }) => !isTime(value) && (isWhole || mentions(sql, column)))
+  // A time that a condition compares is no mere record: `deletedAt IS NULL`.
+  const [, condition = ''] = /\bWHERE\b(.*)/is.exec(sql) ?? []
+  return sets.some(({ column, value }) =>
+    isTime(value) ? mentions(condition, column) : isWhole || mentions(sql, column),
+  )
 }
 
 function mentions(sql: string, name: string): boolean {

@@ -26,8 +26,8 @@ export class Evidence {
     this.#sharesRow ||= shareRow(run.steps) || dependOnEachOther(run.steps)
   }
 
-  /** The reasons why the result is inconclusive. */
-  objections(): string[] {
+  /** The reasons why the result is inconclusive; `hasFailed`: some order failed. */
+  objections(hasFailed: boolean): string[] {
     const { schedules } = this
     return [
       this.#divergence !== undefined &&
@@ -38,7 +38,7 @@ export class Evidence {
       ),
       ...this.#cancelled,
       schedules === 1 && 'there was only one schedule: the participants never competed for the next statement',
-      !this.#sharesRow && 'no two participants used the same row with at least one write to it',
+      !this.#sharesRow && !hasFailed && 'no two participants used the same row with at least one write to it',
       ...[...this.#errors]
         .filter(([name]) => !this.#ok.has(name))
         .map(([name, error]) => `${name} failed in every schedule: ${messageOf(error)}`),

@@ -290,7 +290,8 @@ class Exploration<C> {
 
   /** Adds the reasons why the result is inconclusive. */
   #object(frontier: Frontier): void {
-    const objections = [this.#evidence.objections(), this.#oracle.objections(), this.#laboratory.strays]
+    const hasFailed = this.#failures.length > 0
+    const objections = [this.#evidence.objections(hasFailed), this.#oracle.objections(), this.#laboratory.strays]
     for (const objection of objections.flatMap((each) => [...each])) this.#reasons.add(objection)
     const isFull = this.#evidence.schedules >= defaultMaxSchedules && !frontier.isEmpty
     if (!isFull || this.#options.maxSchedules !== undefined) return

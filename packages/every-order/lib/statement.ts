@@ -41,9 +41,9 @@ export function endsTransaction(sql: string): boolean {
   return /^(COMMIT|ROLLBACK)\s*(TRANSACTION\s*)?;?$/i.test(sql)
 }
 
-/** The statement without literals and numbers: the same in every run of the same code. */
+/** The statement without literals, numbers and tags of dollar quotes: the same in every run of the same code. */
 export function shapeOf(sql: string): string {
-  return sql.replace(/'(?:[^'\\]|\\.|'')*'|\b\d+(\.\d+)?\b/gs, '?')
+  return sql.replace(/'(?:[^'\\]|\\.|'')*'|\b\d+(\.\d+)?\b/gs, '?').replace(/\$[A-Za-z_]\w*\$/g, '$$$$')
 }
 
 /** The binds of a statement in the order of their placeholders, from the format of any driver. */
