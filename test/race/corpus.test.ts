@@ -1,15 +1,23 @@
 import { expect } from 'chai'
 import type { Sequelize } from 'sequelize'
-import { checkers, explain, explore } from 'every-order'
+import { checkers, explain, explore, replay } from 'every-order'
 import type { ExploreOptions, Result } from 'every-order'
 import { eachDatabase } from '../each-database.js'
-import { isSampled } from '../sample.js'
+import { isSampled, isThorough, sample } from '../sample.js'
 import { createRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
+import { createApp, empty } from './app.js'
+import type { App } from './app.js'
+import { applications, expectedOn } from './applications.js'
 import { bad, good } from './programs.js'
 import { expectReadable } from './readable.js'
 
-eachDatabase('the corpus', (database) => {
+const [lossy, safe] = [true, false].map((isLossy) =>
+  Object.values(applications).filter(({ expected }) => (expected !== 'kept') === isLossy),
+)
+const [lossyCount, safeCount] = [Object.keys(bad).length + lossy!.length, Object.keys(good).length + safe!.length]
+
+eachDatabase(`the corpus of ${lossyCount} programs that lose something and ${safeCount} that do not`, (database) => {
   // One writer at a time, which waits in this process: nearly nothing can go wrong in these ways.
   if (database.name === 'sqlite') return
   let sequelize: Sequelize
@@ -52,6 +60,7 @@ eachDatabase('the corpus', (database) => {
   const isOtherWay = /3\.5|through/.test(database.title)
   const used = (programs: object): string[] =>
     Object.keys(programs).filter((_, index) => !isOtherWay || index % 3 === 0)
+  const replays = isOtherWay ? 1 : sample(20, 2, 1)
 
   for (const title of used(bad)) {
     const isFound = !harmless.includes(title)
@@ -78,6 +87,32 @@ eachDatabase('the corpus', (database) => {
       expect([verdict, isComplete]).to.deep.equal(['kept', true])
     })
   }
+
+  describe('of flows as applications have them', () => {
+    let app: App
+
+    before(async () => {
+      app = await createApp(database.name, sequelize, database.url())
+    })
+    beforeEach(() => empty(app))
+    after(() => app.bare.close())
+
+    const some = used(applications).filter((_title, index) => isThorough || index % 4 === 0)
+    for (const title of some) {
+      const application = applications[title]!
+      const expected = expectedOn(application, database.name)
+      const said = expected === 'kept' ? 'nothing is lost' : `${expected}, ${replays} of ${replays} times again`
+      it(`${title}: ${said}`, async () => {
+        const options = { connections: [sequelize], ...application.race(app) }
+        const { verdict, reasons, first } = await explore(options)
+        // A participant that waits for itself fails in every order.
+        const isKnown = expected === 'self-deadlock'
+        expect([first?.anomaly.name ?? verdict, isKnown ? [] : reasons]).to.deep.equal([expected, []])
+        for (let count = 0; first && count < replays; count++)
+          expect((await replay(first.token, options)).verdict, `replay ${count + 1}`).to.equal('lost')
+      })
+    }
+  })
 
   // What the reduction leaves out does not depend on the database.
   if (database.name !== 'mysql') return
