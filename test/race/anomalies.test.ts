@@ -1,5 +1,5 @@
 import { expect } from 'chai'
-import { DataTypes, Transaction } from 'sequelize'
+import { DataTypes, QueryTypes, Transaction } from 'sequelize'
 import type { Model, ModelStatic, Sequelize } from 'sequelize'
 import { EndlessError, explore } from 'every-order'
 import type { AnomalyName, ExploreOptions, Failure, Result } from 'every-order'
@@ -211,6 +211,20 @@ eachDatabase('the name of an anomaly', (database) => {
       'phantom',
       /^A read at \d before B inserted into anomaly_users at \d, and A read at \d what B/,
     )
+  })
+
+  it('phantom: rows that one condition does not find, and another one with an expression does', async () => {
+    const count = async (condition: string): Promise<number> => {
+      const sql = `SELECT id, balance FROM anomaly_accounts WHERE ${condition}`
+      return (await sequelize.query(sql, { type: QueryTypes.SELECT })).length
+    }
+    // It compares the remainder, and no column of the name 5.
+    const twice = async (): Promise<number[]> => [await count('balance = 3'), await count('balance % 5 = 3')]
+    const insert = async (): Promise<void> => {
+      await sequelize.query("INSERT INTO anomaly_accounts (balance, status) VALUES (3, 'new')")
+    }
+    const result = await race(twice, insert, { setup: () => Accounts.destroy({ where: {} }).then(() => [0, 0]) })
+    await expectAnomaly(result, 'phantom', /^A read at 1 before B inserted .* at 2, and A read at 3 what B/)
   })
 
   it('intermediate read: a value that its writer replaces', async () => {

@@ -248,6 +248,12 @@ export function conditions(sql: string, binds: readonly unknown[]): Assignment[]
   return tokens.flatMap((token, index) => {
     const [name, value] = [tokens[index - 1], tokens[index + 1]]
     if (start < 0 || index < start || token.text !== '=' || !name || !value) return []
-    return [{ column: nameOf(name.text), ...literal(value, binds) }]
+    const isColumn = /^[`"A-Za-z_\u0080-\uffff]/.test(name.text) && !isOperator(tokens[index - 2])
+    return isColumn && !isOperator(tokens[index + 2]) ? [{ column: nameOf(name.text), ...literal(value, binds) }] : []
   })
+}
+
+/** Whether a token makes an expression of what is beside it: `a % 3 = 0` compares no column with 0. */
+function isOperator(token: Token | undefined): boolean {
+  return token !== undefined && /^([-+*/%|&^#]|\|\||->>?|#>>?)$/.test(token.text)
 }
