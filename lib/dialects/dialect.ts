@@ -252,8 +252,11 @@ export interface Dialect {
   readonly endsTransaction: readonly Failure[]
   /** Matches SQL that ends a transaction, such as COMMIT in a raw query or, on MySQL, DDL. */
   readonly endsTransactionBySql: (sql: string) => boolean
-  /** After an error, all later statements fail and COMMIT rolls back, until a rollback to a savepoint. */
-  readonly abortsOnError?: true
+  /**
+   * Whether a statement failed only because an earlier one had: after an error, every statement fails and COMMIT rolls back,
+   * until a rollback to a savepoint. Absent if the database goes on after an error.
+   */
+  readonly isAfterError?: (error: DriverError | undefined) => boolean
   /** Whether a COMMIT without an error rolled back the transaction. */
   readonly isRollback: (result: unknown) => boolean
 }

@@ -468,6 +468,6 @@ export const postgres: Dialect = {
   },
   endsTransaction: [],
   endsTransactionBySql: endsTransactionBySql({ starts: '', isMysql: false }),
-  abortsOnError: true,
+  isAfterError: (error) => error?.code === '25P02',
   isRollback: (result) => (result as [unknown, { command?: string }])[1].command === 'ROLLBACK',
 }

@@ -575,20 +575,53 @@ export class UnknownOutcomeError extends BaseError {
   }
 }
 
-/** The transaction was rolled back although its callback succeeded; nothing was written. */
+const notInSavepoint =
+  'Run the statement that may fail in a savepoint, and catch the error of the savepoint: ' +
+  'await sequelize.transaction({ transaction }, (savepoint) => Model.create({ … }, { transaction: savepoint })).'
+
+/** Why a transaction cannot be committed: what rolled it back, or did not take a further statement of it. */
+type Rollback = 'by the callback' | 'ended' | 'doomed' | 'not sent' | 'refused'
+
+/** What happened to the transaction, and what to do; `error` is the class of the error of a statement. */
+const rollbacks: Readonly<Record<Rollback, (error: string) => readonly [what: string, remedy: string]>> = {
+  'by the callback': () => [
+    'the transaction was rolled back in the callback, by transaction.rollback(), so nothing was written',
+    'Throw an error to leave the callback and roll back, or let the callback return to commit.',
+  ],
+  ended: (error) => [
+    `the database rolled back the transaction when a statement of it failed (${error}), and the callback caught that error, so nothing was written`,
+    'Do not catch it in the callback, where a savepoint does not help either. ' +
+      'To run the whole transaction again after a deadlock or a conflict, open it with retryTransaction(sequelize, async (transaction) => { … }).',
+  ],
+  doomed: (error) => [
+    `the database rolled back the transaction instead of committing it, because a statement of it had failed (${error}) and the callback caught that error, so nothing was written`,
+    notInSavepoint,
+  ],
+  'not sent': (error) => [
+    `an earlier statement of the transaction failed (${error}), and the callback caught that error. The database then takes no further statement of the transaction, so this one was not sent`,
+    notInSavepoint,
+  ],
+  refused: () => [
+    'an earlier statement of the transaction failed, and its error was caught. The database then takes no further statement of the transaction, and refused this one',
+    notInSavepoint,
+  ],
+}
+
+/**
+ * The transaction was rolled back although its callback succeeded, so nothing was written; or it can only be rolled back,
+ * because the callback caught the error of a statement, and no further statement of it is sent.
+ */
 export class RolledBackError extends BaseError {
   readonly code = 'ROLLED_BACK'
   override readonly name = 'RolledBackError'
 
-  /** @param cause the first error of a statement in the transaction; `undefined` if the callback rolled it back itself */
-  constructor(method: string, cause: unknown) {
-    super(
-      cause === undefined
-        ? `${method}: the transaction was rolled back in the callback, by transaction.rollback(), so nothing was written. ` +
-            'Throw an error to leave the callback and roll back, or let the callback return to commit.'
-        : `${method}: the transaction was rolled back instead of committed, because a statement in it failed and the callback caught the error. Nothing was written. ` +
-            'Do not catch the error of that statement in the callback, or run the statement in its own savepoint: sequelize.transaction({ transaction }, …).',
-    )
+  /**
+   * @param how why it cannot be committed
+   * @param cause the error of the statement that failed; `undefined` if the callback rolled the transaction back itself
+   */
+  constructor(method: string, how: Rollback = 'by the callback', cause?: unknown) {
+    const [what, remedy] = rollbacks[how](cause instanceof Error ? cause.name : 'an earlier error')
+    super(`${method}: ${what}. ${remedy}`)
     captureStack(this)
     this.cause = cause
   }

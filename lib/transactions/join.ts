@@ -118,7 +118,7 @@ function nestRemedy(scope: Scope): string {
  * did not await may write after COMMIT, except to rows that the callback locked or wrote.
  * @param row the instance that is written
  * @throws {OutsideTransactionError} the callback is running, or it has ended and did not await the current code
- * @throws {RolledBackError} the transaction of the callback was rolled back
+ * @throws {RolledBackError} the transaction of the callback was rolled back, or can only be rolled back
  */
 export function refuseOutside(
   session: Session,
@@ -132,6 +132,7 @@ export function refuseOutside(
   if (scope.isOver) throw lateCallError(scope.method, write)
   const state = findTransactionState(scope.transaction)
   if (state?.outcome === 'rolled back') throw state.rolledBackError(method ?? scope.method)
+  if (state?.isDoomed) throw state.notSentError(method ?? scope.method)
   const what =
     state?.outcome === 'committed'
       ? `${write} comes after the callback of ${scope.method}() has committed its transaction, so it would run outside that transaction`

@@ -1,6 +1,6 @@
 import { QueryTypes } from 'sequelize'
 import type { Sequelize, Transaction } from 'sequelize'
-import type { Dialect } from '../dialects/dialect.js'
+import type { Dialect, DriverError } from '../dialects/dialect.js'
 import { OutsideTransactionError, RolledBackError, UsageError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { LockedRows } from '../rows/locked-rows.js'
@@ -57,10 +57,8 @@ export class TransactionState {
   outcome: 'open' | 'committed' | 'rolled back' = 'open'
   /** The server rolled it back on its own, and its owner has not ended it since. */
   isAborted = false
-  /** After an error, every statement fails and COMMIT rolls back (PostgreSQL), until a rollback to a savepoint. */
-  isDoomed = false
-  /** The first error of a statement; a callback may have caught it. */
-  firstError: unknown
+  /** The error of a statement that ended the transaction, or doomed it; the callback may have caught it. */
+  #fatal: { readonly error: unknown; readonly effect: 'ended' | 'doomed' } | undefined
   /** Why COMMIT failed. Hidden from Sequelize, which would log it and discard the connection. */
   commitError: unknown
   readonly queue: SerialQueue = new SerialQueue()
@@ -237,9 +235,20 @@ export class TransactionState {
     if (this.outcome === 'committed') throw usage.transactionFinished(name, 'commit')
   }
 
+  /** After an error, every statement fails and COMMIT rolls back (PostgreSQL), until a rollback to a savepoint. */
+  get isDoomed(): boolean {
+    return this.#fatal?.effect === 'doomed'
+  }
+
   /** The error of a call that finds the transaction rolled back. */
   rolledBackError(method: string): Error {
-    return this.firstError instanceof UsageError ? this.firstError : new RolledBackError(method, this.firstError)
+    const { error, effect } = this.#fatal ?? {}
+    return error instanceof UsageError ? error : new RolledBackError(method, effect, error)
+  }
+
+  /** The error of a call or a statement that comes after the one that doomed the transaction. */
+  notSentError(method: string): RolledBackError {
+    return new RolledBackError(method, 'not sent', this.#fatal?.error)
   }
 
   #sendNow(query: Query, sql: unknown, text: string, given: QueryOptions, dialect: Dialect): Promise<unknown> {
@@ -247,15 +256,15 @@ export class TransactionState {
     const isSentOnce = dialect.writerQueue !== undefined || given.retry?.max === 1
     const options = isSentOnce ? given : { ...given, retry: { max: 1 } }
     const savepoint = savepointSql.exec(text)
+    const isRollback = given.completesTransaction || (savepoint && !isSet(savepoint[1]!))
+    if (this.isDoomed && !isRollback) throw this.notSentError(this.#methodAround())
     if (savepoint) return this.#sendForSavepoint(query, savepoint, text, options, dialect)
     if (!given.completesTransaction) return this.#sendStatement(query, sql, options, dialect)
-    return /^COMMIT/i.test(text) ? this.#commit(query, sql, options, dialect) : this.#rollback(query, sql, options)
+    return /^COMMIT/i.test(text) ? this.#commit(query, sql, options, dialect) : query(sql, options)
   }
 
-  async #rollback(query: Query, sql: unknown, options: QueryOptions): Promise<unknown> {
-    const result = await query(sql, options)
-    this.isDoomed = false
-    return result
+  #methodAround(): string {
+    return this.scope()?.method ?? 'sequelize.transaction'
   }
 
   async #sendStatement(query: Query, sql: unknown, options: QueryOptions, dialect: Dialect): Promise<unknown> {
@@ -265,7 +274,10 @@ export class TransactionState {
       return result
     } catch (error) {
       await this.#recordFailure(error, dialect, options.transaction!)
-      throw error
+      // An earlier error, of a statement that was sent before this library watched the transaction.
+      throw dialect.isAfterError?.((error as { parent?: DriverError }).parent)
+        ? new RolledBackError(this.#methodAround(), 'refused', error)
+        : error
     }
   }
 
@@ -283,13 +295,11 @@ export class TransactionState {
       const isGone = this.outcome !== 'open' || (savepoint && !this.#setSavepoints.has(savepoint))
       if (options.completesTransaction && isGone) return undefined
       if (options.completesTransaction && this.#undo.isMixed(name!)) {
-        // Also if a statement had failed before: that error did not roll back the transaction.
-        this.firstError = usage.savepointsMixed(this.scope()?.method ?? 'sequelize.transaction')
-        return this.#abort(this.firstError, parent)
+        return this.#abort(usage.savepointsMixed(this.#methodAround()), parent)
       }
       const result = await this.#sendStatement(query, text, options, dialect)
       this.#undo.rollBackTo(name!)
-      this.isDoomed = false
+      this.#fatal = undefined
       return result
     }
     let ownName = name!
@@ -308,14 +318,14 @@ export class TransactionState {
     try {
       // Only a RAW result has the command tag.
       const result = await query(sql, { ...options, type: QueryTypes.RAW })
-      if (dialect.isRollback(result)) throw new RolledBackError('sequelize-lossless', this.firstError)
+      if (dialect.isRollback(result)) throw new RolledBackError('sequelize-lossless', 'doomed', this.#fatal?.error)
       this.#end('committed')
       // The `afterCommit` hooks run next, and may write.
       if (this.#isOurs) currentContext().writerSlot?.release()
       return result
     } catch (error) {
       this.#end('rolled back')
-      this.firstError ??= error
+      this.#fatal = { error, effect: 'ended' }
       dropAfterCommitHooks(this.transaction)
       const failure = noteFailure(error, dialect, 'COMMIT')
       // After a failed COMMIT, SQLite is still in the transaction and keeps its file locked.
@@ -337,15 +347,14 @@ export class TransactionState {
   /** Records the error of a statement. If the server ended the transaction, all further statements are refused. */
   async #recordFailure(error: unknown, dialect: Dialect, transaction: Transaction): Promise<void> {
     const failure = noteFailure(error, dialect)
-    this.firstError ??= error
-    if (dialect.abortsOnError && isRefusedByServer(error)) this.isDoomed = true
+    if (dialect.isAfterError && isRefusedByServer(error)) this.#fatal ??= { error, effect: 'doomed' }
     if (!failure || !dialect.endsTransaction.includes(failure) || this.outcome !== 'open') return
     await this.#abort(error, transaction)
   }
 
   /** Rolls the whole transaction back, or completes what the server has begun. No further statement is sent. */
-  async #abort(reason: unknown, transaction: Transaction): Promise<void> {
-    this.firstError ??= reason
+  async #abort(error: unknown, transaction: Transaction): Promise<void> {
+    this.#fatal = { error, effect: 'ended' }
     this.isAborted = true
     this.#end('rolled back')
     await this.#giveConnectionBack()

@@ -163,7 +163,7 @@ async function writeOrInsert(call: Call, upsert: Upsert): Promise<boolean> {
       if (await isInserted(call, upsert, round)) return true
     } catch (error) {
       // The row may have been created since the UPDATE, with both keys.
-      const isLast = transaction !== undefined && dialect.abortsOnError === true
+      const isLast = transaction !== undefined && dialect.isAfterError !== undefined
       if (!(error instanceof UniqueConstraintError) || isLast || !(await isUpdated(call, upsert))) throw error
       return false
     }

@@ -1,8 +1,9 @@
 import { expect } from 'chai'
+import { QueryTypes, UniqueConstraintError } from 'sequelize'
 import type { Sequelize, Transaction } from 'sequelize'
-import { mergeJsonKey, retryTransaction, RolledBackError, withLock, withLocks } from 'sequelize-lossless'
+import { lock, mergeJsonKey, retryTransaction, RolledBackError, withLock, withLocks } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
-import { outcomeOf } from '../rejection.js'
+import { outcomeOf, rejection } from '../rejection.js'
 import { Collision, writeTheirs } from './collision.js'
 import { createJobs, freshJobs, storedJobs, untouched } from './jobs.js'
 import type { Job } from './jobs.js'
@@ -68,12 +69,6 @@ eachDatabase('a callback whose transaction was rolled back', (database) => {
         if (ending !== 'rollback()') collision = await Collision.begin(database, rival, Jobs, first.id, second.id)
       })
 
-      // PostgreSQL keeps an aborted transaction open, and refuses every statement in its own words.
-      const isAborted = database.name === 'postgres' && ending !== 'rollback()'
-
-      /** The code of a call, or just that it was refused. */
-      const refusal = (code: string): string => (isAborted && code !== 'written' ? 'ROLLED_BACK' : code)
-
       for (const [name, call] of Object.entries(calls)) {
         for (const told of [false, true]) {
           it(`cannot call ${name} ${told ? 'with that transaction' : 'without a transaction'}, and stores nothing`, async () => {
@@ -83,7 +78,7 @@ eachDatabase('a callback whose transaction was rolled back', (database) => {
               code = await codeOf(() => call(run, told ? { transaction } : {}))
             })
             const outcome = await codeOf(locking)
-            expect({ call: refusal(code), withLock: outcome, stored: await storedJobs(Jobs) }).to.deep.equal({
+            expect({ call: code, withLock: outcome, stored: await storedJobs(Jobs) }).to.deep.equal({
               call: 'ROLLED_BACK',
               withLock: 'ROLLED_BACK',
               stored: [theirs, untouched],
@@ -172,4 +167,164 @@ eachDatabase('a callback whose transaction was rolled back', (database) => {
     expect(await codeOf(locking)).to.equal('ROLLED_BACK')
     expect(await storedJobs(Jobs)).to.deep.equal([untouched, { ...untouched, title: 'on purpose' }])
   })
+})
+
+eachDatabase('a callback that catches the error of a statement', (database) => {
+  let sequelize: Sequelize
+  let rival: Sequelize
+  let log: string[]
+  let Jobs: typeof Job
+  let first: Job
+  let second: Job
+
+  before(async () => {
+    ;({ sequelize, log } = database.connect())
+    ;({ sequelize: rival } = database.connect())
+    Jobs = await createJobs(sequelize)
+  })
+  beforeEach(async () => {
+    ;[first, second] = (await freshJobs(Jobs, 2)) as [Job, Job]
+  })
+
+  const duplicate = (transaction: Transaction): Promise<unknown> =>
+    outcomeOf(Jobs.create({ id: second.id }, { transaction }))
+
+  /** A statement that fails in a savepoint. */
+  const recovered = (transaction: Transaction): Promise<unknown> =>
+    outcomeOf(
+      sequelize.transaction({ transaction }, (inner) =>
+        sequelize.query('SELECT no_such_column FROM jobs', { transaction: inner }),
+      ),
+    )
+
+  type Ways = Readonly<Record<string, (fn: (transaction: Transaction) => Promise<unknown>) => Promise<unknown>>>
+  const ways: Ways = {
+    withLock: (fn) => first.withLock((_run, transaction) => fn(transaction)),
+    retryTransaction: (fn) => retryTransaction(sequelize, fn),
+    'sequelize.transaction': (fn) =>
+      sequelize.transaction(async (transaction) => {
+        await lock(first, { transaction })
+        return fn(transaction)
+      }),
+  }
+  const calls: Readonly<Record<string, (transaction: Transaction) => Promise<unknown>>> = {
+    'row.update()': (transaction) => second.update({ title: 'mine' }, { transaction }),
+    'row.mergeJsonKey()': (transaction) => second.mergeJsonKey('progress', 'mine', 1, { transaction }),
+    'Model.findAll()': (transaction) => Jobs.findAll({ transaction }),
+    'sequelize.query()': (transaction) => sequelize.query('SELECT 1', { type: QueryTypes.SELECT, transaction }),
+    'a savepoint': (transaction) => sequelize.transaction({ transaction }, () => Promise.resolve()),
+  }
+
+  for (const [name, inTransaction] of Object.entries(ways)) {
+    for (const [what, call] of Object.entries(calls)) {
+      it(`in ${name} can call ${what}, or PostgreSQL is not asked and the error says what to do`, async () => {
+        let error: unknown
+        let later: unknown
+        const whole = await outcomeOf(
+          inTransaction(async (transaction) => {
+            error = await duplicate(transaction)
+            log.length = 0
+            later = await outcomeOf(call(transaction))
+          }),
+        )
+        if (database.name !== 'postgres') {
+          expect([later, whole]).to.deep.equal(['written', 'written'])
+          return
+        }
+        expect(log).to.deep.equal(log.filter((sql) => /^(COMMIT|ROLLBACK);$/.test(sql)))
+        expect(whole).to.be.instanceOf(RolledBackError)
+        expect(later).to.be.instanceOf(RolledBackError)
+        expect((later as RolledBackError).cause).to.equal(error)
+        expect((later as RolledBackError).message).to.equal(
+          `${name}: an earlier statement of the transaction failed (SequelizeUniqueConstraintError), and the callback caught that error. ` +
+            'The database then takes no further statement of the transaction, so this one was not sent. ' +
+            'Run the statement that may fail in a savepoint, and catch the error of the savepoint: ' +
+            'await sequelize.transaction({ transaction }, (savepoint) => Model.create({ … }, { transaction: savepoint })).',
+        )
+      })
+    }
+
+    it(`in ${name} can go on after the savepoint of the remedy`, async () => {
+      await inTransaction(async (transaction) => {
+        const savepoint = sequelize.transaction({ transaction }, (inner) =>
+          Jobs.create({ id: second.id }, { transaction: inner }),
+        )
+        await rejection(savepoint, UniqueConstraintError)
+        await second.update({ title: 'mine' }, { transaction })
+      })
+      expect((await storedJobs(Jobs)).map(({ title }) => title)).to.deep.equal(['before', 'mine'])
+    })
+
+    it(`in ${name} can go on after ROLLBACK TO SAVEPOINT in SQL`, async () => {
+      await inTransaction(async (transaction) => {
+        await sequelize.query('SAVEPOINT own', { transaction })
+        await duplicate(transaction)
+        await sequelize.query('ROLLBACK TO SAVEPOINT own', { transaction })
+        await second.update({ title: 'mine' }, { transaction })
+      })
+      expect((await storedJobs(Jobs)).map(({ title }) => title)).to.deep.equal(['before', 'mine'])
+    })
+  }
+
+  it('inside a savepoint cannot go on there, but after it', async () => {
+    await retryTransaction(sequelize, async (transaction) => {
+      const savepoint = sequelize.transaction({ transaction }, async (inner) => {
+        await duplicate(inner)
+        await second.update({ title: 'inner' }, { transaction: inner })
+      })
+      expect(await codeOf(savepoint)).to.equal(database.name === 'postgres' ? 'ROLLED_BACK' : 'written')
+      await first.update({ title: 'mine' }, { transaction })
+    })
+    expect((await storedJobs(Jobs))[0]!.title).to.equal('mine')
+  })
+
+  it('before a call of this library joins has the same error, with the words of the server as its cause', async () => {
+    const outer = sequelize.transaction(async (transaction) => {
+      await duplicate(transaction)
+      await mergeJsonKey([Jobs, second.id], 'progress', 'mine', 1, { transaction })
+    })
+    if (database.name !== 'postgres') return outer
+    const error = await rejection(outer, RolledBackError)
+    expect(error.message).to.match(
+      /^sequelize.transaction: an earlier statement of the transaction failed, and its error was/,
+    )
+    expect((error.cause as Error).message).to.include('current transaction is aborted')
+    return undefined
+  })
+
+  it('after which the transaction goes on, and the server ends it later, names the later error as the cause', async () => {
+    let struck: unknown
+    const collision = await Collision.begin(database, rival, Jobs, first.id, second.id)
+    try {
+      const locking = first.withLock(async (_run, transaction) => {
+        await recovered(transaction)
+        await collision.arm(transaction)
+        struck = await outcomeOf(collision.strike(transaction))
+      })
+      expect((await rejection(locking, RolledBackError)).cause).to.equal(struck)
+    } finally {
+      await collision.end()
+    }
+  })
+
+  if (database.name !== 'sqlite') {
+    it('after which a deadlock ends the transaction, is called again with retry', async () => {
+      let attempts = 0
+      const collision = await Collision.begin(database, rival, Jobs, first.id, second.id)
+      try {
+        await first.withLock(
+          async (_run, transaction) => {
+            if (++attempts > 1) return
+            await recovered(transaction)
+            await collision.arm(transaction)
+            await outcomeOf(collision.strike(transaction))
+          },
+          { retry: { maxAttempts: 2 } },
+        )
+      } finally {
+        await collision.end()
+      }
+      expect(attempts).to.equal(2)
+    })
+  }
 })

@@ -17,7 +17,7 @@ const row = { model: 'WorkflowRun', primaryKey: { id: 7 } }
 
 describe('isLosslessError', () => {
   it('recognises the classes of this library, not their texts and codes', () => {
-    const error: unknown = new RolledBackError('withLock', undefined)
+    const error: unknown = new RolledBackError('withLock')
     if (!isLosslessError(error)) throw error
     const code: LosslessErrorCode = error.code
     expect(code).to.equal('ROLLED_BACK')
@@ -96,14 +96,5 @@ describe('PendingStatementsError', () => {
     expect(message)
       .to.include('Let this error roll back that transaction. Await it: ')
       .and.not.include('nothing was written')
-  })
-})
-
-describe('RolledBackError', () => {
-  it('says whether a caught error or the callback itself rolled back', () => {
-    expect(new RolledBackError('withLock', new Error('deadlock')).message).to.match(
-      /^withLock: .* the callback caught the error/,
-    )
-    expect(new RolledBackError('withLock', undefined).message).to.match(/^withLock: .* by transaction.rollback\(\)/)
   })
 })
