@@ -10,6 +10,7 @@ import {
   explore,
   LostKeysError,
   NoFinalReadError,
+  OpenTransactionError,
   ProbeError,
   StuckError,
   UsageError,
@@ -600,6 +601,18 @@ eachDatabase('what explore() proves', (database) => {
     for (let exploration = 0; exploration < 5; exploration++) {
       expect((await race(inTransaction, { check: nothing, maxSchedules: 2 })).reasons).to.deep.equal([])
     }
+  })
+
+  it('finds a transaction of Sequelize that a participant leaves open, and rolls it back', async () => {
+    const leave = async (id: number): Promise<void> => {
+      const transaction = await sequelize.transaction()
+      await Runs.update({ title: 'left' }, { where: { id }, transaction })
+    }
+    const participants = { A: leave, B: (id: number) => merge(id, 'b') }
+    const { verdict, reasons, first } = await explore({ sequelize, setup, participants })
+    expect([verdict, reasons]).to.deep.equal(['lost', []])
+    expect(first!.error).to.be.instanceOf(OpenTransactionError)
+    expect(await Runs.count({ where: { title: 'left' } })).to.equal(0)
   })
 
   if (database.name === 'sqlite') {
