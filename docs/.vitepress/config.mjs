@@ -126,6 +126,7 @@ export default defineConfig({
         text: 'Proof',
         items: [
           page('Guarantees', '/proof/guarantees'),
+          page('Isolation levels', '/proof/isolation-levels'),
           page('Measurements', '/performance'),
           page('The Rails checklist', '/proof/rails-checklist'),
           page('Recorded races', '/proof/races'),
