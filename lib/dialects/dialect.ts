@@ -248,6 +248,8 @@ export interface Dialect {
   readonly clampsValues?: boolean
   /** What the error says about a new value that its column cannot hold; `undefined` if this is not the error. */
   readonly refusedValue: (error: DriverError, binds: readonly unknown[]) => RefusedValue | undefined
+  /** The type of JSON that a column has in the database, which the statement wrote text into; absent if it may. */
+  readonly typeOfJson?: (error: DriverError) => string | undefined
   /** The failures after which the server has rolled back the whole transaction, including every savepoint. */
   readonly endsTransaction: readonly Failure[]
   /** Matches SQL that ends a transaction, such as COMMIT in a raw query or, on MySQL, DDL. */

@@ -466,6 +466,7 @@ export const postgres: Dialect = {
     const misfit = misfits[code] ?? (code.startsWith('22') ? 'of another type' : undefined)
     return misfit && { misfit, bind: refusedBind(error, binds) }
   },
+  typeOfJson: ({ code, message }) => (code === '42804' ? /\bjsonb?\b/.exec(message)?.[0] : undefined),
   endsTransaction: [],
   endsTransactionBySql: endsTransactionBySql({ starts: '', isMysql: false }),
   isAfterError: (error) => error?.code === '25P02',

@@ -44,10 +44,18 @@ export class RowNotFoundError extends RowError {
     if (cause !== undefined) this.cause = cause
   }
 
-  /** No row meets the `where` of a target. The text has no values, which may be secret. */
-  static byWhere(method: string, row: RowFacts, columns: readonly string[]): RowNotFoundError {
-    const what = `no ${row.model} meets the where of the target (${quoted(columns)})`
-    return new RowNotFoundError(method, row, undefined, what, 'Check the values of the where')
+  /**
+   * No row meets the `where` of a target. The text has no values, which may be secret.
+   * @param canBeMet `false` if a list of values in it is empty
+   */
+  static byWhere(method: string, row: RowFacts, columns: readonly string[], canBeMet: boolean): RowNotFoundError {
+    const [what, remedy] = canBeMet
+      ? [`no ${row.model} meets the where of the target (${quoted(columns)})`, 'Check the values of the where']
+      : [
+          `no ${row.model} can meet the where of the target (${quoted(columns)}), in which a list of values is empty`,
+          'Pass at least one value',
+        ]
+    return new RowNotFoundError(method, row, undefined, what, remedy)
   }
 }
 

@@ -1,6 +1,28 @@
 import { describePath, describeRow, describeValue } from './describe.js'
 import type { RowFacts } from './describe.js'
 
+/** How to have a driver read integers past 2^53 exactly. */
+const exactKeys =
+  'To load such rows, have mysql2 or mariadb read these keys as strings, with dialectOptions: { supportBigNumbers: true }; with sqlite3, which cannot, change the column to a text type.'
+
+/** What to do about an expression of Sequelize in a where. */
+const writeValues =
+  'Write { column: value }; for an expression in SQL, find the rows with Model.findAll(), and name their primary keys in the where.'
+
+function isRounded(value: unknown): boolean {
+  return Number.isInteger(value) && !Number.isSafeInteger(value)
+}
+
+/** Whether a value is an object such as literal(), and no value of a column. */
+function isExpression(value: unknown): boolean {
+  const isObject = typeof value === 'object' && value !== null && !Array.isArray(value)
+  return isObject && !(value instanceof Date) && !(value instanceof Uint8Array)
+}
+
+function stringOf(key: unknown): string {
+  return `'${String(key)}'`
+}
+
 /** The text of every usage error, by its reason. */
 const texts = {
   target: (method: string, value: unknown): string =>
@@ -37,10 +59,12 @@ const texts = {
     `${method}: expected "${name}", the primary key of ${model}, to be ${expected}, got ${describeValue(value)}. ` +
     ((value ?? undefined) === undefined
       ? `Pass the key of the row, which has no value here: ${method}([${model}, ${name}], …).`
-      : `Databases convert such values silently and can match other rows: convert the value first, for example ${expected === 'a string' ? `String(${name})` : expected === 'a date' ? `new Date(${name})` : `Number(${name})`}.`),
+      : isRounded(value)
+        ? `An integer past 2^53 was rounded, by JavaScript or by the driver, and may be the key of another row: pass the exact key as a string or a bigint, ${method}([${model}, '9007199254740993'], …). ${exactKeys}`
+        : `Databases convert such values silently and can match other rows: convert the value first, for example ${expected === 'a string' ? `String(${name})` : expected === 'a date' ? `new Date(${name})` : `Number(${name})`}.`),
   roundedKey: (method: string, row: RowFacts, name: string, value: unknown): string =>
     `${method}: the driver has rounded "${name}", the primary key of ${describeRow(row)}, to ${describeValue(value)}, so a save would write another row. ` +
-    `Write without an instance: await updateJson([${row.model}, ${name}], …); or change the column to a text type.`,
+    `Write without an instance, by the key as a string: await updateJson([${row.model}, ${stringOf(row.primaryKey[name])}], …). ${exactKeys}`,
   newRecord: (method: string, model: string): string =>
     `${method}: this ${model} was built and never saved, so it has no row in the database. Call await row.save() first.`,
   column: (method: string, model: string, column: unknown, columns: readonly string[], mayBeText: boolean): string =>
@@ -121,7 +145,8 @@ const texts = {
   documentConditions: (method: string, value: unknown): string =>
     `${method}: expected options.if to be an object of JSON columns and their conditions, got ${describeValue(value)}. Write { if: { progress: [exists('step_b')] } }.`,
   where: (method: string, value: unknown): string =>
-    `${method}: expected where to be an object of columns, got ${describeValue(value)}. Write { where: { status: 'running' } }.`,
+    `${method}: expected where to be an object of columns, got ${describeValue(value)}. ` +
+    (isExpression(value) ? writeValues : `Write { where: { status: 'running' } }.`),
   whereOfAll: (method: string, model: string, column: string): string =>
     `${method}: every row of ${model} meets the where. Name a column in it: { ${column}: … }; or pass the option { all: true } to change every row.`,
   all: (method: string, value: unknown): string =>
@@ -134,7 +159,14 @@ const texts = {
   whereOperator: (method: string, operator: string | symbol): string =>
     `${method}: where has ${typeof operator === 'symbol' ? `the operator ${operator.description}` : operator}, whose values this library does not bind. Use Op.eq, Op.ne, Op.gt, Op.gte, Op.lt, Op.lte, Op.in, Op.notIn, Op.is, Op.not, Op.between, Op.notBetween, Op.like, Op.notLike, Op.and, Op.or.`,
   whereValue: (method: string, name: string, value: unknown): string =>
-    `${method}: where compares "${name}" with ${describeValue(value)}, which does not fit its type. Databases convert such values silently: convert it first, for example with String(…) or Number(…).`,
+    `${method}: where compares "${name}" with ${describeValue(value)}, which ` +
+    (isExpression(value)
+      ? `this library does not bind. ${writeValues}`
+      : isRounded(value)
+        ? `JavaScript or a driver has rounded: it may be the value of another row. Pass the exact number as a string or a bigint: { ${name}: '9007199254740993' }.`
+        : `does not fit its type. Databases convert such values silently: convert it first, for example with String(…) or Number(…).`),
+  scope: (method: string, model: string): string =>
+    `${method}: the where of the scope of ${model} has more than ordinary columns and values, such as literal(), which this library does not bind. Pass ${model}.unscoped() in place of ${model}, and write the conditions of the scope in the where.`,
   whereList: (method: string, name: string): string =>
     `${method}: where has null in the list of values for "${name}", and SQL finds no NULL by a list. Write the two conditions: { [Op.or]: [{ ${name}: [ … ] }, { ${name}: null }] }.`,
   overlap: (method: string, one: readonly unknown[], other: readonly unknown[]): string =>
@@ -209,6 +241,8 @@ const texts = {
       : type === 'JSONB'
         ? `, which has the type JSONB. Leave it out: every JSON column has the methods.`
         : `, which has the type ${type}. Migrate the column (PostgreSQL: ALTER TABLE … ALTER COLUMN ${String(name)} TYPE jsonb USING …; MySQL and MariaDB: ALTER TABLE … MODIFY ${String(name)} JSON), and declare DataTypes.JSON.`),
+  jsonType: (method: string, model: string, name: string, type: string): string =>
+    `${method}: "${name}" of ${model} is declared as text, and its column in the database has the type ${type}, so nothing was written. Declare it as it is, ${name}: { type: DataTypes.${type.toUpperCase()} }, and leave it out of jsonColumns.`,
   jsonKey: (method: string, model: string, name: string): string =>
     `${method}: "${name}" is the primary key of ${model}, which no write changes. Leave it out of jsonColumns.`,
   audited: (value: unknown): string =>

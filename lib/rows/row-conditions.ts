@@ -9,7 +9,12 @@ import { fitsType } from './operand-types.js'
 
 /** A condition on the ordinary columns of a row, as frozen data: values become binds. */
 export type RowCondition =
-  | { readonly kind: 'and' | 'or' | 'not'; readonly parts: readonly RowCondition[] }
+  | {
+      readonly kind: 'and' | 'or' | 'not'
+      readonly parts: readonly RowCondition[]
+      /** Of a list of values, which may be empty. */
+      readonly attribute?: string
+    }
   | { readonly kind: Comparison; readonly attribute: string; readonly value: unknown }
   | { readonly kind: 'null'; readonly attribute: string }
 
@@ -70,7 +75,7 @@ function columnConditions(method: string, model: RowModel, attribute: string, va
     if (!Array.isArray(operands)) throw usage.whereValue(method, attribute, operands)
     // In SQL no value is IN a list because of its NULL, and none is NOT IN a list with NULL.
     if (operands.includes(null)) throw usage.whereList(method, attribute)
-    return { kind: 'or', parts: operands.map((each) => compare('=', each)) }
+    return { kind: 'or', parts: operands.map((each) => compare('=', each)), attribute }
   }
   if (Array.isArray(value)) return [anyOf(value)]
   if (!isPlainObject(value)) return [compare('=', value)]
@@ -81,6 +86,14 @@ function columnConditions(method: string, model: RowModel, attribute: string, va
     if (operator === Op.in) return anyOf(operand)
     if (operator === Op.notIn) return { kind: 'not', parts: [anyOf(operand)] }
     if (operator === Op.is) return compare('=', operand)
+    if (operator === Op.and || operator === Op.or) {
+      const operands: readonly unknown[] = Array.isArray(operand) ? operand : operatorsOf(operand)
+      const parts = operands.map((each) => ({
+        kind: 'and' as const,
+        parts: columnConditions(method, model, attribute, each),
+      }))
+      return { kind: operator === Op.and ? 'and' : 'or', parts }
+    }
     if (operator === Op.not) {
       return Array.isArray(operand) ? { kind: 'not', parts: [anyOf(operand)] } : compare('<>', operand)
     }
@@ -93,6 +106,11 @@ function columnConditions(method: string, model: RowModel, attribute: string, va
     if (kind === undefined) throw usage.whereOperator(method, operator)
     return compare(kind, operand)
   })
+}
+
+/** Each operator of an object as an object of its own; of a value, the value. */
+function operatorsOf(value: unknown): readonly unknown[] {
+  return isPlainObject(value) ? Reflect.ownKeys(value).map((operator) => ({ [operator]: value[operator] })) : [value]
 }
 
 /** The attributes that are columns, and hold no documents. */
@@ -127,7 +145,8 @@ export function isAlwaysMet(condition: RowCondition): boolean {
   return condition.kind === 'not' && condition.parts.some(isNeverMet)
 }
 
-function isNeverMet(condition: RowCondition): boolean {
+/** Whether no row can meet the condition, such as one with an empty list of values. */
+export function isNeverMet(condition: RowCondition): boolean {
   if (condition.kind === 'and') return condition.parts.some(isNeverMet)
   if (condition.kind === 'or') return condition.parts.every(isNeverMet)
   return condition.kind === 'not' && condition.parts.every(isAlwaysMet)
@@ -139,7 +158,8 @@ function joined(parts: readonly RowCondition[], statement: Statement, by: string
 
 /** The columns of a condition. */
 export function columnsOf(condition: RowCondition): readonly string[] {
-  return 'parts' in condition ? [...new Set(condition.parts.flatMap(columnsOf))] : [condition.attribute]
+  const own = condition.attribute === undefined ? [] : [condition.attribute]
+  return 'parts' in condition ? [...new Set([...own, ...condition.parts.flatMap(columnsOf)])] : own
 }
 
 function isPlainObject(value: unknown): value is Record<string | symbol, unknown> {

@@ -1,12 +1,12 @@
 import type { Model } from 'sequelize'
 import type { RowFacts } from '../errors/errors.js'
-import { usage } from '../errors/usage.js'
+import { usage, UsageError } from '../errors/usage.js'
 import { isParanoid, whereNotDeleted, whereOfNamedScope, whereOfModel } from '../sequelize/internals.js'
 import type { RowModel } from '../sequelize/internals.js'
 import { sessionOf } from '../sequelize/session.js'
 import type { Session } from '../sequelize/session.js'
 import type { Statement } from '../sequelize/statement.js'
-import { conditionSql, isAlwaysMet, ordinaryColumns, rowConditions } from './row-conditions.js'
+import { conditionSql, isAlwaysMet, isNeverMet, ordinaryColumns, rowConditions } from './row-conditions.js'
 import type { RowCondition } from './row-conditions.js'
 import { identifyRow, isModel, refuseDuplicates, rowByKey, RowRef } from './row-ref.js'
 import type { Target } from './row-ref.js'
@@ -29,6 +29,11 @@ export class RowQuery {
   /** For error texts; the primary key is not known yet. */
   get facts(): RowFacts {
     return { model: this.model.name, primaryKey: {} }
+  }
+
+  /** Whether a row can meet the conditions: no value is in an empty list. */
+  get canBeMet(): boolean {
+    return !this.conditions.some(isNeverMet)
   }
 
   /** The SQL of the conditions. */
@@ -115,7 +120,11 @@ function conditionsOf(
   model: RowModel,
   whereOf: (model: RowModel) => readonly unknown[],
 ): readonly RowCondition[] {
-  return whereOf(model).flatMap((where) => rowConditions(method, model, where))
+  try {
+    return whereOf(model).flatMap((where) => rowConditions(method, model, where))
+  } catch (error) {
+    throw error instanceof UsageError ? usage.scope(method, model.name) : error
+  }
 }
 
 function isWhere(model: RowModel, value: unknown): value is { readonly where: unknown } {

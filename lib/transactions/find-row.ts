@@ -78,7 +78,7 @@ async function findRow(call: Call, query: RowQuery): Promise<RowRef> {
   // A locking read that waited has the snapshot from before its wait: on PostgreSQL it misses a row that meets the where since.
   if (found.length === 0 && call.transaction) found = await search()
   const [ref] = found
-  if (!ref) throw RowNotFoundError.byWhere(method, facts, columns)
+  if (!ref) throw RowNotFoundError.byWhere(method, facts, columns, query.canBeMet)
   if (found.length === 1) return ref
   const select = new Statement(query)
   const sql = `SELECT COUNT(*) AS ${select.name('count')} FROM ${select.table()} WHERE ${query.sql(select)}`

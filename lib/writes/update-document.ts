@@ -18,6 +18,7 @@ import {
   UnsupportedValueError,
 } from '../errors/errors.js'
 import type { RowFacts } from '../errors/errors.js'
+import { usage } from '../errors/usage.js'
 import { textAfterOperations, countKeys } from '../json/change-text.js'
 import { parseJson, tryParseJson, withRightKeys } from '../json/json-text.js'
 import type { Condition } from '../json/operation.js'
@@ -174,6 +175,10 @@ export function toWriteError(
   const refused = dialect.refusedValue(error.parent, binds)
   const columns = refused ? refusedColumns(row, refused, changes, binds) : []
   if (refused && columns.length > 0) return UnsupportedValueError.ofNewValue(method, columns, refused.misfit, error)
+  const type = dialect.typeOfJson?.(error.parent)
+  const texts = changes.documents.filter((each) => each.type === 'TEXT').map((each) => each.column)
+  const mistyped = texts.find((each) => error.message.includes(fieldOf(row.model, each)))
+  if (type !== undefined && mistyped !== undefined) return usage.jsonType(method, row.facts.model, mistyped, type)
   const what = dialect.unreadable?.(error.parent)
   // A document of type JSONB was read when it was stored.
   const unread = changes.documents.find(({ type }) => type !== 'JSONB')

@@ -615,6 +615,37 @@ eachDatabase('JSON in a TEXT column', (database) => {
       expect(error.message).to.include(`lossless(Plain, { jsonColumns: ['doc'] })`)
     })
 
+    if (database.name === 'postgres') {
+      it('by every write of a column that has a type of JSON in the database', async () => {
+        await sequelize.query('CREATE TABLE sheets (id SERIAL PRIMARY KEY, doc JSONB, notes JSON)')
+        await sequelize.query(`INSERT INTO sheets (doc, notes) VALUES ('{}', '{}')`)
+        const Sheet = lossless(
+          sequelize.define<Model & { doc: Doc; notes: Doc }>(
+            'Sheet',
+            { doc: DataTypes.TEXT, notes: DataTypes.TEXT },
+            { tableName: 'sheets', timestamps: false },
+          ),
+          { jsonColumns: ['doc', 'notes'] },
+        )
+        const writes: readonly (() => Promise<unknown>)[] = [
+          () => updateJson([Sheet, 1], 'doc', [set('n', 1)]),
+          () => updateWhere(Sheet, { id: 1 } as never, { doc: [set('n', 1)] } as never),
+          () => atomicUpsert([Sheet, 7], { doc: [set('n', 1)] } as never),
+          () => updateJson([Sheet, 1], 'notes', [set('n', 1)]),
+        ]
+        const texts = await Promise.all(writes.map(async (write) => (await rejection(write(), UsageError)).message))
+        const remedy = (method: string, column: string, type: string): string =>
+          `${method}: "${column}" of Sheet is declared as text, and its column in the database has the type ${type}, so nothing was written. ` +
+          `Declare it as it is, ${column}: { type: DataTypes.${type.toUpperCase()} }, and leave it out of jsonColumns.`
+        expect(texts).to.deep.equal([
+          remedy('updateJson', 'doc', 'jsonb'),
+          remedy('updateWhere', 'doc', 'jsonb'),
+          remedy('atomicUpsert', 'doc', 'jsonb'),
+          remedy('updateJson', 'notes', 'json'),
+        ])
+      })
+    }
+
     it('with text that is not JSON in a new row', async () => {
       const call = atomicUpsert([Notes, 5_000_000], { doc: [set('n', 1)] }, { create: {} })
       await call

@@ -97,8 +97,10 @@ describe('the text of a usage error', () => {
   const inTransaction = (fn: (transaction: Transaction) => Promise<unknown>, options: object = {}): Promise<unknown> =>
     sequelize.transaction(options, fn)
 
-  /** For each reason, a wrong call and the whole text of its error. SQLite has no `searchPath`: see the test of the guard. */
-  const table: Readonly<Record<Exclude<UsageReason, 'searchPath'>, readonly [call: () => unknown, text: string]>> = {
+  /** For each reason, a wrong call and the whole text of its error. SQLite has no `searchPath` and no `jsonType`: see the tests of the guard and of columns of text. */
+  const table: Readonly<
+    Record<Exclude<UsageReason, 'searchPath' | 'jsonType'>, readonly [call: () => unknown, text: string]>
+  > = {
     target: [
       () => mergeJsonKey(7, 'progress', 'step_a', 'done'),
       'mergeJsonKey: expected a row, [Model, primaryKey] or [Model, { where }], got 7 (number). Write mergeJsonKey(row, …) with an instance, mergeJsonKey([WorkflowRun, id], …), or mergeJsonKey([User, { where: { email } }], …).',
@@ -166,7 +168,7 @@ describe('the text of a usage error', () => {
         })
         await withLock([WorkflowRun, '9007199254740993'], () => 1)
       },
-      'withLock: the driver has rounded "id", the primary key of WorkflowRun id="9007199254740993", to 9007199254740992 (number), so a save would write another row. Write without an instance: await updateJson([WorkflowRun, id], …); or change the column to a text type.',
+      `withLock: the driver has rounded "id", the primary key of WorkflowRun id="9007199254740993", to 9007199254740992 (number), so a save would write another row. Write without an instance, by the key as a string: await updateJson([WorkflowRun, '9007199254740993'], …). To load such rows, have mysql2 or mariadb read these keys as strings, with dialectOptions: { supportBigNumbers: true }; with sqlite3, which cannot, change the column to a text type.`,
     ],
     newRecord: [
       () => mergeJsonKey(WorkflowRun.build(), 'progress', 'step_a', 'done'),
@@ -346,6 +348,13 @@ describe('the text of a usage error', () => {
     whereList: [
       () => updateWhere(WorkflowRun, { status: ['new', null] }, { status: 'done' }),
       'updateWhere: where has null in the list of values for "status", and SQL finds no NULL by a list. Write the two conditions: { [Op.or]: [{ status: [ … ] }, { status: null }] }.',
+    ],
+    scope: [
+      () => {
+        const scoped = WorkflowRun.scope({ where: Sequelize.literal("status = 'new'") })
+        return mergeJsonKey([scoped, { where: { id: 7 } }], 'progress', 'step_a', 'done')
+      },
+      'mergeJsonKey: the where of the scope of WorkflowRun has more than ordinary columns and values, such as literal(), which this library does not bind. Pass WorkflowRun.unscoped() in place of WorkflowRun, and write the conditions of the scope in the where.',
     ],
     overlap: [
       () => updateJson(run, 'progress', [set('a', {}), set(['a', 'b'], 1)]),
@@ -565,6 +574,46 @@ describe('the text of a usage error', () => {
         UsageError,
       )
       expect(error.reason).to.equal(reason)
+      expect(error.message).to.equal(text)
+    })
+  }
+
+  /** Other texts of a reason. */
+  const others: readonly (readonly [call: () => unknown, text: string])[] = [
+    [
+      async () => {
+        await sequelize.query(
+          'INSERT OR IGNORE INTO WorkflowRuns (id, createdAt, updatedAt) VALUES (9007199254740993, $1, $1)',
+          {
+            bind: ['2026-01-01 00:00:00.000 +00:00'],
+          },
+        )
+        const row = await WorkflowRun.findOne({ where: { status: null } })
+        await mergeJsonKey(row, 'progress', 'step_a', 'done')
+      },
+      `mergeJsonKey: expected "id", the primary key of WorkflowRun, to be a number, got 9007199254740992 (number). An integer past 2^53 was rounded, by JavaScript or by the driver, and may be the key of another row: pass the exact key as a string or a bigint, mergeJsonKey([WorkflowRun, '9007199254740993'], …). To load such rows, have mysql2 or mariadb read these keys as strings, with dialectOptions: { supportBigNumbers: true }; with sqlite3, which cannot, change the column to a text type.`,
+    ],
+    [
+      () => mergeJsonKey([WorkflowRun, { where: { id: 2 ** 53 } }], 'progress', 'step_a', 'done'),
+      `mergeJsonKey: where compares "id" with 9007199254740992 (number), which JavaScript or a driver has rounded: it may be the value of another row. Pass the exact number as a string or a bigint: { id: '9007199254740993' }.`,
+    ],
+    [
+      () => updateWhere(WorkflowRun, { status: Sequelize.literal("'new'") }, { status: 'done' }),
+      'updateWhere: where compares "status" with an instance of Literal, which this library does not bind. Write { column: value }; for an expression in SQL, find the rows with Model.findAll(), and name their primary keys in the where.',
+    ],
+    [
+      () => updateWhere(WorkflowRun, Sequelize.literal("status = 'new'"), { status: 'done' }),
+      'updateWhere: expected where to be an object of columns, got an instance of Literal. Write { column: value }; for an expression in SQL, find the rows with Model.findAll(), and name their primary keys in the where.',
+    ],
+  ]
+  for (const [call, text] of others) {
+    it(`says ${text.slice(0, 100)}`, async () => {
+      const error = await rejection(
+        (async () => {
+          await call()
+        })(),
+        UsageError,
+      )
       expect(error.message).to.equal(text)
     })
   }
