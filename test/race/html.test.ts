@@ -43,6 +43,7 @@ const resultOf = (failures: readonly Failure[], rest: Partial<Result> = {}): Res
   first: failures[0],
   outcomes: { 'A ok, B ok: kept': 4 },
   serverChoices: 0,
+  faults: 0,
   mutants: [],
   ...rest,
 })

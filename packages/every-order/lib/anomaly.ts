@@ -14,7 +14,7 @@ import type { Access, Anomaly, AnomalyName, Dependency, Edge } from './dependenc
 import { FailureError, HangError } from './errors.js'
 import type { Outcome } from './run.js'
 import { NotSerialError } from './serial.js'
-import { nameOf, tableOf } from './statement.js'
+import { nameOf, shapeOf, tableOf } from './statement.js'
 import { isSameRow } from './step.js'
 import type { Step } from './step.js'
 
@@ -36,6 +36,9 @@ const remedies: Readonly<Record<AnomalyName, string>> = {
   'double insert':
     'Add a unique key for what was looked up; then insert first, and treat a violation of the key as “it exists” (ON CONFLICT, ON DUPLICATE KEY, findOrCreate).',
   'partial write': 'Make all writes of the participant in one transaction, so that an error undoes the earlier ones.',
+  'double write':
+    'Let a retry see that the first attempt was committed: insert a key of the request, the same in every attempt, in the same transaction, and stop if it is there; or write values, not changes of values.',
+  'lost write': 'Await every write, and let its error reject, or write again.',
   deadlock: 'Lock the rows in the same order in every participant; and retry the transaction that the server ends.',
   'self-deadlock': 'Send both statements in one transaction: pass { transaction } to the call that waits.',
   'serialization failure': 'Retry the whole transaction, with fresh reads.',
@@ -57,7 +60,7 @@ export function anomalyOf({ steps, outcomes, error }: Failing): Anomaly {
   const edges = dependenciesOf(steps)
   const column = error instanceof NotSerialError ? error.difference?.column : undefined
   const lost = [lostUpdate, unnoticed, doubleInsert, writeSkew, staleOverwrite]
-  const ways = [dirtyRead, partialWrite, ...lost, readSkew, writeCycle, circle]
+  const ways = [doubleWrite, lostWrite, dirtyRead, partialWrite, ...lost, readSkew, writeCycle, circle]
   for (const way of ways) {
     const found = way({ steps, outcomes, edges, column })
     if (found) return found
@@ -108,21 +111,55 @@ function dirtyRead({ edges, steps }: Evidence): Anomaly | undefined {
   return anomaly('dirty read', back ? [dirty, back] : [dirty], `${clauseOf(dirty)}${ended}.`)
 }
 
-/** A participant rejected after a statement failed, and after another one of it was committed. */
+/** A participant lost a connection after its write was committed, and made the same write again. */
+function doubleWrite({ steps }: Evidence): Anomaly | undefined {
+  const lost = steps.find(({ fault }) => fault !== undefined)
+  if (!lost) return undefined
+  const { participant, number } = lost
+  const writes = lastingWrites(steps, participant)
+  for (const first of writes.filter(({ step }) => step.number <= number)) {
+    const { sql, touched } = first.step
+    const again = writes.find(({ step }) => step.number > number && shapeOf(step.sql) === shapeOf(sql))
+    if (!again) continue
+    const row = rowOf(touched[0] ?? `${first.table}#*`)
+    const sentence = `${participant} wrote ${row} at ${first.step.number}, which was committed, got the error of a lost connection at ${number}, and made the same write again at ${again.step.number}.`
+    return anomaly('double write', [], sentence)
+  }
+  return undefined
+}
+
+/** A participant resolved, although none of its writes was committed after a fault. */
+function lostWrite({ steps, outcomes }: Evidence): Anomaly | undefined {
+  const lost = steps.find(({ fault }) => fault !== undefined)
+  if (!lost || outcomes[lost.participant] !== 'ok') return undefined
+  const isWrite = ({ participant, kind }: Step): boolean => participant === lost.participant && kind === 'write'
+  const write = steps.find((step) => isWrite(step) && step.number <= lost.number)
+  if (!write || lastingWrites(steps, lost.participant).length > 0) return undefined
+  const sentence = `${lost.participant} resolved, but its write at ${write.number} was not committed: its connection was lost at ${lost.number}.`
+  return anomaly('lost write', [], sentence)
+}
+
+/** The writes of a participant that were committed. */
+function lastingWrites(steps: readonly Step[], participant: string): Access[] {
+  return accessesOf(steps).filter(
+    ({ step, verb, committedAt }) =>
+      step.participant === participant && verb !== 'select' && committedAt < Infinity && step.affected !== 0,
+  )
+}
+
+/** A statement of a participant failed after another one of it was committed, and the participant rejected, or its process ended. */
 function partialWrite({ steps, outcomes }: Evidence): Anomaly | undefined {
   for (const failed of steps.filter(({ error }) => error !== undefined)) {
-    const { participant, number } = failed
-    if (outcomes[participant] !== 'unknown') continue
-    const lasting = accessesOf(steps).find(
-      (each) => each.step.participant === participant && each.verb !== 'select' && each.committedAt < number,
+    const { participant, number, fault } = failed
+    if (fault === undefined && outcomes[participant] !== 'unknown') continue
+    const lasting = lastingWrites(steps, participant).find(
+      ({ step, committedAt }) => committedAt < number || (step === failed && fault === 'killed-after'),
     )
     if (!lasting) continue
     const row = rowOf(lasting.step.touched[0] ?? `${lasting.table}#*`)
-    return anomaly(
-      'partial write',
-      [],
-      `${participant} wrote ${row} at ${lasting.step.number}, which was committed, and failed at ${number}.`,
-    )
+    const then = fault === undefined ? 'failed' : fault === 'stopped' ? 'stopped' : 'lost its connection'
+    const sentence = `${participant} wrote ${row} at ${lasting.step.number}, which was committed, and ${then} at ${number}.`
+    return anomaly('partial write', [], sentence)
   }
   return undefined
 }

@@ -1,4 +1,5 @@
 import { isDeepStrictEqual, types } from 'node:util'
+import { tookEffect } from './faults.js'
 import { assignments, conditions, endsTransaction, insertions, kindOf, nameOf, partsOf, tableOf } from './statement.js'
 import type { Assignment, Part } from './statement.js'
 import { isSameRow } from './step.js'
@@ -48,7 +49,7 @@ export interface Edge extends Dependency {
 
 /** The statements that read or wrote a table, in the order in which they took effect. */
 export function accessesOf(steps: readonly Step[]): Access[] {
-  const done = steps.filter(({ kind, error }) => error === undefined && /^(read|lock|write)$/.test(kind))
+  const done = steps.filter((step) => tookEffect(step) && /^(read|lock|write)$/.test(step.kind))
   const all = done.flatMap((step) => {
     const parts = partsOf(step.sql, step.binds)
     if (parts.length < 2) return [accessOf(step, steps, step)]
@@ -85,7 +86,7 @@ function committedAt(step: Step, steps: readonly Step[]): number {
   const end = steps.find(
     ({ transaction, sql, number }) => transaction === step.transaction && number > step.number && endsTransaction(sql),
   )
-  return end && end.error === undefined && /^COMMIT/i.test(end.sql) ? placeOf(end) : Infinity
+  return end && tookEffect(end) && /^COMMIT/i.test(end.sql) ? placeOf(end) : Infinity
 }
 
 /** Every dependency between statements of different participants that the record of an order proves. */
@@ -311,6 +312,8 @@ export type AnomalyName =
   | 'write cycle'
   | 'double insert'
   | 'partial write'
+  | 'double write'
+  | 'lost write'
   | 'deadlock'
   | 'self-deadlock'
   | 'serialization failure'

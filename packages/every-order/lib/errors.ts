@@ -97,6 +97,20 @@ export class FailureError extends Error {
   }
 }
 
+/** A participant rejected after a fault, although the server had answered that its writes are committed. */
+export class CommittedError extends Error {
+  readonly code = 'RACE_COMMITTED'
+  override readonly name = 'CommittedError'
+  readonly participant: string
+
+  constructor(name: string) {
+    super(
+      `${name} failed after a fault, although its writes were committed before, so its caller takes them for undone. Let nothing that can fail follow the COMMIT, or resolve when it fails.`,
+    )
+    this.participant = name
+  }
+}
+
 /** The exploration was stopped, by `timeoutMs` or by its signal. */
 export class StoppedError extends Error {
   override readonly name = 'StoppedError'
@@ -200,6 +214,18 @@ export const usage = {
   mutants: (method: string, value: unknown, names: readonly string[]): UsageError =>
     new UsageError(
       `${method}: expected mutants to be an array of ${names.join(', ')}, got ${String(value)}. Write { mutants: ['${names[0]!}'] }.`,
+    ),
+  faults: (method: string, value: unknown, kinds: readonly string[]): UsageError =>
+    new UsageError(
+      `${method}: expected faults to be true or an array of ${kinds.join(', ')}, got ${inspect(value)}. Write { faults: true }.`,
+    ),
+  faultsOfOne: (method: string, name: string): UsageError =>
+    new UsageError(
+      `${method}: ${name} is one connection, which the first fault ends, so there is none for the next order. Pass a pool in its place, or leave out faults.`,
+    ),
+  faultsOfFile: (method: string): UsageError =>
+    new UsageError(
+      `${method}: faults are lost connections to a server, and SQLite has none. Leave out faults, or explore on MySQL, MariaDB or PostgreSQL.`,
     ),
   pool: (method: string, max: number, participants: number): UsageError =>
     new UsageError(

@@ -2,15 +2,18 @@ import { anomalyOf } from './anomaly.js'
 import type { Anomaly } from './dependencies.js'
 import { FailureError, messageOf, NoFinalReadError, StoppedError, usage } from './errors.js'
 import { Evidence } from './evidence.js'
+import { faultPlaces, FaultWalk } from './fault-orders.js'
+import type { Fault } from './faults.js'
 import { withLaboratory } from './laboratory.js'
 import type { Laboratory } from './laboratory.js'
 import { mutants } from './mutants.js'
 import type { Mutant } from './mutants.js'
-import { checkOptions, isMutant } from './options.js'
+import { checkOptions, faultsOf, isMutant } from './options.js'
 import type { ExploreOptions } from './options.js'
 import { Oracle } from './oracle.js'
 import type { Judge } from './oracle.js'
 import type { Outcome, Run } from './run.js'
+import { permutations } from './serial.js'
 import { Frontier, readToken, Script, tokenOf } from './schedules.js'
 import type { Chooser } from './schedules.js'
 import { shapeOf } from './statement.js'
@@ -26,6 +29,8 @@ export interface Failure {
   readonly error: unknown
   /** Its name, its cycle and its remedy. */
   readonly anomaly: Anomaly
+  /** The fault in it, and the participant that it happened to; `undefined` in an order without one. */
+  readonly fault?: { readonly kind: Fault; readonly participant: string } | undefined
   /** Runs this very schedule again: `replay(token, options)`. */
   readonly token: string
   /** The number of switches from one participant to another. */
@@ -58,6 +63,8 @@ export interface Result {
    * Schedules that follow from its other choice may be missing.
    */
   readonly serverChoices: number
+  /** The number of `schedules` with a fault. */
+  readonly faults: number
   readonly mutants: readonly MutantResult[]
 }
 
@@ -108,9 +115,11 @@ export async function explore<C>(options: ExploreOptions<C>): Promise<Result> {
  */
 export async function replay<C>(token: string, options: ExploreOptions<C>): Promise<Result> {
   checkOptions('replay', options)
-  const { choices, mutant } = readToken(token, Object.keys(options.participants)) ?? {}
+  const { choices, mutant, fault } = readToken(token, Object.keys(options.participants)) ?? {}
   if (!choices || (mutant !== undefined && !isMutant(mutant))) throw usage.token(token)
-  return withLaboratory(options, (laboratory) => new Exploration(options, laboratory, mutant).repeat(token, choices))
+  return withLaboratory(options, (laboratory) =>
+    new Exploration(options, laboratory, mutant).repeat(token, new Script(choices, fault)),
+  )
 }
 
 /** Runs the schedules of the participants, and collects the results. */
@@ -126,6 +135,7 @@ class Exploration<C> {
   readonly #outcomes = new Map<string, number>()
   readonly #mutants: MutantResult[] = []
   #serverChoices = 0
+  #faults = 0
   #isComplete = false
   readonly #leftOut: string[] = []
   #isReplay = false
@@ -150,6 +160,7 @@ class Exploration<C> {
   async result(): Promise<Result> {
     await this.#untilStopped(() => this.#prepare())
     if (!this.#isStopped) await this.#visitAll()
+    if (this.#failures.length + this.#reasons.size === 0) await this.#untilStopped(() => this.#visitFaults())
     if (this.#failures.length + this.#reasons.size === 0) await this.#exploreMutants()
     return this.#result()
   }
@@ -176,6 +187,30 @@ class Exploration<C> {
     this.#leftOut.push(...this.#evidence.passedOver)
   }
 
+  /** Runs the orders with a fault. */
+  async #visitFaults(): Promise<void> {
+    const { maxSchedules = defaultMaxSchedules } = this.#options
+    const kinds = faultsOf(this.#options)
+    const orders = kinds.length > 0 ? permutations(this.#names) : []
+    const plain: [order: readonly string[], steps: readonly Step[]][] = []
+    for (const order of orders) plain.push([order, (await this.#execute(new FaultWalk(order))).run.steps])
+    const places = faultPlaces(plain, kinds)
+    try {
+      for (const place of places) {
+        if (this.#reasons.size > 0 || this.#faults >= maxSchedules) break
+        this.#laboratory.goOn()
+        await this.#visit(new FaultWalk(place.order, place))
+        this.#faults++
+      }
+    } finally {
+      for (const objection of this.#objections()) this.#reasons.add(objection)
+      if (this.#faults < places.length) {
+        this.#isComplete = false
+        this.#leftOut.push(`${this.#faults} of ${places.length} orders with a fault were run`)
+      }
+    }
+  }
+
   /** Calls `fn`; if the exploration is stopped within, that is a reason. */
   async #untilStopped(fn: () => Promise<void>): Promise<void> {
     try {
@@ -188,9 +223,8 @@ class Exploration<C> {
   }
 
   /** Runs one schedule. */
-  async repeat(token: string, choices: readonly string[]): Promise<Result> {
+  async repeat(token: string, script: Script): Promise<Result> {
     this.#isReplay = true
-    const script = new Script(choices)
     await this.#untilStopped(async () => {
       await this.#prepare()
       await this.#visit(script)
@@ -241,7 +275,7 @@ class Exploration<C> {
     const kind = shapeOf(`${JSON.stringify(run.outcomes())} ${messageOf(failure)}`)
     if (this.#isReplay || this.#confirmed.has(kind)) return true
     for (let attempt = 0; attempt < 3; attempt++) {
-      const script = new Script(run.choices)
+      const script = new Script(run.choices, run.fault)
       const { error } = await this.#execute(script)
       if (error === undefined || script.divergence !== undefined) continue
       this.#confirmed.add(kind)
@@ -260,7 +294,8 @@ class Exploration<C> {
     if (run.finding) return { run, error: run.finding }
     try {
       await judge(run)
-      for (const [name, error] of run.errors()) if (!this.#isAllowed(error)) throw new FailureError(name, error)
+      for (const [name, error] of run.errors())
+        if (name !== run.fault?.participant && !this.#isAllowed(error)) throw new FailureError(name, error)
       return { run, error: undefined }
     } catch (error) {
       if (error instanceof StoppedError) throw error
@@ -283,21 +318,25 @@ class Exploration<C> {
       ...ended,
       schedule: this.#evidence.schedules,
       anomaly: anomalyOf(ended),
-      token: tokenOf(this.#names, run.choices, this.#mutant),
+      fault: run.fault && { kind: run.fault.kind, participant: run.fault.participant },
+      token: tokenOf(this.#names, run.choices, this.#mutant, run.fault),
       switches: switches.length,
     }
   }
 
   /** Adds the reasons why the result is inconclusive. */
   #object(frontier: Frontier): void {
-    const hasFailed = this.#failures.length > 0
-    const objections = [this.#evidence.objections(hasFailed), this.#oracle.objections(), this.#laboratory.strays]
-    for (const objection of objections.flatMap((each) => [...each])) this.#reasons.add(objection)
+    for (const objection of this.#objections()) this.#reasons.add(objection)
     const isFull = this.#evidence.schedules >= defaultMaxSchedules && !frontier.isEmpty
     if (!isFull || this.#options.maxSchedules !== undefined) return
     this.#reasons.add(
       `there are more than ${defaultMaxSchedules} schedules: pass maxSchedules to stop there on purpose, or use fewer preemptions or fewer statements`,
     )
+  }
+
+  #objections(): string[] {
+    const hasFailed = this.#failures.length > 0
+    return [...this.#evidence.objections(hasFailed), ...this.#oracle.objections(), ...this.#laboratory.strays]
   }
 
   /** Explores each mutant until it loses an update. */
@@ -331,6 +370,7 @@ class Exploration<C> {
       first,
       outcomes: Object.fromEntries(this.#outcomes),
       serverChoices: this.#serverChoices,
+      faults: this.#faults,
       mutants: this.#mutants,
     }
   }

@@ -1,3 +1,5 @@
+import type { Socket } from 'node:net'
+
 /** A statement that has reached the gate. */
 export interface Passing {
   readonly sql: string
@@ -12,6 +14,10 @@ export interface Passing {
   readonly rowsOf: (answer: unknown) => readonly unknown[]
   /** Closes the connection, in use or not, and removes it from its pool; a connection without a pool only gives up its locks. */
   readonly discard: () => unknown
+  /** The socket of the connection, unless it is closed. SQLite has none. */
+  readonly socket?: () => Socket | undefined
+  /** Sends the statement again, after `send` or in place of it. */
+  readonly resend: (sql: string) => unknown
 }
 
 /** What an exploration knows of a table. */
@@ -89,6 +95,8 @@ export interface Server {
   readonly open: (ids: readonly number[]) => Promise<readonly number[]>
   /** Cancels the waiting statement of a connection; absent if the kit itself makes statements wait. */
   readonly cancel?: (id: number) => Promise<void>
+  /** Ends a connection; resolves when it has given up its locks. Absent if connections have no sessions on a server. */
+  readonly kill?: (id: number) => Promise<void>
   /** Whether the error is from the server, so the failure of the statement is certain. */
   readonly isAnswer: (error: DriverError) => boolean
   /** Whether the database was busy and did nothing: the kit resends the statement when another one has ended. */

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import { isTime } from './dependencies.js'
 import type { Anomaly, Dependency } from './dependencies.js'
 import type { Failure, Result } from './explore.js'
+import { tookEffect } from './faults.js'
 import { entries, messageLines, shortened } from './report.js'
 import type { Entry } from './report.js'
 import { assignments, endsTransaction, insertions, nameOf, tableOf } from './statement.js'
@@ -218,12 +219,13 @@ class State {
       return
     }
     this.#waits.delete(participant)
-    if (endsTransaction(step.sql)) this.#end(entry)
-    else if (step.error === undefined) this.#access(entry)
+    if (tookEffect(step) && !endsTransaction(step.sql)) this.#access(entry)
+    if (endsTransaction(step.sql) || (step.fault && step.transaction !== undefined)) this.#end(entry)
   }
 
-  #end({ step: { transaction, sql, error } }: Entry): void {
-    const isCommitted = /^COMMIT/i.test(sql) && error === undefined
+  #end({ step }: Entry): void {
+    const { transaction, sql } = step
+    const isCommitted = /^COMMIT/i.test(sql) && tookEffect(step)
     for (const columns of this.#rows.values()) {
       for (const [column, cells] of columns) {
         const left = cells.flatMap((cell) => {

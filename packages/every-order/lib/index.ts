@@ -11,6 +11,7 @@ export type { Anomaly, AnomalyName, Dependency } from './dependencies.js'
 export { checkers } from './checkers.js'
 export type { Check } from './checkers.js'
 export {
+  CommittedError,
   EndlessError,
   FailureError,
   HangError,
@@ -21,6 +22,7 @@ export {
   StuckError,
   UsageError,
 } from './errors.js'
+export type { Fault } from './faults.js'
 export { htmlReport, markdownSummary } from './html.js'
 export type { HtmlOptions } from './html.js'
 export { explain, sequenceDiagram, timeline } from './report.js'

@@ -1,12 +1,13 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { databaseOf } from './connections.js'
 import { StoppedError, usage } from './errors.js'
+import type { Fault } from './faults.js'
 import type { Database, Gate, OpenDatabase, Passing, Row, Server, Table } from './gate.js'
-import { connectionsOf } from './options.js'
+import { connectionsOf, faultsOf } from './options.js'
 import type { ExploreOptions } from './options.js'
 import type { Mutate } from './mutants.js'
 import type { Pending } from './participant.js'
-import { passed, Run, sender } from './run.js'
+import { never, passed, Run, sender } from './run.js'
 import type { Chooser } from './schedules.js'
 import { connectServer } from './servers.js'
 import { nameOf, shapeOf, tableOf } from './statement.js'
@@ -113,6 +114,11 @@ export class Laboratory<C> implements Gate {
   /** Sends a statement of a running participant when it is released, and every other statement at once. */
   async keep(passing: Passing): Promise<unknown> {
     const from = sender()
+    if (from?.isStopped) {
+      // The connection is not given back otherwise.
+      await passing.discard()
+      return never()
+    }
     const refusal = from?.run.refusal(passing.sql)
     if (refusal) throw refusal
     const sql = shapeOf(passing.sql)
@@ -135,9 +141,14 @@ export class Laboratory<C> implements Gate {
     this.#runs.add(run)
     this.#isRunning = true
     for (const name of this.#names) this.#start(run, name, context)
-    await this.#finish(run, (ready) => chooser.choose(ready))
+    await this.#finish(
+      run,
+      (ready) => chooser.choose(ready),
+      () => chooser.fault,
+    )
     this.#isRunning = false
     run.end()
+    await run.discardLost()
     return run
   }
 
@@ -158,12 +169,16 @@ export class Laboratory<C> implements Gate {
   }
 
   /** Releases statements until all participants that were started have ended; on an error, ends what they hold. */
-  async #finish(run: Run, choose: (ready: readonly Pending[]) => string): Promise<void> {
+  async #finish(
+    run: Run,
+    choose: (ready: readonly Pending[]) => string,
+    fault: () => Fault | undefined = () => undefined,
+  ): Promise<void> {
     const { maxStatements = defaultMaxStatements } = this.#options
     try {
       for (let ready = await run.settle(); ready.length > 0; ready = await run.settle()) {
         this.goOn()
-        run.release(choose(ready), maxStatements)
+        run.release(choose(ready), maxStatements, fault())
       }
     } catch (error) {
       await run.giveUp(error as Error)
@@ -205,6 +220,7 @@ async function inLaboratory<C, R>(
     const opened: OpenDatabase[] = []
     for (const database of databases) opened.push(await open(database, 2 * participants))
     await checkSameServer(opened)
+    if (faultsOf(options).length > 0 && opened[0]!.dialect === 'sqlite') throw usage.faultsOfFile('explore')
     const admin = options.admin && (await open(databaseOf(options.admin)!, 1))
     const server = await connectServer(opened[0]!, admin)
     toClose.push(server)

@@ -2,6 +2,8 @@ import { types } from 'node:util'
 import type { Check } from './checkers.js'
 import { databaseOf } from './connections.js'
 import { usage } from './errors.js'
+import { faultKinds } from './faults.js'
+import type { Fault } from './faults.js'
 import { mutants } from './mutants.js'
 import type { Mutant } from './mutants.js'
 
@@ -45,6 +47,12 @@ export interface ExploreOptions<C> {
   readonly reduce?: boolean
   /** Explores again without a protection; each mutant must lose an update, else `unknown`. Default: none. */
   readonly mutants?: readonly Mutant[]
+  /**
+   * Explores again with one fault in each order, at each statement of each participant, if no order fails without one: `true` for all
+   * kinds, or a list of them. A participant must then have its whole effect or none; its whole effect once, if it resolves. Connections
+   * are lost, so all `connections` must be pools. Not for SQLite, whose file no network separates from the process. Default: none.
+   */
+  readonly faults?: boolean | readonly Fault[]
 }
 
 const optionNames = [
@@ -62,6 +70,7 @@ const optionNames = [
   'signal',
   'reduce',
   'mutants',
+  'faults',
 ]
 
 /** @throws {UsageError} an option is missing, unknown or invalid */
@@ -88,6 +97,9 @@ export function checkOptions<C>(method: string, options: ExploreOptions<C>): voi
   if (allowed !== 'allow' && allowed !== 'forbid' && !types.isRegExp(allowed)) throw usage.failures(method, allowed)
   const others = options.mutants ?? []
   if (!Array.isArray(others) || !others.every(isMutant)) throw usage.mutants(method, others, Object.keys(mutants))
+  if (!isFaults(options.faults)) throw usage.faults(method, options.faults, faultKinds)
+  const single = connections.findIndex((each) => databaseOf(each)!.max === 1)
+  if (faultsOf(options).length > 0 && single >= 0) throw usage.faultsOfOne(method, `connections[${single}]`)
   const max = connections.reduce<number>((sum, each) => sum + databaseOf(each)!.max, 0)
   if (max < functions.length) throw usage.pool(method, max, functions.length)
 }
@@ -95,6 +107,16 @@ export function checkOptions<C>(method: string, options: ExploreOptions<C>): voi
 /** The connections that are explored. */
 export function connectionsOf<C>({ connections, sequelize }: ExploreOptions<C>): readonly unknown[] {
   return connections ?? [sequelize]
+}
+
+/** The kinds of faults to explore. */
+export function faultsOf<C>({ faults = [] }: ExploreOptions<C>): readonly Fault[] {
+  return faults === true ? faultKinds : faults || []
+}
+
+function isFaults(faults: unknown): boolean {
+  const isList = Array.isArray(faults) && faults.every((each) => faultKinds.includes(each as Fault))
+  return faults === undefined || typeof faults === 'boolean' || isList
 }
 
 export function isMutant(name: string): name is Mutant {

@@ -1,4 +1,4 @@
-import { messageOf } from './errors.js'
+import { CommittedError, messageOf } from './errors.js'
 import type { Laboratory } from './laboratory.js'
 import { isSame } from './moments.js'
 import type { ExploreOptions } from './options.js'
@@ -78,7 +78,7 @@ export class Oracle<C> {
   /** Reads the rows before a schedule; the returned function checks the rows after it. */
   async judge(): Promise<Judge> {
     const ended = await this.#watch()
-    return async (run) => this.#compare(run.outcomes(), await ended(run))
+    return async (run) => this.#compare(run, await ended(run))
   }
 
   /** The writes that were not compared. */
@@ -92,8 +92,10 @@ export class Oracle<C> {
   /**
    * @throws {NotSerialError} the participants cannot have run one after the other, in any order
    * @throws {ResultsError} the rows are those of a serial order, but not what the participants returned
+   * @throws {CommittedError} a participant failed after its writes were committed
    */
-  async #compare(outcomes: Readonly<Record<string, Outcome>>, { change, results }: End): Promise<void> {
+  async #compare(run: Run, { change, results }: End): Promise<void> {
+    const outcomes: Readonly<Record<string, Outcome>> = run.outcomes()
     const orders = serialOrders(outcomes)
     const ends: End[] = []
     for (const order of orders) ends.push(await this.#endOf(order))
@@ -104,7 +106,11 @@ export class Oracle<C> {
         ends.map((serial) => serial.change),
         change,
       )
-    const compared = this.#comparable.filter((name) => outcomes[name] === 'ok')
+    const { failedAfterCommit: failed } = run
+    const isThere = sameRows.every((serial) => orders[ends.indexOf(serial)]!.includes(failed!))
+    if (failed !== undefined && isThere) throw new CommittedError(failed)
+    // After a fault, a participant may say that it had done so already.
+    const compared = this.#comparable.filter((name) => outcomes[name] === 'ok' && name !== run.fault?.participant)
     const isSerial = (serial: End): boolean => compared.every((name) => isSame(serial.results[name], results[name]))
     if (sameRows.some(isSerial)) return
     const of = (each: End['results']): End['results'] =>

@@ -1,3 +1,5 @@
+import type { Fault } from './faults.js'
+import type { Passing } from './gate.js'
 import type { Kind } from './statement.js'
 import type { Step } from './step.js'
 
@@ -15,6 +17,9 @@ export interface Statement extends Pending {
   readonly connection: object
   /** Closes the connection. */
   readonly discard: () => unknown
+  readonly socket: Passing['socket']
+  /** What is to happen to it. */
+  fault: Fault | undefined
   /** Releases it. */
   go: () => void
   /** For a statement that found the database busy: resends it, or gives up. */
@@ -44,6 +49,10 @@ export interface Participant {
   looks: number
   /** A write of it is committed, or may be. */
   lasting: boolean
+  /** The server has answered its last one. */
+  acknowledged: boolean
+  /** Its process has ended, in an order with this fault: it gets no answer any more. */
+  stopped: boolean
 }
 
 export function newParticipant(name: string): Participant {
@@ -57,6 +66,8 @@ export function newParticipant(name: string): Participant {
     lastEvent: performance.now(),
     looks: 0,
     lasting: false,
+    acknowledged: false,
+    stopped: false,
   }
 }
 

@@ -1,6 +1,8 @@
 import { AsyncLocalStorage, createHook } from 'node:async_hooks'
 import { livelockOf } from './livelock.js'
 import { EndlessError, HangError, messageOf, OpenTransactionError, StuckError } from './errors.js'
+import { describeFault, severed } from './faults.js'
+import type { Fault, FaultAt } from './faults.js'
 import type { DriverError, Passing, Server } from './gate.js'
 import type { Mutate } from './mutants.js'
 import { isDone, newParticipant, nextOf } from './participant.js'
@@ -12,8 +14,16 @@ import type { Step } from './step.js'
 import { Waits } from './waits.js'
 import type { WaitToEnd } from './waits.js'
 
-/** The outcome of a participant. `unknown`: it rejected after a write that is, or may be, committed. */
-export type Outcome = 'ok' | 'failed' | 'unknown'
+/**
+ * The outcome of a participant. `unknown`: it rejected after a write that is, or may be, committed. `stopped`: its process ended,
+ * in an order with that fault.
+ */
+export type Outcome = 'ok' | 'failed' | 'unknown' | 'stopped'
+
+/** The fault that has happened in a run. */
+interface Happened extends FaultAt {
+  readonly participant: string
+}
 
 interface Context {
   readonly run: Run
@@ -26,12 +36,21 @@ interface Context {
 const contexts = new AsyncLocalStorage<Context>()
 
 /** The run and the participant that the current code belongs to. */
-export function sender():
-  { readonly run: Run; readonly name: string; readonly hasEnded: boolean; readonly hasPassed: boolean } | undefined {
+export function sender(): Sender | undefined {
   const context = contexts.getStore()
   if (!context) return undefined
   const { run, participant, hasPassed = false } = context
-  return { run, name: participant.name, hasEnded: participant.settled !== undefined, hasPassed }
+  const { name, settled, stopped } = participant
+  return { run, name, hasEnded: settled !== undefined, hasPassed, isStopped: stopped }
+}
+
+interface Sender {
+  readonly run: Run
+  readonly name: string
+  readonly hasEnded: boolean
+  readonly hasPassed: boolean
+  /** Its process has ended: nothing of it goes on. */
+  readonly isStopped: boolean
 }
 
 /** Calls `fn` as code that belongs to no participant. */
@@ -74,6 +93,8 @@ const limits = {
 /** One execution of the participants. Their statements are released one at a time, in the order of the caller. */
 export class Run {
   readonly steps: Step[] = []
+  /** The fault, if there is one and it has happened. */
+  fault: Happened | undefined
   /** The participants that were released, in order. */
   readonly choices: string[] = []
   /** The number of choices after which the server first chose who continues, since it ended a deadlock. */
@@ -102,6 +123,9 @@ export class Run {
   })
   /** Why the run was given up. */
   #refusal: Error | undefined
+  #faultChoice = 0
+  /** Takes the connection that was lost out of its pool. */
+  #lost: () => unknown = nothing
 
   /** All participants have ended, or the run was aborted. */
   get isOver(): boolean {
@@ -152,12 +176,13 @@ export class Run {
     if (this.#refusal) throw this.#refusal
     const { step } = statement
     this.#waits.use(statement, participant)
+    if (statement.fault === 'stopped') await this.#stop(statement, participant)
     const begin = this.#waits.transaction(statement.connection)?.begin
     step.transaction = beginsTransaction(step.sql) ? step.number : begin
     try {
       const send = (): unknown => passing.send(step.sql)
       const answer = await contexts.run({ run: this, participant, within: statement, hasPassed: true }, () =>
-        this.#untilNotBusy(statement, send),
+        statement.fault ? this.#lose(statement, passing) : this.#untilNotBusy(statement, send),
       )
       if (statement.kind === 'read' || statement.kind === 'lock') step.rows = copyOf(passing.rowsOf(answer))
       if (statement.kind === 'write') step.affected = affectedBy(answer)
@@ -165,9 +190,12 @@ export class Run {
       return answer
     } catch (error) {
       step.error = statement.cancelled ? `the exploration ended this wait (${messageOf(error)})` : messageOf(error)
+      if (step.fault) step.error = describeFault(step.fault, step.error)
       // The server may end a deadlock before the kit asks who waits.
       if (isDeadlock(driverError(error))) this.#serverChooses()
-      this.#answered(statement, participant, !this.#server.isAnswer(driverError(error)))
+      const isCertain = step.fault ? step.fault === 'killed-before' : this.#server.isAnswer(driverError(error))
+      this.#answered(statement, participant, !isCertain)
+      if (step.fault) this.#waits.closed(statement.connection)
       throw error
     } finally {
       step.touched = touchedBy(step, passing.table)
@@ -175,7 +203,41 @@ export class Run {
       participant.sent.delete(statement)
       if (within) within.nested--
       this.#signal(participant)
+      if (participant.stopped) await never()
     }
+  }
+
+  /** Loses the connection of a statement, before the server gets the statement, or after it has executed it. */
+  async #lose({ fault, step, connection }: Statement, passing: Passing): Promise<void> {
+    if (fault !== 'killed-before') step.affected = affectedBy(await passing.send(step.sql))
+    this.#happened(step, fault!)
+    this.#lost = passing.discard
+    try {
+      await severed(passing.socket!(), () => passing.resend(step.sql))
+    } finally {
+      await this.#server.kill!(this.#server.connectionId(connection))
+    }
+  }
+
+  /** Ends the process of a participant: its connections are closed, and what it awaits never ends. */
+  async #stop(statement: Statement, participant: Participant): Promise<never> {
+    const { step } = statement
+    participant.stopped = true
+    this.#happened(step, 'stopped')
+    step.error = describeFault('stopped', undefined)
+    await this.#waits.close(participant)
+    participant.settled = { rejected: true }
+    participant.gates.length = 0
+    participant.sent.clear()
+    step.answeredAfter = this.steps.length
+    this.#lockReleased()
+    this.#signal(participant)
+    return never()
+  }
+
+  #happened(step: Statement['step'], kind: Fault): void {
+    step.fault = kind
+    this.fault = { kind, choice: this.#faultChoice, participant: step.participant }
   }
 
   /** Waits until every participant is at the gate, waits, or has ended; returns the statements held at the gate. */
@@ -232,11 +294,11 @@ export class Run {
   }
 
   /**
-   * Releases the next statement of a participant.
+   * Releases the next statement of a participant, to which a fault may happen.
    *
    * @throws {EndlessError} the participant has sent `maxStatements`
    */
-  release(name: string, maxStatements: number): void {
+  release(name: string, maxStatements: number, fault?: Fault): void {
     const participant = this.#participants.find((each) => each.name === name)!
     this.choices.push(name)
     if (participant.held) {
@@ -253,8 +315,15 @@ export class Run {
     const statement = participant.gates.shift()!
     statement.step.number = this.steps.push(statement.step)
     this.#released.push(statement)
+    statement.fault = fault
+    if (fault) this.#faultChoice = this.choices.length - 1
     participant.sent.add(statement)
     statement.go()
+  }
+
+  /** Gives the place of a lost connection in its pool back, if its participant has not. */
+  async discardLost(): Promise<void> {
+    await Promise.resolve().then(this.#lost).catch(nothing)
   }
 
   /** Marks the run as ended: statements of participants that had ended go on, and later ones are not held. */
@@ -288,11 +357,19 @@ export class Run {
   /** The outcome of each participant. */
   outcomes(): Record<string, Outcome> {
     return Object.fromEntries(
-      this.#participants.map(({ name, settled, lasting }) => [
+      this.#participants.map(({ name, settled, lasting, stopped }) => [
         name,
-        settled!.rejected ? (lasting ? 'unknown' : 'failed') : 'ok',
+        stopped ? 'stopped' : settled!.rejected ? (lasting ? 'unknown' : 'failed') : 'ok',
       ]),
     )
+  }
+
+  /** The participant that rejected after its connection was lost, although the server had answered that its writes are committed. */
+  get failedAfterCommit(): string | undefined {
+    const found = this.#participants.find(({ name, settled, acknowledged, stopped }) => {
+      return name === this.fault?.participant && settled!.rejected && acknowledged && !stopped
+    })
+    return found?.name
   }
 
   /** What each participant that did not reject has returned. */
@@ -303,7 +380,7 @@ export class Run {
 
   /** The errors of the participants that rejected. */
   errors(): ReadonlyMap<string, unknown> {
-    const rejected = this.#participants.filter(({ settled }) => settled!.rejected)
+    const rejected = this.#participants.filter(({ settled, stopped }) => settled!.rejected && !stopped)
     return new Map(rejected.map(({ name, settled }) => [name, settled!.error]))
   }
 
@@ -324,6 +401,7 @@ export class Run {
       affected: undefined,
       rows: [],
       error: undefined,
+      fault: undefined,
       touched: [],
     }
     const { connection } = passing
@@ -337,8 +415,9 @@ export class Run {
       cancelled: false,
       blockers: undefined,
       nested: 0,
+      fault: undefined,
     }
-    return { participant: name, sql, kind, step, connection, discard, ...state }
+    return { participant: name, sql, kind, step, connection, discard, socket: passing.socket, ...state }
   }
 
   /** Resends a statement while the database is busy and another participant may end that. */
@@ -362,7 +441,10 @@ export class Run {
     const { sql, kind, connection, step } = statement
     const open = this.#waits.transaction(connection)
     const isLastWord = /^COMMIT/i.test(sql) ? open?.wrote : kind === 'write' && !open
-    if (isLastWord && mayBeDone) participant.lasting = true
+    if (isLastWord && mayBeDone) {
+      participant.lasting = true
+      participant.acknowledged = step.error === undefined
+    }
     this.#waits.answered(statement, participant)
     const isAlone = !open && kind !== 'local' && !beginsTransaction(sql)
     const unlocks = kind === 'end' || isAlone || step.error !== undefined || /unlock|release/i.test(sql)
@@ -482,6 +564,11 @@ export class Run {
       }
     })
   }
+}
+
+/** Never resolves: the code that awaits it has no process any more. */
+export function never(): Promise<never> {
+  return new Promise(nothing)
 }
 
 /** The error of the driver, which Sequelize keeps in `parent`. */

@@ -1,3 +1,5 @@
+import { faultKinds } from './faults.js'
+import type { Fault, FaultAt } from './faults.js'
 import type { Pending } from './participant.js'
 import { shapeOf } from './statement.js'
 
@@ -69,6 +71,8 @@ export interface Chooser {
   /** Another item of the frontier covers this schedule. */
   readonly isRedundant: boolean
   choose(ready: readonly Pending[]): string
+  /** What is to happen to the statement that was chosen last. */
+  readonly fault?: Fault | undefined
   /** The same schedule from its start. */
   again(): Chooser
 }
@@ -174,10 +178,16 @@ export class Script implements Chooser {
   divergence: string | undefined
   divergedAt: number | undefined
   readonly #choices: readonly string[]
+  readonly #fault: FaultAt | undefined
   #place = 0
 
-  constructor(choices: readonly string[]) {
+  constructor(choices: readonly string[], fault?: FaultAt) {
     this.#choices = choices
+    this.#fault = fault
+  }
+
+  get fault(): Fault | undefined {
+    return this.#fault?.choice === this.#place - 1 ? this.#fault.kind : undefined
   }
 
   again(): Chooser {
@@ -197,18 +207,34 @@ export class Script implements Chooser {
   }
 }
 
-/** The choices of a schedule as text, with one letter for each: in `v1:ABBA`, A is the first participant. */
-export function tokenOf(names: readonly string[], choices: readonly string[], mutant?: string): string {
+/**
+ * The choices of a schedule as text, with one letter for each: in `v1:ABBA`, A is the first participant. In
+ * `v1:ABBA/stopped@4`, the fault is at the fourth choice.
+ */
+export function tokenOf(
+  names: readonly string[],
+  choices: readonly string[],
+  mutant?: string,
+  fault?: FaultAt,
+): string {
   const letters = choices.map((name) => String.fromCharCode(65 + names.indexOf(name)))
-  return `v1${mutant === undefined ? '' : `.${mutant}`}:${letters.join('')}`
+  const end = fault ? `/${fault.kind}@${fault.choice + 1}` : ''
+  return `v1${mutant === undefined ? '' : `.${mutant}`}:${letters.join('')}${end}`
 }
 
 /** Parses a token; `undefined` if it is invalid. */
-export function readToken(
-  token: string,
-  names: readonly string[],
-): { readonly choices: readonly string[]; readonly mutant: string | undefined } | undefined {
-  const [, mutant, letters] = /^v1(?:\.([a-z-]+))?:([A-Z]*)$/.exec(token) ?? []
+export function readToken(token: string, names: readonly string[]): Recording | undefined {
+  const [, mutant, letters, kind, place] = /^v1(?:\.([a-z-]+))?:([A-Z]*)(?:\/([a-z-]+)@([1-9]\d*))?$/.exec(token) ?? []
   const choices = letters?.split('').map((letter) => names[letter.charCodeAt(0) - 65])
-  return !choices || choices.includes(undefined) ? undefined : { choices: choices as string[], mutant }
+  if (!choices || choices.includes(undefined)) return undefined
+  if (kind === undefined) return { choices: choices as string[], mutant, fault: undefined }
+  const isFault = faultKinds.includes(kind as Fault)
+  const fault = { kind: kind as Fault, choice: Number(place) - 1 }
+  return isFault ? { choices: choices as string[], mutant, fault } : undefined
+}
+
+interface Recording {
+  readonly choices: readonly string[]
+  readonly mutant: string | undefined
+  readonly fault: FaultAt | undefined
 }

@@ -114,7 +114,7 @@ class OpenSequelize implements OpenDatabase {
     const { pool } = internals(this.#sequelize).connectionManager
     const discard = (connection: object): unknown => pool.destroy(connection)
     const undo = [
-      installGate(this.#sequelize, gate, discard),
+      installGate(this.#sequelize, gate, discard, this.#driver),
       // What goes around Sequelize.
       this.#driver.install(this.#connection, pool, gate),
       connectUnattended(this.#sequelize),
@@ -149,7 +149,12 @@ function secondInstance(sequelize: Sequelize): Sequelize {
  * Sequelize's hooks are not sufficient: `beforeQuery` has no SQL text, and `afterQuery` sees neither result nor error.
  * Only the class of this instance is replaced; other instances are unchanged.
  */
-function installGate(sequelize: Sequelize, gate: Gate, discard: (connection: object) => unknown): () => void {
+function installGate(
+  sequelize: Sequelize,
+  gate: Gate,
+  discard: (connection: object) => unknown,
+  driver?: Driver,
+): () => void {
   const { dialect } = internals(sequelize)
   const Original = dialect.Query
   dialect.Query = class extends Original {
@@ -163,6 +168,8 @@ function installGate(sequelize: Sequelize, gate: Gate, discard: (connection: obj
         send: (text = sql) => super.run(text, parameters),
         rowsOf: valuesOf,
         discard: () => discard(connection),
+        ...(driver && { socket: () => driver.socketOf(connection) }),
+        resend: (text) => super.run(text, parameters),
       })
     }
   }

@@ -34,12 +34,16 @@ export async function readRows(database: Tables, tables: readonly string[]): Pro
     const table = nameOf(quoted)
     const { keys, times } = database.table(table) ?? unknownTable
     const found = await database.query(`SELECT * FROM ${quoted}`)
-    for (const [index, columns] of found.entries()) {
-      const row = Object.fromEntries(
+    const rows = found.map((columns) =>
+      Object.fromEntries(
         Object.entries(columns)
           .filter(([column]) => !times.includes(column))
           .map(([column, value]) => [column, plain(value)]),
-      )
+      ),
+    )
+    // The server returns them in any order.
+    if (keys.length === 0) rows.sort((one, other) => (JSON.stringify(one) < JSON.stringify(other) ? -1 : 1))
+    for (const [index, row] of rows.entries()) {
       const key = keys.length > 0 ? keys.map(({ field }) => row[field]) : [index]
       all.set(JSON.stringify([table, ...key]), { table, row })
     }
@@ -145,20 +149,21 @@ function plain(value: unknown): unknown {
   return JSON.parse(JSON.stringify(value, (_key, each: unknown) => (typeof each === 'bigint' ? String(each) : each)))
 }
 
-/** All serial orders: of every `ok` participant, no `failed` one, and any selection of the `unknown` ones. */
+/** All serial orders: of every `ok` participant, no `failed` one, and any selection of the other ones. */
 export function serialOrders(outcomes: Readonly<Record<string, Outcome>>): string[][] {
   const names = Object.keys(outcomes)
   const parts = names.reduce<string[][]>(
     (all, name) => {
       const withIt = all.map((part) => [...part, name])
-      return outcomes[name] === 'unknown' ? [...withIt, ...all] : outcomes[name] === 'ok' ? withIt : all
+      return outcomes[name] === 'ok' ? withIt : outcomes[name] === 'failed' ? all : [...withIt, ...all]
     },
     [[]],
   )
   return parts.flatMap(permutations)
 }
 
-function permutations(names: readonly string[]): string[][] {
+/** Every order of some participants. */
+export function permutations(names: readonly string[]): string[][] {
   if (names.length === 0) return [[]]
   return names.flatMap((name) => permutations(names.filter((each) => each !== name)).map((rest) => [name, ...rest]))
 }

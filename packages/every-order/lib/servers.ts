@@ -39,6 +39,11 @@ async function mysqlOrMariadb(session: Session): Promise<Server> {
     waits,
     open,
     cancel: async (id) => void (await ask(`KILL QUERY ${id}`)),
+    async kill(id) {
+      // It leaves the list when it has been rolled back.
+      const isThere = `SELECT id FROM information_schema.PROCESSLIST WHERE id = ${id}`
+      while ((await ask(isThere)).length > 0) await ask(`KILL ${id}`).catch(() => undefined)
+    },
     isAnswer: ({ errno = 0, sqlState }) => sqlState !== undefined && errno >= 1000 && errno < 45_000,
     isBusy: () => false,
     prepare: () => undefined,
@@ -70,6 +75,10 @@ function postgres(session: Session): Server {
       return rows.map(({ pid }) => Number(pid))
     },
     cancel: async (id) => void (await session.query(`SELECT pg_cancel_backend(${id})`)),
+    async kill(id) {
+      const end = `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ${id}`
+      while ((await session.query(end)).length > 0);
+    },
     isAnswer: ({ severity }) => severity !== undefined,
     isBusy: () => false,
     prepare: () => undefined,

@@ -1,3 +1,4 @@
+import type { Fault } from './faults.js'
 import type { Table } from './gate.js'
 import { conditions, isSeveral, nameOf, tableOf, tablesWritten } from './statement.js'
 import type { Kind } from './statement.js'
@@ -21,6 +22,8 @@ export interface Step {
   /** A copy of the rows that a read returned. */
   readonly rows: readonly Readonly<Record<string, unknown>>[]
   readonly error: string | undefined
+  /** What happened to its connection, in an order with a fault. */
+  readonly fault?: Fault | undefined
   /** The rows that it read or wrote, as `table#key`; `table#*` if they are unknown. */
   readonly touched: readonly string[]
 }

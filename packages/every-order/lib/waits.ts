@@ -1,3 +1,4 @@
+import { severed } from './faults.js'
 import { isDone } from './participant.js'
 import type { Participant, Statement } from './participant.js'
 import type { Server } from './gate.js'
@@ -9,6 +10,9 @@ export interface Transaction {
   readonly begin: number
   wrote: boolean
 }
+
+/** A connection, and how to close it. */
+type Used = Pick<Statement, 'connection' | 'discard' | 'socket'>
 
 /** The wait to end if no participant can continue. */
 export interface WaitToEnd {
@@ -26,7 +30,7 @@ export class Waits {
   readonly #server: Server
   readonly #owners = new Map<number, Participant>()
   /** How to close the connections that the participants used. */
-  readonly #discards = new Map<object, () => unknown>()
+  readonly #used = new Map<object, Used>()
   /** The open transactions, by connection. */
   readonly #transactions = new Map<object, Transaction>()
 
@@ -35,9 +39,9 @@ export class Waits {
   }
 
   /** Records that a participant uses a connection. */
-  use({ connection, discard }: Pick<Statement, 'connection' | 'discard'>, participant: Participant): void {
+  use({ connection, discard, socket }: Used, participant: Participant): void {
     this.#server.prepare(connection)
-    this.#discards.set(connection, discard)
+    this.#used.set(connection, { connection, discard, socket })
     this.#owners.set(this.#server.connectionId(connection), participant)
   }
 
@@ -58,7 +62,7 @@ export class Waits {
     const open = await this.#server.open(left.map(([connection]) => idOf(connection)))
     for (const [connection] of left) this.#transactions.delete(connection)
     const held = left.filter(([connection]) => open.includes(idOf(connection)))
-    await Promise.allSettled(held.map(([connection]) => Promise.resolve().then(this.#discards.get(connection))))
+    await Promise.allSettled(held.map(([connection]) => Promise.resolve().then(this.#used.get(connection)!.discard)))
     return held.map(([, transaction]) => transaction)
   }
 
@@ -134,7 +138,29 @@ export class Waits {
 
   /** Closes the connections that the participants used. The session of a connection may hold a lock without a transaction. */
   async discard(): Promise<void> {
-    await Promise.allSettled([...this.#discards.values()].map((discard) => Promise.resolve().then(discard)))
+    await Promise.allSettled([...this.#used.values()].map(({ discard }) => Promise.resolve().then(discard)))
+  }
+
+  /** Records that a connection was lost, and its transaction with it. */
+  closed(connection: object): void {
+    this.#transactions.delete(connection)
+  }
+
+  /** Closes the connections of a participant whose process ends; resolves when they have given up their locks. */
+  async close(participant: Participant): Promise<void> {
+    const open = [...this.#transactions].filter(([, transaction]) => transaction.participant === participant)
+    const used = open.map(([connection]) => this.#used.get(connection)!)
+    const held = new Map<object, Used>()
+    for (const each of [...participant.gates, ...participant.sent, ...used]) held.set(each.connection, each)
+    for (const { connection, discard, socket } of held.values()) {
+      await severed(socket!(), () => undefined)
+      // That gives its place in the pool back.
+      await Promise.resolve()
+        .then(discard)
+        .catch(() => undefined)
+      await this.#server.kill!(this.#server.connectionId(connection))
+      this.closed(connection)
+    }
   }
 
   /** If the server reports no blockers: the others with an open transaction, preferably those that do not wait. */

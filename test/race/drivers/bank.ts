@@ -65,8 +65,13 @@ async function race<T>(
   return { ...(await explore(all)), options: all }
 }
 
-/** Defines the same lost updates and the same cures for a way. */
-export function defineBank<T>(title: string, dialect: Dialect, open: () => Promise<Way<T>>): void {
+/** Defines the same lost updates and the same cures for a way, and faults if it has a pool of a driver. */
+export function defineBank<T>(
+  title: string,
+  dialect: Dialect,
+  open: () => Promise<Way<T>>,
+  { hasFaults = false }: { readonly hasFaults?: boolean } = {},
+): void {
   describe(title, () => {
     let way: Way<T>
 
@@ -95,5 +100,27 @@ export function defineBank<T>(title: string, dialect: Dialect, open: () => Promi
         expect(result.schedules).to.equal(flow === addKey ? 6 : 10)
       })
     }
+    if (!hasFaults) return
+
+    it('keeps or leaves out a key of a document in one transaction, after every fault', async () => {
+      const result = await race(way, addKey(way, true), { faults: true, preemptions: 0 })
+      assertNoLostUpdate(result)
+      expect(result.faults).to.equal(84)
+      for (const outcome of ['ok', 'failed', 'unknown', 'stopped'])
+        expect(Object.keys(result.outcomes).join()).to.include(`A ${outcome}`)
+    })
+
+    it('finds a sum that a retry adds twice, since the answer of its COMMIT was lost', async () => {
+      const change = way.transaction.bind(way, async (transaction) => {
+        const { balance } = await way.read(transaction, 1, true)
+        await way.save(transaction, 1, { balance: balance + 1 })
+      })
+      const { verdict, failures } = await race(way, () => change().catch(change), {
+        faults: ['lost-commit-answer'],
+        preemptions: 0,
+      })
+      expect(verdict).to.equal('lost')
+      expect([...new Set(failures.map(({ anomaly }) => anomaly.name))]).to.deep.equal(['double write'])
+    })
   })
 }

@@ -98,8 +98,10 @@ if (requestedDatabases().includes('postgres')) {
       connectionString: servers.get('postgres')!.url,
       max: 4,
     })
-    defineBank('its promises', 'postgres', () => Promise.resolve(promises(new Pool(config()))))
-    defineBank('its callbacks and named statements', 'postgres', () => Promise.resolve(callbacks(new Pool(config()))))
+    defineBank('its promises', 'postgres', () => Promise.resolve(promises(new Pool(config()))), { hasFaults: true })
+    defineBank('its callbacks and named statements', 'postgres', () => Promise.resolve(callbacks(new Pool(config()))), {
+      hasFaults: true,
+    })
     defineBank('its single connections', 'postgres', async () => {
       const clients = [new Client(config()), new Client(config())]
       for (const client of clients) await client.connect()

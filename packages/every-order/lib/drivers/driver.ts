@@ -1,4 +1,5 @@
 import { AsyncResource } from 'node:async_hooks'
+import type { Socket } from 'node:net'
 import type { Gate, Session } from '../gate.js'
 
 /** What the kit does with the connections of one driver. */
@@ -8,6 +9,8 @@ export interface Driver {
   isConnection(value: object): boolean
   /** The host and the port, as the connection was given them; empty if it does not say. */
   addressOf(connection: object): string
+  /** The socket of a connection, unless it is closed; from then on, an error of the connection that no listener gets does not end the process. */
+  socketOf(connection: object): Socket | undefined
   /** Opens another connection with the same credentials. */
   connect(connection: object, borrow: () => Promise<Borrowed>): Promise<Session>
   /** Passes the statements of all connections of the driver to the gate; returns a function that undoes that. */

@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net'
 import type { Gate } from '../gate.js'
 import { patch } from '../patch.js'
 import { unattended } from '../run.js'
@@ -7,6 +8,8 @@ import type { Driver } from './driver.js'
 interface MariadbConnection {
   query(sql: string): Promise<unknown>
   destroy(): void
+  on(event: 'error', listener: () => void): unknown
+  once(event: 'newListener', listener: (this: { readonly socket: Socket | undefined }) => void): unknown
 }
 
 type MariadbStatement = string | { readonly sql: string }
@@ -32,6 +35,17 @@ export const mariadb: Driver = {
 
   // It does not say.
   addressOf: () => '',
+
+  socketOf(connection) {
+    const own = connection as MariadbConnection
+    let socket: Socket | undefined
+    // The connection proper, which has the socket, is what emits the events.
+    own.once('newListener', function () {
+      socket = this.socket
+    })
+    own.on('error', () => undefined)
+    return socket
+  },
 
   async connect(_connection, borrow) {
     const { connection, giveBack } = await borrow()
@@ -120,5 +134,7 @@ function keepMariadb(
     send: (text = sql) => send(typeof given === 'string' ? text : { ...given, sql: text }),
     rowsOf: (answer) => asObjects(answer, undefined),
     discard: () => connection.destroy(),
+    socket: () => mariadb.socketOf(connection),
+    resend: (text) => connection.query(text),
   })
 }

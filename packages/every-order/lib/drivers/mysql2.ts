@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net'
 import type { Gate } from '../gate.js'
 import { ownerOf, patch } from '../patch.js'
 import { unattended } from '../run.js'
@@ -16,6 +17,7 @@ interface Mysql2Command extends NodeJS.EventEmitter {
 interface Mysql2Connection {
   readonly config: { readonly host?: string; readonly port?: number; readonly socketPath?: string }
   readonly _pool?: object
+  readonly stream: Socket
   query(options: object, callback: Callback): unknown
   on(event: 'error', listener: () => void): unknown
   end(callback: () => void): void
@@ -36,6 +38,12 @@ export const mysql2: Driver = {
   addressOf(connection) {
     const { host, port, socketPath } = (connection as Mysql2Connection).config
     return socketPath ?? `${host}:${port}`
+  },
+
+  socketOf(connection) {
+    const own = connection as Mysql2Connection
+    own.on('error', () => undefined)
+    return own.stream
   },
 
   async connect(connection) {
@@ -162,6 +170,14 @@ function keepMysql2(
         return asObjects(rows, fields)
       },
       discard: () => (connection._pool ? connection.destroy() : giveUpLocks(connection)),
+      socket: () => mysql2.socketOf(connection),
+      resend: (text) =>
+        new Promise((resolve, reject) =>
+          connection.query({ sql: text }, (error, ...words) =>
+            // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors -- the driver's error
+            error ? reject(error) : resolve(words),
+          ),
+        ),
     })
     .then(
       (given) => process.nextTick(answer, undefined, ...(given as unknown[])),

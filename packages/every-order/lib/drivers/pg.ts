@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net'
 import type { Gate, Row } from '../gate.js'
 import { patch } from '../patch.js'
 import { unattended } from '../run.js'
@@ -13,6 +14,7 @@ interface PgClient {
   readonly connectionParameters: { readonly host: string; readonly port: number }
   readonly password: unknown
   readonly ssl: unknown
+  readonly connection: { readonly stream: Socket }
   connect(): Promise<void>
   query(text: string): Promise<{ rows: Row[] }>
   on(event: 'error', listener: () => void): unknown
@@ -39,6 +41,12 @@ export const pg: Driver = {
   addressOf(connection) {
     const { host, port } = (connection as PgClient).connectionParameters
     return `${host}:${port}`
+  },
+
+  socketOf(connection) {
+    const client = connection as PgClient
+    client.on('error', () => undefined)
+    return client.connection.stream
   },
 
   async connect(connection) {
@@ -117,6 +125,8 @@ function keepPg(
         await query('DISCARD ALL')
       }
     },
+    socket: () => pg.socketOf(client),
+    resend: (sql) => query({ text: sql, values }),
   })
   if (submittable) {
     answer.catch((error: unknown) => {
