@@ -205,7 +205,7 @@ describe('a recorded race in a browser', () => {
   const folder = join(root, 'docs', 'public', 'races')
   const shots = process.env['SCREENSHOTS']
 
-  for (const name of readdirSync(folder)) {
+  for (const name of readdirSync(folder).filter((each) => each.endsWith('.html'))) {
     for (const scheme of ['light', 'dark'] as const) {
       it(`steps through ${name} by keyboard, on a desk and on a phone (${scheme})`, async () => {
         await inBrowser(readFileSync(join(folder, name), 'utf8'), scheme, async ({ page, problems, requests }) => {
