@@ -29,6 +29,9 @@ import type { Cells, Section } from './isolation-page.js'
 const isRecording = Boolean(process.env['RECORD'])
 const isWhole = isRecording || Boolean(process.env['EVERY'])
 
+/** Whether a run sees how an anomaly is prevented. SQLite refuses one of the three transactions of OTV in some runs only. */
+const comparesHow = (code: string): boolean => isRecording || (isWhole && code !== 'OTV')
+
 /**
  * The programs that a run explores at a level: all, and how each anomaly is prevented, with EVERY=1. Else each program at the
  * highest level that permits its anomaly, and at the next one; without OTV, whose three transactions have many orders, and
@@ -87,7 +90,7 @@ eachDatabase('the page of isolation levels', (database) => {
       return Object.fromEntries(
         measuredAt(section, level).map(({ code }) => {
           const outcome = cells[code]!
-          return [code, isWhole || outcome === 'permitted' ? outcome : 'prevented']
+          return [code, comparesHow(code) || outcome === 'permitted' ? outcome : 'prevented']
         }),
       )
     }
@@ -104,7 +107,7 @@ eachDatabase('the page of isolation levels', (database) => {
             expect(result.first.anomaly.name, code).to.equal(called)
             races.set(`${level} ${code}`, result)
             cells[code] = 'permitted'
-          } else cells[code] = isWhole ? await preventionOf(sequelize, program) : 'prevented'
+          } else cells[code] = comparesHow(code) ? await preventionOf(sequelize, program) : 'prevented'
         }
         measured[level] = cells
         if (!isRecording) expect(cells).to.deep.equal(expected(level))

@@ -125,7 +125,7 @@ export const programs: readonly Program[] = [
     shown: ['look for rows with `value % 3 = 0`; if there is none, `INSERT` (3, 30)', 'the same, (4, 42)'],
     anomaly: 'both find none, and both insert',
     flows: [book(3, 30), book(4, 42)],
-    called: 'double insert',
+    called: 'write skew',
   },
   {
     code: 'G2-lock',
@@ -134,7 +134,7 @@ export const programs: readonly Program[] = [
     shown: ['look for rows with `value % 3 = 0` `FOR UPDATE`; if there is none, `INSERT` (3, 30)', 'the same, (4, 42)'],
     anomaly: 'both find none, and both insert',
     flows: [book(3, 30, `${multiples} FOR UPDATE`), book(4, 42, `${multiples} FOR UPDATE`)],
-    called: 'double insert',
+    called: 'write skew',
   },
   {
     code: 'G-single',
