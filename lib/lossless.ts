@@ -40,19 +40,89 @@ import type { JsonWriteOptions } from './writes/options.js'
  *     interface WorkflowRun extends Lossless<WorkflowRun> {}
  */
 export interface Lossless<M extends Model> {
-  /** Locks and refreshes this row, then runs `fn`. See the function {@link withLock}. */
+  /**
+   * Runs `fn` while this row is locked, in one transaction: no other session can change it between the read and the write of
+   * `fn`. Locks and refreshes this instance in one read, commits after `fn`, and rolls back and restores the instance if `fn`
+   * throws. In `fn`, the row's own methods join the transaction; every other write needs `{ transaction }`. The function
+   * {@link withLock} takes rows without an instance too.
+   *
+   * @returns the result of `fn`
+   * @throws {UsageError} before any SQL: a row never saved, a model without primary key, a read-only transaction
+   * @throws {UnsavedChangesError} before any SQL: the row has unsaved changes; or after a rollback: `fn` left some
+   * @throws {RowNotFoundError} the row was deleted; `fn` does not run
+   * @throws {OutsideTransactionError} a write in `fn` is not part of the transaction
+   * @throws {ConflictError} the lock failed by a deadlock or a conflict; or, with `retry`, the last attempt of `fn`
+   * @throws {LockTimeoutError} another session held the lock longer than `timeoutMs`, or the timeout of the server
+   * @throws {RolledBackError} `fn` caught the error of a statement that ended the transaction
+   * @throws {PendingStatementsError} `fn` did not await a statement; the transaction was rolled back
+   * @throws {UnknownOutcomeError} the connection was lost after COMMIT was sent
+   * @example
+   *     await run.withLock(async (run) => {
+   *       run.progress.step_a = 'done'
+   *       await run.save()
+   *     })
+   */
   withLock<R>(fn: (row: this, transaction: Transaction) => R | Promise<R>, options?: WithLockOptions): Promise<R>
 
-  /** Runs `fn` on a fresh row and saves it; retries after a concurrent write. See {@link withOptimisticLock}. */
+  /**
+   * Reads this row, runs `fn` and saves its changes; if another session has written the row in between, starts again from a
+   * fresh read. For models with `version: true`. `fn` may run several times. In a transaction, passed or ambient, this is
+   * {@link withLock}. See the function {@link withOptimisticLock}.
+   *
+   * @returns the result of `fn`
+   * @throws {UsageError} before any SQL: a model without `version: true`; a row never saved
+   * @throws {UnsavedChangesError} before any SQL: the row has unsaved changes
+   * @throws {RowNotFoundError} the row was deleted
+   * @throws {StaleRowError} other sessions wrote the row in every attempt; nothing was written, the instance is restored
+   * @throws {ConflictError} the database skipped the row: a trigger, a rule or a policy of row-level security
+   * @throws {UnknownOutcomeError} the connection was lost after the UPDATE was sent
+   * @example
+   *     await run.withOptimisticLock((run) => {
+   *       run.progress.step_a = 'done'
+   *     })
+   */
   withOptimisticLock<R>(fn: (row: this) => R | Promise<R>, options?: WithOptimisticLockOptions): Promise<R>
 
-  /** Changes several columns of this row in one atomic UPDATE. See the function {@link atomicUpdate}. */
+  /**
+   * Changes several columns of this row in one atomic statement, all of them or none: JSON columns by operations, ordinary
+   * columns by new values, through setters and validators, or by {@link plus}. Concurrent calls never lose a change of a
+   * document or a sum. See the function {@link atomicUpdate}.
+   *
+   * @param changes by attribute: an array of operations for a JSON column, a value or {@link plus} for an ordinary one
+   * @returns this row, with the changes in memory or, with `returning: true`, its changed columns as stored
+   * @throws the errors of {@link updateJson}, for each JSON column
+   * @throws {UsageError} before any SQL: no such attribute, a wrong type of change, a `where` whose values cannot be bound
+   * @throws {ValidationError} of Sequelize, before any SQL: a validator of the model refuses a value
+   * @throws {ConditionNotMetError} the row does not meet `where`, or a document does not meet `if`; nothing was written
+   * @throws {UnsupportedValueError} a column cannot hold its new value; nothing was written
+   * @example
+   *     await run.atomicUpdate(
+   *       { progress: [set('step_a', 'done')], status: 'finished', attempts: plus(1) },
+   *       { where: { status: 'running' } },
+   *     )
+   */
   atomicUpdate<const G extends object, const I extends Conditions<M> = Conditions<M>>(
     changes: (G & Changes<M, G, Plus>) | KeyCompletions<M>,
     options?: AtomicUpdateOptions<M, I>,
   ): Promise<this>
 
-  /** Sets one key of a JSON column in one atomic UPDATE. See the function {@link mergeJsonKey}. */
+  /**
+   * Sets one key of a JSON column in one atomic UPDATE. Every other key keeps its value in the database, not its value in this
+   * instance. `key` is literal, its value is replaced; a NULL becomes an object. See the function {@link mergeJsonKey}.
+   *
+   * @returns this row, with the key set in memory or, with `returning: true`, the whole stored document
+   * @throws {UsageError} before any SQL: not a JSON column, not a JSON value, an unknown option
+   * @throws {UnsupportedValueError} before the write: a key or value that this database cannot hold exactly
+   * @throws {UnsavedChangesError} before any SQL: the column has unsaved changes on this row
+   * @throws {OutsideTransactionError} before any SQL: inside `withLock`, without its transaction
+   * @throws {RowNotFoundError} the row was deleted
+   * @throws {JsonShapeError} the column holds an array or a scalar; nothing was written
+   * @throws {ConditionNotMetError} the stored document does not meet the option `if`; nothing was written
+   * @throws {ConflictError} a deadlock, or a row newer than the caller's snapshot; nothing was written
+   * @throws {LockTimeoutError} another session held the lock longer than the timeout of the server; nothing was written
+   * @throws {UnknownOutcomeError} the connection was lost after the write was sent
+   * @example await run.mergeJsonKey('progress', 'step_a', 'done')
+   */
   mergeJsonKey<
     C extends JsonColumn<M>,
     K extends JsonKey<M, C>,
@@ -64,14 +134,34 @@ export interface Lossless<M extends Model> {
     options?: JsonWriteOptions<M, C, I>,
   ): Promise<this>
 
-  /** Merges a JSON Merge Patch (RFC 7396) into a column in one atomic UPDATE. See the function {@link mergeJson}. */
+  /**
+   * Merges a patch into a document in one atomic UPDATE, objects key by key; `null` removes a key, arrays are replaced: RFC
+   * 7396 JSON Merge Patch. See the function {@link mergeJson}.
+   *
+   * @returns this row, with the patch merged in memory or, with `returning: true`, the whole stored document
+   * @throws the errors of {@link mergeJsonKey}
+   * @example await run.mergeJson('progress', { step_a: 'done', draft: null })
+   */
   mergeJson<C extends JsonColumn<M>, const I extends readonly Condition[] = readonly Condition[]>(
     column: C,
     patch: ObjectPatch<JsonDocument<M, C>>,
     options?: JsonWriteOptions<M, C, I>,
   ): Promise<this>
 
-  /** Applies several operations to a JSON column in one atomic UPDATE. See the function {@link updateJson}. */
+  /**
+   * Changes a document by several operations in one atomic statement: all of them, or none. Counters, arrays and sets are exact
+   * under concurrent writers. Missing parents become objects; the paths must not overlap. See the function {@link updateJson}.
+   *
+   * @param operations {@link set}, {@link assign}, {@link setIfAbsent}, {@link remove}, {@link rename}, {@link increment},
+   *   {@link min}, {@link max}, {@link append}, {@link prepend}, {@link addToSet}, {@link pull}, {@link replaceOrAppend},
+   *   {@link merge}
+   * @returns this row, with the operations applied in memory or, with `returning: true`, the whole stored document
+   * @throws the errors of {@link mergeJsonKey}; {@link JsonShapeError} also if an operation needs a number or an array
+   * @throws {ElementNotFoundError} the stored array has no element at an index, or none that is {@link matching}; nothing was
+   *   written
+   * @example
+   *     await run.updateJson('progress', [increment(['steps', 'done']), append('log', 'step_a'), addToSet('tags', 'fast')])
+   */
   updateJson<
     C extends JsonColumn<M>,
     const O extends readonly Operation[],
@@ -82,7 +172,16 @@ export interface Lossless<M extends Model> {
     options?: JsonWriteOptions<M, C, I>,
   ): Promise<this>
 
-  /** Sets the value at a path if the stored value equals `expected`. See the function {@link compareAndSetJson}. */
+  /**
+   * Compare-and-set: sets the value at a path if the stored value equals `expected`, in one atomic statement. Of concurrent
+   * calls that expect the same value, exactly one gets `true`. Equality is deep, in any order of keys; an absent value equals
+   * nothing. See the function {@link compareAndSetJson}.
+   *
+   * @returns `true` if it was set, `false` if the stored value differed
+   * @throws the errors of {@link updateJson}
+   * @example
+   *     if (await job.compareAndSetJson('state', 'phase', 'queued', 'running')) await work(job)
+   */
   compareAndSetJson<
     C extends JsonColumn<M>,
     const P extends PathInput,

@@ -79,6 +79,38 @@ describe('an editor', () => {
     })
   }
 
+  const methods: readonly (readonly [call: string, effect: string, throws: string, example: string])[] = [
+    ['run.|withLock(() => 1)', 'while this row is locked', 'LockTimeoutError', 'run.withLock(async (run) =>'],
+    ['run.|withOptimisticLock(() => 1)', 'starts again from a\nfresh read', 'StaleRowError', 'run.withOptimisticLock('],
+    ['run.|atomicUpdate({ title: "x" })', 'in one atomic statement', 'ConditionNotMetError', 'run.atomicUpdate('],
+    ['run.|mergeJsonKey("progress", "attempts", 1)', 'Sets one key', 'JsonShapeError', 'run.mergeJsonKey('],
+    ['run.|mergeJson("progress", { attempts: 1 })', 'Merges a patch', 'errors of', 'run.mergeJson('],
+    ['run.|updateJson("progress", [])', 'several operations', 'ElementNotFoundError', 'run.updateJson('],
+    [
+      'run.|compareAndSetJson("progress", "attempts", 1, 2)',
+      'equals `expected`',
+      'errors of',
+      'job.compareAndSetJson(',
+    ],
+  ]
+  for (const [call, effect, throws, example] of methods) {
+    it(`shows the effect, the errors and an example of ${call.replace('|', '')}`, () => {
+      const { documentation, tags = [], displayParts } = service.getQuickInfoAtPosition(file, open(call))!
+      const tag = (name: string): string =>
+        tags
+          .filter((each) => each.name === name)
+          .map(({ text }) => ts.displayPartsToString(text))
+          .join('\n')
+      expect(ts.displayPartsToString(displayParts)).to.match(
+        /^\(method\) lossless\.Lossless<Run>\.|^\(method\) Lossless<Run>/,
+      )
+      expect(ts.displayPartsToString(documentation)).to.include(effect)
+      expect(tag('returns')).to.not.equal('')
+      expect(tag('throws')).to.include(throws)
+      expect(tag('example')).to.include(example)
+    })
+  }
+
   it('names the path that does not fit, and the keys that do', () => {
     open(`void run.updateJson('progress', [set('step_b', 'done')])`)
     const [diagnostic, ...others] = service.getSemanticDiagnostics(file)
