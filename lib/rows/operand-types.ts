@@ -1,3 +1,8 @@
+import type { RefusedValue } from '../dialects/dialect.js'
+import { isOfText } from '../dialects/limits.js'
+import { attributeType, fieldOf } from '../sequelize/internals.js'
+import type { RowModel } from '../sequelize/internals.js'
+
 export const integerTypes: readonly string[] = ['TINYINT', 'SMALLINT', 'MEDIUMINT', 'INTEGER', 'BIGINT']
 export const fractionTypes: readonly string[] = ['DECIMAL', 'FLOAT', 'REAL', 'DOUBLE PRECISION']
 const numberTypes = [...integerTypes, ...fractionTypes]
@@ -41,4 +46,24 @@ export function expectedOperand(type: string): 'a number' | 'a string' | 'a date
 function isDate(value: unknown): boolean {
   const year = new Date(value as Date | string | number).getUTCFullYear()
   return year > 0 && year < 10_000
+}
+
+/**
+ * The attributes whose new values a database may have refused; none if it refused another value.
+ * @param ordinary the written attributes that hold no documents
+ * @param documents the written documents; `texts` are those in columns of text
+ */
+export function refusedAttributes(
+  model: RowModel,
+  { misfit, column }: RefusedValue,
+  ordinary: readonly string[],
+  documents: readonly string[],
+  texts: readonly string[],
+): readonly string[] {
+  const named = [...ordinary, ...documents].filter((name) => fieldOf(model, name) === column)
+  if (named.length > 0 || misfit === 'of another type') return named
+  const isText = (name: string): boolean => expectedOperand(attributeType(model, name)) === 'a string'
+  const fitting = ordinary.filter((name) => isText(name) === isOfText(misfit))
+  if (isOfText(misfit)) fitting.push(...texts)
+  return fitting.length > 0 ? fitting : ordinary
 }

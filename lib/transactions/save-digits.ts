@@ -1,24 +1,17 @@
 import { DatabaseError, Utils } from 'sequelize'
 import type { Logging, Transaction } from 'sequelize'
-import { isOfText, refuseTruncation } from '../dialects/limits.js'
+import { refuseTruncation } from '../dialects/limits.js'
 import { UnsupportedValueError } from '../errors/errors.js'
 import { isTooDeep, textWithInfinity, tooDeep } from '../json/encode.js'
 import { isRespelled, parseJson, tryParseJson } from '../json/json-text.js'
 import { GivenDocument, respell } from '../json/respell.js'
 import type { Loss, Rewrite } from '../json/respell.js'
-import { expectedOperand } from '../rows/operand-types.js'
+import { refusedAttributes } from '../rows/operand-types.js'
 import { RowRef } from '../rows/row-ref.js'
 import type { JsonValue } from '../json/values.js'
 import { findRowState } from '../rows/row-state.js'
 import type { RowState } from '../rows/row-state.js'
-import {
-  attributeType,
-  fieldOf,
-  isSameTransaction,
-  modelOf,
-  valuesOf,
-  versionAttribute,
-} from '../sequelize/internals.js'
+import { fieldOf, isSameTransaction, modelOf, valuesOf, versionAttribute } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { documentType, isTextInMemory, jsonAttributes, policyOf } from '../sequelize/model-state.js'
 import { modeOf } from '../sequelize/options.js'
@@ -87,17 +80,13 @@ function toTextError(
 ): unknown {
   const refused = error instanceof DatabaseError && dialect?.refusedValue(error.parent, [])
   if (!refused) return error
-  const { misfit, column } = refused
   const model = modelOf(instance)
-  if (column !== undefined) {
-    const named = texts.filter((name) => fieldOf(model, name) === column)
-    return named.length > 0 ? UnsupportedValueError.ofNewValue('save', named, misfit, error) : error
-  }
-  if (!isOfText(misfit)) return error
-  const others = Object.keys(model.getAttributes()).filter(
-    (name) => Object.hasOwn(values, fieldOf(model, name)) && expectedOperand(attributeType(model, name)) === 'a string',
-  )
-  return UnsupportedValueError.ofNewValue('save', [...new Set([...texts, ...others])], misfit, error)
+  const written = Object.keys(model.getAttributes()).filter((name) => Object.hasOwn(values, fieldOf(model, name)))
+  const ordinary = written.filter((name) => !texts.includes(name))
+  const columns = refusedAttributes(model, refused, ordinary, texts, texts)
+  const own = texts.filter((name) => columns.includes(name))
+  if (own.length === 0) return error
+  return UnsupportedValueError.ofNewValue('save', [...new Set([...own, ...columns])], refused.misfit, error)
 }
 
 /** The values of an UPDATE, with the stored spelling of all parts of its documents that did not change. */

@@ -2,7 +2,6 @@ import { DatabaseError } from 'sequelize'
 import type { Change, Column, Dialect, RefusedValue, UpdateVariant } from '../dialects/dialect.js'
 import {
   findInexactSum,
-  isOfText,
   refuseCharacterSet,
   refuseInexactSums,
   refuseTooDeep,
@@ -34,11 +33,11 @@ import {
 import type { Mismatch } from '../json/semantics.js'
 import { jsonType } from '../json/values.js'
 import type { JsonValue } from '../json/values.js'
-import { expectedOperand } from '../rows/operand-types.js'
+import { refusedAttributes } from '../rows/operand-types.js'
 import { columnsOf, conditionSql } from '../rows/row-conditions.js'
 import type { RowCondition } from '../rows/row-conditions.js'
 import type { RowRef } from '../rows/row-ref.js'
-import { attributeType, fieldOf, versionAttribute } from '../sequelize/internals.js'
+import { fieldOf, versionAttribute } from '../sequelize/internals.js'
 import { failureOf, sendForHeader, sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import { Statement } from '../sequelize/statement.js'
@@ -190,23 +189,20 @@ export function toWriteError(
 /** The attributes whose new values a database may have refused; none if it refused another value. */
 function refusedColumns(
   { model }: Pick<RowRef, 'model'>,
-  { misfit, column, bind }: RefusedValue,
+  refused: RefusedValue,
   { documents, columns }: { documents: readonly DocumentColumn[]; columns: readonly ColumnChange[] },
   binds: readonly unknown[],
 ): readonly string[] {
-  const all = [...columns.map(({ attribute }) => attribute), ...documents.map((each) => each.column)]
-  const named = all.filter((name) => fieldOf(model, name) === column)
-  if (named.length > 0) return named
-  if (bind !== undefined) {
+  const { column, bind } = refused
+  const names = documents.map((each) => each.column)
+  const ordinary = columns.map(({ attribute }) => attribute)
+  const isNamed = [...ordinary, ...names].some((name) => fieldOf(model, name) === column)
+  if (bind !== undefined && !isNamed) {
     const value = String(binds[bind - 1])
     return columns.flatMap((each) => ('value' in each && String(each.value) === value ? [each.attribute] : []))
   }
-  if (misfit === 'of another type') return []
-  const ordinary = columns.map(({ attribute }) => attribute)
-  const isText = (name: string): boolean => expectedOperand(attributeType(model, name)) === 'a string'
-  const fitting = ordinary.filter((name) => isText(name) === isOfText(misfit))
-  if (isOfText(misfit)) fitting.push(...documents.filter(({ type }) => type === 'TEXT').map((each) => each.column))
-  return fitting.length > 0 ? fitting : ordinary
+  const texts = documents.filter(({ type }) => type === 'TEXT').map((each) => each.column)
+  return refusedAttributes(model, refused, ordinary, names, texts)
 }
 
 /**
