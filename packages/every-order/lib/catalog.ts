@@ -1,4 +1,6 @@
 import type { Session, Table } from './gate.js'
+import { plainTables } from './items.js'
+import type { PlainTables, TableFacts } from './items.js'
 
 /** A column, as the catalog of the database describes it. Numbers are truth values. */
 interface Column {
@@ -50,4 +52,54 @@ function tableOf(columns: readonly Column[]): Table {
     references: new Map(targets),
     version: undefined,
   }
+}
+
+const mysqlFacts = `
+  SELECT TABLE_NAME AS \`table\`,
+         TABLE_TYPE = 'BASE TABLE' AND ENGINE = 'InnoDB'
+           AND NOT EXISTS (SELECT 1 FROM information_schema.TRIGGERS
+                            WHERE EVENT_OBJECT_SCHEMA = TABLE_SCHEMA AND EVENT_OBJECT_TABLE = TABLE_NAME) AS isPlain,
+         (SELECT GROUP_CONCAT(COLUMN_NAME) FROM information_schema.STATISTICS AS keys_used
+           WHERE keys_used.TABLE_SCHEMA = tables.TABLE_SCHEMA AND keys_used.TABLE_NAME = tables.TABLE_NAME
+             AND INDEX_NAME = 'PRIMARY') AS \`key\`,
+         EXISTS (SELECT 1 FROM information_schema.STATISTICS AS keys_used
+                  WHERE keys_used.TABLE_SCHEMA = tables.TABLE_SCHEMA AND keys_used.TABLE_NAME = tables.TABLE_NAME
+                    AND NON_UNIQUE = 0 AND INDEX_NAME <> 'PRIMARY') AS isUnique,
+         (SELECT GROUP_CONCAT(REFERENCED_TABLE_NAME) FROM information_schema.KEY_COLUMN_USAGE AS keys_used
+           WHERE keys_used.TABLE_SCHEMA = tables.TABLE_SCHEMA AND keys_used.TABLE_NAME = tables.TABLE_NAME) AS targets
+    FROM information_schema.TABLES AS tables
+   WHERE TABLE_SCHEMA = DATABASE()`
+
+const postgresFacts = `
+  SELECT class.relname AS "table",
+         relkind = 'r' AND NOT relhasrules AND NOT relrowsecurity
+           AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = class.oid AND NOT tgisinternal)
+           AND NOT EXISTS (SELECT FROM pg_inherits WHERE class.oid IN (inhrelid, inhparent)) AS "isPlain",
+         (SELECT string_agg(attname, ',') FROM pg_index
+            JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY (indkey)
+           WHERE indrelid = class.oid AND indisprimary) AS "key",
+         EXISTS (SELECT FROM pg_index
+                  WHERE indrelid = class.oid AND NOT indisprimary AND (indisunique OR indisexclusion)) AS "isUnique",
+         (SELECT string_agg(target.relname, ',') FROM pg_constraint JOIN pg_class AS target ON target.oid = confrelid
+           WHERE conrelid = class.oid AND contype = 'f') AS targets
+    FROM pg_class AS class
+   WHERE relkind IN ('r', 'p', 'v', 'm', 'f') AND pg_table_is_visible(class.oid)
+     AND relnamespace IN (SELECT oid FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema)')`
+
+const settings = {
+  mysql: `SHOW SESSION VARIABLES WHERE Variable_name IN ('autocommit', 'transaction_isolation', 'tx_isolation')`,
+  postgres: `SELECT current_setting('default_transaction_isolation') AS "Value"`,
+} as const
+
+/**
+ * The tables whose statements show what they use; `undefined` if a session does not commit each statement, or is SERIALIZABLE,
+ * where reads may lock. An account sees only the triggers that it may change.
+ */
+export async function plainTablesOf(
+  dialect: 'mysql' | 'postgres',
+  session: Pick<Session, 'query'>,
+): Promise<PlainTables | undefined> {
+  const values = await session.query<{ Value: string }>(settings[dialect])
+  if (values.some(({ Value }) => /^(off|0|serializable)$/i.test(Value))) return undefined
+  return plainTables(dialect, await session.query<TableFacts>(dialect === 'mysql' ? mysqlFacts : postgresFacts))
 }

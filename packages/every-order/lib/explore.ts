@@ -13,9 +13,10 @@ import type { ExploreOptions } from './options.js'
 import { Oracle } from './oracle.js'
 import type { Judge } from './oracle.js'
 import type { Outcome, Run } from './run.js'
+import { defaultSeed, Sample } from './sample.js'
 import { permutations } from './serial.js'
 import { Frontier, readToken, Script, tokenOf } from './schedules.js'
-import type { Chooser } from './schedules.js'
+import type { Chooser, Schedules } from './schedules.js'
 import { shapeOf } from './statement.js'
 import type { Step } from './step.js'
 
@@ -47,7 +48,7 @@ export interface Result {
   /** The number of schedules that were run. */
   readonly schedules: number
   /**
-   * Every schedule within `preemptions` was run. False also if the server chose another order, or if the participants went
+   * Every schedule within `preemptions` was run; without that option, every schedule. False also if the server chose another order, or if the participants went
    * on without one that waited outside the database.
    */
   readonly isComplete: boolean
@@ -65,6 +66,8 @@ export interface Result {
   readonly serverChoices: number
   /** The number of `schedules` with a fault. */
   readonly faults: number
+  /** The seed of the orders that were chosen at random. */
+  readonly seed?: number
   readonly mutants: readonly MutantResult[]
 }
 
@@ -77,6 +80,9 @@ export interface MutantResult {
 }
 
 const defaultMaxSchedules = 1_000
+/** By default, orders with more preemptions are run only up to this number of orders. */
+const defaultPreemptions = 2
+const affordableSchedules = 300
 
 /**
  * Runs the participants in every order of their statements, one order after the other, on a real server.
@@ -84,8 +90,8 @@ const defaultMaxSchedules = 1_000
  * Each statement of a participant, including BEGIN and COMMIT, is held at a gate; one at a time is released. The kit
  * reads the lock waits of the server: `performance_schema.data_lock_waits` on MySQL, `SHOW ENGINE INNODB STATUS` on
  * MariaDB, `pg_blocking_pids` on PostgreSQL; SQLite reports none, so they are inferred there. The code under test is
- * not changed. The result holds for these participants and rows, with statements as the smallest step; it covers every
- * order within `preemptions`, and only code that was run. `setup` and the participants write: use a separate database.
+ * not changed. The result holds for these participants and rows, with statements as the smallest step; it covers the
+ * orders within `preemptions`, and only code that was run. `setup` and the participants write: use a separate database.
  *
  * Explorations of one Sequelize instance run one after the other. `timeoutMs` and `signal` stop an exploration; `leftOut` then
  * counts the orders that were not run.
@@ -166,24 +172,38 @@ class Exploration<C> {
   }
 
   async #visitAll(): Promise<void> {
-    const { preemptions = 2, maxSchedules = defaultMaxSchedules, reduce = true } = this.#options
-    const frontier = new Frontier({ preemptions, reduce })
+    const { preemptions, maxSchedules = defaultMaxSchedules, reduce = true, random } = this.#options
+    const tables = await this.#laboratory.plainTables()
+    const frontier: Schedules = random
+      ? new Sample(random)
+      : new Frontier({ preemptions: preemptions ?? Infinity, reduce, tables })
+    const isAffordable = (): boolean =>
+      preemptions !== undefined ||
+      this.#evidence.schedules < affordableSchedules ||
+      frontier.preemptions <= defaultPreemptions
     // One lost update is enough for a mutant.
     const isFound = (): boolean => this.#mutant !== undefined && this.#failures.length > 0
-    const goesOn = (): boolean => !isFound() && this.#reasons.size === 0 && this.#evidence.schedules < maxSchedules
+    const isFull = (): boolean => !random && this.#evidence.schedules >= maxSchedules
+    const goesOn = (): boolean => !isFound() && this.#reasons.size === 0 && !isFull()
     await this.#untilStopped(async () => {
-      while (goesOn() && !frontier.isEmpty) {
+      while (goesOn() && !frontier.isEmpty && isAffordable()) {
         await this.#visit(frontier.next())
         this.#laboratory.goOn()
       }
     })
     if (this.#evidence.schedules > 0 && !this.#isStopped) this.#object(frontier)
-    this.#isComplete = frontier.isEmpty && this.#serverChoices === 0 && this.#evidence.passedOver.size === 0
+    this.#isComplete = !random && frontier.isEmpty && this.#serverChoices === 0 && this.#evidence.passedOver.size === 0
     const { schedules } = this.#evidence
     const victims = `the server chose a victim of a deadlock, and not always the same, in ${this.#serverChoices} of ${schedules} orders: orders that follow from its other choice may be missing`
     if (this.#serverChoices > 0) this.#leftOut.push(victims)
     const leftOut = frontier.size + (this.#isStopped ? 1 : 0)
     if (leftOut > 0) this.#leftOut.push(`${schedules} of at least ${schedules + leftOut} orders were run`)
+    if (!isAffordable() && !isFound()) {
+      this.#leftOut.push(
+        `orders with more than ${defaultPreemptions} preemptions were run only up to ${affordableSchedules} orders: pass preemptions: Infinity and maxSchedules for more`,
+      )
+    }
+    if (frontier.description !== undefined) this.#leftOut.push(frontier.description)
     this.#leftOut.push(...this.#evidence.passedOver)
   }
 
@@ -325,7 +345,7 @@ class Exploration<C> {
   }
 
   /** Adds the reasons why the result is inconclusive. */
-  #object(frontier: Frontier): void {
+  #object(frontier: Schedules): void {
     for (const objection of this.#objections()) this.#reasons.add(objection)
     const isFull = this.#evidence.schedules >= defaultMaxSchedules && !frontier.isEmpty
     if (!isFull || this.#options.maxSchedules !== undefined) return
@@ -359,6 +379,7 @@ class Exploration<C> {
 
   #result(): Result {
     const reasons = [...this.#reasons]
+    const { random } = this.#options
     const [first] = this.#failures.toSorted((one, other) => one.switches - other.switches)
     return {
       verdict: first ? 'lost' : reasons.length > 0 ? 'unknown' : 'kept',
@@ -371,6 +392,7 @@ class Exploration<C> {
       outcomes: Object.fromEntries(this.#outcomes),
       serverChoices: this.#serverChoices,
       faults: this.#faults,
+      ...(random && { seed: random.seed ?? defaultSeed }),
       mutants: this.#mutants,
     }
   }

@@ -6,7 +6,7 @@
 export { assertNoLostUpdate, LostUpdateError, raceAssertions } from './assertions.js'
 export { explore, replay } from './explore.js'
 export type { Failure, MutantResult, Result } from './explore.js'
-export type { ExploreOptions } from './options.js'
+export type { ExploreOptions, RandomOrders } from './options.js'
 export type { Anomaly, AnomalyName, Dependency } from './dependencies.js'
 export { checkers } from './checkers.js'
 export type { Check } from './checkers.js'

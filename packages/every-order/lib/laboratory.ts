@@ -1,8 +1,10 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
+import { plainTablesOf } from './catalog.js'
 import { databaseOf } from './connections.js'
 import { StoppedError, usage } from './errors.js'
 import type { Fault } from './faults.js'
 import type { Database, Gate, OpenDatabase, Passing, Row, Server, Table } from './gate.js'
+import type { PlainTables } from './items.js'
 import { connectionsOf, faultsOf } from './options.js'
 import type { ExploreOptions } from './options.js'
 import type { Mutate } from './mutants.js'
@@ -55,6 +57,12 @@ export class Laboratory<C> implements Gate {
 
   tableOf(sql: string): Table | undefined {
     return this.table(nameOf(tableOf(sql) ?? ''))
+  }
+
+  /** The tables whose statements show what they use; not on SQLite, where each write locks all of them. */
+  plainTables(): Promise<PlainTables | undefined> {
+    const { dialect } = this.#databases[0]!
+    return dialect === 'sqlite' ? Promise.resolve(undefined) : plainTablesOf(dialect, this)
   }
 
   /** Statements of the participants on any connection, and of other code on the connections that are explored. */

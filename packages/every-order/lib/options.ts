@@ -7,6 +7,14 @@ import type { Fault } from './faults.js'
 import { mutants } from './mutants.js'
 import type { Mutant } from './mutants.js'
 
+/** Orders that are chosen at random. */
+export interface RandomOrders {
+  /** How many orders are run. */
+  readonly schedules: number
+  /** An integer; the same seed chooses the same orders. Default: 1. */
+  readonly seed?: number
+}
+
 export interface ExploreOptions<C> {
   /**
    * What the participants send their statements with: pools and connections of mysql2, pg and mariadb, Sequelize 6, Knex,
@@ -30,7 +38,10 @@ export interface ExploreOptions<C> {
    * expression of the messages that are allowed. Default: `allow`. A wait for a lock of its own is always a failure.
    */
   readonly failures?: 'allow' | 'forbid' | RegExp
-  /** The maximum number of preemptions per schedule; reads are not counted. Default: 2; `Infinity` for all. */
+  /**
+   * The maximum number of preemptions per schedule: statements before which another participant has used what the
+   * participant had used earlier. Default: 2, and all if there are no more than 300 schedules; `Infinity` for all.
+   */
   readonly preemptions?: number
   /** The maximum number of schedules. An exploration that reaches the default is inconclusive. Default: 1000. */
   readonly maxSchedules?: number
@@ -43,7 +54,15 @@ export interface ExploreOptions<C> {
   readonly timeoutMs?: number
   /** Stops the exploration when it is aborted, as `timeoutMs` does. */
   readonly signal?: AbortSignal
-  /** Skip orders that differ only in the order of reads. Default: true. */
+  /**
+   * Chooses orders at random, in place of all of them: for four and more participants, or many statements. `preemptions`,
+   * `maxSchedules` and `reduce` then have no effect, and the result is not complete. Default: none.
+   */
+  readonly random?: RandomOrders
+  /**
+   * Skips orders that differ only in the order of independent statements: of statements that read, that use other tables,
+   * or other rows by their primary keys. Pass false for participants that share variables. Default: true.
+   */
   readonly reduce?: boolean
   /** Explores again without a protection; each mutant must lose an update, else `unknown`. Default: none. */
   readonly mutants?: readonly Mutant[]
@@ -69,6 +88,7 @@ const optionNames = [
   'timeoutMs',
   'signal',
   'reduce',
+  'random',
   'mutants',
   'faults',
 ]
@@ -79,7 +99,7 @@ export function checkOptions<C>(method: string, options: ExploreOptions<C>): voi
   for (const name of Object.keys(options))
     if (!optionNames.includes(name)) throw usage.unknownOption(method, name, optionNames)
   const { admin, setup, participants, check, preemptions = 2, maxSchedules = 1, maxStatements = 1 } = options
-  const { timeoutMs = 1, signal, failures: allowed = 'allow' } = options
+  const { timeoutMs = 1, random, signal, failures: allowed = 'allow' } = options
   const connections = connectionsOf(options)
   if (!Array.isArray(connections) || connections.length === 0) throw usage.connections(method, connections)
   for (const [index, each] of connections.entries())
@@ -92,6 +112,9 @@ export function checkOptions<C>(method: string, options: ExploreOptions<C>): voi
   if (!(preemptions >= 0)) throw usage.count(method, 'preemptions', preemptions, 'a number from 0, or Infinity')
   if (!(maxSchedules >= 1)) throw usage.count(method, 'maxSchedules', maxSchedules, 'a number from 1')
   if (!(maxStatements >= 1)) throw usage.count(method, 'maxStatements', maxStatements, 'a number from 1')
+  if (random !== undefined && !(random?.schedules >= 1))
+    throw usage.count(method, 'random.schedules', random?.schedules, 'a number from 1')
+  if (!Number.isInteger(random?.seed ?? 1)) throw usage.count(method, 'random.seed', random?.seed, 'an integer')
   if (!(timeoutMs > 0)) throw usage.count(method, 'timeoutMs', timeoutMs, 'a number of milliseconds above 0')
   if (signal !== undefined && typeof signal?.aborted !== 'boolean') throw usage.signal(method, signal)
   if (allowed !== 'allow' && allowed !== 'forbid' && !types.isRegExp(allowed)) throw usage.failures(method, allowed)

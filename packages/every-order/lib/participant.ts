@@ -9,6 +9,9 @@ export interface Pending {
   readonly sql: string
   /** `start`: the participant has not started. */
   readonly kind: Kind | 'start'
+  /** What becomes known of it; `undefined` for a start. */
+  readonly step?: Step
+  readonly connection?: object
 }
 
 export interface Statement extends Pending {

@@ -1,17 +1,17 @@
 import { faultKinds } from './faults.js'
 import type { Fault, FaultAt } from './faults.js'
+import { Independence } from './independence.js'
+import type { PlainTables } from './items.js'
 import type { Pending } from './participant.js'
 import { shapeOf } from './statement.js'
 
 /** A schedule to run: its first choices, and the state of the search after them. */
 interface Item {
   readonly choices: readonly Choice[]
-  /** The sleep set: statements that need not come next, because other items of the frontier cover these schedules. */
-  readonly asleep: readonly Pending[]
+  /** The sleep set: participants that need not come next, because other items of the frontier cover these schedules. */
+  readonly asleep: readonly string[]
   readonly preemptions: number
   readonly switches: number
-  /** The participant of the last statement other than a read. */
-  readonly last: string | undefined
 }
 
 interface Choice {
@@ -20,22 +20,36 @@ interface Choice {
   readonly among: string
 }
 
+/** Where the schedules to run come from. */
+export interface Schedules {
+  readonly isEmpty: boolean
+  /** The number of schedules that are known and not run yet. */
+  readonly size: number
+  /** The least number of preemptions among them. */
+  readonly preemptions: number
+  /** What is left out, if that is not a number of known schedules. */
+  readonly description: string | undefined
+  next(): Chooser
+}
+
 export interface Bounds {
   readonly preemptions: number
-  /** Skip orders that differ only in the order of reads. */
+  /** Skip orders that differ only in the order of independent statements. */
   readonly reduce: boolean
+  readonly tables: PlainTables | undefined
 }
 
 /**
  * The schedules to run, in the order of the fewest preemptions.
  *
- * A preemption is a statement other than a read, sent while the participant of the last such statement could continue.
- * Reads are free: two schedules that differ only in the order of adjacent reads have the same number of preemptions.
- * That makes sleep sets sound under the bound; with the count of CHESS they are not.
+ * A preemption is a statement that interrupts, see `Independence`: two schedules that differ only in the order of adjacent
+ * independent statements have the same number of preemptions. That makes sleep sets sound under the bound; with the
+ * count of CHESS they are not.
  */
-export class Frontier {
+export class Frontier implements Schedules {
+  readonly description = undefined
   readonly #bounds: Bounds
-  readonly #items: Item[] = [{ choices: [], asleep: [], preemptions: 0, switches: 0, last: undefined }]
+  readonly #items: Item[] = [{ choices: [], asleep: [], preemptions: 0, switches: 0 }]
 
   constructor(bounds: Bounds) {
     this.#bounds = bounds
@@ -45,9 +59,13 @@ export class Frontier {
     return this.#items.length === 0
   }
 
-  /** The number of schedules that are known and not run yet; each may lead to more. */
+  /** Each of them may lead to more. */
   get size(): number {
     return this.#items.length
+  }
+
+  get preemptions(): number {
+    return Math.min(...this.#items.map(({ preemptions }) => preemptions))
   }
 
   /** The next schedule to run. */
@@ -86,10 +104,10 @@ class Walk implements Chooser {
   readonly #bounds: Bounds
   readonly #branch: (item: Item) => void
   readonly #choices: Choice[] = []
-  #asleep: readonly Pending[]
+  readonly #independence: Independence
+  #asleep: readonly string[]
   /** The number of calls of `choose`, also of those with no alternative. */
   #place = 0
-  #last: string | undefined
   #preemptions: number
   #switches: number
   #previous: string | undefined
@@ -99,7 +117,7 @@ class Walk implements Chooser {
     this.#bounds = bounds
     this.#branch = branch
     this.#asleep = item.asleep
-    this.#last = item.last
+    this.#independence = new Independence(bounds.tables)
     this.#preemptions = item.preemptions
     this.#switches = item.switches
   }
@@ -114,7 +132,12 @@ class Walk implements Chooser {
     const starts = pending.filter(({ kind }) => kind === 'start')
     const ready = starts.length > 0 ? starts : pending
     const local = this.#bounds.reduce && ready.find(({ kind }) => kind === 'local')
-    if (local) return local.participant
+    const name = local ? local.participant : this.#chooseAmong(ready)
+    this.#independence.send(ready.find(({ participant }) => participant === name)!)
+    return name
+  }
+
+  #chooseAmong(ready: readonly Pending[]): string {
     const among = ready.map(({ participant, sql }) => `${participant}: ${shapeOf(sql)}`).join('\n')
     const recorded = this.divergence === undefined ? this.#item.choices[this.#choices.length] : undefined
     const participant = recorded ? this.#follow(recorded, ready, among) : this.#explore(ready, among)
@@ -132,44 +155,41 @@ class Walk implements Chooser {
 
   #explore(ready: readonly Pending[], among: string): string {
     if (this.divergence !== undefined || this.isRedundant) return ready[0]!.participant
-    const awake = ready.filter(({ participant }) => !this.#asleep.some((each) => each.participant === participant))
-    const free = awake.filter((pending) => this.#cost(pending, ready) === 0)
-    const preferred = [this.#previous, this.#last]
-    const chosen = preferred.flatMap((name) => free.filter(({ participant }) => participant === name))[0] ?? free[0]
-    const asleep = [...this.#asleep, ...(chosen ? [chosen] : [])]
+    const awake = ready.filter(({ participant }) => !this.#asleep.includes(participant))
+    const free = awake.filter((pending) => this.#cost(pending) === 0)
+    const next = free.find(({ participant }) => participant === this.#previous) ?? free[0] ?? awake[0]
+    const asleep = [...this.#asleep, ...(next ? [next.participant] : [])]
     for (const other of awake) {
-      if (other === chosen) continue
+      if (other === next) continue
       this.#branch({
         choices: [...this.#choices, { participant: other.participant, among }],
-        asleep: asleep.filter((each) => this.#isIndependent(each, other)),
-        preemptions: this.#preemptions + this.#cost(other, ready),
+        asleep: this.#stillAsleep(asleep, other, ready),
+        preemptions: this.#preemptions + this.#cost(other),
         switches: this.#switches + (this.#previous === undefined || this.#previous === other.participant ? 0 : 1),
-        last: isFree(other) ? this.#last : other.participant,
       })
-      asleep.push(other)
+      asleep.push(other.participant)
     }
-    if (!chosen) {
+    this.#preemptions += next ? this.#cost(next) : 0
+    if (!next || this.#preemptions > this.#bounds.preemptions) {
       this.isRedundant = true
       return ready[0]!.participant
     }
-    this.#asleep = this.#asleep.filter((each) => this.#isIndependent(each, chosen))
-    if (this.#previous !== undefined && this.#previous !== chosen.participant) this.#switches++
-    if (!isFree(chosen)) this.#last = chosen.participant
-    return chosen.participant
+    this.#asleep = this.#stillAsleep(this.#asleep, next, ready)
+    if (this.#previous !== undefined && this.#previous !== next.participant) this.#switches++
+    return next.participant
   }
 
-  #cost(pending: Pending, ready: readonly Pending[]): 0 | 1 {
-    if (isFree(pending)) return 0
-    return this.#last !== pending.participant && ready.some((each) => each.participant === this.#last) ? 1 : 0
+  #cost(pending: Pending): 0 | 1 {
+    return this.#independence.interrupts(pending) ? 1 : 0
   }
 
-  #isIndependent(one: Pending, other: Pending): boolean {
-    return this.#bounds.reduce && one.kind === 'read' && other.kind === 'read'
+  /** The sleep set after a statement: without the participants whose next statement depends on it. */
+  #stillAsleep(asleep: readonly string[], sent: Pending, ready: readonly Pending[]): string[] {
+    return asleep.filter((name) => {
+      const next = ready.find(({ participant }) => participant === name)
+      return this.#bounds.reduce && next !== undefined && this.#independence.isIndependent(next, sent)
+    })
   }
-}
-
-function isFree({ kind }: Pending): boolean {
-  return kind === 'read' || kind === 'local' || kind === 'start'
 }
 
 /** Replays a schedule with all its choices known. */

@@ -52,7 +52,7 @@ export function bindList(parameters: unknown): readonly unknown[] {
 }
 
 /** A word, a literal or an operator of a statement. */
-interface Token {
+export interface Token {
   readonly text: string
   readonly start: number
   /** The number of parentheses that are open around it. */
@@ -81,7 +81,7 @@ const tokenPatterns: Readonly<Record<Literals, RegExp>> = {
 }
 
 /** The tokens of a statement, without comments. */
-function tokensOf(sql: string, literals: Literals = 'backslashes'): Token[] {
+export function tokensOf(sql: string, literals: Literals = 'backslashes'): Token[] {
   let depth = 0
   let marks = 0
   return [...sql.matchAll(tokenPatterns[literals])].flatMap(({ 1: text, index: start }) => {
@@ -108,7 +108,7 @@ function literalOf(text: string, literals: Literals): string | undefined {
 }
 
 /** The index of the main statement: after comments, MariaDB's `SET STATEMENT … FOR`, and the queries of a WITH. */
-function mainStart(sql: string): number {
+export function mainStart(sql: string): number {
   const [before] = /^(\s|--[^\n]*\n|\/\*(?!!).*?\*\/)*(SET STATEMENT\b.*?\bFOR\s+)?/is.exec(sql)!
   if (!/^WITH\b/i.test(sql.slice(before.length))) return before.length
   const isVerb = ({ text, depth }: Token): boolean =>
