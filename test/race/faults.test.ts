@@ -86,7 +86,7 @@ eachDatabase('explore() with faults', (database) => {
       verdict: 'lost',
       reasons: [],
       faults: 36,
-      schedules: 42,
+      schedules: 40,
       isComplete: true,
     })
     expect(kinds(result)).to.deep.equal(['killed-after', 'killed-before', 'stopped'])
@@ -105,7 +105,7 @@ eachDatabase('explore() with faults', (database) => {
     expect(sequenceDiagram(stopped)).to.include('the participant stopped here')
     await expectReadable(stopped)
     const page = htmlReport(result)
-    expect(page).to.include('>20 of 42 orders fail<').and.to.include('the participant stopped here')
+    expect(page).to.include('>20 of 40 orders fail<').and.to.include('the participant stopped here')
     for (const failure of [stopped, first!]) {
       const again = await replay(failure.token, options)
       expect(again.first).to.deep.include({ fault: failure.fault, outcomes: failure.outcomes, token: failure.token })
