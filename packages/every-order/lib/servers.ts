@@ -42,7 +42,7 @@ async function mysqlOrMariadb(session: Session): Promise<Server> {
     async kill(id) {
       // It leaves the list when it has been rolled back.
       const isThere = `SELECT id FROM information_schema.PROCESSLIST WHERE id = ${id}`
-      while ((await ask(isThere)).length > 0) await ask(`KILL ${id}`).catch(() => undefined)
+      while ((await ask(isThere)).length > 0) await Promise.allSettled([ask(`KILL ${id}`)])
     },
     isAnswer: ({ errno = 0, sqlState }) => sqlState !== undefined && errno >= 1000 && errno < 45_000,
     isBusy: () => false,

@@ -155,9 +155,7 @@ export class Waits {
     for (const { connection, discard, socket } of held.values()) {
       await severed(socket!(), () => undefined)
       // That gives its place in the pool back.
-      await Promise.resolve()
-        .then(discard)
-        .catch(() => undefined)
+      await Promise.allSettled([Promise.resolve().then(discard)])
       await this.#server.kill!(this.#server.connectionId(connection))
       this.closed(connection)
     }
