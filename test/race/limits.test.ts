@@ -647,6 +647,7 @@ eachDatabase('what explore() proves', (database) => {
         { failures: 'some' },
         /expected failures to be 'allow', 'forbid' or a regular expression, got some/,
       ],
+      'no orders at random': [{ random: { schedules: 0 } }, /expected random\.schedules to be a number from 1, got 0/],
       'no schedules': [{ maxSchedules: 0 }, /expected maxSchedules to be a number from 1, got 0/],
     }
     for (const [title, [options, text]] of Object.entries(refusals)) {

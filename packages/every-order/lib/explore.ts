@@ -264,7 +264,7 @@ class Exploration<C> {
   async #visit(walk: Chooser): Promise<void> {
     let ended = await this.#execute(walk)
     for (let attempt = 1; walk.divergence !== undefined && attempt < 3; attempt++) {
-      walk = walk.again()
+      walk = walk.again!()
       ended = await this.#execute(walk)
     }
     if (walk.isRedundant) return

@@ -55,22 +55,15 @@ class RandomWalk implements Chooser {
   readonly divergence = undefined
   readonly divergedAt = undefined
   readonly isRedundant = false
-  readonly #seed: number
   readonly #places: readonly number[]
   readonly #numbers: () => number
   readonly #priorities = new Map<string, number>()
   readonly #choices: string[]
 
   constructor(seed: number, places: readonly number[], choices: string[]) {
-    this.#seed = seed
     this.#places = places
     this.#choices = choices
     this.#numbers = randomNumbers(seed)
-  }
-
-  /** A sample follows no recording, so it cannot diverge from one. */
-  again(): Chooser {
-    return new RandomWalk(this.#seed, this.#places, [])
   }
 
   choose(ready: readonly Pending[]): string {

@@ -91,8 +91,8 @@ export interface Chooser {
   choose(ready: readonly Pending[]): string
   /** What is to happen to the statement that was chosen last. */
   readonly fault?: Fault | undefined
-  /** The same schedule from its start. */
-  again(): Chooser
+  /** The same schedule from its start; absent if it follows no recording. */
+  again?(): Chooser
 }
 
 /** Runs one schedule from start to end, and adds the schedules that branch off. */
