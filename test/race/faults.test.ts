@@ -216,7 +216,7 @@ eachDatabase('explore() with faults', (database) => {
       participants,
       faults: ['stopped'],
       check: ({ timer }, { A }) => void seen.add(`${A}, ${timer}`),
-      preemptions: 0,
+      preemptions: 1,
     })
     expect([...seen].sort()).to.deep.equal(['ok, true', 'stopped, false'])
   })
