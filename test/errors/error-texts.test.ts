@@ -204,7 +204,7 @@ describe('the text of an error', () => {
           await withLock([WorkflowRun, 7], (row: unknown) => {
             late = outcomeOf(new Promise(setImmediate).then(() => (row as Row).update({ status: 'done' })))
           })
-          return Promise.reject(await late)
+          throw (await late) as Error
         },
         'withLock: update() of this WorkflowRun comes from a branch of the callback of withLock() that still runs after the callback has ended, so it was not sent. Await every branch in the callback: await Promise.allSettled([…]) before an error leaves it. To write after the callback on purpose, outside the transaction, pass { transaction: null }.',
       ],
