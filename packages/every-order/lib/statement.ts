@@ -31,9 +31,9 @@ export function kindOf(sql: string): Kind {
   return isLocking || !isPlain ? 'lock' : 'read'
 }
 
-/** Whether a statement begins a transaction. */
+/** Whether a statement begins a transaction, or lets the next one begin it. */
 export function beginsTransaction(sql: string): boolean {
-  return /^(START TRANSACTION|BEGIN)\b/i.test(sql)
+  return /^(START TRANSACTION|BEGIN)\b|^SET (SESSION |@@)?autocommit\s*=\s*(0|OFF)/i.test(sql)
 }
 
 /** Whether a statement ends a transaction, not only a savepoint. */
