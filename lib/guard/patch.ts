@@ -256,24 +256,32 @@ function isLoaded(path: Path, loaded: JsonValue): Condition {
 /** The conditions that the values to change are as loaded, and that their parents still exist, as far as `conflicts` says. */
 function unchangedSince(before: JsonValue, edits: readonly EditedValue[], conflicts: Policy['conflicts']): Condition[] {
   const isStrict = conflicts === 'throw'
-  const parents = new Map<string, Condition>()
+  const parents = new Map<string, readonly Condition[]>()
   const text = textWithInfinity(before)!
   let root: JsonNode | undefined
   const own = edits.flatMap(({ operation: { kind, path, json }, loaded }): readonly Condition[] => {
-    for (let depth = 1; isStrict && depth < path.length; depth++) {
+    for (let depth = 0; isStrict && depth < path.length; depth++) {
       const parent = path.slice(0, depth)
-      if (textAt(text, parent, (root ??= scanJson(text))) !== undefined) {
-        parents.set(JSON.stringify(parent), condition(method, 'exists', parent, null))
-      }
+      const stood = textAt(text, parent, (root ??= scanJson(text)))
+      if (stood !== undefined && /^[[{]/.test(stood)) parents.set(JSON.stringify(parent), stillStands(parent))
     }
     if (kind === 'append') {
       const isInside = path.length > 0 && loaded !== undefined
-      return isStrict && isInside ? [condition(method, 'exists', path, null)] : []
+      return isStrict && isInside ? stillStands(path) : []
     }
     if (!isStrict && mayOverwrite(loaded, json, conflicts)) return [not(size(path, { atLeast: 0 }))]
     return [loaded === undefined ? condition(method, 'absent', path, null) : isLoaded(path, loaded)]
   })
-  return [...own, ...parents.values()]
+  return [...own, ...[...parents.values()].flat()]
+}
+
+/** The conditions that an object or array was neither removed nor set to null, which a write below it would create anew. */
+function stillStands(path: Path): readonly Condition[] {
+  const json = 'null'
+  return [
+    { kind: 'exists', path, json },
+    { kind: 'equals', path, json, isNegated: true },
+  ]
 }
 
 /** Whether the new value, or a removal, may overwrite another scalar at the same key. */
