@@ -9,5 +9,8 @@ export function checkOptions<O extends object>(method: string, options: O, known
   for (const name of Object.keys(options)) {
     if (!(known as readonly string[]).includes(name)) throw usage.option(method, name, known)
   }
+  // Sequelize would call it after the statement was sent, and fail.
+  const { logging } = options as { readonly logging?: unknown }
+  if (logging && logging !== true && typeof logging !== 'function') throw usage.logging(method, logging)
   return options
 }

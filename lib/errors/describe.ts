@@ -24,6 +24,8 @@ export function describeValue(value: unknown): string {
   if (Array.isArray(value)) return value.length === 0 ? 'an empty array' : `an array of ${value.length}`
   if (typeof value !== 'object') return `${shown(value)} (${typeof value})`
   const { name = 'Object' } = (value.constructor ?? {}) as { readonly name?: string }
+  // Made by a constructor of this library, whose classes have no public name.
+  if (/^Made(Condition|Operation)$/.test(name)) return `one ${name.slice('Made'.length).toLowerCase()}`
   if (name !== 'Object') return `an instance of ${name || Object.prototype.toString.call(value).slice(8, -1)}`
   const keys = Object.keys(value)
   if (keys.length === 0) return 'an empty object'

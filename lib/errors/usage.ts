@@ -62,6 +62,9 @@ const texts = {
       : isRounded(value)
         ? `An integer past 2^53 was rounded, by JavaScript or by the driver, and may be the key of another row: pass the exact key as a string or a bigint, ${method}([${model}, '9007199254740993'], …). ${exactKeys}`
         : `Databases convert such values silently and can match other rows: convert the value first, for example ${expected === 'a string' ? `String(${name})` : expected === 'a date' ? `new Date(${name})` : `Number(${name})`}.`),
+  keyFraction: (method: string, model: string, name: string, value: unknown): string =>
+    `${method}: expected "${name}", a key of ${model}, to be an integer, got ${describeValue(value)}. ` +
+    `A database may round it to the key of another row. Pass the key of the row that you mean, such as ${Math.trunc(Number(value))}.`,
   roundedKey: (method: string, row: RowFacts, name: string, value: unknown): string =>
     `${method}: the driver has rounded "${name}", the primary key of ${describeRow(row)}, to ${describeValue(value)}, so a save would write another row. ` +
     `Write without an instance, by the key as a string: await updateJson([${row.model}, ${stringOf(row.primaryKey[name])}], …). ${exactKeys}`,
@@ -187,6 +190,8 @@ const texts = {
     `${method}: expected timeoutMs to be a whole number of milliseconds from 1 to ${2 ** 31 - 1}, got ${describeValue(value)}. Write { timeoutMs: 2000 }, or { nowait: true } to fail without waiting.`,
   nowait: (method: string, value: unknown): string =>
     `${method}: ${value === true ? 'nowait: true does not wait, so it has no timeoutMs' : `expected nowait to be true or false, got ${describeValue(value)}`}. Write { nowait: true } or { timeoutMs: 2000 }.`,
+  logging: (method: string, value: unknown): string =>
+    `${method}: expected logging to be a function, true or false, got ${describeValue(value)}. Write { logging: console.log }, or { logging: false } for none.`,
   retry: (method: string, value: unknown): string =>
     `${method}: expected the retry options to be an object, got ${describeValue(value)}. Write { maxAttempts: 5 }; { maxAttempts: 1 } disables retries.`,
   retryNumber: (method: string, name: string, value: unknown): string =>

@@ -20,6 +20,11 @@ export function fitsType(type: string, value: unknown): boolean {
   return (isOther || isText(value) || isNumber(value)) && (expected === 'a value' || isDate(value))
 }
 
+/** Whether a value has a fraction that a column of integers would round, maybe to the key of another row. */
+export function isRoundedBy(type: string, value: unknown): boolean {
+  return integerTypes.includes(type) && Number(value) % 1 !== 0
+}
+
 function isNumber(value: unknown): boolean {
   // A rounded number would match another row.
   if (typeof value === 'number') return Number.isInteger(value) ? Number.isSafeInteger(value) : Number.isFinite(value)

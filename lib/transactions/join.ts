@@ -59,7 +59,9 @@ export function transactionToJoin(
 ): Transaction | undefined {
   if (asked === null) return undefined
   if (asked !== undefined) {
-    if (sequelizeOfTransaction(asked) !== session.sequelize) throw usage.transaction(method, asked)
+    // A model has a Sequelize instance too.
+    const isOwn = typeof asked.commit === 'function' && sequelizeOfTransaction(asked) === session.sequelize
+    if (!isOwn) throw usage.transaction(method, asked)
     findTransactionState(asked)?.refuseIfOver(method)
     const finished = finishedState(asked)
     if (finished) throw usage.transactionFinished(method, finished)

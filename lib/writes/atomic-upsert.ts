@@ -12,6 +12,7 @@ import {
 } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import type { Changes, KeyCompletions } from '../json/document-types.js'
+import { isRoundedBy } from '../rows/operand-types.js'
 import { rowConditions } from '../rows/row-conditions.js'
 import { identifyTarget, RowQuery } from '../rows/row-query.js'
 import type { TargetRow } from '../rows/row-query.js'
@@ -21,6 +22,7 @@ import { rowStateOf } from '../rows/row-state.js'
 import { traceCall } from '../sequelize/channels.js'
 import {
   attributesOf,
+  attributeType,
   fieldOf,
   isAutoIncrement,
   tableOf,
@@ -302,6 +304,8 @@ function identifyUpsert(
   const keys = uniqueKeysOf(model)
   const isUnique = keys.some((each) => each.length === names.length && each.toSorted().join() === names.join())
   if (!isUnique || conditions.length !== names.length) throw usage.upsertKey(method, model.name, keys)
+  const rounded = names.find((name) => isRoundedBy(attributeType(model, name), key[name]))
+  if (rounded !== undefined) throw usage.keyFraction(method, model.name, rounded, key[rounded])
   // Without the conditions of the scope: the key is unique among all rows.
   return [new RowQuery(model, conditions), key]
 }

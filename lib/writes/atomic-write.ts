@@ -11,7 +11,7 @@ import { checkOptions } from '../errors/check-options.js'
 import { ConditionNotMetError, JsonShapeError, mismatchError, UnsupportedValueError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { isCondition } from '../json/operation.js'
-import type { Operation } from '../json/operation.js'
+import type { Condition, Operation } from '../json/operation.js'
 import { needsElements } from '../json/semantics.js'
 import type { JsonValue } from '../json/values.js'
 import { readRow, rowSelection, selectRow } from '../rows/read-row.js'
@@ -58,14 +58,21 @@ export function identifyDocument(method: string, target: Target<Model>, column: 
   return { method, row, column, type: jsonColumnType(method, row.model, column) }
 }
 
+/** @throws {UsageError} an option is unknown, or `if` is not an array of conditions */
+export function conditionsOf(method: string, options: Pick<JsonWriteOptions, 'if'>): readonly Condition[] {
+  const { if: conditions = [] } = checkOptions<JsonWriteOptions>(method, options, jsonOptionNames)
+  if (!Array.isArray(conditions) || !conditions.every(isCondition)) throw usage.conditions(method, conditions)
+  return conditions
+}
+
 /** Writes the operations of a JSON method to one document, and resolves to the result of the method. */
 export async function write(
   { method, row, column, type }: DocumentRef,
   operations: readonly Operation[],
   options: JsonWriteOptions,
 ): Promise<unknown> {
-  const { if: conditions = [], returning = false } = checkOptions(method, options, jsonOptionNames)
-  if (!Array.isArray(conditions) || !conditions.every(isCondition)) throw usage.conditions(method, conditions)
+  const conditions = conditionsOf(method, options)
+  const { returning = false } = options
   const request = { method, row, documents: [{ column, type, operations, conditions }], changes: {}, where: [] }
   const answer = returning ? 'documents' : 'nothing'
   const written = await traceCall({ method, row: row.facts }, () => writeRow(request, options, answer))

@@ -16,7 +16,7 @@ import { condition, isOperation, operation } from '../json/operation.js'
 import type { Condition, Operation } from '../json/operation.js'
 import type { PathInput } from '../json/values.js'
 import type { Target } from '../rows/row-ref.js'
-import { identifyDocument, write } from './atomic-write.js'
+import { conditionsOf, identifyDocument, write } from './atomic-write.js'
 import type { JsonWriteOptions, Result, TargetOf } from './options.js'
 
 /**
@@ -197,8 +197,9 @@ export async function compareAndSetJson<
   const document = identifyDocument(method, target, column)
   const comparison = condition(method, 'equals', path, expected)
   const operations = [operation(method, 'set', path, value)]
+  const conditions = [...conditionsOf(method, options), comparison]
   try {
-    await write(document, operations, { ...options, if: [...(options.if ?? []), comparison] })
+    await write(document, operations, { ...options, if: conditions })
     return true
   } catch (error) {
     if (error instanceof ConditionNotMetError && error.condition === comparison) return false

@@ -16,7 +16,9 @@ const {
   assign,
   atomicUpdate,
   atomicUpsert,
+  compareAndSetJson,
   equals,
+  exists,
   flush,
   greaterThan,
   increment,
@@ -48,6 +50,7 @@ describe('the text of a usage error', () => {
   /** With `version: true`. */
   let Invoice: ModelStatic<Row>
   let User: ModelStatic<Row>
+  let Place: ModelStatic<Row>
   /** Without a primary key. */
   let Entry: ModelStatic<Row>
   let run: Row
@@ -82,6 +85,10 @@ describe('the text of a usage error', () => {
         },
       },
       settings: DataTypes.JSON,
+    }) as never
+    Place = sequelize.define('Place', {
+      code: { type: DataTypes.INTEGER, unique: true },
+      notes: DataTypes.JSON,
     }) as never
     Entry = sequelize.define('Entry', { lines: DataTypes.JSON }, { timestamps: false }) as never
     Entry.removeAttribute('id')
@@ -160,6 +167,10 @@ describe('the text of a usage error', () => {
     primaryKeyType: [
       () => withLock([WorkflowRun, '7a'], () => 1),
       'withLock: expected "id", the primary key of WorkflowRun, to be a number, got "7a" (string). Databases convert such values silently and can match other rows: convert the value first, for example Number(id).',
+    ],
+    keyFraction: [
+      () => atomicUpsert([WorkflowRun, 7.5], { title: 'new' }),
+      'atomicUpsert: expected "id", a key of WorkflowRun, to be an integer, got 7.5 (number). A database may round it to the key of another row. Pass the key of the row that you mean, such as 7.',
     ],
     roundedKey: [
       async () => {
@@ -399,6 +410,10 @@ describe('the text of a usage error', () => {
       () => withLock(run, () => 1, { nowait: true, timeoutMs: 5 }),
       'withLock: nowait: true does not wait, so it has no timeoutMs. Write { nowait: true } or { timeoutMs: 2000 }.',
     ],
+    logging: [
+      () => withLock(run, () => 1, { logging: 'x' }),
+      'withLock: expected logging to be a function, true or false, got "x" (string). Write { logging: console.log }, or { logging: false } for none.',
+    ],
     retry: [
       () => withLock(run, () => 1, { retry: 3 }),
       'withLock: expected the retry options to be an object, got 3 (number). Write { maxAttempts: 5 }; { maxAttempts: 1 } disables retries.',
@@ -596,6 +611,26 @@ describe('the text of a usage error', () => {
     [
       () => mergeJsonKey([WorkflowRun, { where: { id: 2 ** 53 } }], 'progress', 'step_a', 'done'),
       `mergeJsonKey: where compares "id" with 9007199254740992 (number), which JavaScript or a driver has rounded: it may be the value of another row. Pass the exact number as a string or a bigint: { id: '9007199254740993' }.`,
+    ],
+    [
+      () => withLock([WorkflowRun, '7.5'], () => 1),
+      'withLock: expected "id", a key of WorkflowRun, to be an integer, got "7.5" (string). A database may round it to the key of another row. Pass the key of the row that you mean, such as 7.',
+    ],
+    [
+      () => atomicUpsert([Place, { where: { code: 7.5 } }], { notes: [set('a', 1)] }),
+      'atomicUpsert: expected "code", a key of Place, to be an integer, got 7.5 (number). A database may round it to the key of another row. Pass the key of the row that you mean, such as 7.',
+    ],
+    [
+      () => compareAndSetJson(run, 'progress', 'a', 1, 2, { if: exists('a') }),
+      `compareAndSetJson: expected options.if to be an array of conditions, got one condition. Write { if: [equals('state', 'new'), absent('owner')] }; an object from another source, such as a request body, is not a condition.`,
+    ],
+    [
+      () => compareAndSetJson(run, 'progress', 'a', 1, 2, null),
+      'compareAndSetJson: expected the options to be an object, got null. Pass a transaction in an object: { transaction }.',
+    ],
+    [
+      () => mergeJsonKey(run, 'progress', 'a', 1, { transaction: WorkflowRun }),
+      `mergeJsonKey: expected options.transaction to be a transaction of this row's Sequelize instance, got the function WorkflowRun. Pass a transaction from sequelize.transaction(), null for none, or omit the option.`,
     ],
     [
       () => updateWhere(WorkflowRun, { status: Sequelize.literal("'new'") }, { status: 'done' }),
