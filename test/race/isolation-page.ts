@@ -253,8 +253,8 @@ ${sections.map((section) => sectionOf(data, section)).join('\n\n')}
 
 ## How it was measured
 
-[every-order](../guides/race-testing.md) runs the transactions on a server under every order of their statements that interrupts a transaction at
-most twice before a write or a lock; once, where there are three. An anomaly is permitted if an order ends with rows, or has returned
+[every-order](../guides/race-testing.md) runs the transactions on a server under every order of their statements with at
+most two [preemptions](../guides/race-testing.md); one, where there are three. An anomaly is permitted if an order ends with rows, or has returned
 rows, that no serial order gives, and does so again when it is repeated. G1c and OTV have a check of their own, since their programs may fail
 by other anomalies, too. The table is \`test (id, value)\` with (1, 10) and (2, 20). A prevented cell holds for this program and these orders; it is no proof for every program.
 
