@@ -350,6 +350,8 @@ export function buildUpdate(
     const { column, type, operations, conditions } = documents[index]!
     const target = { sql: statement.column(column), type }
     targets.push(target)
+    // Nothing to do, whatever the document is.
+    if (operations.length + conditions.length === 0) continue
     const written = variants[index]!({ operations, conditions, isPrepared }, target, statement.bind)
     // Without operations, the write depends on the document and does not change it.
     if (operations.length > 0) assignments.push(`${target.sql} = ${written.document}`)

@@ -418,6 +418,18 @@ eachDatabase('updateJson', (database) => {
     })
   }
 
+  it('has nothing to do without operations, whatever the document is', async () => {
+    for (const text of ['[1]', '"text"', '5', 'null', '{"a":1}']) {
+      const { id } = await Runs.create({ progress: {} })
+      await storeText(Runs, id, text)
+      for (const operations of [[], [append('list')]]) {
+        const after = await updateJson([Runs, id], 'progress', operations as never, { returning: true })
+        expect(after).to.deep.equal(JSON.parse(text))
+        expect(await stored(id)).to.deep.equal(JSON.parse(text))
+      }
+    }
+  })
+
   it('writes if its conditions are met, and only then', async () => {
     const conditions: readonly Condition[] = paths.flatMap((path) => [
       ...operands.flatMap((value) => [equals(path, value), contains(path, value)]),
