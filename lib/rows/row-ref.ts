@@ -19,7 +19,7 @@ import { documentType, jsonAttributes } from '../sequelize/model-state.js'
 import { sessionOf } from '../sequelize/session.js'
 import type { Session } from '../sequelize/session.js'
 import type { Statement } from '../sequelize/statement.js'
-import { expectedOperand, fitsType, isRoundedBy } from './operand-types.js'
+import { expectedOperand, fitsType } from './operand-types.js'
 import { conditionSql } from './row-conditions.js'
 import type { RowCondition } from './row-conditions.js'
 
@@ -206,7 +206,6 @@ function checkedKey(method: string, model: RowModel, key: Record<string, unknown
     if (!fitsType(type, key[name])) {
       throw usage.primaryKeyType(method, model.name, name, expectedOperand(type), key[name])
     }
-    if (isRoundedBy(type, key[name])) throw usage.keyFraction(method, model.name, name, key[name])
   }
   return key
 }

@@ -293,7 +293,7 @@ function identifyUpsert(
   if (!Array.isArray(target)) throw usage.upsertTarget(method, target)
   const row = identifyTarget(method, target)
   // The key is unique among all rows, deleted ones too.
-  if (row instanceof RowRef) return [row.byKey, row.primaryKey]
+  if (row instanceof RowRef) return [row.byKey, unroundedKey(method, row.model, row.primaryKey)]
   const { model } = row
   const { where } = target[1] as unknown as { where: Readonly<Record<string, unknown>> }
   const conditions = rowConditions(method, model, where)
@@ -304,10 +304,15 @@ function identifyUpsert(
   const keys = uniqueKeysOf(model)
   const isUnique = keys.some((each) => each.length === names.length && each.toSorted().join() === names.join())
   if (!isUnique || conditions.length !== names.length) throw usage.upsertKey(method, model.name, keys)
-  const rounded = names.find((name) => isRoundedBy(attributeType(model, name), key[name]))
-  if (rounded !== undefined) throw usage.keyFraction(method, model.name, rounded, key[rounded])
   // Without the conditions of the scope: the key is unique among all rows.
-  return [new RowQuery(model, conditions), key]
+  return [new RowQuery(model, conditions), unroundedKey(method, model, key)]
+}
+
+/** @throws {UsageError} the INSERT would round a value of the key, maybe to the key of another row */
+function unroundedKey<K extends Readonly<Record<string, unknown>>>(method: string, model: RowModel, key: K): K {
+  const rounded = Object.keys(key).find((name) => isRoundedBy(attributeType(model, name), key[name]))
+  if (rounded !== undefined) throw usage.keyFraction(method, model.name, rounded, key[rounded])
+  return key
 }
 
 /** @throws {UnsupportedValueError} the database would give the new row another key */

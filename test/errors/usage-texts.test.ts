@@ -613,10 +613,6 @@ describe('the text of a usage error', () => {
       `mergeJsonKey: where compares "id" with 9007199254740992 (number), which JavaScript or a driver has rounded: it may be the value of another row. Pass the exact number as a string or a bigint: { id: '9007199254740993' }.`,
     ],
     [
-      () => withLock([WorkflowRun, '7.5'], () => 1),
-      'withLock: expected "id", a key of WorkflowRun, to be an integer, got "7.5" (string). A database may round it to the key of another row. Pass the key of the row that you mean, such as 7.',
-    ],
-    [
       () => atomicUpsert([Place, { where: { code: 7.5 } }], { notes: [set('a', 1)] }),
       'atomicUpsert: expected "code", a key of Place, to be an integer, got 7.5 (number). A database may round it to the key of another row. Pass the key of the row that you mean, such as 7.',
     ],
