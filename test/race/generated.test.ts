@@ -47,7 +47,6 @@ eachDatabase('explore() compares rows with generated keys', (database) => {
           sequelize,
           setup: async () => (await Product.create({ stock: 5 }))['id'] as number,
           participants: { A: (product: number) => buy(product, 'a'), B: (product: number) => buy(product, 'b') },
-          preemptions: 1,
         })
       }
 
