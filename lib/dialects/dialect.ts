@@ -256,7 +256,7 @@ export interface Dialect {
   readonly endsTransactionBySql: (sql: string) => boolean
   /**
    * Whether a statement failed only because an earlier one had: after an error, every statement fails and COMMIT rolls back,
-   * until a rollback to a savepoint. Absent if the database goes on after an error.
+   * until a rollback to a savepoint. Absent if the database accepts further statements after an error.
    */
   readonly isAfterError?: (error: DriverError | undefined) => boolean
   /** Whether a COMMIT without an error rolled back the transaction. */

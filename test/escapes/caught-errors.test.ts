@@ -292,7 +292,7 @@ eachDatabase('a callback that catches the error of a statement', (database) => {
     return undefined
   })
 
-  it('after which the transaction goes on, and the server ends it later, names the later error as the cause', async () => {
+  it('names the later error as the cause, if the server ends the transaction after a caught error', async () => {
     let struck: unknown
     const collision = await Collision.begin(database, rival, Jobs, first.id, second.id)
     try {

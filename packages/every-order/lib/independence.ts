@@ -51,7 +51,7 @@ export class Independence {
   /** Whether the next statements of two participants may swap places now. */
   isIndependent(one: Pending, other: Pending): boolean {
     if (one.kind === 'read' && other.kind === 'read') return true
-    // Each of them may end a wait, also by an error: then a third statement goes on.
+    // Each of them may end the wait of a third statement, also by an error.
     return !this.#isWaiting && areIndependent(this.#footprintOf(one), this.#footprintOf(other))
   }
 

@@ -49,7 +49,7 @@ interface Sender {
   readonly name: string
   readonly hasEnded: boolean
   readonly hasPassed: boolean
-  /** Its process has ended: nothing of it goes on. */
+  /** Its process has ended, so its code runs no further. */
   readonly isStopped: boolean
 }
 
