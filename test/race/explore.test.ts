@@ -129,13 +129,10 @@ eachDatabase('explore', (database) => {
   if (!isSqlite) {
     it('leaves out orders that cannot be told apart: two transactions of four statements have 50, 10 of them different', async () => {
       const all = await race(naiveInTransaction, { check: both, preemptions: Infinity, reduce: false })
-      const start = performance.now()
       const reduced = await race(naiveInTransaction, { check: both, preemptions: Infinity })
-      const milliseconds = (performance.now() - start) / reduced.schedules
       expect(all).to.deep.include({ schedules: 50, isComplete: true })
       expect(all.failures).to.have.length(40)
       expect(Object.keys(reduced.outcomes).sort()).to.deep.equal(Object.keys(all.outcomes).sort())
-      expect(milliseconds, 'ms for each schedule').to.be.below(100)
     })
 
     it('tries three at a time too: 72 orders of three locks, within two preemptions', async () => {
