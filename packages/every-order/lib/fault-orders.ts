@@ -64,10 +64,6 @@ export class FaultWalk implements Chooser {
     this.#order = order
   }
 
-  again(): Chooser {
-    return new FaultWalk(this.#place?.order ?? this.#order, this.#place)
-  }
-
   choose(ready: readonly Pending[]): string {
     const { participant, before, kind, others } = this.#place ?? {}
     const next = (): string => this.#order.find((name) => ready.some((each) => each.participant === name))!
