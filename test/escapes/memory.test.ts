@@ -39,7 +39,7 @@ eachDatabase('a process that goes on for long', (database) => {
 
   const locks = isSqlite
     ? ([
-        [sample(50_000, 4000, 400), 20, 'a small document'],
+        [sample(50_000, 1500, 400), 20, 'a small document'],
         [sample(2000, 500, 100), 20_000, 'a document of 20 KB'],
       ] as const)
     : ([

@@ -184,7 +184,7 @@ eachDatabase('calls of many shapes, on one connection', (database) => {
   it('leave fewer than 300 prepared statements', async function () {
     this.timeout(600_000)
     const before = await prepared()
-    const calls = fc.sample(call, { seed, numRuns: sample(10_000, 2000, 500) })
+    const calls = fc.sample(call, { seed, numRuns: sample(10_000, 1000, 500) })
     const outcomes = new Map<string, number>()
     const growth: number[] = []
     for (const [index, each] of calls.entries()) {
@@ -197,12 +197,12 @@ eachDatabase('calls of many shapes, on one connection', (database) => {
       outcomes.set(name, (outcomes.get(name) ?? 0) + 1)
       if (index % (calls.length / 20) > 0) continue
       growth.push((await prepared()) - before)
-      // At once: a server that has no room for more fails everybody.
+      // At once: a server that has no room for more fails every client.
       expect(growth.at(-1), `after ${index + 1} calls`).to.be.below(300)
     }
     const after = (await prepared()) - before
-    const told = [...outcomes].map(([name, number]) => `${number} ${name}`).join(', ')
-    console.log(`      ${calls.length} calls (${told}): prepared ${[...growth, after].join(', ')}`)
+    const summary = [...outcomes].map(([name, number]) => `${number} ${name}`).join(', ')
+    console.log(`      ${calls.length} calls (${summary}): prepared ${[...growth, after].join(', ')}`)
     expect(outcomes.get('written')).to.be.above(calls.length / 3)
     expect(after).to.be.below(300)
   })
