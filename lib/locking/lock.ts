@@ -246,10 +246,7 @@ export async function runUnderLocks<R>(
       plan,
     )
   } finally {
-    for (const row of rows) {
-      const { lock } = rowStateOf(row)
-      rowStateOf(row).endCallback(lock !== undefined && lock.isScoped && isInScope(lock.transaction))
-    }
+    for (const row of rows) rowStateOf(row).endCallback(isInScope)
   }
 }
 
@@ -327,10 +324,11 @@ export async function acquireLock(
   }
   // A model that another definition of its name has replaced is not among those that the instance of Sequelize lists.
   joinRowMethods(ref.model)
-  rowStateOf(instance).acquire(context.transaction!, isScoped, texts)
+  const rowState = rowStateOf(instance)
+  rowState.acquire(context.transaction!, isScoped, texts)
   state.addLockedRow(instance)
   for (const column of texts.keys()) {
-    if (rowStateOf(instance).isTooDeep(column)) throw tooDeepError(call.method, column)
+    if (rowState.isTooDeep(column)) throw tooDeepError(call.method, column)
   }
   return instance
 }

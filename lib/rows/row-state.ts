@@ -23,7 +23,7 @@ import {
   setNewRecord,
   valuesOf,
 } from '../sequelize/internals.js'
-import type { Row } from '../sequelize/internals.js'
+import type { Row, RowModel } from '../sequelize/internals.js'
 import { documentType, isTextInMemory, modelStateOf, policyOf } from '../sequelize/model-state.js'
 import { modeOf } from '../sequelize/options.js'
 import type { RowRef } from './row-ref.js'
@@ -78,6 +78,7 @@ export type StoredTexts = ReadonlyMap<string, string>
 /** The state that this library keeps for one instance and its row. */
 export class RowState {
   readonly #row: Row
+  readonly #model: RowModel
   /** The last known stored values. */
   #stored = new Map<string, StoredValue>()
   /** The texts that the last save sent instead of JSON.stringify's. */
@@ -97,6 +98,7 @@ export class RowState {
 
   constructor(row: Row) {
     this.#row = row
+    this.#model = modelOf(row)
   }
 
   /** The lock on the row, if its transaction is open. */
@@ -128,14 +130,15 @@ export class RowState {
 
   /**
    * Records that the callback of withLock has ended. In a joined transaction, its owner keeps the lock.
-   * @param isScoped the enclosing code is a callback of withLock in the same transaction
+   * @param isInScope whether the enclosing code is a callback in a transaction
    */
-  endCallback(isScoped: boolean): void {
-    if (this.lock) this.lock.isScoped = isScoped
+  endCallback(isInScope: (transaction: Transaction) => boolean): void {
+    const { lock } = this
+    if (lock?.isScoped) lock.isScoped = isInScope(lock.transaction)
   }
 
   get #mutableColumns(): readonly string[] {
-    return modelStateOf(modelOf(this.#row)).mutableColumns
+    return modelStateOf(this.#model).mutableColumns
   }
 
   #storedValue(column: string): StoredValue | undefined {
@@ -266,7 +269,7 @@ export class RowState {
 
   /** Marks columns that were changed in place as dirty, for a save; only if the row is locked or patched. */
   markChangesInPlace(columns?: readonly string[]): void {
-    const isTracked = this.#stored.size > 0 && (this.lock ?? modeOf(policyOf(modelOf(this.#row)), 'save') === 'patch')
+    const isTracked = this.#stored.size > 0 && (this.lock ?? modeOf(policyOf(this.#model), 'save') === 'patch')
     if (!isTracked) return
     for (const column of this.#stored.keys()) {
       if (columns && !columns.includes(column)) continue
@@ -281,7 +284,7 @@ export class RowState {
   canApply(column: string, operations: readonly Operation[]): boolean {
     const stored = this.#storedValue(column)
     if (!stored) return true
-    if (hasFindHooks(modelOf(this.#row))) return false
+    if (hasFindHooks(this.#model)) return false
     if (!operations.some(computes)) return true
     const before = documentOf(stored)
     return stored.spelling === undefined && isPlain(stored.text) && isPlain(jsonOf(applyAll(operations, before)))
@@ -370,7 +373,7 @@ export class RowState {
   /** The document in a text; `undefined` for a value that is a document, or is not JSON. */
   #documentIn(column: string, value: unknown): JsonValue | undefined {
     if (typeof value !== 'string') return undefined
-    const isText = documentType(modelOf(this.#row), column) === 'TEXT' && /^\s*null\s*$/.test(value)
+    const isText = documentType(this.#model, column) === 'TEXT' && /^\s*null\s*$/.test(value)
     if (!isText && !this.#isText(column) && !/^\s*[{[]/.test(value)) return undefined
     return tryParseJson(value)
   }
@@ -399,7 +402,7 @@ export class RowState {
   }
 
   #isText(column: string): boolean {
-    return isTextInMemory(modelOf(this.#row), column)
+    return isTextInMemory(this.#model, column)
   }
 }
 
