@@ -91,7 +91,7 @@ export async function execute<P, R = P>(call: Call, work: Work<P, R>, plan: Plan
     attempts++
     if (plan.opensTransaction) return openTransaction(call, plan, run)
     const context = { method: call.method, row: call.row, transaction: undefined, logging: call.logging }
-    return call.dialect.writerQueue ? inWriterQueue(call, () => run(context, undefined)) : run(context, undefined)
+    return enqueueWriter(call, () => run(context, undefined))
   }
   const isRetryable = (error: unknown): boolean => {
     if (error instanceof AfterCommit) return false
@@ -120,11 +120,6 @@ export function inSavepoint<R>(
   if (!transaction) return statements(context)
   const options = { transaction, ...(logging !== undefined && { logging }) }
   return session.sequelize.transaction(options, (savepoint) => statements({ ...context, transaction: savepoint }))
-}
-
-/** Runs `fn` in the turn of this writer, on a database with one writer. */
-function inWriterQueue<R>(call: Call, fn: () => Promise<R>, wait?: SlotWait): Promise<R> {
-  return call.dialect.writerQueue ? enqueueWriter(call, fn, wait) : fn()
 }
 
 /** Wraps an error that a hook threw after a successful COMMIT: do not restore, retry or translate. */
@@ -166,7 +161,7 @@ async function openTransaction<R>(
     return result
   }
   try {
-    const result = await inWriterQueue(call, () => sequelize.transaction(options, run), wait)
+    const result = await enqueueWriter(call, () => sequelize.transaction(options, run), wait)
     if (state?.commitError) throw state.commitError as Error
     return result
   } catch (error) {

@@ -96,9 +96,10 @@ export class TransactionState {
   }
 
   /** Sends a statement after all earlier statements have settled; sends none after the transaction has ended. */
-  send(query: Query, sql: unknown, options: QueryOptions, dialect: Dialect): Promise<unknown> {
+  send(query: Query, sql: unknown, options: QueryOptions): Promise<unknown> {
+    const dialect = this.dialect!
     const text = textOf(sql)
-    const send = (): Promise<unknown> => this.#sendNow(query, sql, text, options, dialect)
+    const send = (): Promise<unknown> => this.#sendNow(query, sql, text, options)
     // Sent by a hook of a statement that is in flight, which waits for it.
     const isInStatement = this.#isInStatement()
     if (!options.completesTransaction) {
@@ -251,31 +252,31 @@ export class TransactionState {
     return new RolledBackError(method, 'not sent', this.#fatal?.error)
   }
 
-  #sendNow(query: Query, sql: unknown, text: string, given: QueryOptions, dialect: Dialect): Promise<unknown> {
+  #sendNow(query: Query, sql: unknown, text: string, given: QueryOptions): Promise<unknown> {
     // Otherwise Sequelize could resend a statement after the server has ended its transaction.
-    const isSentOnce = dialect.writerQueue !== undefined || given.retry?.max === 1
+    const isSentOnce = this.dialect!.writerQueue !== undefined || given.retry?.max === 1
     const options = isSentOnce ? given : { ...given, retry: { max: 1 } }
     const savepoint = savepointSql.exec(text)
     const isRollback = given.completesTransaction || (savepoint && !isSet(savepoint[1]!))
     if (this.isDoomed && !isRollback) throw this.notSentError(this.#methodAround())
-    if (savepoint) return this.#sendForSavepoint(query, savepoint, text, options, dialect)
-    if (!given.completesTransaction) return this.#sendStatement(query, sql, options, dialect)
-    return /^COMMIT/i.test(text) ? this.#commit(query, sql, options, dialect) : query(sql, options)
+    if (savepoint) return this.#sendForSavepoint(query, savepoint, text, options)
+    if (!given.completesTransaction) return this.#sendStatement(query, sql, options)
+    return /^COMMIT/i.test(text) ? this.#commit(query, sql, options) : query(sql, options)
   }
 
   #methodAround(): string {
     return this.scope()?.method ?? 'sequelize.transaction'
   }
 
-  async #sendStatement(query: Query, sql: unknown, options: QueryOptions, dialect: Dialect): Promise<unknown> {
+  async #sendStatement(query: Query, sql: unknown, options: QueryOptions): Promise<unknown> {
     try {
       const result = await query(sql, options)
       if (!isRead(sql, options)) this.#undo.noteWrite(this.#isInside(options.transaction!))
       return result
     } catch (error) {
-      await this.#recordFailure(error, dialect, options.transaction!)
+      await this.#recordFailure(error, options.transaction!)
       // An earlier error, of a statement that was sent before this library watched the transaction.
-      throw dialect.isAfterError?.((error as { parent?: DriverError }).parent)
+      throw this.dialect!.isAfterError?.((error as { parent?: DriverError }).parent)
         ? new RolledBackError(this.#methodAround(), 'refused', error)
         : error
     }
@@ -286,7 +287,6 @@ export class TransactionState {
     [, command, name]: RegExpExecArray,
     text: string,
     options: QueryOptions,
-    dialect: Dialect,
   ): Promise<unknown> {
     const parent = options.transaction!
     const savepoint = savepointNamed(parent, name!)
@@ -297,7 +297,7 @@ export class TransactionState {
       if (options.completesTransaction && this.#undo.isMixed(name!)) {
         return this.#abort(usage.savepointsMixed(this.#methodAround()), parent)
       }
-      const result = await this.#sendStatement(query, text, options, dialect)
+      const result = await this.#sendStatement(query, text, options)
       this.#undo.rollBackTo(name!)
       this.#fatal = undefined
       return result
@@ -308,13 +308,14 @@ export class TransactionState {
       ownName = `${idOf(this.transaction)}-nested-${++this.#nestedSavepoints}`
       renameSavepoint(savepoint, ownName)
     }
-    const result = await this.#sendStatement(query, text.replace(name!, ownName), options, dialect)
+    const result = await this.#sendStatement(query, text.replace(name!, ownName), options)
     if (savepoint) this.#setSavepoints.add(savepoint)
     this.#undo.addSavepoint(savepoint, ownName)
     return result
   }
 
-  async #commit(query: Query, sql: unknown, options: QueryOptions, dialect: Dialect): Promise<unknown> {
+  async #commit(query: Query, sql: unknown, options: QueryOptions): Promise<unknown> {
+    const dialect = this.dialect!
     try {
       // Only a RAW result has the command tag.
       const result = await query(sql, { ...options, type: QueryTypes.RAW })
@@ -345,7 +346,8 @@ export class TransactionState {
   }
 
   /** Records the error of a statement. If the server ended the transaction, all further statements are refused. */
-  async #recordFailure(error: unknown, dialect: Dialect, transaction: Transaction): Promise<void> {
+  async #recordFailure(error: unknown, transaction: Transaction): Promise<void> {
+    const dialect = this.dialect!
     const failure = noteFailure(error, dialect)
     if (dialect.isAfterError && isRefusedByServer(error)) this.#fatal ??= { error, effect: 'doomed' }
     if (!failure || !dialect.endsTransaction.includes(failure) || this.outcome !== 'open') return

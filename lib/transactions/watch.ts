@@ -82,7 +82,7 @@ async function sendStatement(session: Session, query: Query, sql: unknown, given
     asked === transaction && asked === given.transaction ? given : { ...given, transaction: transaction ?? null }
   if (transaction) {
     const state = findTransactionState(transaction)
-    return state?.dialect ? sendInTransaction(state, state.dialect, query, sql, options) : query(sql, options)
+    return state?.dialect ? sendInTransaction(state, query, sql, options) : query(sql, options)
   }
   const isLockingRead = options.type === QueryTypes.SELECT && Boolean(options.lock)
   if (transaction === undefined && (modelWrites.has(options.type) || isLockingRead)) {
@@ -93,9 +93,7 @@ async function sendStatement(session: Session, query: Query, sql: unknown, given
   const { dialect } = session
   if (!dialect) return query(sql, options)
   try {
-    return await (dialect.writerQueue
-      ? enqueueStatement(session.sequelize, dialect, () => query(sql, options))
-      : query(sql, options))
+    return await enqueueStatement(session, dialect, () => query(sql, options))
   } catch (error) {
     noteFailure(error, dialect)
     explainAcquireTimeout(session, error, options.type)
@@ -105,28 +103,26 @@ async function sendStatement(session: Session, query: Query, sql: unknown, given
 
 function sendInTransaction(
   state: TransactionState,
-  dialect: Dialect,
   query: Query,
   sql: unknown,
   options: QueryOptions,
 ): Promise<unknown> {
   const { instance, model, type, updateOnDuplicate } = options
-  if (instance && modelWrites.has(type)) return sendRowWrite(state, dialect, query, sql, options, instance as Row)
+  if (instance && modelWrites.has(type)) return sendRowWrite(state, query, sql, options, instance as Row)
   const isBulk = model && (type === QueryTypes.BULKUPDATE || updateOnDuplicate)
-  if (isBulk) return sendBulkWrite(state, dialect, query, sql, options, model)
-  return state.send(query, sql, options, dialect)
+  if (isBulk) return sendBulkWrite(state, query, sql, options, model)
+  return state.send(query, sql, options)
 }
 
 /** Sends the write of several rows, whose locked instances are then out of date. */
 async function sendBulkWrite(
   state: TransactionState,
-  dialect: Dialect,
   query: Query,
   sql: unknown,
   options: QueryOptions,
   model: RowModel,
 ): Promise<unknown> {
-  const result = await state.send(query, sql, options, dialect)
+  const result = await state.send(query, sql, options)
   if (!isNone(result)) markRowsStale(state, model, options)
   return result
 }
@@ -134,7 +130,6 @@ async function sendBulkWrite(
 /** Sends the write of an instance. */
 async function sendRowWrite(
   state: TransactionState,
-  dialect: Dialect,
   query: Query,
   sql: unknown,
   options: QueryOptions,
@@ -145,9 +140,9 @@ async function sendRowWrite(
   const recordWrite = rowStateOf(row).recordLockedWrite(columns)
   const isDelete = type === QueryTypes.DELETE && rowStateOf(row).lock !== undefined
   // Sequelize reports the number of deleted rows for this type only.
-  const result = await state.send(query, sql, isDelete ? { ...options, type: QueryTypes.BULKDELETE } : options, dialect)
+  const result = await state.send(query, sql, isDelete ? { ...options, type: QueryTypes.BULKDELETE } : options)
   const isUpdate = type === QueryTypes.UPDATE && (columns.length > 0 || options.increment !== undefined)
-  if ((isDelete || isUpdate) && isNone(result)) await refuseUnmatchedRow(row, dialect, options)
+  if ((isDelete || isUpdate) && isNone(result)) await refuseUnmatchedRow(row, state.dialect!, options)
   recordWrite?.()
   refreshOtherInstances(state, row, columns)
   return isDelete ? row : result

@@ -1,4 +1,3 @@
-import type { Sequelize } from 'sequelize'
 import type { Dialect } from '../dialects/dialect.js'
 import { OutsideTransactionError } from '../errors/errors.js'
 import { traceLock } from '../sequelize/channels.js'
@@ -14,8 +13,16 @@ type Database = WriterSlot['database']
 /** The last queued writer of each database. Process-wide: several Sequelize instances can open one file. */
 const queues = new Map<Database, Promise<void>>()
 
+interface Writer {
+  readonly session: Session
+  readonly dialect: Dialect
+}
+
+/** A call that writes. */
+interface WriterCall extends Writer, CallFacts {}
+
 /** The key of the writer queue; `undefined` if the database itself queues its writers. */
-function queueOf(sequelize: Sequelize, dialect: Dialect): Database | undefined {
+function queueOf({ session: { sequelize }, dialect }: Writer): Database | undefined {
   const database = dialect.writerQueue?.(sequelizeInternals(sequelize).options)
   return database === 'in memory' ? sequelize : database
 }
@@ -31,30 +38,23 @@ export interface SlotWait {
   readonly error: () => Error
 }
 
-/** A call that writes. */
-interface WriterCall extends CallFacts {
-  readonly session: Session
-  readonly dialect: Dialect
-}
-
-/** Runs `fn` when no other writer of this process has a slot, in the order of calls. */
+/** Runs `fn`; on a database with one writer, when no other writer of this process has a slot, in the order of calls. */
 export function enqueueWriter<R>(call: WriterCall, fn: () => Promise<R>, wait?: SlotWait): Promise<R> {
-  const { method, session, dialect } = call
-  refuseSelfDeadlock(method, session.sequelize, dialect)
-  const database = queueOf(session.sequelize, dialect)
+  const database = queueOf(call)
   if (database === undefined) return fn()
+  refuseSelfDeadlock(call)
   return runInQueue(database, fn, wait, (turn) =>
     traceLock(call, { kind: 'writer queue', timeoutMs: wait?.timeoutMs }, turn),
   )
 }
 
 /** @throws {OutsideTransactionError} the current code runs in the call that holds the slot */
-export function refuseSelfDeadlock(method: string, sequelize: Sequelize, dialect: Dialect): void {
-  const database = queueOf(sequelize, dialect)
+export function refuseSelfDeadlock(call: WriterCall): void {
+  const database = queueOf(call)
   if (database === undefined || !holdsSlot(database)) return
   throw new OutsideTransactionError(
-    method,
-    `${dialect.name} has one writer at a time, which is the enclosing call, so this write would wait for ever`,
+    call.method,
+    `${call.dialect.name} has one writer at a time, which is the enclosing call, so this write would wait for ever`,
     'Write after that call has returned; or pass { transaction }, the transaction of its callback, through the same Sequelize instance.',
   )
 }
@@ -63,8 +63,9 @@ export function refuseSelfDeadlock(method: string, sequelize: Sequelize, dialect
  * Sends a statement without a transaction. A database in memory has one connection: there the statement waits until no
  * transaction is open, since it would become part of it.
  */
-export function enqueueStatement<R>(sequelize: Sequelize, dialect: Dialect, send: () => Promise<R>): Promise<R> {
-  return queueOf(sequelize, dialect) === sequelize && !holdsSlot(sequelize) ? runInQueue(sequelize, send) : send()
+export function enqueueStatement<R>(session: Session, dialect: Dialect, send: () => Promise<R>): Promise<R> {
+  const { sequelize } = session
+  return queueOf({ session, dialect }) === sequelize && !holdsSlot(sequelize) ? runInQueue(sequelize, send) : send()
 }
 
 async function runInQueue<R>(

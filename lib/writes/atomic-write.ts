@@ -223,10 +223,10 @@ async function sendBatched(
   options: WriteOptions,
   send: (call: Call, request: AtomicWrite) => Promise<Written>,
 ): Promise<Written> {
-  const { method, session, dialect } = call
+  const { session, dialect } = call
   const { row } = request
   const [{ column, operations }] = request.documents as readonly [DocumentChange]
-  refuseSelfDeadlock(method, session.sequelize, dialect)
+  refuseSelfDeadlock(call)
   const own: JsonCall = { call, request, operations, batchKey: batchKey(request, options) }
   return coalesce(session, row.model.getAttributes(), `${column} ${row.key}`, own, {
     send: (calls, together) => {
