@@ -1,5 +1,4 @@
 import type { Model, ModelStatic, Sequelize, Transaction } from 'sequelize'
-import { connectorOf } from './dialects/connector.js'
 import { checkOptions } from './errors/check-options.js'
 import { usage } from './errors/usage.js'
 import type {
@@ -248,14 +247,14 @@ export function lossless(subject: ModelStatic<Model> | Sequelize, options?: Mode
   const sequelize = isModel(subject) ? sequelizeOf(subject) : subject
   const { version } = sequelizeInternals(sequelize).constructor
   if (!version.startsWith('6.')) throw usage.host(method, version)
-  connectorOf(sequelize.getDialect())
+  const session = sessionOf(sequelize)
   if (options !== undefined) checkLosslessOptions(method, options)
   const { jsonColumns } = options ?? {}
   if (jsonColumns !== undefined) checkJsonColumns(method, subject, jsonColumns)
   if (isModel(subject)) attach(subject, usage.taken)
   else attachToAll(subject)
   if (isModel(subject) && jsonColumns) modelStateOf(subject).textDocuments = new Set(jsonColumns)
-  watchSession(sessionOf(sequelize))
+  watchSession(session)
   if (options) {
     // Loaded here: the guard is a sixth of the time to load this package.
     // eslint-disable-next-line @typescript-eslint/no-require-imports

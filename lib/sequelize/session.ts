@@ -46,6 +46,8 @@ export interface WriteRecorder {
 /** The state that this library keeps for one Sequelize instance. */
 export class Session {
   readonly sequelize: Sequelize
+  /** The facts about the driver, which need no query. */
+  readonly connector: Connector
   /** What `lossless(sequelize, options)` set for all its models. */
   options: LosslessOptions | undefined
   /** The detected database; `undefined` before the first probe. */
@@ -77,24 +79,19 @@ export class Session {
   readonly reportedCallSites: Set<string> = new Set()
   /** Savepoints that were opened with a callback. */
   readonly savepointsWithCallback: WeakSet<Transaction> = new WeakSet()
-  #connector: Connector | undefined
 
   constructor(sequelize: Sequelize) {
     this.sequelize = sequelize
-  }
-
-  /**
-   * The facts about the driver, which need no query.
-   * @throws {UnsupportedDatabaseError} the dialect of the Sequelize instance is not supported
-   */
-  get connector(): Connector {
-    return (this.#connector ??= connectorOf(this.sequelize.getDialect()))
+    this.connector = connectorOf(sequelize.getDialect())
   }
 }
 
 const sessions = new WeakMap<Sequelize, Session>()
 
-/** The one session of a Sequelize instance. */
+/**
+ * The one session of a Sequelize instance.
+ * @throws {UnsupportedDatabaseError} its dialect is not supported
+ */
 export function sessionOf(sequelize: Sequelize): Session {
   let session = sessions.get(sequelize)
   if (!session) sessions.set(sequelize, (session = new Session(sequelize)))

@@ -13,7 +13,7 @@ const maxNonStringBytes = 20_000
 
 /** The SQL of one statement for one model's table: names are quoted, values become binds. */
 export class Statement {
-  readonly #binds: unknown[] = []
+  readonly binds: unknown[] = []
   readonly #model: RowModel
   readonly #session: Session
   readonly #generator: QueryGenerator
@@ -24,17 +24,13 @@ export class Statement {
     this.#generator = queryGeneratorOf(session.sequelize)
   }
 
-  get binds(): unknown[] {
-    return this.#binds
-  }
-
   /**
    * The placeholder of `value`. A server that prepares a text keeps the type of its binds: after a number, it would round a text
    * with more digits. So numbers are bound as texts there.
    */
   readonly bind = (value: unknown): string => {
     const bound = typeof value === 'number' && this.#session.connector.prepares ? String(value) : value
-    return `$${this.#binds.push(bound)}`
+    return `$${this.binds.push(bound)}`
   }
 
   /** The placeholder of a value for `attribute`, in the format that its type is stored in. */
@@ -75,14 +71,14 @@ export class Statement {
    */
   bytes(sql: string, limit: number = Infinity): number {
     let longest = 0
-    for (const value of this.#binds) {
+    for (const value of this.binds) {
       longest = Math.max(longest, typeof value === 'string' ? value.length : maxNonStringBytes)
     }
     // A placeholder has at least 2 characters; a character has at most 3 bytes, and one more where it is escaped.
     const upperBound = sql.length * (3 + (bytesPerValueHeader + 4 * longest) / 2)
     if (upperBound <= limit) return upperBound
     const { escapes } = this.#session.connector
-    const sizes = this.#binds.map((value) => {
+    const sizes = this.binds.map((value) => {
       const text = String(value)
       return Buffer.byteLength(text) + (escapes ? (text.match(/["'\\]/g)?.length ?? 0) : 0)
     })
@@ -96,7 +92,7 @@ export class Statement {
   /** The number of binds in `sql`; for MySQL, Sequelize makes a bind of each placeholder. Far below `limit`, a bound. */
   countBinds(sql: string, limit: number): number {
     const { prepares } = this.#session.connector
-    if (!prepares || sql.length / 2 <= limit) return this.#binds.length
+    if (!prepares || sql.length / 2 <= limit) return this.binds.length
     return sql.match(/\$\d+/g)?.length ?? 0
   }
 
