@@ -259,6 +259,8 @@ export interface Dialect {
    * until a rollback to a savepoint. Absent if the database accepts further statements after an error.
    */
   readonly isAfterError?: (error: DriverError | undefined) => boolean
+  /** Whether the connection is lost, and with it the transaction; with {@link isAfterError}. */
+  readonly isDisconnected?: (error: DriverError) => boolean
   /** Whether a COMMIT without an error rolled back the transaction. */
   readonly isRollback: (result: unknown) => boolean
 }

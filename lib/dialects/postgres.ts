@@ -469,6 +469,8 @@ export const postgres: Dialect = {
   typeOfJson: ({ code, message }) => (code === '42804' ? /\bjsonb?\b/.exec(message)?.[0] : undefined),
   endsTransaction: [],
   endsTransactionBySql: endsTransactionBySql({ starts: '', isMysql: false }),
-  isAfterError: (error) => error?.code === '25P02',
+  // Raised by a function or a trigger, it has a context.
+  isAfterError: (error) => error?.code === '25P02' && error.where === undefined,
+  isDisconnected: ({ severity, code = '' }) => severity === undefined || lost.test(code),
   isRollback: (result) => (result as [unknown, { command?: string }])[1].command === 'ROLLBACK',
 }

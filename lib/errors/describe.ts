@@ -1,14 +1,49 @@
+import { inspect } from 'node:util'
+
 /** The model and the primary key of one row, for error texts. */
 export interface RowFacts {
   readonly model: string
   readonly primaryKey: Readonly<Record<string, unknown>>
   /** The call passes over a row that its `paranoid` model has deleted. */
   readonly isParanoid?: boolean
+  /** The target of the call was an instance, which the code in error texts names `row`. */
+  readonly hasInstance?: boolean
 }
 
 /** The text for a row in an error: `WorkflowRun id=7`. */
 export function describeRow(row: RowFacts): string {
   return [row.model, ...Object.entries(row.primaryKey).map(([name, value]) => `${name}=${shown(value)}`)].join(' ')
+}
+
+/** The code of a call of a function on the row of a failed call: `await withLock([WorkflowRun, 7], async (row) => …)`. */
+export function callOf(row: RowFacts, method: string, args: string): string {
+  return `await ${method}(${row.hasInstance ? 'row' : `[${row.model}, ${codeOfKey(row)}]`}, ${args})`
+}
+
+/** The code of the primary key of a row: `7`, or `{ tenantId: 1, name: 'theme' }`. */
+function codeOfKey({ primaryKey }: RowFacts): string {
+  const [value, ...others] = Object.values(primaryKey)
+  if (value === undefined) return 'primaryKey'
+  return others.length === 0 ? codeOf(value) : codeOfWhere(primaryKey)
+}
+
+/** The code of conditions for a row by its primary key: `{ id: 7 }`. */
+export function codeOfWhere(primaryKey: RowFacts['primaryKey']): string {
+  return `{ ${Object.entries(primaryKey)
+    .map(([name, value]) => `${name}: ${codeOf(value)}`)
+    .join(', ')} }`
+}
+
+function codeOf(value: unknown): string {
+  if (value instanceof Date) return `new Date('${value.toISOString()}')`
+  return Buffer.isBuffer(value) ? `Buffer.from('${value.toString('hex')}', 'hex')` : inspect(value)
+}
+
+/** The code that reads an attribute: `row.progress`, `row["last-run"]`. */
+export function accessOf(attribute: string): string {
+  return /^[\p{ID_Start}$_][\p{ID_Continue}$]*$/u.test(attribute)
+    ? `row.${attribute}`
+    : `row[${JSON.stringify(attribute)}]`
 }
 
 function shown(value: unknown): string {

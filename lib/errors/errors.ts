@@ -1,6 +1,5 @@
-import { inspect } from 'node:util'
 import { BaseError, OptimisticLockError } from 'sequelize'
-import { describePath, describeRow } from './describe.js'
+import { accessOf, callOf, codeOfWhere, describePath, describeRow } from './describe.js'
 import type { RowFacts } from './describe.js'
 import { captureStack, UsageError } from './usage.js'
 
@@ -34,7 +33,7 @@ export class RowNotFoundError extends RowError {
     what: string = `${describeRow(row)} does not exist`,
     remedy: string = `It was deleted or never saved: create it with ${row.model}.create({ … })` +
       (row.isParanoid
-        ? `, or, if the paranoid model has deleted it, load it with ${row.model}.findOne({ where: ${inspect(row.primaryKey)}, paranoid: false }) and pass the instance`
+        ? `, or, if the paranoid model has deleted it, load it with ${row.model}.findOne({ where: ${codeOfWhere(row.primaryKey)}, paranoid: false }) and pass the instance`
         : ''),
   ) {
     super(
@@ -82,7 +81,7 @@ export class JsonShapeError extends RowError {
     super(
       row,
       `${method}: ${placeIn(column, path)} of ${describeRow(row)} holds ${withArticle(found)}, not ${needed}, so nothing was written. ` +
-        conversion(column, path, needed, found),
+        conversion(row, column, path, needed, found),
     )
     this.column = column
     this.path = path
@@ -93,6 +92,7 @@ export class JsonShapeError extends RowError {
 
 /** How to convert a value of another type, without losing it. */
 function conversion(
+  row: RowFacts,
   column: string,
   path: JsonShapeError['path'],
   needed: JsonShapeError['needed'],
@@ -101,10 +101,11 @@ function conversion(
   if (found === notJson) {
     return `Sequelize cannot parse the stored text: read it with a SELECT in SQL, and convert it to JSON with an UPDATE in SQL.`
   }
-  const place = `row.${column}${path.map((key) => `[${JSON.stringify(key)}]`).join('')}`
+  const place = `${accessOf(column)}${path.map((key) => `[${JSON.stringify(key)}]`).join('')}`
   const withLock = (value: string): string =>
-    `await row.withLock(async (row) => { ${place} = ${value}; await row.save() })`
-  const updateJson = (operation: string): string => `await row.updateJson(${JSON.stringify(column)}, [${operation}])`
+    callOf(row, 'withLock', `async (row) => { ${place} = ${value}; await row.save() }`)
+  const updateJson = (operation: string): string =>
+    callOf(row, 'updateJson', `${JSON.stringify(column)}, [${operation}]`)
   if (needed === 'an object' && found === 'array') {
     const element = describePath([...path, 0, 'key'])
     return (
@@ -241,7 +242,7 @@ export class UnsupportedValueError extends BaseError {
     return new UnsupportedValueError(
       method,
       `"${column}" of ${describeRow(row)} holds ${what}`,
-      `Replace the document as a whole: await row.withLock(async (row) => { row.${column} = …; await row.save() }).`,
+      `Replace the document as a whole: ${callOf(row, 'withLock', `async (row) => { ${accessOf(column)} = …; await row.save() }`)}.`,
       column,
       cause,
     )
@@ -265,6 +266,7 @@ export class ConditionNotMetError extends RowError {
     column: string,
     condition: ConditionNotMetError['condition'],
     what?: string,
+    remedy?: string,
   ) {
     const { kind, path = [], json, isNegated } = condition ?? {}
     const operand = kind === 'exists' || kind === 'absent' ? '' : `, ${json}`
@@ -273,7 +275,7 @@ export class ConditionNotMetError extends RowError {
     super(
       row,
       `${method}: ${what ?? `"${column}" of ${describeRow(row)} does not meet ${shown}`}, so nothing was written. ` +
-        `Read the row again with await row.reload() and decide again, or handle the error code 'CONDITION_NOT_MET' in a catch.`,
+        `${remedy ?? `Read the row again with await ${row.hasInstance ? 'row.reload()' : `${row.model}.findOne({ where: ${codeOfWhere(row.primaryKey)} })`} and decide again`}, or handle the error code 'CONDITION_NOT_MET' in a catch.`,
     )
     this.column = column
     this.condition = condition
@@ -281,8 +283,9 @@ export class ConditionNotMetError extends RowError {
 
   /** A `paranoid` model has deleted the row, which is still there. */
   static ofDeleted(method: string, row: RowFacts, column: string): ConditionNotMetError {
-    const what = `${describeRow(row)} was deleted by its paranoid model ("${column}" is set) and is still there; await row.restore() brings it back`
-    return new ConditionNotMetError(method, row, column, undefined, what)
+    const what = `${describeRow(row)} was deleted by its paranoid model ("${column}" is set) and is still there`
+    const remedy = `Restore it with await ${row.model}.restore({ where: ${codeOfWhere(row.primaryKey)} }) and call ${method}() again`
+    return new ConditionNotMetError(method, row, column, undefined, what, remedy)
   }
 
   /** The ordinary columns of the row do not meet the option `where`. The text has no values, which may be secret. */
@@ -419,7 +422,7 @@ export class LockTimeoutError extends RowError {
         ? `${method}: ${describeRow(row)} is locked ${waited}, most likely by the enclosing sequelize.transaction(), which this call did not join, so nothing was written. ` +
             `Pass its transaction as the option { transaction }. Otherwise another session holds the lock: ${holders}.`
         : `${method}: ${describeRow(row)} is locked by another session ${waited}, so nothing was written. ` +
-            `${remedy}, or find who holds the lock: ${holders}.`,
+            `${remedy}, or find the session that holds the lock: ${holders}.`,
     )
     this.timeoutMs = timeoutMs
     this.cause = cause
@@ -465,7 +468,7 @@ export class StaleRowError extends OptimisticLockError {
     return new StaleRowError(
       row,
       `${method}: ${placeIn(column, path)} of ${describeRow(row)} was changed by another writer since it was loaded, so nothing was written. ` +
-        `Read it again with await row.reload() and decide again, or serialize the callers with a lock: await row.withLock(fn).`,
+        `Read it again with await row.reload() and decide again, or serialize the callers with a lock: ${callOf({ ...row, hasInstance: true }, 'withLock', 'fn')}.`,
       { attempts: 1, columns: [column], path },
     )
   }
@@ -490,8 +493,8 @@ export class StaleRowError extends OptimisticLockError {
   ): StaleRowError {
     return new StaleRowError(
       row,
-      `${method}: ${describeRow(row)} was written by another session in each of ${attempts} attempts before ${quoted(columns)} could be saved, so nothing was written. ` +
-        `Raise retry: { maxAttempts }, or serialize the callers with a lock: await row.withLock(fn).`,
+      `${method}: ${describeRow(row)} was written by another session in ${attempts === 1 ? 'the only attempt' : `each of ${attempts} attempts`} before ${quoted(columns)} could be saved, so nothing was written. ` +
+        `Raise retry: { maxAttempts }, or serialize the callers with a lock: ${callOf(row, 'withLock', 'fn')}.`,
       { attempts, columns, path: undefined, cause },
     )
   }
@@ -573,65 +576,101 @@ export class UnknownOutcomeError extends BaseError {
   readonly code = 'UNKNOWN_OUTCOME'
   override readonly name = 'UnknownOutcomeError'
 
-  constructor(method: string, sent: 'COMMIT' | 'the write', cause: unknown) {
+  constructor(method: string, row: RowFacts | undefined, sent: 'COMMIT' | 'the write', cause: unknown) {
+    const read = row
+      ? `the row with ${callOf(row, 'withLock', '(row) => …')}`
+      : 'each row with await withLock([Model, primaryKey], (row) => …)'
     super(
       `${method}: the connection was lost after ${sent} was sent, so its outcome is unknown. ` +
-        `Read the row with await withLock([Model, id], (row) => …), which waits for a COMMIT in progress. Idempotent operations (set, merge, addToSet) are safe to repeat; increment() and append() are not.`,
+        `Read ${read}, which waits for a COMMIT in progress. Idempotent operations (set, merge, addToSet) are safe to repeat; increment() and append() are not.`,
     )
     captureStack(this)
     this.cause = cause
   }
 }
 
-const notInSavepoint =
-  'Run the statement that may fail in a savepoint, and catch the error of the savepoint: ' +
-  'await sequelize.transaction({ transaction }, (savepoint) => Model.create({ … }, { transaction: savepoint })).'
+/** What a transaction that cannot be committed has met. */
+export interface RollbackFacts {
+  /** The error of the statement that failed; `undefined` if the callback rolled the transaction back itself. */
+  readonly cause?: unknown
+  /** The statement failed because the connection was lost. */
+  readonly isLost?: boolean
+  /** The statement that failed is in a savepoint. */
+  readonly isInSavepoint?: boolean
+  /** The call has joined the transaction, which is still open. */
+  readonly isJoined?: boolean
+}
+
+const savepointCall =
+  'await sequelize.transaction({ transaction }, (savepoint) => Model.create({ … }, { transaction: savepoint }))'
+
+/** What to do after an error in a transaction on PostgreSQL. */
+function afterError({ isLost, isInSavepoint }: RollbackFacts): string {
+  if (isLost) {
+    return 'Let the error of that statement leave the callback, where a savepoint does not help: it is lost too. Then run the whole transaction again, from its first read.'
+  }
+  return isInSavepoint
+    ? `Let the error of that statement leave the callback of its savepoint, and await the savepoint before the next statement: ${savepointCall}.`
+    : `Run the statement that may fail in a savepoint, await it before the next statement, and catch the error of the savepoint: ${savepointCall}.`
+}
 
 /** Why a transaction cannot be committed: what rolled it back, or did not take a further statement of it. */
 type Rollback = 'by the callback' | 'ended' | 'doomed' | 'not sent' | 'refused'
 
-/** What happened to the transaction, and what to do; `error` is the class of the error of a statement. */
-const rollbacks: Readonly<Record<Rollback, (error: string) => readonly [what: string, remedy: string]>> = {
+/** What happened to the transaction, and what to do; `error` describes the error of a statement. */
+const rollbacks: Readonly<
+  Record<Rollback, (error: string, facts: RollbackFacts) => readonly [what: string, remedy: string]>
+> = {
   'by the callback': () => [
     'the transaction was rolled back in the callback, by transaction.rollback(), so nothing was written',
     'Throw an error to leave the callback and roll back, or let the callback return to commit.',
   ],
   ended: (error) => [
-    `the database rolled back the transaction when a statement of it failed (${error}), and the callback caught that error, so nothing was written`,
-    'Do not catch it in the callback, where a savepoint does not help either. ' +
+    `the database rolled back the transaction when a statement of it failed (${error}), so nothing was written`,
+    'Let the error of that statement leave the callback, where a savepoint does not help. ' +
       'To run the whole transaction again after a deadlock or a conflict, open it with retryTransaction(sequelize, async (transaction) => { … }).',
   ],
-  doomed: (error) => [
-    `the database rolled back the transaction instead of committing it, because a statement of it had failed (${error}) and the callback caught that error, so nothing was written`,
-    notInSavepoint,
+  doomed: (error, facts) => [
+    facts.isLost
+      ? `the connection of the transaction was lost when a statement of it failed (${error}), so the database rolled it back and nothing was written`
+      : facts.isJoined
+        ? `a statement of the joined transaction failed (${error}), and its error did not leave the callback. The transaction is still open, but the database can only roll it back`
+        : `a statement of the transaction failed (${error}), and its error did not leave the callback, so the transaction was rolled back and nothing was written`,
+    afterError(facts),
   ],
-  'not sent': (error) => [
-    `an earlier statement of the transaction failed (${error}), and the callback caught that error. The database then takes no further statement of the transaction, so this one was not sent`,
-    notInSavepoint,
+  'not sent': (error, facts) => [
+    facts.isLost
+      ? `the connection of the transaction was lost when an earlier statement failed (${error}), so the database rolled it back, and this statement was not sent`
+      : `an earlier statement of the transaction failed (${error}). The database then takes no further statement of the transaction, so this one was not sent`,
+    afterError(facts),
   ],
-  refused: () => [
-    'an earlier statement of the transaction failed, and its error was caught. The database then takes no further statement of the transaction, and refused this one',
-    notInSavepoint,
+  refused: (_error, facts) => [
+    'an earlier statement of the transaction failed. The database then takes no further statement of the transaction, and refused this one',
+    afterError(facts),
   ],
+}
+
+/** `SequelizeUniqueConstraintError, 23505`: the class of an error, and the code of the database. */
+function describeCause(cause: unknown): string {
+  if (!(cause instanceof Error)) return 'an earlier error'
+  const { parent } = cause as { parent?: { readonly code?: unknown } }
+  return typeof parent?.code === 'string' ? `${cause.name}, ${parent.code}` : cause.name
 }
 
 /**
  * The transaction was rolled back although its callback succeeded, so nothing was written; or it can only be rolled back,
- * because the callback caught the error of a statement, and no further statement of it is sent.
+ * because the error of a statement did not leave the callback, and no further statement of it is sent.
  */
 export class RolledBackError extends BaseError {
   readonly code = 'ROLLED_BACK'
   override readonly name = 'RolledBackError'
 
-  /**
-   * @param how why it cannot be committed
-   * @param cause the error of the statement that failed; `undefined` if the callback rolled the transaction back itself
-   */
-  constructor(method: string, how: Rollback = 'by the callback', cause?: unknown) {
-    const [what, remedy] = rollbacks[how](cause instanceof Error ? cause.name : 'an earlier error')
+  /** @param how why it cannot be committed */
+  constructor(method: string, how: Rollback = 'by the callback', facts: RollbackFacts = {}) {
+    const [what, remedy] = rollbacks[how](describeCause(facts.cause), facts)
     super(`${method}: ${what}. ${remedy}`)
     captureStack(this)
-    this.cause = cause
+    this.cause = facts.cause
   }
 }
 

@@ -1,6 +1,6 @@
 import { channel } from 'node:diagnostics_channel'
 import { captureCallSite, firstUserFrame } from '../call-site.js'
-import { describePath } from '../errors/describe.js'
+import { accessOf, describePath } from '../errors/describe.js'
 import { describeWrite, WholeColumnWriteError } from '../errors/errors.js'
 import type { GuardReport, WholeColumnWrite } from '../errors/errors.js'
 import { difference } from '../json/difference.js'
@@ -79,12 +79,6 @@ function suggestCall(model: RowModel, column: string, operations: readonly Opera
 /** The code of a call of a row method, or of the function of that name if the model does not have it. */
 function callOf(model: RowModel, name: MethodName, args: string): string {
   return hasMethod(model, name) ? `row.${name}(${args})` : `${name}(row, ${args})`
-}
-
-function accessOf(attribute: string): string {
-  return /^[\p{ID_Start}$_][\p{ID_Continue}$]*$/u.test(attribute)
-    ? `row.${attribute}`
-    : `row[${JSON.stringify(attribute)}]`
 }
 
 const writes = channel('sequelize-lossless:whole-column-write')

@@ -165,7 +165,7 @@ async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Pro
       throw StaleRowError.afterAttempts(method, ref.facts, attempts, columns, error)
     }
     throw failureOf(error) === 'lost'
-      ? new UnknownOutcomeError(method, 'the write', error)
+      ? new UnknownOutcomeError(method, ref.facts, 'the write', error)
       : toLibraryError(error, call)
   } finally {
     state.isSavingVersion = false

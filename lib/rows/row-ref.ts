@@ -86,8 +86,13 @@ export class RowRef {
 
   /** The model and the primary key, for error texts. */
   get facts(): RowFacts {
-    const { conditions, primaryKey, model } = this
-    return { model: model.name, primaryKey, ...(conditions.length > 0 && { isParanoid: isParanoid(model) }) }
+    const { conditions, primaryKey, model, instance } = this
+    return {
+      model: model.name,
+      primaryKey,
+      ...(conditions.length > 0 && { isParanoid: isParanoid(model) }),
+      ...(instance && { hasInstance: true }),
+    }
   }
 
   /** The table and the primary key as text: equal for two references to one row, different for two rows. */

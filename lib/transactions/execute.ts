@@ -168,7 +168,9 @@ async function openTransaction<R>(
     if (state?.outcome === 'committed') throw new AfterCommit('', { cause: error })
     state?.restoreRows()
     if (!isCommitting) throw error
-    throw failureOf(error) === 'lost' ? new UnknownOutcomeError(method, 'COMMIT', error) : toLibraryError(error, call)
+    throw failureOf(error) === 'lost'
+      ? new UnknownOutcomeError(method, row, 'COMMIT', error)
+      : toLibraryError(error, call)
   }
 }
 
@@ -218,7 +220,8 @@ function toExhaustedError(error: unknown, { method, row }: Call, attempts: numbe
   const reason = error instanceof DatabaseError && reasonOf(failureOf(error))
   if (!reason) return error
   const remedy = `Call ${method}() again later, or with more maxAttempts.`
-  return new ConflictError(method, row, `${reason} in the last of ${attempts} attempts`, remedy, error)
+  const attempt = attempts === 1 ? 'the only attempt' : `the last of ${attempts} attempts`
+  return new ConflictError(method, row, `${reason} in ${attempt}`, remedy, error)
 }
 
 /** The text for a conflict in an error. */
@@ -277,7 +280,7 @@ export async function runCallback<R>(
     }
     if (isNotBegun(result)) throw usage.notBegun(method, result)
     if (state.outcome === 'committed') throw usage.committedByCallback(method)
-    if (state.outcome === 'rolled back' || state.isDoomed) throw state.rolledBackError(method)
+    if (state.outcome === 'rolled back' || state.isDoomed) throw state.rolledBackError(method, isJoined)
     return result
   } catch (error) {
     scope.isOver = true

@@ -2,6 +2,7 @@ import { QueryTypes } from 'sequelize'
 import type { Sequelize, Transaction } from 'sequelize'
 import type { Dialect, DriverError } from '../dialects/dialect.js'
 import { OutsideTransactionError, RolledBackError, UsageError } from '../errors/errors.js'
+import type { RollbackFacts } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { LockedRows } from '../rows/locked-rows.js'
 import { rowStateOf } from '../rows/row-state.js'
@@ -58,7 +59,7 @@ export class TransactionState {
   /** The server rolled it back on its own, and its owner has not ended it since. */
   isAborted = false
   /** The error of a statement that ended the transaction, or doomed it; the callback may have caught it. */
-  #fatal: { readonly error: unknown; readonly effect: 'ended' | 'doomed' } | undefined
+  #fatal: (RollbackFacts & { readonly effect: 'ended' | 'doomed' }) | undefined
   /** Why COMMIT failed. Hidden from Sequelize, which would log it and discard the connection. */
   commitError: unknown
   readonly queue: SerialQueue = new SerialQueue()
@@ -231,7 +232,7 @@ export class TransactionState {
     const scopes = this.#scopes().filter((scope) => scope.method !== undefined)
     const late = scopes.find(({ isOver }) => isOver)
     if (late) throw lateCallError(late.method!, method ?? 'this statement')
-    const name = method ?? scopes[0]?.method ?? 'sequelize-lossless'
+    const name = method ?? scopes[0]?.method ?? 'sequelize.transaction'
     if (this.outcome === 'rolled back') throw this.rolledBackError(name)
     if (this.outcome === 'committed') throw usage.transactionFinished(name, 'commit')
   }
@@ -241,15 +242,18 @@ export class TransactionState {
     return this.#fatal?.effect === 'doomed'
   }
 
-  /** The error of a call that finds the transaction rolled back. */
-  rolledBackError(method: string): Error {
-    const { error, effect } = this.#fatal ?? {}
-    return error instanceof UsageError ? error : new RolledBackError(method, effect, error)
+  /**
+   * The error of a call that finds the transaction rolled back.
+   * @param isJoined the call has joined the transaction, which may be open
+   */
+  rolledBackError(method: string, isJoined = false): Error {
+    const { cause, effect } = this.#fatal ?? {}
+    return cause instanceof UsageError ? cause : new RolledBackError(method, effect, { ...this.#fatal, isJoined })
   }
 
   /** The error of a call or a statement that comes after the one that doomed the transaction. */
   notSentError(method: string): RolledBackError {
-    return new RolledBackError(method, 'not sent', this.#fatal?.error)
+    return new RolledBackError(method, 'not sent', this.#fatal)
   }
 
   #sendNow(query: Query, sql: unknown, text: string, given: QueryOptions): Promise<unknown> {
@@ -277,7 +281,7 @@ export class TransactionState {
       await this.#recordFailure(error, options.transaction!)
       // An earlier error, of a statement that was sent before this library watched the transaction.
       throw this.dialect!.isAfterError?.((error as { parent?: DriverError }).parent)
-        ? new RolledBackError(this.#methodAround(), 'refused', error)
+        ? new RolledBackError(this.#methodAround(), 'refused', { cause: error })
         : error
     }
   }
@@ -319,14 +323,14 @@ export class TransactionState {
     try {
       // Only a RAW result has the command tag.
       const result = await query(sql, { ...options, type: QueryTypes.RAW })
-      if (dialect.isRollback(result)) throw new RolledBackError('sequelize-lossless', 'doomed', this.#fatal?.error)
+      if (dialect.isRollback(result)) throw new RolledBackError('sequelize.transaction', 'doomed', this.#fatal)
       this.#end('committed')
       // The `afterCommit` hooks run next, and may write.
       if (this.#isOurs) currentContext().writerSlot?.release()
       return result
     } catch (error) {
       this.#end('rolled back')
-      this.#fatal = { error, effect: 'ended' }
+      this.#fatal = { cause: error, effect: 'ended' }
       dropAfterCommitHooks(this.transaction)
       const failure = noteFailure(error, dialect, 'COMMIT')
       // After a failed COMMIT, SQLite is still in the transaction and keeps its file locked.
@@ -349,14 +353,17 @@ export class TransactionState {
   async #recordFailure(error: unknown, transaction: Transaction): Promise<void> {
     const dialect = this.dialect!
     const failure = noteFailure(error, dialect)
-    if (dialect.isAfterError && isRefusedByServer(error)) this.#fatal ??= { error, effect: 'doomed' }
+    if (dialect.isAfterError && isRefusedByServer(error)) {
+      const isLost = dialect.isDisconnected?.((error as { parent: DriverError }).parent) === true
+      this.#fatal ??= { cause: error, effect: 'doomed', isLost, isInSavepoint: transaction !== this.transaction }
+    }
     if (!failure || !dialect.endsTransaction.includes(failure) || this.outcome !== 'open') return
     await this.#abort(error, transaction)
   }
 
   /** Rolls the whole transaction back, or completes what the server has begun. No further statement is sent. */
   async #abort(error: unknown, transaction: Transaction): Promise<void> {
-    this.#fatal = { error, effect: 'ended' }
+    this.#fatal = { cause: error, effect: 'ended' }
     this.isAborted = true
     this.#end('rolled back')
     await this.#giveConnectionBack()
@@ -373,7 +380,7 @@ export class TransactionState {
     })
     override(this.transaction, 'commit', () => () => {
       this.isAborted = false
-      return Promise.reject(this.rolledBackError('sequelize-lossless'))
+      return Promise.reject(this.rolledBackError('sequelize.transaction'))
     })
   }
 
@@ -426,8 +433,14 @@ export function lateCallError(method: string, what: string): OutsideTransactionE
   )
 }
 
+/** Matches white space and comments of SQL. */
+const gap = String.raw`(?:\s|--[^\n]*(?:\n|$)|/\*(?:[^*]|\*(?!/))*\*/)`
+
 /** Matches SQL that sets a savepoint or rolls back to one: the command and the name. */
-const savepointSql = /^\s*(SAVEPOINT|ROLLBACK(?:\s+(?:WORK|TRANSACTION))?\s+TO(?:\s+SAVEPOINT)?)\s+["`]?([^"`;\s]+)/i
+const savepointSql = new RegExp(
+  `^(?:${gap}|;)*(SAVEPOINT|ROLLBACK(?:${gap}+(?:WORK|TRANSACTION))?${gap}+TO(?:${gap}+SAVEPOINT)?)${gap}+["\`]?([^"\`;\\s]+)`,
+  'i',
+)
 
 function isSet(command: string): boolean {
   return /^SAVEPOINT/i.test(command)

@@ -168,7 +168,7 @@ export function toWriteError(
   changes: { documents: readonly DocumentColumn[]; columns: readonly ColumnChange[] },
   { transaction }: QueryContext,
 ): unknown {
-  if (!transaction && failureOf(error) === 'lost') return new UnknownOutcomeError(method, 'the write', error)
+  if (!transaction && failureOf(error) === 'lost') return new UnknownOutcomeError(method, row.facts, 'the write', error)
   if (!(error instanceof DatabaseError)) return error
   const binds = (error as { parameters?: readonly unknown[] }).parameters ?? []
   const refused = dialect.refusedValue(error.parent, binds)

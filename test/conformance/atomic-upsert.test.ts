@@ -432,7 +432,7 @@ eachDatabase('atomicUpsert', (database) => {
         const upsert = (transaction: Transaction | null): Promise<boolean> =>
           atomicUpsert(target, { doc: [set('a', 1)] }, { transaction })
         const error = await rejection(isInside ? sequelize.transaction(upsert) : upsert(null), ConditionNotMetError)
-        expect(error.message).to.include('"deletedAt" is set').and.include('row.restore()')
+        expect(error.message).to.include('"deletedAt" is set').and.include('.restore({ where: { id:')
       }
       await row.restore()
       expect(await atomicUpsert([Paranoid, row.id], { doc: [set('a', 1)] })).to.equal(false)

@@ -390,7 +390,7 @@ eachDatabase('transactions', (database) => {
           )
           expect(error).to.deep.include({ code: 'LOCK_TIMEOUT', model: 'WorkflowRun', primaryKey: { id: run.id } })
           expect(error.timeoutMs).to.equal(timeoutMs)
-          expect(error.message).to.include('find who holds the lock')
+          expect(error.message).to.include('find the session that holds the lock')
           expect(error.cause).to.be.instanceOf(Error)
           // Timers and clocks differ by a millisecond.
           expect(performance.now() - start).to.be.at.least(timeoutMs - 1)
@@ -663,7 +663,7 @@ eachDatabase('transactions', (database) => {
       )
       expect(error).to.be.instanceOf(OptimisticLockError)
       expect(error).to.deep.include({ code: 'STALE_ROW', attempts: 2, columns: ['title'], primaryKey: { id: run.id } })
-      expect(error.message).to.include('2 attempts').and.include('"title"').and.include('row.withLock(fn)')
+      expect(error.message).to.include('2 attempts').and.include('"title"').and.include('withLock(row, fn)')
       expect(run.title ?? null).to.equal(null)
       expect(run.changed()).to.equal(false)
       expect((await stored(run.id)).title).to.equal(null)

@@ -78,7 +78,7 @@ eachDatabase('a connection that is lost', (database) => {
         const error = await rejection(write(), UnknownOutcomeError)
         await cut
         expect(error.code).to.equal('UNKNOWN_OUTCOME')
-        expect(error.message).to.include('withLock([Model, id]')
+        expect(error.message).to.match(/await withLock\(\[\w+, \d+\], \(row\) => …\)/)
         expect(error.cause).to.be.instanceOf(Error)
         expect(await isStored()).to.equal(isWritten)
       }

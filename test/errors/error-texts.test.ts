@@ -13,6 +13,7 @@ type Untyped<T> = { readonly [K in keyof T]: (...values: unknown[]) => Promise<u
 const {
   append,
   atomicUpdate,
+  atomicUpsert,
   equals,
   exists,
   increment,
@@ -27,7 +28,7 @@ const {
   withOptimisticLock,
 } = library as unknown as Untyped<typeof library>
 
-/** The codes of errors that SQLite, which has one writer and no connection, cannot provoke: see the tests of faults. */
+/** The codes of errors that need another session or a server: see `server-texts.test.ts`. */
 type OfServers = 'CONFLICT' | 'LOCK_TIMEOUT' | 'UNKNOWN_OUTCOME' | 'UNSUPPORTED_DATABASE'
 
 describe('the text of an error', () => {
@@ -38,6 +39,9 @@ describe('the text of an error', () => {
   let Invoice: ModelStatic<Row>
   /** With JSON in a column of text. */
   let Job: ModelStatic<Row>
+  /** With a composite key. */
+  let Reading: ModelStatic<Model>
+  const readingKey = { meter: '07fe', at: new Date('2026-01-02') }
   /** Guarded by `wholeColumnWrites: 'patch'`, and by `'throw'`. */
   let Patched: ModelStatic<Row>
   let Guarded: ModelStatic<Row>
@@ -50,12 +54,18 @@ describe('the text of an error', () => {
     Job = sequelize.define<Row>('Job', { stats: DataTypes.TEXT })
     Patched = sequelize.define<Row>('Patched', columns, { tableName: 'WorkflowRuns' })
     Guarded = sequelize.define<Row>('Guarded', columns, { tableName: 'WorkflowRuns' })
+    Reading = sequelize.define('Reading', {
+      meter: { type: DataTypes.STRING, primaryKey: true },
+      at: { type: DataTypes.DATE, primaryKey: true },
+      'last-value': DataTypes.JSON,
+    })
     void lossless(WorkflowRun)
     void lossless(Invoice)
     void lossless(Job, { jsonColumns: ['stats'] })
     void lossless(Patched, { wholeColumnWrites: 'patch', conflicts: 'throw' })
     void lossless(Guarded, { wholeColumnWrites: 'throw' })
-    await Promise.all([WorkflowRun.sync(), Invoice.sync(), Job.sync()])
+    await Promise.all([WorkflowRun.sync(), Invoice.sync(), Job.sync(), Reading.sync()])
+    await Reading.create({ ...readingKey, 'last-value': { unit: 'kWh' } })
   })
   beforeEach(async () => {
     await WorkflowRun.truncate()
@@ -92,15 +102,23 @@ describe('the text of an error', () => {
     ],
     JSON_SHAPE: [
       [
+        async () => (await stored<Row>(WorkflowRun)).updateJson('progress', [increment('name', 1)] as never),
+        'updateJson: "progress" at ["name"] of WorkflowRun id=7 holds a string, not a number, so nothing was written. Look at the value first; if it is a number, convert it: await withLock(row, async (row) => { row.progress["name"] = Number(row.progress["name"]); await row.save() }).',
+      ],
+      [
+        () => updateJson([Reading, readingKey], 'last-value', [increment('unit')]),
+        `updateJson: "last-value" at ["unit"] of Reading meter="07fe" at=2026-01-02T00:00:00.000Z holds a string, not a number, so nothing was written. Look at the value first; if it is a number, convert it: await withLock([Reading, { meter: '07fe', at: new Date('2026-01-02T00:00:00.000Z') }], async (row) => { row["last-value"]["unit"] = Number(row["last-value"]["unit"]); await row.save() }).`,
+      ],
+      [
         () =>
           mergeJsonKey([WorkflowRun, 7], 'progress', 'a', 1).then(() =>
             updateJson([WorkflowRun, 7], 'progress', [set(['items', 'a'], 1)]),
           ),
-        'updateJson: "progress" at ["items"] of WorkflowRun id=7 holds an array, not an object, so nothing was written. If the array is right, write to it: await row.updateJson("progress", [append(["items"], item)]), or to one of its elements, by its index or by matching({ id }): await row.updateJson("progress", [set(["items",0,"key"], value)]).',
+        'updateJson: "progress" at ["items"] of WorkflowRun id=7 holds an array, not an object, so nothing was written. If the array is right, write to it: await updateJson([WorkflowRun, 7], "progress", [append(["items"], item)]), or to one of its elements, by its index or by matching({ id }): await updateJson([WorkflowRun, 7], "progress", [set(["items",0,"key"], value)]).',
       ],
       [
         () => updateJson([WorkflowRun, 7], 'progress', [set(['name', 'a'], 1)]),
-        'updateJson: "progress" at ["name"] of WorkflowRun id=7 holds a string, not an object, so nothing was written. The operations need an object. Look at the value first. To keep it, store it under a key: await row.withLock(async (row) => { row.progress["name"] = { value: row.progress["name"] }; await row.save() }).',
+        'updateJson: "progress" at ["name"] of WorkflowRun id=7 holds a string, not an object, so nothing was written. The operations need an object. Look at the value first. To keep it, store it under a key: await withLock([WorkflowRun, 7], async (row) => { row.progress["name"] = { value: row.progress["name"] }; await row.save() }).',
       ],
       [
         () => updateJson([WorkflowRun, 7], 'progress', [append([], 1)]),
@@ -108,15 +126,15 @@ describe('the text of an error', () => {
       ],
       [
         () => updateJson([WorkflowRun, 7], 'progress', [append('name', 1)]),
-        'updateJson: "progress" at ["name"] of WorkflowRun id=7 holds a string, not an array, so nothing was written. Look at the value first. To keep it as the first item, put it into an array: await row.withLock(async (row) => { row.progress["name"] = [row.progress["name"]]; await row.save() }).',
+        'updateJson: "progress" at ["name"] of WorkflowRun id=7 holds a string, not an array, so nothing was written. Look at the value first. To keep it as the first item, put it into an array: await withLock([WorkflowRun, 7], async (row) => { row.progress["name"] = [row.progress["name"]]; await row.save() }).',
       ],
       [
         () => updateJson([WorkflowRun, 7], 'progress', [increment('name', 1)]),
-        'updateJson: "progress" at ["name"] of WorkflowRun id=7 holds a string, not a number, so nothing was written. Look at the value first; if it is a number, convert it: await row.withLock(async (row) => { row.progress["name"] = Number(row.progress["name"]); await row.save() }).',
+        'updateJson: "progress" at ["name"] of WorkflowRun id=7 holds a string, not a number, so nothing was written. Look at the value first; if it is a number, convert it: await withLock([WorkflowRun, 7], async (row) => { row.progress["name"] = Number(row.progress["name"]); await row.save() }).',
       ],
       [
         () => updateJson([WorkflowRun, 7], 'progress', [increment('on', 1)]),
-        'updateJson: "progress" at ["on"] of WorkflowRun id=7 holds a boolean, not a number, so nothing was written. Look at the value first. To keep it, move it to another key: await row.updateJson("progress", [rename(["on"], "on_old")]).',
+        'updateJson: "progress" at ["on"] of WorkflowRun id=7 holds a boolean, not a number, so nothing was written. Look at the value first. To keep it, move it to another key: await updateJson([WorkflowRun, 7], "progress", [rename(["on"], "on_old")]).',
       ],
       [
         async () => {
@@ -148,20 +166,31 @@ describe('the text of an error', () => {
     ],
     CONDITION_NOT_MET: [
       [
+        async () => (await stored<Row>(WorkflowRun)).mergeJsonKey('progress', 'a', 1, { if: [exists('b')] } as object),
+        `mergeJsonKey: "progress" of WorkflowRun id=7 does not meet exists(["b"]), so nothing was written. Read the row again with await row.reload() and decide again, or handle the error code 'CONDITION_NOT_MET' in a catch.`,
+      ],
+      [
+        async () => {
+          await Invoice.destroy({ where: { id: 7 } })
+          await atomicUpsert([Invoice, 7], { status: 'new' })
+        },
+        `atomicUpsert: Invoice id=7 was deleted by its paranoid model ("deletedAt" is set) and is still there, so nothing was written. Restore it with await Invoice.restore({ where: { id: 7 } }) and call atomicUpsert() again, or handle the error code 'CONDITION_NOT_MET' in a catch.`,
+      ],
+      [
         () => mergeJsonKey([WorkflowRun, 7], 'progress', 'a', 1, { if: [equals('name', 'b')] }),
-        `mergeJsonKey: "progress" of WorkflowRun id=7 does not meet equals(["name"], "b"), so nothing was written. Read the row again with await row.reload() and decide again, or handle the error code 'CONDITION_NOT_MET' in a catch.`,
+        `mergeJsonKey: "progress" of WorkflowRun id=7 does not meet equals(["name"], "b"), so nothing was written. Read the row again with await WorkflowRun.findOne({ where: { id: 7 } }) and decide again, or handle the error code 'CONDITION_NOT_MET' in a catch.`,
       ],
       [
         () => mergeJsonKey([WorkflowRun, 7], 'progress', 'a', 1, { if: [not(exists('name'))] }),
-        `mergeJsonKey: "progress" of WorkflowRun id=7 does not meet absent(["name"]), so nothing was written. Read the row again with await row.reload() and decide again, or handle the error code 'CONDITION_NOT_MET' in a catch.`,
+        `mergeJsonKey: "progress" of WorkflowRun id=7 does not meet absent(["name"]), so nothing was written. Read the row again with await WorkflowRun.findOne({ where: { id: 7 } }) and decide again, or handle the error code 'CONDITION_NOT_MET' in a catch.`,
       ],
       [
         () => atomicUpdate([WorkflowRun, 7], { status: 'done' }, { where: { status: 'old' } }),
-        `atomicUpdate: "status" of WorkflowRun id=7 does not meet the option where, so nothing was written. Read the row again with await row.reload() and decide again, or handle the error code 'CONDITION_NOT_MET' in a catch.`,
+        `atomicUpdate: "status" of WorkflowRun id=7 does not meet the option where, so nothing was written. Read the row again with await WorkflowRun.findOne({ where: { id: 7 } }) and decide again, or handle the error code 'CONDITION_NOT_MET' in a catch.`,
       ],
       [
         () => atomicUpdate([WorkflowRun, 7], { status: 'done' }, { where: { status: 'old', id: 8 } }),
-        `atomicUpdate: "status" of WorkflowRun id=7 does not meet the option where, so nothing was written. Read the row again with await row.reload() and decide again, or handle the error code 'CONDITION_NOT_MET' in a catch.`,
+        `atomicUpdate: "status" of WorkflowRun id=7 does not meet the option where, so nothing was written. Read the row again with await WorkflowRun.findOne({ where: { id: 7 } }) and decide again, or handle the error code 'CONDITION_NOT_MET' in a catch.`,
       ],
     ],
     UNSAVED_CHANGES: [
@@ -216,7 +245,7 @@ describe('the text of an error', () => {
           await mergeJsonKey([WorkflowRun, 7], 'progress', 'name', 'b')
           await run.update({ progress: { items: [1], name: 'c', on: true } })
         },
-        'save: "progress" at ["name"] of Patched id=7 was changed by another writer since it was loaded, so nothing was written. Read it again with await row.reload() and decide again, or serialize the callers with a lock: await row.withLock(fn).',
+        'save: "progress" at ["name"] of Patched id=7 was changed by another writer since it was loaded, so nothing was written. Read it again with await row.reload() and decide again, or serialize the callers with a lock: await withLock(row, fn).',
       ],
       [
         () =>
@@ -238,7 +267,7 @@ describe('the text of an error', () => {
             { retry: { maxAttempts: 2, baseDelayMs: 0 } },
           )
         },
-        'withOptimisticLock: Invoice id=7 was written by another session in each of 2 attempts before "status" could be saved, so nothing was written. Raise retry: { maxAttempts }, or serialize the callers with a lock: await row.withLock(fn).',
+        'withOptimisticLock: Invoice id=7 was written by another session in each of 2 attempts before "status" could be saved, so nothing was written. Raise retry: { maxAttempts }, or serialize the callers with a lock: await withLock([Invoice, 7], fn).',
       ],
     ],
     WHOLE_COLUMN_WRITE: [
@@ -264,7 +293,7 @@ describe('the text of an error', () => {
             const rows = [1, 2].map(() => ({ status: 'x'.repeat(8_000_000) }))
             await outcomeOf(WorkflowRun.bulkCreate(rows, { transaction }))
           }),
-        'withLock: the database rolled back the transaction when a statement of it failed (SequelizeDatabaseError), and the callback caught that error, so nothing was written. Do not catch it in the callback, where a savepoint does not help either. To run the whole transaction again after a deadlock or a conflict, open it with retryTransaction(sequelize, async (transaction) => { … }).',
+        'withLock: the database rolled back the transaction when a statement of it failed (SequelizeDatabaseError, SQLITE_FULL), so nothing was written. Let the error of that statement leave the callback, where a savepoint does not help. To run the whole transaction again after a deadlock or a conflict, open it with retryTransaction(sequelize, async (transaction) => { … }).',
       ],
     ],
     PENDING_STATEMENTS: [

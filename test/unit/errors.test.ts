@@ -47,9 +47,9 @@ describe('JsonShapeError', () => {
   it('advises to look at the stored value and to convert it, never to overwrite it', () => {
     expect(text([], 'an object', 'array')).to.equal(
       'updateJson: "progress" of WorkflowRun id=7 holds an array, not an object, so nothing was written. ' +
-        'If the array is right, write to it: await row.updateJson("progress", [append([], item)]), ' +
+        'If the array is right, write to it: await updateJson([WorkflowRun, 7], "progress", [append([], item)]), ' +
         'or to one of its elements, by its index or by matching({ id }): ' +
-        'await row.updateJson("progress", [set([0,"key"], value)]).',
+        'await updateJson([WorkflowRun, 7], "progress", [set([0,"key"], value)]).',
     )
     expect(text(['a', 'b'], 'an object', 'string')).to.include(
       'row.progress["a"]["b"] = { value: row.progress["a"]["b"] }',
@@ -58,7 +58,9 @@ describe('JsonShapeError', () => {
     expect(text(['a', 1], 'an array', 'string')).to.include('row.progress["a"][1] = [row.progress["a"][1]]')
     expect(text(['a', 1], 'a number', 'boolean')).to.include('holds a boolean, not a number')
     expect(text(['a'], 'a number', 'string')).to.include('row.progress["a"] = Number(row.progress["a"])')
-    expect(text(['a'], 'a number', 'boolean')).to.include('await row.updateJson("progress", [rename(["a"], "a_old")])')
+    expect(text(['a'], 'a number', 'boolean')).to.include(
+      'await updateJson([WorkflowRun, 7], "progress", [rename(["a"], "a_old")])',
+    )
     expect(text([], 'an object', 'text that is not JSON'))
       .to.include('SELECT')
       .and.not.include('row.progress')
