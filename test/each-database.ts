@@ -47,8 +47,21 @@ const quickSqlite: object = {
 
 /** Defines a suite for each database that the run asked for, in each way to reach it. */
 export function eachDatabase(title: string, define: (database: Database) => void): void {
+  defineSuites(title, ways, define)
+}
+
+/**
+ * Defines a suite for each database that the run asked for, in the first way to reach it; with EVERY=1 in each way. For
+ * tests of what the server does with the same SQL.
+ */
+export function eachServer(title: string, define: (database: Database) => void): void {
+  const first = ways.filter(([, name], index) => ways.findIndex((way) => way[1] === name) === index)
+  defineSuites(title, process.env['EVERY'] ? ways : first, define)
+}
+
+function defineSuites(title: string, chosen: typeof ways, define: (database: Database) => void): void {
   const requested = requestedDatabases()
-  for (const [way, name, dialect, driver] of ways) {
+  for (const [way, name, dialect, driver] of chosen) {
     if (!requested.includes(name)) continue
     describe(`${title} (${way})`, () => {
       const open: Sequelize[] = []

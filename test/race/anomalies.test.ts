@@ -3,7 +3,7 @@ import { DataTypes, QueryTypes, Transaction } from 'sequelize'
 import type { Model, ModelStatic, Sequelize } from 'sequelize'
 import { EndlessError, explore } from 'every-order'
 import type { AnomalyName, ExploreOptions, Failure, Result } from 'every-order'
-import { eachDatabase } from '../each-database.js'
+import { eachServer } from '../each-database.js'
 import { rejection } from '../rejection.js'
 import { expectReadable } from './readable.js'
 
@@ -21,7 +21,7 @@ interface User extends Model {
 
 type Ids = readonly [first: number, second: number]
 
-eachDatabase('the name of an anomaly', (database) => {
+eachServer('the name of an anomaly', (database) => {
   // One writer at a time, which waits in this process: nearly nothing can go wrong in these ways.
   if (database.name === 'sqlite') return
   let sequelize: Sequelize

@@ -3,13 +3,13 @@ import type { Sequelize } from 'sequelize'
 import { mergeJsonKey } from 'sequelize-lossless'
 import { assertNoLostUpdate, explore, LostUpdateError, raceAssertions } from 'every-order'
 import type { Result } from 'every-order'
-import { eachDatabase } from '../each-database.js'
+import { eachServer } from '../each-database.js'
 import { createRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
 
 use(raceAssertions)
 
-eachDatabase('assertions', (database) => {
+eachServer('assertions', (database) => {
   let sequelize: Sequelize
   let Runs: typeof WorkflowRun
 

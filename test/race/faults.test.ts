@@ -16,11 +16,11 @@ import {
 } from 'every-order'
 import type { ExploreOptions, Fault, Result } from 'every-order'
 import { requestedDatabases } from '../databases/index.js'
-import { eachDatabase, servers } from '../each-database.js'
+import { eachServer, servers } from '../each-database.js'
 import { rejection } from '../rejection.js'
 import { expectReadable } from './readable.js'
 
-eachDatabase('explore() with faults', (database) => {
+eachServer('explore() with faults', (database) => {
   let sequelize: Sequelize
   const { warn } = console
 

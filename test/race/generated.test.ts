@@ -3,11 +3,11 @@ import { DataTypes } from 'sequelize'
 import type { Model, ModelStatic, Sequelize } from 'sequelize'
 import { assertNoLostUpdate, explore } from 'every-order'
 import type { Result } from 'every-order'
-import { eachDatabase } from '../each-database.js'
+import { eachServer } from '../each-database.js'
 
 type Row = Model & Record<string, unknown>
 
-eachDatabase('explore() compares rows with generated keys', (database) => {
+eachServer('explore() compares rows with generated keys', (database) => {
   let sequelize: Sequelize
 
   before(() => {

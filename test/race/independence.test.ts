@@ -3,12 +3,12 @@ import { DataTypes } from 'sequelize'
 import type { Sequelize, Transaction } from 'sequelize'
 import { explore, replay } from 'every-order'
 import type { ExploreOptions, Result } from 'every-order'
-import { eachDatabase } from '../each-database.js'
+import { eachServer } from '../each-database.js'
 
 type Send = (sql: string) => Promise<Record<string, number>[]>
 type Flow = (send: Send, name: string) => Promise<unknown>
 
-eachDatabase('explore() leaves out orders of independent statements', (database) => {
+eachServer('explore() leaves out orders of independent statements', (database) => {
   if (database.name === 'sqlite' || /3\.5|through/.test(database.title)) return
   let sequelize: Sequelize
 

@@ -4,7 +4,7 @@ import { expect } from 'chai'
 import type { Sequelize } from 'sequelize'
 import { htmlReport } from 'every-order'
 import type { Result } from 'every-order'
-import { eachDatabase, servers } from '../each-database.js'
+import { eachServer, servers } from '../each-database.js'
 import type { Database } from '../each-database.js'
 import { createTable, exploreProgram, preventionOf } from './isolation.js'
 import type { Program } from './isolation.js'
@@ -74,10 +74,7 @@ async function connect(database: Database, { statements }: Section, level: strin
   return sequelize
 }
 
-eachDatabase('the page of isolation levels', (database) => {
-  // The server decides, and not the way to reach it.
-  if (/3\.5|through/.test(database.title)) return
-
+eachServer('the page of isolation levels', (database) => {
   for (const section of sections.filter((each) => each.database === database.name)) {
     const measured: Cells = {}
     const races = new Map<string, Result>()

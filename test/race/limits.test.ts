@@ -16,12 +16,12 @@ import {
   UsageError,
 } from 'every-order'
 import type { ExploreOptions, NotSerialError, Result } from 'every-order'
-import { eachDatabase, servers } from '../each-database.js'
+import { eachServer, servers } from '../each-database.js'
 import { rejection } from '../rejection.js'
 import { createRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
 
-eachDatabase('what explore() proves', (database) => {
+eachServer('what explore() proves', (database) => {
   let sequelize: Sequelize
   let Runs: typeof WorkflowRun
   const isSqlite = database.name === 'sqlite'

@@ -3,12 +3,12 @@ import type { Sequelize } from 'sequelize'
 import { mergeJsonKey, withLock, withOptimisticLock } from 'sequelize-lossless'
 import { checkers, explore, replay, UsageError } from 'every-order'
 import type { ExploreOptions, Mutant, Result } from 'every-order'
-import { eachDatabase } from '../each-database.js'
+import { eachServer } from '../each-database.js'
 import { rejection } from '../rejection.js'
 import { createRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
 
-eachDatabase('mutants', (database) => {
+eachServer('mutants', (database) => {
   let sequelize: Sequelize
   let Runs: typeof WorkflowRun
   const isSqlite = database.name === 'sqlite'

@@ -2,14 +2,14 @@ import { expect } from 'chai'
 import type { Sequelize } from 'sequelize'
 import { assertNoLostUpdate, explore, FailureError, HangError, ResultsError, StuckError, timeline } from 'every-order'
 import type { ExploreOptions, Result } from 'every-order'
-import { eachDatabase } from '../each-database.js'
+import { eachServer } from '../each-database.js'
 import { rejection } from '../rejection.js'
 import { createRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
 
 type Ids = readonly [first: number, second: number]
 
-eachDatabase('explore() judges what participants return and how they end', (database) => {
+eachServer('explore() judges what participants return and how they end', (database) => {
   let sequelize: Sequelize
   let Runs: typeof WorkflowRun
   const isSqlite = database.name === 'sqlite'

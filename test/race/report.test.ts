@@ -3,14 +3,14 @@ import type { Sequelize } from 'sequelize'
 import { mergeJsonKey, withLock } from 'sequelize-lossless'
 import { checkers, explain, explore, replay, sequenceDiagram, timeline, UsageError } from 'every-order'
 import type { ExploreOptions, Failure, Step } from 'every-order'
-import { eachDatabase } from '../each-database.js'
+import { eachServer } from '../each-database.js'
 import { rejection } from '../rejection.js'
 import { createRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
 import { bad } from './programs.js'
 import { expectReadable } from './readable.js'
 
-eachDatabase('the report of a failure', (database) => {
+eachServer('the report of a failure', (database) => {
   let sequelize: Sequelize
   let Runs: typeof WorkflowRun
   const isSqlite = database.name === 'sqlite'
