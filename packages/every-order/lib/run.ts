@@ -212,11 +212,8 @@ export class Run {
     if (fault !== 'killed-before') step.affected = affectedBy(await passing.send(step.sql))
     this.#happened(step, fault!)
     this.#lost = passing.discard
-    try {
-      await severed(passing.socket!(), () => passing.resend(step.sql))
-    } finally {
-      await this.#server.kill!(this.#server.connectionId(connection))
-    }
+    const severance = severed(passing.socket!(), () => passing.resend(step.sql))
+    return severance.finally(() => this.#server.kill!(this.#server.connectionId(connection)))
   }
 
   /** Ends the process of a participant: its connections are closed, and what it awaits never ends. */
