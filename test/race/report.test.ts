@@ -1,7 +1,8 @@
 import { expect } from 'chai'
+import { QueryTypes } from 'sequelize'
 import type { Sequelize } from 'sequelize'
 import { mergeJsonKey, withLock } from 'sequelize-lossless'
-import { checkers, explain, explore, replay, sequenceDiagram, timeline, UsageError } from 'every-order'
+import { checkers, CommittedError, explain, explore, replay, sequenceDiagram, timeline, UsageError } from 'every-order'
 import type { ExploreOptions, Failure, Step } from 'every-order'
 import { eachServer } from '../each-database.js'
 import { rejection } from '../rejection.js'
@@ -90,6 +91,103 @@ eachServer('the report of a failure', (database) => {
         .to.match(/⏳ waits for [AB]/)
         .and.match(/\d continues/)
       expect(timeline(first!)).to.match(/lost: "[ab]" of progress.* from its read at \d+/)
+    })
+  }
+
+  /** The lines of the table without its columns, for participants that save in a column. */
+  async function textOf(save: (id: number, key: string) => Promise<unknown>, start: object = {}): Promise<string> {
+    const participants = { A: (id: number) => save(id, 'a'), B: (id: number) => save(id, 'b') }
+    const create = async (): Promise<number> => (await Runs.create({ progress: {}, title: '', ...start })).id
+    const { first } = await explore({ sequelize, setup: create, participants })
+    return timeline(first!, 1_000).replace(/[ │]+/g, ' ')
+  }
+
+  it('names a list, its element by value, and a number in a document', async () => {
+    const list = async (id: number, key: string): Promise<unknown> => {
+      const run = await Runs.findByPk(id, { rejectOnEmpty: true })
+      return run.update({ progress: [...(run.progress as never as string[]), key] as never })
+    }
+    expect(await textOf(list, { progress: [] })).to.match(
+      /^lost: the element "([ab])" of progress, which ([AB]) wrote at \d: [AB] overwrote it at 4 with UPDATE workflow_runs/m,
+    )
+    const log = async (id: number, key: string): Promise<unknown> => {
+      const run = await Runs.findByPk(id, { rejectOnEmpty: true })
+      return run.update({ progress: { log: [...((run.progress!['log'] as string[] | undefined) ?? []), key] } })
+    }
+    expect(await textOf(log)).to.match(
+      /^lost: the element "[ab]" of "log" of progress, which [AB] wrote at \d: [AB] over/m,
+    )
+    const count = async (id: number): Promise<unknown> => {
+      const run = await Runs.findByPk(id, { rejectOnEmpty: true })
+      return run.update({ progress: { n: ((run.progress!['n'] as number | undefined) ?? 0) + 1, done: true } })
+    }
+    expect(await textOf(count)).to.match(/^lost: "n" of progress, which [AB] wrote at \d: [AB] overwrote it at 4 with/m)
+  })
+
+  it('names the element that a check of any kind found missing', async () => {
+    const save = async (id: number, key: string): Promise<unknown> => {
+      const run = await Runs.findByPk(id, { rejectOnEmpty: true })
+      return run.update({ progress: [...(run.progress as never as string[]), key] as never })
+    }
+    const check = async (id: number): Promise<void> => {
+      expect((await Runs.findByPk(id))!.progress).to.have.members(['a', 'b'])
+    }
+    const create = async (): Promise<number> => (await Runs.create({ progress: [] as never })).id
+    const { first } = await explore({ ...options(save as typeof naive), setup: create, check })
+    const { key, element, undone } = explain(first!)!
+    expect([key, element]).to.deep.equal([undefined, undone!.participant.toLowerCase()])
+  })
+
+  it('names the read whose row has the column by another name', async () => {
+    const save = async (id: number, key: string): Promise<unknown> => {
+      const sql = `SELECT title AS "run_title" FROM workflow_runs AS "run" WHERE id = ${id}`
+      const [row] = await sequelize.query<{ run_title: string }>(
+        database.dialect === 'postgres' || isSqlite ? sql : sql.replaceAll('"', '`'),
+        { type: QueryTypes.SELECT },
+      )
+      return Runs.update({ title: `${row!.run_title}${key}` }, { where: { id } })
+    }
+    expect(await textOf(save)).to.match(/^lost: title as [AB] wrote .* from its read at \d, which took no lock$/m)
+  })
+
+  it('shows that an UPDATE changed no row, and does not say that it overwrote something', async () => {
+    const save = async (id: number, key: string): Promise<unknown> => {
+      const { title } = await Runs.findByPk(id, { rejectOnEmpty: true })
+      const [count] = await Runs.update({ title: `${title}${key}` }, { where: { id, title } })
+      return count > 1 ? 'several' : undefined
+    }
+    const text = await textOf(save)
+    expect(text).to.include('→ 0 rows changed').and.to.include('then matched no row').and.not.include('overwrote')
+  })
+
+  it('names the tables of rows that differ in several of them', async () => {
+    const Others = await createRuns(sequelize, { modelName: 'Other', tableName: 'other_runs' })
+    const save = async (id: number, key: string): Promise<unknown> => {
+      const { title } = await Runs.findByPk(id, { rejectOnEmpty: true })
+      if (title !== '') return undefined
+      await Runs.update({ title: key }, { where: { id } })
+      return Others.create({ title: key })
+    }
+    const participants = { A: (id: number) => save(id, 'a'), B: (id: number) => save(id, 'b') }
+    const create = async (): Promise<number> => (await Runs.create({ title: '' })).id
+    const { failures } = await explore({ sequelize, setup: create, participants })
+    expect((failures[0]!.error as Error).message).to.match(
+      /every serial order: \[.*other_runs {.*workflow_runs {.*}\] instead/,
+    )
+  })
+
+  if (database.dialect !== 'postgres' && !isSqlite) {
+    it('explains an old snapshot under a lock', async () => {
+      const save = (id: number, key: string): Promise<unknown> =>
+        sequelize.transaction({ isolationLevel: 'REPEATABLE READ' as never }, async (transaction) => {
+          await Runs.findByPk(id, { transaction })
+          await Runs.findByPk(id, { attributes: ['id'], lock: true, transaction })
+          const { title } = await Runs.findByPk(id, { rejectOnEmpty: true, transaction })
+          await Runs.update({ title: `${title}${key}` }, { where: { id }, transaction })
+        })
+      expect(await textOf(save)).to.match(
+        /^lost: title as ([AB]) wrote at (\d+): ([AB]) overwrote it at \d+ with UPDATE workflow_runs, from its read at \d+, which took no lock and shows the snapshot that its transaction took before the write at \2$/m,
+      )
     })
   }
 
@@ -207,6 +305,13 @@ describe('the report of a failure', () => {
     expect(shown(sql)).to.include("SELECT … FROM t WHERE x = 'AS `a`.' AND b.x = 1 ")
     const joined = 'SELECT `a`.`x` FROM `t` AS `a` LEFT JOIN `u` AS `b` ON `a`.`id` = `b`.`a`'
     expect(shown(joined)).to.include('SELECT … FROM t AS a LEFT JOIN u AS b ON a.id = b.a')
+  })
+
+  it('shows no time of a literal, and no failure after a COMMIT as one of a check', () => {
+    const sql = "INSERT INTO t (a, b) VALUES ('x', '2026-11-29 18:00:00.123 +00:00')"
+    const committed = { error: new CommittedError('A') }
+    const text = timeline(failureOf([step('A', sql, [])], committed), 400)
+    expect(text).to.include("VALUES ('x', ‹time›)").and.not.include('the check failed')
   })
 
   it('shows three rows of a read, and counts the others', () => {

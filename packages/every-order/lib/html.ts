@@ -239,12 +239,14 @@ class State {
   }
 
   #access({ step, participant, number, answers }: Entry): void {
-    const { kind, touched, rows, sql, binds, transaction } = step
+    const { kind, touched, rows, sql, binds, transaction, affected } = step
     const isRead = kind === 'read' || kind === 'lock'
     for (const [index, item] of touched.entries()) {
       const row = isRead
         ? Object.entries(rows[index] ?? {}).map(([column, value]) => ({ column, value }))
-        : assignments(sql, binds)
+        : affected === 0
+          ? []
+          : assignments(sql, binds)
       const origin = { participant, number, transaction: isRead ? undefined : transaction }
       // The result of a count is no row.
       const isRow = !isRead || !item.endsWith('#*')

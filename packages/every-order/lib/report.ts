@@ -1,10 +1,12 @@
 import { inspect, isDeepStrictEqual, stripVTControlCharacters } from 'node:util'
 import { padded, visible, wrapped } from './columns.js'
-import { documentOf, isTime } from './dependencies.js'
-import { FailureError, HangError, LostKeysError, messageOf, OpenTransactionError } from './errors.js'
+import { documentOf, isEqual, isTime } from './dependencies.js'
+import { CommittedError, FailureError, HangError, LostKeysError, messageOf, OpenTransactionError } from './errors.js'
 import type { Failure } from './explore.js'
-import { NotSerialError, ResultsError } from './serial.js'
+import { elementMissing, NotSerialError, ResultsError } from './serial.js'
+import type { Lost } from './serial.js'
 import { assignments, nameOf, tableOf } from './statement.js'
+import type { Assignment } from './statement.js'
 import type { Step } from './step.js'
 
 /** The lost update, the statement that overwrote it, and the stale read. */
@@ -13,6 +15,8 @@ export interface Explanation {
   readonly column: string
   /** The key of its document; `undefined` if the column has no document, or the whole document was lost. */
   readonly key: string | undefined
+  /** The element that was lost of an array: of the column, or of the key. */
+  readonly element: unknown
   /** The write of a value that does not include the lost update. */
   readonly overwriter: Step
   /** The read that the value comes from. */
@@ -30,46 +34,74 @@ export function explain({ steps, error }: Pick<Failure, 'steps' | 'error'>): Exp
     const written = assignments(overwriter.sql, overwriter.binds).find(
       ({ column, value }) => value !== undefined && (lost ? column === lost.column : documentOf(value) !== undefined),
     )
-    if (!written || (lost?.key !== undefined && Object.hasOwn(documentOf(written.value) ?? {}, lost.key))) continue
+    if (!written || (lost && includes(written.value, lost))) continue
     const { column } = written
     const before = done.filter(
       ({ number, sql }) => number < overwriter.number && bareTable(sql) === bareTable(overwriter.sql),
     )
     const staleRead = before.findLast(
-      ({ participant, rows }) => participant === overwriter.participant && rows.some((row) => column in row),
+      ({ participant, rows }) =>
+        participant === overwriter.participant && rows.some((row) => valueOf(row, column) !== undefined),
     )
-    const undone = before.findLast(
-      ({ kind, participant, sql, binds, number }) =>
-        kind === 'write' &&
-        participant !== overwriter.participant &&
-        assignments(sql, binds).some((each) => each.column === column) &&
-        (lost?.key !== undefined || number > (staleRead?.answeredAfter ?? 0) - 1),
-    )
-    if (!undone) continue
-    const theirs = assignments(undone.sql, undone.binds).find((each) => each.column === column)!
-    return { column, key: lost?.key ?? keyUndone(theirs.value, written.value), overwriter, staleRead, undone }
+    const theirsOf = ({ sql, binds }: Step): Assignment | undefined =>
+      assignments(sql, binds).find((each) => each.column === column)
+    const undone = before.findLast((step) => {
+      const theirs = step.affected === 0 || step.kind !== 'write' ? undefined : theirsOf(step)
+      if (!theirs || step.participant === overwriter.participant) return false
+      const isLater = step.number > (staleRead?.answeredAfter ?? 0) - 1
+      return lost?.key !== undefined || lost?.element !== undefined || isLater || isOlder(staleRead, theirs)
+    })
+    const theirs = undone && theirsOf(undone)
+    // MySQL does not count a row that stays the same.
+    if (!theirs || (overwriter.affected === 0 && !isEqual(theirs.value, written.value))) continue
+    const { key, element } = lost?.key === undefined ? partUndone(theirs.value, written.value) : lost
+    return { column, key, element: lost?.element ?? element, overwriter, staleRead, undone }
   }
   return undefined
 }
 
 /** Whether the failure is no lost update. */
 function isNoLoss(error: unknown): boolean {
-  return [ResultsError, HangError, OpenTransactionError, FailureError].some((each) => error instanceof each)
+  const others = [ResultsError, HangError, OpenTransactionError, FailureError, CommittedError]
+  return others.some((each) => error instanceof each)
+}
+
+/** The value of a column in a row; an ORM may put the alias of the table before its name. */
+function valueOf(row: Readonly<Record<string, unknown>>, column: string): unknown {
+  return row[Object.keys(row).find((name) => name === column || name.endsWith(`_${column}`)) ?? column]
+}
+
+/** Whether a read shows another value than that of a write: of an older snapshot. */
+function isOlder(read: Step | undefined, { column, value }: Assignment): boolean {
+  const values = read?.rows.map((row) => valueOf(row, column)) ?? []
+  return read?.kind === 'read' && value !== undefined && !values.some((each) => isEqual(each, value))
 }
 
 function bareTable(sql: string): string {
   return nameOf(tableOf(sql) ?? '')
 }
 
-/** The first key of a written document that differs in the document that overwrote it. */
-function keyUndone(value: unknown, over: unknown): string | undefined {
-  const [document, other] = [documentOf(value), documentOf(over)] as (Record<string, unknown> | undefined)[]
-  return Object.keys(document ?? {}).find((key) => !isDeepStrictEqual(document![key], other?.[key]))
+/** Whether a written document includes what was lost. */
+function includes(written: unknown, { key, element, ...lost }: Lost): boolean {
+  const document = documentOf(written) ?? {}
+  const part = key === undefined ? document : (document as Record<string, unknown>)[key]
+  if (element !== undefined) return Array.isArray(part) && part.some((each) => isEqual(each, element))
+  if (key === undefined) return false
+  return 'value' in lost ? isEqual(part, lost.value) : Object.hasOwn(document, key)
 }
 
-function whatIsLost(error: unknown): { column: string; key: string | undefined } | undefined {
+/** The first key of a written document that differs in the document that overwrote it, or the first element of an array. */
+function partUndone(value: unknown, over: unknown): Pick<Explanation, 'key' | 'element'> {
+  const [document, other] = [documentOf(value), documentOf(over)] as (Record<string, unknown> | undefined)[]
+  if (Array.isArray(document) && Array.isArray(other))
+    return { key: undefined, element: elementMissing(document, other) }
+  const key = Object.keys(document ?? {}).find((each) => !isDeepStrictEqual(document![each], other?.[each]))
+  return { key, element: undefined }
+}
+
+function whatIsLost(error: unknown): Lost | undefined {
   if (error instanceof LostKeysError) return error.lost[0]
-  return error instanceof NotSerialError ? error.difference : undefined
+  return error instanceof NotSerialError ? error.lost : undefined
 }
 
 /** An entry of the timeline: a participant sent a statement, or its waiting statement continued. */
@@ -186,15 +218,28 @@ export function messageLines({ steps, error }: Pick<Failure, 'steps' | 'error'>)
     const isOfCheck = !isNoLoss(error) && !(error instanceof NotSerialError)
     return `${isOfCheck ? 'the check failed: ' : ''}${message}`.split('\n').map(visible)
   }
-  const { column, key, overwriter, staleRead, undone } = found
-  const what = key === undefined ? `${column} as` : `"${key}" of ${column}, which`
-  const from =
-    staleRead && ` from its read at ${staleRead.number}${staleRead.kind === 'read' ? ', which took no lock' : ''}`
+  const { column, key, element, overwriter, staleRead, undone } = found
+  const part = key === undefined ? '' : `"${key}" of `
+  const what =
+    element === undefined
+      ? key === undefined
+        ? `${column} as`
+        : `${part}${column}, which`
+      : `the element ${shortened(JSON.stringify(element), 60)} of ${part}${column}, which`
+  const from = staleRead && ` from its read at ${staleRead.number}${lackOf(staleRead, undone!)}`
   return [
     visible(
       `lost: ${what} ${undone!.participant} wrote at ${undone!.number}: ${overwriter.participant} overwrote it at ${overwriter.number} with ${verb(overwriter)},${from ?? ' which it had not read'}`,
     ),
   ]
+}
+
+/** Why a read missed a write. */
+function lackOf({ kind, number }: Step, undone: Step): string {
+  if (kind !== 'read') return ''
+  const isOld = undone.number < number
+  const snapshot = ` and shows the snapshot that its transaction took before the write at ${undone.number}`
+  return `, which took no lock${isOld ? snapshot : ''}`
 }
 
 function verb({ sql }: Step): string {
@@ -230,7 +275,10 @@ export function entries(steps: readonly Step[]): Entry[] {
 /** The maximum number of rows shown; further rows are only counted. */
 const shownRows = 3
 
-function answersOf({ rows }: Step, columns: ReadonlySet<string>): string[] {
+function answersOf({ rows, kind, sql, affected }: Step, columns: ReadonlySet<string>): string[] {
+  // One row is usual. Databases count an upsert in different ways.
+  const isCounted = kind === 'write' && affected !== undefined && affected !== 1
+  if (isCounted && (affected === 0 || /^(UPDATE|DELETE)\b/i.test(sql))) return [`${affected} rows changed`]
   const shown = rows.slice(0, shownRows).map((row) => shortened(JSON.stringify(interesting(row, columns)), 200))
   return rows.length > shownRows ? [...shown, `… and ${rows.length - shownRows} more`] : shown
 }
@@ -251,7 +299,7 @@ function describeStep({ sql, binds }: Step): string {
   const plain = sql.replace(parts, (part, as?: string, name?: string, dot?: string, number?: string) => {
     if (as !== undefined) return as === alias ? '' : ` AS ${as}`
     if (name !== undefined) return name === alias && dot !== '' ? '' : `${name}${dot!}`
-    if (part.startsWith("'")) return shortened(part, 60)
+    if (part.startsWith("'")) return isTime(part.slice(1)) ? '‹time›' : shortened(part, 60)
     if (!/^[?$]/.test(part)) return ' '
     const value = binds[number === undefined ? mark++ : Number(number) - 1]
     return shortened(valueText(value), 60)

@@ -229,7 +229,10 @@ export class NotSerialError extends Error {
   readonly difference: { readonly column: string; readonly key: string | undefined } | undefined
 
   constructor(orders: readonly (readonly string[])[], changes: readonly Change[], actual: Change) {
-    const finalValues = (change: Change): string => JSON.stringify(change.map(({ after }) => after))
+    const tables = new Set([...changes, actual].flatMap((change) => change.map(({ table }) => table)))
+    const nameOfRow = ({ table }: RowChange): string => (tables.size > 1 ? `${table} ` : '')
+    const finalValues = (change: Change): string =>
+      `[${change.map((each) => `${nameOfRow(each)}${each.after ? JSON.stringify(each.after) : 'deleted'}`).join()}]`
     const instead = orders.map(
       (order, index) => `${finalValues(changes[index]!)} (${order.join(', ') || 'no participant'})`,
     )
@@ -238,8 +241,47 @@ export class NotSerialError extends Error {
     this.expected = changes[0]!
     this.order = orders[0]!
     const column = columnsThatDiffer(this.expected, actual)[0]?.split('.').at(-1)
-    this.difference = column === undefined ? undefined : { column, key: keyThatDiffers(this.expected, actual, column) }
+    this.difference = column === undefined ? undefined : { column, key: this.#documents(column)?.key }
   }
+
+  /** The value of the column that is missing: all of it, a value of its document, or an element of an array. */
+  get lost(): Lost | undefined {
+    if (!this.difference) return undefined
+    const { column, key } = this.difference
+    const [expected, actual] = this.#documents(column)?.values ?? []
+    const element = Array.isArray(expected) && Array.isArray(actual) ? elementMissing(expected, actual) : undefined
+    return { column, key, element, ...(key !== undefined && element === undefined && { value: expected }) }
+  }
+
+  /** The first document of a column that differs: its key, and the values there. */
+  #documents(column: string): { key: string | undefined; values: readonly unknown[] } | undefined {
+    for (const [index, { after }] of this.expected.entries()) {
+      const documents = [after?.[column], this.actual[index]?.after?.[column]]
+      const [document, theirs] = documents
+      if (typeof document !== 'object' || document === null) continue
+      if (Array.isArray(document) && !isSame(document, theirs)) return { key: undefined, values: documents }
+      const values = (theirs ?? {}) as Record<string, unknown>
+      const [key, value] = Object.entries(document).find(([name, each]) => !isSame(each, values[name])) ?? []
+      if (key !== undefined) return { key, values: [value, values[key]] }
+    }
+    return undefined
+  }
+}
+
+/** What was overwritten. */
+export interface Lost {
+  readonly column: string
+  /** The key of its document. */
+  readonly key: string | undefined
+  /** The element of its array, or of the array at the key. */
+  readonly element?: unknown
+  /** The value at the key. */
+  readonly value?: unknown
+}
+
+/** The first element of an array that another one lacks. */
+export function elementMissing(array: readonly unknown[], other: readonly unknown[]): unknown {
+  return array.find((each) => !other.some((their) => isSame(each, their)))
 }
 
 export function columnsThatDiffer(one: Change, other: Change): string[] {
@@ -248,20 +290,4 @@ export function columnsThatDiffer(one: Change, other: Change): string[] {
       .filter(([column, value]) => !isSame(value, other[index]?.after?.[column]))
       .map(([column]) => `${table}.${column}`),
   )
-}
-
-function keyThatDiffers(expected: Change, actual: Change, column: string): string | undefined {
-  for (const [index, { after }] of expected.entries()) {
-    const [document, theirs] = [after?.[column], actual[index]?.after?.[column]]
-    if (typeof document !== 'object' || document === null) continue
-    const key = Object.keys(document).find(
-      (each) =>
-        !isSame(
-          (document as Record<string, unknown>)[each],
-          (theirs as Record<string, unknown> | null | undefined)?.[each],
-        ),
-    )
-    if (key !== undefined) return key
-  }
-  return undefined
 }
