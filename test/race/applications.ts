@@ -3,7 +3,6 @@ import type { Transaction } from 'sequelize'
 import { mergeJsonKey, retryTransaction } from 'sequelize-lossless'
 import type { AnomalyName, ExploreOptions } from 'every-order'
 import type { App, Row, Send } from './app.js'
-import type { DatabaseName } from '../databases/index.js'
 
 /** What an exploration of a program finds: the anomaly of the order with the fewest switches; or nothing. */
 export type Expected = AnomalyName | 'kept'
@@ -11,23 +10,17 @@ export type Expected = AnomalyName | 'kept'
 /** A program as applications have it. */
 export interface Application {
   readonly expected: Expected
-  /** The databases on which something else is found, such as those that refuse a write. */
-  readonly but: Partial<Record<DatabaseName, Expected>>
   readonly race: (app: App) => Partial<ExploreOptions<never>> & Pick<ExploreOptions<never>, 'setup' | 'participants'>
 }
 
 type Race<C> = Partial<ExploreOptions<C>> & Pick<ExploreOptions<C>, 'setup' | 'participants'>
 
-function bad<C>(
-  expected: AnomalyName,
-  race: (app: App) => Race<C>,
-  but: Partial<Record<DatabaseName, Expected>> = {},
-): Application {
-  return { expected, race: race as never, but }
+function bad<C>(expected: AnomalyName, race: (app: App) => Race<C>): Application {
+  return { expected, race: race as never }
 }
 
 function good<C>(race: (app: App) => Race<C>): Application {
-  return { expected: 'kept', race: race as never, but: {} }
+  return { expected: 'kept', race: race as never }
 }
 
 /** Two participants, or three, that run the same flow. */
@@ -490,14 +483,10 @@ const unique: Record<string, Application> = {
       },
     ),
   ),
-  'findOrCreate() without a unique key': bad(
-    'double insert',
-    (app) =>
-      each(team(app), async (teamId) => {
-        await app.models.Invoice.findOrCreate({ where: { teamId, number: 1 } })
-      }),
-    // Sequelize inserts within a function there.
-    { postgres: 'unnamed' },
+  'findOrCreate() without a unique key': bad('double insert', (app) =>
+    each(team(app), async (teamId) => {
+      await app.models.Invoice.findOrCreate({ where: { teamId, number: 1 } })
+    }),
   ),
   'a registration that a unique key refuses': bad('double insert', (app) => ({
     ...each(team(app), async (teamId, key) => {
@@ -1035,9 +1024,4 @@ export const applications: Readonly<Record<string, Application>> = {
   ...associations,
   ...versions,
   ...drivers,
-}
-
-/** What is found on a database. */
-export function expectedOn({ expected, but }: Application, database: DatabaseName): Expected {
-  return but[database] ?? expected
 }

@@ -8,7 +8,7 @@ import { createRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
 import { createApp, empty } from './app.js'
 import type { App } from './app.js'
-import { applications, expectedOn } from './applications.js'
+import { applications } from './applications.js'
 import { bad, good } from './programs.js'
 import { expectReadable } from './readable.js'
 
@@ -100,7 +100,7 @@ eachDatabase(`the corpus of ${lossyCount} programs that lose something and ${saf
     const some = used(applications).filter((_title, index) => isThorough || index % 4 === 0)
     for (const title of some) {
       const application = applications[title]!
-      const expected = expectedOn(application, database.name)
+      const { expected } = application
       const said = expected === 'kept' ? 'nothing is lost' : `${expected}, ${replays} of ${replays} times again`
       it(`${title}: ${said}`, async () => {
         const options = { connections: [sequelize], ...application.race(app) }

@@ -1,5 +1,6 @@
+import { randomUUID } from 'node:crypto'
 import { expect } from 'chai'
-import { DataTypes } from 'sequelize'
+import { DataTypes, QueryTypes } from 'sequelize'
 import type { Model, ModelStatic, Sequelize } from 'sequelize'
 import { assertNoLostUpdate, explore } from 'every-order'
 import type { Result } from 'every-order'
@@ -91,4 +92,33 @@ eachServer('explore() compares rows with generated keys', (database) => {
       })
     })
   }
+
+  it('tables without a model: with a UUID and no key, and with a key that the database generates', async () => {
+    // SQLite has no catalog that is read, so a generated key would be a value as any other.
+    const hasCatalog = database.name !== 'sqlite'
+    const text = database.dialect === 'postgres' ? 'text' : 'varchar(36)'
+    const key = database.dialect === 'postgres' ? 'serial primary key' : 'int auto_increment primary key'
+    const creations = {
+      generated_lines: `uid ${text}, label ${text}`,
+      ...(hasCatalog && { generated_entries: `id ${key}, label ${text}` }),
+    }
+    for (const [table, columns] of Object.entries(creations)) {
+      await sequelize.query(`DROP TABLE IF EXISTS ${table}`)
+      await sequelize.query(`CREATE TABLE ${table} (${columns})`)
+    }
+    const line = (label: string): Promise<unknown> =>
+      sequelize.query(`INSERT INTO generated_lines VALUES ('${randomUUID()}', '${label}')`)
+    const setup = async (): Promise<void> => {
+      await sequelize.query('DELETE FROM generated_lines')
+      for (const label of ['one', 'two', 'three']) await line(label)
+    }
+    const add = async (label: string): Promise<void> => {
+      const rows = await sequelize.query('SELECT label FROM generated_lines', { type: QueryTypes.SELECT })
+      await line(`${label} of ${rows.length > 0}`)
+      if (hasCatalog) await sequelize.query(`INSERT INTO generated_entries (label) VALUES ('${label}')`)
+    }
+    const participants = { A: () => add('a'), B: () => add('b') }
+    const { verdict, reasons } = await explore({ sequelize, setup, participants })
+    expect([verdict, reasons]).to.deep.equal(['kept', []])
+  })
 })

@@ -36,7 +36,10 @@ const postgresColumns = `
    WHERE relkind IN ('r', 'p') AND pg_table_is_visible(class.oid)`
 
 /** The tables of the current database, by name. */
-export async function tablesOf(dialect: 'mysql' | 'postgres', session: Session): Promise<ReadonlyMap<string, Table>> {
+export async function tablesOf(
+  dialect: 'mysql' | 'postgres',
+  session: Pick<Session, 'query'>,
+): Promise<ReadonlyMap<string, Table>> {
   const columns = await session.query<Column>(dialect === 'mysql' ? mysqlColumns : postgresColumns)
   const names = new Set(columns.map(({ table }) => table))
   return new Map([...names].map((name) => [name, tableOf(columns.filter(({ table }) => table === name))]))

@@ -49,12 +49,14 @@ export interface Edge extends Dependency {
 
 /** The statements that read or wrote a table, in the order in which they took effect. */
 export function accessesOf(steps: readonly Step[]): Access[] {
-  const done = steps.filter((step) => tookEffect(step) && /^(read|lock|write)$/.test(step.kind))
+  const isAccess = ({ kind }: Pick<Step, 'kind'>): boolean => /^(read|lock|write)$/.test(kind)
+  const done = steps.filter((step) => tookEffect(step) && isAccess(step))
   const all = done.flatMap((step) => {
     const parts = partsOf(step.sql, step.binds)
     if (parts.length < 2) return [accessOf(step, steps, step)]
     // The driver reports the number of rows for some of them only.
-    return parts.map((part) => accessOf(step, steps, { ...part, kind: kindOf(part.sql), affected: undefined }))
+    const all = parts.map((part) => ({ ...part, kind: kindOf(part.sql), affected: undefined }))
+    return all.filter(isAccess).map((part) => accessOf(step, steps, part))
   })
   return all.sort((one, other) => one.at - other.at)
 }

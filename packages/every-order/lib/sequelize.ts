@@ -1,4 +1,5 @@
 import type { Model, ModelStatic, Options, QueryTypes, Sequelize } from 'sequelize'
+import { tablesOf } from './catalog.js'
 import { driverOf, reachesSame } from './drivers/index.js'
 import type { Driver } from './drivers/index.js'
 import { usage } from './errors.js'
@@ -74,7 +75,9 @@ export class SequelizeDatabase implements Database {
     for (const connection of borrowed) connectionManager.releaseConnection(connection)
     const driver = driverOf(borrowed[0]!)
     if (!driver) throw usage.driver('explore', dialect)
-    return new OpenSequelize(sequelize, driver, borrowed[0]!)
+    const query: Session['query'] = (sql) => ask(sequelize, sql)
+    const tables = await tablesOf(driver.dialect, { query })
+    return new OpenSequelize(sequelize, driver, borrowed[0]!, tables)
   }
 }
 
@@ -85,12 +88,15 @@ class OpenSequelize implements OpenDatabase {
   readonly #sequelize: Sequelize
   readonly #driver: Driver
   readonly #connection: object
+  /** The tables in the catalog, for those without a model. */
+  readonly #tables: ReadonlyMap<string, Table>
 
-  constructor(sequelize: Sequelize, driver: Driver, connection: object) {
+  constructor(sequelize: Sequelize, driver: Driver, connection: object, tables: ReadonlyMap<string, Table>) {
     this.dialect = driver.dialect
     this.#sequelize = sequelize
     this.#driver = driver
     this.#connection = connection
+    this.#tables = tables
   }
 
   query<R extends object = Row>(sql: string): Promise<R[]> {
@@ -98,7 +104,7 @@ class OpenSequelize implements OpenDatabase {
   }
 
   table(name: string): Table | undefined {
-    return tableOfModel(this.#sequelize, name)
+    return tableOfModel(this.#sequelize, name) ?? this.#tables.get(name)
   }
 
   reaches(connection: object): boolean {

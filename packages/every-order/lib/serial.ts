@@ -41,10 +41,13 @@ export async function readRows(database: Tables, tables: readonly string[]): Pro
           .map(([column, value]) => [column, plain(value)]),
       ),
     )
-    // The server returns them in any order.
-    if (keys.length === 0) rows.sort((one, other) => (JSON.stringify(one) < JSON.stringify(other) ? -1 : 1))
-    for (const [index, row] of rows.entries()) {
-      const key = keys.length > 0 ? keys.map(({ field }) => row[field]) : [index]
+    // Without a key, equal rows are numbered: the server returns them in any order.
+    const counts = new Map<string, number>()
+    for (const row of rows) {
+      const text = keys.length > 0 ? '' : JSON.stringify(row)
+      const count = counts.get(text) ?? 0
+      counts.set(text, count + 1)
+      const key = keys.length > 0 ? keys.map(({ field }) => row[field]) : [text, count]
       all.set(JSON.stringify([table, ...key]), { table, row })
     }
   }

@@ -169,14 +169,19 @@ export interface Part {
   readonly binds: readonly unknown[]
 }
 
-/** The statements of a text: several that semicolons separate, the writes within a WITH, and the statement after it. */
+/**
+ * The statements of a text: several that semicolons separate, the writes within a WITH, the statement after it, and those in the
+ * blocks of a function, such as the one that Sequelize's findOrCreate() creates on PostgreSQL.
+ */
 export function partsOf(sql: string, binds: readonly unknown[]): Part[] {
   const tokens = tokensOf(sql)
   const main = mainStart(sql)
+  const isFunction = /^(CREATE|DO)\b/i.test(sql.slice(main))
   return tokens.flatMap(({ text, start, depth }, index) => {
     const before = tokens[index - 1]
     const isWithin = before?.text === '(' && /^(INSERT|UPDATE|DELETE)$/i.test(text)
-    const isFirst = depth === 0 && (start === main || (before?.text === ';' && before.depth === 0))
+    const isInBlock = isFunction && /^(BEGIN|THEN|ELSE|LOOP)$/i.test(before?.text ?? '')
+    const isFirst = depth === 0 && (start === main || isInBlock || (before?.text === ';' && before.depth === 0))
     if (!isWithin && !isFirst) return []
     const end = tokens.find(
       (each) => each.start > start && (each.depth < depth || (each.depth === 0 && each.text === ';')),
