@@ -1,7 +1,7 @@
 import { runInNewContext } from 'node:vm'
 import { expect } from 'chai'
 import { DataTypes, QueryTypes, Sequelize, Transaction } from 'sequelize'
-import type { Model, ModelStatic } from 'sequelize'
+import type { Model, ModelStatic, Options } from 'sequelize'
 import { mergeJsonKey } from 'sequelize-lossless'
 import {
   checkers,
@@ -684,9 +684,12 @@ eachServer('what explore() proves', (database) => {
       const name = `race_${Date.now() % 1e9}_${database.dialect}${/3.5/.test(database.title) ? 5 : ''}`
       await sequelize.query(`CREATE USER '${name}'@'%' IDENTIFIED BY 'secret'`)
       await sequelize.query(`GRANT ALL ON ${url.pathname.slice(1)}.* TO '${name}'@'%'`)
-      const { options } = sequelize as unknown as { options: object }
-      const poor = database.connect({ ...options, username: name, password: 'secret' }).sequelize
-      Object.assign((poor as unknown as { config: object }).config, { username: name, password: 'secret' })
+      const as = (account: string): Sequelize => {
+        const { options, config } = sequelize as unknown as { options: Options; config: Options }
+        const { database: schema, host, port } = config
+        return new Sequelize(schema!, account, 'secret', { ...options, host: host!, port: port!, pool: { max: 4 } })
+      }
+      const poor = as(name)
       const PoorRuns = poor.define(
         'Run',
         { progress: DataTypes.JSON, title: DataTypes.STRING },
@@ -703,7 +706,27 @@ eachServer('what explore() proves', (database) => {
       )
       const { verdict, reasons } = await race(add, { sequelize: poor, admin: sequelize })
       expect([verdict, reasons]).to.deep.equal(['kept', []])
-      await sequelize.query(`DROP USER '${name}'@'%'`)
+
+      // The admin may see waits, and may end no connection of another account.
+      const watcherName = `${name}w`
+      await sequelize.query(`CREATE USER '${watcherName}'@'%' IDENTIFIED BY 'secret'`)
+      await sequelize.query(`GRANT SELECT ON ${url.pathname.slice(1)}.* TO '${watcherName}'@'%'`)
+      for (const grant of error.remedy.match(/GRANT [^;]+(?= TO)/g)!)
+        await sequelize.query(`${grant} TO '${watcherName}'@'%'`)
+      const watcher = as(watcherName)
+      const hang = (id: number): Promise<unknown> =>
+        PoorRuns.sequelize!.transaction(async (transaction) => {
+          await PoorRuns.findByPk(id, { lock: true, transaction })
+          await PoorRuns.update({ title: 'a' }, { where: { id } as never })
+        })
+      const touch = (id: number): Promise<unknown> => PoorRuns.update({ title: 'b' }, { where: { id } as never })
+      for (const connections of [[poor], [sequelize, poor], [watcher, poor]]) {
+        const participants = { A: hang, B: (id: number) => touch(id).then(nothing) }
+        const ended = await explore({ connections, setup, participants, admin: watcher })
+        expect([ended.verdict, (ended.first!.error as Error).name]).to.deep.equal(['lost', 'HangError'])
+      }
+      for (const each of [poor, watcher]) await each.close()
+      for (const each of [name, watcherName]) await sequelize.query(`DROP USER '${each}'@'%'`)
     })
   }
 })

@@ -230,7 +230,7 @@ async function inLaboratory<C, R>(
     await checkSameServer(opened)
     if (faultsOf(options).length > 0 && opened[0]!.dialect === 'sqlite') throw usage.faultsOfFile('explore')
     const admin = options.admin && (await open(databaseOf(options.admin)!, 1))
-    const server = await connectServer(opened[0]!, admin)
+    const server = await connectServer(opened, admin)
     toClose.push(server)
     const laboratory = new Laboratory(options, opened, server)
     for (const each of opened) toClose.push({ close: each.install(laboratory) })
@@ -250,7 +250,7 @@ export async function checkServer(connection: object): Promise<void> {
   if (!database) throw usage.connection('checkServer', 'its argument')
   const opened = await database.open(1)
   try {
-    const server = await connectServer(opened)
+    const server = await connectServer([opened])
     await server.close()
   } finally {
     await opened.close()

@@ -1,5 +1,5 @@
 import { ProbeError } from './errors.js'
-import type { DriverError, OpenDatabase, Server, Session, Wait } from './gate.js'
+import type { DriverError, OpenDatabase, Row, Server, Session, Wait } from './gate.js'
 
 /** Whether the server ended a deadlock with this error. It chooses the victim, and not always the same. */
 export function isDeadlock({ code, errno }: DriverError): boolean {
@@ -8,14 +8,42 @@ export function isDeadlock({ code, errno }: DriverError): boolean {
 
 type Ask = Session['query']
 
-/** Opens a second session to the server, or one of `admin`, and checks that it can read lock waits. */
-export async function connectServer(database: OpenDatabase, admin: OpenDatabase = database): Promise<Server> {
-  if (database.server) return database.server()
-  const session = await admin.connect!()
-  return database.dialect === 'mysql' ? mysqlOrMariadb(session) : postgres(session)
+/**
+ * Opens a second session to the server, or one of `admin`, and checks that it can read lock waits. With `admin`, waits and connections
+ * of the participants are ended in sessions of their own accounts, which need no privilege for what is their own.
+ */
+export async function connectServer(databases: readonly OpenDatabase[], admin?: OpenDatabase): Promise<Server> {
+  const [database] = databases
+  if (database!.server) return database!.server()
+  const session = await (admin ?? database!).connect!()
+  const own: Session[] = []
+  const server = database!.dialect === 'mysql' ? await mysqlOrMariadb(session, own) : postgres(session, own)
+  if (admin) for (const each of databases) own.push(await each.connect!())
+  else own.push(session)
+  const close = async (): Promise<void> => {
+    for (const each of new Set([session, ...own])) await each.close()
+  }
+  return { ...server, close }
 }
 
-async function mysqlOrMariadb(session: Session): Promise<Server> {
+/** Sends a statement in the first of these sessions whose account may. */
+async function askOne([session, ...others]: readonly Session[], sql: string): Promise<void> {
+  try {
+    await session!.query(sql)
+  } catch (error) {
+    if (others.length === 0) throw error
+    await askOne(others, sql)
+  }
+}
+
+/** The rows of a query in all of these sessions: an account sees its own connections. */
+async function askAll(sessions: readonly Session[], sql: string): Promise<Row[]> {
+  const rows: Row[] = []
+  for (const session of sessions) rows.push(...(await session.query(sql)))
+  return rows
+}
+
+async function mysqlOrMariadb(session: Session, own: readonly Session[]): Promise<Omit<Server, 'close'>> {
   const ask: Ask = (sql) => session.query(sql)
   const [about] = await ask<{ version: string; account: string }>(
     'SELECT VERSION() AS version, CURRENT_USER() AS account',
@@ -38,11 +66,11 @@ async function mysqlOrMariadb(session: Session): Promise<Server> {
     connectionId: (connection) => (connection as { threadId: number }).threadId,
     waits,
     open,
-    cancel: async (id) => void (await ask(`KILL QUERY ${id}`)),
+    cancel: (id) => askOne(own, `KILL QUERY ${id}`),
     async kill(id) {
       // It leaves the list when it has been rolled back.
       const isThere = `SELECT id FROM information_schema.PROCESSLIST WHERE id = ${id}`
-      while ((await ask(isThere)).length > 0) await Promise.allSettled([ask(`KILL ${id}`)])
+      while ((await askAll(own, isThere)).length > 0) await Promise.allSettled([askOne(own, `KILL ${id}`)])
     },
     isAnswer: ({ errno = 0, sqlState }) => sqlState !== undefined && errno >= 1000 && errno < 45_000,
     isBusy: () => false,
@@ -53,11 +81,10 @@ async function mysqlOrMariadb(session: Session): Promise<Server> {
     // The server checks for a deadlock before a statement starts to wait.
     guessedDeadlockMs: 100,
     nothing: 'DO 1',
-    close: () => session.close(),
   }
 }
 
-function postgres(session: Session): Server {
+function postgres(session: Session, own: readonly Session[]): Omit<Server, 'close'> {
   return {
     connectionId: (connection) => (connection as { processID: number }).processID,
     async waits(ids) {
@@ -69,15 +96,16 @@ function postgres(session: Session): Server {
       )
     },
     async open(ids) {
-      const rows = await session.query(
+      const rows = await askAll(
+        own,
         `SELECT pid FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' AND pid IN (${ids.join(', ')})`,
       )
       return rows.map(({ pid }) => Number(pid))
     },
-    cancel: async (id) => void (await session.query(`SELECT pg_cancel_backend(${id})`)),
+    cancel: (id) => askOne(own, `SELECT pg_cancel_backend(${id})`),
     async kill(id) {
-      const end = `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ${id}`
-      while ((await session.query(end)).length > 0);
+      const end = `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ${id} AND pg_has_role(usesysid, 'USAGE')`
+      while ((await askAll(own, end)).length > 0);
     },
     isAnswer: ({ severity }) => severity !== undefined,
     isBusy: () => false,
@@ -88,7 +116,6 @@ function postgres(session: Session): Server {
     deadlockMs: 3_000,
     guessedDeadlockMs: 0,
     nothing: 'SELECT 1',
-    close: () => session.close(),
   }
 }
 
