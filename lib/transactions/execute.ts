@@ -118,7 +118,7 @@ export function inSavepoint<R>(
   statements: (context: QueryContext) => Promise<R>,
 ): Promise<R> {
   if (!transaction) return statements(context)
-  const options = { transaction, ...(logging !== undefined && { logging }) }
+  const options = { transaction, ...(logging !== undefined && { logging }), [checkedBy]: 'library' }
   return session.sequelize.transaction(options, (savepoint) => statements({ ...context, transaction: savepoint }))
 }
 

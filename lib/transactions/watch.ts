@@ -68,10 +68,34 @@ export function watchSession(session: Session): void {
     const begin = original.bind(sequelize) as Begin
     return (options, callback) => openTransaction(session, begin, options as BeginOptions, callback as Callback)
   })
+  override(
+    sequelize,
+    'log',
+    (original) =>
+      function (...given) {
+        try {
+          original.apply(this, given)
+        } catch (error) {
+          if (!isOfLibrary(given.at(-1) as QueryOptions)) throw error
+          process.emitWarning(
+            `sequelize-lossless: the function logging failed (${String(error)}); the statement was sent all the same.`,
+            { type: 'SequelizeLosslessWarning', code: 'LOGGING_FAILED' },
+          )
+        }
+      },
+  )
   for (const model of Object.values(sequelize.models)) joinRowMethods(model)
   sequelize.addHook('afterDefine', (model) => {
     joinRowMethods(model as unknown as RowModel)
   })
+}
+
+/**
+ * Whether a call of this library sends the statement. An error of the function `logging` must not reject such a call: its
+ * statement is already sent.
+ */
+function isOfLibrary({ [checkedBy]: by, instance }: QueryOptions & Pick<BeginOptions, typeof checkedBy>): boolean {
+  return by === 'library' || (instance !== undefined && rowStateOf(instance as Row).isSavingVersion)
 }
 
 async function sendStatement(session: Session, query: Query, sql: unknown, given: QueryOptions = {}): Promise<unknown> {
@@ -217,7 +241,7 @@ async function openTransaction(
   second: Callback | undefined,
 ): Promise<unknown> {
   const [options, callback] = typeof first === 'function' ? [undefined, first] : [first, second]
-  if (options?.[checkedBy] === 'library') return begin(options, callback)
+  if (options?.[checkedBy] === 'library' && !options.transaction) return begin(options, callback)
   if (!options?.transaction) refuseOpening(session)
   if (!callback) return begin(options)
   const run = async (transaction: Transaction): Promise<unknown> => {
