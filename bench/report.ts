@@ -50,7 +50,7 @@ export function page(result: Result): string {
   const packages = Object.entries(versions).map(([name, version]) => `${name} ${version}`)
   return [
     '# Performance',
-    'What it costs to set one key of a JSON document:',
+    'What it costs to set one key of a JSON document, when all callers write one row: the latency of a call, and its overhead as a ratio of two times.',
     costs(result),
     `Measured on ${date} by \`npm run bench\`, which wrote this page, on ${machineText(machine)}, ` +
       `shared by the servers and this process: ${servers.join(', ')}; ${packages.join(', ')}.`,
@@ -100,9 +100,9 @@ const howToRead = [
   'documents, and the next round begins with another variant. The first round and 2000 calls before it (500 on SQLite) are',
   'not counted. Where many callers write one row, variants that send batches do it 8 times, each time on a fresh document.',
   '',
-  'A time is the duration of a round divided by the number of acknowledged calls: the median of the rounds. The number in',
-  'parentheses is the ratio to our `mergeJsonKey`, the median of the comparisons within a round. With many callers it is',
-  'a second divided by the calls of that second, not how long a caller waits. Times are of this machine; ratios are comparable.',
+  'A time is the duration of a round divided by the number of acknowledged calls: the median of the rounds. A ratio is the time',
+  'of the variant divided by the time of our `mergeJsonKey`: the median of the comparisons within a round. With many callers a time',
+  'is a second divided by the calls of that second, not how long a caller waits. Times are of this machine; ratios are comparable.',
   '',
   'After each round the documents are read: _kept_ is the share of the acknowledged keys that are there, in the worst column.',
   'Less than 100 % are lost updates. _Failed_ calls ended in an error that the caller received.',
@@ -120,10 +120,10 @@ function databaseSection({ name, cells, binaryLog, price }: DatabaseResult): str
   return [
     `## ${titles[name]}`,
     ...chartsOf({ name, cells }).map(({ file, title }) => `![${title}](performance/${file})`),
-    ...grouped(cells).flatMap(([title, group]) => [`### ${title}`, cellTable(group)]),
+    ...grouped(cells).flatMap(([title, group]) => [`### ${title}`, ...cellTables(group)]),
     ...(binaryLog ? ['### Binary log', binaryLogText, binaryLogTable(binaryLog)] : []),
     '### The price of a call',
-    ...grouped(price.cells).flatMap(([title, group]) => [`${title}:`, cellTable(group)]),
+    ...grouped(price.cells).flatMap(([title, group]) => [`${title}:`, ...cellTables(group)]),
     ...cpuTables(price.cells),
     `Where its time goes: one caller of \`mergeJsonKey\` on a document of 100 B, by whose code was running, in microseconds of each call (the profiler itself makes all of it slower):`,
     table(
@@ -157,19 +157,33 @@ function ratioOf({ variants }: MeasuredCell, variant: string): number {
   return variants.find((each) => each.variant === variant)?.ratio ?? NaN
 }
 
-function cellTable(group: readonly MeasuredCell[]): string {
-  const header = ['variant', ...group.map(({ callers }) => callersText(callers)), 'kept', 'failed']
-  const rows = order.flatMap((variant) => {
+/** The times of the variants, and a table of their ratios. */
+function cellTables(group: readonly MeasuredCell[]): string[] {
+  const callers = group.map((cell) => callersText(cell.callers))
+  const measurements = order.flatMap((variant) => {
     const all = group.map(({ variants }) => variants.find((each) => each.variant === variant))
+    return all.some((each) => each !== undefined) ? [{ name: nameOf(variant), all }] : []
+  })
+  const times = measurements.map(({ name, all }) => {
     const measured = all.filter((each) => each !== undefined)
-    if (measured.length === 0) return []
     const kept = Math.min(...measured.map(({ found, acknowledged }) => found / acknowledged))
     const failed = Math.max(...measured.map((each) => each.failed / (each.failed + each.acknowledged)))
-    const name = variant === ours ? `**${variant}**` : variant
-    const times = all.map((each) => (each ? `${timeText(each.microseconds)} (${ratioText(each.ratio)})` : ''))
-    return [[name, ...times, kept < 1 ? `**${percent(kept)}**` : '100 %', failed > 0 ? percent(failed) : '']]
+    return [
+      name,
+      ...all.map((each) => (each ? timeText(each.microseconds) : '')),
+      kept < 1 ? `**${percent(kept)}**` : '100 %',
+      failed > 0 ? percent(failed) : '',
+    ]
   })
-  return table(header, rows)
+  const ratios = measurements.map(({ name, all }) => [name, ...all.map((each) => (each ? ratioText(each.ratio) : ''))])
+  return [
+    table(['time of a call', ...callers, 'kept', 'failed'], times),
+    table(['ratio to `mergeJsonKey`', ...callers], ratios),
+  ]
+}
+
+function nameOf(variant: string): string {
+  return variant === ours ? `**${variant}**` : variant
 }
 
 /** The processor time of one caller, which a busy machine does not blur as it does the time of a call. */
@@ -178,10 +192,9 @@ function cpuTables(cells: readonly MeasuredCell[]): string[] {
     const rows = order.flatMap((variant) => {
       const { cpuMicroseconds, cpuRatio } = cell.variants.find((each) => each.variant === variant) ?? {}
       if (cell.callers > 1 || cpuMicroseconds === undefined || cpuRatio === undefined) return []
-      const name = variant === ours ? `**${variant}**` : variant
-      return [[name, `${timeText(cpuMicroseconds)} (${ratioText(cpuRatio)})`]]
+      return [[nameOf(variant), timeText(cpuMicroseconds), ratioText(cpuRatio)]]
     })
-    return rows.length > 0 ? [`${cellTitle(cell)}:`, table(['variant', 'processor time'], rows)] : []
+    return rows.length > 0 ? [`${cellTitle(cell)}:`, table(['variant', 'processor time', 'ratio'], rows)] : []
   })
 }
 
@@ -207,7 +220,7 @@ function binaryLogTable(logged: readonly LoggedBytes[]): string {
 /** How many times as fast calls have to be in batches, by the number of callers. */
 const coalescedTimes: Readonly<Record<number, number>> = { 64: 20, 256: 50 }
 
-/** The five lines at the top, with a column for each database. */
+/** The lines at the top, with a column for each database. */
 function costs({ databases }: Result): string {
   const line = (text: string, measure: (cell: (documentBytes: number, callers: number) => MeasuredCell) => string) => [
     text,
@@ -222,24 +235,27 @@ function costs({ databases }: Result): string {
   return table(
     ['', ...databases.map(({ name }) => titles[name]!)],
     [
-      line('`mergeJsonKey`, one caller, 100 B; against bare `sequelize.query`', (cell) => {
-        const of = cell(100, 1)
-        const own = of.variants.find(({ variant }) => variant === ours)
-        return own ? `${timeText(own.microseconds)}; ${times(1 / ratioOf(of, bareQuery))}` : '–'
+      line('keys that read, change, save keeps, 16 callers', (cell) => keptText(cell(100, 16), naive)),
+      line('keys that `mergeJsonKey` keeps, 16 callers', (cell) => keptText(cell(100, 16), ours)),
+      line('time of `mergeJsonKey`, 100 B', (cell) => {
+        const own = cell(100, 1).variants.find(({ variant }) => variant === ours)
+        return own ? timeText(own.microseconds) : '–'
       }),
-      line('`withLock` against a transaction with FOR UPDATE and `save()`', (cell) =>
+      line('`mergeJsonKey` / bare `sequelize.query`, 100 B', (cell) => times(1 / ratioOf(cell(100, 1), bareQuery))),
+      line('`mergeJsonKey` / read, change, save, 1 MB', (cell) => times(1 / ratioOf(cell(1_000_000, 1), naive))),
+      line('`withLock` / transaction, FOR UPDATE, save', (cell) =>
         times(ratioOf(cell(100, 1), underLock) / ratioOf(cell(100, 1), byHand)),
       ),
-      line('keys that 16 callers of one row keep by read, change, save; by `mergeJsonKey`', (cell) =>
-        [naive, ours]
-          .map((name) => cell(100, 16).variants.find(({ variant }) => variant === name))
-          .map((each) => (each ? percent(each.found / each.acknowledged) : '–'))
-          .join('; '),
+      line('`mergeJsonKey` / the same with `coalesce`, 64 callers', (cell) =>
+        times(1 / ratioOf(cell(100, 64), coalesced)),
       ),
-      line('64 callers of one row: `coalesce` is faster by', (cell) => times(1 / ratioOf(cell(100, 64), coalesced))),
-      line('`mergeJsonKey` against read, change, save, 1 MB', (cell) => times(1 / ratioOf(cell(1_000_000, 1), naive))),
     ],
   )
+}
+
+function keptText({ variants }: MeasuredCell, name: string): string {
+  const measured = variants.find(({ variant }) => variant === name)
+  return measured ? percent(measured.found / measured.acknowledged) : '–'
 }
 
 /** An aim of this library on one database, in one cell of the measurements. */
@@ -282,30 +298,30 @@ function aims({ databases }: Result): Aim[] {
     const aimAtPrice = (cell: MeasuredCell, where: string): void => {
       if (cell.documentBytes !== 100) return
       if (cell.callers <= 16) {
-        const text = `\`mergeJsonKey\` ≤ 1.15 × bare \`sequelize.query\`, ${where}`
+        const text = `\`mergeJsonKey\` takes at most 1.15 × the time of bare \`sequelize.query\`, ${where}`
         atMost(text, rounded(1 / ratioOf(cell, bareQuery)), 1.15)
       }
       const hand = ratioOf(cell, byHand)
       if (cell.rows !== 'hot' || Number.isNaN(hand)) return
       const callers = cell.callers === 1 ? '1 caller' : '16 callers or more'
-      atLeast(`${byHand} ≥ 2 × \`mergeJsonKey\`, ${callers}`, hand, 2)
+      atLeast(`${byHand}: takes at least 2 × the time of \`mergeJsonKey\`, ${callers}`, hand, 2)
     }
     for (const cell of cells) {
       const ratio = (variant: string): number => ratioOf(cell, variant)
       aimAtPrice(cell, cell.rows === 'hot' ? 'one row' : 'each caller on a row of its own')
       const isSmallHot = cell.rows === 'hot' && cell.documentBytes === 100
       if (isSmallHot && cell.callers === 1)
-        atMost(`${coalesced} ≤ 1.05 × \`mergeJsonKey\`, 1 caller`, ratio(coalesced), 1.05)
+        atMost(`\`coalesce\` takes at most 1.05 × the time without it, 1 caller`, ratio(coalesced), 1.05)
       const times = coalescedTimes[cell.callers]
       if (isSmallHot && times !== undefined) {
         atLeast(
-          `\`mergeJsonKey\` ≥ ${times} × ${coalesced}, ${cell.callers} callers of one row`,
+          `\`coalesce\` is at least ${times} × as fast, ${cell.callers} callers of one row`,
           rounded(1 / ratio(coalesced)),
           times,
         )
       }
       if (cell.documentBytes >= 1_000_000 && cell.callers === 1) {
-        atMost(`\`mergeJsonKey\` ≤ 0.5 × ${naive}, 1 MB`, rounded(1 / ratio(naive)), 0.5)
+        atMost(`\`mergeJsonKey\` takes at most 0.5 × the time of ${naive}, 1 MB`, rounded(1 / ratio(naive)), 0.5)
       }
     }
     // SQLite is measured once, since it always waits for the disk.
@@ -313,7 +329,12 @@ function aims({ databases }: Result): Aim[] {
     for (const cell of withoutWait) aimAtPrice(cell, 'no wait for the disk')
     for (const { operation, partial } of binaryLog) {
       if (operation === ours)
-        atMost('binary log of `mergeJsonKey` < 1 KB with MINIMAL and PARTIAL_JSON', partial, 1023, 'B')
+        atMost(
+          '`mergeJsonKey` adds less than 1 KB to the binary log, with MINIMAL and PARTIAL_JSON',
+          partial,
+          1023,
+          'B',
+        )
     }
     return found
   })
