@@ -70,13 +70,13 @@ export default defineConfig({
         text: 'Write',
         items: [
           page('Which call do I need?', '/guides/which-cure'),
-          page('Keys of a document', '/guides/documents'),
+          page('Change a JSON document', '/guides/documents'),
           page('Conditions, compare-and-set', '/guides/conditions'),
-          page('Arrays', '/guides/arrays'),
+          page('Arrays: append, edit, remove', '/guides/arrays'),
           page('Document and columns at once', '/guides/several-columns'),
           page('Create or merge (upsert)', '/guides/create-or-merge'),
-          page('One row or many by a where', '/guides/many-rows'),
-          page('Audit log', '/guides/audit-log'),
+          page('One row or many, by a where', '/guides/many-rows'),
+          page('Audit row: onWrite', '/guides/audit-log'),
         ],
       },
       {
@@ -93,12 +93,12 @@ export default defineConfig({
         text: 'Adopt and operate',
         items: [
           page('Existing code: guard, ESLint', '/guides/existing-code'),
-          page('Migrate to it', '/guides/migrating'),
+          page('Migrate to sequelize-lossless', '/guides/migrating'),
           page('Batches: coalesce', '/guides/batching'),
           page('Hot rows', '/guides/hot-rows'),
           page('Clusters', '/guides/clusters'),
           page('Observability', '/guides/observability'),
-          page('For the DBA', '/guides/dba'),
+          page('Settings and queries for the DBA', '/guides/dba'),
         ],
       },
       {
@@ -106,7 +106,7 @@ export default defineConfig({
         items: [
           page('Test for lost updates', '/guides/testing'),
           page('Every order of statements', '/guides/race-testing'),
-          page('Mock it in unit tests', '/guides/mocking'),
+          page('Mock the calls in unit tests', '/guides/mocking'),
         ],
       },
       {
@@ -127,7 +127,7 @@ export default defineConfig({
         items: [
           page('Guarantees', '/proof/guarantees'),
           page('Isolation levels', '/proof/isolation-levels'),
-          page('Measurements', '/performance'),
+          page('Performance', '/performance'),
           page('The Rails checklist', '/proof/rails-checklist'),
           page('Recorded races', '/proof/races'),
         ],

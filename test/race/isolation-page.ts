@@ -151,7 +151,7 @@ function sectionOf(data: Data, section: Section): string {
       const outcome = cells[level]![program.code]!
       if (outcome !== 'permitted') return outcome.replaceAll('error ', 'error&nbsp;')
       const name = raceName(recordedSection(data, section, program), program)
-      return `<a class="permitted" href="../races/isolation/${name}" target="_self">permitted</a>`
+      return `<a class="permitted" href="../races/isolation/${name}" target="_blank">permitted</a>`
     }),
   ])
   const version = shownVersion(section)
