@@ -21,6 +21,8 @@ import { outcomeOf } from '../rejection.js'
 eachDatabase('a logging function that throws', (database) => {
   let Stored: typeof Job
   let warnings: string[]
+  /** Those of Node, which print every warning. */
+  const printers = process.listeners('warning')
   const see = ({ message, name }: Error): void => {
     if (name === 'SequelizeLosslessWarning') warnings.push(message)
   }
@@ -30,11 +32,14 @@ eachDatabase('a logging function that throws', (database) => {
   })
   beforeEach(async () => {
     warnings = []
-    process.on('warning', see)
+    process.removeAllListeners('warning').on('warning', see)
     await Stored.destroy({ where: {} })
     await Stored.create({ id: 1, progress: { count: 0 } })
   })
-  afterEach(() => process.removeListener('warning', see))
+  afterEach(() => {
+    process.removeListener('warning', see)
+    for (const printer of printers) process.on('warning', printer)
+  })
 
   const throwing = (): never => {
     throw new Error('the log is full')
