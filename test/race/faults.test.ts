@@ -197,10 +197,12 @@ eachServer('explore() with faults', (database) => {
     const seen = new Set<string>()
     const participants = {
       A: async (ended: { timer: boolean }) => {
-        const timer = delay(20).then(() => increment(2))
+        let timer: Promise<unknown> | undefined
         await sequelize.transaction(async (transaction) => {
           await increment(1, transaction)
           await Promise.all([increment(2), sequelize.models['Account']!.findAll({ transaction })])
+          // It sends its statement after COMMIT, also where the participant is stopped at COMMIT.
+          timer = delay(1).then(() => increment(2))
         })
         await timer
         ended.timer = true
