@@ -24,8 +24,11 @@ export interface JsonFunctions {
    * True if each path occurs at most once in the document; no path may contain another. Of a key that is stored twice,
    * writing functions change the first occurrence, and reading functions return the last.
    */
-  readonly isUnique?: (document: string, paths: readonly string[]) => string
-  /** True if the escapes in a value are those of {@link canonicalJson}; absent if the database stores no escapes. */
+  readonly isUnique?: (document: string, paths: readonly BoundPath[], bind: Bind) => string
+  /**
+   * True if the escapes in a value are those of {@link canonicalJson}; absent if the database stores no escapes, or if its
+   * guard checks the whole document.
+   */
   readonly isCanonical?: (value: string, bind: Bind) => string
   /** True if the database compares all digits of the numbers in a value; absent for an operation for which it always does. */
   readonly isComparable?: Partial<Record<Kind, (value: string) => string>>
@@ -66,6 +69,12 @@ export interface JsonFunctions {
   }
   /** True if the value is missing, or has the type that an operation needs. */
   readonly accepts: Readonly<Record<'number' | 'array', (value: string) => string>>
+}
+
+/** A path, and its placeholder. */
+interface BoundPath {
+  readonly path: Path
+  readonly sql: string
 }
 
 /** An operand: its JSON text and its placeholder, which can be used more than once. */
@@ -159,14 +168,14 @@ export function write(
     !operations.some(({ kind, path }) => kind === 'remove' && typeof path.at(-1) === 'number')
   const many = <T>(items: readonly T[]): readonly T[] => (isMany ? padToPowerOfTwo(items) : items)
   const placeholders = new Map<string, string>()
-  const depthOf = new Map<string, number>()
+  const boundPaths: BoundPath[] = []
   const bound = (path: Path): string => {
     const text = pathText(path)
     let placeholder = placeholders.get(text)
     if (placeholder === undefined) {
       placeholder = bind(text)
       placeholders.set(text, placeholder)
-      depthOf.set(placeholder, path.length)
+      boundPaths.push({ path, sql: placeholder })
     }
     return placeholder
   }
@@ -280,9 +289,9 @@ export function write(
     return isNegated ? `NOT (${sql})` : sql
   })
   if (functions.isUnique) {
-    for (const depth of new Set(depthOf.values())) {
-      const paths = [...depthOf].filter(([, each]) => each === depth).map(([placeholder]) => placeholder)
-      guards.push(functions.isUnique(document, many(paths)))
+    for (const depth of new Set(boundPaths.map(({ path }) => path.length))) {
+      const paths = boundPaths.filter(({ path }) => path.length === depth)
+      guards.push(functions.isUnique(document, many(paths), bind))
     }
   }
   return {

@@ -81,7 +81,8 @@ const functions: JsonFunctions = {
   objectOrEmpty: (parent) => `json(CASE WHEN ${typeOf(parent)} = 'object' THEN ${parent} ELSE '{}' END)`,
   isMissing,
   isObjectOrNull: (value) => `COALESCE(${typeOf(value)}, 'null') IN ('object', 'null')`,
-  isUnique: (document, paths) => {
+  isUnique: (document, bound) => {
+    const paths = bound.map(({ sql }) => sql)
     const rest = nested('remove', document, paths)
     return `COALESCE(${nested('remove', rest, paths)} = ${rest}, TRUE)`
   },

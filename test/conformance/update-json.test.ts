@@ -710,6 +710,98 @@ eachDatabase('updateJson', (database) => {
     expect(await stored(run.id)).to.deep.equal({ list: ['x'], n: 2 })
   })
 
+  describe('a key that may be stored twice', () => {
+    // Texts around them look like the key: in strings, across two strings, and in longer keys.
+    const keys = [
+      ...[
+        'a',
+        '',
+        ',',
+        ':',
+        ', ',
+        '"',
+        'a"',
+        '\\',
+        '\\"',
+        'é',
+        '😀',
+        'a.b',
+        '(a|b)',
+        'a|b',
+        '[^"]*',
+        '\\E',
+        '\\1',
+        '$',
+        '\n',
+        '\u2028',
+      ],
+      ...['A', 'a ', '{}', '},{', '":"', 'x'.repeat(4096), '^'.repeat(4096)],
+    ]
+    const documents = (key: string, twin: string): readonly string[] => {
+      const [k, t] = [JSON.stringify(key), twin]
+      return [
+        `{${k}:1,${t}:2}`,
+        `{${k} :1, "z":{}, ${t}\n: 2 }`,
+        `{"z":${k},${k}:${k},${t}:${t}}`,
+        `{"z":"b",${k}:1,"y":"b",${t}:2}`,
+        `{"z":${JSON.stringify(`${k}:${k}`)},${t}:2}`,
+        `{"z":${JSON.stringify(`x${key}`)},${JSON.stringify(`x${key}`)}:[${k},${k}],${t}:[1]}`,
+        `{"z":[{${k}:1},{${t}:2}]}`,
+      ]
+    }
+    const escaped = (text: string): string =>
+      `"${text.replace(/[^]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`)}"`
+
+    for (const [spelling, spelled] of [
+      ['in one spelling', JSON.stringify],
+      ['in two spellings', escaped],
+    ] as const) {
+      it(`is set and removed as JSON.parse reads it, ${spelling}`, async () => {
+        const { id } = await Runs.create()
+        for (const key of keys) {
+          for (const [index, text] of documents(key, spelled(key)).entries()) {
+            const loaded = JSON.parse(text) as Record<string, unknown>
+            const what = `${key.slice(0, 20)} in document ${index}`
+            await storeText(Runs, id, text)
+            await updateJson([Runs, id], 'progress', [set(key, 'new'), set('other', 1)] as never)
+            expect(await stored(id), what).to.deep.equal({ ...loaded, [key]: 'new', other: 1 })
+            await storeText(Runs, id, text)
+            await updateJson([Runs, id], 'progress', [remove(key)] as never)
+            const rest = Object.entries(loaded).filter(([each]) => each !== key)
+            expect(await stored(id), what).to.deep.equal(Object.fromEntries(rest))
+          }
+        }
+      })
+    }
+  })
+
+  it('writes beside a text with a million backslashes, and beside a name that occurs 20,000 times', async () => {
+    const { id } = await Runs.create()
+    for (const document of [
+      { path: '\\'.repeat(500_000) },
+      { jobs: Array.from({ length: 20_000 }, (_, index) => ({ status: 'ok', index })) },
+    ]) {
+      await storeText(Runs, id, JSON.stringify(document))
+      await updateJson([Runs, id], 'progress', [set('status', 'done'), set('path', 'C:\\')] as never)
+      expect(await stored(id)).to.deep.equal({ ...document, status: 'done', path: 'C:\\' })
+    }
+  })
+
+  it('pulls from several lists at once', async () => {
+    const lists = { a: ['x', 1, null, 'x'], b: [{ x: 1 }, 1.0], c: [] as unknown[] }
+    const { id } = await Runs.create({ progress: lists })
+    await updateJson([Runs, id], 'progress', [pull('a', 'x'), pull('b', 1), pull('c', 'x'), pull('none', 1)] as never)
+    expect(await stored(id)).to.deep.equal({ a: [1, null], b: [{ x: 1 }], c: [] })
+    const error = await rejection(
+      updateJson([Runs, id], 'progress', [pull('a', 1), pull(['b'], 1), set('a2', 1), pull('d', 1)] as never).then(() =>
+        updateJson([Runs, id], 'progress', [pull('a', null), pull('a2', 1)] as never),
+      ),
+      JsonShapeError,
+    )
+    expect(error.message).to.include('a2')
+    expect(await stored(id)).to.deep.equal({ a: [null], b: [{ x: 1 }], c: [], a2: 1 })
+  })
+
   it('takes no rounded number for one that was written', async () => {
     const { id } = await Runs.create()
     for (const text of ['{"\\u00e9":9007199254740993}', '{"é":1,"é":9007199254740993}']) {
