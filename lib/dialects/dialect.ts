@@ -210,8 +210,8 @@ export interface Dialect {
    */
   readonly maxComputedKeys?: number
   /**
-   * The maximum number of `pull`s in a change that the database computes, since each takes memory for all items of its list;
-   * a document with a longer change is read under its lock.
+   * The maximum number of `pull`s in a change that the database computes, since each takes memory and time for all items of
+   * its list; a document with a longer change is read under its lock.
    */
   readonly maxPulls?: number
   /**

@@ -214,6 +214,8 @@ export const mariadb: Dialect = {
   addends: [1n - 10n ** BigInt(maxDigits), 10n ** BigInt(maxDigits) - 1n],
   // Also, the server does not check its stack in JSON_REMOVE, and crashes at 500 nested calls (thread_stack 292 KiB).
   maxComputedKeys: 32,
+  // JSON_TABLE of each list takes more time than to read the document and write it.
+  maxPulls: 1,
   // "$.\"-1\"" is parsed as an array index from the end (error 4042).
   refuseKey: (key) => (key.startsWith('-') ? 'a key may not start with "-"' : refuseLongKey(key)),
   refuseText: () => undefined,
