@@ -153,7 +153,9 @@ function placed(token: string): { readonly sign: number; readonly digits: string
 export function isSameScalar(one: string, other: string): boolean {
   if (one === other) return true
   if (/^[-\d]/.test(one) && /^[-\d]/.test(other)) return decimal(one) === decimal(other)
-  return one.startsWith('"') && other.startsWith('"') && JSON.parse(one) === JSON.parse(other)
+  if (!one.startsWith('"') || !other.startsWith('"')) return false
+  // Without escapes, other text is another string.
+  return (one.includes('\\') || other.includes('\\')) && JSON.parse(one) === JSON.parse(other)
 }
 
 /** {@link isSameScalar}, or `operand` is the string that some drivers read from the long integer `stored`. */
