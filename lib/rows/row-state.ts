@@ -70,6 +70,8 @@ export interface SentWrite {
   readonly isWhole: boolean
   /** Whether the result of the statement (RETURNING) replaces the instance's value of a column. */
   readonly isAnswered: (column: string) => boolean
+  /** The texts of documents that are known already. */
+  readonly texts?: ReadonlyMap<string, string>
 }
 
 /** The stored texts of a row's JSON documents, by attribute; NULL has none. */
@@ -83,6 +85,8 @@ export class RowState {
   #stored = new Map<string, StoredValue>()
   /** The texts that the last save sent instead of JSON.stringify's. */
   readonly #sentTexts = new Map<string, string>()
+  /** The texts of the documents that the save in progress writes from memory, as JSON.stringify has them. */
+  #savedTexts: ReadonlyMap<string, string> = new Map()
   #lock: RowLock | undefined
   claim: Claim | undefined
   /** Columns with unsaved changes that another instance or statement of the same transaction has written since. */
@@ -202,6 +206,11 @@ export class RowState {
     else this.#sentTexts.set(column, text)
   }
 
+  /** Records the texts of the documents that a save is about to send, so that they need not be made again. */
+  recordSavedTexts(texts: ReadonlyMap<string, string>): void {
+    this.#savedTexts = texts
+  }
+
   /** The stored document, if JavaScript would spell a part of it otherwise: its text, and what the driver read from it. */
   respelledDocument(column: string): { readonly stored: string; readonly before: JsonValue } | undefined {
     const { spelling } = this.#storedValue(column) ?? {}
@@ -236,9 +245,13 @@ export class RowState {
    * Snapshots the values that a statement writes: later changes are not part of it. Call the returned function after
    * the statement has succeeded.
    */
-  recordWrite(written: Readonly<Record<string, unknown>>, { transaction, isWhole, isAnswered }: SentWrite): () => void {
+  recordWrite(
+    written: Readonly<Record<string, unknown>>,
+    { transaction, isWhole, isAnswered, texts }: SentWrite,
+  ): () => void {
     const sent = Object.entries(written).map(([column, value]) => {
-      const text = this.textOf(column, value)
+      const known = typeof value === 'object' ? texts?.get(column) : undefined
+      const text = known ?? this.textOf(column, value)
       return [column, { text, given: this.#spellingOf(column, value), read: this.#storedValue(column)?.read }] as const
     })
     return () => {
@@ -264,7 +277,10 @@ export class RowState {
     const known = lock ? columns.filter((column) => this.#stored.has(column)) : []
     if (!lock || known.length === 0) return undefined
     const written = Object.fromEntries(known.map((column) => [column, valuesOf(this.#row)[column]]))
-    return this.recordWrite(written, { transaction: lock.transaction, isWhole: true, isAnswered: () => false })
+    const sent = { transaction: lock.transaction, isWhole: true, isAnswered: () => false, texts: this.#savedTexts }
+    const recordStored = this.recordWrite(written, sent)
+    this.#savedTexts = new Map()
+    return recordStored
   }
 
   /** Marks columns that were changed in place as dirty, for a save; only if the row is locked or patched. */

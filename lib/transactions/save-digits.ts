@@ -40,7 +40,6 @@ export function keepDigitsInSaves(session: Session): void {
       if (!state) return original.apply(this, args)
       args[2] = await spellDocuments(session, state, instance, values, options)
       const texts = textsToWrite(state, instance, values, options)
-      if (texts.length === 0) return original.apply(this, args)
       try {
         return await original.apply(this, args)
       } catch (error) {
@@ -118,10 +117,13 @@ export async function spellDocuments(
     refuseTruncation('save', { column, type: 'TEXT' }, session.dialect ?? (await recogniseDialect(session, context)))
   }
   const columns = [...texts.keys()]
-  for (const column of state.columnsToRead(columns)) {
+  const unread = state.columnsToRead(columns)
+  for (const column of unread) {
     const text = await readText(session, instance, column, options)
     if (text !== undefined) state.recordText(column, text)
   }
+  // During a read, a document can be changed in place.
+  state.recordSavedTexts(unread.length === 0 ? texts : new Map())
   const spelled = columns.flatMap((column) => {
     const document = state.respelledDocument(column)
     if (!document) return []
