@@ -35,6 +35,9 @@ const otherEscape =
 /** A longer regular expression might not compile. */
 const maxPattern = 8192
 
+/** In a longer text, a regular expression might reach its limit of 10 million steps, and would then not match. */
+const maxMatchedBytes = 4_000_000
+
 /**
  * Matches a JSON text in which one of the keys is written twice, perhaps in a string; without backtracking, so that the
  * time does not depend on what the text holds.
@@ -91,7 +94,9 @@ const functions: JsonFunctions = {
       .map(({ sql }) => `COALESCE(JSON_CONTAINS_PATH(JSON_REMOVE(${document}, ${sql}), 'one', ${sql}), 0) = 0`)
       .join(' AND ')
     const pattern = writtenTwice(new Set(paths.map(({ path }) => path.at(-1) as string)))
-    return pattern.length > maxPattern ? all : `(${textBytes(document)} NOT REGEXP ${bind(pattern)} OR ${all})`
+    if (pattern.length > maxPattern) return all
+    const isUnwritten = `${textBytes(document)} NOT REGEXP ${bind(pattern)}`
+    return `(LENGTH(${document}) <= ${maxMatchedBytes} AND ${isUnwritten} OR ${all})`
   },
   equals: (value, text) => `COALESCE(${equal(value, text)}, 0) = 1`,
   isOrdered: (value, than, { text, bound }) =>

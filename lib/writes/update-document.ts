@@ -6,6 +6,7 @@ import {
   refuseInexactSums,
   refuseTooDeep,
   refuseUnreturned,
+  refuseTooLarge,
 } from '../dialects/limits.js'
 import {
   ConditionNotMetError,
@@ -428,7 +429,7 @@ export function asLoaded(text: string | null, loaded: unknown): JsonValue {
 
 /** Rewrites the document in the form that the JSON functions read, unless another writer has changed it. */
 async function normalizeDocument(
-  { dialect, session }: Call,
+  { method, dialect, session }: Call,
   ref: RowRef,
   { column, type }: DocumentColumn,
   context: QueryContext,
@@ -440,5 +441,6 @@ async function normalizeDocument(
   const update = new Statement(ref)
   const target: Column = { sql: update.column(column), type }
   const sql = `UPDATE ${update.table()} SET ${target.sql} = ${update.bind(normalized)} WHERE ${ref.sql(update)} AND ${normalize.isText(target, update.bind(text))}`
+  refuseTooLarge(method, column, update.bytes(sql, dialect.maxStatementBytes), dialect)
   await sendForHeader(session, sql, update.binds, context)
 }

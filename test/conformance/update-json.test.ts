@@ -787,6 +787,24 @@ eachDatabase('updateJson', (database) => {
     }
   })
 
+  if (database.name === 'mariadb') {
+    it('refuses a key that is stored twice, before and after ten million quotes, as the statement would be too large', async () => {
+      const { id } = await Runs.create()
+      const list = `REPEAT('"",', 5000000)`
+      await Runs.sequelize!.query(
+        `UPDATE workflow_runs SET progress = CONCAT('{"k":1,"list":[', ${list}, '""],"k":2}') WHERE id = ${id}`,
+      )
+      const { message } = await rejection(
+        updateJson([Runs, id], 'progress', [set('k', 3)] as never),
+        UnsupportedValueError,
+      )
+      expect(message).to.include('(max_allowed_packet)')
+      const sql = `SELECT LEFT(progress, 6) AS first, RIGHT(progress, 6) AS last FROM workflow_runs WHERE id = ${id}`
+      const [row] = await Runs.sequelize!.query(sql, { type: QueryTypes.SELECT })
+      expect(row).to.deep.equal({ first: '{"k":1', last: '"k":2}' })
+    })
+  }
+
   it('pulls from several lists at once', async () => {
     const lists = { a: ['x', 1, null, 'x'], b: [{ x: 1 }, 1.0], c: [] as unknown[] }
     const { id } = await Runs.create({ progress: lists })
