@@ -7,7 +7,7 @@ import { shareRow } from './step.js'
 export class Evidence {
   schedules = 0
   /** The first divergence from a recorded schedule that no choice of the server explains. */
-  #divergence: string | undefined
+  divergence: string | undefined
   #sharesRow = false
   /** Where a participant was passed over, since it waited outside the database. */
   readonly passedOver: Set<string> = new Set()
@@ -18,7 +18,7 @@ export class Evidence {
   /** Adds a schedule; `divergence` describes how it differed from its recording. */
   add(run: Run, outcomes: Readonly<Record<string, Outcome>>, divergence: string | undefined): void {
     this.schedules++
-    this.#divergence ??= divergence
+    this.divergence ??= divergence
     for (const [name, outcome] of Object.entries(outcomes)) if (outcome === 'ok') this.#ok.add(name)
     for (const [name, error] of run.errors()) this.#errors.set(name, error)
     for (const place of run.passedOver) this.passedOver.add(place)
@@ -30,8 +30,8 @@ export class Evidence {
   objections(hasFailed: boolean): string[] {
     const { schedules } = this
     return [
-      this.#divergence !== undefined &&
-        `the participants behave differently in different runs, so not every order was run: ${this.#divergence}. Remove random values, clocks and timers from them`,
+      this.divergence !== undefined &&
+        `the participants behave differently in different runs, so not every order was run: ${this.divergence}. Remove random values, clocks and timers from them`,
       ...[...this.passedOver].map(
         (place) =>
           `${place}, and the others went on without it, so orders are missing: shorten or fake the timer or the request that it waits for`,

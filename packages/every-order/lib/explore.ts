@@ -192,7 +192,9 @@ class Exploration<C> {
       }
     })
     if (this.#evidence.schedules > 0 && !this.#isStopped) this.#object(frontier)
-    this.#isComplete = !random && frontier.isEmpty && this.#serverChoices === 0 && this.#evidence.passedOver.size === 0
+    const { passedOver, divergence } = this.#evidence
+    const isWhole = this.#serverChoices === 0 && passedOver.size === 0 && divergence === undefined
+    this.#isComplete = !random && frontier.isEmpty && isWhole
     const { schedules } = this.#evidence
     const victims = `the server chose a victim of a deadlock, and not always the same, in ${this.#serverChoices} of ${schedules} orders: orders that follow from its other choice may be missing`
     if (this.#serverChoices > 0) this.#leftOut.push(victims)
