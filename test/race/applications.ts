@@ -132,7 +132,6 @@ const money: Record<string, Application> = {
       }),
     ),
     failures: 'forbid',
-    preemptions: 1,
   })),
   'a transfer and its reverse, which lock in the order of their ids': good((app) => ({
     ...each(pair(app), (ids, _key, index) =>
@@ -144,7 +143,6 @@ const money: Record<string, Application> = {
       }),
     ),
     failures: 'forbid',
-    preemptions: 1,
   })),
   'a withdrawal that checks the balance before': bad('check-then-act', (app) =>
     each(account(app), async (own) => {

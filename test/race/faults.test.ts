@@ -218,7 +218,6 @@ eachServer('explore() with faults', (database) => {
       participants,
       faults: ['stopped'],
       check: ({ timer }, { A }) => void seen.add(`${A}, ${timer}`),
-      preemptions: 1,
     })
     expect([...seen].sort()).to.deep.equal(['ok, true', 'stopped, false'])
   })

@@ -316,6 +316,31 @@ eachServer('what explore() proves', (database) => {
     expect(reasons[0]).to.match(/^an order failed once, but not when it was run again: by the clock/)
   })
 
+  it('takes tables of joins, of queries within a statement and of INSERT … SELECT for evidence', async () => {
+    const Others = await createRuns(sequelize, { modelName: 'Beside', tableName: 'beside_runs', timestamps: false })
+    const type = QueryTypes.SELECT
+    const join = "SELECT workflow_runs.id FROM workflow_runs JOIN beside_runs ON beside_runs.title <> ''"
+    const insert = `INSERT INTO beside_runs (title)
+      SELECT 'only' FROM (SELECT 1 AS one) AS one WHERE NOT EXISTS (SELECT 1 FROM beside_runs WHERE title = 'only')`
+    const rename = (): Promise<unknown> => Others.update({ title: 'b' }, { where: { title: 'a' } }).then(nothing)
+    const report = async (): Promise<unknown> => (await sequelize.query(join, { type })).length
+    const insertOnce = (): Promise<unknown> => sequelize.query(insert, { type: QueryTypes.INSERT }).then(nothing)
+    const create = async (): Promise<number> => {
+      await Others.destroy({ where: {} })
+      await Others.create({ title: 'a' })
+      return setup()
+    }
+    for (const participants of [
+      { A: report, B: rename },
+      { A: insertOnce, B: insertOnce },
+    ]) {
+      for (const check of [undefined, nothing]) {
+        const { verdict, reasons } = await explore({ sequelize, setup: create, participants, ...(check && { check }) })
+        expect([verdict, reasons]).to.deep.equal(['kept', []])
+      }
+    }
+  })
+
   describe('sees raw statements, whatever stands before them', () => {
     const before = [
       '/* by hand */ -- in two ways\n',

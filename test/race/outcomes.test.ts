@@ -125,7 +125,7 @@ eachServer('explore() judges what participants return and how they end', (databa
           for (const id of ids) await Runs.update({ title: key }, { where: { id }, transaction })
         })
     const explored = (failures?: ExploreOptions<Ids>['failures']): Promise<Result> =>
-      race(both('a'), (ids) => both('b')(ids.toReversed()), { preemptions: 1, ...(failures && { failures }) })
+      race(both('a'), (ids) => both('b')(ids.toReversed()), { ...(failures && { failures }) })
     expect((await explored()).verdict).to.equal('kept')
     const { verdict, first } = await explored('forbid')
     expect(verdict).to.equal('lost')

@@ -144,6 +144,18 @@ export function tableOf(sql: string): string | undefined {
   return target.exec(sql.slice(mainStart(sql)))?.[1]
 }
 
+/** The tables that a statement reads beside its main one: of joins, of queries in it, and of INSERT … SELECT. */
+export function tablesBeside(sql: string): string[] {
+  const tokens = tokensOf(sql)
+  const main = nameOf(tableOf(sql) ?? '')
+  const names = tokens.flatMap(({ text }, index) => {
+    const [name, dot, last] = tokens.slice(index + 1, index + 4).map((each) => each.text)
+    if (!/^(FROM|JOIN)$/i.test(text) || !/^[`"\w]/.test(name ?? '')) return []
+    return [nameOf(dot === '.' ? last! : name!)]
+  })
+  return [...new Set(names)].filter((name) => name !== main || /^INSERT\b/i.test(sql.slice(mainStart(sql))))
+}
+
 /** Whether a text has more than one statement. */
 export function isSeveral(sql: string): boolean {
   return /;\s*\S/.test(shapeOf(sql))

@@ -1,6 +1,6 @@
 import type { Fault } from './faults.js'
 import type { Table } from './gate.js'
-import { conditions, isSeveral, nameOf, tableOf, tablesWritten } from './statement.js'
+import { conditions, isSeveral, nameOf, tableOf, tablesBeside, tablesWritten } from './statement.js'
 import type { Kind } from './statement.js'
 
 /** One statement of a schedule. */
@@ -58,21 +58,22 @@ export function touchedBy({ sql, binds, kind, rows }: Step, of: Table | undefine
   // Of these tables the conditions are not read.
   if (within.length > 0) return within.map((each) => `${nameOf(each)}#*`)
   const isNewRow = /^INSERT\b(?!.*\bON (CONFLICT|DUPLICATE)\b)/is.test(sql)
-  if (table === undefined || isNewRow) return []
+  const beside = tablesBeside(sql).map((each) => `${each}#*`)
+  if (table === undefined || isNewRow) return beside
   const name = nameOf(table)
   const keys = of?.keys ?? []
   if (kind !== 'write') {
     const isKnown = keys.length > 0 && rows.every((row) => keys.every(({ attribute }) => attribute in row))
     return isKnown
-      ? rows.map((row) => `${name}#${keys.map(({ attribute }) => String(row[attribute])).join('#')}`)
-      : [`${name}#*`]
+      ? [...rows.map((row) => `${name}#${keys.map(({ attribute }) => String(row[attribute])).join('#')}`), ...beside]
+      : [`${name}#*`, ...beside]
   }
   const given = conditions(sql, binds)
   const values = keys.map(
     ({ field }) => given.find(({ column, value }) => column === field && value !== undefined)?.value,
   )
   const isOne = keys.length > 0 && values.every((value) => value !== undefined)
-  return [`${name}#${isOne ? values.map(String).join('#') : '*'}`]
+  return [`${name}#${isOne ? values.map(String).join('#') : '*'}`, ...beside]
 }
 
 /** Whether two participants used the same row and one of them wrote to it, or one waited for the other. */
