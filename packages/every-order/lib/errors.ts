@@ -30,15 +30,28 @@ export class ProbeError extends Error {
   }
 }
 
-/** All participants wait, and neither the server nor another participant can end a wait. */
+/** The participants wait, or `setup` does, and neither the server nor another participant can end the wait. */
 export class StuckError extends Error {
   readonly code = 'RACE_STUCK'
   override readonly name = 'StuckError'
 
-  constructor(names: readonly string[], milliseconds: number) {
-    super(
-      `explore: ${names.join(' and ')} sent no statement for ${milliseconds} ms and did not end, so the exploration cannot continue. ` +
+  constructor(message: string) {
+    super(`explore: ${message}`)
+  }
+
+  /** No participant has sent a statement for some time. */
+  static ofParticipants(names: readonly string[], milliseconds: number): StuckError {
+    return new StuckError(
+      `${names.join(' and ')} sent no statement for ${milliseconds} ms and did not end, so the exploration cannot continue. ` +
         `A participant must not wait for a timer, a lock in this process, a connection that another participant holds, or a server lock that is not a row lock, such as GET_LOCK: shorten or fake the timer, and give the pool twice as many connections as participants.`,
+    )
+  }
+
+  /** `setup` waits, although it ended soon before the participants had run. */
+  static ofSetup(milliseconds: number): StuckError {
+    return new StuckError(
+      `setup did not end within ${milliseconds} ms, although it ended soon in earlier orders, so a participant has probably kept the connections or the locks that setup needs. ` +
+        `Release each connection in a finally block of the participant that takes it.`,
     )
   }
 }

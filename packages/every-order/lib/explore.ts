@@ -257,8 +257,8 @@ class Exploration<C> {
 
   /** Runs the participants one after the other, to fill caches: otherwise the first schedule sends other statements. */
   async #prepare(): Promise<void> {
-    const { setup, check } = this.#options
-    if (check) await this.#laboratory.runSerially(await this.#laboratory.inTime(setup), this.#names)
+    const { check } = this.#options
+    if (check) await this.#laboratory.runSerially(await this.#laboratory.setUp(), this.#names)
     else for (const reason of await this.#oracle.prepare()) this.#reasons.add(reason)
   }
 
@@ -307,8 +307,8 @@ class Exploration<C> {
   }
 
   async #execute(walk: Chooser): Promise<Ended> {
-    const { setup, check } = this.#options
-    const context = await this.#laboratory.inTime(setup)
+    const { check } = this.#options
+    const context = await this.#laboratory.setUp()
     const judge: Judge = check
       ? (run) => this.#laboratory.inTime(() => check(context, run.outcomes(), run.results()))
       : await this.#oracle.judge()

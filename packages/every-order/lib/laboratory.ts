@@ -1,7 +1,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { plainTablesOf } from './catalog.js'
 import { databaseOf } from './connections.js'
-import { StoppedError, usage } from './errors.js'
+import { StoppedError, StuckError, usage } from './errors.js'
 import type { Fault } from './faults.js'
 import type { Database, Gate, OpenDatabase, Passing, Row, Server, Table } from './gate.js'
 import type { PlainTables } from './items.js'
@@ -15,6 +15,10 @@ import { connectServer } from './servers.js'
 import { nameOf, shapeOf, tableOf } from './statement.js'
 
 const defaultMaxStatements = 500
+
+/** The least time in milliseconds for `setup`, after the first one; a slow one gets more. */
+const leastSetupMs = 8_000
+const setupFactor = 20
 
 /** The longest time of a timer of Node. */
 const maxTimerMs = 2 ** 31 - 1
@@ -34,6 +38,7 @@ export class Laboratory<C> implements Gate {
   readonly #runs = new WeakSet<Run>()
   #isRunning = false
   readonly #startedAt = performance.now()
+  #firstSetupMs: number | undefined
 
   constructor(options: ExploreOptions<C>, databases: readonly OpenDatabase[], server: Server) {
     this.#options = options
@@ -80,17 +85,32 @@ export class Laboratory<C> implements Gate {
   }
 
   /**
+   * Calls `setup`.
+   *
+   * @throws {StuckError} it takes much longer than before the participants ran for the first time
+   */
+  async setUp(): Promise<C> {
+    const start = performance.now()
+    const limitMs = this.#firstSetupMs && Math.max(leastSetupMs, Math.ceil(this.#firstSetupMs * setupFactor))
+    const context = await this.inTime(this.#options.setup, limitMs)
+    this.#firstSetupMs ??= performance.now() - start
+    return context
+  }
+
+  /**
    * Waits for code of the caller that no gate holds.
    *
    * @throws {StoppedError} the time is over, or the signal is aborted; the code may still run
+   * @throws {StuckError} it takes longer than `limitMs`
    */
-  async inTime<T>(fn: () => T | Promise<T>): Promise<T> {
+  async inTime<T>(fn: () => T | Promise<T>, limitMs: number = Infinity): Promise<T> {
     this.goOn()
     const { timeoutMs = Infinity, signal } = this.#options
     const leftMs = timeoutMs - (performance.now() - this.#startedAt)
     const ended = new AbortController()
+    const late = limitMs < leftMs ? StuckError.ofSetup(limitMs) : new StoppedError(timeoutMs)
     const stopped = new Promise<never>((_resolve, reject) => {
-      const timer = setTimeout(() => reject(new StoppedError(timeoutMs)), Math.min(leftMs, maxTimerMs))
+      const timer = setTimeout(() => reject(late), Math.min(leftMs, limitMs, maxTimerMs))
       ended.signal.addEventListener('abort', () => clearTimeout(timer))
       signal?.addEventListener('abort', () => reject(new StoppedError(undefined)), { signal: ended.signal })
     })

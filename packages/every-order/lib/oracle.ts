@@ -25,7 +25,6 @@ const maxOrders = 6
 
 /** The default check: the final rows, and what the participants return, must be those of a serial order. */
 export class Oracle<C> {
-  readonly #options: ExploreOptions<C>
   readonly #laboratory: Laboratory<C>
   readonly #names: readonly string[]
   readonly #serial = new Map<string, Promise<End>>()
@@ -37,14 +36,13 @@ export class Oracle<C> {
   #comparable: readonly string[] = []
 
   constructor(options: ExploreOptions<C>, laboratory: Laboratory<C>) {
-    this.#options = options
     this.#laboratory = laboratory
     this.#names = Object.keys(options.participants)
   }
 
   /** Finds the tables to compare; returns the reasons if they cannot be compared. */
   async prepare(): Promise<string[]> {
-    const run = await this.#laboratory.runSerially(await this.#setUp(), this.#names)
+    const run = await this.#laboratory.runSerially(await this.#laboratory.setUp(), this.#names)
     this.#tables = writtenTables(run.steps)
     if (this.#tables.length === 0) {
       const [failed] = run.errors()
@@ -130,13 +128,9 @@ export class Oracle<C> {
   }
 
   async #runSerially(order: readonly string[]): Promise<End> {
-    const context = await this.#setUp()
+    const context = await this.#laboratory.setUp()
     const ended = await this.#watch()
     return ended(await this.#laboratory.runSerially(context, order))
-  }
-
-  #setUp(): Promise<C> {
-    return this.#laboratory.inTime(this.#options.setup)
   }
 
   async #watch(): Promise<(run: Run) => Promise<End>> {

@@ -282,7 +282,7 @@ export class Run {
         }
       }
       if (seen === this.#events && performance.now() - start > limits.stuck) {
-        throw new StuckError(
+        throw StuckError.ofParticipants(
           live.map(({ name }) => name),
           limits.stuck,
         )

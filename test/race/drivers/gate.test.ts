@@ -280,6 +280,24 @@ if (requestedDatabases().includes('mysql')) {
       await own.promise().end()
     })
 
+    it('ends with a sentence when setup waits for a connection that a participant keeps', async () => {
+      const own = createPool({ uri: uriOf('mysql'), connectionLimit: 1 })
+      const kept: PoolConnection[] = []
+      const touch = (): Promise<unknown> => pool.promise().query(add)
+      const keep = async (): Promise<unknown> => {
+        kept.push(await take(own))
+        return touch()
+      }
+      const reset = (): Promise<unknown> => own.promise().query('UPDATE every_order_gate SET n = 0')
+      const exploration = explore({ connections: [pool], setup: reset, participants: { A: keep, B: touch } })
+      const { message } = await rejection(exploration, StuckError)
+      expect(message).to.match(
+        /^explore: setup did not end within 8000 ms, although it ended soon in earlier orders.*Release each connection/,
+      )
+      for (const connection of kept) connection.release()
+      await own.promise().end()
+    })
+
     it('refuses connections of two databases, and of an unknown driver', async () => {
       const other = createConnection(uriOf('mysql').replace(/\/\w+$/, '/mysql'))
       const two = await rejection(
