@@ -5,7 +5,7 @@ import type { AnomalyName, ExploreOptions } from 'every-order'
 import type { App, Row, Send } from './app.js'
 
 /** What an exploration of a program finds: the anomaly of the order with the fewest switches; or nothing. */
-export type Expected = AnomalyName | 'kept'
+type Expected = AnomalyName | 'kept'
 
 /** A program as applications have it. */
 export interface Application {
