@@ -53,11 +53,11 @@ export async function measureGuard(
   for (const [call, run] of Object.entries(calls)) {
     const turns = new Map(policies.map((policy) => [policy, [] as Turn[]]))
     for (let round = 0; round <= rounds; round++) {
-      // Whoever comes first in one round comes last in the next.
+      // The mode that comes first in one round comes last in the next.
       const order = round % 2 === 0 ? opened : opened.toReversed()
       for (const { policy, Runs } of order) {
         const row = await Runs.findByPk(policies.indexOf(policy) + 1, { rejectOnEmpty: true })
-        // The one report of 'warn' goes where nobody reads it.
+        // The one report of 'warn' is dropped.
         await run(row, round, { logging: () => undefined })
         const [start, cpuStart] = [process.hrtime.bigint(), process.cpuUsage()]
         for (let count = 0; count < callsPerRound; count++) await run(row, round * callsPerRound + count, {})

@@ -11,9 +11,11 @@ import { guardLines, measureGuard } from './guard-cost.js'
 import { Contest } from './measure.js'
 import type { Cell, MeasuredCell } from './measure.js'
 import { peers } from './peers.js'
+import { measureOrders } from './orders.js'
+import type { OrderCost } from './orders.js'
 import { profileCalls } from './profile.js'
-import { bytesText, callersText, charts, page, shapesPart } from './report.js'
-import type { DatabaseResult, Durable, Price, Result, ShapeResult } from './report.js'
+import { bytesText, callersText, charts, ordersPart, page, shapesPart } from './report.js'
+import type { DatabaseResult, Durable, OrderResult, Price, Result, ShapeResult } from './report.js'
 import { measureShapes } from './shapes.js'
 import { libraries, order, price } from './variants.js'
 
@@ -78,7 +80,7 @@ const progress = new Progress()
 
 /** All that is asked of a server that waits for the disk at every commit, as each of them does by default. */
 async function measureDurable(name: DatabaseName, url: string, isQuick: boolean): Promise<Durable> {
-  // Nobody else's server is measured here, whose logs would be somebody's.
+  // The server is this run's own, so its logs can be dropped.
   const betweenRounds = (): Promise<unknown> => (name === 'mysql' ? dropBinaryLogs(url) : Promise.resolve())
   const cells = await measureCells(name, url, cellsOf(name, isQuick), order, isQuick, betweenRounds)
   if (name !== 'mysql') return { cells }
@@ -190,10 +192,32 @@ async function writeShapes(isQuick: boolean): Promise<void> {
     console.log(part)
     return
   }
-  const guide = join(root, 'docs', 'guides', 'hot-rows.md')
-  const [before, after] = (await readFile(guide, 'utf8')).split(/(?<=<!-- shapes\b.*-->)[^]*(?=<!-- \/shapes -->)/)
-  await writeFile(guide, await format(`${before!}\n\n${part}\n\n${after!}`, { ...style, parser: 'markdown' }))
-  progress.show(`written: ${guide}`, true)
+  await writePart(join(root, 'docs', 'guides', 'hot-rows.md'), 'shapes', part)
+}
+
+/** Measures what an order costs in every-order, on servers that wait for the disk and on those that do not. */
+async function writeOrders(isQuick: boolean): Promise<void> {
+  const rounds = isQuick ? 1 : 15
+  const results: OrderResult[] = []
+  for (const name of requestedDatabases()) {
+    const measure = (server: Server): Promise<OrderCost[]> =>
+      withServer(server, ({ url }) => measureOrders(url, rounds))
+    const durable = await measure(await startDurably(name))
+    const server = await startServer(name)
+    results.push({ name, version: server.version, durable, fast: await measure(server) })
+  }
+  const part = ordersPart(setting(), results)
+  // What a quick run measures is not worth keeping.
+  if (isQuick) console.log(part)
+  else await writePart(join(root, 'packages', 'every-order', 'README.md'), 'orders', part)
+}
+
+/** Replaces the part of a page between two comments. */
+async function writePart(file: string, name: string, part: string): Promise<void> {
+  const between = new RegExp(`(?<=<!-- ${name}\\b.*-->)[^]*(?=<!-- /${name} -->)`)
+  const [before, after] = (await readFile(file, 'utf8')).split(between)
+  await writeFile(file, await format(`${before!}\n\n${part}\n\n${after!}`, { ...style, parser: 'markdown' }))
+  progress.show(`written: ${file}`, true)
 }
 
 /** When and where it was measured. */
@@ -210,10 +234,13 @@ function setting(): Pick<Result, 'date' | 'machine'> {
 
 async function main(): Promise<void> {
   const flag = { type: 'boolean', default: false } as const
-  const { values } = parseArgs({ options: { quick: flag, guard: flag, shapes: flag, output: { type: 'string' } } })
+  const { values } = parseArgs({
+    options: { quick: flag, guard: flag, shapes: flag, orders: flag, output: { type: 'string' } },
+  })
   const isQuick = values.quick
   if (values.guard) return printGuardCost(isQuick)
   if (values.shapes) return writeShapes(isQuick)
+  if (values.orders) return writeOrders(isQuick)
   // What a quick run measures is not worth keeping.
   const folder = values.output ?? join(root, isQuick ? join('build', 'bench', 'quick') : 'docs')
   const databases: DatabaseResult[] = []

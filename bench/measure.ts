@@ -81,7 +81,7 @@ export class Contest {
     )
     const turns = new Map(variants.map(({ name }) => [name, [] as Turn[]]))
     for (let round = 0; round <= rounds; round++) {
-      // Whoever comes first or last in one round comes at another place in the next.
+      // The variant that comes first or last in one round has another place in the next.
       for (let index = 0; index < variants.length; index++) {
         const variant = variants[(index + round * 5) % variants.length]!
         onTurn(variant.name, round)

@@ -2,6 +2,7 @@ import type { LoggedBytes } from './binary-log.js'
 import { barChart } from './chart.js'
 import { rounded } from './measure.js'
 import type { Cell, MeasuredCell, Measurement } from './measure.js'
+import type { OrderCost } from './orders.js'
 import type { Shares } from './profile.js'
 import type { ShapeSpeed } from './shapes.js'
 import { bareQuery, byHand, coalesced, naive, order, ours, underLock } from './variants.js'
@@ -77,6 +78,15 @@ export interface ShapeResult {
   readonly speeds: readonly ShapeSpeed[]
 }
 
+export interface OrderResult {
+  readonly name: string
+  readonly version: string
+  /** On a server that waits for the disk at every commit. */
+  readonly durable: readonly OrderCost[]
+  /** On one that does not. */
+  readonly fast: readonly OrderCost[]
+}
+
 /** The part of the guide that `npm run bench -- --shapes` writes, in Markdown. */
 export function shapesPart(
   { date, machine }: Pick<Result, 'date' | 'machine'>,
@@ -92,6 +102,29 @@ export function shapesPart(
         speeds.map(({ shape, perSecond }) => [shape, ...perSecond.map((each) => each.toLocaleString('en'))]),
       ),
     ]),
+  ].join('\n')
+}
+
+/** The costs of orders, as the README of every-order states them. */
+export function ordersPart(
+  { date, machine }: Pick<Result, 'date' | 'machine'>,
+  results: readonly OrderResult[],
+): string {
+  const rows = results.flatMap(({ name, version, durable, fast }) =>
+    durable.map(({ participant, orders, milliseconds }, index) => [
+      `${titles[name]} ${version}`,
+      participant,
+      String(orders),
+      milliseconds.toFixed(1),
+      fast[index]!.milliseconds.toFixed(1),
+    ]),
+  )
+  const head = ['database', 'each of two participants', 'orders', 'ms an order, durable', 'ms an order, not durable']
+  return [
+    `Measured on ${date} on ${machineText(machine)}, shared by the server and the exploration. A durable server waits for the disk`,
+    'at every commit, as it does by default.',
+    '',
+    table(head, rows),
   ].join('\n')
 }
 

@@ -41,7 +41,7 @@ export async function measureShapes(
   for (const number of callers) {
     const turns = new Map(shapes.map(({ name }) => [name, [] as number[]]))
     for (let round = 0; round <= rounds; round++) {
-      // Whoever comes first in one round comes last in the next.
+      // The shape that comes first in one round comes last in the next.
       for (const shape of round % 2 === 0 ? shapes : shapes.toReversed()) {
         const perSecond = await turn(shape, number, calls)
         if (round > 0) turns.get(shape.name)!.push(perSecond)

@@ -11,7 +11,7 @@ class WorkflowRun extends Model<InferAttributes<WorkflowRun>, InferCreationAttri
 }
 interface WorkflowRun extends Lossless<WorkflowRun> {}
 
-/** Called while the row is locked: nobody else can change what it decides on. */
+/** Called while the row is locked: no other session can change what it decides on. */
 async function completeStep(run: WorkflowRun, step: 'step_a' | 'step_b'): Promise<string> {
   run.progress[step] = 'done'
   if (run.progress.step_a && run.progress.step_b) run.status = 'finished'

@@ -20,7 +20,7 @@ import { rejection } from '../rejection.js'
 import { createRuns } from '../workflow-run.js'
 import type { Progress, WorkflowRun } from '../workflow-run.js'
 
-/** What is in memory and what is in the database never part ways unnoticed, whoever shares the instance. */
+/** The document in memory equals the one in the database, also where callers share the instance. */
 eachDatabase('the instance in memory', (database) => {
   let sequelize: Sequelize
   let Runs: typeof WorkflowRun

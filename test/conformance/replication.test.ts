@@ -41,7 +41,7 @@ eachDatabase('With a read replica', (database) => {
     await Admin.sequelize!.query(`CREATE DATABASE ${replica}`)
   })
   after(async () => {
-    // Those of this suite are closed by now, and PostgreSQL drops no database that somebody is connected to.
+    // Those of this suite are closed by now, and PostgreSQL drops no database that has a connection.
     const { sequelize } = database.connect()
     await sequelize.query(`DROP DATABASE ${replica}`)
     await sequelize.close()

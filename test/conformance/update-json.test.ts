@@ -831,7 +831,7 @@ eachDatabase('updateJson', (database) => {
     }
   })
 
-  it('keeps integers past 2^53 exact, whoever wrote them', async () => {
+  it('keeps integers past 2^53 exact, of any writer', async () => {
     const { id } = await Runs.create()
     await storeText(Runs, id, '{"n":9007199254740993,"m":4294967295}')
     await updateJson([Runs, id], 'progress', [increment('n', 2), increment('m')])
@@ -1062,7 +1062,7 @@ eachDatabase('updateJson', (database) => {
     expect([run.progress, await stored(run.id)]).to.deep.equal([{ n: sum }, { n: sum }])
   })
 
-  it('takes a bigint that somebody has given a toJSON', async () => {
+  it('takes a bigint, where the prototype of bigint has a toJSON', async () => {
     const prototype = BigInt.prototype as unknown as { toJSON?: () => string }
     prototype.toJSON = () => 'text'
     try {

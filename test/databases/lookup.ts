@@ -42,7 +42,7 @@ export interface OwnOrigin extends Origin {
 }
 
 export interface Lookup {
-  /** Servers that somebody else runs; looked for first. */
+  /** Servers that another process runs; looked for first. */
   readonly origins: () => readonly Origin[]
   readonly ownOrigins: () => readonly OwnOrigin[]
   readonly versionQuery: string
@@ -98,7 +98,7 @@ async function firstOf<O extends Origin, Result>(
   throw new Error(`found no ${name} to test with:\n${failures.join('\n')}`)
 }
 
-/** The server that somebody else runs, with its address in an environment variable. */
+/** A server that another process runs, with its address in an environment variable. */
 export function givenServer(variable: string, protocol: string): Origin {
   const address = process.env[variable] || undefined
   return {

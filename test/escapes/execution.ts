@@ -251,7 +251,7 @@ class RunningFlow {
   readonly violations: string[] = []
   outcome: 'resolved' | Error | undefined
   #attempt = 0
-  /** What was begun, and may be awaited by nobody. */
+  /** What was begun, and may never be awaited. */
   readonly #begun: Promise<unknown>[] = []
   readonly #isOver: Promise<void>
   #end!: () => void
@@ -367,7 +367,7 @@ class RunningFlow {
     for (const step of steps) await this.#step(context, step)
   }
 
-  /** Begins what may be awaited by nobody. */
+  /** Begins what may never be awaited. */
   #begin(work: Promise<void>): Promise<void> {
     this.#begun.push(work.catch(() => undefined))
     return work

@@ -62,5 +62,5 @@ export async function freshJobs(Jobs: typeof Job, count: number): Promise<Job[]>
   return rows
 }
 
-/** A row of {@link freshJobs} that nobody has written since. */
+/** A row of {@link freshJobs} that no session has written since. */
 export const untouched: StoredJob = { n: 0, title: 'before', progress: {} }

@@ -63,9 +63,9 @@ export type Step =
   | { readonly do: 'settled'; readonly branches: readonly (readonly Step[])[] }
   /** `sequelize.transaction({ transaction }, …)`; `isThrown`: it ends with an error, which is caught around it. */
   | { readonly do: 'savepoint'; readonly steps: readonly Step[]; readonly isThrown: boolean }
-  /** Begins once the call is over, and is awaited by nobody. */
+  /** Begins once the call is over, and is not awaited. */
   | { readonly do: 'late'; readonly steps: readonly Step[] }
-  /** Begins at once, and is awaited by nobody. */
+  /** Begins at once, and is not awaited. */
   | { readonly do: 'forgotten'; readonly steps: readonly Step[] }
 
 /** How a flow gets its transaction. `joined`: `withLock` in a `sequelize.transaction` of the user's. */
@@ -166,8 +166,8 @@ const savepoint: fc.Arbitrary<Step> = fc.record({
 })
 
 /**
- * Steps one after the other, in savepoints too. A group is waited for as a whole: what runs beside a savepoint is part of
- * it for the server, and nobody could say whether it is to stay.
+ * Steps one after the other, in savepoints too. A group is awaited as a whole: for the server, a statement beside a
+ * savepoint is part of it, so it would have no outcome of its own.
  */
 const calm = some(fc.oneof(...calmSteps(leafOf(calmLeaves)), { weight: 3, arbitrary: savepoint }), 6)
 

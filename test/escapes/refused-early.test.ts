@@ -298,7 +298,7 @@ eachDatabase('what is refused', (database) => {
     }
 
     for (const [method, call] of calls['RowNotFoundError']!) {
-      it(`RowNotFoundError of ${method}, of a promise that nobody awaits`, async () => {
+      it(`RowNotFoundError of ${method}, of a promise that is not awaited`, async () => {
         const error = await call().catch((thrown: unknown) => thrown as Error)
         expect(error).to.be.instanceOf(RowNotFoundError)
         expect((error as Error).stack).to.include(__filename)

@@ -17,7 +17,7 @@ type Case = readonly [code: string, call?: string | undefined, column?: string]
 
 const a = "run.mergeJsonKey('progress', 'a', …)"
 
-/** Naive forms, which are lost whoever `run` comes from. */
+/** Naive forms, which lose updates wherever `run` comes from. */
 const naive: readonly Case[] = [
   ['run.progress = { ...run.progress, a: 1 }; await run.save()', a],
   ['await run.update({ progress: { ...run.progress, a: 1 } })', a],

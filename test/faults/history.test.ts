@@ -17,7 +17,7 @@ function judge(found: readonly string[], given = operations) {
 }
 
 describe('the judge of a history', () => {
-  it('is content with what was acknowledged, with or without what nobody could know', () => {
+  it('accepts what was acknowledged, with or without the writes of unknown outcome', () => {
     expect(judge(['a', 'b'])).to.deep.include({ result: 'valid', recovered: [] })
     expect(judge(['b', 'a', 'd'])).to.deep.include({ result: 'valid', recovered: ['row: d'] })
   })

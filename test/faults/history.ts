@@ -59,20 +59,20 @@ export class History {
   }
 }
 
-/** What was found in the end: each set with its ids, as often as they are in it. */
+/** The stored sets at the end: each with its ids, as often as they are in it. */
 export type FinalRead = ReadonlyMap<string, readonly string[]>
 
 export interface Verdict {
   readonly result: 'valid' | 'invalid' | 'unknown'
-  /** Acknowledged, and not there. */
+  /** Acknowledged, and not stored. */
   readonly lost: readonly string[]
-  /** There, and never attempted, or in another set. */
+  /** Stored, and never attempted, or stored in another set. */
   readonly unexpected: readonly string[]
-  /** There, and said to have failed. */
+  /** Stored, although the call rejected. */
   readonly phantom: readonly string[]
-  /** There, and nobody could know. */
+  /** Stored, without an acknowledgement. */
   readonly recovered: readonly string[]
-  /** There more than once. */
+  /** Stored more than once. */
   readonly duplicated: readonly string[]
   /** Why nothing follows from this run. */
   readonly doubts: readonly string[]

@@ -114,7 +114,7 @@ export class Load {
     this.#ways = ways
     this.#random = random
     this.#done = Promise.all(Array.from({ length: writers }, (_, writer) => this.#write(writer)))
-    // Whoever waits for it is told; nobody may be waiting yet.
+    // Its error rejects a later await too.
     this.#done.catch(() => undefined)
   }
 

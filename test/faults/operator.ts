@@ -26,7 +26,7 @@ const mysql: Console = {
   sessionAt: (port) => `SELECT id AS session FROM information_schema.processlist WHERE host LIKE '%:${port}'`,
   exists: (session) => `SELECT id AS session FROM information_schema.processlist WHERE id = ${session}`,
   waiting: 'SELECT waiting_pid AS session FROM sys.innodb_lock_waits WHERE blocking_pid = CONNECTION_ID()',
-  // What it says of transactions is a copy, renewed only when nobody has looked at it for 100 ms.
+  // What it says of transactions is a copy, renewed only when no session has read it for 100 ms.
   pollMilliseconds: 120,
   kill: (session) => `KILL CONNECTION ${session}`,
   cancel: (session) => `KILL QUERY ${session}`,
@@ -55,7 +55,7 @@ const consoles: Readonly<Record<ServerName, Console>> = {
   },
 }
 
-/** Somebody with a connection of their own to the server, who can see what goes on there and end it. */
+/** A connection of its own to the server, which lists the sessions and ends them. */
 export class Operator {
   readonly #sequelize: Sequelize
   readonly #console: Console

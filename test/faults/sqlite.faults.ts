@@ -11,7 +11,7 @@ import { lossless, naive } from './load.js'
 import type { Way } from './load.js'
 import { Random, seed } from './random.js'
 
-/** The driver, with less patience than its second for a file that somebody else holds. */
+/** The driver, with less patience than its second for a file that another process holds. */
 const impatientDriver = {
   ...sqlite3,
   Database: class extends sqlite3.Database {

@@ -481,7 +481,7 @@ eachDatabase('audit() of forms', (database) => {
           await Tasks.update(data, { where: { JobId: job.id }, transaction })
         }),
     ],
-    'an instance from before, and a lock that nobody reads': [
+    'an instance from before, and a lock that is not read': [
       'loaded before the lock',
       async ({ job: { id } }) => {
         const job = await Jobs.findByPk(id, { rejectOnEmpty: true })

@@ -28,7 +28,7 @@ const found: Record<string, Reason> = {
 const unseen = [
   'a read before the lock',
   'a retry with what was read first',
-  'a version check whose row count nobody reads',
+  'a version check that ignores its row count',
   'a swallowed deadlock',
 ]
 
@@ -249,7 +249,7 @@ eachDatabase('audit()', (database) => {
         UncoveredError,
         /the audit is inconclusive: no statement wrote to a JSON column/,
       )
-      // Somebody forgot that the form without a function returns no report.
+      // The form without a function returns no report.
       expect(() => assertCovered({} as never)).to.throw()
     })
 

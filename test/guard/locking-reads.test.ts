@@ -98,7 +98,7 @@ eachDatabase('what a locking finder locks, for a guard', (database) => {
   it('nothing by a subquery, which may read an older snapshot', async () => {
     await sequelize.transaction(async (transaction) => {
       await find({ transaction })
-      // SQLite lets nobody write over a reader.
+      // SQLite lets no session write beside a reader.
       if (database.name !== 'sqlite') await mergeJsonKey([Runs, id], 'progress', 'other', 1, { transaction: null })
       const where = { title: 'a' }
       const lock = { level: transaction.LOCK.UPDATE, of: Runs }

@@ -507,7 +507,7 @@ eachDatabase('a guarded model', (database) => {
     expect(await reported(1)).to.deep.equal([1])
   })
 
-  it('reports also where nobody but Sequelize is on the stack', async () => {
+  it('reports also where only Sequelize is on the stack', async () => {
     await guarded({ wholeColumnWrites: 'warn' })
     const saved = (): Promise<void> =>
       new Promise((resolve) => {

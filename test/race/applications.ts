@@ -399,7 +399,7 @@ const queues: Record<string, Application> = {
       return job.name
     }),
   ),
-  'a job that is taken by an UPDATE whose row count nobody reads': bad('lost update', (app) =>
+  'a job that is taken by an UPDATE that ignores its row count': bad('lost update', (app) =>
     each(jobs(app, 1), async (_context, worker) => {
       const job = await app.models.Job.findOne({ where: { status: 'new' } })
       if (!job) return 'idle'

@@ -94,7 +94,7 @@ eachServer('what explore() proves', (database) => {
         expect(said).to.match(/^.conflicts. is written only in some orders, so it was not compared: pass a check/)
       })
 
-      it('if nobody can tell where something is written to', async () => {
+      it('if a written table is unknown', async () => {
         const call = database.name === 'postgres' ? 'DO $$ BEGIN END $$' : 'DO SLEEP(0)'
         const said = await reasons(async (id, key) => {
           await merge(id, key)
@@ -103,7 +103,7 @@ eachServer('what explore() proves', (database) => {
         expect(said).to.match(/^the tables that DO .* writes to are unknown: pass a check that reads them$/)
       })
 
-      it('if somebody else sends something meanwhile', async () => {
+      it('if other code sends a statement meanwhile', async () => {
         let ask: () => void
         let other: Promise<unknown>
         const said = await reasons(
@@ -163,7 +163,7 @@ eachServer('what explore() proves', (database) => {
       expect(await reasons(merge, { check })).to.include('the final read found no row')
     })
 
-    it('if there are more schedules than anybody asked to leave out', async () => {
+    it('if there are more schedules than maxSchedules', async () => {
       const reads = async (id: number): Promise<void> => {
         for (let read = 0; read < 3; read++) await Runs.findByPk(id)
         await merge(id, 'a')

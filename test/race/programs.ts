@@ -81,7 +81,7 @@ export const bad: Record<string, Program> = {
     )
     await run.update(withKey(run.progress, key))
   },
-  async 'a version check whose row count nobody reads'({ Versioned, ids }, key) {
+  async 'a version check that ignores its row count'({ Versioned, ids }, key) {
     const run = await load(Versioned, ids[3]!)
     const { version } = run as unknown as { version: number }
     await Versioned.update({ ...withKey(run.progress, key), version: version + 1 } as never, {

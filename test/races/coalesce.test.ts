@@ -16,7 +16,7 @@ eachDatabase('a row that everybody writes', (database) => {
   if (database.title.endsWith('3.5')) return
 
   it(`keeps all keys of ${processes} processes with ${callers} callers each, in less than 200 MiB of memory`, async () => {
-    // Nobody else changes a document in place.
+    // No other code changes a document in place.
     const each = database.name === 'mysql' ? calls : 1000
     const Runs = await createRuns(database.connect().sequelize)
     const { id } = await Runs.create()
