@@ -10,11 +10,14 @@ const api = () => (existsSync(apiSidebar) ? JSON.parse(readFileSync(apiSidebar, 
 
 const page = (text, link) => ({ text, link })
 
+const base = new URL(homepage).pathname
+
 export default defineConfig({
   title: 'sequelize-lossless',
   description: 'JSON columns that never lose an update, for Sequelize',
   lang: 'en',
-  base: new URL(homepage).pathname,
+  base,
+  head: [['link', { rel: 'icon', type: 'image/svg+xml', href: `${base}icon.svg` }]],
   cleanUrls: true,
   lastUpdated: false,
   srcExclude: ['node_modules/**'],
