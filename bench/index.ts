@@ -197,7 +197,7 @@ async function writeShapes(isQuick: boolean): Promise<void> {
 
 /** Measures what an order costs in every-order, on servers that wait for the disk and on those that do not. */
 async function writeOrders(isQuick: boolean): Promise<void> {
-  const rounds = isQuick ? 1 : 15
+  const rounds = isQuick ? 1 : 7
   const results: OrderResult[] = []
   for (const name of requestedDatabases()) {
     const measure = (server: Server): Promise<OrderCost[]> =>
