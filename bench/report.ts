@@ -112,14 +112,13 @@ export function ordersPart(
 ): string {
   const rows = results.flatMap(({ name, version, durable, fast }) =>
     durable.map(({ participant, orders, milliseconds }, index) => [
-      `${titles[name]} ${version}`,
-      participant,
+      `${titles[name]} ${version}, ${participant}`,
       String(orders),
       milliseconds.toFixed(1),
       fast[index]!.milliseconds.toFixed(1),
     ]),
   )
-  const head = ['database', 'each of two participants', 'orders', 'ms an order, durable', 'ms an order, not durable']
+  const head = ['each of two participants', 'orders', 'ms an order, durable', 'ms an order, not durable']
   return [
     `Measured on ${date} on ${machineText(machine)}, shared by the server and the exploration. A durable server waits for the disk`,
     'at every commit, as it does by default.',
