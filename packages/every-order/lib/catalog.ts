@@ -13,13 +13,16 @@ interface Column {
   readonly target: string | null
 }
 
+// Each view of information_schema is read once: MariaDB would read it anew for each row of a correlated subquery.
 const mysqlColumns = `
   SELECT columns.TABLE_NAME AS \`table\`, columns.COLUMN_NAME AS \`column\`, COLUMN_KEY = 'PRI' AS isKey,
          EXTRA LIKE '%auto_increment%' AS isGiven, CONCAT_WS(' ', EXTRA, COLUMN_DEFAULT) LIKE '%current_timestamp%' AS isTime,
-         (SELECT MAX(REFERENCED_TABLE_NAME) FROM information_schema.KEY_COLUMN_USAGE AS keys_used
-           WHERE keys_used.TABLE_SCHEMA = columns.TABLE_SCHEMA AND keys_used.TABLE_NAME = columns.TABLE_NAME
-             AND keys_used.COLUMN_NAME = columns.COLUMN_NAME) AS target
+         target
     FROM information_schema.COLUMNS AS columns
+    LEFT JOIN (SELECT TABLE_NAME, COLUMN_NAME, MAX(REFERENCED_TABLE_NAME) AS target
+                 FROM information_schema.KEY_COLUMN_USAGE WHERE TABLE_SCHEMA = DATABASE()
+                GROUP BY TABLE_NAME, COLUMN_NAME) AS keys_used
+      ON keys_used.TABLE_NAME = columns.TABLE_NAME AND keys_used.COLUMN_NAME = columns.COLUMN_NAME
    WHERE columns.TABLE_SCHEMA = DATABASE()`
 
 const postgresColumns = `
@@ -58,20 +61,23 @@ function tableOf(columns: readonly Column[]): Table {
 }
 
 const mysqlFacts = `
-  SELECT TABLE_NAME AS \`table\`,
-         TABLE_TYPE = 'BASE TABLE' AND ENGINE = 'InnoDB'
-           AND NOT EXISTS (SELECT 1 FROM information_schema.TRIGGERS
-                            WHERE EVENT_OBJECT_SCHEMA = TABLE_SCHEMA AND EVENT_OBJECT_TABLE = TABLE_NAME) AS isPlain,
-         (SELECT GROUP_CONCAT(COLUMN_NAME) FROM information_schema.STATISTICS AS keys_used
-           WHERE keys_used.TABLE_SCHEMA = tables.TABLE_SCHEMA AND keys_used.TABLE_NAME = tables.TABLE_NAME
-             AND INDEX_NAME = 'PRIMARY') AS \`key\`,
-         EXISTS (SELECT 1 FROM information_schema.STATISTICS AS keys_used
-                  WHERE keys_used.TABLE_SCHEMA = tables.TABLE_SCHEMA AND keys_used.TABLE_NAME = tables.TABLE_NAME
-                    AND NON_UNIQUE = 0 AND INDEX_NAME <> 'PRIMARY') AS isUnique,
-         (SELECT GROUP_CONCAT(REFERENCED_TABLE_NAME) FROM information_schema.KEY_COLUMN_USAGE AS keys_used
-           WHERE keys_used.TABLE_SCHEMA = tables.TABLE_SCHEMA AND keys_used.TABLE_NAME = tables.TABLE_NAME) AS targets
+  SELECT tables.TABLE_NAME AS \`table\`,
+         TABLE_TYPE = 'BASE TABLE' AND ENGINE = 'InnoDB' AND triggers.TABLE_NAME IS NULL AS isPlain,
+         \`key\`, COALESCE(isUnique, 0) AS isUnique, targets
     FROM information_schema.TABLES AS tables
-   WHERE TABLE_SCHEMA = DATABASE()`
+    LEFT JOIN (SELECT DISTINCT EVENT_OBJECT_TABLE AS TABLE_NAME
+                 FROM information_schema.TRIGGERS WHERE EVENT_OBJECT_SCHEMA = DATABASE()) AS triggers
+      ON triggers.TABLE_NAME = tables.TABLE_NAME
+    LEFT JOIN (SELECT TABLE_NAME, GROUP_CONCAT(IF(INDEX_NAME = 'PRIMARY', COLUMN_NAME, NULL)) AS \`key\`,
+                      MAX(NON_UNIQUE = 0 AND INDEX_NAME <> 'PRIMARY') AS isUnique
+                 FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = DATABASE()
+                GROUP BY TABLE_NAME) AS indexes
+      ON indexes.TABLE_NAME = tables.TABLE_NAME
+    LEFT JOIN (SELECT TABLE_NAME, GROUP_CONCAT(REFERENCED_TABLE_NAME) AS targets
+                 FROM information_schema.KEY_COLUMN_USAGE WHERE TABLE_SCHEMA = DATABASE()
+                GROUP BY TABLE_NAME) AS keys_used
+      ON keys_used.TABLE_NAME = tables.TABLE_NAME
+   WHERE tables.TABLE_SCHEMA = DATABASE()`
 
 const postgresFacts = `
   SELECT class.relname AS "table",
