@@ -76,7 +76,7 @@ export function watchSession(session: Session): void {
         try {
           original.apply(this, given)
         } catch (error) {
-          if (!isOfLibrary(given.at(-1) as QueryOptions)) throw error
+          if (!isOfLibrary(given.at(-1) as QueryOptions | undefined)) throw error
           process.emitWarning(
             `sequelize-lossless: the function logging failed (${String(error)}); the statement was sent all the same.`,
             { type: 'SequelizeLosslessWarning', code: 'LOGGING_FAILED' },
@@ -94,7 +94,7 @@ export function watchSession(session: Session): void {
  * Whether a call of this library sends the statement. An error of the function `logging` must not reject such a call: its
  * statement is already sent.
  */
-function isOfLibrary({ [checkedBy]: by, instance }: QueryOptions & Pick<BeginOptions, typeof checkedBy>): boolean {
+function isOfLibrary({ [checkedBy]: by, instance }: QueryOptions & Pick<BeginOptions, typeof checkedBy> = {}): boolean {
   return by === 'library' || (instance !== undefined && rowStateOf(instance as Row).isSavingVersion)
 }
 

@@ -111,4 +111,12 @@ eachDatabase('a logging function that throws', (database) => {
       }
     })
   }
+
+  it('throws in a call of sequelize.log() without arguments', () => {
+    const { sequelize } = database.connect({ logging: throwing })
+    defineJobs(sequelize)
+    // Sequelize has no type for it.
+    const logger = sequelize as unknown as { log(): void }
+    expect(() => logger.log()).to.throw('the log is full')
+  })
 })
