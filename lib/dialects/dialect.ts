@@ -140,8 +140,11 @@ interface InsertIfAbsent {
   /** An auto-increment column stores 0 as its next number. */
   readonly countsZero?: true
   /** Lists the {@link IndexColumn}s of a table, where the INSERT does not fail if its key is not unique. */
-  readonly listIndexes?: (table: { readonly name: string; readonly schema: string | undefined }, bind: Bind) => string
+  readonly listIndexes?: OfTable
 }
+
+/** SQL that reads a catalog for one table. */
+export type OfTable = (table: { readonly name: string; readonly schema: string | undefined }, bind: Bind) => string
 
 /** The SQL, the limits and the errors of a database. Pure; no I/O. */
 export interface Dialect {
@@ -246,6 +249,8 @@ export interface Dialect {
   readonly sum: (column: string, by: string, kind: 'integer' | 'fraction') => string
   /** The session stores the nearest number or the start of a text that a column can hold, without an error. */
   readonly clampsValues?: boolean
+  /** SQL: the `name` of each column of a table that cannot hold every document. With {@link clampsValues}. */
+  readonly listShortColumns?: OfTable
   /** What the error says about a new value that its column cannot hold; `undefined` if this is not the error. */
   readonly refusedValue: (error: DriverError, binds: readonly unknown[]) => RefusedValue | undefined
   /** The type of JSON that a column has in the database, which the statement wrote text into; absent if it may. */

@@ -260,13 +260,8 @@ export function isOfText(misfit: Misfit): boolean {
   return misfit === 'too long' || misfit === 'outside the character set'
 }
 
-/** @throws {UnsupportedValueError} the session would store the start of a document that is longer than its text column */
-export function refuseTruncation(
-  method: string,
-  { column, type }: { readonly column: string; readonly type: Column['type'] },
-  dialect: Dialect,
-): void {
-  if (!dialect.clampsValues || type !== 'TEXT') return
+/** @throws {UnsupportedValueError} always: the session would store the start of a document that is longer than its column */
+export function refuseShortColumn(method: string, column: string, dialect: Dialect): never {
   throw new UnsupportedValueError(
     method,
     `sql_mode is not strict, so ${dialect.name} would store the start of a document that is longer than "${column}" can hold`,

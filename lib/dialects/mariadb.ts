@@ -202,6 +202,7 @@ export const mariadb: Dialect = {
   // The connector would parse a JSON column and round its numbers.
   documentText: (column) => `CAST(${column.sql} AS CHAR)`,
   characterSet,
+  listShortColumns: mysql.listShortColumns!,
   sum: mysql.sum,
   refusedValue: mysql.refusedValue,
   matched,

@@ -2,7 +2,7 @@ import { greatestSum, isInteger } from '../json/encode.js'
 import { createsMissing, entersArray, isOfRootArray, makesDocument } from '../json/semantics.js'
 import { write, writeRoot } from './json-set.js'
 import type { JsonFunctions } from './json-set.js'
-import type { Bind, Change, Column, Dialect, DriverError, Failure, Misfit, UpdateVariant } from './dialect.js'
+import type { Bind, Change, Column, Dialect, DriverError, Failure, Misfit, UpdateVariant, OfTable } from './dialect.js'
 import { endsTransactionBySql } from './transaction-control.js'
 
 const integers = [-(2n ** 63n), 2n ** 64n - 1n] as const
@@ -198,11 +198,14 @@ const insertIfAbsent: Dialect['insertIfAbsent'] = {
   isOtherKey: ({ errno }) => errno === 1690,
   locksGaps: true,
   countsZero: true,
-  listIndexes: ({ name, schema }, bind) =>
+  listIndexes: (table, bind) =>
     `SELECT INDEX_NAME AS name, COLUMN_NAME AS \`column\`, NON_UNIQUE = 0 AND SUB_PART IS NULL AS isUnique, 0 AS isDeferrable ` +
-    `FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = ${schema === undefined ? 'DATABASE()' : bind(schema)} ` +
-    `AND TABLE_NAME = ${bind(name)} ORDER BY INDEX_NAME, SEQ_IN_INDEX`,
+    `FROM information_schema.STATISTICS WHERE ${isInTable(table, bind)} ORDER BY INDEX_NAME, SEQ_IN_INDEX`,
 }
+
+/** Whether a row of information_schema belongs to a table. */
+const isInTable: OfTable = ({ name, schema }, bind) =>
+  `TABLE_SCHEMA = ${schema === undefined ? 'DATABASE()' : bind(schema)} AND TABLE_NAME = ${bind(name)}`
 
 /** The errors of the server, by their number. */
 const failures: Readonly<Record<number, Failure>> = {
@@ -302,6 +305,9 @@ export const mysql: Dialect = {
   maxPulls: 64,
   integers,
   // The driver binds numbers as doubles.
+  listShortColumns: (table, bind) =>
+    `SELECT COLUMN_NAME AS name FROM information_schema.COLUMNS WHERE ${isInTable(table, bind)} ` +
+    `AND DATA_TYPE NOT IN ('json', 'longtext')`,
   sum: (column, by, kind) => `COALESCE(${column}, 0) + CAST(${by} AS DECIMAL(65, ${kind === 'integer' ? 0 : 30}))`,
   refusedValue({ errno = 0, message }) {
     const { [errno]: misfit } = misfits

@@ -1,7 +1,7 @@
 import { literal, Op, QueryTypes } from 'sequelize'
 import type { Logging, Transaction } from 'sequelize'
 import type { Change, Dialect, UpdateVariant } from '../dialects/dialect.js'
-import { refuseTooLarge, refuseTooManyBinds, refuseTruncation, refuseUnsupported } from '../dialects/limits.js'
+import { refuseTooLarge, refuseTooManyBinds, refuseUnsupported } from '../dialects/limits.js'
 import { StaleRowError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { mayHoldInfinity, textWithInfinity } from '../json/encode.js'
@@ -16,6 +16,7 @@ import type { GivenDocument, Rewrite } from '../json/respell.js'
 import { textAt } from '../json/semantics.js'
 import type { JsonValue, Path } from '../json/values.js'
 import { identifyRow, RowRef } from '../rows/row-ref.js'
+import { refuseTruncation } from '../rows/short-columns.js'
 import { rowStateOf } from '../rows/row-state.js'
 import { traceCall } from '../sequelize/channels.js'
 import { valuesOf } from '../sequelize/internals.js'
@@ -92,10 +93,12 @@ export async function patchRow(
   const spelled = await spellDocuments(session, rowStateOf(instance), instance, plain, options)
   const transaction = transactionToJoin(method, session, options.transaction, undefined)
   const call = await startCall({ method, session, row: facts, transaction, logging: options.logging })
-  for (const each of documents) {
-    refuseUnsupported(method, each.column, each, call.dialect)
-    refuseTruncation(method, each, call.dialect)
-  }
+  for (const each of documents) refuseUnsupported(method, each.column, each, call.dialect)
+  await refuseTruncation(
+    call,
+    row.model,
+    documents.map(({ column }) => column),
+  )
   const statements = async (context: QueryContext, state: TransactionState | undefined): Promise<unknown> => {
     const exact: SpelledColumn[] = []
     for (const each of documents) exact.push(await withStoredDigits(call, row, each, context))

@@ -1,6 +1,5 @@
 import { DatabaseError, Utils } from 'sequelize'
 import type { Logging, Transaction } from 'sequelize'
-import { refuseTruncation } from '../dialects/limits.js'
 import { UnsupportedValueError } from '../errors/errors.js'
 import { isTooDeep, textWithInfinity, tooDeep } from '../json/encode.js'
 import { isRespelled, parseJson, tryParseJson } from '../json/json-text.js'
@@ -8,6 +7,8 @@ import { GivenDocument, respell } from '../json/respell.js'
 import type { Loss, Rewrite } from '../json/respell.js'
 import { refusedAttributes } from '../rows/operand-types.js'
 import { RowRef } from '../rows/row-ref.js'
+import { refuseTruncation } from '../rows/short-columns.js'
+import type { Reader } from '../rows/short-columns.js'
 import type { JsonValue } from '../json/values.js'
 import { findRowState } from '../rows/row-state.js'
 import type { RowState } from '../rows/row-state.js'
@@ -39,7 +40,9 @@ export function keepDigitsInSaves(session: Session): void {
       const state = instance && findRowState(instance)
       if (!state) return original.apply(this, args)
       args[2] = await spellDocuments(session, state, instance, values, options)
-      const texts = textsToWrite(state, instance, values, options)
+      const model = modelOf(instance)
+      const written = documentsToWrite(state, instance, values, options)
+      const texts = written.filter((column) => documentType(model, column) === 'TEXT')
       try {
         return await original.apply(this, args)
       } catch (error) {
@@ -60,13 +63,12 @@ function isExclusive(state: RowState, instance: Row, column: string, { transacti
   return isVersioned || state.isLockedSince(column, transaction)
 }
 
-/** The columns of text whose documents an UPDATE writes exclusively. */
-function textsToWrite(state: RowState, instance: Row, values: Values, options: UpdateOptions): readonly string[] {
+/** The documents that an UPDATE writes exclusively. */
+function documentsToWrite(state: RowState, instance: Row, values: Values, options: UpdateOptions): readonly string[] {
   const model = modelOf(instance)
-  return [...jsonAttributes(model)].filter((column) => {
-    const isWritten = documentType(model, column) === 'TEXT' && Object.hasOwn(values, fieldOf(model, column))
-    return isWritten && isExclusive(state, instance, column, options)
-  })
+  return [...jsonAttributes(model)].filter(
+    (column) => Object.hasOwn(values, fieldOf(model, column)) && isExclusive(state, instance, column, options),
+  )
 }
 
 /** The error for a column of text that cannot hold its document; any other error is that of Sequelize. */
@@ -106,16 +108,8 @@ export async function spellDocuments(
     const text = isExact ? documentTextOf(model, column, value) : undefined
     if (text !== undefined) texts.set(column, text)
   }
-  for (const column of textsToWrite(state, instance, values, options)) {
-    const { facts } = RowRef.of(instance)
-    const context = {
-      method: 'save',
-      row: facts,
-      transaction: options.transaction ?? undefined,
-      logging: options.logging,
-    }
-    refuseTruncation('save', { column, type: 'TEXT' }, session.dialect ?? (await recogniseDialect(session, context)))
-  }
+  const written = documentsToWrite(state, instance, values, options)
+  if (written.length > 0) await refuseTruncation(await startRead(session, instance, options), model, written)
   const columns = [...texts.keys()]
   const unread = state.columnsToRead(columns)
   for (const column of unread) {
@@ -205,15 +199,22 @@ function unwritableError(method: string, column: string, error: unknown): unknow
   return new UnsupportedValueError(method, reason, remedy, column, error)
 }
 
+/** The context of a read in the transaction of a save. */
+async function startRead(session: Session, instance: Row, { transaction, logging }: UpdateOptions): Promise<Reader> {
+  const { facts } = RowRef.of(instance)
+  const context = { method: 'save', row: facts, transaction: transaction ?? undefined, logging }
+  return { ...context, session, dialect: session.dialect ?? (await recogniseDialect(session, context)) }
+}
+
 async function readText(
   session: Session,
   instance: Row,
   column: string,
-  { transaction, logging }: UpdateOptions,
+  options: UpdateOptions,
 ): Promise<string | undefined> {
-  const { model, primaryKey, facts } = RowRef.of(instance)
-  const context = { method: 'save', row: facts, transaction: transaction ?? undefined, logging }
-  const dialect = session.dialect ?? (await recogniseDialect(session, context))
+  const { model, primaryKey } = RowRef.of(instance)
+  const context = await startRead(session, instance, options)
+  const { dialect } = context
   const select = new Statement({ session, model })
   const text = dialect.documentText({ sql: select.column(column), type: documentType(model, column) })
   const sql = `SELECT ${text} AS ${select.name('document')} FROM ${select.table()} WHERE ${select.row(primaryKey)} ${dialect.lockClause}`

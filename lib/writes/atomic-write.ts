@@ -1,12 +1,6 @@
 import type { Model } from 'sequelize'
 import type { Column, UpdateVariant } from '../dialects/dialect.js'
-import {
-  refuseClampedSum,
-  refuseTooLarge,
-  refuseTooManyBinds,
-  refuseTruncation,
-  refuseUnsupported,
-} from '../dialects/limits.js'
+import { refuseClampedSum, refuseTooLarge, refuseTooManyBinds, refuseUnsupported } from '../dialects/limits.js'
 import { checkOptions } from '../errors/check-options.js'
 import { ConditionNotMetError, JsonShapeError, mismatchError, UnsupportedValueError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
@@ -15,6 +9,7 @@ import type { Condition, Operation } from '../json/operation.js'
 import { needsElements } from '../json/semantics.js'
 import type { JsonValue } from '../json/values.js'
 import { readRow, rowSelection, selectRow } from '../rows/read-row.js'
+import { refuseTruncation } from '../rows/short-columns.js'
 import { conditionSql } from '../rows/row-conditions.js'
 import type { RowCondition } from '../rows/row-conditions.js'
 import { identifyTarget } from '../rows/row-query.js'
@@ -149,7 +144,7 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
   const perform = async (): Promise<Written> => {
     const columns = hasColumns ? await validatedChanges(method, row, changes) : []
     const call = await startCall({ method, session, row: row.facts, transaction: joined, logging })
-    refuseUnsupportedChanges(call, documents, columns)
+    await refuseUnsupportedChanges(call, model, documents, columns)
     const send = async (own: Call, sent: AtomicWrite): Promise<Written> => {
       const opensTransaction =
         policy.onWrite !== null ||
@@ -179,15 +174,20 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
 
 /** @throws {UnsupportedValueError} the database cannot hold a key, a value, a sum or a document exactly */
 export function refuseUnsupportedChanges(
-  { method, dialect }: Call,
+  call: Call,
+  model: RowModel,
   documents: readonly DocumentChange[],
   columns: readonly ColumnChange[],
-): void {
-  for (const each of documents) {
-    refuseUnsupported(method, each.column, each, dialect)
-    refuseTruncation(method, each, dialect)
-  }
+): Promise<void> {
+  const { method, dialect } = call
+  for (const each of documents) refuseUnsupported(method, each.column, each, dialect)
   for (const each of columns) if ('plus' in each) refuseClampedSum(method, each.attribute, dialect)
+  const written = documents.filter(({ operations }) => operations.length > 0)
+  return refuseTruncation(
+    call,
+    model,
+    written.map(({ column }) => column),
+  )
 }
 
 /** Whether the new values of ordinary columns need no read: they are those of the call, or exact sums. */

@@ -93,7 +93,7 @@ export async function updateWhere<M extends Model, const G extends object>(
   if (joined && retry) throw usage.retryJoined(method)
   const columns = await validatedChanges(method, query, ordinary)
   const call = await startCall({ method, session, row: facts, transaction: joined, logging })
-  refuseUnsupportedChanges(call, documents, columns)
+  await refuseUnsupportedChanges(call, query.model, documents, columns)
   const statements = (context: QueryContext, state: TransactionState | undefined): Promise<number> => {
     const write = async (own: QueryContext): Promise<number> => {
       const update = { documents, columns, where: [], calls: 1, now: new Date() }

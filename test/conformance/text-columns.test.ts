@@ -591,6 +591,50 @@ eachDatabase('JSON in a TEXT column', (database) => {
       expect(await stored(id)).to.equal('{"a":1}')
     })
 
+    it('that the model declares as JSON is refused in such a session, unless it holds every document', async () => {
+      const own = database.connect({ pool: { max: 1, min: 1 } }).sequelize
+      await own.query(`SET SESSION sql_mode = ''`)
+      for (const type of ['TEXT', 'VARCHAR(100)', 'LONGTEXT', 'JSON']) {
+        const isShort = type === 'TEXT' || type === 'VARCHAR(100)'
+        await own.query('DROP TABLE IF EXISTS short_papers')
+        await own.query(`CREATE TABLE short_papers (id INT PRIMARY KEY, the_doc ${type}, hits INT) CHARSET utf8mb4`)
+        await own.query(`INSERT INTO short_papers VALUES (1, '{"a":1}', 0)`)
+        const define = (options: ModelOptions): typeof Note =>
+          own.define(
+            'Paper',
+            {
+              id: { type: DataTypes.INTEGER, primaryKey: true },
+              doc: { type: DataTypes.JSON, field: 'the_doc' },
+              hits: DataTypes.INTEGER,
+            },
+            { tableName: 'short_papers', timestamps: false, ...options },
+          ) as unknown as typeof Note
+        const Paper = lossless(define({}), { wholeColumnWrites: 'patch' })
+        const Versioned = lossless(define({ version: 'hits' }))
+        const paper = await Paper.findByPk(1, { rejectOnEmpty: true })
+        const long = 'x'.repeat(70_000)
+        const calls: readonly (() => Promise<unknown>)[] = [
+          () => mergeJsonKey([Paper, 1], 'doc', 'tags', [long]),
+          () => updateWhere(Paper, { id: 1 }, { doc: [set('tags', [long])] }),
+          () => withLock([Paper, 1], (row) => row.update({ doc: { tags: [long] } })),
+          () => withLock([Paper, 1], async (row) => row.mergeJsonKey('doc', 'tags', [long])),
+          () => withOptimisticLock([Versioned, 1], (row) => row.set({ doc: { tags: [long] } })),
+          () => paper.update({ doc: { a: 1, tags: [long] } }),
+          () => paper.update({ doc: null }),
+        ]
+        for (const [index, call] of calls.entries()) {
+          await own.query(`UPDATE short_papers SET the_doc = '{"a":1}', hits = 0`)
+          await paper.reload()
+          if (!isShort) await call()
+          else {
+            const error = await rejection(call(), UnsupportedValueError)
+            expect(error.message, `${type} ${index}`).to.include('sql_mode is not strict').and.include('"doc"')
+            expect(await stored(1, 'short_papers')).to.equal('{"a":1}')
+          }
+        }
+      }
+    })
+
     it('of a character set that does not hold every text is refused', async () => {
       const Own = await notes({}, { tableName: 'latin_notes' })
       await sequelize.query('ALTER TABLE latin_notes MODIFY the_doc TEXT CHARACTER SET latin1')
