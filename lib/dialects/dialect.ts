@@ -146,6 +146,16 @@ interface InsertIfAbsent {
 /** SQL that reads a catalog for one table. */
 export type OfTable = (table: { readonly name: string; readonly schema: string | undefined }, bind: Bind) => string
 
+/** The character set of a column, in databases where each column has one. */
+export interface CharacterSet {
+  /** SQL: its name. */
+  readonly of: (column: Column) => string
+  /** Those that can represent every text. */
+  readonly complete: readonly string[]
+  /** The one that a column of the type JSON reports; absent if that type is one of text. */
+  readonly ofJson?: string
+}
+
 /** The SQL, the limits and the errors of a database. Pure; no I/O. */
 export interface Dialect {
   /** Its name in error texts. */
@@ -160,8 +170,8 @@ export interface Dialect {
   readonly document: (text: string) => string
   /** SQL: the document as text, which no driver parses or rounds. */
   readonly documentText: (column: Column) => string
-  /** SQL: the character set of a column; and those that hold every text. Absent if every column does. */
-  readonly characterSet?: { readonly of: (column: Column) => string; readonly complete: readonly string[] }
+  /** Absent if every column can represent every text. */
+  readonly characterSet?: CharacterSet
   /** For a database that stores JSON as text: rewrites text for its JSON functions, and compares a column with text. */
   readonly normalizeStoredText?: {
     readonly text: (json: string) => string

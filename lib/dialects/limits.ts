@@ -1,5 +1,6 @@
 import type { Change, Column, Dialect, Misfit } from './dialect.js'
 import { UnsupportedDatabaseError, UnsupportedValueError } from '../errors/errors.js'
+import { usage } from '../errors/usage.js'
 import { depthOf, greatestSum, isInteger, stringOrNumber } from '../json/encode.js'
 import { parseJson, scanJson } from '../json/json-text.js'
 import type { Condition, Operation } from '../json/operation.js'
@@ -232,9 +233,19 @@ function inexactSum(one: string, other: string, dialect: Dialect): string | unde
   return isExact ? undefined : `has more digits than ${dialect.name} adds exactly`
 }
 
-/** @throws {UnsupportedValueError} the character set of the column cannot represent every JSON text */
-export function refuseCharacterSet(method: string, model: string, column: string, set: string, dialect: Dialect): void {
-  const { complete = [] } = dialect.characterSet ?? {}
+/**
+ * @throws {UsageError} the model declares a column of text as JSON, and the JSON functions would round its numbers
+ * @throws {UnsupportedValueError} the character set of the column cannot represent every JSON text
+ */
+export function refuseCharacterSet(
+  method: string,
+  model: string,
+  { column, type }: { readonly column: string; readonly type: Column['type'] },
+  set: string,
+  dialect: Dialect,
+): void {
+  const { complete = [], ofJson = set } = dialect.characterSet ?? {}
+  if (type !== 'TEXT' && set !== ofJson) throw usage.textColumn(method, model, column, dialect.name)
   if (complete.includes(set)) return
   throw new UnsupportedValueError(
     method,

@@ -2,7 +2,18 @@ import { greatestSum, isInteger } from '../json/encode.js'
 import { createsMissing, entersArray, isOfRootArray, makesDocument } from '../json/semantics.js'
 import { write, writeRoot } from './json-set.js'
 import type { JsonFunctions } from './json-set.js'
-import type { Bind, Change, Column, Dialect, DriverError, Failure, Misfit, UpdateVariant, OfTable } from './dialect.js'
+import type {
+  Bind,
+  Change,
+  CharacterSet,
+  Column,
+  Dialect,
+  DriverError,
+  Failure,
+  Misfit,
+  UpdateVariant,
+  OfTable,
+} from './dialect.js'
 import { endsTransactionBySql } from './transaction-control.js'
 
 const integers = [-(2n ** 63n), 2n ** 64n - 1n] as const
@@ -99,10 +110,17 @@ const functions: JsonFunctions = {
   },
 }
 
-/** The character set of a column. MySQL's type JSON, which is always utf8mb4, reports `binary`. */
-export const characterSet: NonNullable<Dialect['characterSet']> = {
+export const characterSet: CharacterSet = {
   of: ({ sql }) => `CHARSET(${sql})`,
   complete: ['utf8mb4', 'binary'],
+}
+
+/** MySQL's type JSON, which is always utf8mb4, reports another set than a column of text. */
+const ofJson = 'binary'
+
+/** True for a column of the type JSON. The JSON functions would read the numbers of a text as doubles. */
+function isJson(column: Column): string {
+  return `${characterSet.of(column)} = '${ofJson}'`
 }
 
 const completeSets = characterSet.complete.map((name) => `'${name}'`).join(', ')
@@ -128,7 +146,7 @@ const partial: UpdateVariant = (change, column, bind) => {
   // JSON_SET would ignore a key of an array.
   const isFitting =
     type === 'OBJECT' || ![...operations, ...conditions].some(({ path: [first] }) => typeof first === 'string')
-  const all = [`JSON_TYPE(${sql}) = '${type}'`, holdsEveryText(column), ...guards, ...met]
+  const all = [isJson(column), `JSON_TYPE(${sql}) = '${type}'`, ...guards, ...met]
   const guard = (isFitting ? all : [...all, '1 = 0']).join(' AND ')
   if (!operations.some(({ kind }) => kind === 'pull')) return { document, guard }
   // GROUP_CONCAT truncates a longer text, and CONCAT returns NULL for it: without strict sql_mode, only with a warning.
@@ -150,7 +168,7 @@ const initialising: UpdateVariant = (change, column, bind) => {
   // There is no element to write.
   const needsElement = operations.some(({ kind, path }) => createsMissing(kind) && entersArray(path))
   const isNull = `COALESCE(JSON_TYPE(${column.sql}), 'NULL') = 'NULL'`
-  const guard = [isNull, holdsEveryText(column), ...met, ...(needsElement ? ['1 = 0'] : [])].join(' AND ')
+  const guard = [isJson(column), isNull, ...met, ...(needsElement ? ['1 = 0'] : [])].join(' AND ')
   return { document, guard }
 }
 
@@ -287,7 +305,7 @@ export const mysql: Dialect = {
   holds: ({ sql }, text) => `COALESCE(CAST(${sql} AS JSON), CAST('null' AS JSON)) = CAST(${text} AS JSON)`,
   document: (text) => `CAST(${text} AS JSON)`,
   documentText: (column) => `CAST(${column.sql} AS CHAR)`,
-  characterSet,
+  characterSet: { ...characterSet, ofJson },
   matched,
   lockClause: 'FOR UPDATE',
   skipLocked: () => 'FOR UPDATE SKIP LOCKED',

@@ -248,6 +248,8 @@ const texts = {
         : `, which has the type ${type}. Migrate the column (PostgreSQL: ALTER TABLE … ALTER COLUMN ${String(name)} TYPE jsonb USING …; MySQL and MariaDB: ALTER TABLE … MODIFY ${String(name)} JSON), and declare DataTypes.JSON.`),
   jsonType: (method: string, model: string, name: string, type: string): string =>
     `${method}: "${name}" of ${model} is declared as text, and its column in the database has the type ${type}, so nothing was written. Declare it as it is, ${name}: { type: DataTypes.${type.toUpperCase()} }, and leave it out of jsonColumns.`,
+  textColumn: (method: string, model: string, name: string, database: string): string =>
+    `${method}: "${name}" of ${model} is declared as JSON, and its column in the database holds text, so nothing was written: ${database}'s JSON functions would round its numbers. Declare it: lossless(${model}, { jsonColumns: ['${name}'] }). Or migrate it: ALTER TABLE … MODIFY ${name} JSON.`,
   jsonKey: (method: string, model: string, name: string): string =>
     `${method}: "${name}" is the primary key of ${model}, which no write changes. Leave it out of jsonColumns.`,
   audited: (value: unknown): string =>

@@ -388,10 +388,11 @@ function rootMismatch(conditions: Change['conditions'], found: string): Mismatch
 export async function readDocument(
   { method, dialect, session }: Call,
   ref: RowRef,
-  { column, type }: DocumentColumn,
+  document: DocumentColumn,
   context: QueryContext,
 ): Promise<StoredDocument> {
   const { model, facts } = ref
+  const { column, type } = document
   const select = new Statement(ref)
   const target: Column = { sql: select.column(column), type }
   const set = dialect.characterSet ? `, ${dialect.characterSet.of(target)} AS ${select.name('characterSet')}` : ''
@@ -406,11 +407,11 @@ export async function readDocument(
     characterSet?: string
   }>(session, locked, select.binds, context)
   if (!row) throw new RowNotFoundError(method, facts)
-  if (row.characterSet !== undefined) refuseCharacterSet(method, model.name, column, row.characterSet, dialect)
+  if (row.characterSet !== undefined) refuseCharacterSet(method, model.name, document, row.characterSet, dialect)
   if (row.document === null && !Number(row.isNull)) refuseUnreturned(method, column, dialect)
   const text = row.document ?? 'null'
-  const document = tryParseJson(text)
-  if (document !== undefined) return { text, document, loaded: asLoaded(text, row.loaded) }
+  const value = tryParseJson(text)
+  if (value !== undefined) return { text, document: value, loaded: asLoaded(text, row.loaded) }
   throw notJsonError(method, facts, column)
 }
 

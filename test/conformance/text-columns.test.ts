@@ -1,11 +1,19 @@
 import { expect } from 'chai'
 import { DataTypes, Model, QueryTypes } from 'sequelize'
-import type { CreationOptional, InferAttributes, InferCreationAttributes, ModelOptions, Sequelize } from 'sequelize'
+import type {
+  CreationOptional,
+  InferAttributes,
+  InferCreationAttributes,
+  ModelOptions,
+  ModelStatic,
+  Sequelize,
+} from 'sequelize'
 import {
   append,
   atLeast,
   atomicUpdate,
   atomicUpsert,
+  compareAndSetJson,
   ConditionNotMetError,
   exists,
   increment,
@@ -594,7 +602,8 @@ eachDatabase('JSON in a TEXT column', (database) => {
     it('that the model declares as JSON is refused in such a session, unless it holds every document', async () => {
       const own = database.connect({ pool: { max: 1, min: 1 } }).sequelize
       await own.query(`SET SESSION sql_mode = ''`)
-      for (const type of ['TEXT', 'VARCHAR(100)', 'LONGTEXT', 'JSON']) {
+      // On MySQL, the model has to declare that a LONGTEXT holds JSON.
+      for (const type of ['TEXT', 'VARCHAR(100)', 'JSON', ...(database.name === 'mariadb' ? ['LONGTEXT'] : [])]) {
         const isShort = type === 'TEXT' || type === 'VARCHAR(100)'
         await own.query('DROP TABLE IF EXISTS short_papers')
         await own.query(`CREATE TABLE short_papers (id INT PRIMARY KEY, the_doc ${type}, hits INT) CHARSET utf8mb4`)
@@ -658,6 +667,46 @@ eachDatabase('JSON in a TEXT column', (database) => {
       const error = await rejection(mergeJsonKey([Plain, 1], 'doc', 'n', 1), UsageError)
       expect(error.message).to.include(`lossless(Plain, { jsonColumns: ['doc'] })`)
     })
+
+    if (database.name === 'mysql') {
+      type Paper = Model & { id: number; doc: Doc; status: string | null }
+
+      it('by every write of a column that the model declares as JSON, until jsonColumns names it', async () => {
+        await sequelize.query('CREATE TABLE papers (id INT PRIMARY KEY, doc TEXT, status TEXT) CHARSET utf8mb4')
+        const declare = (): ModelStatic<Paper> =>
+          sequelize.define<Paper>(
+            'Paper',
+            { id: { type: DataTypes.INTEGER, primaryKey: true }, doc: DataTypes.JSON, status: DataTypes.STRING },
+            { tableName: 'papers', timestamps: false },
+          )
+        const Paper = lossless(declare())
+        const text =
+          '"doc" of Paper is declared as JSON, and its column in the database holds text, so nothing was written: ' +
+          "MySQL's JSON functions would round its numbers. Declare it: lossless(Paper, { jsonColumns: ['doc'] }). " +
+          'Or migrate it: ALTER TABLE … MODIFY doc JSON.'
+        const writes = (Own: ModelStatic<Paper>): Record<string, () => Promise<unknown>> => ({
+          updateJson: () => updateJson([Own, 1], 'doc', [set('a', 1)]),
+          atomicUpdate: () => atomicUpdate([Own, 1], { doc: [append('tags', 'x')], status: 'x' } as never),
+          updateWhere: () => updateWhere(Own, { id: 1 } as never, { doc: [remove('a')] } as never),
+          atomicUpsert: () => atomicUpsert([Own, 1], { doc: [increment('a')] } as never),
+          compareAndSetJson: () => compareAndSetJson([Own, 1], 'doc', 'a', 1, 2),
+        })
+        for (const stored of [hostile, '[1.10]', 'no JSON', null]) {
+          await sequelize.query('REPLACE INTO papers VALUES (1, $1, NULL)', { bind: [stored] })
+          for (const [method, write] of Object.entries(writes(Paper))) {
+            expect((await rejection(write(), UsageError)).message, method).to.equal(`${method}: ${text}`)
+          }
+          expect(await sequelize.query('SELECT * FROM papers', { type: QueryTypes.SELECT })).to.deep.equal([
+            { id: 1, doc: stored, status: null },
+          ])
+        }
+        const Declared = lossless(declare(), { jsonColumns: ['doc'] })
+        await sequelize.query('REPLACE INTO papers VALUES (1, $1, NULL)', { bind: [hostile] })
+        for (const write of Object.values(writes(Declared)).slice(0, 4)) await write()
+        const [after] = await sequelize.query<{ doc: string }>('SELECT * FROM papers', { type: QueryTypes.SELECT })
+        expect(numbersOf(after!.doc)).to.deep.equal(numbersOf(hostile))
+      })
+    }
 
     if (database.name === 'postgres') {
       it('by every write of a column that has a type of JSON in the database', async () => {

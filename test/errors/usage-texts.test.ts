@@ -104,9 +104,9 @@ describe('the text of a usage error', () => {
   const inTransaction = (fn: (transaction: Transaction) => Promise<unknown>, options: object = {}): Promise<unknown> =>
     sequelize.transaction(options, fn)
 
-  /** For each reason, a wrong call and the whole text of its error. SQLite has no `searchPath` and no `jsonType`: see the tests of the guard and of columns of text. */
+  /** For each reason, a wrong call and the whole text of its error. SQLite has no `searchPath`, `jsonType` and `textColumn`: see the tests of the guard and of columns of text. */
   const table: Readonly<
-    Record<Exclude<UsageReason, 'searchPath' | 'jsonType'>, readonly [call: () => unknown, text: string]>
+    Record<Exclude<UsageReason, 'searchPath' | 'jsonType' | 'textColumn'>, readonly [call: () => unknown, text: string]>
   > = {
     target: [
       () => mergeJsonKey(7, 'progress', 'step_a', 'done'),
