@@ -5,7 +5,9 @@ import { usage } from './usage.js'
  * @throws {UsageError} they are not: a misspelt `transaction` would silently write outside the transaction
  */
 export function checkOptions<O extends object>(method: string, options: O, known: readonly (keyof O & string)[]): O {
-  if (typeof options !== 'object' || options === null || Array.isArray(options)) throw usage.options(method, options)
+  if (typeof options !== 'object' || options === null || Array.isArray(options)) {
+    throw usage.options(method, options, known)
+  }
   for (const name of Object.keys(options)) {
     if (!(known as readonly string[]).includes(name)) throw usage.option(method, name, known)
   }

@@ -8,7 +8,11 @@ export interface RowFacts {
   readonly isParanoid?: boolean
   /** The target of the call was an instance, which the code in error texts names `row`. */
   readonly hasInstance?: boolean
+  readonly option?: TransactionOption | undefined
 }
+
+/** The option with which another call takes part in the transaction of the failed call; `undefined` if it needs none. */
+export type TransactionOption = 'transaction' | 'transaction: null'
 
 /** The text for a row in an error: `WorkflowRun id=7`. */
 export function describeRow(row: RowFacts): string {
@@ -17,7 +21,18 @@ export function describeRow(row: RowFacts): string {
 
 /** The code of a call of a function on the row of a failed call: `await withLock([WorkflowRun, 7], async (row) => …)`. */
 export function callOf(row: RowFacts, method: string, args: string): string {
-  return `await ${method}(${row.hasInstance ? 'row' : `[${row.model}, ${codeOfKey(row)}]`}, ${args})`
+  const target = row.hasInstance ? 'row' : `[${row.model}, ${codeOfKey(row)}]`
+  return `await ${method}(${argumentsOf(row.option, target, args)})`
+}
+
+/** The code of arguments, with the options last: `row, fn, { transaction }`. */
+export function argumentsOf(option: TransactionOption | undefined, ...args: readonly string[]): string {
+  return [...args, ...(option === undefined ? [] : [`{ ${option} }`])].join(', ')
+}
+
+/** The code of options: `{ where: { id: 7 }, transaction }`. */
+export function optionsOf(option: TransactionOption | undefined, ...others: readonly string[]): string {
+  return `{ ${[...others, ...(option === undefined ? [] : [option])].join(', ')} }`
 }
 
 /** The code of the primary key of a row: `7`, or `{ tenantId: 1, name: 'theme' }`. */

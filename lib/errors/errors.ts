@@ -1,6 +1,6 @@
 import { BaseError, OptimisticLockError } from 'sequelize'
-import { accessOf, callOf, codeOfWhere, describePath, describeRow } from './describe.js'
-import type { RowFacts } from './describe.js'
+import { accessOf, argumentsOf, callOf, codeOfWhere, describePath, describeRow, optionsOf } from './describe.js'
+import type { RowFacts, TransactionOption } from './describe.js'
 import { captureStack, UsageError } from './usage.js'
 
 export type { RowFacts } from './describe.js'
@@ -31,9 +31,9 @@ export class RowNotFoundError extends RowError {
     row: RowFacts,
     cause?: unknown,
     what: string = `${describeRow(row)} does not exist`,
-    remedy: string = `It was deleted or never saved: create it with ${row.model}.create({ … })` +
+    remedy: string = `It was deleted or never saved: create it with ${row.model}.create(${argumentsOf(row.option, '{ … }')})` +
       (row.isParanoid
-        ? `, or, if the paranoid model has deleted it, load it with ${row.model}.findOne({ where: ${codeOfWhere(row.primaryKey)}, paranoid: false }) and pass the instance`
+        ? `, or, if the paranoid model has deleted it, load it with ${row.model}.findOne(${optionsOf(row.option, `where: ${codeOfWhere(row.primaryKey)}`, 'paranoid: false')}) and pass the instance`
         : ''),
   ) {
     super(
@@ -249,6 +249,12 @@ export class UnsupportedValueError extends BaseError {
   }
 }
 
+/** The code that reads a row again: `row.reload()`. */
+function rereadOf({ model, primaryKey, hasInstance, option }: RowFacts): string {
+  if (hasInstance) return `row.reload(${argumentsOf(option)})`
+  return `${model}.findOne(${optionsOf(option, `where: ${codeOfWhere(primaryKey)}`)})`
+}
+
 /** The stored document does not meet a condition of the write, so nothing was written. */
 export class ConditionNotMetError extends RowError {
   readonly code = 'CONDITION_NOT_MET'
@@ -275,7 +281,7 @@ export class ConditionNotMetError extends RowError {
     super(
       row,
       `${method}: ${what ?? `"${column}" of ${describeRow(row)} does not meet ${shown}`}, so nothing was written. ` +
-        `${remedy ?? `Read the row again with await ${row.hasInstance ? 'row.reload()' : `${row.model}.findOne({ where: ${codeOfWhere(row.primaryKey)} })`} and decide again`}, or handle the error code 'CONDITION_NOT_MET' in a catch.`,
+        `${remedy ?? `Read the row again with await ${rereadOf(row)} and decide again`}, or handle the error code 'CONDITION_NOT_MET' in a catch.`,
     )
     this.column = column
     this.condition = condition
@@ -284,7 +290,7 @@ export class ConditionNotMetError extends RowError {
   /** A `paranoid` model has deleted the row, which is still there. */
   static ofDeleted(method: string, row: RowFacts, column: string): ConditionNotMetError {
     const what = `${describeRow(row)} was deleted by its paranoid model ("${column}" is set) and is still there`
-    const remedy = `Restore it with await ${row.model}.restore({ where: ${codeOfWhere(row.primaryKey)} }) and call ${method}() again`
+    const remedy = `Restore it with await ${row.model}.restore(${optionsOf(row.option, `where: ${codeOfWhere(row.primaryKey)}`)}) and call ${method}() again`
     return new ConditionNotMetError(method, row, column, undefined, what, remedy)
   }
 
@@ -313,7 +319,7 @@ export class UnsavedChangesError extends RowError {
       row,
       columns,
       `${method}: ${describeRow(row)} has unsaved changes in ${quoted(columns)}. ` +
-        `First save them with await row.save(), or discard them with await row.reload().`,
+        `First save them with await row.save(${argumentsOf(row.option)}), or discard them with await row.reload(${argumentsOf(row.option)}).`,
     )
   }
 
@@ -468,7 +474,7 @@ export class StaleRowError extends OptimisticLockError {
     return new StaleRowError(
       row,
       `${method}: ${placeIn(column, path)} of ${describeRow(row)} was changed by another writer since it was loaded, so nothing was written. ` +
-        `Read it again with await row.reload() and decide again, or serialize the callers with a lock: ${callOf({ ...row, hasInstance: true }, 'withLock', 'fn')}.`,
+        `Read it again with await row.reload(${argumentsOf(row.option)}) and decide again, or serialize the callers with a lock: ${callOf({ ...row, hasInstance: true }, 'withLock', 'fn')}.`,
       { attempts: 1, columns: [column], path },
     )
   }
@@ -559,8 +565,9 @@ export class WholeColumnWriteError extends RowError implements WholeColumnWrite 
   readonly line: number | undefined
   readonly instead: string
 
-  constructor(write: WholeColumnWrite) {
-    const kept = write.method === 'save' ? ' The change stays in the instance until await row.reload().' : ''
+  constructor(write: WholeColumnWrite, option?: TransactionOption) {
+    const kept =
+      write.method === 'save' ? ` The change stays in the instance until await row.reload(${argumentsOf(option)}).` : ''
     super(write, `${write.method}: refused, because it ${describeWrite(write)}${kept}`)
     this.method = write.method
     this.column = write.column

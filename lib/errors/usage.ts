@@ -1,4 +1,4 @@
-import { describePath, describeRow, describeValue } from './describe.js'
+import { argumentsOf, describePath, describeRow, describeValue } from './describe.js'
 import type { RowFacts } from './describe.js'
 
 /** How to have a driver read integers past 2^53 exactly. */
@@ -67,9 +67,9 @@ const texts = {
     `A database may round it to the key of another row. Pass the key of the row that you mean, such as ${Math.trunc(Number(value))}.`,
   roundedKey: (method: string, row: RowFacts, name: string, value: unknown): string =>
     `${method}: the driver has rounded "${name}", the primary key of ${describeRow(row)}, to ${describeValue(value)}, so a save would write another row. ` +
-    `Write without an instance, by the key as a string: await updateJson([${row.model}, ${stringOf(row.primaryKey[name])}], …). ${exactKeys}`,
+    `Write without an instance, by the key as a string: await updateJson(${argumentsOf(row.option, `[${row.model}, ${stringOf(row.primaryKey[name])}]`, '…')}). ${exactKeys}`,
   newRecord: (method: string, model: string): string =>
-    `${method}: this ${model} was built and never saved, so it has no row in the database. Call await row.save() first.`,
+    `${method}: this ${model} was built and never saved, so it has no row in the database. Call await row.save() first, or, in a transaction, await row.save({ transaction }).`,
   column: (method: string, model: string, column: unknown, columns: readonly string[], mayBeText: boolean): string =>
     `${method}: expected a JSON attribute of ${model}, got ${describeValue(column)}. ` +
     (columns.length > 0
@@ -115,11 +115,11 @@ const texts = {
   keyChange: (method: string, model: string, name: string): string =>
     `${method}: "${name}" is part of the primary key of ${model}, which identifies the row of this call. Leave it out.`,
   movedColumn: (method: string, model: string, name: string): string =>
-    `${method}: "${name}" of ${model} changes with every write. Leave it out of the changes; to require a value, write atomicUpdate(target, changes, { where: { ${name}: … } }).`,
+    `${method}: "${name}" of ${model} changes with every write. Leave it out of the changes; to require a value, pass it in the option where of atomicUpdate(): { where: { ${name}: … } }.`,
   columnValue: (method: string, model: string, name: string, value: unknown): string =>
     `${method}: expected a value that "${name}" of ${model} can hold, got ${describeValue(value)}. Write a value, null, or plus(1) for a number; SQL expressions are not bound: write them with ${model}.update().`,
   upsertTarget: (method: string, value: unknown): string =>
-    `${method}: expected [Model, primaryKey] or [Model, { where }], got ${describeValue(value)}. Write ${method}([WorkflowRun, id], changes, { create }); a row that you have as an instance is there: await row.atomicUpdate(changes).`,
+    `${method}: expected [Model, primaryKey] or [Model, { where }], got ${describeValue(value)}. Write ${method}([WorkflowRun, id], …); a row that you have as an instance is there: change it with row.atomicUpdate(…).`,
   upsertKey: (method: string, model: string, keys: readonly (readonly string[])[]): string =>
     `${method}: the where of [${model}, { where }] has to be exactly the values of a unique key, which no other row can have. The keys that ${model} declares: ${keys.map((names) => names.join(' + ')).join('; ')}. Write { where: { ${keys
       .at(-1)!
@@ -157,7 +157,7 @@ const texts = {
   whereColumn: (method: string, model: string, name: string, isJson: boolean, names: readonly string[]): string =>
     `${method}: "${name}" is not an ordinary column of ${model}. ` +
     (isJson
-      ? `A where has conditions on ordinary columns. For a document, the option if of an atomic write has them: atomicUpdate(target, changes, { if: { ${name}: [equals('state', 'new')] } }).`
+      ? `A where has conditions on ordinary columns. For a document, the option if of an atomic write has them: { if: { ${name}: [equals('state', 'new')] } }.`
       : `Its ordinary columns: ${names.join(', ')}.`),
   whereOperator: (method: string, operator: string | symbol): string =>
     `${method}: where has ${typeof operator === 'symbol' ? `the operator ${operator.description}` : operator}, whose values this library does not bind. Use Op.eq, Op.ne, Op.gt, Op.gte, Op.lt, Op.lte, Op.in, Op.notIn, Op.is, Op.not, Op.between, Op.notBetween, Op.like, Op.notLike, Op.and, Op.or.`,
@@ -211,8 +211,11 @@ const texts = {
     `${method}: expected a Sequelize instance, got ${describeValue(value)}. Write ${call}.`,
   option: (method: string, name: string, known: readonly string[]): string =>
     `${method}: there is no option "${name}". Use: ${known.join(', ')}.`,
-  options: (method: string, value: unknown): string =>
-    `${method}: expected the options to be an object, got ${describeValue(value)}. Pass a transaction in an object: { transaction }.`,
+  options: (method: string, value: unknown, [first, ...others]: readonly string[]): string =>
+    `${method}: expected the options to be an object, got ${describeValue(value)}. ` +
+    ([first, ...others].includes('transaction')
+      ? `Pass a transaction in an object: { transaction }.`
+      : `Pass them in an object: { ${first}: … }.`),
   transaction: (method: string, value: unknown): string =>
     `${method}: expected options.transaction to be a transaction of this row's Sequelize instance, got ${describeValue(value)}. ` +
     `Pass a transaction from sequelize.transaction(), null for none, or omit the option.`,
@@ -266,7 +269,7 @@ const texts = {
     `${method}: with a searchPath, Sequelize inlines values into the SQL text, so the save cannot be patched. Set the schema instead: Model.schema('…').`,
   lockedElsewhere: (method: string, row: RowFacts): string =>
     `${method}: this instance of ${describeRow(row)} is already in use by another call, and two concurrent calls cannot share one instance. ` +
-    `Use one instance for each call: withLock([${row.model}, primaryKey], fn), also for an instance that a cache shares; or load the row in each job.`,
+    `Use one instance for each call: withLock(${argumentsOf(row.option, `[${row.model}, primaryKey]`, 'fn')}), also for an instance that a cache shares; or load the row in each job.`,
   notBegun: (method: string, value: unknown): string =>
     `${method}: the callback returned ${describeValue(value)}, which has not started to run, so none of its statements were in the transaction. The transaction was rolled back. ` +
     `Return a promise of its result: lastValueFrom(observable) for an Observable; iterate a generator to its end in the callback.`,

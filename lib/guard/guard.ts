@@ -35,7 +35,7 @@ import type { LosslessOptions, Policy, WriteModes } from '../sequelize/options.j
 import { override } from '../sequelize/override.js'
 import { sessionOf } from '../sequelize/session.js'
 import type { JudgedWrite, Session, WriteRecorder } from '../sequelize/session.js'
-import { ambientTransaction, innermostScope, transactionOf } from '../transactions/join.js'
+import { ambientTransaction, innermostScope, transactionOf, transactionOption } from '../transactions/join.js'
 import { givenDocument, keepDigitsInSaves, tooDeepError, writtenDocument } from '../transactions/save-digits.js'
 import { findTransactionState, transactionStateOf } from '../transactions/transaction-state.js'
 import { callSite, withCallSite } from './call-options.js'
@@ -131,7 +131,7 @@ function auditQuery(session: Session, given: unknown, options: QueryOptions = {}
       column,
       primaryKey: {},
       reason: isOwn ? undefined : reason,
-      instead: insteadOfQuery(model, column),
+      instead: insteadOfQuery(model, column, transactionOption(session, transaction ?? undefined)),
     })),
     isAllowed: options.wholeColumnWrites === 'allow',
     site: captureCallSite(undefined),
@@ -392,10 +392,10 @@ function checkBulkWrite(
   const lockedRows = findTransactionState(transaction)?.lockedRows
   const mode = policy ? modeOf(policy, kind) : 'allow'
   const values = assigned()
-  const detailsOf = (column: string) => {
+  const detailsOf = (column: string, option = transactionOption(session, transaction ?? undefined)) => {
     const upsertKey = records && keyOfRecords(model, records, options)
     const isOfAll = !records && Reflect.ownKeys(where).length === 0
-    return detailsOfBulkWrite({ method, model, primaryKey, key: upsertKey, isOfAll }, column)
+    return detailsOfBulkWrite({ method, model, primaryKey, key: upsertKey, isOfAll, option }, column)
   }
   const isVersioned = method === 'update' && comparesVersion(model, where, values[0]!)
   const isCovered = (column: string): boolean =>
@@ -404,7 +404,7 @@ function checkBulkWrite(
   for (const column of columns) {
     const call = { method, model: model.name, column }
     if (policy && mode !== 'allow' && !isCovered(column)) {
-      reportOrThrow(session, { ...policy, mode }, options, call, () => detailsOf(column))
+      reportOrThrow(session, { ...policy, mode }, options, call, (option) => detailsOf(column, option))
     }
   }
   if (!session.audit) return
@@ -496,12 +496,14 @@ async function save(update: RowUpdate & { readonly options: CallOptions }): Prom
   for (const [index, column] of atRisk.entries()) {
     if (edits[index]) continue
     const call = { method: 'save', model: model.name, column }
-    reportOrThrow(sessionOf(sequelizeOf(model)), { ...policy!, mode }, options, call, () =>
-      detailsOfSave(instance, column, editOf(instance, column, values)),
+    reportOrThrow(sessionOf(sequelizeOf(model)), { ...policy!, mode }, options, call, (option) =>
+      detailsOfSave(instance, column, editOf(instance, column, values), option),
     )
   }
-  const { audit } = sessionOf(sequelizeOf(model))
+  const session = sessionOf(sequelizeOf(model))
+  const { audit } = session
   if (audit) {
+    const option = transactionOption(session, options.transaction ?? undefined)
     const isPatchedColumn = (column: string): boolean => isPatched && atRisk.includes(column)
     const reasonOf = (column: string): Reason | undefined => {
       const isSafe = jsonAttributes(model).has(column)
@@ -511,7 +513,7 @@ async function save(update: RowUpdate & { readonly options: CallOptions }): Prom
     }
     recordJudgement(audit, model, [values], options, reasonOf, (column) => {
       const edit = jsonAttributes(model).has(column) ? editOf(instance, column, values) : undefined
-      return { method: 'save', ...detailsOfSave(instance, column, edit) }
+      return { method: 'save', ...detailsOfSave(instance, column, edit, option) }
     })
   }
   const done = recordWrite(instance, written, values, options, !isPatched)

@@ -27,7 +27,7 @@ import type { QueryContext } from '../sequelize/send.js'
 import { spelledValue } from '../sequelize/spelled-document.js'
 import type { SpelledDocument } from '../sequelize/spelled-document.js'
 import { Statement } from '../sequelize/statement.js'
-import { execute, startCall } from '../transactions/execute.js'
+import { execute, factsOf, startCall } from '../transactions/execute.js'
 import type { Call } from '../transactions/execute.js'
 import { transactionToJoin } from '../transactions/join.js'
 import { lossError, notTooDeep, respelled, spellDocuments } from '../transactions/save-digits.js'
@@ -107,7 +107,9 @@ export async function patchRow(
       send: (variants, current) => sendPatch(call, update, spelled, current, variants, context),
       refusal: ({ column }, { path }, text) => {
         const isMisread = mayBeMisread(textAt(text, path) ?? text)
-        return isMisread ? lossError(column, 'key') : StaleRowError.changedSinceLoad(method, facts, column, path)
+        return isMisread
+          ? lossError(column, 'key')
+          : StaleRowError.changedSinceLoad(method, factsOf(call, row), column, path)
       },
     })
     for (const { column, operations } of state ? documents : []) {
@@ -163,7 +165,7 @@ async function withStoredDigits(
       return mayHoldInfinity(marked[index]!) ? Object.freeze({ ...each, json: restored(JSON.stringify(value)) }) : each
     }
     const isUnchanged = isReadingOfText(stored, from) || mayBeMisread(stored)
-    if (!isUnchanged) throw StaleRowError.changedSinceLoad(method, row.facts, column, each.path)
+    if (!isUnchanged) throw StaleRowError.changedSinceLoad(method, factsOf(call, row), column, each.path)
     return Object.freeze({ ...each, json: spell({ stored, before: from, after: parseJson(marked[index]!) }) })
   })
   return { ...document, operations: exact }

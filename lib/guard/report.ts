@@ -1,6 +1,7 @@
 import { channel } from 'node:diagnostics_channel'
 import { captureCallSite, firstUserFrame } from '../call-site.js'
-import { accessOf, describePath } from '../errors/describe.js'
+import { accessOf, argumentsOf, describePath, optionsOf } from '../errors/describe.js'
+import type { TransactionOption } from '../errors/describe.js'
 import { describeWrite, WholeColumnWriteError } from '../errors/errors.js'
 import type { GuardReport, WholeColumnWrite } from '../errors/errors.js'
 import { difference } from '../json/difference.js'
@@ -12,6 +13,7 @@ import type { Row, RowModel } from '../sequelize/internals.js'
 import { hasMethod } from '../sequelize/model-state.js'
 import type { Policy, WriteMode } from '../sequelize/options.js'
 import type { Session } from '../sequelize/session.js'
+import { transactionOption } from '../transactions/join.js'
 import { callSite } from './call-options.js'
 import type { CallOptions } from './call-options.js'
 import type { EditedColumn } from './patch.js'
@@ -20,12 +22,18 @@ import type { EditedColumn } from './patch.js'
 type Details = Pick<WholeColumnWrite, 'primaryKey' | 'keys' | 'instead'>
 
 /** The row of a save, its changed keys, and the recommended call. */
-export function detailsOfSave(instance: Row, column: string, edit: EditedColumn | undefined): Details {
+export function detailsOfSave(
+  instance: Row,
+  column: string,
+  edit: EditedColumn | undefined,
+  option: TransactionOption | undefined,
+): Details {
+  const model = modelOf(instance)
   const operations = edit && difference(edit)?.map(({ operation }) => operation)
   const keys = operations && [...new Set(operations.flatMap(({ path: [key] }) => (typeof key === 'string' ? key : [])))]
   const instead = operations?.length
-    ? suggestCall(modelOf(instance), column, operations)
-    : `await ${callOf(modelOf(instance), 'withLock', `async (row) => { ${accessOf(column)} = …; await row.save() }`)}`
+    ? suggestCall(model, column, operations, option)
+    : `await ${callOf(model, 'withLock', `async (row) => { ${accessOf(column)} = …; await row.save() }`, option)}`
   return { primaryKey: RowRef.of(instance).primaryKey, keys, instead }
 }
 
@@ -39,6 +47,7 @@ export interface BulkWrite {
   readonly key: readonly string[] | undefined
   /** The `where` matches every row. */
   readonly isOfAll: boolean
+  readonly option: TransactionOption | undefined
 }
 
 /** The known part of the primary key of a write of rows that were not loaded, and the recommended call. */
@@ -46,39 +55,47 @@ export function detailsOfBulkWrite(write: BulkWrite, column: string): Details {
   return { primaryKey: write.primaryKey, keys: undefined, instead: insteadOfBulkWrite(write, column) }
 }
 
-function insteadOfBulkWrite({ method, model, key, isOfAll }: BulkWrite, column: string): string {
+function insteadOfBulkWrite({ method, model, key, isOfAll, option }: BulkWrite, column: string): string {
   const changes = `{ ${JSON.stringify(column)}: [set(…)] }`
-  if (!key)
-    return `await updateWhere(${model.name}, ${isOfAll ? `{}, ${changes}, { all: true }` : `where, ${changes}`})`
+  if (!key && isOfAll) return `await updateWhere(${model.name}, {}, ${changes}, ${optionsOf(option, 'all: true')})`
+  if (!key) return `await updateWhere(${argumentsOf(option, model.name, 'where', changes)})`
   const names = `{ ${key.join(', ')} }`
   const isPrimaryKey = key.every((name) => model.primaryKeyAttributes.includes(name))
   const write = isPrimaryKey
-    ? `await atomicUpsert([${model.name}, ${names}], ${changes})`
-    : `if (!(await updateWhere(${model.name}, ${names}, ${changes}))) await ${model.name}.create(…)`
+    ? `await atomicUpsert(${argumentsOf(option, `[${model.name}, ${names}]`, changes)})`
+    : `if (!(await updateWhere(${argumentsOf(option, model.name, names, changes)}))) await ${model.name}.create(${argumentsOf(option, '…')})`
   return method === 'bulkCreate' ? `for (const ${names} of rows) ${write}` : write
 }
 
 /** The code to write in place of SQL of the application. */
-export function insteadOfQuery(model: RowModel, column: string): string {
-  return `await updateWhere(${model.name}, where, { ${JSON.stringify(column)}: [set(…)] })`
+export function insteadOfQuery(model: RowModel, column: string, option: TransactionOption | undefined): string {
+  return `await updateWhere(${argumentsOf(option, model.name, 'where', `{ ${JSON.stringify(column)}: [set(…)] }`)})`
 }
 
 /** The code of a call that writes only `operations`. */
-function suggestCall(model: RowModel, column: string, operations: readonly Operation[]): string {
+function suggestCall(
+  model: RowModel,
+  column: string,
+  operations: readonly Operation[],
+  option: TransactionOption | undefined,
+): string {
   const [only] = operations
   if (operations.length === 1 && only!.kind === 'set' && only!.path.length === 1) {
-    return `await ${callOf(model, 'mergeJsonKey', `${JSON.stringify(column)}, ${JSON.stringify(only!.path[0])}, …`)}`
+    const args = `${JSON.stringify(column)}, ${JSON.stringify(only!.path[0])}, …`
+    return `await ${callOf(model, 'mergeJsonKey', args, option)}`
   }
   const shown = operations.slice(0, 5).map(({ kind, path }) => {
     return `${kind}(${describePath(path)}${kind === 'remove' ? '' : ', …'})`
   })
   const list = [...shown, ...(operations.length > 5 ? ['…'] : [])].join(', ')
-  return `await ${callOf(model, 'updateJson', `${JSON.stringify(column)}, [${list}]`)}`
+  return `await ${callOf(model, 'updateJson', `${JSON.stringify(column)}, [${list}]`, option)}`
 }
 
 /** The code of a call of a row method, or of the function of that name if the model does not have it. */
-function callOf(model: RowModel, name: MethodName, args: string): string {
-  return hasMethod(model, name) ? `row.${name}(${args})` : `${name}(row, ${args})`
+function callOf(model: RowModel, name: MethodName, args: string, option: TransactionOption | undefined): string {
+  return hasMethod(model, name)
+    ? `row.${name}(${argumentsOf(option, args)})`
+    : `${name}(${argumentsOf(option, 'row', args)})`
 }
 
 const writes = channel('sequelize-lossless:whole-column-write')
@@ -96,12 +113,13 @@ export function reportOrThrow(
   { mode, onReport }: Pick<Policy, 'onReport'> & { readonly mode: WriteMode },
   options: CallOptions,
   call: Pick<WholeColumnWrite, 'method' | 'model' | 'column'>,
-  details: () => Details,
+  details: (option: TransactionOption | undefined) => Details,
 ): void {
   const { file, line } = firstUserFrame(options[callSite] ?? captureCallSite(undefined)) ?? {}
   if (mode === 'warn' && !isNew(session, [file, line, call])) return
-  const write = { ...call, ...details(), file, line }
-  if (mode !== 'warn') throw new WholeColumnWriteError(write)
+  const option = transactionOption(session, options.transaction ?? undefined)
+  const write = { ...call, ...details(option), file, line }
+  if (mode !== 'warn') throw new WholeColumnWriteError(write, option)
   const code = 'WHOLE_COLUMN_WRITE'
   const report = { ...write, code, message: `${write.method}: ${describeWrite(write)}` } as const
   writes.publish(report)

@@ -4,7 +4,7 @@ import type { RowRef } from '../rows/row-ref.js'
 import { findRowState, rowStateOf } from '../rows/row-state.js'
 import type { Claim } from '../rows/row-state.js'
 import { finishedState, isSameTransaction, outermostOf } from '../sequelize/internals.js'
-import { lockTransaction } from '../transactions/join.js'
+import { lockTransaction, transactionOption } from '../transactions/join.js'
 
 /**
  * Claims the instances of `refs` for one call before any row is locked: two concurrent calls must not share an
@@ -19,7 +19,7 @@ export function claimInstances(refs: readonly Pick<RowRef, 'instance'>[]): Claim
 /** @throws {UsageError} another concurrent call or another transaction uses this instance */
 export function refuseOtherHolder(
   method: string,
-  { instance, facts }: Pick<RowRef, 'instance' | 'facts'>,
+  { instance, facts, session }: Pick<RowRef, 'instance' | 'facts' | 'session'>,
   transaction: Transaction | undefined,
 ): void {
   const state = findRowState(instance)
@@ -27,7 +27,9 @@ export function refuseOtherHolder(
   const { lock, claim } = state
   const isHeldElsewhere = lock && !(transaction && isSameTransaction(lock.transaction, transaction))
   const isClaimed = claim !== undefined && !isOver(claim)
-  if (isHeldElsewhere || (isClaimed && !lockTransaction(instance))) throw usage.lockedElsewhere(method, facts)
+  if (isHeldElsewhere || (isClaimed && !lockTransaction(instance))) {
+    throw usage.lockedElsewhere(method, { ...facts, option: transactionOption(session, transaction) })
+  }
 }
 
 /** Whether the claim has ended: at COMMIT, before the `afterCommit` hooks of the call. */

@@ -12,10 +12,10 @@ import { traceCall } from '../sequelize/channels.js'
 import { modelOf, valuesOf } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
 import type { QueryContext } from '../sequelize/send.js'
-import { checkIsolationLevel, execute, runCallback, startCall, toMissingRow } from '../transactions/execute.js'
+import { checkIsolationLevel, execute, factsOf, runCallback, startCall, toMissingRow } from '../transactions/execute.js'
 import type { Call } from '../transactions/execute.js'
 import { withRows } from '../transactions/find-row.js'
-import { isInScope, lockTransaction, transactionToJoin } from '../transactions/join.js'
+import { isInScope, lockTransaction, transactionOption, transactionToJoin } from '../transactions/join.js'
 import { lockingRead } from '../transactions/lock-wait.js'
 import { checkRetryOptions } from '../transactions/retry.js'
 import { joinRowMethods } from '../transactions/row-methods.js'
@@ -87,7 +87,7 @@ export async function lock<M extends Model>(target: Target<M>, options: LockOpti
   const { session, facts } = row
   transactionToJoin(method, session, transaction, undefined)
   refuseOtherHolder(method, row, transaction)
-  refuseUnsavedChanges(method, row)
+  refuseUnsavedChanges(method, row, transactionOption(session, transaction))
   const call = await startCall({ method, session, row: facts, transaction, logging, timeoutMs })
   const locked = await traceCall(call, () =>
     withRows(call, [row], ([ref], own) =>
@@ -201,7 +201,7 @@ async function runLocked<R>(
   if (joined && retry) throw usage.retryJoined(method)
   for (const target of targeted) {
     refuseOtherHolder(method, target, joined)
-    refuseUnsavedChanges(method, target)
+    refuseUnsavedChanges(method, target, transactionOption(session, joined))
   }
 
   const claim = claimInstances(targeted)
@@ -310,15 +310,15 @@ export async function acquireLock(
   try {
     read = await lockingRead(call, ref, context, (hint, clause) => selectRow(ref, call.dialect, context, hint, clause))
   } catch (error) {
-    throw toMissingRow(error, call, ref.facts)
+    throw toMissingRow(error, call, factsOf(call, ref))
   }
-  if (!read) throw new RowNotFoundError(call.method, ref.facts)
+  if (!read) throw new RowNotFoundError(call.method, factsOf(call, ref))
   const { row: fresh, texts } = read
-  refuseRoundedKey(call.method, ref, fresh)
+  refuseRoundedKey(call.method, factsOf(call, ref), ref.model, fresh)
   const instance = ref.instance ?? fresh
   if (instance !== fresh) {
     // Checked again: a change that was made while this call waited would be lost.
-    refuseUnsavedChanges(call.method, ref)
+    refuseUnsavedChanges(call.method, ref, call.row?.option)
     state.remember(instance, context.transaction)
     assignStored(instance, valuesOf(fresh))
   }

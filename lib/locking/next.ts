@@ -8,7 +8,7 @@ import { traceCall } from '../sequelize/channels.js'
 import { sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import { Statement } from '../sequelize/statement.js'
-import { checkIsolationLevel, startCall } from '../transactions/execute.js'
+import { checkIsolationLevel, factsOf, startCall } from '../transactions/execute.js'
 import type { Call } from '../transactions/execute.js'
 import { readOutside, selectKeys } from '../transactions/find-row.js'
 import { transactionToJoin } from '../transactions/join.js'
@@ -97,7 +97,7 @@ export async function withNext<M extends Model, R>(
       call,
       async (context, state) => {
         const ref = await claim(context)
-        return ref ? [await acquireLock({ ...call, row: ref.facts }, ref, context, state, true)] : []
+        return ref ? [await acquireLock({ ...call, row: factsOf(call, ref) }, ref, context, state, true)] : []
       },
       ([row], opened) => (row ? fn(row as M, opened) : undefined),
       { opensTransaction: true, isolationLevel, retry },

@@ -18,10 +18,10 @@ import { changedAttributes, keyFormat, valuesOf, versionAttribute } from '../seq
 import type { Row } from '../sequelize/internals.js'
 import { failureOf, sendForRows, statementRetry } from '../sequelize/send.js'
 import { Statement } from '../sequelize/statement.js'
-import { isConflict, startCall, toLibraryError, toMissingRow } from '../transactions/execute.js'
+import { factsOf, isConflict, startCall, toLibraryError, toMissingRow } from '../transactions/execute.js'
 import type { Call } from '../transactions/execute.js'
 import { withRows } from '../transactions/find-row.js'
-import { transactionToJoin } from '../transactions/join.js'
+import { transactionOption, transactionToJoin } from '../transactions/join.js'
 import { checkRetryOptions, retry } from '../transactions/retry.js'
 import type { RetryOptions } from '../transactions/retry.js'
 import { keepDigitsInSaves } from '../transactions/save-digits.js'
@@ -88,7 +88,7 @@ export async function withOptimisticLock<M extends Model, R>(
     return withLock(target, locked, { transaction: joined, ...quiet })
   }
   refuseOtherHolder(method, row, undefined)
-  refuseUnsavedChanges(method, row)
+  refuseUnsavedChanges(method, row, transactionOption(session, undefined))
   const claim = claimInstances([row])
   try {
     const call = await startCall({ method, session, row: facts, transaction: undefined, logging })
@@ -119,17 +119,17 @@ async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Pro
   const version = versionAttribute(ref.model)!
   const read = await selectRow(ref, call.dialect, { method, row: call.row, transaction: undefined, logging }).catch(
     (error: unknown) => {
-      throw toMissingRow(error, call, ref.facts)
+      throw toMissingRow(error, call, factsOf(call, ref))
     },
   )
-  if (!read) throw new RowNotFoundError(method, ref.facts)
+  if (!read) throw new RowNotFoundError(method, factsOf(call, ref))
   const { row: fresh, texts } = read
-  refuseRoundedKey(method, ref, fresh)
+  refuseRoundedKey(method, factsOf(call, ref), ref.model, fresh)
   const versionRead = valuesOf(fresh)[version]
   refuseMissingVersion(method, ref, version, versionRead)
   const row = ref.instance ?? fresh
   // Checked again: a change that was made while this call read would be lost.
-  refuseUnsavedChanges(method, ref)
+  refuseUnsavedChanges(method, ref, call.row?.option)
   const state = rowStateOf(row)
   const restore = state.snapshot()
   assignStored(row, valuesOf(fresh))
@@ -162,10 +162,10 @@ async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Pro
     restore()
     if (error instanceof OptimisticLockError) {
       await refuseSkippedRow(call, ref, columns, versionRead)
-      throw StaleRowError.afterAttempts(method, ref.facts, attempts, columns, error)
+      throw StaleRowError.afterAttempts(method, factsOf(call, ref), attempts, columns, error)
     }
     throw failureOf(error) === 'lost'
-      ? new UnknownOutcomeError(method, ref.facts, 'the write', error)
+      ? new UnknownOutcomeError(method, factsOf(call, ref), 'the write', error)
       : toLibraryError(error, call)
   } finally {
     state.isSavingVersion = false

@@ -216,10 +216,10 @@ function checkedKey(method: string, model: RowModel, key: Record<string, unknown
 }
 
 /** @throws {UsageError} the driver has rounded the primary key of the row that it read: a save would write another row */
-export function refuseRoundedKey(method: string, ref: RowRef, read: Row): void {
-  for (const name of ref.model.primaryKeyAttributes) {
+export function refuseRoundedKey(method: string, facts: RowFacts, model: RowModel, read: Row): void {
+  for (const name of model.primaryKeyAttributes) {
     const value = valuesOf(read)[name]
-    if (Number.isInteger(value) && !Number.isSafeInteger(value)) throw usage.roundedKey(method, ref.facts, name, value)
+    if (Number.isInteger(value) && !Number.isSafeInteger(value)) throw usage.roundedKey(method, facts, name, value)
   }
 }
 

@@ -1,5 +1,6 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { Transaction } from 'sequelize'
+import type { TransactionOption } from '../errors/describe.js'
 import { UnsavedChangesError } from '../errors/errors.js'
 import { textAfterOperations } from '../json/change-text.js'
 import { isTooDeep, textWithInfinity } from '../json/encode.js'
@@ -488,9 +489,14 @@ export function unsavedColumns(
 }
 
 /** @throws {UnsavedChangesError} the instance, or one of its `columns` if given, has unsaved changes */
-export function refuseUnsavedChanges(method: string, ref: Holder, columns?: readonly string[]): void {
+export function refuseUnsavedChanges(
+  method: string,
+  ref: Holder,
+  option: TransactionOption | undefined,
+  columns?: readonly string[],
+): void {
   const changed = unsavedColumns(ref, columns)
-  if (changed.length > 0) throw UnsavedChangesError.beforeCall(method, ref.facts, changed)
+  if (changed.length > 0) throw UnsavedChangesError.beforeCall(method, { ...ref.facts, option }, changed)
 }
 
 const notJson = 'not JSON'

@@ -11,13 +11,14 @@ import {
 } from '../errors/errors.js'
 import type { RowFacts } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
+import type { RowRef } from '../rows/row-ref.js'
 import { checkedBy } from '../sequelize/options.js'
 import { failureOf, recogniseDialect } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import type { Session } from '../sequelize/session.js'
 import { currentContext, runWith } from './async-context.js'
 import type { Scope } from './async-context.js'
-import { innermostPlainScope } from './join.js'
+import { innermostPlainScope, transactionOption } from './join.js'
 import { retry, statementRetries } from './retry.js'
 import type { RetryOptions } from './retry.js'
 import type { TransactionState } from './transaction-state.js'
@@ -41,9 +42,16 @@ export interface Call {
 
 /** Starts a call: watches the statements of its Sequelize instance, and detects its database. */
 export function startCall(started: Omit<Call, 'dialect'>): Call | Promise<Call> {
-  const { session } = started
+  const { session, transaction } = started
   watchSession(session)
-  return session.dialect ? { ...started, dialect: session.dialect } : startFirstCall(started)
+  const option = transactionOption(session, transaction)
+  const call = option && started.row ? { ...started, row: { ...started.row, option } } : started
+  return session.dialect ? { ...call, dialect: session.dialect } : startFirstCall(call)
+}
+
+/** A row of a call, for error texts. */
+export function factsOf({ row }: Call, { facts }: Pick<RowRef, 'facts'>): RowFacts {
+  return row?.option ? { ...facts, option: row.option } : facts
 }
 
 async function startFirstCall(started: Omit<Call, 'dialect'>): Promise<Call> {

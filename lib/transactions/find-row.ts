@@ -8,7 +8,7 @@ import { sendForInstances, sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import { Statement } from '../sequelize/statement.js'
 import type { Call } from './execute.js'
-import { execute, isConflict, toLibraryError } from './execute.js'
+import { execute, factsOf, isConflict, toLibraryError } from './execute.js'
 import { lockingRead } from './lock-wait.js'
 import { retry, statementRetries } from './retry.js'
 
@@ -38,7 +38,7 @@ async function withFoundRows<R>(
   for (let round = 1; ; round++) {
     const refs: RowRef[] = []
     for (const each of targets) refs.push(each instanceof RowQuery ? await findRow(call, each) : each)
-    const [{ facts }] = refs as [RowRef]
+    const facts = factsOf(call, refs[0]!)
     try {
       return await fn(refs, { ...call, row: facts })
     } catch (error) {

@@ -1,4 +1,5 @@
 import type { Transaction } from 'sequelize'
+import type { TransactionOption } from '../errors/describe.js'
 import { OutsideTransactionError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { findRowState } from '../rows/row-state.js'
@@ -74,6 +75,17 @@ export function transactionToJoin(
   }
   if (isReadOnly(transaction)) throw usage.transactionReadOnly(method)
   return transaction
+}
+
+/** The option with which another call takes part in the transaction of a call, or in none: for the code in error texts. */
+export function transactionOption(
+  session: Session,
+  transaction: Transaction | undefined,
+): TransactionOption | undefined {
+  const ambient = ambientTransaction(session)
+  if (transaction) return transaction === ambient ? undefined : 'transaction'
+  const scope = innermostScope(session)
+  return ambient || scope?.isOver === false ? 'transaction: null' : undefined
 }
 
 /** @throws {RolledBackError} the server rolled back the transaction that locked the row; its owner has not ended it */

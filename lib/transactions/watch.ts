@@ -21,7 +21,14 @@ import { sessionOf } from '../sequelize/session.js'
 import type { Session } from '../sequelize/session.js'
 import { currentContext, runWith } from './async-context.js'
 import type { Scope } from './async-context.js'
-import { ambientTransaction, innermostScope, isForeignAmbient, refuseOpening, refuseOutside } from './join.js'
+import {
+  ambientTransaction,
+  innermostScope,
+  isForeignAmbient,
+  refuseOpening,
+  refuseOutside,
+  transactionOption,
+} from './join.js'
 import { refreshOtherInstances } from './other-instances.js'
 import { joinRowMethods } from './row-methods.js'
 import { keepDigitsInSaves } from './save-digits.js'
@@ -214,7 +221,10 @@ async function refuseUnmatchedRow(row: Row, dialect: Dialect, options: QueryOpti
     hooks: false,
   } as FindOptions)) as Readonly<Record<string, unknown>> | null
   if (!stored && (method === 'destroy' || version !== undefined)) return
-  if (!stored) throw new RowNotFoundError(method, facts)
+  if (!stored) {
+    const option = transactionOption(sessionOf(sequelizeOfTransaction(transaction!)), transaction!)
+    throw new RowNotFoundError(method, { ...facts, option })
+  }
   if (version !== undefined && Number(stored[version]) !== Number(valuesOf(row)[version])) {
     // Sequelize makes an OptimisticLockError of a save, and nothing of a DELETE.
     if (method === 'save') return

@@ -35,7 +35,7 @@ import type { UniqueIndexes } from '../sequelize/model-state.js'
 import { sendForHeader, sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import { Statement } from '../sequelize/statement.js'
-import { execute, inSavepoint, startCall } from '../transactions/execute.js'
+import { execute, factsOf, inSavepoint, startCall } from '../transactions/execute.js'
 import type { Call } from '../transactions/execute.js'
 import { selectKeys } from '../transactions/find-row.js'
 import { transactionToJoin } from '../transactions/join.js'
@@ -180,13 +180,15 @@ async function writeOrInsert(call: Call, upsert: Upsert): Promise<boolean> {
 }
 
 /** Sends the UPDATE; resolves to whether the row was there. */
-async function isUpdated({ method }: Call, { key, update }: Upsert): Promise<boolean> {
+async function isUpdated(call: Call, { key, update }: Upsert): Promise<boolean> {
+  const { method } = call
   try {
     await update()
     return true
   } catch (error) {
     // The call has no conditions of its own.
-    if (error instanceof ConditionNotMetError) throw ConditionNotMetError.ofDeleted(method, error, error.column)
+    if (error instanceof ConditionNotMetError)
+      throw ConditionNotMetError.ofDeleted(method, factsOf(call, { facts: error }), error.column)
     if (!(error instanceof RowNotFoundError)) throw error
     // The column cannot represent the key.
     if (error.cause !== undefined)

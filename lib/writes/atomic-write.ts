@@ -24,10 +24,10 @@ import { isTextInMemory, policyOf } from '../sequelize/model-state.js'
 import { failureOf, isRefusedByServer, sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import { Statement } from '../sequelize/statement.js'
-import { execute, inSavepoint, startCall } from '../transactions/execute.js'
+import { execute, factsOf, inSavepoint, startCall } from '../transactions/execute.js'
 import type { Call } from '../transactions/execute.js'
 import { withRows } from '../transactions/find-row.js'
-import { lockTransaction, transactionToJoin } from '../transactions/join.js'
+import { lockTransaction, transactionOption, transactionToJoin } from '../transactions/join.js'
 import { applyToOtherInstances } from '../transactions/other-instances.js'
 import { checkRetryOptions } from '../transactions/retry.js'
 import type { TransactionState } from '../transactions/transaction-state.js'
@@ -135,7 +135,7 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
   const hasColumns = columnNames.length > 0
   if (instance) {
     const changed = documents.filter(({ operations }) => operations.length > 0).map(({ column }) => column)
-    refuseUnsavedChanges(method, row, [...changed, ...columnNames])
+    refuseUnsavedChanges(method, row, transactionOption(session, joined), [...changed, ...columnNames])
   }
   const isOneDocument = documents.length === 1 && !hasColumns && where.length === 0
   const policy = policyOf(model)
@@ -310,8 +310,8 @@ function updateRow(call: Call, write: AtomicWrite, context: QueryContext): Promi
       sendUpdate(call, current === documents ? write : { ...write, documents: current }, variants, context),
     refusal: ({ column }, reason) =>
       'needed' in reason
-        ? mismatchError(method, row.facts, column, reason)
-        : new ConditionNotMetError(method, row.facts, column, reason),
+        ? mismatchError(method, factsOf(call, row), column, reason)
+        : new ConditionNotMetError(method, factsOf(call, row), column, reason),
   })
 }
 

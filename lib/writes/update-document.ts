@@ -42,6 +42,7 @@ import { fieldOf, versionAttribute } from '../sequelize/internals.js'
 import { failureOf, sendForHeader, sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import { Statement } from '../sequelize/statement.js'
+import { factsOf } from '../transactions/execute.js'
 import type { Call } from '../transactions/execute.js'
 import { takeWriteLock } from '../transactions/lock-wait.js'
 import type { ColumnChange } from './columns.js'
@@ -164,12 +165,14 @@ export async function updateDocuments<R, D extends DocumentChange>(
  */
 export function toWriteError(
   error: unknown,
-  { method, dialect }: Call,
+  call: Call,
   row: Pick<RowRef, 'facts' | 'model'>,
   changes: { documents: readonly DocumentColumn[]; columns: readonly ColumnChange[] },
   { transaction }: QueryContext,
 ): unknown {
-  if (!transaction && failureOf(error) === 'lost') return new UnknownOutcomeError(method, row.facts, 'the write', error)
+  const { method, dialect } = call
+  const facts = factsOf(call, row)
+  if (!transaction && failureOf(error) === 'lost') return new UnknownOutcomeError(method, facts, 'the write', error)
   if (!(error instanceof DatabaseError)) return error
   const binds = (error as { parameters?: readonly unknown[] }).parameters ?? []
   const refused = dialect.refusedValue(error.parent, binds)
@@ -178,13 +181,13 @@ export function toWriteError(
   const type = dialect.typeOfJson?.(error.parent)
   const texts = changes.documents.filter((each) => each.type === 'TEXT').map((each) => each.column)
   const mistyped = texts.find((each) => error.message.includes(fieldOf(row.model, each)))
-  if (type !== undefined && mistyped !== undefined) return usage.jsonType(method, row.facts.model, mistyped, type)
+  if (type !== undefined && mistyped !== undefined) return usage.jsonType(method, facts.model, mistyped, type)
   const what = dialect.unreadable?.(error.parent)
   // A document of type JSONB was read when it was stored.
   const unread = changes.documents.find(({ type }) => type !== 'JSONB')
   if (what === undefined || !unread) return error
-  if (what === notJson) return notJsonError(method, row.facts, unread.column)
-  return UnsupportedValueError.inStoredDocument(method, row.facts, unread.column, what, error)
+  if (what === notJson) return notJsonError(method, facts, unread.column)
+  return UnsupportedValueError.inStoredDocument(method, facts, unread.column, what, error)
 }
 
 /** The attributes whose new values a database may have refused; none if it refused another value. */
@@ -318,12 +321,13 @@ function isReplacedAsWhole({ operations, conditions }: Change): boolean {
  * @throws {ConditionNotMetError} the row does not meet a condition
  */
 async function checkColumns(
-  { method, session, dialect }: Call,
+  call: Call,
   ref: RowRef,
   where: readonly RowCondition[],
   context: QueryContext,
 ): Promise<void> {
-  const { facts } = ref
+  const { method, session, dialect } = call
+  const facts = factsOf(call, ref)
   const select = new Statement(ref)
   const flags = where.map(
     (each, index) => `CASE WHEN ${conditionSql(each, select)} THEN 1 ELSE 0 END AS ${select.name(`met${index}`)}`,
@@ -386,12 +390,14 @@ function rootMismatch(conditions: Change['conditions'], found: string): Mismatch
  * @throws {UnsupportedValueError} the character set of the column cannot represent every text, or the document is too long
  */
 export async function readDocument(
-  { method, dialect, session }: Call,
+  call: Call,
   ref: RowRef,
   document: DocumentColumn,
   context: QueryContext,
 ): Promise<StoredDocument> {
-  const { model, facts } = ref
+  const { method, dialect, session } = call
+  const { model } = ref
+  const facts = factsOf(call, ref)
   const { column, type } = document
   const select = new Statement(ref)
   const target: Column = { sql: select.column(column), type }

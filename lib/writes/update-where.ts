@@ -16,7 +16,7 @@ import { traceCall } from '../sequelize/channels.js'
 import { sendForHeader, sendForInstances } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import { Statement } from '../sequelize/statement.js'
-import { execute, inSavepoint, startCall } from '../transactions/execute.js'
+import { execute, factsOf, inSavepoint, startCall } from '../transactions/execute.js'
 import type { Call } from '../transactions/execute.js'
 import { transactionToJoin } from '../transactions/join.js'
 import { lockingRead } from '../transactions/lock-wait.js'
@@ -138,7 +138,7 @@ async function updateRows(
   }
   // First those that may not fit.
   for (const row of rest) {
-    const own = { ...call, row: row.facts }
+    const own = { ...call, row: factsOf(call, row) }
     await updateInTransaction(own, { ...changes, row, answer: 'nothing' }, context, state)
   }
   for (const [variants, refs] of alike) {

@@ -1,8 +1,8 @@
 import { expect } from 'chai'
-import { DataTypes } from 'sequelize'
-import type { Model, ModelStatic, Sequelize, Transaction } from 'sequelize'
+import { DataTypes, Sequelize } from 'sequelize'
+import type { Model, ModelStatic, Transaction } from 'sequelize'
 import * as library from 'sequelize-lossless'
-import { isLosslessError } from 'sequelize-lossless'
+import { isLosslessError, transactionNamespace } from 'sequelize-lossless'
 import type { Lossless, LosslessErrorCode } from 'sequelize-lossless'
 import { connect } from '../connect.js'
 import { outcomeOf } from '../rejection.js'
@@ -17,6 +17,7 @@ const {
   equals,
   exists,
   increment,
+  lock,
   lossless,
   mergeJsonKey,
   not,
@@ -75,6 +76,10 @@ describe('the text of an error', () => {
   })
   after(() => sequelize.close())
 
+  /** Runs a call in a transaction of Sequelize. */
+  const joined = (call: (options: { transaction: Transaction }) => unknown): Promise<unknown> =>
+    sequelize.transaction((transaction) => call({ transaction }) as Promise<unknown>)
+
   const stored = async <R>(model: ModelStatic<Model>): Promise<R> =>
     (await model.findByPk(7, { rejectOnEmpty: true })) as R
 
@@ -83,6 +88,33 @@ describe('the text of an error', () => {
     Record<Exclude<LosslessErrorCode, 'USAGE' | OfServers>, readonly (readonly [call: () => unknown, text: string])[]>
   > = {
     ROW_NOT_FOUND: [
+      [
+        () => joined((options) => mergeJsonKey([Invoice, 8], 'progress', 'step_a', 'done', options)),
+        "mergeJsonKey: Invoice id=8 does not exist, so nothing was written. It was deleted or never saved: create it with Invoice.create({ … }, { transaction }), or, if the paranoid model has deleted it, load it with Invoice.findOne({ where: { id: 8 }, paranoid: false, transaction }) and pass the instance, or handle the error code 'ROW_NOT_FOUND' in a catch.",
+      ],
+      [
+        async () => {
+          Sequelize.useCLS(transactionNamespace)
+          try {
+            await joined(() => mergeJsonKey([WorkflowRun, 8], 'progress', 'step_a', 'done'))
+          } finally {
+            delete (Sequelize as unknown as { _cls?: unknown })._cls
+          }
+        },
+        "mergeJsonKey: WorkflowRun id=8 does not exist, so nothing was written. It was deleted or never saved: create it with WorkflowRun.create({ … }), or handle the error code 'ROW_NOT_FOUND' in a catch.",
+      ],
+      [
+        () => joined((options) => lock([WorkflowRun, 8], options)),
+        "lock: WorkflowRun id=8 does not exist, so nothing was written. It was deleted or never saved: create it with WorkflowRun.create({ … }, { transaction }), or handle the error code 'ROW_NOT_FOUND' in a catch.",
+      ],
+      [
+        () =>
+          withLock([WorkflowRun, 7], async (row: unknown, transaction: unknown) => {
+            await WorkflowRun.destroy({ where: { id: 7 }, transaction: transaction as Transaction })
+            await (row as Row).update({ status: 'done' })
+          }),
+        "save: WorkflowRun id=7 does not exist, so nothing was written. It was deleted or never saved: create it with WorkflowRun.create({ … }, { transaction }), or handle the error code 'ROW_NOT_FOUND' in a catch.",
+      ],
       [
         () => mergeJsonKey([WorkflowRun, 8], 'progress', 'step_a', 'done'),
         "mergeJsonKey: WorkflowRun id=8 does not exist, so nothing was written. It was deleted or never saved: create it with WorkflowRun.create({ … }), or handle the error code 'ROW_NOT_FOUND' in a catch.",
@@ -101,6 +133,14 @@ describe('the text of an error', () => {
       ],
     ],
     JSON_SHAPE: [
+      [
+        () => joined((options) => updateJson([WorkflowRun, 7], 'progress', [increment('name', 1)], options)),
+        'updateJson: "progress" at ["name"] of WorkflowRun id=7 holds a string, not a number, so nothing was written. Look at the value first; if it is a number, convert it: await withLock([WorkflowRun, 7], async (row) => { row.progress["name"] = Number(row.progress["name"]); await row.save() }, { transaction }).',
+      ],
+      [
+        () => withLock([WorkflowRun, 7], (row: unknown) => updateJson(row, 'progress', [increment('on', 1)])),
+        'updateJson: "progress" at ["on"] of WorkflowRun id=7 holds a boolean, not a number, so nothing was written. Look at the value first. To keep it, move it to another key: await updateJson(row, "progress", [rename(["on"], "on_old")], { transaction }).',
+      ],
       [
         async () => (await stored<Row>(WorkflowRun)).updateJson('progress', [increment('name', 1)] as never),
         'updateJson: "progress" at ["name"] of WorkflowRun id=7 holds a string, not a number, so nothing was written. Look at the value first; if it is a number, convert it: await withLock(row, async (row) => { row.progress["name"] = Number(row.progress["name"]); await row.save() }).',
@@ -166,6 +206,27 @@ describe('the text of an error', () => {
     ],
     CONDITION_NOT_MET: [
       [
+        async () => {
+          const run = await stored<Row>(WorkflowRun)
+          await joined((options) => mergeJsonKey(run, 'progress', 'a', 1, { if: [exists('b')], ...options }))
+        },
+        `mergeJsonKey: "progress" of WorkflowRun id=7 does not meet exists(["b"]), so nothing was written. Read the row again with await row.reload({ transaction }) and decide again, or handle the error code 'CONDITION_NOT_MET' in a catch.`,
+      ],
+      [
+        () =>
+          joined((options) =>
+            atomicUpdate([WorkflowRun, 7], { status: 'done' }, { where: { status: 'old' }, ...options }),
+          ),
+        `atomicUpdate: "status" of WorkflowRun id=7 does not meet the option where, so nothing was written. Read the row again with await WorkflowRun.findOne({ where: { id: 7 }, transaction }) and decide again, or handle the error code 'CONDITION_NOT_MET' in a catch.`,
+      ],
+      [
+        async () => {
+          await Invoice.destroy({ where: { id: 7 } })
+          await joined((options) => atomicUpsert([Invoice, 7], { status: 'new' }, options))
+        },
+        `atomicUpsert: Invoice id=7 was deleted by its paranoid model ("deletedAt" is set) and is still there, so nothing was written. Restore it with await Invoice.restore({ where: { id: 7 }, transaction }) and call atomicUpsert() again, or handle the error code 'CONDITION_NOT_MET' in a catch.`,
+      ],
+      [
         async () => (await stored<Row>(WorkflowRun)).mergeJsonKey('progress', 'a', 1, { if: [exists('b')] } as object),
         `mergeJsonKey: "progress" of WorkflowRun id=7 does not meet exists(["b"]), so nothing was written. Read the row again with await row.reload() and decide again, or handle the error code 'CONDITION_NOT_MET' in a catch.`,
       ],
@@ -194,6 +255,22 @@ describe('the text of an error', () => {
       ],
     ],
     UNSAVED_CHANGES: [
+      [
+        async () => {
+          const run = await stored<Row>(WorkflowRun)
+          run.set('progress', {})
+          await joined((options) => mergeJsonKey(run, 'progress', 'a', 1, options))
+        },
+        'mergeJsonKey: WorkflowRun id=7 has unsaved changes in "progress". First save them with await row.save({ transaction }), or discard them with await row.reload({ transaction }).',
+      ],
+      [
+        async () => {
+          const run = await stored<Row>(WorkflowRun)
+          run.set('progress', {})
+          await joined((options) => withLock(run, () => 1, options))
+        },
+        'withLock: WorkflowRun id=7 has unsaved changes in "progress". First save them with await row.save({ transaction }), or discard them with await row.reload({ transaction }).',
+      ],
       [
         async () => {
           const run = await stored<Row>(WorkflowRun)
@@ -243,6 +320,14 @@ describe('the text of an error', () => {
         async () => {
           const run = await stored<Row>(Patched)
           await mergeJsonKey([WorkflowRun, 7], 'progress', 'name', 'b')
+          await joined((options) => run.update({ progress: { items: [1], name: 'c', on: true } }, options))
+        },
+        'save: "progress" at ["name"] of Patched id=7 was changed by another writer since it was loaded, so nothing was written. Read it again with await row.reload({ transaction }) and decide again, or serialize the callers with a lock: await withLock(row, fn, { transaction }).',
+      ],
+      [
+        async () => {
+          const run = await stored<Row>(Patched)
+          await mergeJsonKey([WorkflowRun, 7], 'progress', 'name', 'b')
           await run.update({ progress: { items: [1], name: 'c', on: true } })
         },
         'save: "progress" at ["name"] of Patched id=7 was changed by another writer since it was loaded, so nothing was written. Read it again with await row.reload() and decide again, or serialize the callers with a lock: await withLock(row, fn).',
@@ -271,6 +356,32 @@ describe('the text of an error', () => {
       ],
     ],
     WHOLE_COLUMN_WRITE: [
+      [
+        async () => {
+          const run = await stored<Row>(Guarded)
+          await joined((options) => run.update({ progress: { items: [1], name: 'b', on: true } }, options))
+        },
+        `save: refused, because it writes the whole "progress" of Guarded id=7 at FILE:LINE, over whatever was written since. Changed since it was loaded: "name". Write only what changes: await row.mergeJsonKey("progress", "name", …, { transaction }); or allow this write with the option { wholeColumnWrites: 'allow' }. The change stays in the instance until await row.reload({ transaction }).`,
+      ],
+      [
+        async () => {
+          const run = await stored<Row>(Guarded)
+          await joined((options) => run.update({ progress: {} }, options))
+        },
+        `save: refused, because it writes the whole "progress" of Guarded id=7 at FILE:LINE, over whatever was written since. Write only what changes: await row.withLock(async (row) => { row.progress = …; await row.save() }, { transaction }); or allow this write with the option { wholeColumnWrites: 'allow' }. The change stays in the instance until await row.reload({ transaction }).`,
+      ],
+      [
+        () => joined((options) => Guarded.update({ progress: {} }, { where: { id: 7 }, ...options })),
+        `update: refused, because it writes the whole "progress" of Guarded id=7 at FILE:LINE, over whatever was written since. Write only what changes: await updateWhere(Guarded, where, { "progress": [set(…)] }, { transaction }); or allow this write with the option { wholeColumnWrites: 'allow' }.`,
+      ],
+      [
+        () => joined((options) => Guarded.update({ progress: {} }, { where: {}, ...options })),
+        `update: refused, because it writes the whole "progress" of Guarded at FILE:LINE, over whatever was written since. Write only what changes: await updateWhere(Guarded, {}, { "progress": [set(…)] }, { all: true, transaction }); or allow this write with the option { wholeColumnWrites: 'allow' }.`,
+      ],
+      [
+        () => joined((options) => Guarded.upsert({ id: 7, progress: {} } as never, options)),
+        `upsert: refused, because it writes the whole "progress" of Guarded id=7 at FILE:LINE, over whatever was written since. Write only what changes: await atomicUpsert([Guarded, { id }], { "progress": [set(…)] }, { transaction }); or allow this write with the option { wholeColumnWrites: 'allow' }.`,
+      ],
       [
         async () => (await stored<Row>(Guarded)).update({ progress: { name: 'b' } }),
         `save: refused, because it writes the whole "progress" of Guarded id=7 at FILE:LINE, over whatever was written since. Changed since it was loaded: "items", "on", "name". Write only what changes: await row.updateJson("progress", [remove(["items"]), remove(["on"]), set(["name"], …)]); or allow this write with the option { wholeColumnWrites: 'allow' }. The change stays in the instance until await row.reload().`,

@@ -139,6 +139,12 @@ eachDatabase('the text of an error that needs another session', (database) => {
         `withLock: Job id=1 is locked and nowait is set, most likely by the enclosing sequelize.transaction(), which this call did not join, so nothing was written. Pass its transaction as the option { transaction }. Otherwise another session holds the lock: ${holders[name]}.`,
       ],
     ],
+    ROW_NOT_FOUND: [
+      [
+        () => withLock([Jobs, 1], () => mergeJsonKey([Jobs, 9], 'progress', 'a', 1, { transaction: null })),
+        "mergeJsonKey: Job id=9 does not exist, so nothing was written. It was deleted or never saved: create it with Job.create({ … }, { transaction: null }), or handle the error code 'ROW_NOT_FOUND' in a catch.",
+      ],
+    ],
     UNKNOWN_OUTCOME: [
       [
         () => whileLost('probe', (Cut) => mergeJsonKey([Cut, 1], 'progress', 'a', 'probe')),

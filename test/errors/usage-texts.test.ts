@@ -183,7 +183,7 @@ describe('the text of a usage error', () => {
     ],
     newRecord: [
       () => mergeJsonKey(WorkflowRun.build(), 'progress', 'step_a', 'done'),
-      'mergeJsonKey: this WorkflowRun was built and never saved, so it has no row in the database. Call await row.save() first.',
+      'mergeJsonKey: this WorkflowRun was built and never saved, so it has no row in the database. Call await row.save() first, or, in a transaction, await row.save({ transaction }).',
     ],
     column: [
       () => mergeJsonKey(run, 'status', 'step_a', 'done'),
@@ -267,7 +267,7 @@ describe('the text of a usage error', () => {
     ],
     movedColumn: [
       () => atomicUpdate(run, { updatedAt: new Date() }),
-      'atomicUpdate: "updatedAt" of WorkflowRun changes with every write. Leave it out of the changes; to require a value, write atomicUpdate(target, changes, { where: { updatedAt: … } }).',
+      'atomicUpdate: "updatedAt" of WorkflowRun changes with every write. Leave it out of the changes; to require a value, pass it in the option where of atomicUpdate(): { where: { updatedAt: … } }.',
     ],
     columnValue: [
       () => atomicUpdate(run, { attempts: Sequelize.literal('attempts + 1') }),
@@ -275,7 +275,7 @@ describe('the text of a usage error', () => {
     ],
     upsertTarget: [
       () => atomicUpsert(run, { status: 'new' }),
-      'atomicUpsert: expected [Model, primaryKey] or [Model, { where }], got an instance of WorkflowRun. Write atomicUpsert([WorkflowRun, id], changes, { create }); a row that you have as an instance is there: await row.atomicUpdate(changes).',
+      'atomicUpsert: expected [Model, primaryKey] or [Model, { where }], got an instance of WorkflowRun. Write atomicUpsert([WorkflowRun, id], …); a row that you have as an instance is there: change it with row.atomicUpdate(…).',
     ],
     upsertKey: [
       () =>
@@ -346,7 +346,7 @@ describe('the text of a usage error', () => {
     ],
     whereColumn: [
       () => atomicUpdate(run, { status: 'done' }, { where: { progress: {} } }),
-      `atomicUpdate: "progress" is not an ordinary column of WorkflowRun. A where has conditions on ordinary columns. For a document, the option if of an atomic write has them: atomicUpdate(target, changes, { if: { progress: [equals('state', 'new')] } }).`,
+      `atomicUpdate: "progress" is not an ordinary column of WorkflowRun. A where has conditions on ordinary columns. For a document, the option if of an atomic write has them: { if: { progress: [equals('state', 'new')] } }.`,
     ],
     whereOperator: [
       () => updateWhere(WorkflowRun, { status: { [Op.iLike]: 'n%' } }, { status: 'done' }),
