@@ -20,6 +20,8 @@ export interface Connector {
   readonly busy?: RegExp
   /** SQL of a comparison with a value that the type of the column may be unable to represent; absent if it needs none. */
   readonly comparison?: (compared: Compared) => string
+  /** {@link Dialect.isAfterError}, of the probe itself. */
+  readonly isAfterError?: NonNullable<Dialect['isAfterError']>
   /** Detects the dialect of the server from the result of the probe. */
   readonly recognise: (answer: Readonly<Record<string, unknown>>) => Dialect
 }
@@ -99,6 +101,7 @@ const connectors: Readonly<Record<string, Connector>> = {
   postgres: {
     maxBinds: 65_535,
     comparison: postgresComparison,
+    isAfterError: postgres.isAfterError!,
     probe:
       `SELECT version() AS version, current_setting('client_encoding') AS charset, ` +
       `current_setting('extra_float_digits') AS "floatDigits", $1::text AS echo`,

@@ -2,6 +2,7 @@ import { BaseError, ConnectionError, QueryTypes } from 'sequelize'
 import type { Logging, QueryOptionsWithType, Transaction } from 'sequelize'
 import { probeText } from '../dialects/connector.js'
 import type { Dialect, DriverError, Failure } from '../dialects/dialect.js'
+import { RolledBackError } from '../errors/errors.js'
 import { traceStatement } from './channels.js'
 import type { CallFacts } from './channels.js'
 import type { Row, RowModel } from './internals.js'
@@ -125,7 +126,12 @@ export async function recogniseDialect(session: Session, context: QueryContext):
 
 async function askServer(session: Session, context: QueryContext): Promise<Dialect> {
   const { connector } = session
-  const [answer] = await sendForRows<Record<string, unknown>>(session, connector.probe, [probeText], context)
+  const [answer] = await sendForRows<Record<string, unknown>>(session, connector.probe, [probeText], context).catch(
+    (error: unknown) => {
+      const isAfterError = connector.isAfterError?.((error as { parent?: DriverError }).parent) === true
+      throw isAfterError ? new RolledBackError(context.method, 'refused', { cause: error }) : error
+    },
+  )
   return (session.dialect = connector.recognise(answer ?? {}))
 }
 

@@ -210,6 +210,18 @@ eachDatabase('the text of an error that needs another session', (database) => {
   const ofPostgres: Texts = {
     ROLLED_BACK: [
       [
+        () => {
+          // The first call of its Sequelize instance, which detects the server in the transaction.
+          const first = database.connect().sequelize
+          const Own = defineJobs(first)
+          return first.transaction(async (transaction) => {
+            await outcomeOf(Own.create({ id: 2 }, { transaction }))
+            await withLock([Own, 1], () => 1, { transaction })
+          })
+        },
+        `withLock: an earlier statement of the transaction failed. The database then takes no further statement of the transaction, and refused this one. ${savepoint}`,
+      ],
+      [
         () => withLock([Jobs, 1], (_job, transaction) => duplicate(transaction)),
         `withLock: a statement of the transaction failed (SequelizeUniqueConstraintError, 23505), and its error did not leave the callback, so the transaction was rolled back and nothing was written. ${savepoint}`,
       ],
