@@ -143,7 +143,7 @@ export async function updateDocuments<R, D extends DocumentChange>(
     before = now
     for (const [index, each] of documents.entries()) {
       const { text } = stored[index]!
-      if (isComputedHere(each, dialect) && text !== 'null') replaced.set(each, replacementOf(each, text, dialect))
+      if (isComputedHere(each, text, dialect) && text !== 'null') replaced.set(each, replacementOf(each, text, dialect))
       else await normalizeDocument(call, ref, each, context, text)
     }
   }
@@ -248,14 +248,17 @@ async function wholeDocuments(
   return whole
 }
 
+/** Matches an escape of half of a surrogate pair, which the JSON functions of MariaDB do not read. */
+const halfSurrogate = /\\ud[89a-f]/i
+
 /**
  * Whether the result of a change that matched no document is computed here: it depends on numbers that the database may be
  * unable to compare, or the JSON functions may be unable to read the text, which the column has not checked.
  */
-function isComputedHere({ type, operations }: DocumentChange, dialect: Dialect): boolean {
+function isComputedHere({ type, operations }: DocumentChange, text: string, dialect: Dialect): boolean {
   const { comparesDoubles = [], normalizeStoredText } = dialect
   return (
-    (type === 'TEXT' && normalizeStoredText !== undefined) ||
+    (normalizeStoredText !== undefined && (type === 'TEXT' || halfSurrogate.test(text))) ||
     operations.some(({ kind }) => comparesDoubles.includes(kind))
   )
 }

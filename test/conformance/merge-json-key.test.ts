@@ -10,9 +10,11 @@ import {
   mergeJsonKey,
   rename,
   RowNotFoundError,
+  set,
   UnsavedChangesError,
   UnsupportedValueError,
   updateJson,
+  updateWhere,
   UsageError,
   withLock,
   withOptimisticLock,
@@ -647,10 +649,33 @@ eachDatabase('mergeJsonKey', (database) => {
   }
 
   if (database.name === 'mariadb' || database.name === 'sqlite') {
-    it('text that is not JSON is a JsonShapeError, and stays', async () => {
+    const looseRuns = async (): Promise<typeof Runs> => {
       const Loose = await createRuns(sequelize, { tableName: 'loose_runs' })
       if (database.name === 'mariadb')
         await sequelize.query('ALTER TABLE loose_runs MODIFY progress LONGTEXT CHARACTER SET utf8mb4')
+      return Loose
+    }
+
+    it('half a surrogate pair in a stored document stays', async () => {
+      const Loose = await looseRuns()
+      const { id } = await Loose.create()
+      const text = String.raw`{"x":["\ud800"],"k":1}`
+      for (const write of [
+        () => mergeJsonKey([Loose, id], 'progress', 'k', 2),
+        () => updateWhere(Loose, { id }, { progress: [set('k', 2)] }),
+      ]) {
+        await sequelize.query('UPDATE loose_runs SET progress = $1', { bind: [text] })
+        await write()
+        const [row] = await sequelize.query<{ progress: string }>('SELECT progress FROM loose_runs', {
+          type: 'SELECT' as never,
+          raw: true,
+        })
+        expect(row!.progress).to.equal(text.replace('1}', '2}'))
+      }
+    })
+
+    it('text that is not JSON is a JsonShapeError, and stays', async () => {
+      const Loose = await looseRuns()
       const { id } = await Loose.create()
       await sequelize.query(`UPDATE loose_runs SET progress = 'not JSON'`)
       const error = await rejection(mergeJsonKey([Loose, id], 'progress', 'k', 1), JsonShapeError)
