@@ -268,10 +268,9 @@ export function lossless(subject: ModelStatic<Model> | Sequelize, options?: Mode
 function checkLosslessOptions(method: string, options: ModelOptions): void {
   const names = ['wholeColumnWrites', 'conflicts', 'coalesce', 'onWrite', 'onReport', 'jsonColumns'] as const
   const { wholeColumnWrites, conflicts, coalesce, onWrite, onReport } = checkOptions(method, options, names)
-  const isMode = areModes(method, wholeColumnWrites)
-  const isOther = [coalesce, onWrite, onReport].some((each) => each !== undefined) || 'jsonColumns' in options
-  const isLeftOut = wholeColumnWrites === undefined && isOther
-  if (!isMode && !isLeftOut) throw usage.wholeColumnWrites(method, wholeColumnWrites)
+  if (wholeColumnWrites !== undefined && !areModes(method, wholeColumnWrites)) {
+    throw usage.wholeColumnWrites(method, wholeColumnWrites)
+  }
   if (!['undefined', 'boolean'].includes(typeof coalesce)) throw usage.coalesce(method, coalesce)
   if (typeof onWrite !== 'function' && (onWrite ?? null) !== null) throw usage.onWrite(method, onWrite)
   if (typeof onReport !== 'function' && (onReport ?? null) !== null) throw usage.onReport(method, onReport)

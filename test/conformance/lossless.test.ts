@@ -45,7 +45,8 @@ eachDatabase('lossless', (database) => {
     const { sequelize, log } = database.connect()
     class Run extends Model {}
     Run.init({ progress: DataTypes.JSON }, { sequelize })
-    expect(lossless(Run)).to.equal(Run)
+    expect(lossless(Run, {})).to.equal(Run)
+    expect(lossless(sequelize, { wholeColumnWrites: undefined } as object)).to.equal(sequelize)
     const { withLock } = Run.prototype as unknown as Record<string, unknown>
     expect(lossless(Run)).to.equal(Run)
     expect(Run.prototype).to.have.property('withLock', withLock)
@@ -65,6 +66,14 @@ eachDatabase('lossless', (database) => {
     expect((await thrown(() => lossless(null as never), UsageError)).message).to.include('got null')
     expect((await thrown(() => lossless([] as never), UsageError)).message).to.include('got an empty array')
     expect((await thrown(() => lossless({} as never), UsageError)).message).to.include('got an empty object')
+    class Run extends Model {}
+    Run.init({ progress: DataTypes.JSON }, { sequelize })
+    expect((await thrown(() => lossless(Run, null as never), UsageError)).message).to.equal(
+      'lossless: expected the options to be an object, got null. Pass them in an object: { wholeColumnWrites: … }.',
+    )
+    expect((await thrown(() => lossless(Run, { coalesced: true } as never), UsageError)).message).to.equal(
+      'lossless: there is no option "coalesced". Use: wholeColumnWrites, conflicts, coalesce, onWrite, onReport, jsonColumns.',
+    )
     const Taken = sequelize.define('Taken', { withLock: DataTypes.BOOLEAN })
     expect((await thrown(() => lossless(Taken), UsageError)).message).to.match(
       /an attribute named "withLock".*await withLock\(row/,
