@@ -242,8 +242,11 @@ eachDatabase('a target by where', (database) => {
       for (const target of [[Kept, row.id] as const, [Kept, { where: { id: row.id } }] as const]) {
         const error = await rejection(call(target), RowNotFoundError)
         expect(error.message, name).to.match(/so nothing was written\./)
+        const option = name === 'lock' ? ', transaction' : ''
         if (typeof target[1] === 'number')
-          expect(error.message).to.include(`WorkflowRun.findOne({ where: { id: ${row.id} }, paranoid: false })`)
+          expect(error.message).to.include(
+            `WorkflowRun.findOne({ where: { id: ${row.id} }, paranoid: false${option} })`,
+          )
       }
       expect((await row.reload({ paranoid: false })).progress, name).to.deep.equal({ n: 0 })
       if (name !== 'lock') await call(row)
