@@ -156,6 +156,9 @@ export interface CharacterSet {
   readonly ofJson?: string
 }
 
+/** Why a database cannot store a text, and what to do. */
+export type Refusal = readonly [reason: string, remedy: string]
+
 /** The SQL, the limits and the errors of a database. Pure; no I/O. */
 export interface Dialect {
   /** Its name in error texts. */
@@ -244,9 +247,9 @@ export interface Dialect {
   /** The maximum length of one statement; absent if unlimited. */
   readonly maxStatementBytes?: number
   /** Why this key cannot be stored, or `undefined`. */
-  readonly refuseKey: (key: string) => string | undefined
+  readonly refuseKey: (key: string) => Refusal | undefined
   /** Why this text, a string value or an inner key, cannot be stored, or `undefined`. */
-  readonly refuseText: (text: string) => string | undefined
+  readonly refuseText: (text: string) => Refusal | undefined
   /** Why a statement failed; `undefined` if the server rejected the statement itself. */
   readonly classify: (error: DriverError, statement?: 'COMMIT') => Failure | undefined
   /** The number of the bind that the type of its column cannot represent; absent if the database has no such error. */

@@ -1,4 +1,4 @@
-import type { Change, Column, Dialect, Misfit } from './dialect.js'
+import type { Change, Column, Dialect, Misfit, Refusal } from './dialect.js'
 import { UnsupportedDatabaseError, UnsupportedValueError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { depthOf, greatestSum, isInteger, stringOrNumber } from '../json/encode.js'
@@ -66,24 +66,36 @@ function refuseParts(part: Part, value: object, depth: number, isPatch: boolean)
 }
 
 function refuseText({ method, column, dialect }: Part, role: string, text: string): void {
-  const reason = text.isWellFormed() ? dialect.refuseText(text) : 'it has a lone surrogate'
-  if (reason !== undefined) throw unstorable(method, column, dialect, `the ${role} ${shorten(text)}`, reason)
+  const refusal = text.isWellFormed() ? dialect.refuseText(text) : loneSurrogate
+  if (refusal) throw unstorable(method, column, dialect, `the ${role} ${shorten(text)}`, refusal)
 }
 
 function refuseKey(part: Part, key: string): void {
   refuseText(part, 'key', key)
   const { method, column, dialect } = part
-  const reason = dialect.refuseKey(key)
-  if (reason !== undefined) throw unstorable(method, column, dialect, `the key ${shorten(key)}`, reason)
+  const refusal = dialect.refuseKey(key)
+  if (refusal) throw unstorable(method, column, dialect, `the key ${shorten(key)}`, refusal)
 }
 
-function unstorable(method: string, column: string, { name }: Dialect, what: string, reason: string): Error {
-  return new UnsupportedValueError(
-    method,
-    `${what} cannot be stored by ${name}: ${reason}`,
-    'Encode it before storing it, for example with encodeURIComponent().',
-    column,
-  )
+const loneSurrogate: Refusal = [
+  'it has a lone surrogate',
+  'Replace that by U+FFFD with text.toWellFormed(), or encode the text with JSON.stringify(text).',
+]
+
+/** @throws {UnsupportedValueError} the new value of an ordinary column has a lone surrogate, in place of which a driver sends U+FFFD */
+export function refuseLoneSurrogate(method: string, column: string, value: unknown, dialect: Dialect): void {
+  if (typeof value !== 'string' || value.isWellFormed()) return
+  throw unstorable(method, column, dialect, `a new value of "${column}"`, loneSurrogate)
+}
+
+function unstorable(
+  method: string,
+  column: string,
+  { name }: Dialect,
+  what: string,
+  [reason, remedy]: Refusal,
+): UnsupportedValueError {
+  return new UnsupportedValueError(method, `${what} cannot be stored by ${name}: ${reason}`, remedy, column)
 }
 
 function refuseDepth({ method, column, dialect }: Part, depth: number): void {

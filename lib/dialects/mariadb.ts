@@ -223,7 +223,10 @@ export const mariadb: Dialect = {
   // JSON_TABLE of each list takes more time than to read the document and write it.
   maxPulls: 1,
   // "$.\"-1\"" is parsed as an array index from the end (error 4042).
-  refuseKey: (key) => (key.startsWith('-') ? 'a key may not start with "-"' : refuseLongKey(key)),
+  refuseKey: (key) =>
+    key.startsWith('-')
+      ? ['a key may not start with "-"', 'Start it with another character, such as "_".']
+      : refuseLongKey(key),
   refuseText: () => undefined,
   classify,
   endsTransaction: mysql.endsTransaction,

@@ -11,8 +11,9 @@ import type {
   DriverError,
   Failure,
   Misfit,
-  UpdateVariant,
   OfTable,
+  Refusal,
+  UpdateVariant,
 } from './dialect.js'
 import { endsTransactionBySql } from './transaction-control.js'
 
@@ -284,8 +285,9 @@ export function classify({ errno, message }: DriverError, statement?: 'COMMIT'):
 
 const maxKeyBytes = 65_535
 
-export function refuseLongKey(key: string): string | undefined {
-  return Buffer.byteLength(key) > maxKeyBytes ? `a key may have ${maxKeyBytes} bytes at most` : undefined
+export function refuseLongKey(key: string): Refusal | undefined {
+  if (Buffer.byteLength(key) <= maxKeyBytes) return undefined
+  return [`a key may have ${maxKeyBytes} bytes at most`, 'Shorten it, or store it as a value.']
 }
 
 /** @see https://dev.mysql.com/doc/refman/9.7/en/implicit-commit.html */

@@ -3,12 +3,27 @@ import { greatestSum, isInteger } from '../json/encode.js'
 import { createsMissing, makesDocument, neededType, operators, sizes } from '../json/semantics.js'
 import type { BasicOperation, Condition, Operation } from '../json/operation.js'
 import type { BasicKind } from '../json/values.js'
-import type { Bind, Column, Compared, Dialect, DriverError, Failure, Misfit, UpdateVariant } from './dialect.js'
+import type {
+  Bind,
+  Column,
+  Compared,
+  Dialect,
+  DriverError,
+  Failure,
+  Misfit,
+  Refusal,
+  UpdateVariant,
+} from './dialect.js'
 import { insertOnConflict } from './insert.js'
 import { endsTransactionBySql } from './transaction-control.js'
 
-const refuseNul = (text: string): string | undefined =>
-  text.includes('\0') ? 'a text may not contain the NUL character' : undefined
+const refuseNul = (text: string): Refusal | undefined =>
+  text.includes('\0')
+    ? [
+        'a text may not contain the NUL character',
+        'Encode it before storing it, for example with encodeURIComponent().',
+      ]
+    : undefined
 
 /** The column as jsonb. */
 const jsonb = (column: Column): string => (column.type === 'JSONB' ? column.sql : `${column.sql}::jsonb`)

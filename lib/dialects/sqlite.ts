@@ -204,7 +204,13 @@ export const sqlite: Dialect = {
   maxComputedKeys: 64,
   integers: [-(2n ** 63n), 2n ** 63n - 1n],
   // NUL terminates a path: "a\0b" would write the key "a".
-  refuseKey: (key) => (key.includes('\0') ? 'a key may not contain the NUL character' : undefined),
+  refuseKey: (key) =>
+    key.includes('\0')
+      ? [
+          'a key may not contain the NUL character',
+          'Encode it before storing it, for example with encodeURIComponent().',
+        ]
+      : undefined,
   refuseText: () => undefined,
   classify: ({ code = '' }) =>
     code === 'SQLITE_BUSY' ? 'lock timeout' : outOfResources.test(code) ? 'resources' : undefined,

@@ -19,6 +19,11 @@ function isExpression(value: unknown): boolean {
   return isObject && !(value instanceof Date) && !(value instanceof Uint8Array)
 }
 
+/** Whether a text has half of a surrogate pair. */
+function isHalf(value: unknown): boolean {
+  return typeof value === 'string' && !value.isWellFormed()
+}
+
 function stringOf(key: unknown): string {
   return `'${String(key)}'`
 }
@@ -61,7 +66,9 @@ const texts = {
       ? `Pass the key of the row, which has no value here: ${method}([${model}, ${name}], …).`
       : isRounded(value)
         ? `An integer past 2^53 was rounded, by JavaScript or by the driver, and may be the key of another row: pass the exact key as a string or a bigint, ${method}([${model}, '9007199254740993'], …). ${exactKeys}`
-        : `Databases convert such values silently and can match other rows: convert the value first, for example ${expected === 'a string' ? `String(${name})` : expected === 'a date' ? `new Date(${name})` : `Number(${name})`}.`),
+        : isHalf(value)
+          ? `The text has half of a surrogate pair, in place of which a driver sends U+FFFD: it may be the key of another row. Pass the key that the row holds.`
+          : `Databases convert such values silently and can match other rows: convert the value first, for example ${expected === 'a string' ? `String(${name})` : expected === 'a date' ? `new Date(${name})` : `Number(${name})`}.`),
   keyFraction: (method: string, model: string, name: string, value: unknown): string =>
     `${method}: expected "${name}", a key of ${model}, to be an integer, got ${describeValue(value)}. ` +
     `A database may round it to the key of another row. Pass the key of the row that you mean, such as ${Math.trunc(Number(value))}.`,
@@ -107,7 +114,7 @@ const texts = {
   comparison: (method: string, value: unknown): string =>
     `${method}: expected the operand to be a number, a bigint or a string, got ${describeValue(value)}. Write ${method}('attempts', 5); for a Date, which JSON stores as text, ${method}('expiresAt', date.toISOString()); for a boolean, equals('isDone', true).`,
   size: (method: string, value: unknown): string =>
-    `${method}: expected a whole number from 0, or an object of atLeast and atMost in this order of size, got ${describeValue(value)}. Write ${method}('guests', 3) or ${method}('guests', { atMost: 99 }).`,
+    `${method}: expected a whole number from 0, or an object of atLeast and atMost, of which atLeast is not the greater one, got ${describeValue(value)}. Write ${method}('guests', 3) or ${method}('guests', { atMost: 99 }).`,
   changes: (method: string, model: string, value: unknown): string =>
     `${method}: expected the changes to be an object of attributes of ${model}, with at least one, got ${describeValue(value)}. Write { progress: [set('step_a', 'done')], status: 'running' }: operations for a JSON column, values for others.`,
   attribute: (method: string, model: string, name: string, names: readonly string[]): string =>
@@ -167,7 +174,9 @@ const texts = {
       ? `this library does not bind. ${writeValues}`
       : isRounded(value)
         ? `JavaScript or a driver has rounded: it may be the value of another row. Pass the exact number as a string or a bigint: { ${name}: '9007199254740993' }.`
-        : `does not fit its type. Databases convert such values silently: convert it first, for example with String(…) or Number(…).`),
+        : isHalf(value)
+          ? `has half of a surrogate pair, in place of which a driver sends U+FFFD: it may be the value of another row. Pass the text that the row holds, such as value.toWellFormed().`
+          : `does not fit its type. Databases convert such values silently: convert it first, for example with String(…) or Number(…).`),
   scope: (method: string, model: string): string =>
     `${method}: the where of the scope of ${model} has more than ordinary columns and values, such as literal(), which this library does not bind. Pass ${model}.unscoped() in place of ${model}, and write the conditions of the scope in the where.`,
   whereList: (method: string, name: string): string =>

@@ -1,6 +1,12 @@
 import type { Model } from 'sequelize'
 import type { Column, UpdateVariant } from '../dialects/dialect.js'
-import { refuseClampedSum, refuseTooLarge, refuseTooManyBinds, refuseUnsupported } from '../dialects/limits.js'
+import {
+  refuseClampedSum,
+  refuseLoneSurrogate,
+  refuseTooLarge,
+  refuseTooManyBinds,
+  refuseUnsupported,
+} from '../dialects/limits.js'
 import { checkOptions } from '../errors/check-options.js'
 import { ConditionNotMetError, JsonShapeError, mismatchError, UnsupportedValueError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
@@ -181,7 +187,10 @@ export function refuseUnsupportedChanges(
 ): Promise<void> {
   const { method, dialect } = call
   for (const each of documents) refuseUnsupported(method, each.column, each, dialect)
-  for (const each of columns) if ('plus' in each) refuseClampedSum(method, each.attribute, dialect)
+  for (const each of columns) {
+    if ('plus' in each) refuseClampedSum(method, each.attribute, dialect)
+    else refuseLoneSurrogate(method, each.attribute, each.value, dialect)
+  }
   const written = documents.filter(({ operations }) => operations.length > 0)
   return refuseTruncation(
     call,

@@ -1,5 +1,5 @@
 import { Utils } from 'sequelize'
-import { refuseInexactSum, refuseInexactSums, refuseUnsupported } from '../dialects/limits.js'
+import { refuseInexactSum, refuseInexactSums, refuseLoneSurrogate, refuseUnsupported } from '../dialects/limits.js'
 import type { UsageError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { textAfterOperations } from '../json/change-text.js'
@@ -120,7 +120,10 @@ export async function newRow(
     const isGiven = built[name] !== undefined && !(built[name] === null && isAutoIncrement(model, name))
     return isGiven && attributeType(model, name) !== 'VIRTUAL' && !texts.has(name)
   })
-  for (const name of stored) refuseUnstorable(method, model, name, built[name])
+  for (const name of stored) {
+    refuseUnstorable(method, model, name, built[name])
+    refuseLoneSurrogate(method, name, built[name], dialect)
+  }
   return {
     values: new Map(stored.map((name) => [name, built[name]])),
     texts,

@@ -370,10 +370,14 @@ eachDatabase('a target by where', (database) => {
         ).to.deep.equal(classes)
       }
     }
-    await rejection(
-      withLock([Typed, '\ud800'], () => undefined),
-      UsageError,
-    )
+    for (const call of [
+      () => withLock([Typed, '\ud800'], () => undefined),
+      () => withLock([Typed, { where: { text: '\ud800' } }], () => undefined),
+    ]) {
+      expect((await rejection(call(), UsageError)).message).to.include(
+        'has half of a surrogate pair, in place of which',
+      )
+    }
     // PostgreSQL would end the transaction by an error.
     await sequelize.transaction(async (transaction) => {
       await rejection(mergeJsonKey([Typed, past], 'document', 'k', 2, { transaction }), RowNotFoundError)

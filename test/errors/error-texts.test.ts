@@ -194,7 +194,19 @@ describe('the text of an error', () => {
       [() => set('step_a', NaN), 'set: the value is NaN, so nothing was written. Store null, or a string.'],
       [
         () => mergeJsonKey([WorkflowRun, 7], 'progress', 'step_a', '\ud800'),
-        'mergeJsonKey: the string "\\ud800" cannot be stored by SQLite: it has a lone surrogate, so nothing was written. Encode it before storing it, for example with encodeURIComponent().',
+        'mergeJsonKey: the string "\\ud800" cannot be stored by SQLite: it has a lone surrogate, so nothing was written. Replace that by U+FFFD with text.toWellFormed(), or encode the text with JSON.stringify(text).',
+      ],
+      [
+        () => mergeJsonKey([WorkflowRun, 7], 'progress', 'a\0', 1),
+        'mergeJsonKey: the key "a\\u0000" cannot be stored by SQLite: a key may not contain the NUL character, so nothing was written. Encode it before storing it, for example with encodeURIComponent().',
+      ],
+      [
+        () => atomicUpdate([WorkflowRun, 7], { status: 'a\ud800' }),
+        'atomicUpdate: a new value of "status" cannot be stored by SQLite: it has a lone surrogate, so nothing was written. Replace that by U+FFFD with text.toWellFormed(), or encode the text with JSON.stringify(text).',
+      ],
+      [
+        () => atomicUpsert([WorkflowRun, 9], { total: 1 }, { create: { status: 'a\ud800' } }),
+        'atomicUpsert: a new value of "status" cannot be stored by SQLite: it has a lone surrogate, so nothing was written. Replace that by U+FFFD with text.toWellFormed(), or encode the text with JSON.stringify(text).',
       ],
       [
         async () => {

@@ -251,7 +251,7 @@ describe('the text of a usage error', () => {
     ],
     size: [
       () => size('guests', -1),
-      "size: expected a whole number from 0, or an object of atLeast and atMost in this order of size, got -1 (number). Write size('guests', 3) or size('guests', { atMost: 99 }).",
+      "size: expected a whole number from 0, or an object of atLeast and atMost, of which atLeast is not the greater one, got -1 (number). Write size('guests', 3) or size('guests', { atMost: 99 }).",
     ],
     changes: [
       () => atomicUpdate(run, {}),
