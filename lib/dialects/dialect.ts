@@ -226,6 +226,11 @@ export interface Dialect {
    */
   readonly maxComputedKeys?: number
   /**
+   * For a database that looks for each key of an operand in the stored values that may equal it: whether the operand has too many
+   * keys for this, or one that no path names. The document is then read under its lock.
+   */
+  readonly readsToCompare?: (operand: string) => boolean
+  /**
    * The maximum number of `pull`s in a change that the database computes, since each takes memory and time for all items of
    * its list; a document with a longer change is read under its lock.
    */

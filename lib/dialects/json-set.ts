@@ -1,7 +1,7 @@
 import { isInteger, pathText, stringOrNumber } from '../json/encode.js'
 import { parseJson, scanJson } from '../json/json-text.js'
 import type { BasicOperation, Condition, Operation } from '../json/operation.js'
-import { createsMissing, neededType, operators, renamedPath, sizes } from '../json/semantics.js'
+import { comparesInside, createsMissing, neededType, operators, renamedPath, sizes } from '../json/semantics.js'
 import { isObject } from '../json/values.js'
 import type { BasicKind, Kind, Path } from '../json/values.js'
 import type { Bind, Change } from './dialect.js'
@@ -22,9 +22,14 @@ export interface JsonFunctions {
   readonly isObjectOrNull: (value: string) => string
   /**
    * True if each path occurs at most once in the document; no path may contain another. Of a key that is stored twice,
-   * writing functions change the first occurrence, and reading functions return the last.
+   * functions read and change the first occurrence, and JSON.parse reads the last.
    */
   readonly isUnique?: (document: string, paths: readonly BoundPath[], bind: Bind) => string
+  /**
+   * True unless a value, or an item of an array, may hold a key of an operand twice, and equal the operand as JSON.parse reads
+   * it: the database finds it unequal.
+   */
+  readonly isUniqueInside?: (value: string, of: 'value' | 'items', operand: Operand, bind: Bind) => string
   /**
    * True if the escapes in a value are those of {@link canonicalJson}; absent if the database stores no escapes, or if its
    * guard checks the whole document.
@@ -263,6 +268,9 @@ export function write(
     const isComparable = functions.isComparable?.[kind]
     if (isComparable) guards.push(isComparable(value))
     if (functions.isCanonical && comparesItems.has(kind)) guards.push(functions.isCanonical(value, bind))
+    if (functions.isUniqueInside && comparesInside(operation)) {
+      guards.push(functions.isUniqueInside(value, 'items', operand, bind))
+    }
     const target = creates
       ? bound(path)
       : `CASE WHEN ${functions.isMissing(value)} THEN ${noPath} ELSE ${bound(path)} END`
@@ -285,6 +293,10 @@ export function write(
     // Only a condition that is met by a wrong comparison would write.
     const needsCanonical = kind === 'contains' || kind === 'size' || (kind === 'equals' && isNegated)
     if (functions.isCanonical && needsCanonical) guards.push(functions.isCanonical(value, bind))
+    if (functions.isUniqueInside && comparesInside(condition)) {
+      const operand = { text: condition.json, bound: bind(condition.json) }
+      guards.push(functions.isUniqueInside(value, kind === 'contains' ? 'items' : 'value', operand, bind))
+    }
     const sql = conditionSql(functions, condition, value, bind)
     return isNegated ? `NOT (${sql})` : sql
   })

@@ -189,9 +189,9 @@ export function findInexactSum({ operations }: Change, stored: string, dialect: 
   const increments = operations.filter(({ kind }) => kind === 'increment')
   const root = increments.length > 0 ? scanJson(stored) : undefined
   for (const increment of placed(increments, stored)) {
-    const before = textAt(stored, increment.path, root)
-    const reason = before === undefined ? undefined : inexactSum(before, increment.json, dialect)
-    if (before !== undefined && reason !== undefined) return { increment, before, reason }
+    const before = textAt(stored, increment.path, root) ?? 'null'
+    const reason = before === 'null' ? undefined : inexactSum(before, increment.json, dialect)
+    if (reason !== undefined) return { increment, before, reason }
   }
   return undefined
 }

@@ -1,5 +1,5 @@
-import { isInteger } from '../json/encode.js'
-import { makesDocument } from '../json/semantics.js'
+import { isInteger, pathText } from '../json/encode.js'
+import { keyPaths, makesDocument } from '../json/semantics.js'
 import { canonicalJson, otherEscapes, write } from './json-set.js'
 import type { JsonFunctions } from './json-set.js'
 import type { Dialect, UpdateVariant } from './dialect.js'
@@ -21,6 +21,12 @@ import {
 /** Deep equality of two JSON texts, in any order of keys. Of a number alone, JSON_EQUALS reads an exponent past its end. */
 const equal = (one: string, other: string): string =>
   `JSON_EQUALS(CONCAT('[', ${one}, ']'), CONCAT('[', ${other}, ']'))`
+
+/** {@link equal} for each item of an array: JSON_EQUALS would normalize the operand again for each. */
+function isItem(item: string, operand: string): string {
+  const normalized = (json: string): string => `CAST(JSON_NORMALIZE(CONCAT('[', ${json}, ']')) AS BINARY)`
+  return `${normalized(item)} = ${normalized(operand)}`
+}
 
 /** The text of a document as bytes, which REGEXP compares with upper and lower case. CAST copies more slowly. */
 const textBytes = (document: string): string => `CONCAT(_binary'', ${document})`
@@ -79,6 +85,13 @@ const lesser = (value: string, bound: string, than: '<' | '>'): string =>
 const removed = (document: string, paths: readonly string[]): string =>
   paths.reduce((before, path) => `JSON_REMOVE(${before}, ${path})`, document)
 
+const quotes = (json: string): string => `LENGTH(${json}) - LENGTH(REPLACE(${json}, '"', ''))`
+
+/** True if a JSON text has more quotes than another one, since it holds one of some keys twice. */
+const holdsMore = (json: string, than: string, paths: string): string =>
+  `${quotes(json)} > ${quotes(than)} AND EXISTS(SELECT 1 FROM JSON_TABLE(${paths}, '$[*]' ` +
+  `COLUMNS(path LONGTEXT CHARACTER SET utf8mb4 PATH '$')) paths WHERE JSON_CONTAINS_PATH(JSON_REMOVE(${json}, path), 'one', path))`
+
 /** @see https://mariadb.com/kb/en/json-functions/ */
 const functions: JsonFunctions = {
   at: (document, path) => `JSON_EXTRACT(${document}, ${path})`,
@@ -98,6 +111,12 @@ const functions: JsonFunctions = {
     const isUnwritten = `${textBytes(document)} NOT REGEXP ${bind(pattern)}`
     return `(LENGTH(${document}) <= ${maxMatchedBytes} AND ${isUnwritten} OR ${all})`
   },
+  isUniqueInside: (value, of, { text, bound }, bind) => {
+    const paths = bind(JSON.stringify(keyPaths(text).map(pathText)))
+    return of === 'value'
+      ? `NOT COALESCE(${holdsMore(value, bound, paths)}, FALSE)`
+      : `NOT EXISTS(SELECT 1 FROM JSON_TABLE(${value}, '$[*]' COLUMNS(item JSON PATH '$')) items WHERE ${holdsMore('item', bound, paths)})`
+  },
   equals: (value, text) => `COALESCE(${equal(value, text)}, 0) = 1`,
   isOrdered: (value, than, { text, bound }) =>
     text.startsWith('"')
@@ -105,7 +124,7 @@ const functions: JsonFunctions = {
       : `IF(JSON_TYPE(${value}) IN (${numbers}), ${isOrderedNumber(value, than, bound)}, FALSE)`,
   contains: (value, text) =>
     `EXISTS(SELECT 1 FROM JSON_TABLE(IF(JSON_TYPE(${value}) = 'ARRAY', ${value}, '[]'), '$[*]' COLUMNS(item JSON PATH '$')) items ` +
-    `WHERE ${equal('items.item', text)})`,
+    `WHERE ${isItem('item', text)})`,
   // Of a key that is stored twice, JSON_KEYS returns one.
   hasSize: (value, least, greatest) =>
     `COALESCE(CASE JSON_TYPE(${value}) WHEN 'ARRAY' THEN JSON_LENGTH(${value}) WHEN 'OBJECT' THEN JSON_LENGTH(JSON_KEYS(${value})) END ` +
@@ -132,11 +151,11 @@ const functions: JsonFunctions = {
       `IF(JSON_TYPE(${value}) = 'ARRAY', JSON_MERGE_PRESERVE(${value}, ${bound}), JSON_EXTRACT(${bound}, '$'))`,
     addToSet: (value, { bound }) =>
       `IF(EXISTS(SELECT 1 FROM JSON_TABLE(${arrayOrEmpty(value, `'[]'`)}, '$[*]' COLUMNS(item JSON PATH '$')) items ` +
-      `WHERE ${equal('items.item', bound)}), ${value}, ${appended(value, `JSON_EXTRACT(${bound}, '$')`)})`,
+      `WHERE ${isItem('item', bound)}), ${value}, ${appended(value, `JSON_EXTRACT(${bound}, '$')`)})`,
     pull: (value, { bound }) =>
       `JSON_EXTRACT(CONCAT('[', COALESCE((SELECT GROUP_CONCAT(item ORDER BY position SEPARATOR ',') ` +
       `FROM JSON_TABLE(${value}, '$[*]' COLUMNS(position FOR ORDINALITY, item JSON PATH '$')) items ` +
-      `WHERE NOT ${equal('item', bound)}), ''), ']'), '$')`,
+      `WHERE NOT ${isItem('item', bound)}), ''), ']'), '$')`,
   },
   canAdd: (value, { text, bound }) => {
     const isExact =
@@ -190,6 +209,15 @@ const variant: UpdateVariant = (change, column, bind) => {
   }
 }
 
+/** The maximum number of keys for which the server reads a document, once or more often for each of them. */
+const maxKeys = 32
+
+/** `$."-1"` is parsed as an array index from the end (error 4042). */
+const refuseKey: Dialect['refuseKey'] = (key) =>
+  key.startsWith('-')
+    ? ['a key may not start with "-"', 'Start it with another character, such as "_".']
+    : refuseLongKey(key)
+
 export const mariadb: Dialect = {
   name: 'MariaDB',
   variants: [variant],
@@ -219,14 +247,14 @@ export const mariadb: Dialect = {
   maxDepth: 31,
   addends: [1n - 10n ** BigInt(maxDigits), 10n ** BigInt(maxDigits) - 1n],
   // Also, the server does not check its stack in JSON_REMOVE, and crashes at 500 nested calls (thread_stack 292 KiB).
-  maxComputedKeys: 32,
+  maxComputedKeys: maxKeys,
   // JSON_TABLE of each list takes more time than to read the document and write it.
   maxPulls: 1,
-  // "$.\"-1\"" is parsed as an array index from the end (error 4042).
-  refuseKey: (key) =>
-    key.startsWith('-')
-      ? ['a key may not start with "-"', 'Start it with another character, such as "_".']
-      : refuseLongKey(key),
+  readsToCompare(operand) {
+    const paths = keyPaths(operand)
+    return paths.length > maxKeys || paths.some((path) => refuseKey(path.at(-1) as string) !== undefined)
+  },
+  refuseKey,
   refuseText: () => undefined,
   classify,
   endsTransaction: mysql.endsTransaction,

@@ -18,8 +18,17 @@ const arrayOrEmpty = (value: string): string => `CASE WHEN ${typeOf(value)} = 'a
 function equal(one: string, other: string): string {
   const leaves = (json: string): string =>
     `SELECT fullkey, replace(type, 'real', 'integer'), atom FROM json_tree(${json})`
-  return `(NOT EXISTS (${leaves(one)} EXCEPT ${leaves(other)}) AND NOT EXISTS (${leaves(other)} EXCEPT ${leaves(one)}))`
+  const differs = (some: string, than: string): string => `EXISTS (${leaves(some)} EXCEPT ${leaves(than)})`
+  return `(${summary(one)} IS ${summary(other)} AND NOT ${differs(one, other)} AND NOT ${differs(other, one)})`
 }
+
+/** The number of values in a JSON text, which no text has with a key twice that equals one without, and two of its atoms. */
+const summary = (json: string): string => `(SELECT count(*), min(atom), max(atom) FROM json_tree(${json}))`
+
+/** True if a JSON text has more values than another one, since it holds a key twice. */
+const holdsMore = (json: string, than: string): string =>
+  `((SELECT count(*) FROM json_tree(${json})) > (SELECT count(*) FROM json_tree(${than})) ` +
+  `AND EXISTS (SELECT 1 FROM json_tree(${json}) WHERE key IN (SELECT key FROM json_tree(${than})) GROUP BY parent, key HAVING count(*) > 1))`
 
 const sixteenDigits = `'*${'[0-9]'.repeat(16)}*'`
 
@@ -86,6 +95,10 @@ const functions: JsonFunctions = {
     const rest = nested('remove', document, paths)
     return `COALESCE(${nested('remove', rest, paths)} = ${rest}, TRUE)`
   },
+  isUniqueInside: (value, of, { bound }) =>
+    of === 'value'
+      ? `NOT ${holdsMore(value, bound)}`
+      : `NOT EXISTS (SELECT 1 FROM json_each(${value}) item WHERE item.type = json_type(${bound}) AND ${holdsMore('item.value', bound)})`,
   // Only in keys, json_tree and json_each do not decode escapes.
   isCanonical: (value, bind) =>
     `(instr(COALESCE(${value}, ''), '\\') = 0 OR NOT EXISTS (SELECT 1 FROM json_each(${bind(globs)}) glob ` +

@@ -244,6 +244,29 @@ export function computes(operation: Operation): boolean {
   return findsElements(operation) || ['increment', 'min', 'max', 'addToSet', 'pull'].includes(operation.kind)
 }
 
+/** The paths of all keys inside a JSON text. */
+export function keyPaths(json: string): Path[] {
+  const inside = (value: unknown, path: Path): Path[] => {
+    if (typeof value !== 'object' || value === null) return []
+    return Object.entries(value).flatMap(([key, each]) => {
+      const own = [...path, Array.isArray(value) ? Number(key) : key]
+      return [...(Array.isArray(value) ? [] : [own]), ...inside(each, own)]
+    })
+  }
+  return inside(parseJson(json), [])
+}
+
+/**
+ * Whether an operation or a condition writes if an operand with keys equals no stored value: what the database does not find
+ * equal must not equal it.
+ */
+export function comparesInside(each: Operation | Condition): boolean {
+  const isNegated = 'isNegated' in each && each.isNegated
+  const { kind, json } = each
+  const writes = isNegated ? kind === 'equals' || kind === 'contains' : kind === 'addToSet' || kind === 'pull'
+  return writes && json.includes('{') && keyPaths(json).length > 0
+}
+
 /** Whether NULL or JSON null becomes a document; other operations find nothing to change there. */
 export function makesDocument(operations: readonly Operation[]): boolean {
   return operations.some(({ kind }) => createsMissing(kind))

@@ -23,6 +23,7 @@ import { textAfterOperations, countKeys } from '../json/change-text.js'
 import { parseJson, tryParseJson, withRightKeys } from '../json/json-text.js'
 import type { Condition } from '../json/operation.js'
 import {
+  comparesInside,
   entersArray,
   findMismatch,
   findsElements,
@@ -214,14 +215,16 @@ function refusedColumns(
  * numbers, or the stored elements of its arrays decide where the change writes.
  */
 export function isReadFirst({ type, operations, conditions }: DocumentChange, dialect: Dialect): boolean {
-  const { maxComputedKeys = Infinity, maxPulls = Infinity, writesElements = false } = dialect
+  const { maxComputedKeys = Infinity, maxPulls = Infinity, readsToCompare, writesElements = false } = dialect
   return (
     (type === 'TEXT' && dialect.roundsTexts === true) ||
     operations.some(findsElements) ||
     (!writesElements && (isOfRootArray(operations) || operations.some(({ path }) => entersArray(path)))) ||
     conditions.some(({ path, isLoaded }) => entersArray(path) || (path.length === 0 && !isLoaded)) ||
     (maxComputedKeys < Infinity && countKeys(operations) > maxComputedKeys) ||
-    operations.filter(({ kind }) => kind === 'pull').length > maxPulls
+    operations.filter(({ kind }) => kind === 'pull').length > maxPulls ||
+    (readsToCompare !== undefined &&
+      [...operations, ...conditions].some((each) => comparesInside(each) && readsToCompare(each.json)))
   )
 }
 

@@ -381,6 +381,24 @@ eachDatabase('updateJson', (database) => {
     return found.slice(0, 3)
   }
 
+  /** The documents that a write with conditions changes, or leaves, where it must not. */
+  async function conditionMismatches(
+    writeAll: Awaited<ReturnType<typeof rowsWith>>,
+    listFor: (before: Progress | null) => readonly Condition[],
+  ): Promise<unknown[]> {
+    const all = await writeAll((id, before) =>
+      updateJson([Runs, id], 'progress', [set('probe', 1)] as never, { if: listFor(before) as never }),
+    )
+    return all.flatMap(({ text, before, outcome, after }) => {
+      const unmet = listFor(before).find((each) => !isMet(each, before))
+      const isTold = unmet ? outcome instanceof ConditionNotMetError : outcome === 'written'
+      const isNamed =
+        !(outcome instanceof ConditionNotMetError) || isDeepStrictEqual({ ...outcome.condition }, { ...unmet })
+      const isAsMeant = isDeepStrictEqual(after, unmet ? before : { ...before, probe: 1 })
+      return isTold && isNamed && isAsMeant ? [] : [{ text, unmet, outcome: String(outcome), after }]
+    })
+  }
+
   type Texts = typeof documents
   const parts = isThorough ? 1 : 20
   const table = (texts: Texts, all: typeof lists): string =>
@@ -441,27 +459,13 @@ eachDatabase('updateJson', (database) => {
       exists(path),
       absent(path),
     ])
-    const wrong: unknown[] = []
     const writeAll = await rowsWith(documents.filter((each) => expected([set('x', 1)], JSON.parse(each ?? 'null'))))
-    const check = async (listFor: (before: Progress | null) => readonly Condition[]): Promise<void> => {
-      const all = await writeAll((id, before) =>
-        updateJson([Runs, id], 'progress', [set('probe', 1)] as never, { if: listFor(before) as never }),
-      )
-      for (const { text, before, outcome, after } of all) {
-        const unmet = listFor(before).find((each) => !isMet(each, before))
-        const isTold = unmet ? outcome instanceof ConditionNotMetError : outcome === 'written'
-        const isNamed =
-          !(outcome instanceof ConditionNotMetError) || isDeepStrictEqual({ ...outcome.condition }, { ...unmet })
-        if (!isTold || !isNamed || !isDeepStrictEqual(after, unmet ? before : { ...before, probe: 1 }))
-          wrong.push({ text, unmet, outcome: String(outcome), after })
-      }
-    }
     const met = conditions.map((each) => (before: unknown) => (isMet(each, before) ? each : not(each)))
-    await check((before) => met.map((of) => of(before)))
+    const wrong = await conditionMismatches(writeAll, (before) => met.map((of) => of(before)))
     // Alone: a sample of them, and its negation.
     for (const each of conditions.filter((_condition, index) => index % 15 === 0)) {
-      await check(() => [each])
-      await check(() => [not(each)])
+      wrong.push(...(await conditionMismatches(writeAll, () => [each])))
+      wrong.push(...(await conditionMismatches(writeAll, () => [not(each)])))
     }
     expect(wrong.slice(0, 3)).to.deep.equal([])
   })
@@ -775,6 +779,68 @@ eachDatabase('updateJson', (database) => {
         }
       })
     }
+  })
+
+  describe('a value that holds a key twice', () => {
+    const many = Object.fromEntries(Array.from({ length: 40 }, (_, index) => [`k${index}`, index]))
+    const values = [
+      '{"a":1,"a":2}',
+      '{"a":2,"a":2}',
+      '{ "a" : 1 , "\\u0061" : 2 }',
+      '{"a":{"x":1},"a":{"y":2}}',
+      '{"a":[1],"b":2,"a":[2],"b":2}',
+      '[{"b":{"a":1,"a":2}}]',
+      '{"a":null,"b":[{"k\\"":1,"k\\"":{}}],"a":"\\"a\\":1"}',
+      '{"-1":1,"-1":2}',
+      '{"a.b":0,"a":1,"a.b":{"é":1,"é":"ü"}}',
+      '{"":0,"":{"":1,"":2}}',
+      `{"k0":"twice",${JSON.stringify(many).slice(1)}`,
+      // Each key once in its object.
+      '{"a":{"a":2},"b":"{\\"a\\":1,\\"a\\":2}"}',
+      '{"id":1,"a":2,"more":"text"}',
+    ]
+    const operands = [
+      ...values.map((each) => JSON.parse(each) as unknown),
+      ...[1, 2].map((a) => ({ a })),
+      ...[{ a: { x: 1, y: 2 } }, { a: [1], b: 2 }, [{ b: { a: 1 } }], { '-1': 1 }, { a: 2, b: 2 }, {}, []],
+    ]
+
+    it('is found by pull, addToSet and matching as JSON.parse reads it', async () => {
+      const texts = values.map((each) => `{"a":[${each},3,{"z":[${each}]}]}`)
+      const lists = operands.flatMap((each) => [
+        [pull('a', each)],
+        [addToSet('a', each)],
+        [pull('a', { z: [each] })],
+        ...(Object.hasOwn(each as object, 'a') ? [[pull('a', matching(each as never))]] : []),
+      ])
+      expect(await mismatches(sequelize, texts, lists)).to.deep.equal([])
+    })
+
+    it('meets equals and contains, or their negations, as JSON.parse reads it', async () => {
+      const writeAll = await rowsWith(values.map((each) => `{"value":${each},"in":{"list":[${each},3]}}`))
+      const wrong: unknown[] = []
+      for (const condition of operands.flatMap((each): Condition[] => [
+        ...[equals('value', each), contains(['in', 'list'], each)],
+        ...[equals(['in', 'list'], [each, 3]), equals('in', { list: [each, 3] })],
+      ])) {
+        wrong.push(...(await conditionMismatches(writeAll, () => [condition])))
+        wrong.push(...(await conditionMismatches(writeAll, () => [not(condition)])))
+      }
+      expect(wrong.slice(0, 3)).to.deep.equal([])
+    })
+
+    it('counts as its last number, and null as a missing one', async () => {
+      const texts = [
+        ...['{"a":1.5,"a":null}', '{"a":null,"a":1.5}', '{"a":1,"a":2}', '{"a":2,"a":1}', '{"a":1,"\\u0061":null}'],
+        ...['{"a":"x","a":1}', '{"a":1,"a":"x"}', '{"a":{"n":1},"a":{"n":null}}', '{"a":null,"a":{}}'],
+        ...['{"a":[{"n":1,"n":null}]}', '{"a":[{"n":null,"n":2}]}'],
+      ]
+      const lists = [['a'], ['a', 'n'], ['a', 0, 'n']].flatMap((path) => [
+        ...[1, -0.5].map((by) => [increment(path, by)]),
+        ...[0, 1.75].flatMap((bound) => [[min(path, bound)], [max(path, bound)]]),
+      ])
+      expect(await mismatches(sequelize, texts, lists)).to.deep.equal([])
+    })
   })
 
   it('writes beside a text with a million backslashes, and beside a name that occurs 20,000 times', async () => {
