@@ -33,6 +33,13 @@ interface Context {
   readonly hasPassed?: boolean
 }
 
+/** What Node keeps of a timer. */
+interface Timer {
+  readonly _idleTimeout: number
+  /** It has fired for the last time, or was cleared. */
+  readonly _destroyed: boolean
+}
+
 const contexts = new AsyncLocalStorage<Context>()
 
 /** The run and the participant that the current code belongs to. */
@@ -115,12 +122,10 @@ export class Run {
   #isOver = false
   /** The places where a participant was waited for in vain, in this exploration. */
   readonly #placesPassedOver: Set<string>
-  /** The timers that a participant waits for, by the id of the resource. */
-  readonly #timers = new Map<number, Participant>()
-  readonly #hook = createHook({
-    init: (id, type, _trigger, resource) => this.#timerStarted(id, type, resource),
-    destroy: (id) => this.#timers.delete(id),
-  })
+  /** The timers that participants have started. */
+  readonly #timers: [timer: Timer, participant: Participant][] = []
+  // A hook of the end of resources would have Node follow each promise.
+  readonly #hook = createHook({ init: (_id, type, _trigger, resource) => this.#timerStarted(type, resource as Timer) })
   /** Why the run was given up. */
   #refusal: Error | undefined
   #faultChoice = 0
@@ -485,7 +490,7 @@ export class Run {
     if (statement.again) return
     statement.cancelled = true
     const { participant, connection, step } = statement
-    const hasTimer = [...this.#timers.values()].some(({ name }) => name === participant)
+    const hasTimer = this.#waitsForTimer(participant)
     const holder = this.#released.findLast(
       (each) =>
         each.participant === participant &&
@@ -514,17 +519,20 @@ export class Run {
     return true
   }
 
-  #timerStarted(id: number, type: string, resource: object): void {
+  #timerStarted(type: string, timer: Timer): void {
     const context = type === 'Timeout' ? contexts.getStore() : undefined
-    const { _idleTimeout: milliseconds = Infinity } = resource as { _idleTimeout?: number }
-    if (context?.run === this && milliseconds <= limits.timer) this.#timers.set(id, context.participant)
+    if (context?.run === this && timer._idleTimeout <= limits.timer) this.#timers.push([timer, context.participant])
+  }
+
+  #waitsForTimer(participant: string): boolean {
+    return this.#timers.some(([{ _destroyed: hasEnded }, { name }]) => name === participant && !hasEnded)
   }
 
   /** How long the others wait for a participant that has sent no statement and not ended. */
   #outsideWaitMs(participant: Participant): number {
     const { hasQueue, computingMs } = this.#server
     if (this.#placesPassedOver.has(this.#placeOf(participant))) return computingMs
-    if ([...this.#timers.values()].includes(participant)) return limits.timer
+    if (this.#waitsForTimer(participant.name)) return limits.timer
     return hasQueue ? computingMs : limits.patience
   }
 
@@ -536,8 +544,7 @@ export class Run {
 
   /** Records that the others go on without a participant. If writers queue in this process, that is usual. */
   #passOver(participant: Participant): void {
-    const hasTimer = [...this.#timers.values()].includes(participant)
-    if (this.#server.hasQueue && !hasTimer) return
+    if (this.#server.hasQueue && !this.#waitsForTimer(participant.name)) return
     const place = this.#placeOf(participant)
     this.#placesPassedOver.add(place)
     this.passedOver.add(place)
