@@ -1,4 +1,4 @@
-import { isInteger, pathText, stringOrNumber } from '../json/encode.js'
+import { isInteger, maskEscapes, pathText, stringOrNumber } from '../json/encode.js'
 import { parseJson, scanJson } from '../json/json-text.js'
 import type { BasicOperation, Condition, Operation } from '../json/operation.js'
 import { comparesInside, createsMissing, neededType, operators, renamedPath, sizes } from '../json/semantics.js'
@@ -380,8 +380,10 @@ export function canonicalJson(json: string): string {
 
 /** Rewrites JSON text without unnecessary escapes; in a patch, also without keys that have the value null. */
 function rewriteJson(json: string, isPatch: boolean): string {
-  const tagged = json.replace(stringOrNumber, (token) =>
-    JSON.stringify(token.startsWith('"') ? `s${JSON.parse(token) as string}` : `n${token}`),
+  const tagged = maskEscapes(json).replace(stringOrNumber, (token, start: number) =>
+    JSON.stringify(
+      token.startsWith('"') ? `s${JSON.parse(json.slice(start, start + token.length)) as string}` : `n${token}`,
+    ),
   )
   const rewrite = (value: unknown, omitNull: boolean): string => {
     if (typeof value === 'string') return value.startsWith('s') ? JSON.stringify(value.slice(1)) : value.slice(1)

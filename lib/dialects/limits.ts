@@ -1,7 +1,7 @@
 import type { Change, Column, Dialect, Misfit, Refusal } from './dialect.js'
 import { UnsupportedDatabaseError, UnsupportedValueError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
-import { depthOf, greatestSum, isInteger, stringOrNumber } from '../json/encode.js'
+import { depthOf, greatestSum, isInteger, maskEscapes, stringOrNumber } from '../json/encode.js'
 import { parseJson, scanJson } from '../json/json-text.js'
 import type { Condition, Operation } from '../json/operation.js'
 import { placed, textAt } from '../json/semantics.js'
@@ -128,7 +128,7 @@ const digits = /\d{16}/
  * what it was; but in a comparison, a stored integer that the database rounds would equal it.
  */
 function refuseInteger({ method, column, dialect }: Part, json: string, isCompared: boolean): void {
-  for (const token of json.match(stringOrNumber) ?? []) {
+  for (const token of maskEscapes(json).match(stringOrNumber) ?? []) {
     if (!/^-?\d{16,}$/.test(token) || (!isCompared && String(Number(token)) === token)) continue
     const [least, greatest] = dialect.integers ?? [BigInt(token), BigInt(token)]
     if (least <= BigInt(token) && BigInt(token) <= greatest) continue

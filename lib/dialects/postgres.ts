@@ -1,5 +1,5 @@
 import { notJson } from '../errors/errors.js'
-import { greatestSum, isInteger } from '../json/encode.js'
+import { greatestSum, isInteger, maskEscapes } from '../json/encode.js'
 import { createsMissing, makesDocument, neededType, operators, sizes } from '../json/semantics.js'
 import type { BasicOperation, Condition, Operation } from '../json/operation.js'
 import type { BasicKind } from '../json/values.js'
@@ -132,7 +132,7 @@ function patchKeys(patch: string): number[] {
   const greatestOf: number[] = []
   const open: number[] = []
   let arrays = 0
-  for (const [token] of patch.matchAll(/"[^"\\]*(?:\\.[^"\\]*)*"|[{}[\]:]/g)) {
+  for (const [token] of maskEscapes(patch).matchAll(/"[^"]*"|[{}[\]:]/g)) {
     if (token === '[') arrays++
     else if (token === ']') arrays--
     else if (arrays > 0) continue

@@ -5,8 +5,16 @@ import { UnsupportedValueError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import type { Path } from './values.js'
 
-/** Matches each string and each number of a JSON text. */
-export const stringOrNumber: RegExp = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g
+/** Matches each string and each number of a text of {@link maskEscapes}. */
+export const stringOrNumber: RegExp = /"[^"]*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g
+
+/**
+ * A JSON text with two backslashes in place of each escape, at the same position: no string holds a quote. A regular expression
+ * that repeats a group for each escape exceeds its stack in a string with millions of them.
+ */
+export function maskEscapes(json: string): string {
+  return json.includes('\\') ? json.replace(/\\./g, '\\\\') : json
+}
 
 /** Whether a JSON text is an integer, of any length. */
 export function isInteger(json: string): boolean {
@@ -111,7 +119,7 @@ export function tooDeep(method: string, what: string, column?: string, cause?: u
 /** The number of levels of a JSON text; a scalar has none. */
 export function depthOf(json: string): number {
   let [depth, greatest] = [0, 0]
-  for (const [token] of json.matchAll(/"[^"\\]*(?:\\.[^"\\]*)*"|[[{\]}]/g)) {
+  for (const [token] of maskEscapes(json).matchAll(/"[^"]*"|[[{\]}]/g)) {
     if (token === '[' || token === '{') greatest = Math.max(greatest, ++depth)
     else if (!token.startsWith('"')) depth--
   }

@@ -1,4 +1,4 @@
-import { stringOrNumber } from './encode.js'
+import { maskEscapes, stringOrNumber } from './encode.js'
 import { isObject } from './values.js'
 import type { JsonValue } from './values.js'
 
@@ -14,20 +14,23 @@ export interface JsonNode {
 
 /** Finds the values in a valid JSON text. */
 export function scanJson(text: string): JsonNode {
-  const token = /\s*("[^"\\]*(?:\\.[^"\\]*)*"|[^\s"[\]{},:]+|[[\]{},:])/y
+  const token = /\s*("[^"]*"|[^\s"[\]{},:]+|[[\]{},:])/y
+  const masked = maskEscapes(text)
   const next = (): string => {
-    const [, found] = token.exec(text) ?? []
+    const [, found] = token.exec(masked) ?? []
     if (found === undefined) throw new SyntaxError('the text is not JSON')
     return found
   }
+  const key = (first: string): string =>
+    JSON.parse(text.slice(token.lastIndex - first.length, token.lastIndex)) as string
   const node = (first: string): JsonNode => {
     const start = token.lastIndex - first.length
     if (first === '{') {
       const members = new Map<string, JsonNode>()
       for (let each = next(); each !== '}'; each = next()) {
-        const key = JSON.parse(each === ',' ? next() : each) as string
+        const name = key(each === ',' ? next() : each)
         next()
-        members.set(key, node(next()))
+        members.set(name, node(next()))
       }
       return { start, end: token.lastIndex, members }
     }
@@ -45,7 +48,7 @@ export function scanJson(text: string): JsonNode {
 function hasEscapedKey(text: string): boolean {
   if (!text.includes('\\')) return false
   // Every string is matched from its start, so the time is linear.
-  const strings = text.match(/"[^"\\]*(?:\\.[^"\\]*)*"(?:\s*:)?/g) ?? []
+  const strings = maskEscapes(text).match(/"[^"]*"(?:\s*:)?/g) ?? []
   return strings.some((each) => each.endsWith(':') && each.includes('\\'))
 }
 
@@ -112,7 +115,7 @@ function isTextOf(token: string, text: string): boolean {
 /** Whether a JSON text has a number that a pattern matches; digits in strings are no numbers. */
 export function hasNumber(text: string, pattern: RegExp): boolean {
   if (!pattern.test(text)) return false
-  return (text.match(stringOrNumber) ?? []).some((token) => !token.startsWith('"') && pattern.test(token))
+  return (maskEscapes(text).match(stringOrNumber) ?? []).some((token) => !token.startsWith('"') && pattern.test(token))
 }
 
 /** Whether JavaScript would write a part of a JSON text with other digits, or may have read a key wrongly. */
@@ -120,7 +123,9 @@ export function isRespelled(text: string): boolean {
   if (mayBeMisread(text)) return true
   // Shorter integers are exact.
   if (!/\d(?:[.eE]|\d{15})|-0/.test(text)) return false
-  return (text.match(stringOrNumber) ?? []).some((token) => !token.startsWith('"') && String(Number(token)) !== token)
+  return (maskEscapes(text).match(stringOrNumber) ?? []).some(
+    (token) => !token.startsWith('"') && String(Number(token)) !== token,
+  )
 }
 
 /** A number as its significant digits and its exponent, equal for equal numbers. */

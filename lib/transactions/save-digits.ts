@@ -1,5 +1,6 @@
 import { DatabaseError, Utils } from 'sequelize'
 import type { Logging, Transaction } from 'sequelize'
+import { refuseTooLarge } from '../dialects/limits.js'
 import { UnsupportedValueError } from '../errors/errors.js'
 import { isTooDeep, textWithInfinity, tooDeep } from '../json/encode.js'
 import { isRespelled, parseJson, tryParseJson } from '../json/json-text.js'
@@ -118,6 +119,7 @@ export async function spellDocuments(
   }
   // During a read, a document can be changed in place.
   state.recordSavedTexts(unread.length === 0 ? texts : new Map())
+  const sent = new Map(texts)
   const spelled = columns.flatMap((column) => {
     const document = state.respelledDocument(column)
     if (!document) return []
@@ -127,9 +129,29 @@ export async function spellDocuments(
     const spelling = respelled(column, { ...document, after: given?.document ?? parseJson(texts.get(column)!) })
     const text = given?.restore(spelling) ?? spelling
     state.recordSentText(column, text)
+    sent.set(column, text)
     return [[field, spelledValue(model, column, text, after)] as const]
   })
+  refuseLargeSave(session, instance, values, sent)
   return spelled.length > 0 ? { ...values, ...Object.fromEntries(spelled) } : values
+}
+
+/**
+ * Checks the length of an UPDATE of Sequelize that writes a long document.
+ * @throws {UnsupportedValueError} the statement is longer than max_allowed_packet
+ */
+function refuseLargeSave(session: Session, instance: Row, values: Values, texts: ReadonlyMap<string, string>): void {
+  const { maxStatementBytes = Infinity } = session.dialect ?? {}
+  const column = [...texts.keys()].find((each) => texts.get(each)!.length > maxStatementBytes / 16)
+  if (column === undefined) return
+  const { model, primaryKey } = RowRef.of(instance)
+  const update = new Statement({ session, model })
+  const byField = new Map([...texts].map(([name, text]) => [fieldOf(model, name), text]))
+  const set = Object.entries(values).map(
+    ([field, value]) => `${update.name(field)} = ${update.bind(byField.get(field) ?? value)}`,
+  )
+  const sql = `UPDATE ${update.table()} SET ${set.join(', ')} WHERE ${update.row(primaryKey)}`
+  refuseTooLarge('save', column, update.bytes(sql, maxStatementBytes), session.dialect!)
 }
 
 /**

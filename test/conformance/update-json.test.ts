@@ -1191,9 +1191,34 @@ eachDatabase('updateJson', (database) => {
       expect((await rejection(call, UnsupportedValueError)).message).to.match(
         / bytes, and this .* \(max_allowed_packet\)/,
       )
+      const save = withLock([defineRuns(own), id], async (locked) => {
+        locked.progress = { k: 'x'.repeat(row!.bytes) }
+        await locked.save()
+      })
+      expect((await rejection(save, UnsupportedValueError)).message).to.match(
+        /^save: .* bytes, and this .* \(max_allowed_packet\)/,
+      )
       expect(log.filter((sql) => sql.startsWith('UPDATE'))).to.deep.equal([])
+      expect(await stored(id)).to.equal(null)
     })
   }
+
+  it('reads and writes a document with a string of 3.5 million quotes', async () => {
+    const text = '"'.repeat(3_500_000)
+    const { id } = await Runs.create({ progress: { list: [1, 'x'], n: 1, text } })
+    const operations = [pull('list', 1), pull('none', 1), increment('n')]
+    const after = { list: ['x'], n: 2, text }
+    const answer = await updateJson([Runs, id], 'progress', operations as never, { returning: true })
+    expect(isDeepStrictEqual(answer, after)).to.equal(true)
+    expect((await rejection(updateJson([Runs, id], 'progress', [append('n', 1)]), JsonShapeError)).found).to.equal(
+      'number',
+    )
+    await withLock([Runs, id], async (row) => {
+      row.progress!['n'] = 3
+      await row.save()
+    })
+    expect(isDeepStrictEqual(await stored(id), { ...after, n: 3 })).to.equal(true)
+  })
 
   it('merges as the examples of RFC 7396, appendix A, say', async () => {
     const { id } = await Runs.create()
