@@ -25,7 +25,9 @@ import {
   not,
   plus,
   remove,
+  rename,
   set,
+  setIfAbsent,
   StaleRowError,
   UnsupportedValueError,
   updateJson,
@@ -403,7 +405,10 @@ eachDatabase('JSON in a TEXT column', (database) => {
       })
     }
 
-    for (const text of ['', 'not JSON', '{"a":1', '{"a":1}}']) {
+    for (const text of [
+      ...['', 'not JSON', '{"a":1', '{"a":1}}'],
+      ...['{"a":1.}', '{"b":[1e],"a":1}', '{"b":{"c":-}}', '{"n":1.5e+,"a":"x"}', '{"a":01}', '{"\\"":"1.","a":-.5}'],
+    ]) {
       it(`${JSON.stringify(text)} is refused, and stays`, async () => {
         const { id } = await noteWith(text)
         const target = [Notes, id] as const
@@ -413,6 +418,8 @@ eachDatabase('JSON in a TEXT column', (database) => {
           () => atomicUpdate(target, { doc: [set('n', 1)], status: 'x' }),
           () => atomicUpsert(target, { doc: [set('n', 1)] }),
           () => withLock(target, (row) => row.updateJson('doc', [set('n', 1)])),
+          () => updateJson(target, 'doc', [rename('a', 'z'), setIfAbsent('n', 1)] as never),
+          () => updateWhere(Notes, { id }, { doc: [remove('b')] } as never),
         ]
         for (const call of calls) {
           const error = await rejection(call() as Promise<unknown>, JsonShapeError)

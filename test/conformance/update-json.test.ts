@@ -873,6 +873,20 @@ eachDatabase('updateJson', (database) => {
     })
   }
 
+  if (database.name === 'mariadb') {
+    it('refuses to read a number that JSON_VALID takes for JSON', async () => {
+      const { id } = await Runs.create()
+      for (const text of ['{"a":1e,"b":1}', '{"b":1,"a":-}', '{"a":1.5e+}']) {
+        await storeText(Runs, id, text)
+        for (const operation of [rename('a', 'z'), setIfAbsent('a', 1), increment('a')]) {
+          const error = await rejection(updateJson([Runs, id], 'progress', [operation] as never), JsonShapeError)
+          expect(error.found).to.equal('text that is not JSON')
+        }
+        expect(await storedText(Runs, id)).to.equal(text)
+      }
+    })
+  }
+
   it('pulls from several lists at once', async () => {
     const lists = { a: ['x', 1, null, 'x'], b: [{ x: 1 }, 1.0], c: [] as unknown[] }
     const { id } = await Runs.create({ progress: lists })
