@@ -730,7 +730,6 @@ eachDatabase("a patched model, with conflicts: 'throw'", (database) => {
       { wholeColumnWrites: 'patch', conflicts: 'merge' },
       { wholeColumnWrites: 'log' },
       { mode: 'warn' },
-      {},
       5,
     ]) {
       await rejection(new Promise((resolve) => resolve(lossless(Runs, options as never))), UsageError)
