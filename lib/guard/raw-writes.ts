@@ -1,7 +1,7 @@
 import { fieldOf, tableOf } from '../sequelize/internals.js'
 import type { RowModel } from '../sequelize/internals.js'
 import { jsonAttributes } from '../sequelize/model-state.js'
-import { setsNumber } from './reasons.js'
+import { maskQuotes, setsNumber } from './reasons.js'
 import type { Reason } from './reasons.js'
 
 /** A watched column that the text of a statement writes in rows that may exist. */
@@ -96,10 +96,9 @@ function valuesByPlaceholder(bind: unknown, replacements: unknown): (name: strin
 
 /** The text with empty string literals, and without comments and quotes of names. */
 function withoutLiterals(sql: string, escapesByBackslash: boolean): string {
-  const parts = escapesByBackslash
-    ? /'(?:''|\\.|[^'\\])*'|--[^\n]*|\/\*.*?\*\//gs
-    : /(\$\w*\$).*?\1|'(?:''|[^'])*'|--[^\n]*|\/\*.*?\*\//gs
-  return sql.replace(parts, (found) => (/^['$]/.test(found) ? "''" : ' ')).replace(/["`[\]]/g, '')
+  const parts = escapesByBackslash ? /'[^']*'|--[^\n]*|\/\*.*?\*\//gs : /(\$\w*\$).*?\1|'[^']*'|--[^\n]*|\/\*.*?\*\//gs
+  const masked = escapesByBackslash ? maskQuotes(sql) : sql
+  return masked.replace(parts, (found) => (/^['$]/.test(found) ? "''" : ' ')).replace(/["`[\]]/g, '')
 }
 
 /** The assignments of the last SET clause, or of ON DUPLICATE KEY UPDATE, and the condition behind it. */

@@ -73,9 +73,17 @@ export function reasonOfExpression(value: unknown): Reason | undefined {
   return value instanceof Utils.Literal ? setsNumber(String(value.val)) : hasNumber(value) ? 'number in SQL' : undefined
 }
 
+/**
+ * SQL with two other characters in place of each escape by a backslash, so that no literal holds a quote; of one with `''`, each
+ * part counts as a literal. A regular expression that repeats a group exceeds its stack in a literal of millions of characters.
+ */
+export function maskQuotes(sql: string): string {
+  return sql.includes('\\') ? sql.replace(/\\[\\']/g, '__') : sql
+}
+
 /** Whether SQL text, without its string literals, passes a number other than 0 to a function that sets a value. */
 export function setsNumber(sql: string): Reason | undefined {
-  const text = sql.replace(/'(?:''|\\.|[^'\\])*'/gs, "''")
+  const text = maskQuotes(sql).replace(/'[^']*'/g, "''")
   return /\b(jsonb?_(set|insert|replace|object|build_object))\s*\(.*,\s*(CAST\(|to_jsonb?\()?\s*-?(?!0\b)\d/is.test(
     text,
   )

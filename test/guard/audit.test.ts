@@ -282,6 +282,13 @@ eachDatabase('audit()', (database) => {
     expect((await audit(sequelize, bulk)).verdict).to.equal('unknown')
   })
 
+  it('reads a statement with a literal of 12 million characters', async () => {
+    const id = await create()
+    const write = (): Promise<unknown> =>
+      sequelize.query(`UPDATE workflow_runs SET progress = '{"text":"${'x'.repeat(12_000_000)}"}' WHERE id = ${id}`)
+    expect((await audit(sequelize, write)).findings.map(({ column }) => column)).to.deep.equal(['progress'])
+  })
+
   it('refuses what it cannot do, before any SQL', async () => {
     const told = async (...words: unknown[]): Promise<string> => {
       // eslint-disable-next-line @typescript-eslint/require-await -- what is thrown at once is a rejection too
