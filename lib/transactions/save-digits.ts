@@ -110,7 +110,10 @@ export async function spellDocuments(
     if (text !== undefined) texts.set(column, text)
   }
   const written = documentsToWrite(state, instance, values, options)
-  if (written.length > 0) await refuseTruncation(await startRead(session, instance, options), model, written)
+  const mayClamp = session.dialect?.clampsValues ?? !session.dialect
+  if (mayClamp && written.length > 0) {
+    await refuseTruncation(await startRead(session, instance, options), model, written)
+  }
   const columns = [...texts.keys()]
   const unread = state.columnsToRead(columns)
   for (const column of unread) {

@@ -140,8 +140,8 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
   const columnNames = Object.keys(changes)
   const hasColumns = columnNames.length > 0
   if (instance) {
-    const changed = documents.filter(({ operations }) => operations.length > 0).map(({ column }) => column)
-    refuseUnsavedChanges(method, row, transactionOption(session, joined), [...changed, ...columnNames])
+    const columns = [...changedColumns(documents), ...columnNames]
+    refuseUnsavedChanges(method, row, transactionOption(session, joined), columns)
   }
   const isOneDocument = documents.length === 1 && !hasColumns && where.length === 0
   const policy = policyOf(model)
@@ -150,7 +150,8 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
   const perform = async (): Promise<Written> => {
     const columns = hasColumns ? await validatedChanges(method, row, changes) : []
     const call = await startCall({ method, session, row: row.facts, transaction: joined, logging })
-    await refuseUnsupportedChanges(call, model, documents, columns)
+    refuseUnsupportedChanges(call, documents, columns)
+    if (call.dialect.clampsValues) await refuseTruncation(call, model, changedColumns(documents))
     const send = async (own: Call, sent: AtomicWrite): Promise<Written> => {
       const opensTransaction =
         policy.onWrite !== null ||
@@ -180,23 +181,20 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
 
 /** @throws {UnsupportedValueError} the database cannot hold a key, a value, a sum or a document exactly */
 export function refuseUnsupportedChanges(
-  call: Call,
-  model: RowModel,
+  { method, dialect }: Call,
   documents: readonly DocumentChange[],
   columns: readonly ColumnChange[],
-): Promise<void> {
-  const { method, dialect } = call
+): void {
   for (const each of documents) refuseUnsupported(method, each.column, each, dialect)
   for (const each of columns) {
     if ('plus' in each) refuseClampedSum(method, each.attribute, dialect)
     else refuseLoneSurrogate(method, each.attribute, each.value, dialect)
   }
-  const written = documents.filter(({ operations }) => operations.length > 0)
-  return refuseTruncation(
-    call,
-    model,
-    written.map(({ column }) => column),
-  )
+}
+
+/** The attributes whose documents a write changes, not those that it only compares. */
+export function changedColumns(documents: readonly DocumentChange[]): readonly string[] {
+  return documents.filter(({ operations }) => operations.length > 0).map(({ column }) => column)
 }
 
 /** Whether the new values of ordinary columns need no read: they are those of the call, or exact sums. */

@@ -9,6 +9,7 @@ import type { Changes, KeyCompletions } from '../json/document-types.js'
 import { rowsWhere } from '../rows/row-query.js'
 import type { RowQuery } from '../rows/row-query.js'
 import { identifyRow, RowRef } from '../rows/row-ref.js'
+import { refuseTruncation } from '../rows/short-columns.js'
 import { valuesOf } from '../sequelize/internals.js'
 import type { RowModel } from '../sequelize/internals.js'
 import { modelStateOf } from '../sequelize/model-state.js'
@@ -24,7 +25,7 @@ import { checkRetryOptions } from '../transactions/retry.js'
 import type { RetryOptions } from '../transactions/retry.js'
 import type { TransactionState } from '../transactions/transaction-state.js'
 import { splitChanges } from './atomic-update.js'
-import { buildUpdate, refuseUnsupportedChanges, updateInTransaction } from './atomic-write.js'
+import { buildUpdate, changedColumns, refuseUnsupportedChanges, updateInTransaction } from './atomic-write.js'
 import type { RowChanges } from './atomic-write.js'
 import { validatedChanges } from './columns.js'
 import type { Plus } from './columns.js'
@@ -93,7 +94,8 @@ export async function updateWhere<M extends Model, const G extends object>(
   if (joined && retry) throw usage.retryJoined(method)
   const columns = await validatedChanges(method, query, ordinary)
   const call = await startCall({ method, session, row: facts, transaction: joined, logging })
-  await refuseUnsupportedChanges(call, query.model, documents, columns)
+  refuseUnsupportedChanges(call, documents, columns)
+  await refuseTruncation(call, query.model, changedColumns(documents))
   const statements = (context: QueryContext, state: TransactionState | undefined): Promise<number> => {
     const write = async (own: QueryContext): Promise<number> => {
       const update = { documents, columns, where: [], calls: 1, now: new Date() }
