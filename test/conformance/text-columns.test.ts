@@ -405,6 +405,10 @@ eachDatabase('JSON in a TEXT column', (database) => {
       })
     }
 
+    // PostgreSQL, which reads the documents of many rows itself, does not say of which row it cannot read one.
+    const id = database.name === 'postgres' ? '( id=\\d+)?' : ' id=\\d+'
+    const named = new RegExp(`"doc" of Note${id} holds text that is not JSON`)
+
     for (const text of [
       ...['', 'not JSON', '{"a":1', '{"a":1}}'],
       ...['{"a":1.}', '{"b":[1e],"a":1}', '{"b":{"c":-}}', '{"n":1.5e+,"a":"x"}', '{"a":01}', '{"\\"":"1.","a":-.5}'],
@@ -424,7 +428,7 @@ eachDatabase('JSON in a TEXT column', (database) => {
         for (const call of calls) {
           const error = await rejection(call() as Promise<unknown>, JsonShapeError)
           expect(error.found).to.equal('text that is not JSON')
-          expect(error.message).to.match(/"doc" of Note id=\d+ holds text that is not JSON/)
+          expect(error.message).to.match(named)
         }
         expect(await stored(id)).to.equal(text)
         await withLock(target, async (row) => {
