@@ -58,11 +58,11 @@ function circular(sources: readonly Source[]): string[] {
 describe('the house', () => {
   const sources = sourcesOf(join(root, 'lib'))
 
-  it('has every layer in the map, and no other', () => {
+  it('has the same layers as the map', () => {
     expect([...layers.keys()].sort()).to.deep.equal([...new Set(sources.map(({ path }) => layerOf(path)))].sort())
   })
 
-  it('imports as the map says', () => {
+  it('imports only what the map allows', () => {
     for (const [layer, named] of layers) {
       const imported = sources.flatMap(({ path, text }) => (layerOf(path) === layer ? importsOf(path, text) : []))
       const others = new Set(imported.filter((each) => each !== layer))
@@ -70,7 +70,7 @@ describe('the house', () => {
     }
   })
 
-  it('has no circle of imports inside a folder', () => {
+  it('has no circular imports inside a folder', () => {
     expect(circular(sources)).to.deep.equal([])
   })
 
@@ -94,7 +94,7 @@ describe('the house', () => {
     })
   }
 
-  it('has packages that import no file of the library and have no circle of imports', () => {
+  it('has packages that import no file of the library and have no circular imports', () => {
     for (const name of readdirSync(join(root, 'packages'))) {
       const package_ = sourcesOf(join(root, 'packages', name, 'lib'))
       expect(circular(package_), name).to.deep.equal([])

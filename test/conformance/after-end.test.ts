@@ -7,7 +7,7 @@ import { outcomeOf, rejection } from '../rejection.js'
 import { createRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
 
-eachDatabase('what fails after the end of a transaction', (database) => {
+eachDatabase('an error after the end of a transaction', (database) => {
   let sequelize: Sequelize
   let Runs: typeof WorkflowRun
   let run: WorkflowRun
@@ -35,7 +35,7 @@ eachDatabase('what fails after the end of a transaction', (database) => {
   }
 
   for (const [name, call] of Object.entries(ways)) {
-    it(`is reported unchanged, and once: ${name} with an afterCommit hook`, async () => {
+    it(`is rethrown unchanged, without a retry: ${name} with an afterCommit hook`, async () => {
       const outcome = await outcomeOf(
         call(async (transaction) => {
           attempts++
@@ -51,7 +51,7 @@ eachDatabase('what fails after the end of a transaction', (database) => {
       await run.update({ title: 'later' })
     })
 
-    it(`is reported unchanged, and once: ${name} with a callback that commits`, async () => {
+    it(`is rethrown unchanged, without a retry: ${name} with a callback that commits`, async () => {
       const outcome = await outcomeOf(
         call(async (transaction) => {
           attempts++
@@ -65,7 +65,7 @@ eachDatabase('what fails after the end of a transaction', (database) => {
       expect((await stored()).title).to.equal('committed')
     })
 
-    it(`is reported once: ${name} with a callback that writes after its own rollback`, async () => {
+    it(`is a RolledBackError, without a retry: ${name} with a callback that writes after its own rollback`, async () => {
       const outcome = await outcomeOf(
         call(async (transaction) => {
           attempts++
@@ -83,7 +83,7 @@ eachDatabase('what fails after the end of a transaction', (database) => {
     })
   }
 
-  it('is reported unchanged, and once: withOptimisticLock with a hook after the save', async () => {
+  it('is rethrown unchanged, without a retry: withOptimisticLock with an afterUpdate hook', async () => {
     const Hooked = await createRuns(sequelize, { version: true, tableName: 'hooked_runs' })
     Hooked.addHook('afterUpdate', () => {
       throw late
@@ -102,7 +102,7 @@ eachDatabase('what fails after the end of a transaction', (database) => {
   })
 
   if (database.name !== 'sqlite') {
-    it('no statement of a transaction is sent again by Sequelize', async () => {
+    it('a statement that fails in a transaction is not resent by the option retry of Sequelize', async () => {
       const { sequelize: repeating, log } = database.connect({ retry: { max: 3, match: [/./] } })
       const Repeated = await createRuns(repeating, { tableName: 'repeated_runs' })
       const { id } = await Repeated.create({ progress: {} })

@@ -117,7 +117,7 @@ eachDatabase('atomicUpdate', (database) => {
   const stored = (id: number): Promise<Job> => Jobs.findByPk(id, { rejectOnEmpty: true })
   const writes = (): readonly string[] => log.filter((sql) => /UPDATE/.test(sql) && !/FOR UPDATE/.test(sql))
 
-  it('changes array elements beside other columns, on conditions on elements, or nothing at all', async () => {
+  it('changes array elements and other columns if conditions on elements are met, else nothing', async () => {
     const job = await Jobs.create({ progress: { items: [{ id: 7 }] }, status: 'new' })
     const byId = ['items', matching({ id: 7 })]
     await job.atomicUpdate(
@@ -161,7 +161,7 @@ eachDatabase('atomicUpdate', (database) => {
     expect(found).to.deep.equal({ items: [{ id: 7, n: 2 }] })
   })
 
-  it('changes documents and ordinary columns in one statement, with everything bound', async () => {
+  it('changes documents and ordinary columns in one statement, with all values bound', async () => {
     const job = await Jobs.create({ progress: { a: 1 }, stats: { n: 1 }, attempts: 2, status: 'new' })
     await job.atomicUpdate({ attempts: plus(0) })
     log.length = 0
@@ -215,7 +215,7 @@ eachDatabase('atomicUpdate', (database) => {
     }
   })
 
-  it('changes ordinary columns alone', async () => {
+  it('changes ordinary columns without a document', async () => {
     const job = await Jobs.create({ attempts: null, status: 'new' })
     await job.atomicUpdate({ attempts: plus(1), status: null })
     expect([job.attempts, job.status]).to.deep.equal([1, null])
@@ -227,7 +227,7 @@ eachDatabase('atomicUpdate', (database) => {
     await rejection(atomicUpdate([Jobs, 10 ** 6], { attempts: plus(1) }), RowNotFoundError)
   })
 
-  it('keeps every digit of a text after the same statement had a number, on one connection', async () => {
+  it('keeps every digit of a text after the same statement had a number on the same connection', async () => {
     // A server that prepares statements keeps the type of a bind: a text would be rounded to a double.
     const { sequelize: single } = database.connect({ pool: { max: 1, min: 1 } })
     const Own = await createJobs(single, { tableName: 'exact_jobs' })
@@ -293,7 +293,7 @@ eachDatabase('atomicUpdate', (database) => {
     })
 
     if (['mysql', 'mariadb'].includes(database.name)) {
-      it('is refused where sql_mode is not strict: the server would store the nearest number', async () => {
+      it('is refused if sql_mode is not strict, since the server would store the nearest number', async () => {
         const { sequelize: loose } = database.connect({ hooks: { afterConnect: setLoose } })
         const Loose = await createJobs(loose, { tableName: 'loose_jobs' })
         const { id } = await Loose.create({ attempts: 2_147_483_647 })
@@ -319,7 +319,7 @@ eachDatabase('atomicUpdate', (database) => {
   })
 
   describe('where and if', () => {
-    it('are judged by the statement, and the error names what was not met, without values', async () => {
+    it('are checked by the statement, and the error names the condition that is not met, without values', async () => {
       const { id } = await Jobs.create({ status: 'secret', attempts: 3, progress: { a: 1 } })
       const changes = { attempts: plus(1), progress: [set('b', 2)] } as const
       const ofWhere = await rejection(
@@ -338,7 +338,7 @@ eachDatabase('atomicUpdate', (database) => {
       expect((await stored(id)).attempts).to.equal(4)
     })
 
-    it('may depend on a document that is not changed, or is NULL', async () => {
+    it('can refer to a document that is not changed, or is NULL', async () => {
       const { id } = await Jobs.create({ progress: { a: 1 }, stats: null })
       await atomicUpdate(
         [Jobs, id],
@@ -382,7 +382,7 @@ eachDatabase('atomicUpdate', (database) => {
       [{ ratio: { [Op.gt]: 0.25 } }, true],
     ]
 
-    it(`reads the language of Sequelize, with all values bound (${conditions.length} conditions)`, async () => {
+    it(`accept operators of Sequelize, with all values bound (${conditions.length} conditions)`, async () => {
       const { id } = await Jobs.create({ status: 'on', attempts: 5, balance: '1.5', ratio: 0.5 })
       for (const [where, isMet] of conditions) {
         log.length = 0
@@ -394,7 +394,7 @@ eachDatabase('atomicUpdate', (database) => {
       }
     })
 
-    it('of the version is an ETag', async () => {
+    it('compare the version, as an ETag does', async () => {
       const Versioned = await createJobs(sequelize, { tableName: 'versioned_jobs', version: true })
       const { id } = await Versioned.create({ progress: {}, version: 0 })
       const change = (version: number): Promise<unknown> =>
@@ -407,7 +407,7 @@ eachDatabase('atomicUpdate', (database) => {
   })
 
   describe('returning: true', () => {
-    it('resolves to the row as stored', async () => {
+    it('resolves to the stored row', async () => {
       const job = await Jobs.create({ progress: { a: 1 }, attempts: 1, status: 'x' })
       await mergeJsonKey([Jobs, job.id], 'progress', 'other', true)
       await Jobs.update({ status: 'changed' }, { where: { id: job.id } })
@@ -422,7 +422,7 @@ eachDatabase('atomicUpdate', (database) => {
     })
 
     if (['mysql', 'mariadb'].includes(database.name)) {
-      it('is not read from an older snapshot, also if the UPDATE changed nothing', async () => {
+      it('does not return a row of an older snapshot, also if the UPDATE changed nothing', async () => {
         const Plain = await createJobs(sequelize, { tableName: 'plain_jobs', timestamps: false })
         const { id } = await Plain.create({ status: 'new', attempts: 1 })
         // Otherwise MariaDB 11.6.2 and newer refuse the UPDATE.
@@ -441,13 +441,13 @@ eachDatabase('atomicUpdate', (database) => {
       })
     }
 
-    it('resolves to nothing without it', async () => {
+    it('is off by default: the call resolves to undefined', async () => {
       const { id } = await Jobs.create()
       expect(await Promise.all([atomicUpdate([Jobs, id], { attempts: plus(1) })])).to.deep.equal([undefined])
     })
   })
 
-  it('is part of the lock on its row, and a rollback restores the row in memory', async () => {
+  it('joins the transaction of a locked row, and a rollback restores the row in memory', async () => {
     const job = await Jobs.create({ progress: {}, attempts: 1 })
     const failure = new Error('the callback failed')
     const call = job.withLock(async (row) => {
@@ -511,7 +511,7 @@ eachDatabase('atomicUpdate', (database) => {
       })
     }
 
-    it('what a validator refuses', async () => {
+    it('a value that a validator refuses', async () => {
       const { id } = await Jobs.create()
       log.length = 0
       await rejection(atomicUpdate([Jobs, id], { status: 'UPPER', attempts: plus(1) }), ValidationError)

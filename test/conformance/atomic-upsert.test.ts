@@ -128,7 +128,7 @@ eachDatabase('atomicUpsert', (database) => {
     return row!.doc.replaceAll(/([:,]) /g, '$1').trimEnd()
   }
 
-  it('refuses operations that do not fit a new row, and sends them if the row is there', async () => {
+  it('refuses operations that do not fit a new row, and applies them to an existing row', async () => {
     const [id, changes] = [free(), { doc: [set(['items', matching({ id: 1 }), 'n'], 2)] }]
     const nested = { doc: [set(['a', 'b'], 1)] }
     const inTransaction = (key: number): Promise<boolean> =>
@@ -149,7 +149,7 @@ eachDatabase('atomicUpsert', (database) => {
     expect(JSON.parse(await text(id))).to.deep.equal({ items: [{ id: 1, n: 2 }, { id: 2 }] })
   })
 
-  it('creates the row, and then changes it', async () => {
+  it('creates the row in the first call, and changes it in the second', async () => {
     const id = free()
     const upsert = (): Promise<boolean> =>
       atomicUpsert(
@@ -186,7 +186,7 @@ eachDatabase('atomicUpsert', (database) => {
     ['a sum past 2^53', { total: plus(1) }, { total: 9_007_199_254_740_993n }, { total: '9007199254740994' }],
     ['undefined in create', { attempts: plus(-1) }, { attempts: undefined }, { attempts: -1, status: 'new' }],
   ]
-  it(`makes what Model.create and then atomicUpdate make (${cases.length} cases)`, async () => {
+  it(`stores the same as Model.create followed by atomicUpdate (${cases.length} cases)`, async () => {
     for (const [what, changes, create, row] of cases) {
       const [id, other] = [free(), free()]
       expect(await atomicUpsert([Counters, id], changes as { title: string }, { create: create! }), what).to.equal(true)
@@ -219,7 +219,7 @@ eachDatabase('atomicUpsert', (database) => {
     expect(Object.keys((await stored(id)).doc!).sort()).to.deep.equal([key, `${key}2`, 'big', 'n'].sort())
   })
 
-  it('sends, with everything bound', async () => {
+  it('sends these statements, with all values bound', async () => {
     const id = free()
     const upsert = (transaction?: Transaction): Promise<boolean> =>
       atomicUpsert(
@@ -257,7 +257,7 @@ eachDatabase('atomicUpsert', (database) => {
     expect(inTransaction).to.deep.equal(isMysqlServer ? ['INSERT', 'UPDATE'] : ['UPDATE'])
   })
 
-  describe('of 50 callers at once, one creates the row and all change it', () => {
+  describe('with 50 concurrent callers, one creates the row and all change it', () => {
     const { READ_COMMITTED, REPEATABLE_READ } = Transaction.ISOLATION_LEVELS
     type Upsert = (options?: AtomicUpsertOptions<Counter>) => Promise<boolean>
     const inTransaction =
@@ -310,7 +310,7 @@ eachDatabase('atomicUpsert', (database) => {
       }
     }
 
-    it('while other callers merge keys and delete the row', async () => {
+    it('while concurrent callers merge keys and delete the row', async () => {
       const id = free()
       const isGone = (error: unknown): boolean => {
         const { code } = error as { code?: string }
@@ -349,7 +349,7 @@ eachDatabase('atomicUpsert', (database) => {
       })
     }
 
-    it('does not matter if the row is there', async () => {
+    it('has no effect if the row exists', async () => {
       const [id, other] = [free(), free()]
       await Counters.bulkCreate([
         { id, doc: {} },
@@ -365,7 +365,7 @@ eachDatabase('atomicUpsert', (database) => {
   })
 
   if (isMysqlServer) {
-    it('is sent again if another writer removes the other row, or creates this one, before the INSERT that fails', async () => {
+    it('is retried if another writer deletes the other row, or creates this one, before the INSERT that fails', async () => {
       const other = free()
       for (const isRemoved of [true, false]) {
         const id = free()
@@ -387,7 +387,7 @@ eachDatabase('atomicUpsert', (database) => {
       }
     })
 
-    it('refuses a key of which the server would make another one', async () => {
+    it('refuses a key that the server would store as another key', async () => {
       const error = await rejection(atomicUpsert([Counters, 0], { attempts: plus(1) }), UnsupportedValueError)
       expect(error.message).to.include('would store the next number in place of 0')
       const { sequelize: loose } = database.connect({ hooks: { afterConnect: setLoose } })
@@ -466,7 +466,7 @@ eachDatabase('atomicUpsert', (database) => {
     expect((await stored(id)).doc).to.deep.equal({ n: 1 })
   })
 
-  it('is sent in batches with coalesce', async () => {
+  it('is batched with coalesce', async () => {
     const Coalesced = lossless(class extends Counters {}, { wholeColumnWrites: 'allow', coalesce: true })
     const id = free()
     const calls = Array.from({ length: 20 }, () => atomicUpsert([Coalesced, id], { doc: [increment('n')] }))
@@ -575,7 +575,7 @@ eachDatabase('atomicUpsert', (database) => {
       })
     }
 
-    it('a row that lacks a value, or has one that a validator refuses, also if it is there', async () => {
+    it('a row without a required value, or with a value that a validator refuses, also if the row exists', async () => {
       const { id } = await Counters.create({})
       log.length = 0
       await rejection(
@@ -590,7 +590,7 @@ eachDatabase('atomicUpsert', (database) => {
       expect(log).to.deep.equal([])
     })
 
-    it('what the database cannot hold exactly', async () => {
+    it('a value that the database cannot store exactly', async () => {
       const id = free()
       const deep = JSON.parse('['.repeat(6000) + ']'.repeat(6000)) as unknown
       const lone = '\ud800'

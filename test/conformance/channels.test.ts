@@ -124,7 +124,7 @@ eachDatabase('the diagnostics channels', (database) => {
 
   const isSqlite = database.name === 'sqlite'
 
-  it('have one call and one statement of a write, without the values of its document', async () => {
+  it('publish one call and one statement for a write, without the values of its document', async () => {
     await mergeJsonKey([Runs, id], 'progress', 'step_a', 'secret value')
     const origin = { method: 'mergeJsonKey', model: 'WorkflowRun', primaryKey: { id } }
     expect(listener.only('call')).to.deep.include(origin)
@@ -145,7 +145,7 @@ eachDatabase('the diagnostics channels', (database) => {
     ])
   })
 
-  it('have the rows of every statement, whose transaction they know', async () => {
+  it('publish the number of rows of every statement, and whether it is in a transaction', async () => {
     await withLock([Runs, id], (run) => run.mergeJsonKey('progress', 'step_a', 'done'))
     expect(
       listener.messages('statement').map(({ method, isInTransaction, rows }) => [method, isInTransaction, rows]),
@@ -169,7 +169,7 @@ eachDatabase('the diagnostics channels', (database) => {
     ).to.deep.equal([2, 2])
   })
 
-  it('have one call of every public function', async () => {
+  it('publish one call for every public function', async () => {
     const key = { where: { id } }
     const patched = lossless(defineRuns(Runs.sequelize!), { wholeColumnWrites: 'patch' })
     const row = await patched.findByPk(id, { rejectOnEmpty: true })
@@ -204,7 +204,7 @@ eachDatabase('the diagnostics channels', (database) => {
     expect(listener.messages('call')).to.have.length(2)
   })
 
-  it('have each lock of withLocks with its own row', async () => {
+  it('publish each lock of withLocks with its row', async () => {
     await withLocks(
       [
         [Runs, other],
@@ -235,7 +235,7 @@ eachDatabase('the diagnostics channels', (database) => {
 
   const kind = isSqlite ? 'writer queue' : 'row'
 
-  it('have the length of a wait for the lock of another session', async () => {
+  it('publish the duration of a wait for the lock of another session', async () => {
     const release = await hold()
     const asked = new Promise<number>((resolve) => {
       listener.onEvent = (event) => {
@@ -257,7 +257,7 @@ eachDatabase('the diagnostics channels', (database) => {
     expect(waits).to.have.length(isSqlite ? 1 : 2)
   })
 
-  it('have a lock that was not granted', async () => {
+  it('publish a lock that was not granted', async () => {
     const release = await hold()
     listener.stop()
     listener = new Listener()
@@ -273,14 +273,14 @@ eachDatabase('the diagnostics channels', (database) => {
     expect(error.code).to.equal('LOCK_TIMEOUT')
   })
 
-  it('have a condition that is not met', async () => {
+  it('publish a condition that is not met', async () => {
     const write = mergeJsonKey([Runs, id], 'progress', 'k', 1, { if: [exists('owner')] })
     const error = await rejection(write, ConditionNotMetError)
     expect(listener.only('call')).to.deep.include({ method: 'mergeJsonKey', primaryKey: { id }, error })
     expect(listener.events.filter((event) => event === 'call:error')).to.have.length(1)
   })
 
-  it('have the error of a callback as it was thrown', async () => {
+  it('publish the error of a callback unchanged', async () => {
     const failure = new Error('of the callback')
     const fail = (): never => {
       throw failure
@@ -289,7 +289,7 @@ eachDatabase('the diagnostics channels', (database) => {
     expect(listener.only('call').error).to.equal(failure)
   })
 
-  it('have every retry after a stale read, and the conflict at its end', async () => {
+  it('publish every retry after a stale read, and the final conflict', async () => {
     const error = await rejection(
       withOptimisticLock(
         [Runs, id],
@@ -318,7 +318,7 @@ eachDatabase('the diagnostics channels', (database) => {
   })
 
   if (!isSqlite) {
-    it('have the retry after a deadlock', async () => {
+    it('publish the retry after a deadlock', async () => {
       let arrived = 0
       let meet!: () => void
       const met = new Promise<void>((resolve) => (meet = resolve))
@@ -345,7 +345,7 @@ eachDatabase('the diagnostics channels', (database) => {
       expect(failed.map((call) => call.method)).to.deep.equal(['lock'])
     })
 
-    it('have an outcome that is unknown', async () => {
+    it('publish an unknown outcome', async () => {
       sinon.stub(console, 'warn')
       const proxy = await Proxy.before(database.url())
       const Cut = defineRuns(database.connect({}, proxy.url).sequelize, { version: true })
@@ -369,7 +369,7 @@ eachDatabase('the diagnostics channels', (database) => {
     })
   }
 
-  it('have each batch with the number of its calls', async () => {
+  it('publish each batch with the number of its calls', async () => {
     const keys = Array.from({ length: 64 }, (_, index) => `key_${index}`)
     await Promise.all(keys.map((key) => mergeJsonKey([Runs, id], 'progress', key, 1, { coalesce: true })))
     const batches = listener.messages('batch')
@@ -389,7 +389,7 @@ eachDatabase('the diagnostics channels', (database) => {
     'freezes its message': (message) => Object.freeze(message),
   }
   for (const [title, meddle] of Object.entries(meddlers)) {
-    it(`change no write by a subscriber that ${title}`, async () => {
+    it(`change no write if a subscriber ${title}`, async () => {
       listener.onEvent = (_event, message) => meddle(message)
       const row = await Runs.findByPk(id, { rejectOnEmpty: true })
       await row.mergeJsonKey('progress', 'a', 1)
@@ -403,7 +403,7 @@ eachDatabase('the diagnostics channels', (database) => {
     })
   }
 
-  it('bind an asynchronous context, in which the statements of a call know their call', async () => {
+  it('bind an asynchronous context that links the statements of a call to the call', async () => {
     const calls = tracingChannel<unknown, object>('sequelize-lossless:call')
     const context = new AsyncLocalStorage<unknown>()
     const around: unknown[] = []

@@ -154,7 +154,7 @@ const document = fc
 // The same documents in every run; PROPERTY_SEED looks at others.
 const seed = Number(process.env['PROPERTY_SEED'] ?? 1)
 
-eachDatabase('The digits and keys of a document', (database) => {
+eachDatabase('the digits and keys of a document', (database) => {
   let sequelize: Sequelize
   let Runs: typeof WorkflowRun
   let Versioned: typeof WorkflowRun
@@ -249,7 +249,7 @@ eachDatabase('The digits and keys of a document', (database) => {
   ]
 
   for (const [way, modelOf, write] of ways) {
-    it(`stay as they are in ${way}`, async function () {
+    it(`are preserved by ${way}`, async function () {
       this.timeout(3_600_000)
       const { id } = await modelOf().create()
       const property = fc.asyncProperty(document, fc.constantFrom(...changes), async (text, [, change]) => {
@@ -264,7 +264,7 @@ eachDatabase('The digits and keys of a document', (database) => {
       await fc.assert(property, { seed, numRuns: sample(10_000, 25, 25) })
     })
 
-    it(`are never those of another number in ${way}`, async () => {
+    it(`are never those of another number after ${way}`, async () => {
       const { id } = await modelOf().create()
       for (const [title, text, isWritten, change] of confusable) {
         // The number is too large for MySQL.
@@ -327,7 +327,7 @@ const tooLarge: readonly (readonly [title: string, text: string, edit: (read: Tr
 
 const big = '{"n":12345678901234567890,"m":9007199254740993,"k":1}'
 
-eachDatabase('A number that JavaScript rounds, or that the driver reads as text', (database) => {
+eachDatabase('a number that JavaScript rounds, or that the driver reads as text', (database) => {
   let Runs: typeof WorkflowRun
   let Checked: typeof WorkflowRun
   let run: WorkflowRun
@@ -346,7 +346,7 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
 
   const stored = async (): Promise<Tree> => exact((await storedText(Runs, run.id))!)
 
-  it('may be replaced by a save that refuses conflicts, and conflicts with the change of another writer', async () => {
+  it("can be replaced by a save under conflicts: 'throw', and conflicts with a change of another writer", async () => {
     const second = await Checked.findByPk(run.id, { rejectOnEmpty: true })
     await run.update({ progress: { ...run.progress, m: 5 } })
     expect(await stored()).to.deep.equal({
@@ -357,7 +357,7 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
     await rejection(second.update({ progress: { ...second.progress, m: 6 } }), StaleRowError)
   })
 
-  it('is not taken for the number that JavaScript reads it as', async () => {
+  it('is not equal to the rounded number that JavaScript reads', async () => {
     const target = [Runs, run.id] as const
     const read = Number('12345678901234567890')
     await storeText(Runs, run.id, '{"n":12345678901234567890,"l":[12345678901234567890,1]}')
@@ -386,7 +386,7 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
     })
   })
 
-  it('is kept or replaced if it is too large for a double, and conflicts with no other writer', async () => {
+  it('is kept or replaced if it is too large for a double, without a conflict with other writers', async () => {
     // MySQL cannot store it.
     if (database.name === 'mysql') return
     const Patched = lossless(defineRuns(Runs.sequelize!), { wholeColumnWrites: 'patch' })
@@ -410,7 +410,7 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
     }
   })
 
-  it(`stays as it is beside ${elementWrites.length} writes to array elements, in the row and in its locked instance`, async () => {
+  it(`is preserved by ${elementWrites.length} writes to array elements, in the row and in its locked instance`, async () => {
     const textOf = (template: string): string =>
       template.replace(/\bn\b(?!")/g, `${long}`).replace(/\bm\b/g, `${long + 1n}`)
     for (const [operation, after] of elementWrites) {
@@ -425,7 +425,7 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
     }
   })
 
-  it('is compared by the digits of its fraction as far as the database has them', async () => {
+  it('is compared by the digits of its fraction that the database stores', async () => {
     const [above, below] = ['0.1000000000000000055', '0.09999999999999999999']
     const integer = '12345678901234567890123'
     const cases: readonly (readonly [stored: string, operation: Operation, after: string, onMysql?: string])[] = [
@@ -450,7 +450,7 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
     }
   })
 
-  it('is in the answer of returning: true as a finder reads it', async () => {
+  it('is returned by returning: true as a finder reads it', async () => {
     const answer = await updateJson([Runs, run.id], 'progress', [set('k', 1)] as never, { returning: true })
     const { progress } = await Runs.findByPk(run.id, { rejectOnEmpty: true })
     // MariaDB's documents are text for mysql2.
@@ -471,7 +471,7 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
     expect(await storedText(Runs, run.id)).to.include('12345678901234567890')
   })
 
-  it('is not lost in a document that is too deep for JavaScript', async () => {
+  it('is preserved in a document that is too deep for JavaScript', async () => {
     if (!['postgres', 'sqlite'].includes(database.name)) return
     const change = async (read: WorkflowRun): Promise<void> => {
       ;(read.progress as Tree)['k'] = 2
@@ -489,12 +489,12 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
     }
   })
 
-  it('is part of a whole document that a save replaces', async () => {
+  it('is removed by a save that replaces the whole document', async () => {
     await run.update({ progress: null })
     expect(await storedText(Runs, run.id)).to.equal(null)
   })
 
-  it('is refused where a save copies it', async () => {
+  it('is refused if a save copies it to another path', async () => {
     const copy = { ...run.progress, copy: [run.progress!['m']] }
     await rejection(
       withLock([Runs, run.id], (row) => row.update({ progress: copy })),
@@ -516,7 +516,7 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
     ['the key', () => Promise.resolve([Runs, run.id])],
   ]
   for (const [title, target] of targets) {
-    it(`is what an atomic write of ${title} has made it, after a save of the locked row`, async () => {
+    it(`keeps the result of an atomic write of ${title} after a save of the locked row`, async () => {
       for (const [before, operation, after] of operations) {
         await storeText(Runs, run.id, `{"n":${before},"k":1}`)
         run = await Runs.findByPk(run.id, { rejectOnEmpty: true })
@@ -531,7 +531,7 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
     })
   }
 
-  it('keeps its digits where another writer has changed the list of a save, which is refused', async () => {
+  it('keeps its digits if a save is refused because another writer has changed its list', async () => {
     const list = '"n":1,"l":[{"id":12345678901234567891},1'
     const Patched = lossless(defineRuns(Runs.sequelize!), { wholeColumnWrites: 'patch' })
     for (const Model of [Patched, Checked]) {
@@ -544,7 +544,7 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
     }
   })
 
-  it('meets a condition exactly, or not', async () => {
+  it('is compared exactly by a condition', async () => {
     const check = (path: string, value: unknown): Promise<unknown> =>
       outcomeOf(updateJson([Runs, run.id], 'progress', [set('k', 2)] as never, { if: [equals(path, value)] }))
     expect(await check('m', 2 ** 53)).to.be.instanceOf(ConditionNotMetError)
@@ -555,7 +555,7 @@ eachDatabase('A number that JavaScript rounds, or that the driver reads as text'
   })
 })
 
-eachDatabase('A document that a hook decodes', (database) => {
+eachDatabase('a document that a hook decodes', (database) => {
   it('is read again after an atomic write under a lock', async () => {
     const Runs = await createRuns(database.connect().sequelize)
     Runs.addHook('afterFind', (row) => {
@@ -583,7 +583,7 @@ const asText: Readonly<Record<string, object | undefined>> = {
   mariadb: { dialectOptions: { autoJsonMap: false } },
 }
 
-eachDatabase('A document that the driver leaves as text', (database) => {
+eachDatabase('a document that the driver returns as text', (database) => {
   const options = asText[database.dialect]
   // The other drivers always parse it.
   if (!options) return
@@ -604,7 +604,7 @@ eachDatabase('A document that the driver leaves as text', (database) => {
 
   const document = (): Progress => JSON.parse(run.progress as unknown as string) as Progress
 
-  it('follows an atomic write, as text', async () => {
+  it('reflects an atomic write, as text', async () => {
     await run.mergeJsonKey('progress', 'b' as never, 2 as never)
     expect(document()).to.include({ a: 1, b: 2 })
     await run.mergeJsonKey('progress', 'c' as never, 3 as never, { returning: true })
@@ -621,12 +621,12 @@ eachDatabase('A document that the driver leaves as text', (database) => {
     expect(await storedText(Runs, run.id)).to.match(/"b": ?2/)
   })
 
-  it('follows an atomic write that returns the row', async () => {
+  it('reflects an atomic write that returns the row', async () => {
     await run.atomicUpdate({ progress: [set('b', 2)], title: 'x' }, { returning: true })
     expect(document()).to.include({ a: 1, b: 2 })
   })
 
-  it('may be replaced by an object, and only its changes are written', async () => {
+  it('can be replaced by an object, of which only the changes are written', async () => {
     await mergeJsonKey([Runs, run.id], 'progress', 'other' as never, true as never)
     await run.update({ progress: { ...document(), b: 2 } })
     expect(exact((await storedText(Runs, run.id))!)).to.deep.equal({

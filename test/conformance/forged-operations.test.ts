@@ -29,7 +29,7 @@ const conditions: Readonly<Record<string, unknown>> = {
   'that is an operation': set('a', 1),
 }
 
-eachDatabase('Operations and conditions of another origin', (database) => {
+eachDatabase('operations and conditions that were not made by this library', (database) => {
   let log: string[]
   let Runs: typeof WorkflowRun
   let run: WorkflowRun

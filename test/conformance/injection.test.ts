@@ -181,7 +181,7 @@ const settingsQuery: Readonly<Record<DatabaseName, string>> = {
   sqlite: 'PRAGMA synchronous',
 }
 
-eachDatabase('No text becomes SQL', (database) => {
+eachDatabase('no text becomes SQL', (database) => {
   const settings: readonly (readonly [string, string | undefined])[] = [
     ['as the server is set', undefined],
     ...modes[database.name],
@@ -245,7 +245,7 @@ eachDatabase('No text becomes SQL', (database) => {
       const stored = async (): Promise<unknown> => JSON.parse((await storedText(Runs, id)) ?? 'null')
 
       if (isRefused) {
-        it('is refused, since the connector would send text as SQL', async () => {
+        it('a write is refused, since the connector would send text as SQL', async () => {
           await storeText(Runs, id, '{}')
           const calls: Record<string, () => Promise<unknown>> = {
             mergeJsonKey: () => mergeJsonKey([Runs, id], 'progress', 'k', 1),
@@ -283,7 +283,7 @@ eachDatabase('No text becomes SQL', (database) => {
 
       // What one statement alone can look like does not depend on the mode.
       if (statement === undefined) {
-        it('every kind of operation on its own', async () => {
+        it('each kind of operation alone', async () => {
           expect(await mismatches(samples.flatMap(oneByOne))).to.deep.equal([])
         })
       } else if (database.name !== 'postgres') {

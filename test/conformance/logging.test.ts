@@ -94,7 +94,7 @@ eachDatabase('a logging function that throws', (database) => {
       })
 
       for (const [name, call] of Object.entries(calls)) {
-        it(`is a warning, and ${name} writes`, async () => {
+        it(`emits a warning, and ${name} writes`, async () => {
           const outcome = await outcomeOf(call(Jobs, given))
           const { progress } = await Stored.findByPk(1, { rejectOnEmpty: true })
           expect([outcome, progress]).to.deep.equal(['written', { count: 1 }])
@@ -105,14 +105,14 @@ eachDatabase('a logging function that throws', (database) => {
       }
 
       if (options.logging) {
-        it("is an error of Sequelize's own statements, as without this library", async () => {
+        it('makes statements of Sequelize fail, as without this library', async () => {
           expect(String(await outcomeOf(Jobs.findAll()))).to.equal('Error: the log is full')
         })
       }
     })
   }
 
-  it('throws in a call of sequelize.log() without arguments', () => {
+  it('throws if the application calls sequelize.log() without arguments', () => {
     const { sequelize } = database.connect({ logging: throwing })
     defineJobs(sequelize)
     // Sequelize has no type for it.

@@ -41,7 +41,7 @@ const refusedSettings: Readonly<Record<DatabaseName, readonly Setting[]>> = {
 }
 
 eachDatabase('lossless', (database) => {
-  it('attaches to the very model given: once, unseen by loops, known to finders and associations', () => {
+  it('attaches non-enumerable methods to the model, once, and returns the same model', () => {
     const { sequelize, log } = database.connect()
     class Run extends Model {}
     Run.init({ progress: DataTypes.JSON }, { sequelize })
@@ -56,7 +56,7 @@ eachDatabase('lossless', (database) => {
     expect(log).to.deep.equal([])
   })
 
-  it('refuses what it cannot attach to, and says what to write', async () => {
+  it('refuses a target to which it cannot attach, with the code to write', async () => {
     const { sequelize } = database.connect()
     class Early extends Model {}
     expect((await thrown(() => lossless(Early), UsageError)).message).to.match(
@@ -89,7 +89,7 @@ eachDatabase('lossless', (database) => {
     expect(Owner.build().mergeJsonKey()).to.equal('mine')
   })
 
-  it('the functions serve a model that nothing was attached to', async () => {
+  it('is not needed by the functions: they accept a model without attached methods', async () => {
     const { sequelize } = database.connect()
     const Plain = sequelize.define<Model & { data: Record<string, number> }>('Plain', { data: DataTypes.JSON })
     await Plain.sync({ force: true })
@@ -98,7 +98,7 @@ eachDatabase('lossless', (database) => {
     expect((await row.reload()).data).to.deep.equal({ k: 1 })
   })
 
-  it('works where the application sets raw: true for every query', async () => {
+  it('works if the application sets raw: true for every query', async () => {
     const { sequelize } = database.connect({ query: { raw: true } })
     const Runs = await createRuns(sequelize, { version: true })
     const run = await Runs.create({ progress: {} })
@@ -168,7 +168,7 @@ eachDatabase('lossless', (database) => {
   })
 
   if (database.name === 'mysql') {
-    it('asks a server that did not answer again', async () => {
+    it('queries the server again if it did not answer', async () => {
       const { sequelize } = database.connect()
       const Runs = await createRuns(sequelize)
       const run = await Runs.create({ progress: {} })

@@ -34,7 +34,7 @@ eachDatabase('the instance in memory', (database) => {
     return (await Runs.findByPk(id, { rejectOnEmpty: true, transaction: null })).progress
   }
 
-  describe('a change made while a statement is on its way', () => {
+  describe('a change made while a statement is in flight', () => {
     it('to a document, during save(), is written by the next save()', async () => {
       const run = await Runs.create({ progress: {} })
       await run.withLock(async (row) => {
@@ -48,7 +48,7 @@ eachDatabase('the instance in memory', (database) => {
       expect(await stored(run.id)).to.deep.equal({ a: 1, b: 2 })
     })
 
-    it('by parallel steps of one callback, is never lost', async () => {
+    it('by concurrent steps of one callback, is never lost', async () => {
       for (let round = 0; round < 20; round++) {
         const run = await Runs.create({ progress: {} })
         await run.withLock(async (row, transaction) => {
@@ -75,7 +75,7 @@ eachDatabase('the instance in memory', (database) => {
       expect(await stored(run.id)).to.deep.equal({ b: 2 })
     })
 
-    it('by a hook, in place, is refused if nothing saves it', async () => {
+    it('by a hook, in place, is refused if no statement saves it', async () => {
       const Hooked = await createRuns(sequelize, {
         tableName: 'hooked_in_place',
         hooks: { beforeUpdate: (row) => void (row.progress!['audit'] = 1) },
@@ -88,7 +88,7 @@ eachDatabase('the instance in memory', (database) => {
       expect(error.columns).to.deep.equal(['progress'])
     })
 
-    it('to the column, during mergeJsonKey(), is still to be saved, and not over the write', async () => {
+    it('to the column, during mergeJsonKey(), stays dirty, and its save keeps the merged key', async () => {
       const run = await Runs.create({ progress: {} })
       const merging = run.mergeJsonKey('progress', 'a', 1)
       run.progress = { ...run.progress, b: 2 }
@@ -98,7 +98,7 @@ eachDatabase('the instance in memory', (database) => {
       expect(await stored(run.id)).to.deep.equal({ a: 1, b: 2 })
     })
 
-    it('to the row, while withLock() waits, is refused and not dropped', async () => {
+    it('to the row, while withLock() waits, is refused and kept in memory', async () => {
       const run = await Runs.create({ progress: {} })
       const locking = run.withLock(() => undefined)
       run.title = 'meanwhile'
@@ -109,8 +109,8 @@ eachDatabase('the instance in memory', (database) => {
     })
   })
 
-  describe('two flows that share it', () => {
-    it('cannot both lock it, from the first moment', async () => {
+  describe('two concurrent callers that share it', () => {
+    it('cannot both lock it, also while the lock is requested', async () => {
       const run = await Runs.create({ progress: {} })
       const [first, second] = await Promise.allSettled([
         run.withLock((row) => row.update({ progress: { first: 1 } })),
@@ -123,7 +123,7 @@ eachDatabase('the instance in memory', (database) => {
       expect(await stored(run.id)).to.deep.equal({ third: 1 })
     })
 
-    it('lose nothing when one merges and the other saves', async () => {
+    it('lose no update if one merges and the other saves', async () => {
       for (let round = 0; round < 50; round++) {
         const run = await Runs.create({ progress: {} })
         const results = await Promise.allSettled([
@@ -148,7 +148,7 @@ eachDatabase('the instance in memory', (database) => {
     })
   })
 
-  it('a document that JSON cannot write is an error of the save, and rolls back', async () => {
+  it('a document without a JSON text makes the save fail, and rolls back', async () => {
     const run = await Runs.create({ progress: {} })
     for (const value of [1n, undefined]) {
       const saving = run.withLock(async (row) => {
@@ -162,8 +162,8 @@ eachDatabase('the instance in memory', (database) => {
     }
   })
 
-  describe('what was not loaded', () => {
-    it('is not made up', async () => {
+  describe('a column that was not loaded', () => {
+    it('stays absent after a write without returning: true', async () => {
       const { id } = await Runs.create({ progress: { a: 1 } })
       const partial = await Runs.findByPk(id, { attributes: ['id'], rejectOnEmpty: true })
       await partial.mergeJsonKey('progress', 'c', 3)
@@ -191,7 +191,7 @@ eachDatabase('the instance in memory', (database) => {
       expect(await stored(run.id)).to.deep.equal({ a: 1, b: 1, c: 1 })
     })
 
-    it('unsaved changes say truly what became of the rest', async () => {
+    it('the error of unsaved changes says that the transaction is still open', async () => {
       const run = await Runs.create({ progress: {} })
       await sequelize.transaction(async (transaction) => {
         const leaving = run.withLock(
@@ -207,7 +207,7 @@ eachDatabase('the instance in memory', (database) => {
     })
   })
 
-  it('a VIRTUAL attribute is nothing to save', async () => {
+  it('a changed VIRTUAL attribute is not an unsaved change', async () => {
     const Virtual = lossless(
       sequelize.define<Model & { progress: Progress; shown: string }>(
         'Virtual',
@@ -232,7 +232,7 @@ eachDatabase('the instance in memory', (database) => {
   })
 
   if (database.name === 'postgres') {
-    it('an array changed in place is seen, too', async () => {
+    it('an ARRAY column changed in place is saved, too', async () => {
       const Tagged = lossless(
         sequelize.define<Model & { tags: string[] }>('Tagged', { tags: DataTypes.ARRAY(DataTypes.TEXT) }),
       )
@@ -247,7 +247,7 @@ eachDatabase('the instance in memory', (database) => {
   }
 
   describe('a transaction opened in the callback', () => {
-    it('is refused: it would commit apart, and could wait for the lock', async () => {
+    it('is refused: it would commit separately, and could wait for the lock', async () => {
       const run = await Runs.create({ progress: {} })
       const opening: Record<string, () => Promise<unknown>> = {
         findOrCreate: () => Runs.findOrCreate({ where: { title: 'apart' } }),
@@ -263,7 +263,7 @@ eachDatabase('the instance in memory', (database) => {
       expect(await Runs.count({ where: { title: 'apart' } })).to.equal(0)
     })
 
-    it('is fine when it is nested, or asked for by transaction: null', async () => {
+    it('is allowed if it is nested, or opened with transaction: null', async () => {
       const run = await Runs.create({ progress: {} })
       const other = await Runs.create({ progress: {} })
       await run.withLock(async (_row, transaction) => {
@@ -297,7 +297,7 @@ eachDatabase('the instance in memory', (database) => {
       delete (Sequelize as unknown as { _cls?: unknown })._cls
     })
 
-    it('every write in the callback takes part, told or not', async () => {
+    it('every write in the callback joins, with or without the option transaction', async () => {
       const run = await Runs.create({ progress: {} })
       const rolledBack = run.withLock(async (row) => {
         await Runs.create({ title: 'by the ambient transaction' })
@@ -311,7 +311,7 @@ eachDatabase('the instance in memory', (database) => {
     })
 
     if (database.name === 'postgres') {
-      it('a raw query that failed, and was caught, is never a commit', async () => {
+      it('a raw query whose error was caught prevents the commit', async () => {
         const run = await Runs.create({ progress: {} })
         const call = run.withLock(async (row) => {
           row.progress!['a'] = 1
@@ -325,7 +325,7 @@ eachDatabase('the instance in memory', (database) => {
   })
 
   if (database.name === 'postgres') {
-    it('an error that never reached the server does not stop the commit; no afterCommit hook runs for a rollback', async () => {
+    it('an error before a statement reaches the server allows the commit; no afterCommit hook runs for a rollback', async () => {
       const run = await Runs.create({ progress: {} })
       let hooks = 0
       const withHook = (work: (transaction: Transaction) => Promise<unknown>): Promise<unknown> =>
@@ -347,7 +347,7 @@ eachDatabase('the instance in memory', (database) => {
   }
 
   if (database.name === 'mysql' || database.name === 'mariadb') {
-    it('a deadlock that the callback caught is a RolledBackError', async () => {
+    it('a deadlock whose error the callback caught ends in a RolledBackError', async () => {
       const [run, other] = await Runs.bulkCreate([{ progress: {} }, { progress: {} }])
       const survivor = await sequelize.transaction()
       for (let weight = 0; weight < 20; weight++) await Runs.create({}, { transaction: survivor })
@@ -364,7 +364,7 @@ eachDatabase('the instance in memory', (database) => {
   }
 
   if (database.name === 'sqlite') {
-    it('in memory, another flow’s statement does not fall into the transaction of the lock', async () => {
+    it('in memory, a statement of a concurrent caller does not join the transaction of the lock', async () => {
       const { sequelize: memory } = database.connect({ storage: ':memory:' })
       const Memory = await createRuns(memory)
       const run = await Memory.create({ progress: {} })

@@ -113,7 +113,7 @@ eachDatabase('mergeJsonKey', (database) => {
     return JSON.parse((await storedText(Runs, id)) ?? 'null')
   }
 
-  describe('whatever the column holds', () => {
+  describe('for every content of the column', () => {
     for (const [title, { text, after }] of Object.entries(documents)) {
       for (const returning of [false, true]) {
         it(`${title}${returning ? ', returning' : ''}`, async () => {
@@ -136,7 +136,7 @@ eachDatabase('mergeJsonKey', (database) => {
     }
   })
 
-  describe('sets exactly the key, and gives exactly this name', () => {
+  describe('sets exactly the key with this name', () => {
     for (const [key, refusedBy] of hostileTexts) {
       it(JSON.stringify(key.length > 40 ? `${key.slice(0, 8)}… ${key.length}` : key), async () => {
         const others = { a: 0, '': 0, b: { a: 0 } }
@@ -333,7 +333,7 @@ eachDatabase('mergeJsonKey', (database) => {
       })
     })
 
-    it('a column with unsaved changes, and says how to go on', async () => {
+    it('a column with unsaved changes, with the calls that resolve them', async () => {
       const run = await Runs.create({ progress: { a: 1 } })
       run.progress = { a: 2 }
       log.length = 0
@@ -344,7 +344,7 @@ eachDatabase('mergeJsonKey', (database) => {
       expect(run.progress).to.deep.equal({ a: 2 })
     })
 
-    it('but not for unsaved changes in another column', async () => {
+    it('but not a row with unsaved changes in another column', async () => {
       const run = await Runs.create({ progress: {} })
       run.title = 'unsaved'
       await run.mergeJsonKey('progress', 'k', 1)
@@ -352,7 +352,7 @@ eachDatabase('mergeJsonKey', (database) => {
     })
   })
 
-  it('a row that does not exist is an error, whatever the transaction', async () => {
+  it('rejects for a row that does not exist, with and without a transaction', async () => {
     const gone = await Runs.create({ progress: {} })
     await Runs.destroy({ where: { id: gone.id } })
     const error = await rejection(gone.mergeJsonKey('progress', 'k', 1), RowNotFoundError)
@@ -363,7 +363,7 @@ eachDatabase('mergeJsonKey', (database) => {
     })
   })
 
-  it('hands on an error that it has no better words for', async () => {
+  it('rethrows other errors unchanged', async () => {
     const Gone = await createRuns(sequelize, { tableName: 'gone_runs' })
     const run = await Gone.create({ progress: {} })
     await Gone.drop()
@@ -375,7 +375,7 @@ eachDatabase('mergeJsonKey', (database) => {
     )
   })
 
-  it('sends exactly one statement when the column holds an object, with everything bound', async () => {
+  it('sends exactly one statement if the column holds an object, with all values bound', async () => {
     const run = await Runs.create({ progress: {} })
     log.length = 0
     await run.mergeJsonKey('progress', 'secret-key', 'secret-value')
@@ -389,7 +389,7 @@ eachDatabase('mergeJsonKey', (database) => {
     expect(new Set(log).size).to.equal(1)
   })
 
-  it('returning: true gives the whole document, others’ keys included; without it, what this row had seen', async () => {
+  it('returns the stored document with returning: true; without it, the row keeps the document that it had read', async () => {
     const [mine, theirs] = await twoCopies(Runs)
     await theirs.mergeJsonKey('progress', 'theirs', 1)
     expect(await mine.mergeJsonKey('progress', 'mine', 1)).to.equal(mine)
@@ -399,7 +399,7 @@ eachDatabase('mergeJsonKey', (database) => {
     expect(mine.changed()).to.equal(false)
   })
 
-  it('what comes back is a copy: the value given can change afterwards', async () => {
+  it('copies the value, so that a later change of it does not change the row', async () => {
     const run = await Runs.create({ progress: {} })
     const value = { list: [1] }
     const call = run.mergeJsonKey('progress', 'k', value)
@@ -409,7 +409,7 @@ eachDatabase('mergeJsonKey', (database) => {
     expect(await stored(run.id)).to.deep.equal({ k: { list: [1] } })
   })
 
-  it('moves updatedAt in the same statement, on the row too', async () => {
+  it('sets updatedAt in the same statement, on the row too', async () => {
     const run = await Runs.create({ progress: {} })
     const now = new Date(Date.UTC(2042, 0, 1))
     const clock = useFakeTimers({ now, toFake: ['Date'] })
@@ -439,7 +439,7 @@ eachDatabase('mergeJsonKey', (database) => {
     expect((await run.reload()).get('version')).to.equal(1)
   })
 
-  it('takes part in the transaction given, and is rolled back with it', async () => {
+  it('joins the transaction that is passed, and is rolled back with it', async () => {
     const run = await Runs.create({ progress: {} })
     const error = new Error('on purpose')
     const rolledBack = sequelize.transaction(async (transaction) => {
@@ -483,7 +483,7 @@ eachDatabase('mergeJsonKey', (database) => {
     await rejection(mergeJsonKey([Setting, { tenantId: 1, name: 5 }], 'value', 'k', 1), UsageError)
   })
 
-  it('names the row by string, UUID and date keys', async () => {
+  it('finds the row by string, UUID and date keys', async () => {
     const id = 'it\'s "7" \\ $1 :x ?'
     const Text = await createKeyed(sequelize, 'text_keys', DataTypes.STRING, id)
     expect(await mergeJsonKey([Text, id], 'data', 'k', 1, { returning: true })).to.deep.equal({ k: 1 })
@@ -500,7 +500,7 @@ eachDatabase('mergeJsonKey', (database) => {
   })
 
   for (const version of [false, true]) {
-    it(`names the row by a time, in every way to write it${version ? ', with a version' : ''}`, async () => {
+    it(`finds the row by a time in every notation${version ? ', with a version' : ''}`, async () => {
       const at = new Date('2026-02-03T04:05:06.789Z')
       const Times = await createKeyed(sequelize, 'time_keys', DataTypes.DATE(3), at, { version })
       await mergeJsonKey([Times, at], 'data', 'merged', 1)
@@ -522,7 +522,7 @@ eachDatabase('mergeJsonKey', (database) => {
     [DataTypes.INTEGER, 1.5],
     [DataTypes.UUID, 'not a UUID'],
   ]
-  it('no row has a key that the type of its column cannot represent', async () => {
+  it('finds no row for a key that the type of its column cannot represent', async () => {
     for (const [type, key] of impossibleKeys) {
       const Keyed = sequelize.define<Model & { data: Progress; version: number }>(
         'Keyed',
@@ -540,7 +540,7 @@ eachDatabase('mergeJsonKey', (database) => {
     }
   })
 
-  it('moves an updatedAt whose type is given as text', async () => {
+  it('sets an updatedAt whose type is declared as text', async () => {
     const Plain = sequelize.define<Model & { data: Progress }>(
       'Plain',
       { data: DataTypes.JSON, updatedAt: { type: 'TIMESTAMP(3)' } },
@@ -553,7 +553,7 @@ eachDatabase('mergeJsonKey', (database) => {
     expect((await row.reload()).data).to.deep.equal({ k: 1, locked: 1 })
   })
 
-  it('keeps 200 of 200 keys that 20 connections write to a NULL column at once', async () => {
+  it('keeps 200 of 200 keys that 20 connections write concurrently to a NULL column', async () => {
     const run = await Runs.create()
     const numbers = Array.from({ length: 200 }, (_, index) => index)
     await inParallel(20, numbers, (number) => mergeJsonKey([Runs, run.id], 'progress', `key_${number}`, number))
@@ -561,7 +561,7 @@ eachDatabase('mergeJsonKey', (database) => {
   })
 
   if (database.name === 'mysql' || database.name === 'mariadb') {
-    it('a deadlock is a ConflictError that keeps its cause', async () => {
+    it('rejects with a ConflictError after a deadlock, with the driver’s error as its cause', async () => {
       const [one, two] = [await Runs.create({ progress: {} }), await Runs.create({ progress: {} })]
       const [first, second] = await Promise.all([sequelize.transaction(), sequelize.transaction()])
       await one.mergeJsonKey('progress', 'first', 1, { transaction: first })
@@ -599,19 +599,19 @@ eachDatabase('mergeJsonKey', (database) => {
         }
       }
 
-      it('another writer may fill the column: both are kept', async () => {
+      it('another writer fills the column: both keys are kept', async () => {
         const run = await Runs.create()
         await interfere(run, [null, '{"theirs":1}'])
         expect(await stored(run.id)).to.deep.equal({ theirs: 1, k: 1 })
       })
 
-      it('another writer may store the same: that is success', async () => {
+      it('another writer stores the same key and value: the call succeeds', async () => {
         const run = await Runs.create()
         await interfere(run, [null, '{"k":1}'])
         expect(await stored(run.id)).to.deep.equal({ k: 1 })
       })
 
-      it('another writer may turn it to and fro: in the end a ConflictError, and nothing was written', async () => {
+      it('another writer replaces the column in each attempt: the call rejects with a ConflictError and writes nothing', async () => {
         const run = await Runs.create()
         const texts = Array.from({ length: 10 }, (_, index) => (index % 2 === 0 ? null : '{"theirs":1}'))
         const error = await rejection(interfere(run, texts), ConflictError)
@@ -634,7 +634,7 @@ eachDatabase('mergeJsonKey', (database) => {
     })
 
     for (const text of ['{"x":"\\u0000"}', '{"\\u0000":1}', '{"x":"\\ud800"}']) {
-      it(`a json document that jsonb cannot represent is an error that names it, and stays: ${text}`, async () => {
+      it(`refuses a json document that jsonb cannot represent, and leaves it unchanged: ${text}`, async () => {
         const { id } = await Runs.create()
         await storeText(Runs, id, text)
         const error = await rejection(mergeJsonKey([Runs, id], 'progress', 'k', 1), UnsupportedValueError)
@@ -656,7 +656,7 @@ eachDatabase('mergeJsonKey', (database) => {
       return Loose
     }
 
-    it('half a surrogate pair in a stored document stays', async () => {
+    it('keeps half a surrogate pair in a stored document', async () => {
       const Loose = await looseRuns()
       const { id } = await Loose.create()
       const text = String.raw`{"x":["\ud800"],"k":1}`
@@ -674,7 +674,7 @@ eachDatabase('mergeJsonKey', (database) => {
       }
     })
 
-    it('text that is not JSON is a JsonShapeError, and stays', async () => {
+    it('rejects stored text that is not JSON with a JsonShapeError, and leaves it unchanged', async () => {
       const Loose = await looseRuns()
       const { id } = await Loose.create()
       await sequelize.query(`UPDATE loose_runs SET progress = 'not JSON'`)

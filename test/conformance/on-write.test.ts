@@ -61,7 +61,7 @@ eachDatabase('onWrite', (database) => {
     throw error
   }
 
-  it('commits an audit row with a row that atomicUpsert creates or changes, or neither', async () => {
+  it('commits an audit row with the row that atomicUpsert creates or changes, or neither of the two', async () => {
     const at = new Date(2026, 0)
     const changes = { title: 'up', progress: [increment('n')] }
     const create = { create: { progress: { n: 5, given: true }, createdAt: at } }
@@ -85,7 +85,7 @@ eachDatabase('onWrite', (database) => {
     expect(changed!.changes['progress']).to.deep.equal([{ kind: 'increment', path: ['n'], json: '1' }])
   })
 
-  it('knows the primary key of a row that was created by another unique key', async () => {
+  it('receives the primary key of a row that was created by another unique key', async () => {
     const Named = sequelize.define(
       'NamedRun',
       { name: { type: DataTypes.STRING, unique: true }, progress: DataTypes.JSON },
@@ -170,7 +170,7 @@ eachDatabase('onWrite', (database) => {
     expect(await revisions()).to.have.length(1)
   })
 
-  it('audits each of several writes that one transaction sends at once, or none of them', async () => {
+  it('audits each of several concurrent writes of one transaction, or none of them', async () => {
     const { id: other } = await Runs.create({})
     const write = (key: string): Promise<unknown> =>
       sequelize.transaction((transaction) =>
@@ -186,7 +186,7 @@ eachDatabase('onWrite', (database) => {
     expect(await revisions()).to.have.length(2)
   })
 
-  it('runs wholly in its transaction, or the write is rolled back', async () => {
+  it('rolls the write back if it has a statement outside the transaction or without an await', async () => {
     const before = await Runs.count()
     then = () => Runs.create({ title: 'outside' })
     const error = await rejection(mergeJsonKey([Runs, id], 'progress', 'a', 1), OutsideTransactionError)
@@ -204,7 +204,7 @@ eachDatabase('onWrite', (database) => {
   })
 
   if (database.name !== 'sqlite') {
-    it('runs again in the next attempt after a deadlock, and nothing of the first one is left', async () => {
+    it('runs again in the next attempt after a deadlock, without a trace of the first attempt', async () => {
       const other = await Runs.create({ progress: {} })
       const ids = [id, other.id]
       const transactions = new Set<unknown>()

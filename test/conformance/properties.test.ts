@@ -164,7 +164,7 @@ async function assertAlways(claim: Claim): Promise<void> {
   throw new Error(`${report}\n\nAs a row of the conformance table:\n${rowSource(...found.counterexample!)}`)
 }
 
-describe('A counterexample', () => {
+describe('a counterexample', () => {
   /** What TypeScript makes of the text of a row. */
   function evaluate(source: string): [document: string | null, operations: readonly Operation[]] {
     const compilerOptions = { target: ScriptTarget.ES2022 }
@@ -191,7 +191,7 @@ describe('A counterexample', () => {
     }
   })
 
-  it('of an oracle that is wrong is shrunk, and fails again as the row that was printed', async () => {
+  it('of a wrong oracle is shrunk, and the printed row fails again', async () => {
     const wrong = (list: readonly Operation[], before: unknown): unknown =>
       expected(
         list.filter(({ kind }) => kind !== 'addToSet'),
@@ -218,7 +218,7 @@ eachDatabase('updateJson, on random documents', (database) => {
   })
 
   for (const column of ['JSON', 'TEXT'] as const) {
-    it(`means what its operations mean in a ${column} column, or refuses the value and changes nothing`, async () => {
+    it(`stores the result that its operations specify in a ${column} column, or refuses the value and changes nothing`, async () => {
       const Own = column === 'JSON' ? Runs : await createTextRuns(sequelize)
       await assertMeaning(Own, (await Own.create()).id)
     })
@@ -251,7 +251,7 @@ eachDatabase('updateJson, on random documents', (database) => {
       return outcome === 'written' && isDeepStrictEqual(after, JSON.parse(JSON.stringify(wanted)))
     })
 
-  it('that are coalesced, mean what they mean one after the other', async () => {
+  it('has the same result for batched calls as for sequential calls', async () => {
     const few = fc.constantFrom('a', 'b', 'c')
     const places = fc.oneof(few, fc.tuple(few, few))
     const leaves = fc.oneof(fc.integer({ min: -9, max: 9 }), few, fc.constant([1]), fc.constantFrom(null, true))

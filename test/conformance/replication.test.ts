@@ -31,7 +31,7 @@ import { createRuns, defineRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
 
 /** The read replica is a database without any table, so that whatever is sent there fails, or is seen to have gone there. */
-eachDatabase('With a read replica', (database) => {
+eachDatabase('with a read replica', (database) => {
   if (database.name === 'sqlite') return
   const replica = randomName()
   let Admin: typeof WorkflowRun
@@ -78,7 +78,7 @@ eachDatabase('With a read replica', (database) => {
         ),
     }
     for (const [name, read] of Object.entries(reads)) {
-      it(`${name} asks the replica`, async () => {
+      it(`${name} reads from the replica`, async () => {
         const one = await replicated()
         const error = await rejection(read(one), DatabaseError)
         expect(error.message).to.match(/replicated_runs.*(doesn't|does not) exist/)
@@ -87,7 +87,7 @@ eachDatabase('With a read replica', (database) => {
     }
   })
 
-  describe('everything goes to the writer:', () => {
+  describe('every statement is sent to the writer:', () => {
     const operations = [
       increment('count'),
       append('list', 2),
@@ -213,7 +213,7 @@ eachDatabase('With a read replica', (database) => {
     }
   })
 
-  it('a read-only transaction, which is the replica’s, is refused before any SQL', async () => {
+  it('a read-only transaction, which Sequelize opens on the replica, is refused before any SQL', async () => {
     const { Runs, run, sequelize, log, opened } = await replicated()
     await sequelize.transaction({ readOnly: true }, async (transaction) => {
       expect(opened.has(replica)).to.equal(true)

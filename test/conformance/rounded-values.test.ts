@@ -102,7 +102,7 @@ eachDatabase('a value that its column rounds', (database) => {
 
   for (const [title, call] of Object.entries(calls)) {
     for (const isJoined of [false, true]) {
-      it(`is written again by ${title}${isJoined ? ' in a transaction' : ''}: ${cases.length} values`, async () => {
+      it(`is stored as by Model.update() in repeated calls of ${title}${isJoined ? ' in a transaction' : ''}: ${cases.length} values`, async () => {
         const write = (key: number, changes: object): Promise<unknown> =>
           isJoined
             ? sequelize.transaction((transaction) => call(Items, key, changes as never, { transaction }))
@@ -140,7 +140,7 @@ eachDatabase('a value that its column rounds', (database) => {
     'outside a transaction': (_row: Item, write: () => Promise<unknown>) => write(),
     'in withLock': (row: Item, write: () => Promise<unknown>) => withLock(row, write),
   })) {
-    it(`is in memory as in the row after plus(), ${way}`, async () => {
+    it(`is the same in memory and in the row after plus(), ${way}`, async () => {
       for (const [name, summands] of Object.entries(sums)) {
         const row = (await Items.findByPk(await make()))!
         const key = row.get('id') as number
@@ -162,7 +162,7 @@ eachDatabase('a value that its column rounds', (database) => {
     })
   }
 
-  it('needs one statement for a sum of a DECIMAL within its scale', async () => {
+  it('is not read back after a sum of a DECIMAL within its scale: one statement', async () => {
     const row = (await Items.findByPk(await make()))!
     await row.update({ decimal: '1.10' })
     await row.reload()
@@ -188,7 +188,7 @@ eachDatabase('a value that its column rounds', (database) => {
     expect([await stored(key, 'integer'), Number(await stored(key, 'bigint'))]).to.deep.equal([1, 2])
   })
 
-  it('does not hide that the row is missing, or does not meet a condition', async () => {
+  it('does not hide that the row does not exist, or does not meet a condition', async () => {
     const key = await make()
     for (const { name, value } of cases) {
       if ((await outcomeOf(Items.update({ [name]: value }, { where: { id: key } }))) !== 'written') continue

@@ -61,7 +61,7 @@ async function saveK(row: WorkflowRun): Promise<void> {
   await row.save()
 }
 
-eachDatabase('a target by where', (database) => {
+eachDatabase('a target with a where', (database) => {
   let sequelize: Sequelize
   let log: string[]
   let Runs: typeof WorkflowRun
@@ -103,7 +103,7 @@ eachDatabase('a target by where', (database) => {
   }
 
   for (const [name, call] of Object.entries(calls)) {
-    it(`${name} writes the one row that meets it, and refuses none and several`, async () => {
+    it(`makes ${name} write the one row that meets it, and refuse no row or several rows`, async () => {
       await make(['a', 'b', 'b'])
       await call([Runs, { where: { title: 'a' } }])
       expect((await stored())['a']).to.include({ k: 1 })
@@ -118,7 +118,7 @@ eachDatabase('a target by where', (database) => {
     })
 
     if (!/^(mergeJsonKey|updateJson, returning|atomicUpdate|withLock)$/.test(name)) continue
-    it(`${name} writes no row that has ceased to meet it, and the one that has begun to`, async () => {
+    it(`makes ${name} write no row that no longer meets it, but the row that has begun to meet it`, async () => {
       const [a] = await make(['a', 'b'])
       const swap = async (): Promise<void> => {
         await Others.update({ title: 'c' }, { where: { title: 'a' } })
@@ -138,7 +138,7 @@ eachDatabase('a target by where', (database) => {
     })
   }
 
-  it('joins the transaction of the call, where its look-up locks', async () => {
+  it('joins the transaction of the call, in which its look-up locks', async () => {
     await make(['a'])
     const target = [Runs, { where: { title: 'a' } }] as const
     const undone = sequelize.transaction(async (transaction) => {
@@ -159,7 +159,7 @@ eachDatabase('a target by where', (database) => {
     expect(log.find((sql) => sql.includes('LIMIT 2'))).to.match(/LIMIT 2 FOR (NO KEY )?UPDATE$/)
   })
 
-  it('is sent in one look-up and the write, which has the conditions too, with everything bound', async () => {
+  it('is sent in one look-up and in the write, which repeats the conditions, with all values bound', async () => {
     const [a] = await make(['a'])
     log.length = 0
     const where = { title: { [Op.in]: ['a'] }, id: { [Op.gt]: 0 } }
@@ -180,7 +180,7 @@ eachDatabase('a target by where', (database) => {
     expect((await Versioned.findOne())!.progress).to.deep.equal({ k: id })
   }
 
-  it('takes part in the change that ends it: a claim', async () => {
+  it('lets one of 8 concurrent callers claim the row by a change of its condition', async () => {
     await make(['queued'])
     const target = [Runs, { where: { title: 'queued' } }] as const
     const claim = (): Promise<unknown> =>
@@ -194,7 +194,7 @@ eachDatabase('a target by where', (database) => {
     expect(await stored()).to.deep.equal({ running: { n: 1 } })
   })
 
-  it('gives up after five look-ups, each lost to another writer', async () => {
+  it('rejects after five look-ups if another writer changes the row after each', async () => {
     await make(['a', 'b'])
     const swap = async (): Promise<void> => {
       await Others.update({ title: 'c' }, { where: { title: 'a' } })
@@ -207,7 +207,7 @@ eachDatabase('a target by where', (database) => {
     expect(await stored()).to.deep.equal({ a: { n: 0 }, b: { n: 0 } })
   })
 
-  it('keeps to the scope of the model, and to rows that are not deleted', async () => {
+  it('finds only rows in the scope of the model that are not deleted', async () => {
     const options = {
       tableName: 'scoped_runs',
       timestamps: true,
@@ -280,7 +280,7 @@ eachDatabase('a target by where', (database) => {
     expect((await Settings.findOne())!.get('document')).to.deep.equal({ k: 1, l: 2 })
   })
 
-  it('is refused before any SQL if it is no condition', async () => {
+  it('is refused before any SQL if it is not a valid condition', async () => {
     log.length = 0
     const wrong: readonly (readonly [unknown, RegExp])[] = [
       [{ where: {} }, /the where of \[WorkflowRun, \{ where \}\] is empty.*\{ where: \{ id: … \} \}/],
@@ -310,7 +310,7 @@ eachDatabase('a target by where', (database) => {
     expect(log.filter((sql) => !/^(START|BEGIN|ROLLBACK)/.test(sql))).to.deep.equal([])
   })
 
-  it('is judged by one rule on every database for a value that its column cannot hold', async () => {
+  it('has the same result on every database for a value that its column cannot hold', async () => {
     const { INTEGER, SMALLINT, BIGINT, UUID, ENUM, REAL, DOUBLE, DECIMAL, DATE, DATEONLY, TIME, BOOLEAN, STRING } =
       DataTypes
     const id = { type: INTEGER, primaryKey: true }
@@ -406,7 +406,7 @@ eachDatabase('a target by where', (database) => {
   }
 
   if (database.name === 'postgres') {
-    it('is no row for a key that its column cannot hold, though the type of the attribute can', async () => {
+    it('finds no row for a key that its column cannot hold, though the type of the attribute can', async () => {
       await sequelize.query('DROP TABLE IF EXISTS uuid_runs')
       await sequelize.query('CREATE TABLE uuid_runs (id uuid PRIMARY KEY, title text, progress jsonb, version int)')
       const { STRING, JSONB } = DataTypes

@@ -4,7 +4,7 @@ import { eachDatabase } from '../each-database.js'
 import { createRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
 
-eachDatabase('a locked row, after a savepoint was rolled back', (database) => {
+eachDatabase('a locked row, after the rollback of a savepoint', (database) => {
   let sequelize: Sequelize
 
   before(() => {
@@ -49,7 +49,7 @@ eachDatabase('a locked row, after a savepoint was rolled back', (database) => {
       })
 
       for (const [name, write] of Object.entries(writes)) {
-        it(`is as it was before ${name}, and the same change is written again`, async () => {
+        it(`has its values from before ${name}, and the same change can be written again`, async () => {
           const run = await Runs.create({ title: 'before', progress: {} })
           await run.withLock(async (row, transaction) => {
             await row.update({ title: 'outer' })
@@ -68,7 +68,7 @@ eachDatabase('a locked row, after a savepoint was rolled back', (database) => {
         })
       }
 
-      it('counts its version when it is incremented, so that a later destroy finds it', async () => {
+      it('has the incremented version in memory, so that a later destroy deletes it', async () => {
         const run = await Runs.create({ progress: {} })
         await run.withLock(async (row) => {
           await row.increment('id', { by: 0 })

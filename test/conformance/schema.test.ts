@@ -155,7 +155,7 @@ const operations: Readonly<Record<Operation['kind'], readonly [allowed: Operatio
   merge: [merge([], { state: 'merged', total: 8, tags: ['c'] }), merge([], { state: null })],
 }
 
-eachDatabase('A table that derives from its document', (database) => {
+eachDatabase('a table with columns and indexes derived from its document', (database) => {
   for (const schema of schemas[database.name]) {
     describe(`with a column of type ${schema.type}`, () => {
       let sequelize: Sequelize
@@ -194,7 +194,7 @@ eachDatabase('A table that derives from its document', (database) => {
       }
 
       for (const [kind, [allowed, violating]] of Object.entries(operations)) {
-        it(`${kind} reaches generated columns and indexes`, async () => {
+        it(`${kind} updates generated columns and indexes`, async () => {
           await updateJson([Runs, run.id], 'progress', [allowed] as never)
           await expectDerived(expected([allowed], start) as Progress)
         })
@@ -229,7 +229,7 @@ eachDatabase('A table that derives from its document', (database) => {
         expect((await run.reload()).state).to.equal('done')
       })
 
-      it('a write to a generated column is the database’s error', async () => {
+      it('a write to a generated column rejects with the error of the database', async () => {
         const error = await rejection(updateJson([Runs, run.id], 'copy', [set('k', 1)] as never), DatabaseError)
         expect(error.message).to.match(/generated|updated to DEFAULT/i)
         await expectDerived(start)
@@ -268,7 +268,7 @@ async function lockAndSave(run: Counter, transaction: Transaction): Promise<void
   await run.update({ count: 5 }, { transaction })
 }
 
-eachDatabase('A table whose trigger skips every UPDATE and DELETE', (database) => {
+eachDatabase('a table whose trigger skips every UPDATE and DELETE', (database) => {
   const triggers = skipping[database.name]
   if (!triggers) return
 

@@ -181,7 +181,7 @@ eachDatabase('JSON in a TEXT column', (database) => {
       expect(await storedDocument(note.id)).to.deep.equal(after)
     })
 
-    it('with an answer, which is the document', async () => {
+    it('with returning: true, which returns the document', async () => {
       const note = await noteWith('{"a":1}')
       expect(await updateJson([Notes, note.id], 'doc', [increment('a')], { returning: true })).to.deep.equal({ a: 2 })
       await note.mergeJsonKey('doc', 'n', 1, { returning: true })
@@ -246,7 +246,7 @@ eachDatabase('JSON in a TEXT column', (database) => {
       expect(await storedDocument(note.id)).to.deep.equal({ a: 2, n: 9, tags: ['x'] })
     })
 
-    it('by many callers at once, also in batches', async () => {
+    it('by many concurrent callers, also in batches', async () => {
       const note = await noteWith('{"n":0}')
       const write = (index: number, coalesce: boolean): Promise<unknown> =>
         updateJson([Notes, note.id], 'doc', [increment('n'), set(['by', `k${index}`], index)], {
@@ -451,7 +451,7 @@ eachDatabase('JSON in a TEXT column', (database) => {
     })
   })
 
-  describe('under the guard', () => {
+  describe('with wholeColumnWrites', () => {
     it('a save of it is refused by "throw", and allowed under a lock', async () => {
       const Own = await notes({ wholeColumnWrites: 'throw' }, { tableName: 'thrown_notes' })
       const note = await noteWith('{"a":1}', Own)
@@ -491,7 +491,7 @@ eachDatabase('JSON in a TEXT column', (database) => {
       await rejection(empty.save(), WholeColumnWriteError)
     })
 
-    it('two instances of a locked row follow each other', async () => {
+    it('two saved instances of a locked row keep the changes of both', async () => {
       const { id } = await noteWith('{"a":1}')
       await withLock([Notes, id], async (row, transaction) => {
         const second = await Notes.findByPk(id, { transaction, rejectOnEmpty: true })
@@ -515,7 +515,7 @@ eachDatabase('JSON in a TEXT column', (database) => {
       expect([note.doc, await storedDocument(note.id)]).to.deep.equal([{ a: 1 }, { a: 1 }])
     })
 
-    it('is seen by an audit', async () => {
+    it('is reported by an audit', async () => {
       const note = await noteWith('{"a":1}')
       const { verdict, findings } = await audit(sequelize, () => note.update({ doc: { a: 2 } }))
       expect(verdict).to.equal('uncovered')
@@ -545,7 +545,7 @@ eachDatabase('JSON in a TEXT column', (database) => {
     expect(typeof inMemory === 'string' ? JSON.parse(inMemory) : inMemory).to.deep.equal({ a: 1 })
   })
 
-  it('that is too short for the new document is refused', async () => {
+  it('that is too short for the new document makes the write fail', async () => {
     const Short = lossless(
       sequelize.define<Model & { id: number; doc: Doc | null; status: string | null; hits: number }>(
         'Short',
@@ -589,7 +589,7 @@ eachDatabase('JSON in a TEXT column', (database) => {
   })
 
   if (database.name === 'mysql' || database.name === 'mariadb') {
-    it('of a session that would store the start of a document is refused', async () => {
+    it('is refused in a session that would truncate a document', async () => {
       const { id } = await noteWith('{"a":1}')
       const own = database.connect({ pool: { max: 1, min: 1 } }).sequelize
       await own.query(`SET SESSION sql_mode = ''`)
@@ -610,7 +610,7 @@ eachDatabase('JSON in a TEXT column', (database) => {
       expect(await stored(id)).to.equal('{"a":1}')
     })
 
-    it('that the model declares as JSON is refused in such a session, unless it holds every document', async () => {
+    it('that the model declares as JSON is refused in a session that would truncate it, unless it holds every document', async () => {
       const own = database.connect({ pool: { max: 1, min: 1 } }).sequelize
       await own.query(`SET SESSION sql_mode = ''`)
       // On MySQL, the model has to declare that a LONGTEXT holds JSON.
@@ -768,7 +768,7 @@ eachDatabase('JSON in a TEXT column', (database) => {
       expect(await storedDocument(5_000_001)).to.deep.equal({ a: 1, n: 1 })
     })
 
-    it('by lossless(), where it cannot be one', async () => {
+    it('by lossless(), if the attribute cannot hold JSON text', async () => {
       const Odd = define(sequelize, { modelName: 'Odd' })
       expect(lossless(Odd, { jsonColumns: undefined } as never)).to.equal(Odd)
       const refusals: readonly (readonly [names: unknown, text: RegExp])[] = [

@@ -119,7 +119,7 @@ eachDatabase('transactions', (database) => {
       expect(await Runs.count({ where: { title: 'one' } })).to.equal(0)
     })
 
-    it('runs it once if it fails of anything else', async () => {
+    it('runs it once if it fails with another error', async () => {
       let attempts = 0
       const failing = retryTransaction(sequelize, async (transaction) => {
         attempts++
@@ -159,7 +159,7 @@ eachDatabase('transactions', (database) => {
       expect(attempts).to.equal(1)
     })
 
-    it('puts rows that were locked in it back before each attempt', async () => {
+    it('restores rows that were locked in it before each attempt', async () => {
       let attempts = 0
       const seen: unknown[] = []
       await retryTransaction(
@@ -179,7 +179,7 @@ eachDatabase('transactions', (database) => {
       expect((await stored(run.id)).progress).to.deep.equal({ count: 10 })
     })
 
-    it('puts rows that JSON methods wrote back too', async () => {
+    it('restores rows that JSON methods wrote, too', async () => {
       let attempts = 0
       await retryTransaction(
         sequelize,
@@ -193,12 +193,12 @@ eachDatabase('transactions', (database) => {
       expect((await stored(run.id)).progress).to.deep.equal({ count: 1 })
     })
 
-    it('refuses a write that was not told of its transaction', async () => {
+    it('refuses a write without its transaction', async () => {
       const call = retryTransaction(sequelize, () => run.update({ title: 'outside' }))
       expect((await rejection(call, OutsideTransactionError)).message).to.include('retryTransaction()')
     })
 
-    it('refuses to be called inside a transaction, which it cannot run again', async () => {
+    it('refuses to be called inside a transaction, which it cannot retry', async () => {
       const inside = run.withLock(() => retryTransaction(sequelize, () => undefined))
       expect((await rejection(inside, UsageError)).message).to.match(/^retryTransaction: .*already open/)
       const joined = sequelize.transaction((transaction) =>
@@ -244,7 +244,7 @@ eachDatabase('transactions', (database) => {
     })
 
     if (database.name !== 'sqlite') {
-      it('repeats what met a deadlock, or a row newer than its snapshot', async () => {
+      it('retries after a deadlock, or a row newer than its snapshot', async () => {
         let attempts = 0
         await retryTransaction(
           sequelize,
@@ -258,7 +258,7 @@ eachDatabase('transactions', (database) => {
         expect((await stored(run.id)).title).to.equal('repeated')
       })
 
-      it('ends in a ConflictError if the last attempt met one too', async () => {
+      it('rejects with a ConflictError if the last attempt fails with a deadlock, too', async () => {
         const isolationLevel = Transaction.ISOLATION_LEVELS.REPEATABLE_READ
         const meet = (transaction: Transaction): Promise<void> => meetAnother(database, Others, sequelize, transaction)
         const retry = { ...quick, maxAttempts: 2 }
@@ -279,7 +279,7 @@ eachDatabase('transactions', (database) => {
     }
 
     if (database.name === 'postgres') {
-      it('repeats what COMMIT has refused', async () => {
+      it('retries after a COMMIT that the server refused', async () => {
         const other = await Runs.create({ progress: { count: 0 } })
         const failed: unknown[] = []
         let attempts = 0
@@ -306,7 +306,7 @@ eachDatabase('transactions', (database) => {
     }
 
     if (database.name === 'mysql' || database.name === 'mariadb') {
-      it('repeats what a deadlock has rolled back, even if its error was caught', async () => {
+      it('retries after a deadlock whose error the callback caught', async () => {
         let attempts = 0
         await retryTransaction(
           sequelize,
@@ -318,7 +318,7 @@ eachDatabase('transactions', (database) => {
         expect(attempts).to.equal(2)
       })
 
-      it('sees a deadlock where Sequelize’s own retry would hide it', async () => {
+      it('detects a deadlock that the option retry of Sequelize would hide', async () => {
         const { sequelize: own } = database.connect({ retry: { match: [/Deadlock/i], max: 3 } })
         let attempts = 0
         const failed: unknown[] = []
@@ -400,7 +400,7 @@ eachDatabase('transactions', (database) => {
       })
     }
 
-    it('leaves the wait of the statements that follow as it was', async () => {
+    it('does not change the lock timeout of later statements', async () => {
       const read: Partial<Record<typeof database.name, string>> = {
         postgres: `SELECT current_setting('lock_timeout') AS wait`,
         sqlite: 'SELECT timeout AS wait FROM pragma_busy_timeout',
@@ -425,7 +425,7 @@ eachDatabase('transactions', (database) => {
       })
     }
 
-    it('is waited for in turn by the writers of one process, and no longer than asked', async () => {
+    it('makes the writers of one process wait in order, each no longer than its timeoutMs', async () => {
       let release!: () => void
       const released = new Promise<void>((resolve) => (release = resolve))
       let start!: () => void
@@ -448,7 +448,7 @@ eachDatabase('transactions', (database) => {
       expect((await stored(run.id)).title).to.equal('in turn')
     })
 
-    it('refuses a wait that is none, before any SQL', async () => {
+    it('refuses an invalid timeout, before any SQL', async () => {
       log.length = 0
       for (const timeoutMs of [0, -1, 1.5, Infinity, '5', 2 ** 31]) {
         const call = run.withLock(() => undefined, { timeoutMs: timeoutMs as number })
@@ -469,7 +469,7 @@ eachDatabase('transactions', (database) => {
   })
 
   describe('withLocks', () => {
-    it('gives the rows in the order of its targets, and locks them in one order', async () => {
+    it('passes the rows in the order of its targets, and locks them in a canonical order', async () => {
       const other = await Runs.create({ title: 'other' })
       const locked = (): string[] =>
         log.splice(0).filter((sql) => /^(SELECT|UPDATE).*WHERE/.test(sql) && !sql.includes('version_'))
@@ -493,7 +493,7 @@ eachDatabase('transactions', (database) => {
       expect((await stored(other.id)).title).to.equal('saved')
     })
 
-    it('callers that cross each other do not deadlock', async () => {
+    it('does not deadlock with concurrent callers that name the rows in the opposite order', async () => {
       const other = await Runs.create({ progress: { count: 0 } })
       const [forth, back] = [
         [run.id, other.id],
@@ -516,7 +516,7 @@ eachDatabase('transactions', (database) => {
       expect((await stored(other.id)).progress).to.deep.equal({ count: 20 })
     })
 
-    it('runs nothing if one of the rows is gone, and puts the others back', async () => {
+    it('does not run fn if one of the rows does not exist, and restores the other rows', async () => {
       const other = await Runs.create()
       await Runs.update({ title: 'newer' }, { where: { id: run.id } })
       await Runs.destroy({ where: { id: other.id } })
@@ -527,7 +527,7 @@ eachDatabase('transactions', (database) => {
       expect(run.title ?? null).to.equal(null)
     })
 
-    it('refuses what cannot be locked as one, before any SQL', async () => {
+    it('refuses targets that cannot be locked together, before any SQL', async () => {
       const { sequelize: elsewhere } = database.connect()
       const Foreign = await createRuns(elsewhere, { tableName: 'foreign_runs' })
       const wrong: readonly (readonly [targets: unknown, message: RegExp])[] = [
@@ -551,7 +551,7 @@ eachDatabase('transactions', (database) => {
     })
 
     if (database.name !== 'sqlite') {
-      it('refuses two spellings that the database takes for one row', async () => {
+      it('refuses two spellings of a key that name one row of the database', async () => {
         const isPostgres = database.name === 'postgres'
         const Keyed = lossless(
           sequelize.define('Keyed', {
@@ -573,7 +573,7 @@ eachDatabase('transactions', (database) => {
       })
     }
 
-    it('locks keys in one order, however they are spelled', async () => {
+    it('locks keys in one order for every spelling', async () => {
       const other = await Runs.create()
       const order = async (ids: readonly (number | string)[]): Promise<string[]> => {
         const seen: string[] = []
@@ -589,7 +589,7 @@ eachDatabase('transactions', (database) => {
     })
 
     if (database.name === 'mysql' || database.name === 'mariadb') {
-      it('tries again if it met a deadlock before fn, and only then', async () => {
+      it('retries after a deadlock that occurs before fn runs', async () => {
         const [one, two] = await Runs.bulkCreate([{}, {}])
         const survivor = await heavyTransaction(Others)
         await Others.update({ title: 'survivor' }, { where: { id: two!.id }, transaction: survivor })
@@ -623,7 +623,7 @@ eachDatabase('transactions', (database) => {
       expect(log).to.have.length(1)
     })
 
-    it('runs fn again, on a fresh row, if another writer was first', async () => {
+    it('runs fn again, on a fresh row, if another writer has saved first', async () => {
       const seen: unknown[] = []
       await run.withOptimisticLock(
         async (row) => {
@@ -637,7 +637,7 @@ eachDatabase('transactions', (database) => {
       expect((await stored(run.id)).progress).to.deep.equal({ count: 0, theirs: 1, mine: 2 })
     })
 
-    it('of 8 writers that count in one row, loses none', async () => {
+    it('keeps all increments of 8 concurrent writers of one row', async () => {
       const count = (): Promise<void> =>
         withOptimisticLock(
           [Runs, run.id],
@@ -650,7 +650,7 @@ eachDatabase('transactions', (database) => {
       expect((await stored(run.id)).progress).to.deep.equal({ count: 8 })
     })
 
-    it('is a StaleRowError after the last attempt, and the row is as it was before', async () => {
+    it('rejects with a StaleRowError after the last attempt, and restores the row in memory', async () => {
       const error = await rejection(
         run.withOptimisticLock(
           async (row) => {
@@ -669,7 +669,7 @@ eachDatabase('transactions', (database) => {
       expect((await stored(run.id)).title).to.equal(null)
     })
 
-    it('lets an error of fn out, once, and puts the row back', async () => {
+    it('rethrows an error of fn without a retry, and restores the row in memory', async () => {
       const call = run.withOptimisticLock((row) => {
         row.title = 'mine'
         throw new OptimisticLockError({ message: 'thrown by fn' })
@@ -678,7 +678,7 @@ eachDatabase('transactions', (database) => {
       expect(run.changed()).to.equal(false)
     })
 
-    it('lets an error of the save out, and puts the row back', async () => {
+    it('rethrows an error of the save, and restores the row in memory', async () => {
       const call = run.withOptimisticLock((row) => void (row.title = { no: 'text' } as never))
       expect((await rejection(call, ValidationError)).message).to.include('title')
       expect(run.title ?? null).to.equal(null)
@@ -701,7 +701,7 @@ eachDatabase('transactions', (database) => {
       await rejection(joined, UsageError)
     })
 
-    it('refuses a row that is gone, changed or without a version', async () => {
+    it('refuses a row that does not exist, has unsaved changes or has no version', async () => {
       const gone = await Runs.create()
       await Runs.destroy({ where: { id: gone.id } })
       await rejection(
@@ -723,7 +723,7 @@ eachDatabase('transactions', (database) => {
       await rejection(withOptimisticLock(plain, 'x' as never), UsageError)
     })
 
-    it('refuses to be written by fn, and to be shared by two flows', async () => {
+    it('refuses a write of the row in fn, and two concurrent calls on one instance', async () => {
       const updating = run.withOptimisticLock((row) => row.update({ title: 'x' }))
       expect((await rejection(updating, UsageError)).message).to.include('row.update() in the callback')
       const joined = run.withLock((row) => row.withOptimisticLock((same) => same.destroy()))
@@ -742,7 +742,7 @@ eachDatabase('transactions', (database) => {
       expect((await stored(run.id)).title).to.equal('as before')
     })
 
-    it('refuses a version that is NULL, which no later one differs from', async () => {
+    it('refuses a version that is NULL', async () => {
       const { sequelize: own } = database.connect()
       const Nullable = await createRuns(own, { version: true, tableName: 'nullable_runs' })
       await own
@@ -758,7 +758,7 @@ eachDatabase('transactions', (database) => {
     })
   })
 
-  it('takes part in the ambient transaction of the namespace that is exported', async () => {
+  it('join the ambient transaction of the exported namespace', async () => {
     Sequelize.useCLS(transactionNamespace)
     try {
       const outer = new Error('rolled back')

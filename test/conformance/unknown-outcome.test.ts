@@ -69,7 +69,7 @@ eachDatabase('a connection that is lost', (database) => {
   }
 
   for (const [name, [isLast, write]] of Object.entries(writes)) {
-    it(`is an unknown outcome of ${name}, whether it was written or not`, async () => {
+    it(`makes ${name} reject with an UnknownOutcomeError, both if the write was stored and if not`, async () => {
       for (const isWritten of [false, true]) {
         const cut = proxy.hold(isLast, async (held) => {
           if (isWritten) await held.answer()
@@ -85,7 +85,7 @@ eachDatabase('a connection that is lost', (database) => {
     })
   }
 
-  it('is an unknown outcome of every call that was in the statement, none of which is sent again', async () => {
+  it('makes every call of a batch reject with an UnknownOutcomeError, without a retry', async () => {
     for (const isWritten of [false, true]) {
       await Observed.update({ progress: {} }, { where: { id } })
       const first = mergeJsonKey([Runs, id], 'progress', 'first', 1, { coalesce: true })
@@ -104,7 +104,7 @@ eachDatabase('a connection that is lost', (database) => {
     }
   })
 
-  it('is an unknown outcome of a save that is patched, which is not sent again', async () => {
+  it('makes a patched save reject with an UnknownOutcomeError, without a retry', async () => {
     const table = { tableName: 'patched_runs', modelName: 'Patched' }
     const Stored = await createRuns(Observed.sequelize!, table)
     const Patched = lossless(defineRuns(Runs.sequelize!, table), { wholeColumnWrites: 'patch' })
@@ -119,7 +119,7 @@ eachDatabase('a connection that is lost', (database) => {
     expect((await Stored.findByPk(patched, { rejectOnEmpty: true })).progress).to.deep.equal({ log: ['probe'] })
   })
 
-  it('calls no afterCommit hook, and puts the row back as it was', async () => {
+  it('calls no afterCommit hook, and restores the row in memory', async () => {
     const hook = sinon.spy()
     const run = await Runs.findByPk(id, { rejectOnEmpty: true })
     const cut = proxy.hold(isCommit, (held) => {

@@ -417,18 +417,18 @@ eachDatabase('updateJson', (database) => {
   const isOtherWay = /3\.5|through/.test(database.title)
   const used = isOtherWay ? documents.filter((_document, index) => index % 4 === 0) : documents
 
-  it(`means what its operations mean, ${table(used, lists)}`, async () => {
+  it(`stores the result that its operations specify, ${table(used, lists)}`, async () => {
     await expectNoMismatch(used, lists)
   })
 
   const usedArrays = isOtherWay ? arrayDocuments.slice(-2) : arrayDocuments
 
-  it(`means what its operations mean in arrays, ${table(usedArrays, arrayLists)}`, async () => {
+  it(`stores the result that its operations specify in arrays, ${table(usedArrays, arrayLists)}`, async () => {
     await expectNoMismatch(usedArrays, arrayLists)
   })
 
   if (database.name === 'mariadb' || database.name === 'mysql') {
-    it('means the same where sql_mode is not strict, and functions answer NULL instead of an error', async () => {
+    it('stores the same result if sql_mode is not strict, and functions return NULL instead of an error', async () => {
       const { sequelize: loose } = database.connect({ pool: { max: 1 } })
       await loose.query(`SET SESSION sql_mode = ''`)
       await expectNoMismatch(used.slice(-8), lists, loose)
@@ -436,7 +436,7 @@ eachDatabase('updateJson', (database) => {
     })
   }
 
-  it('has nothing to do without operations, whatever the document is', async () => {
+  it('changes nothing with an empty list of operations, for every document', async () => {
     for (const text of ['[1]', '"text"', '5', 'null', '{"a":1}']) {
       const { id } = await Runs.create({ progress: {} })
       await storeText(Runs, id, text)
@@ -448,7 +448,7 @@ eachDatabase('updateJson', (database) => {
     }
   })
 
-  it('writes if its conditions are met, and only then', async () => {
+  it('writes only if its conditions are met', async () => {
     const conditions: readonly Condition[] = paths.flatMap((path) => [
       ...operands.flatMap((value) => [equals(path, value), contains(path, value)]),
       ...[1, -0.5, 4294967296, 'text', '1', ''].flatMap((than) => [
@@ -471,7 +471,7 @@ eachDatabase('updateJson', (database) => {
   })
 
   for (const coalesce of [false, true]) {
-    it(`loses no edit of ${coalesce ? 'coalesced ' : ''}callers of different elements, beside a merged key and an append`, async () => {
+    it(`loses no edit of concurrent ${coalesce ? 'coalesced ' : ''}callers of different elements, beside a merged key and an append`, async () => {
       const ids = Array.from({ length: 8 }, (_, id) => id)
       const { id } = await Runs.create({ progress: { list: ids.map((id) => ({ id, n: 0 })) } })
       const write = (operation: Operation): Promise<unknown> =>
@@ -495,7 +495,7 @@ eachDatabase('updateJson', (database) => {
     })
   }
 
-  it(`writes if its ${arrayConditions.length} conditions on elements are met, and only then`, async () => {
+  it(`writes only if its ${arrayConditions.length} conditions on elements are met`, async () => {
     const wrong: unknown[] = []
     const writeAll = await rowsWith(usedArrays)
     for (const isMetBy of [
@@ -524,7 +524,7 @@ eachDatabase('updateJson', (database) => {
     expect(wrong.slice(0, 3)).to.deep.equal([])
   })
 
-  it(`compares ${numbers.length} numbers and ${texts.length} texts in one order, however they are spelled`, async () => {
+  it(`compares ${numbers.length} numbers and ${texts.length} texts in one order for every spelling`, async () => {
     const stored = [
       ...numbers.flatMap(([number, ...spelled], rank) =>
         [String(number), ...spelled].map((text) => ({ type: 'number', rank, text })),
@@ -566,7 +566,7 @@ eachDatabase('updateJson', (database) => {
 
   // MySQL and MariaDB compare such numbers as doubles.
   if (database.name === 'sqlite' || database.name === 'postgres') {
-    it('meets either a comparison or its negation, by the digits of the stored number', async () => {
+    it('meets exactly one of a comparison and its negation, by the digits of the stored number', async () => {
       const { id } = await Runs.create()
       const isMet = async (text: string, condition: Condition): Promise<boolean> => {
         await storeText(Runs, id, text)
@@ -600,7 +600,7 @@ eachDatabase('updateJson', (database) => {
     })
   }
 
-  it('refuses a column that holds no object, of which it has conditions alone', async () => {
+  it('refuses a column that holds no object, also if it only has conditions on it', async () => {
     const { id } = await Runs.create()
     for (const text of ['[]', '1', '"text"']) {
       await storeText(Runs, id, text)
@@ -665,7 +665,7 @@ eachDatabase('updateJson', (database) => {
     expect(await stored(id)).to.deep.equal({ n: 1, list: 'text' })
   })
 
-  it('gives the row what it had seen with the operations applied, or the whole document', async () => {
+  it('applies the operations to the document that the row had read, or returns the stored document', async () => {
     const run = await Runs.create({ progress: { n: 1 } })
     await Runs.update({ progress: { n: 1, theirs: 1 } }, { where: { id: run.id } })
     expect(await run.updateJson('progress', [increment('n', 2), append(['log'], 'x'), addToSet('tags', 'y')])).to.equal(
@@ -681,7 +681,7 @@ eachDatabase('updateJson', (database) => {
     expect(await call).to.equal(undefined)
   })
 
-  it('an operation that changes nothing is a success, a missing row is not', async () => {
+  it('succeeds for an operation that changes nothing, and rejects for a row that does not exist', async () => {
     const run = await Runs.create({ progress: { tags: ['a'], k: 1 } })
     await run.updateJson('progress', [addToSet('tags', 'a'), setIfAbsent('k', 2), remove('z')])
     expect(await stored(run.id)).to.deep.equal({ tags: ['a'], k: 1 })
@@ -689,7 +689,7 @@ eachDatabase('updateJson', (database) => {
     await rejection(run.updateJson('progress', [remove('z')]), RowNotFoundError)
   })
 
-  it('remove, rename and pull leave NULL and JSON null as they are', async () => {
+  it('remove, rename and pull do not change NULL and JSON null', async () => {
     for (const text of [null, 'null']) {
       const run = await Runs.create()
       await storeText(Runs, run.id, text)
@@ -701,14 +701,14 @@ eachDatabase('updateJson', (database) => {
     }
   })
 
-  it('changes keys that look like positions of a list, in JSON null too', async () => {
+  it('changes keys that look like array indexes, in JSON null too', async () => {
     const run = await Runs.create()
     await storeText(Runs, run.id, 'null')
     await run.updateJson('progress', [increment('0'), append('1', 'x')] as never)
     expect(await stored(run.id)).to.deep.equal({ 0: 1, 1: ['x'] })
   })
 
-  it('leaves what the row has seen as it is, where the operations do not fit it', async () => {
+  it('skips an operation in memory that does not fit the stale document of the row', async () => {
     const run = await Runs.create({ progress: { list: 'stale', n: 1 } })
     await Runs.update({ progress: { list: [], n: 1 } }, { where: { id: run.id } })
     await run.updateJson('progress', [append('list', 'x'), increment('n')])
@@ -805,7 +805,7 @@ eachDatabase('updateJson', (database) => {
       ...[{ a: { x: 1, y: 2 } }, { a: [1], b: 2 }, [{ b: { a: 1 } }], { '-1': 1 }, { a: 2, b: 2 }, {}, []],
     ]
 
-    it('is found by pull, addToSet and matching as JSON.parse reads it', async () => {
+    it('is compared by pull, addToSet and matching as JSON.parse reads it', async () => {
       const texts = values.map((each) => `{"a":[${each},3,{"z":[${each}]}]}`)
       const lists = operands.flatMap((each) => [
         [pull('a', each)],
@@ -829,7 +829,7 @@ eachDatabase('updateJson', (database) => {
       expect(wrong.slice(0, 3)).to.deep.equal([])
     })
 
-    it('counts as its last number, and null as a missing one', async () => {
+    it('gives increment, min and max its last number, where null counts as missing', async () => {
       const texts = [
         ...['{"a":1.5,"a":null}', '{"a":null,"a":1.5}', '{"a":1,"a":2}', '{"a":2,"a":1}', '{"a":1,"\\u0061":null}'],
         ...['{"a":"x","a":1}', '{"a":1,"a":"x"}', '{"a":{"n":1},"a":{"n":null}}', '{"a":null,"a":{}}'],
@@ -874,7 +874,7 @@ eachDatabase('updateJson', (database) => {
   }
 
   if (database.name === 'mariadb') {
-    it('refuses to read a number that JSON_VALID takes for JSON', async () => {
+    it('refuses an invalid number that JSON_VALID accepts', async () => {
       const { id } = await Runs.create()
       for (const text of ['{"a":1e,"b":1}', '{"b":1,"a":-}', '{"a":1.5e+}']) {
         await storeText(Runs, id, text)
@@ -902,7 +902,7 @@ eachDatabase('updateJson', (database) => {
     expect(await stored(id)).to.deep.equal({ a: [null], b: [{ x: 1 }], c: [], a2: 1 })
   })
 
-  it('takes no rounded number for one that was written', async () => {
+  it('adds to a stored number that the database spells differently without rounding it', async () => {
     const { id } = await Runs.create()
     for (const text of ['{"\\u00e9":9007199254740993}', '{"é":1,"é":9007199254740993}']) {
       await storeText(Runs, id, text)
@@ -911,7 +911,7 @@ eachDatabase('updateJson', (database) => {
     }
   })
 
-  it('keeps integers past 2^53 exact, of any writer', async () => {
+  it('keeps integers past 2^53 exact, also those of other writers', async () => {
     const { id } = await Runs.create()
     await storeText(Runs, id, '{"n":9007199254740993,"m":4294967295}')
     await updateJson([Runs, id], 'progress', [increment('n', 2), increment('m')])
@@ -920,7 +920,7 @@ eachDatabase('updateJson', (database) => {
       .and.match(/4294967296\b/)
   })
 
-  it('takes a bigint where it is kept exactly, and refuses it elsewhere', async () => {
+  it('accepts a bigint if the database keeps it exactly, else refuses it', async () => {
     const { id } = await Runs.create({ progress: { list: [] } })
     await updateJson([Runs, id], 'progress', [set('a', { n: 9007199254740993n }), append('list', -9007199254740993n)])
     await updateJson([Runs, id], 'progress', [
@@ -946,7 +946,7 @@ eachDatabase('updateJson', (database) => {
     expect(await stored(id)).to.include({ double: 1.2345678901234568e20 })
   })
 
-  it(`compares values by one rule: ${equalities.length} values, however they are spelled`, async () => {
+  it(`compares values by one rule for every spelling: ${equalities.length} values`, async () => {
     const { id } = await Runs.create()
     const wrong: unknown[] = []
     for (const [value, equal, unequal] of equalities) {
@@ -1005,7 +1005,7 @@ eachDatabase('updateJson', (database) => {
     expect(wrong.slice(0, 5)).to.deep.equal([])
   })
 
-  it('adds and pulls small numbers as it has written them', async () => {
+  it('finds small numbers that it has written with addToSet and pull', async () => {
     const numbers = Array.from({ length: 60 }, (_, index) => (index + 1) * 1.1 * 10 ** -(7 + index))
     const list = (kind: typeof addToSet | typeof pull): Operation[] =>
       numbers.map((each, index) => kind(`list ${index}`, each))
@@ -1142,7 +1142,7 @@ eachDatabase('updateJson', (database) => {
     expect([run.progress, await stored(run.id)]).to.deep.equal([{ n: sum }, { n: sum }])
   })
 
-  it('takes a bigint, where the prototype of bigint has a toJSON', async () => {
+  it('accepts a bigint if the prototype of bigint has a toJSON', async () => {
     const prototype = BigInt.prototype as unknown as { toJSON?: () => string }
     prototype.toJSON = () => 'text'
     try {
@@ -1155,7 +1155,7 @@ eachDatabase('updateJson', (database) => {
   })
 
   if (database.name === 'mariadb') {
-    it('never cuts an array that is longer than the server can aggregate', async () => {
+    it('never truncates an array that is longer than the server can aggregate', async () => {
       const items = Array.from({ length: 1500 }, (_, index) => `${index} ${'x'.repeat(1000)}`)
       const { id } = await Runs.create({ progress: { items } })
       const [row] = await sequelize.query<{ bytes: number }>('SELECT @@global.max_allowed_packet AS bytes', {
@@ -1174,7 +1174,7 @@ eachDatabase('updateJson', (database) => {
     })
   }
 
-  it('keeps every other item of a long array', async () => {
+  it('keeps all other items of a long array', async () => {
     // The last one is larger than the buffer in which MySQL sorts.
     const items = [...Array.from({ length: 3000 }, (_, index) => `${index} ${'x'.repeat(500)}`), 'y'.repeat(300_000)]
     const { id } = await Runs.create({ progress: { items } })
@@ -1234,7 +1234,7 @@ eachDatabase('updateJson', (database) => {
     expect(isDeepStrictEqual(await stored(id), { ...after, n: 3 })).to.equal(true)
   })
 
-  it('merges as the examples of RFC 7396, appendix A, say', async () => {
+  it('merges as in the examples of RFC 7396, appendix A', async () => {
     const { id } = await Runs.create()
     for (const [document, patch, result] of [
       ['{"a":"b"}', { a: 'c' }, { a: 'c' }],
@@ -1257,7 +1257,7 @@ eachDatabase('updateJson', (database) => {
     await rejection(mergeJson([Runs, id], 'progress', { a: 'b' }), JsonShapeError)
   })
 
-  it('changes no document by an empty list of operations, and judges the row and the conditions', async () => {
+  it('changes no document with an empty list of operations, but checks the row and the conditions', async () => {
     const Plain = sequelize.define('PlainRun', { progress: DataTypes.JSON }, { timestamps: false })
     await Plain.sync({ force: true })
     for (const Model of [Runs, Plain] as (typeof Runs)[]) {
@@ -1281,7 +1281,7 @@ eachDatabase('updateJson', (database) => {
     }
   })
 
-  it('refuses what is no list of operations, before any SQL', async () => {
+  it('refuses an invalid list of operations, before any SQL', async () => {
     const run = await Runs.create({ progress: {} })
     const refused: Record<string, [() => unknown, RegExp]> = {
       'no list': [() => run.updateJson('progress', set('a', 1) as never), /expected an array of operations/],
@@ -1402,7 +1402,7 @@ eachDatabase('updateJson', (database) => {
   const deepPath = (length: number): string[] => Array.from({ length }, () => 'k')
 
   if (!isOtherWay) {
-    it('writes at thousands of places with one UPDATE', async () => {
+    it('writes thousands of paths with one UPDATE', async () => {
       const { sequelize: own, log } = database.connect({ pool: { max: 1 } })
       const Own = defineRuns(own)
       const before = { k0: { a: { c: 1 } }, k2: 1 }
@@ -1432,7 +1432,7 @@ eachDatabase('updateJson', (database) => {
     })
   }
 
-  it('refuses one bind, one key and one level more than the page of limits says, before any SQL', async () => {
+  it('refuses one bind, one key and one level more than the documented limits, before any SQL', async () => {
     const { sequelize: own, log } = database.connect({ pool: { max: 1 } })
     const Own = defineRuns(own)
     const { id } = await Runs.create({ progress: {} })
@@ -1456,7 +1456,7 @@ eachDatabase('updateJson', (database) => {
     expect(await stored(id)).to.deep.equal({ k: 1 })
   })
 
-  it('removes and merges at many places, or refuses to', async () => {
+  it('removes and merges at many paths, or refuses to', async () => {
     const start = Object.fromEntries(Array.from({ length: 600 }, (_, index) => [`k${index}`, index]))
     const { id } = await Runs.create({ progress: start })
     const names = Object.keys(start)
@@ -1480,7 +1480,7 @@ eachDatabase('updateJson', (database) => {
 
   // PostgreSQL has no limit. Past the documented limits of the others, a document is read under its lock and written as a whole.
   if (database.name !== 'postgres') {
-    it('changes many keys by the rules that hold for few', async () => {
+    it('changes many keys by the same rules as a few keys', async () => {
       const many = (make: (key: string) => Operation): Operation[] => keysOf(70).map(make)
       const list = [1, '1', 1.5, { x: 1, y: [null] }, [1], 'é', 12345678901]
       const start = Object.fromEntries(keysOf(70).map((key, at) => [key, { n: at, list, o: { a: 1 }, none: null }]))
@@ -1518,7 +1518,7 @@ eachDatabase('updateJson', (database) => {
     })
   }
 
-  it('keeps digits, and what it cannot change, among many keys', async () => {
+  it('keeps digits, and refuses operations that do not fit, beside many changed keys', async () => {
     const sets = keysOf(70).map((key) => set(key, 1))
     const write = (operations: readonly Operation[], conditions: Condition[] = []): Promise<unknown> =>
       updateJson<WorkflowRun, 'progress', Operation[]>([Runs, id], 'progress', [...sets, ...operations] as never, {
@@ -1544,7 +1544,7 @@ eachDatabase('updateJson', (database) => {
     await rejection(updateJson([Runs, -1], 'progress', sets as never), RowNotFoundError)
   })
 
-  it('writes many keys of one row from many callers, in transactions and beside them', async () => {
+  it('writes many keys of one row for many concurrent callers, inside and outside transactions', async () => {
     const { id } = await Runs.create({ progress: { n: 0 } })
     const writes = Array.from({ length: 6 }, async (_, caller) => {
       const operations: Operation[] = [increment('n'), ...keysOf(70).map((key) => set(`${key} of ${caller}`, 1))]
@@ -1560,7 +1560,7 @@ eachDatabase('updateJson', (database) => {
 
   if (database.name === 'postgres') {
     // Each key that the statement spells out is one more copy of the document in the memory of the server.
-    it('sends one text for 2 and for 300 keys', async () => {
+    it('sends the same SQL text for 2 and for 300 keys', async () => {
       const { sequelize: own, log } = database.connect()
       const Own = defineRuns(own)
       const make: Record<string, (key: string) => Operation> = {
@@ -1659,7 +1659,7 @@ eachDatabase('updateJson', (database) => {
     expect(await storedText(Runs, id)).to.equal(deep)
   })
 
-  it('16 writers that mix all operations on one row, from NULL, lose and double nothing', async () => {
+  it('applies all operations of 16 concurrent writers of one row exactly once, from NULL', async () => {
     const { id } = await Runs.create()
     const rounds = 10
     const writers = Array.from({ length: 16 }, (_, writer) => writer)
@@ -1686,7 +1686,7 @@ eachDatabase('updateJson', (database) => {
   })
 
   if (database.name === 'mysql') {
-    it('is applied exactly once, whatever another writer stores before each of its statements', async () => {
+    it('is applied exactly once if another writer replaces the document before each of its statements', async () => {
       const { sequelize: own } = database.connect()
       const Own = defineRuns(own)
       const operations = [increment('n'), append('log', 'x')] as const
@@ -1719,7 +1719,7 @@ eachDatabase('updateJson', (database) => {
       expect(orders).to.have.length(27)
     })
 
-    it('reads its row by the primary key, in these forms of write', async () => {
+    it('accesses its row by the primary key, in each kind of write', async () => {
       const { sequelize: own } = database.connect({ pool: { max: 1 } })
       const Own = await createRuns(own, { tableName: 'explained_runs', indexes: [{ fields: ['title'] }] })
       const progress = { n: 1, list: [{ id: 1 }], items: [1] }

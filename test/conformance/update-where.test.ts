@@ -84,7 +84,7 @@ eachDatabase('updateWhere', (database) => {
   const documents = async (): Promise<unknown[]> => (await all()).map(({ progress }) => progress)
   const queued = { status: 'queued' } as const
 
-  it('changes every row that meets the where, whatever its documents hold, with everything bound', async () => {
+  it('changes every row that meets the where, for different stored documents, with all values bound', async () => {
     await Tasks.bulkCreate([
       { ...queued, progress: { n: 1 }, stats: null, attempts: 2 },
       { ...queued, progress: null, stats: { m: 1 } },
@@ -166,7 +166,7 @@ eachDatabase('updateWhere', (database) => {
     ])
   })
 
-  it('loses nothing beside writers of single rows, and counts nothing twice', async () => {
+  it('loses no update and applies none twice beside concurrent writers of single rows', async () => {
     await Tasks.bulkCreate([{ progress: { n: 0 } }, { progress: null }, { progress: { n: 0 } }, { progress: null }])
     const ids = (await all()).map(({ id }) => id)
     const callers = Array.from({ length: 8 }, (_, index) => index)
@@ -214,7 +214,7 @@ eachDatabase('updateWhere', (database) => {
     expect(first.progress).to.equal(null)
   })
 
-  it('runs alone in its transaction, beside writes of the same callback that are sent with it', async () => {
+  it('does not interleave with concurrent writes of the same callback', async () => {
     await Tasks.bulkCreate([queued, queued])
     const ids = (await all()).map(({ id }) => id)
     await sequelize.transaction(async (transaction) => {
@@ -234,7 +234,7 @@ eachDatabase('updateWhere', (database) => {
     ])
   })
 
-  it('sends its statements together: a write that another branch calls between them comes after it', async () => {
+  it('sends its statements without interleaving: a write of a concurrent branch comes after them', async () => {
     await Tasks.bulkCreate([{ ...queued, progress: { n: 1 } }, queued])
     const [locked, { id }] = (await all()) as [Task, Task]
     await locked.withLock(async (row, transaction) => {
@@ -257,7 +257,7 @@ eachDatabase('updateWhere', (database) => {
     ])
   })
 
-  it('is undone with its transaction, in memory too', async () => {
+  it('is rolled back with its transaction, in memory too', async () => {
     const task = await Tasks.create({ ...queued, progress: { n: 1 } })
     const undone = withLock(task, async (_row, transaction) => {
       await updateWhere(Tasks, queued, { progress: [increment('n')] }, { transaction })
@@ -269,7 +269,7 @@ eachDatabase('updateWhere', (database) => {
     expect(await documents()).to.deep.equal([{ n: 1 }])
   })
 
-  it('changes the rows of the scope of a model that are not deleted, and moves updatedAt and version', async () => {
+  it('changes the rows of the scope of a model that are not deleted, and updates updatedAt and version', async () => {
     const options = { paranoid: true, version: true, timestamps: true, createdAt: false } as const
     const Scoped = await createTasks(sequelize, {
       ...options,

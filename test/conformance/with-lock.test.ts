@@ -81,7 +81,7 @@ eachDatabase('withLock', (database) => {
       expect(await stored(run.id)).to.deep.equal({ before: 1, inside: 1 })
     })
 
-    it('gives fn the row as it is now, not as it was loaded', async () => {
+    it('passes fn the row as it is stored, not as it was loaded', async () => {
       const run = await Runs.create({ title: 'old', progress: { mine: 1 } })
       await Runs.update({ title: 'new', progress: { theirs: 1 } }, { where: { id: run.id } })
       await run.withLock((row) => expect(row).to.deep.include({ title: 'new', progress: { theirs: 1 } }))
@@ -103,7 +103,7 @@ eachDatabase('withLock', (database) => {
       expect(await stored(id)).to.deep.equal({ step: 'done' })
     })
 
-    it('makes two callers run one after the other', async () => {
+    it('serialises concurrent callers', async () => {
       const run = await Runs.create({ progress: {} })
       const events: string[] = []
       const caller = (name: string): Promise<void> =>
@@ -173,7 +173,7 @@ eachDatabase('withLock', (database) => {
       expect(await stored(run.id)).to.deep.equal({ one: 1, two: 1 })
     })
 
-    it('are written by update() of the same object; of another column, as ever, only by save()', async () => {
+    it('are written by update() of the same column; of another column, as in Sequelize, only by save()', async () => {
       const run = await Runs.create({ progress: {} })
       await run.withLock(async (row) => {
         row.progress!['one'] = 1
@@ -186,7 +186,7 @@ eachDatabase('withLock', (database) => {
       expect(await stored(run.id)).to.deep.equal({ one: 1, two: 2 })
     })
 
-    it('are refused if they were never saved, and so is any other change', async () => {
+    it('are refused if they were never saved, like any other unsaved change', async () => {
       const run = await Runs.create({ progress: {} })
       const inPlace = await rejection(
         run.withLock((row) => void (row.progress!['lost'] = 1)),
@@ -203,7 +203,7 @@ eachDatabase('withLock', (database) => {
       expect(await stored(run.id)).to.deep.equal({})
     })
 
-    it('are no change if the same is there again, in whatever order', async () => {
+    it('are not dirty if the values are the same again, in any order of keys', async () => {
       const run = await Runs.create({ progress: { a: 1, b: 2 } })
       await run.withLock((row) => {
         const { a, b } = row.progress!
@@ -228,7 +228,7 @@ eachDatabase('withLock', (database) => {
   })
 
   describe('inside fn', () => {
-    it('the row’s own methods take part in the transaction without being told', async () => {
+    it('the methods of the row join the transaction without an option', async () => {
       const run = await Runs.create({ title: 'old', progress: {} })
       const doomed = await Runs.create()
       await run.withLock(async (row, transaction) => {
@@ -246,7 +246,7 @@ eachDatabase('withLock', (database) => {
       expect(await Runs.findByPk(doomed.id)).to.equal(null)
     })
 
-    it('a write without the transaction is refused at once: create, update, increment, hooks: false or not', async () => {
+    it('a write without the transaction is refused immediately: create, update, increment, with and without hooks: false', async () => {
       const run = await Runs.create({ progress: {} })
       const other = await Runs.create({ progress: {} })
       const writes: Record<string, () => Promise<unknown>> = {
@@ -274,7 +274,7 @@ eachDatabase('withLock', (database) => {
       expect(await Runs.count({ where: { title: 'lost' } })).to.equal(0)
     })
 
-    it('a write with the transaction, and a read without, are not', async () => {
+    it('a write with the transaction, and a read without it, are allowed', async () => {
       const run = await Runs.create({ progress: {} })
       const created = await run.withLock(async (row, transaction) => {
         await Runs.findByPk(row.id)
@@ -283,7 +283,7 @@ eachDatabase('withLock', (database) => {
       expect((await created.reload()).title).to.equal('child')
     })
 
-    it('transaction: null states that a write is meant to be outside', async () => {
+    it('transaction: null allows a write outside the transaction', async () => {
       const run = await Runs.create({ progress: {} })
       const other = await Runs.create({ progress: {} })
       const call = run.withLock(async () => {
@@ -299,7 +299,7 @@ eachDatabase('withLock', (database) => {
       expect(await stored(other.id)).to.deep.equal({ audit: 1 })
     })
 
-    it('what was started inside and outlives it is free again', async () => {
+    it('code that fn starts may write without the transaction after the lock ends', async () => {
       const run = await Runs.create({ progress: {} })
       let go!: () => void
       const later = new Promise<void>((resolve) => (go = resolve))
@@ -312,7 +312,7 @@ eachDatabase('withLock', (database) => {
       expect(await Runs.count({ where: { title: 'background' } })).to.equal(1)
     })
 
-    it('another flow’s write of the same instance waits for the lock instead of joining it', async () => {
+    it('a concurrent caller’s write of the same instance waits for the lock instead of joining it', async () => {
       const run = await Runs.create({ progress: {} })
       let entered!: () => void
       const inside = new Promise<void>((resolve) => (entered = resolve))
@@ -327,7 +327,7 @@ eachDatabase('withLock', (database) => {
       expect(await stored(run.id)).to.deep.equal({ outside: 1 })
     })
 
-    it('one instance cannot be locked by two flows at once', async () => {
+    it('one instance cannot be locked by two concurrent callers', async () => {
       const run = await Runs.create({ progress: {} })
       let entered!: () => void
       const inside = new Promise<void>((resolve) => (entered = resolve))
@@ -442,8 +442,8 @@ eachDatabase('withLock', (database) => {
     })
   })
 
-  describe('finds exactly its row', () => {
-    it('a deleted one is RowNotFoundError, and fn does not run', async () => {
+  describe('locks exactly its row', () => {
+    it('rejects with a RowNotFoundError if the row was deleted, and does not run fn', async () => {
       const run = await Runs.create()
       await Runs.destroy({ where: { id: run.id } })
       let ran = false
@@ -455,7 +455,7 @@ eachDatabase('withLock', (database) => {
       expect(ran).to.equal(false)
     })
 
-    it('scoped out, or soft-deleted', async () => {
+    it('also if it is outside the default scope, or soft-deleted', async () => {
       const Archived = await createRuns(sequelize, {
         tableName: 'archived_runs',
         paranoid: true,
@@ -469,7 +469,7 @@ eachDatabase('withLock', (database) => {
       expect(found.title).to.equal('soft-deleted')
     })
 
-    it('loaded from an unscoped model, whose class is another one of the same name', async () => {
+    it('also if it was loaded from an unscoped model, which is another class of the same name', async () => {
       const { id } = await Runs.create({ progress: {} })
       const run = await Runs.unscoped().findByPk(id, { rejectOnEmpty: true })
       await run.withLock((row) => row.update({ progress: { k: 1 } }))
@@ -632,7 +632,7 @@ eachDatabase('withLock', (database) => {
     })
 
     if (database.name === 'mysql' || database.name === 'mariadb') {
-      it('a deadlock that was swallowed cannot commit half of the work', async () => {
+      it('does not commit after a deadlock whose error was caught', async () => {
         const [before, one, two] = await Runs.bulkCreate([{}, {}, {}])
         const deadlocked = await deadlock(sequelize, one!, two!, async (transaction, collide) => {
           await before!.update({ title: 'half' }, { transaction })
@@ -667,7 +667,7 @@ eachDatabase('withLock', (database) => {
     }
 
     if (database.name === 'postgres') {
-      it('whose snapshot is older than the row, is a ConflictError', async () => {
+      it('rejects with a ConflictError if its snapshot is older than the row', async () => {
         const run = await Runs.create({ progress: {} })
         const isolationLevel = Transaction.ISOLATION_LEVELS.REPEATABLE_READ
         const call = sequelize.transaction({ isolationLevel }, async (transaction) => {
@@ -679,7 +679,7 @@ eachDatabase('withLock', (database) => {
         expect(error).to.have.nested.property('cause.parent.code', '40001')
       })
 
-      it('a failed statement that was swallowed is never a commit', async () => {
+      it('does not commit after a failed statement whose error was caught', async () => {
         const run = await Runs.create({ progress: {} })
         const call = run.withLock(async (row, transaction) => {
           await row.update({ title: 'lost' })
@@ -703,7 +703,7 @@ eachDatabase('withLock', (database) => {
     }
 
     if (database.name === 'mariadb') {
-      it('whose snapshot is older than the row, is a ConflictError that ends it, where the server says so', async () => {
+      it('rejects with a ConflictError, and rolls back, if the server reports that the snapshot is older than the row', async () => {
         const run = await Runs.create({ progress: {} })
         const call = sequelize.transaction(async (transaction) => {
           await sequelize.query('SET SESSION innodb_snapshot_isolation = ON', { transaction })

@@ -43,7 +43,7 @@ eachDatabase('withNext', (database) => {
     (await Others.findAll({ order: ['id'] })).map(({ title }) => title)
 
   const size = database.title === 'MySQL' ? 200 : 24
-  it(`lets 8 workers empty a queue of ${size} rows, each row once${hasRowLocks ? ', none behind another' : ''}`, async () => {
+  it(`lets 8 workers process a queue of ${size} rows, each row once${hasRowLocks ? ', without waits for each other' : ''}`, async () => {
     await fill(size)
     const taken: number[] = []
     let waiting = 0
@@ -71,7 +71,7 @@ eachDatabase('withNext', (database) => {
     expect(new Set(await statusOf())).to.deep.equal(new Set(['done']))
   })
 
-  it('takes the first row of the order that meets the conditions, and resolves to undefined without one', async () => {
+  it('locks the first row of the order that meets the conditions, and resolves to undefined without one', async () => {
     await fill(4)
     expect(await take()).to.equal(0)
     const last = { where: { title: 'queued' }, order: [['id', 'DESC']] } as const
@@ -85,7 +85,7 @@ eachDatabase('withNext', (database) => {
     expect(isCalled).to.deep.equal([])
   })
 
-  it('gives the row back if the callback throws, and tries again if asked to', async () => {
+  it('releases the row if the callback throws, and retries if asked to', async () => {
     await fill(1)
     const failing = withNext(Runs, queued, async (row) => {
       await row.update({ title: 'done' })
@@ -118,7 +118,7 @@ eachDatabase('withNext', (database) => {
   })
 
   if (hasRowLocks) {
-    it('passes over rows that other sessions hold, however many', async () => {
+    it('skips any number of rows that other sessions hold', async () => {
       await fill(18)
       const held = await Others.sequelize!.transaction(async (transaction) => {
         await Others.findAll({ where: { title: 'queued' }, order: ['id'], limit: 17, lock: true, transaction })
@@ -130,7 +130,7 @@ eachDatabase('withNext', (database) => {
     })
   }
 
-  it('takes no row that another session has changed since the search', async () => {
+  it('locks no row that another session has changed since the search', async () => {
     await fill(2)
     let isChanged = false
     sequelize.addHook('afterQuery', 'between', async (_options, query) => {
@@ -146,7 +146,7 @@ eachDatabase('withNext', (database) => {
     }
   })
 
-  it('locks one row, by its primary key, with everything bound', async () => {
+  it('locks one row, by its primary key, with all values bound', async () => {
     await fill(2)
     log.length = 0
     await take()

@@ -32,7 +32,7 @@ describe('sequelize-lossless demo', () => {
     (name) => [name, () => (name === 'sqlite' ? [] : ['--url', servers.get(name)!.url])] as const,
   )
   for (const [name, options] of ways) {
-    it(`shows the lost update, and that three cures hold in every order, on ${name}`, async () => {
+    it(`shows the lost update, and three cures that lose no update in any order, on ${name}`, async () => {
       const { code, stdout, stderr } = await command(['demo', ...options()])
       expect({ code, stderr }).to.deep.equal({ code: 0, stderr: '' })
       const [, lost, ...cures] = stdout.split(/^(?=await )/m)
@@ -48,7 +48,7 @@ describe('sequelize-lossless demo', () => {
     })
   }
 
-  it('is what npm run demo runs', async () => {
+  it('is the program that npm run demo runs', async () => {
     const { stdout } = await promisify(execFile)('npm', ['run', '--silent', 'demo'], { cwd: root })
     expect(stdout).to.match(/^Two jobs each add their step to one workflow run, on sqlite /)
   })
@@ -151,7 +151,7 @@ eachDatabase('sequelize-lossless doctor', (database) => {
     sqlite: ['1'],
   }
 
-  it('judges the server by its settings', async () => {
+  it('reports on the settings of the server', async () => {
     const { stdout, stderr, code } = await command(['doctor'], { DATABASE_URL: database.url() })
     expect(stderr).to.equal('')
     expect(stdout).to.match(/^\w+ \d+\.\d+.*, sequelize-lossless \d\S+, sequelize 6\.\S+, \w+( \d\S+)?, Node v\d/)
@@ -164,7 +164,7 @@ eachDatabase('sequelize-lossless doctor', (database) => {
     expect(/^✗ (durability|binary log): /m.test(stdout)).to.equal(!isSafe)
   })
 
-  it('ends as usual if the reader of its output closes the pipe, as head does', async () => {
+  it('ends with its usual status if the reader of its output closes the pipe, as head does', async () => {
     const options = { cwd: root, env: { ...process.env, DATABASE_URL: database.url() } }
     const child = spawn(process.execPath, [join(root, 'dist', 'bin', 'index.js'), 'doctor'], options)
     let stderr = ''
@@ -175,7 +175,7 @@ eachDatabase('sequelize-lossless doctor', (database) => {
   })
 
   if (database.name === 'postgres') {
-    it('takes a URL of postgresql://', async () => {
+    it('accepts a URL of postgresql://', async () => {
       const { stdout, stderr } = await command(['doctor', '--url', database.url().replace(/^postgres:/, 'postgresql:')])
       expect(stderr).to.equal('')
       expect(stdout).to.match(/^postgres \d/)
@@ -199,7 +199,7 @@ eachDatabase('sequelize-lossless doctor', (database) => {
 
   if (database.name === 'postgres') return
 
-  it('says what the account of the tests lacks, and shows no password', async () => {
+  it('reports the missing privileges of the account of the tests, and shows no password', async () => {
     const name = `doctor_${process.pid}`
     const url = new URL(database.url())
     await sequelize.query(`CREATE USER ${name}@'%' IDENTIFIED BY 'p-4-s-s'`)

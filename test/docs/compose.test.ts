@@ -21,7 +21,7 @@ describe('docker-compose.yml', () => {
     }
   })
 
-  it('says how the tests find them, by the ports that it opens', () => {
+  it('says how the tests connect to the servers, with the ports that it opens', () => {
     for (const { ports } of Object.values(services)) {
       const [, port] = /^127\.0\.0\.1:(\d+)/.exec(ports[0]!)!
       expect(text).to.match(new RegExp(`export \\w+_URL=\\w+://\\S+:${port}`))

@@ -21,7 +21,7 @@ function evaluate(block: string, names: Readonly<Record<string, unknown>>): Prom
 const titles = { mysql: 'MySQL', mariadb: 'MariaDB', postgres: 'PostgreSQL', sqlite: 'SQLite' } as const
 
 eachDatabase('the guides', (database) => {
-  it('make a JSON column of a TEXT column by the statements that they show', async () => {
+  it('convert a TEXT column to a JSON column with the statements that they show', async () => {
     const { sequelize } = database.connect()
     const Texts = sequelize.define('job', { stats: DataTypes.TEXT }, { tableName: 'jobs', timestamps: false })
     await Texts.sync({ force: true })
@@ -37,7 +37,7 @@ eachDatabase('the guides', (database) => {
     expect(job.get('stats')).to.deep.equal({ phase: 'first', owner: 'me' })
   })
 
-  it('let requests at once change a row whose instance they share, and discard a save that was refused', async () => {
+  it('let concurrent requests change a row whose instance they share, and discard a save that was refused', async () => {
     const WorkflowRun = lossless.lossless(await createRuns(database.connect().sequelize), {
       wholeColumnWrites: 'throw',
     })

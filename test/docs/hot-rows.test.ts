@@ -51,14 +51,14 @@ eachDatabase('the guide to hot rows', (database) => {
 
   const createRun = async (): Promise<number> => (await Runs.create({ progress: { state: 'running' } })).id
 
-  it('keeps every step of callers that share statements', async () => {
+  it('keeps every step of callers whose writes are batched', async () => {
     const id = await createRun()
     await Promise.all(Array.from({ length: 20 }, (_, number) => page.setStep(id, `step_${number}`)))
     const { progress } = await Runs.findByPk(id, { rejectOnEmpty: true })
     expect(Object.keys(progress!)).to.have.length(21)
   })
 
-  it('has a row for each step, and tells keys that differ by case apart', async () => {
+  it('has a row for each step, and distinguishes keys that differ by case', async () => {
     const id = await createRun()
     const names = ['step_a', 'step_A', 'stép_a', ...Array.from({ length: 17 }, (_, number) => `step_${number}`)]
     await Promise.all([...names, ...names].map((name) => page.finishStep(id, name, 100)))
@@ -93,14 +93,14 @@ eachDatabase('the guide to hot rows', (database) => {
     })
   }
 
-  it('tells exactly one of two callers that it was the last, in every order', async () => {
+  it('returns true to exactly one of two callers, the last one, in every order', async () => {
     const { verdict, reasons, isComplete } = await race((id, name) => page.finishStep(id, name, 2))
     expect({ verdict, reasons, isComplete }).to.deep.equal({ verdict: 'kept', reasons: [], isComplete: true })
   })
 
   // SQLite has one writer at a time, who sees what the one before has committed.
   if (database.name !== 'sqlite') {
-    it('would tell none if it counted in the transaction of the write', async () => {
+    it('would return true to neither caller if it counted in the transaction of the write', async () => {
       const Step = sequelize.models['Step']!
       const { verdict, first } = await race((runId, name) =>
         sequelize.transaction(async (transaction) => {
@@ -144,7 +144,7 @@ eachDatabase('the guide to hot rows', (database) => {
     })
   }
 
-  it('sums what all slots have counted, and refuses a counter that there is not', async () => {
+  it('sums the counts of all slots, and refuses a counter that does not exist', async () => {
     await Promise.all([page.openCounter('views'), page.openCounter('views'), page.openCounter('sales')])
     await Promise.all(Array.from({ length: 40 }, () => page.count('views')))
     await page.openCounter('views')

@@ -68,7 +68,7 @@ describe('the page for NestJS', () => {
   after(() => rmSync(folder, { recursive: true }))
 
   for (const name of requestedDatabases()) {
-    it(`has an application that keeps both steps, and runs a handler again in a new transaction, on ${name}`, async () => {
+    it(`has an application that keeps both steps, and retries a handler in a new transaction, on ${name}`, async () => {
       const url = name === 'sqlite' ? `sqlite:${join(folder, 'test.sqlite')}` : servers.get(name)!.url
       const env = { ...process.env, DATABASE_URL: url }
       const { stdout } = await run(process.execPath, [join(folder, 'program.js')], { cwd: root, env })

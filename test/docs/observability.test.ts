@@ -16,7 +16,7 @@ import { codeBlocks, root } from './readme.js'
 const titles = { mysql: 'MySQL', mariadb: 'MariaDB', postgres: 'PostgreSQL', sqlite: 'SQLite' } as const
 
 eachDatabase('the guide to observability', (database) => {
-  it('makes spans and metrics of calls, statements, locks, retries and batches', async () => {
+  it('creates spans and metrics of calls, statements, locks, retries and batches', async () => {
     const program = join(root, 'build', 'test', 'docs', 'observed.js')
     const { stdout } = await promisify(execFile)(process.execPath, [program, database.url()])
     const { spans, texts, metrics } = JSON.parse(stdout) as Observed
@@ -94,7 +94,7 @@ eachDatabase('the page for the DBA', (database) => {
     }
   })
 
-  it('names only settings that the server has', async () => {
+  it('names only settings that exist on the server', async () => {
     const page = readFileSync(join(root, 'docs/guides/dba.md'), 'utf8')
     const settings = [...page.matchAll(/^\| `(\w+)` +\| ([^|]+) \|/gm)].flatMap(([, name, databases]) =>
       databases!.includes(titles[database.name]) ? [name!] : [],

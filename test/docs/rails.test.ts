@@ -35,7 +35,7 @@ function unquoted(cell: string): string {
 }
 
 describe('the Rails checklist', () => {
-  it('names only tests that there are, in the files that it names', () => {
+  it('names only tests that exist, in the files that it names', () => {
     const named = rows.filter((cells) => cells.at(-1)!.startsWith('`')).map((cells) => cells.slice(-2).map(unquoted))
     expect(named).to.have.length.greaterThan(50)
     const titles = new Map(named.map(([, file]) => [file, titlesOf(file!)]))
@@ -43,7 +43,7 @@ describe('the Rails checklist', () => {
     expect(missing).to.deep.equal([])
   })
 
-  it('has each test of Rails once, with a test of ours or the reason why there is none', () => {
+  it('has each test of Rails once, with a test of this library or the reason why there is none', () => {
     const ofRails = rows.filter(([name]) => name!.startsWith('`test_'))
     expect(new Set(ofRails.map(([name]) => name))).to.have.property('size', ofRails.length)
     expect(ofRails).to.have.length(80)

@@ -23,7 +23,7 @@ function runnable(block: string): Runnable {
 }
 
 eachDatabase('the README', (database) => {
-  it('loses the key that it says is lost, and keeps both with the cure', async () => {
+  it('shows a bug that loses the key it names, and a cure that keeps both keys', async () => {
     const { lostUpdate, cure } = readme()
     const Runs = await createRuns(database.connect().sequelize)
     const { id } = await Runs.create({ progress: {} })
@@ -54,7 +54,7 @@ eachDatabase('the README', (database) => {
       expect(words(shown)).to.equal(words(sent))
     })
 
-    it('tests a handler under every order as the guide says: red with the timeline shown, and green with the line that mends it', async () => {
+    it('tests a handler in every order as the guide says: fails with the timeline shown, and passes with the cure', async () => {
       const { sequelize } = database.connect()
       const Runs = await createRuns(sequelize, { tableName: 'WorkflowRuns', createdAt: false })
       Runs.removeAttribute('title')
@@ -117,7 +117,7 @@ describe('the README', () => {
     expect(readText().trimEnd().split('\n')).to.have.length.of.at.most(180)
   })
 
-  it('links to nothing that npm cannot show: other sites, and its own chapters', () => {
+  it('links only to other sites and to its own chapters, which npm can show', () => {
     const anchors = anchorsOf(readText())
     for (const link of linksOf(readText())) {
       if (link.startsWith('#')) expect(anchors).to.include(link.slice(1))
@@ -164,7 +164,7 @@ describe('the README', () => {
     expect(printed).to.include(quoted!.trim())
   })
 
-  it('draws what Mermaid can read', async () => {
+  it('has diagrams that Mermaid can parse', async () => {
     const diagrams = pages().flatMap((page) => codeBlocks(page, 'mermaid'))
     expect(diagrams).to.have.length.of.at.least(1)
     for (const diagram of diagrams) await mermaid.parse(diagram)
@@ -177,7 +177,7 @@ describe('the README', () => {
     for (const [name] of classes) expect(guide).to.match(new RegExp(`^### \`[A-Z_]+\`: \`${name}\`$`, 'm'))
   })
 
-  it('runs only scripts that there are', () => {
+  it('runs only scripts that exist', () => {
     const { scripts } = JSON.parse(readText('package.json')) as { scripts: Record<string, string> }
     const commands = [...pages(), 'CONTRIBUTING.md'].flatMap((file) => [
       ...readText(file).matchAll(/`npm (?:run )?([\w:]+)|^npm (?:run )?([\w:]+)/gm),

@@ -40,12 +40,12 @@ describe('the words of the documentation', () => {
     ...[...errors, join('packages', 'every-order', 'lib', 'errors.ts')].map((file) => [file, textsOf(file)] as const),
   ]
 
-  it('are those of the glossary, which has some 25 terms', () => {
+  it('have a glossary of some 25 terms', () => {
     expect(glossary.length).to.be.within(20, 35)
     for (const { forbidden } of glossary) expect(forbidden).to.not.include('')
   })
 
-  it('are none of those that the glossary forbids', () => {
+  it('include none that the glossary forbids', () => {
     const found = glossary.flatMap(({ term, forbidden }) =>
       forbidden.flatMap((word) => {
         const pattern = new RegExp(`.{0,30}\\b${word.replaceAll(' ', '\\s+')}\\b.{0,30}`, 'gi')
@@ -57,7 +57,7 @@ describe('the words of the documentation', () => {
     expect(found).to.deep.equal([])
   })
 
-  it('of a reader who searches, all occur in headings', () => {
+  it('that a reader searches for all occur in headings', () => {
     const headings = prose
       .flatMap((page) => readFileSync(join(root, page), 'utf8').match(/^#+ .*$/gm) ?? [])
       .join('\n')

@@ -149,7 +149,7 @@ eachDatabase('a callback whose transaction was rolled back', (database) => {
   }
 
   if (database.name === 'sqlite') {
-    it('stores all or nothing, after a full disk of which SQLite undid one statement only', async () => {
+    it('stores all or nothing after a full disk, if SQLite rolled back only one statement', async () => {
       const locking = withLock([Jobs, first.id], async (run, transaction) => {
         await Jobs.increment('n', { where: { id: second.id }, transaction })
         await sequelize.query('PRAGMA max_page_count = 1', { transaction })
@@ -169,7 +169,7 @@ eachDatabase('a callback whose transaction was rolled back', (database) => {
     })
   }
 
-  it('can write outside on purpose, with { transaction: null }', async () => {
+  it('can write outside the transaction with { transaction: null }', async () => {
     const locking = withLock([Jobs, first.id], async (_run, transaction) => {
       await transaction.rollback()
       await Jobs.update({ title: 'on purpose' }, { where: { id: second.id }, transaction: null })
@@ -235,7 +235,7 @@ eachDatabase('a callback that catches the error of a statement', (database) => {
 
   for (const [name, inTransaction] of Object.entries(ways)) {
     for (const [what, call] of Object.entries(calls)) {
-      it(`in ${name} can call ${what}, or PostgreSQL is not asked and the error says what to do`, async () => {
+      it(`in ${name} can call ${what}; on PostgreSQL the call is refused before any SQL, with the remedy`, async () => {
         let error: unknown
         let later: unknown
         const whole = await outcomeOf(
@@ -262,7 +262,7 @@ eachDatabase('a callback that catches the error of a statement', (database) => {
       })
     }
 
-    it(`in ${name} can go on after the savepoint of the remedy`, async () => {
+    it(`in ${name} can continue after the savepoint that the remedy names`, async () => {
       await inTransaction(async (transaction) => {
         const savepoint = sequelize.transaction({ transaction }, (inner) =>
           Jobs.create({ id: second.id }, { transaction: inner }),
@@ -274,7 +274,7 @@ eachDatabase('a callback that catches the error of a statement', (database) => {
     })
 
     for (const rollback of rollbacksToSavepoint) {
-      it(`in ${name} can go on after ${JSON.stringify(rollback)} in SQL`, async () => {
+      it(`in ${name} can continue after ${JSON.stringify(rollback)} in SQL`, async () => {
         await inTransaction(async (transaction) => {
           await sequelize.query('/* before */ SAVEPOINT own', { transaction })
           await second.update({ title: 'undone' }, { transaction })
@@ -288,7 +288,7 @@ eachDatabase('a callback that catches the error of a statement', (database) => {
     }
   }
 
-  it('inside a savepoint cannot go on there, but after it', async () => {
+  it('inside a savepoint can continue only after the savepoint', async () => {
     await retryTransaction(sequelize, async (transaction) => {
       const savepoint = sequelize.transaction({ transaction }, async (inner) => {
         await duplicate(inner)
@@ -300,7 +300,7 @@ eachDatabase('a callback that catches the error of a statement', (database) => {
     expect((await storedJobs(Jobs))[0]!.title).to.equal('mine')
   })
 
-  it('before a call of this library joins has the same error, with the words of the server as its cause', async () => {
+  it('before a call of this library joins gets the same error, with the server’s error as its cause', async () => {
     const outer = sequelize.transaction(async (transaction) => {
       await duplicate(transaction)
       await mergeJsonKey([Jobs, second.id], 'progress', 'mine', 1, { transaction })
@@ -312,7 +312,7 @@ eachDatabase('a callback that catches the error of a statement', (database) => {
   })
 
   if (database.name === 'postgres') {
-    it('of a trigger that raises 25P02 by itself has the words of the trigger', async () => {
+    it('of a trigger that raises 25P02 by itself gets the message of the trigger', async () => {
       await sequelize.query(
         `CREATE FUNCTION refuse_job() RETURNS trigger AS $$ BEGIN RAISE 'no job today' USING ERRCODE = '25P02'; END $$ LANGUAGE plpgsql`,
       )
@@ -330,7 +330,7 @@ eachDatabase('a callback that catches the error of a statement', (database) => {
       }
     })
 
-    it('after its connection was ended by the server says that the connection is lost', async () => {
+    it('after the server closed its connection gets an error that names the lost connection', async () => {
       const locking = first.withLock(async (job, transaction) => {
         const [{ pid }] = (await sequelize.query<{ pid: number }>('SELECT pg_backend_pid() AS pid', {
           type: QueryTypes.SELECT,
@@ -363,7 +363,7 @@ eachDatabase('a callback that catches the error of a statement', (database) => {
   })
 
   if (database.name !== 'sqlite') {
-    it('after which a deadlock ends the transaction, is called again with retry', async () => {
+    it('before a deadlock that ends the transaction, is called again with retry', async () => {
       let attempts = 0
       const collision = await Collision.begin(database, rival, Jobs, first.id, second.id)
       try {

@@ -29,7 +29,7 @@ eachDatabase('concurrent statements of one transaction', (database) => {
     Jobs = await createJobs(sequelize)
   })
 
-  it('apply each acknowledged transfer exactly once, where 8 flows cross each other', async () => {
+  it('apply each acknowledged transfer exactly once, for 8 concurrent callers with opposite lock orders', async () => {
     const Accounts = sequelize.define<AccountModel>(
       'Account',
       {
@@ -68,7 +68,7 @@ eachDatabase('concurrent statements of one transaction', (database) => {
     await Accounts.drop()
   })
 
-  describe('of which one ends the transaction', () => {
+  describe('one of which ends the transaction', () => {
     let first: Job
     let second: Job
     let third: Job
@@ -140,7 +140,7 @@ eachDatabase('concurrent statements of one transaction', (database) => {
       })
     }
 
-    it('store nothing, where the callback catches the error of each', async () => {
+    it('store nothing if the callback catches the error of each', async () => {
       const locking = withLock([Jobs, first.id], async (_run, transaction) => {
         await Promise.allSettled([work(transaction)])
         await Promise.allSettled(statements)
@@ -150,7 +150,7 @@ eachDatabase('concurrent statements of one transaction', (database) => {
       expect(await storedJobs(Jobs)).to.deep.equal([{ ...untouched, progress: { theirs: 1 } }, untouched, untouched])
     })
 
-    it('store nothing, in a savepoint neither', async () => {
+    it('store nothing in a savepoint, either', async () => {
       const locking = withLock([Jobs, first.id], (_run, transaction) =>
         sequelize.transaction({ transaction }, (savepoint) => work(savepoint)),
       )
@@ -211,7 +211,7 @@ eachDatabase('concurrent statements of one transaction', (database) => {
       })
     }
 
-    it('also between those of other kinds', async () => {
+    it('also between statements of other kinds', async () => {
       const seen = await sent([1, 2, 3, 4].flatMap(() => calls))
       for (const [kind, [name]] of calls.entries()) {
         const own = seen.filter((mark) => mark.endsWith(` ${name}`))

@@ -22,7 +22,7 @@ interface Scenario {
   readonly rejects: 'never' | 'after a conflict' | 'always'
 }
 
-eachDatabase('both rows or none, in every order of two flows', (database) => {
+eachDatabase('both rows or none, in every order of two participants', (database) => {
   // The statements are those of the first way to reach it.
   if (/3\.5|through/.test(database.title)) return
   let sequelize: Sequelize
@@ -159,7 +159,7 @@ eachDatabase('both rows or none, in every order of two flows', (database) => {
   }
 
   for (const [title, scenario] of Object.entries(scenarios)) {
-    it(`${title}, beside a flow that awaits each statement`, () => race(scenario, plain))
+    it(`${title}, beside a participant that awaits each statement`, () => race(scenario, plain))
     if (scenario.rejects !== 'always') it(`${title}, beside itself`, () => race(scenario, scenario))
   }
 })

@@ -182,7 +182,7 @@ eachDatabase('a forgotten await in a callback', (database) => {
 
   for (const [name, call] of Object.entries(ways)) {
     for (const [what, make] of Object.entries(lazy)) {
-      it(`is not the only one: a callback that returns ${what} is refused, ${name}`, async () => {
+      it(`is refused, like a callback that returns ${what}: ${name}`, async () => {
         const outcome = await outcomeOf(
           call(async (row, transaction) => {
             await row.update({ title: 'rolled back' }, { transaction })
@@ -196,7 +196,7 @@ eachDatabase('a forgotten await in a callback', (database) => {
     }
   }
 
-  it('is not the only one: a generator function as the callback is refused', async () => {
+  it('is refused, like a generator function as the callback', async () => {
     let ran = false
     const outcome = await outcomeOf(
       withLock([Jobs, run.id], function* (row) {

@@ -9,7 +9,7 @@ import type { Job } from './jobs.js'
 import { codeOf, signal } from './outcomes.js'
 import type { Signal } from './outcomes.js'
 
-eachDatabase('a late branch, which outlives its callback', (database) => {
+eachDatabase('a branch that outlives its callback', (database) => {
   let sequelize: Sequelize
   let Jobs: typeof Job
   /** The same table, through connections that know nothing of the others. */
@@ -76,7 +76,7 @@ eachDatabase('a late branch, which outlives its callback', (database) => {
   }
 
   for (const [name, call] of Object.entries(ways)) {
-    it(`is refused after ${name} failed, whose error is that of the first branch`, async () => {
+    it(`is refused after ${name} failed with the error of the first branch`, async () => {
       const mine = new RangeError('mine')
       let late!: Promise<unknown>
       const failing = call((row) =>
@@ -88,7 +88,7 @@ eachDatabase('a late branch, which outlives its callback', (database) => {
       expect(await storedJobs(Jobs)).to.deep.equal([untouched])
     })
 
-    it(`is refused after ${name} succeeded, but for { transaction: null }`, async () => {
+    it(`is refused after ${name} succeeded, except with { transaction: null }`, async () => {
       let late!: Promise<string>
       let onPurpose!: Promise<string>
       await call(async (row, transaction) => {
@@ -103,7 +103,7 @@ eachDatabase('a late branch, which outlives its callback', (database) => {
     })
   }
 
-  it('leaves the row free for the code after the callback, while the branch is still at work', async () => {
+  it('does not block the row for the code after the callback, while the branch still runs', async () => {
     let late!: Promise<unknown>
     const failing = run.withLock((row) =>
       Promise.all([
@@ -142,14 +142,14 @@ eachDatabase('a late branch, which outlives its callback', (database) => {
     }
 
     for (const [name, call] of Object.entries(retrying)) {
-      it(`writes nothing beside the second: ${name}, row.increment()`, async () => {
+      it(`writes nothing beside the second attempt: ${name}, row.increment()`, async () => {
         const { fn, late } = attempts((row) => row.increment('n'))
         await call(fn)
         expect(await late()).to.be.oneOf(refused)
         expect(await storedJobs(Jobs)).to.deep.equal([{ ...untouched, n: 1 }])
       })
 
-      it(`writes nothing beside the second: ${name}, Model.increment()`, async () => {
+      it(`writes nothing beside the second attempt: ${name}, Model.increment()`, async () => {
         const { fn, late } = attempts((row) => Jobs.increment('n', { where: { id: row.id } }))
         await call(fn)
         expect(await late()).to.be.oneOf(refused)
@@ -160,7 +160,7 @@ eachDatabase('a late branch, which outlives its callback', (database) => {
 
   describe('differs from a hook after COMMIT, which', () => {
     for (const [name, call] of Object.entries(ways)) {
-      it(`writes freely, and locks the same row again: ${name}`, async () => {
+      it(`can write, and lock the same row again: ${name}`, async () => {
         await call(async (row, transaction) => {
           await row.update({ title: 'in time' }, { transaction })
           transaction.afterCommit(async () => {
@@ -177,7 +177,7 @@ eachDatabase('a late branch, which outlives its callback', (database) => {
       })
     }
 
-    it('opens a transaction of its own', async () => {
+    it('can open a new transaction', async () => {
       await run.withLock((row, transaction) => {
         transaction.afterCommit(() =>
           retryTransaction(sequelize, async (own) => void (await row.increment('n', { transaction: own }))),

@@ -8,7 +8,7 @@ import { createRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
 import type { Burden, Measured } from './burden.js'
 
-eachDatabase('a process that goes on for long', (database) => {
+eachDatabase('a long-running process', (database) => {
   // The others send the same, and hold the same.
   if (database.title !== 'SQLite' && database.title !== 'MySQL') return
   const isSqlite = database.name === 'sqlite'
@@ -47,7 +47,7 @@ eachDatabase('a process that goes on for long', (database) => {
         [sample(1000, 400, 100), 20_000, 'a document of 20 KB'],
       ] as const)
   for (const [times, bytes, title] of locks) {
-    it(`keeps nothing of ${times} calls of withLock on one row object, with ${title}`, async function () {
+    it(`retains no memory of ${times} calls of withLock on one row object, with ${title}`, async function () {
       this.timeout(600_000)
       const { heap, transactions } = await measure('locks', times, bytes)
       expect(heap[1] - heap[0]).to.be.below(3)
@@ -55,14 +55,14 @@ eachDatabase('a process that goes on for long', (database) => {
     })
   }
 
-  it('keeps little of thousands of JSON writes of one row in one transaction', async function () {
+  it('retains little memory of thousands of JSON writes of one row in one transaction', async function () {
     this.timeout(600_000)
     const { heap, transactions } = await measure('merges', sample(8000, 2000, 400), 10_000)
     expect(heap[1] - heap[0]).to.be.below(10)
     expect(transactions).to.be.below(20)
   })
 
-  it('takes no longer for the last of 400 savepoints than for the first', async function () {
+  it('needs no more time for the last of 400 savepoints than for the first', async function () {
     this.timeout(600_000)
     const { heap, processor } = await measure('savepoints', 400, 10_000)
     expect(processor[1] / processor[0]).to.be.below(3)

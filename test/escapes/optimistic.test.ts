@@ -52,7 +52,7 @@ eachDatabase('the callback of withOptimisticLock', (database) => {
       })
     }
 
-    it(`fails with the UsageError of row.${name}(), names it, and stores nothing`, async () => {
+    it(`fails with the UsageError of row.${name}(), which names the method, and stores nothing`, async () => {
       const before = run.toJSON()
       const locking = run.withOptimisticLock(async (row) => {
         row.title = 'not saved'

@@ -13,7 +13,7 @@ import { outcomeOf, rejection } from '../rejection.js'
 import { createJobs, defineJobs, freshJobs, storedJobs, untouched } from './jobs.js'
 import type { Job } from './jobs.js'
 
-eachDatabase('a callback whose row is written by other code', (database) => {
+eachDatabase('a callback whose row other code writes', (database) => {
   let sequelize: Sequelize
   let Jobs: typeof Job
   let Versioned: typeof Job
@@ -34,7 +34,7 @@ eachDatabase('a callback whose row is written by other code', (database) => {
     }
     for (const kind of ['plain', 'versioned']) {
       for (const [name, helper] of Object.entries(helpers)) {
-        it(`counts both: ${name}, of a ${kind} model`, async () => {
+        it(`keeps both increments: ${name}, of a ${kind} model`, async () => {
           const Model = kind === 'plain' ? Jobs : Versioned
           const [{ id }] = (await freshJobs(Model, 1)) as [Job]
           let runs = 0
@@ -60,7 +60,7 @@ eachDatabase('a callback whose row is written by other code', (database) => {
       'raw SQL': ({ id }, transaction) => sequelize.query(`DELETE FROM jobs WHERE id = ${id}`, { transaction }),
     }
     for (const [name, remove] of Object.entries(deletions)) {
-      it(`has save() and increment() say that the row is gone: ${name}`, async () => {
+      it(`gets an error of save() and increment() that the row no longer exists: ${name}`, async () => {
         const writes: Readonly<Record<string, (row: Job) => Promise<unknown>>> = {
           save: (row) => row.update({ progress: { late: 1 } }),
           increment: (row) => row.increment('n'),
@@ -79,7 +79,7 @@ eachDatabase('a callback whose row is written by other code', (database) => {
       })
     }
 
-    it('has destroy() succeed again', async () => {
+    it('can call destroy() again', async () => {
       const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
       await withLock([Jobs, id], async (row) => {
         await row.destroy()
@@ -88,7 +88,7 @@ eachDatabase('a callback whose row is written by other code', (database) => {
       expect(await storedJobs(Jobs)).to.deep.equal([])
     })
 
-    it('has save() succeed where it changes nothing', async () => {
+    it('can call save() without a change', async () => {
       const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
       await withLock([Jobs, id], async (row) => {
         row.changed('title', true)
@@ -98,7 +98,7 @@ eachDatabase('a callback whose row is written by other code', (database) => {
     })
   })
 
-  it('cannot destroy a row whose version Model.update() has moved', async () => {
+  it('cannot destroy a row whose version Model.update() has incremented', async () => {
     const [{ id }] = (await freshJobs(Versioned, 1)) as [Job]
     const call = withLock([Versioned, id], async (row, transaction) => {
       await Versioned.update({ version: 7 } as never, { where: { id }, transaction })
@@ -165,7 +165,7 @@ eachDatabase('a callback whose row is written by other code', (database) => {
     await rejection(call, OutsideTransactionError)
   })
 
-  it('is refused to end the transaction by itself', async () => {
+  it('cannot end the transaction itself', async () => {
     const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
     const call = withLock([Jobs, id], async (row, transaction) => {
       await row.update({ n: 1 })
@@ -204,7 +204,7 @@ eachDatabase('a callback whose row is written by other code', (database) => {
       delete (Sequelize as unknown as { _cls?: unknown })._cls
     })
 
-    it('does not take part in the ambient transaction of the first', async () => {
+    it('does not join the ambient transaction of the first instance', async () => {
       const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
       const apart = await Apart.create({ title: 'loaded' })
       Sequelize.useCLS(transactionNamespace)

@@ -30,7 +30,7 @@ eachDatabase('random callbacks', (database) => {
   })
   after(() => witness.end())
 
-  it('leave nothing outside of their transaction, and nothing that was acknowledged undone', async function () {
+  it('write nothing outside their transaction, and lose no acknowledged write', async function () {
     this.timeout(300_000)
     const count = { programs: 0, resolved: 0, rejected: 0, deadlocks: 0, writes: 0 }
     let failing: { readonly program: Program; readonly verdict: Verdict } | undefined

@@ -79,7 +79,7 @@ eachDatabase('a statement that would end the transaction it is sent in', (databa
     })
   }
 
-  it('is not taken for one that only names such a word', async () => {
+  it('does not include a statement that only mentions such a keyword', async () => {
     const isPlain = !isMysql
     const harmless = [
       `UPDATE jobs SET n = n /* first; end of it */ WHERE id = ${id}`,

@@ -24,7 +24,7 @@ import { meetDeadlock } from './deadlock.js'
 import { createTables, defineTables } from './tables.js'
 import type { Account, Tables } from './tables.js'
 
-eachDatabase('what is refused', (database) => {
+eachDatabase('the error of a refused call', (database) => {
   const isSqlite = database.name === 'sqlite'
   /** For another session, which makes the tables. */
   let theirs: Tables
@@ -78,7 +78,7 @@ eachDatabase('what is refused', (database) => {
       'withLock of another row': ({ Accounts }, id) => withLock([Accounts, id], () => undefined),
     }
 
-  describe('in a callback, without { transaction }, is refused before a connection is waited for', () => {
+  describe('in a callback, without { transaction }, is thrown without a wait for a connection', () => {
     for (const [name, opening] of Object.entries(openings)) {
       it(`${name}, when the lock has the only connection`, async () => {
         const { sequelize, tables } = await open({ pool: { max: 1, acquire: 60_000 } })
@@ -124,7 +124,7 @@ eachDatabase('what is refused', (database) => {
       withLock: (run: Account, fn: () => Promise<unknown>) => run.withLock(fn),
       retryTransaction: (run: Account, fn: () => Promise<unknown>) => retryTransaction(run.sequelize, fn),
     })) {
-      it(`${method}: a read without { transaction }, when no connection is left, says so first`, async () => {
+      it(`in ${method}, a read without { transaction }, names the missing option first if no connection is free`, async () => {
         const { tables } = await open({ pool: { max: 1, acquire: 300 } })
         const run = await tables.Accounts.create({})
         const error = await rejection(
@@ -142,7 +142,7 @@ eachDatabase('what is refused', (database) => {
     }
   }
 
-  describe('a JSON write that waits for the transaction around it', () => {
+  describe('for a JSON write that waits for the enclosing transaction', () => {
     const quick = async (): Promise<{ sequelize: Sequelize; tables: Tables }> => {
       const lockTimeout = { dialectOptions: { options: '-c lock_timeout=300ms' } }
       const { sequelize } = database.connect(database.name === 'postgres' ? lockTimeout : {})
@@ -188,7 +188,7 @@ eachDatabase('what is refused', (database) => {
     }
   })
 
-  describe('says where the transaction of its callback is to be found', () => {
+  describe('names the argument of the callback that is the transaction', () => {
     let sequelize: Sequelize
     let tables: Tables
 
@@ -216,7 +216,7 @@ eachDatabase('what is refused', (database) => {
     }
   })
 
-  describe('has the line of the caller in its stack', () => {
+  describe('has the caller’s line in its stack', () => {
     const { stackTraceLimit } = Error
 
     // That of Node, which the command of Mocha raises.

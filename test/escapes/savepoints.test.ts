@@ -53,14 +53,14 @@ eachDatabase('a savepoint', (database) => {
         'a write of an instance': (transaction) => b.update({ n: 1 }, { transaction }),
       }
       for (const [what, write] of Object.entries(beside)) {
-        it(`that fails beside ${what} rolls everything back, and says so`, async () => {
+        it(`that fails beside ${what} rolls everything back, and reports it`, async () => {
           const call = inTransaction((transaction) => Promise.all([failing(transaction, a), write(transaction)]))
           expect(await rejection(call, UsageError)).to.have.property('reason', 'savepointsMixed')
           expect(await storedJobs(Jobs)).to.deep.equal([untouched, untouched])
           expect([b.n, b.changed()]).to.deep.equal([0, false])
         })
 
-        it(`that lasts beside ${what} keeps both`, async () => {
+        it(`that succeeds beside ${what} keeps both`, async () => {
           await inTransaction((transaction) => Promise.all([lasting(transaction, a), write(transaction)]))
           expect((await storedJobs(Jobs)).map(({ n }) => n)).to.deep.equal([1, 1])
         })
@@ -95,7 +95,7 @@ eachDatabase('a savepoint', (database) => {
         expect(await storedJobs(Jobs)).to.deep.equal([untouched, written])
       })
 
-      it('can use the transaction around it', async () => {
+      it('can use the enclosing transaction', async () => {
         await inTransaction((transaction) =>
           sequelize.transaction({ transaction }, async () => {
             await add(b, transaction)
@@ -104,7 +104,7 @@ eachDatabase('a savepoint', (database) => {
         expect(await storedJobs(Jobs)).to.deep.equal([untouched, written])
       })
 
-      it('that fails undoes the savepoint inside it', async () => {
+      it('that fails rolls back the savepoint inside it', async () => {
         await inTransaction(async (transaction) => {
           const outer = sequelize.transaction({ transaction }, async (savepoint) => {
             await add(a, savepoint)
@@ -116,7 +116,7 @@ eachDatabase('a savepoint', (database) => {
         expect(await storedJobs(Jobs)).to.deep.equal([untouched, untouched])
       })
 
-      it('that fails inside another one undoes only itself', async () => {
+      it('that fails inside another savepoint rolls back only itself', async () => {
         await inTransaction((transaction) =>
           sequelize.transaction({ transaction }, async (savepoint) => {
             await add(a, savepoint)
@@ -227,7 +227,7 @@ eachDatabase('a savepoint', (database) => {
     expect(await storedJobs(Jobs)).to.deep.equal([untouched, untouched])
   })
 
-  it('in raw SQL restores the locked row too', async () => {
+  it('that is rolled back in raw SQL restores the locked row too', async () => {
     await withLock([Jobs, a.id], async (job, transaction) => {
       await job.update({ n: 1 })
       await sequelize.query('SAVEPOINT own', { transaction })

@@ -159,7 +159,7 @@ eachDatabase('two instances of one row in one transaction', (database) => {
         })
       }
 
-      describe('of which one was loaded before the lock', () => {
+      describe('one of which was loaded before the lock', () => {
         for (const told of [true, false]) {
           const how = told ? 'with the transaction' : 'without a transaction'
 
@@ -190,7 +190,7 @@ eachDatabase('two instances of one row in one transaction', (database) => {
           })
         }
 
-        it('may save a column that is no document', async () => {
+        it('may save a column that is not a document', async () => {
           const run = await Jobs.findByPk(id, { rejectOnEmpty: true })
           await writeTheirs(database, rival, id)
           await withLock([Jobs, id], (_row, transaction) => run.update({ title: 'mine' }, { transaction }))
@@ -199,7 +199,7 @@ eachDatabase('two instances of one row in one transaction', (database) => {
         })
       })
 
-      describe('which is the ambient one', () => {
+      describe('in an ambient transaction', () => {
         before(() => {
           Sequelize.useCLS(transactionNamespace)
         })

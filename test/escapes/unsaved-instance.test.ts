@@ -5,7 +5,7 @@ import { rejection } from '../rejection.js'
 import { createRuns } from '../workflow-run.js'
 
 eachDatabase('a locked instance with unsaved changes', (database) => {
-  it('is not saved over what another instance wrote in the same transaction', async () => {
+  it('does not overwrite what another instance wrote in the same transaction', async () => {
     const { sequelize } = database.connect()
     const Runs = await createRuns(sequelize)
     const { id } = await Runs.create({ progress: {} })
@@ -19,7 +19,7 @@ eachDatabase('a locked instance with unsaved changes', (database) => {
     expect((await Runs.findByPk(id, { rejectOnEmpty: true })).progress).to.deep.equal({})
   })
 
-  it('is not saved over what Model.update wrote in the same transaction, through a scope too', async () => {
+  it('does not overwrite what Model.update wrote in the same transaction, through a scope too', async () => {
     const { sequelize } = database.connect()
     const Runs = await createRuns(sequelize)
     for (const Scope of [Runs, Runs.unscoped()]) {

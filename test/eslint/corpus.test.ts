@@ -135,7 +135,7 @@ describe('the corpus of call sites', () => {
     expect(right / (right + wrong.length), wrong.join('\n')).to.be.at.least(0.95)
   })
 
-  it('cures every site that it reports: what it suggests compiles, is not reported again, and loses nothing', async () => {
+  it('suggests code for every site that it reports, which compiles, is not reported again, and loses no update', async () => {
     const cured = files.flatMap((file) => {
       const messages = reportsIn(file).filter(({ line }) => line === file.line)
       return messages.flatMap(({ message, suggestions = [] }) => {

@@ -476,7 +476,7 @@ describe('no-json-read-modify-write', () => {
   })
 
   for (const [application, { valid, invalid }] of Object.entries(applications)) {
-    describe(`on what ${application} does`, () => {
+    describe(`on code of ${application}`, () => {
       for (const name of ['typescript', 'types'] as const) {
         parsers[name].run(`on ${name}`, rule, {
           valid: valid.map(([title, code]) => ({ name: title, code })),

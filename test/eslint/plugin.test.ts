@@ -28,7 +28,7 @@ describe('the plugin for ESLint', () => {
     expect(await broken(code, plugin.configs.recommended)).to.deep.equal(both)
   })
 
-  it('can be named beside its config, which holds the same plugin', async () => {
+  it('can be registered beside its config, which has the same plugin', async () => {
     // What `import lossless from` gives, in ESM.
     const lossless = (await import('eslint-plugin-sequelize-lossless')).default
     const named = {
@@ -38,12 +38,12 @@ describe('the plugin for ESLint', () => {
     expect(await broken(code, lossless.configs.recommended, named)).to.deep.equal([both[1]])
   })
 
-  it('says its name and version, by which ESLint tells caches apart', () => {
+  it('has its name and version, by which ESLint distinguishes caches', () => {
     const { name, version } = JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')) as Record<string, string>
     expect(plugin.meta).to.deep.equal({ name, version })
   })
 
-  it('loads nothing but itself', () => {
+  it('loads no other package', () => {
     const loaded = (entry: string): string[] =>
       JSON.parse(
         execFileSync(
@@ -139,7 +139,7 @@ export async function step(run: Run) {
     ])
   })
 
-  it('finds in its page what the page says that it finds', async () => {
+  it('reports in the code blocks of its page what the page says', async () => {
     const [config, ...blocks] = codeBlocks(page, 'js')
     expect(config).to.include('lossless.configs.recommended')
     expect(blocks.length).to.be.above(3)

@@ -16,8 +16,8 @@ function judge(found: readonly string[], given = operations) {
   return check(given, new Map([['row', found]]), noFaults)
 }
 
-describe('the judge of a history', () => {
-  it('accepts what was acknowledged, with or without the writes of unknown outcome', () => {
+describe('the check of a history', () => {
+  it('accepts the acknowledged writes, with or without the writes of unknown outcome', () => {
     expect(judge(['a', 'b'])).to.deep.include({ result: 'valid', recovered: [] })
     expect(judge(['b', 'a', 'd'])).to.deep.include({ result: 'valid', recovered: ['row: d'] })
   })
@@ -28,12 +28,12 @@ describe('the judge of a history', () => {
     ['unexpected', ['a', 'b', 'x'], ['row: x']],
     ['duplicated', ['a', 'b', 'b'], ['row: b']],
   ] as const) {
-    it(`finds what is ${violation}`, () => {
+    it(`finds an id that is ${violation}`, () => {
       expect(judge(found)).to.deep.include({ result: 'invalid', [violation]: expected })
     })
   }
 
-  it('finds an id in another set than its own: lost here, unexpected there', () => {
+  it('finds an id in another set than the one it was written to: lost in one, unexpected in the other', () => {
     const verdict = check(operations, new Map(Object.entries({ row: ['a'], other: ['b'] })), noFaults)
     expect(verdict).to.deep.include({ result: 'invalid', lost: ['row: b'], unexpected: ['other: b'] })
   })
@@ -51,7 +51,7 @@ describe('the judge of a history', () => {
     expect(judge([], failed)).to.deep.include({ result: 'unknown', doubts: ['no write was acknowledged'] })
   })
 
-  it('doubts a run in which no two writers met: one after the other, of one writer alone, or on two sets', () => {
+  it('doubts a run without concurrent writers of one set: sequential writes, one writer, or two sets', () => {
     const doubts = ['no two writers were at work on one set at once']
     const [a, b] = operations
     expect(judge(['a', 'b'], [a!, { ...b!, startedAt: 5, endedAt: 6 }])).to.deep.include({ result: 'unknown', doubts })
@@ -60,12 +60,12 @@ describe('the judge of a history', () => {
     expect(check([a!, { ...b!, key: 'other' }], apart, noFaults)).to.deep.include({ result: 'unknown', doubts })
   })
 
-  it('doubts a run in which fewer faults landed than were demanded', () => {
+  it('doubts a run in which fewer faults occurred than were required', () => {
     const verdict = check(operations, new Map([['row', ['a', 'b']]]), { landed: 2, demanded: 3 })
     expect(verdict).to.deep.include({ result: 'unknown', doubts: ['2 of 3 faults landed'] })
   })
 
-  it('calls a violation invalid, whatever the doubts', () => {
+  it('reports a violation as invalid, also with doubts', () => {
     expect(check(operations, new Map(), { landed: 0, demanded: 1 })).to.deep.include({
       result: 'invalid',
       lost: ['row: a', 'row: b'],
@@ -74,7 +74,7 @@ describe('the judge of a history', () => {
 })
 
 describe('a history', () => {
-  it('records what became of each write, and when', async () => {
+  it('records the outcome and the time of each write', async () => {
     const history = new History()
     let finish!: () => void
     const slow = new Promise<void>((resolve) => (finish = resolve))

@@ -240,7 +240,7 @@ function define(sequelize: Sequelize, name: string, version: boolean): typeof En
   return Entries
 }
 
-eachDatabase('a guarded model is as Sequelize has it', (database) => {
+eachDatabase('a guarded model behaves like a model of Sequelize', (database) => {
   const guards: Record<string, LosslessOptions> = {
     allow: { wholeColumnWrites: 'allow' },
     warn: { wholeColumnWrites: 'warn' },

@@ -71,7 +71,7 @@ const notSeen: Record<string, readonly Reason[]> = {
   'a claim that returns the row': ['no lock'],
 }
 
-eachDatabase('audit() of forms', (database) => {
+eachDatabase('audit() of kinds of write', (database) => {
   const isPostgres = database.name === 'postgres'
   const isSqlite = database.name === 'sqlite'
   const locksDerived = isPostgres || isSqlite
@@ -603,7 +603,7 @@ eachDatabase('audit() of forms', (database) => {
     })
   }
 
-  it('does not take a row that is created, or a column that is no document, for one that is overwritten', async () => {
+  it('does not report a row that is created, or a column that is not a document', async () => {
     const { job, setting } = await rows()
     const { verdict, writes } = await audit(sequelize, async () => {
       await Jobs.upsert({ id: job.id, name: job.name, team: 1, note: `job_data = '{}'` })

@@ -15,7 +15,7 @@ class Step extends Model {
 
 type RunWithSteps = WorkflowRun & { steps: Step[] }
 
-eachDatabase('what a locking finder locks, for a guard', (database) => {
+eachDatabase('a locking finder under a guard', (database) => {
   let sequelize: Sequelize
   let Runs: typeof WorkflowRun
   let Steps: typeof Step
@@ -48,7 +48,7 @@ eachDatabase('what a locking finder locks, for a guard', (database) => {
     return (await Runs.findByPk(id, { rejectOnEmpty: true, ...options })) as RunWithSteps
   }
 
-  it('the rows that it includes, at any depth', async () => {
+  it('counts as a lock of included rows, at any depth', async () => {
     await sequelize.transaction(async (transaction) => {
       const run = await find({ include, lock: true, transaction })
       const step = run.steps[0]!
@@ -67,7 +67,7 @@ eachDatabase('what a locking finder locks, for a guard', (database) => {
     expect(states).to.deep.equal([{ locked: true }, { again: true }])
   })
 
-  it('those that reload() reads again', async () => {
+  it('counts as a lock of rows that reload() reads again', async () => {
     const run = await find({ include })
     await sequelize.transaction(async (transaction) => {
       await run.reload({ lock: true, transaction })
@@ -78,7 +78,7 @@ eachDatabase('what a locking finder locks, for a guard', (database) => {
     })
   })
 
-  it('no more than the model that `of` names', async () => {
+  it('counts as a lock only of rows of the model that `of` names', async () => {
     await sequelize.transaction(async (transaction) => {
       const run = await find({ include, lock: { level: transaction.LOCK.UPDATE, of: Runs }, transaction })
       await run.update({ progress: { locked: true } }, { transaction })
@@ -86,7 +86,7 @@ eachDatabase('what a locking finder locks, for a guard', (database) => {
     })
   })
 
-  it('not the rows of a statement of its own', async () => {
+  it('does not count as a lock of rows that a separate statement reads', async () => {
     const steps = { association: 'steps', separate: true }
     const run = await find({ include: steps })
     await sequelize.transaction(async (transaction) => {
@@ -95,7 +95,7 @@ eachDatabase('what a locking finder locks, for a guard', (database) => {
     })
   })
 
-  it('nothing by a subquery, which may read an older snapshot', async () => {
+  it('does not count as a lock of rows that a subquery finds, which may read an older snapshot', async () => {
     await sequelize.transaction(async (transaction) => {
       await find({ transaction })
       // SQLite lets no session write beside a reader.
@@ -111,7 +111,7 @@ eachDatabase('what a locking finder locks, for a guard', (database) => {
     if (database.name !== 'sqlite') expect((await find({})).progress).to.deep.equal({ other: 1 })
   })
 
-  it('what a scope, or a hook, locks', async () => {
+  it('counts as a lock if a scope, or a hook, sets the option lock', async () => {
     Runs.addScope('locked', { lock: true })
     await sequelize.transaction(async (transaction) => {
       const run = await Runs.scope('locked').findByPk(id, { transaction, rejectOnEmpty: true })
@@ -125,7 +125,7 @@ eachDatabase('what a locking finder locks, for a guard', (database) => {
     Runs.removeHook('beforeFind', 'lock')
   })
 
-  it('leaves finders of no model alone', async () => {
+  it('works without a model', async () => {
     const queryInterface = sequelize.getQueryInterface()
     const rows = await queryInterface.select(null, 'workflow_runs', { where: { id } })
     expect(rows).to.have.length(1)

@@ -106,7 +106,7 @@ eachDatabase('the naive jobs, unchanged, of a guarded model', (database) => {
     return JSON.parse((await storedText(Runs, id))!)
   }
 
-  it("'patch': 0 of 100 runs lose a key, one after the other and at once", async () => {
+  it("'patch': 0 of 100 runs lose a key, sequential and concurrent", async () => {
     const Runs = await guardedRuns(sequelize, { wholeColumnWrites: 'patch' })
     for (let run = 0; run < 100; run++) {
       const [id, jobs] = await twoJobs(Runs)
@@ -118,7 +118,7 @@ eachDatabase('the naive jobs, unchanged, of a guarded model', (database) => {
 
   const runs = sample(100, 3, 3)
   for (const [title, [before, one, other]] of Object.entries(flows)) {
-    it(`'patch': ${title}: 0 of ${runs} runs lose an edit that was acknowledged`, async () => {
+    it(`'patch': ${title}: 0 of ${runs} runs lose an acknowledged edit`, async () => {
       const Runs = await guardedRuns(sequelize, { wholeColumnWrites: 'patch' })
       // What the acknowledged edits make of the document, one after the other.
       const serial = (edits: readonly Edit[]): unknown =>

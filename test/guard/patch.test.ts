@@ -49,7 +49,7 @@ eachDatabase('a patched model', (database) => {
     return [await load(id), await load(id)]
   }
 
-  it('is not read first for digits in a text, which no driver rounds', async () => {
+  it('is not read before a save for digits in a text, which no driver rounds', async () => {
     const { id } = await Runs.create({ title: 'a', progress: { card: { number: '1' } } })
     // Asks for the version of the server, once.
     await mergeJsonKey([Runs, id], 'progress', 'list', ['a1'])
@@ -61,7 +61,7 @@ eachDatabase('a patched model', (database) => {
     expect(await stored(id)).to.deep.equal(run.progress)
   })
 
-  describe('keeps what both have changed', () => {
+  describe('keeps the changes of both writers', () => {
     /** What is loaded, what each makes of it, and what is stored after both have saved. */
     const pairs: Record<string, readonly [before: Any, a: Any, b: Any, after: Any]> = {
       'keys added': [{}, { a: 1 }, { b: 1 }, { a: 1, b: 1 }],
@@ -158,7 +158,7 @@ eachDatabase('a patched model', (database) => {
       })
     }
 
-    it('20 holders of one row, all at once', async () => {
+    it('20 concurrent writers of one row', async () => {
       const { id } = await Runs.create({ progress: { log: [] } })
       const rows = await Promise.all(Array.from({ length: 20 }, () => load(id)))
       await Promise.all(
@@ -173,7 +173,7 @@ eachDatabase('a patched model', (database) => {
     })
   })
 
-  describe('refuses what would undo another change', () => {
+  describe('refuses a save that would overwrite another change', () => {
     const lost: Record<string, readonly [before: Any, a: Any, b: Any, path: readonly (string | number)[] | 1]> = {
       'two elements of an array': [{ l: ['x', 'y'] }, { l: ['X', 'y'] }, { l: ['x', 'Y'] }, ['l']],
       'two elements of a document that is an array': [['x', 'y'], ['X', 'y'], ['x', 'Y'], []],
@@ -223,7 +223,7 @@ eachDatabase('a patched model', (database) => {
     expect(await load(a.id)).to.have.property('title', 'b')
   })
 
-  it('is one UPDATE, with the other columns, and no more than what changed', async () => {
+  it('is saved by one UPDATE, with the other columns, and only the changed paths', async () => {
     const [a] = await two({ a: 1, long: 'x'.repeat(1000) })
     await mergeJsonKey(a, 'progress', 'warm', 1)
     log.length = 0
@@ -244,7 +244,7 @@ eachDatabase('a patched model', (database) => {
     expect(log).to.have.length(1)
   })
 
-  it('sees what was changed in place, unless the fields leave it out', async () => {
+  it('saves changes in place, unless the option fields leaves the column out', async () => {
     const [a, b] = await two({ a: { x: 1 }, l: [1] })
     ;(a.progress!['a'] as Document)['x'] = 2
     ;(a.progress!['l'] as number[]).push(2)
@@ -261,7 +261,7 @@ eachDatabase('a patched model', (database) => {
     expect(await stored(a.id)).to.deep.equal({ l: [1, 2], b: 1 })
   })
 
-  it('takes what it sent for what it knows, whatever is changed while it is on its way', async () => {
+  it('remembers the document as it was sent, also if it is changed while the save is in flight', async () => {
     const [a] = await two({})
     a.progress = { a: 1 }
     const saving = a.save()
@@ -282,7 +282,7 @@ eachDatabase('a patched model', (database) => {
     }
   })
 
-  it('sends two saves of one row one after the other; the second starts from the result of the first', async () => {
+  it('sends two saves of one row sequentially; the second starts from the result of the first', async () => {
     const [a, b] = await two({ log: [] })
     await b.update({ progress: { log: ['b'] } })
     const both = async (options: object): Promise<void> => {
@@ -296,7 +296,7 @@ eachDatabase('a patched model', (database) => {
     expect(await stored(a.id)).to.deep.equal({ log: ['b', 'x', 'y', 'x', 'y'] })
   })
 
-  it('compares with a reload() that ended before the save was answered', async () => {
+  it('compares with the document of a reload() that ended before the save', async () => {
     // SQLite refuses a write that would wait for the one around it.
     if (database.name === 'sqlite') return
     const [a] = await two({ a: 1 })
@@ -311,7 +311,7 @@ eachDatabase('a patched model', (database) => {
     expect(await stored(a.id)).to.deep.equal({ a: 1, b: 1, c: 1 })
   })
 
-  it('tells each of two saves that fail', async () => {
+  it('rejects each of two saves that fail', async () => {
     const [a, b] = await two({ o: {} })
     await b.update({ progress: { o: 5 } })
     const saving = a.update({ progress: { o: { x: 1 } } })
@@ -322,7 +322,7 @@ eachDatabase('a patched model', (database) => {
     expect(await stored(a.id)).to.deep.equal({ o: 1 })
   })
 
-  it('does not hold up a transaction that the save before may wait for', async () => {
+  it('does not block a transaction that an earlier save may wait for', async () => {
     // SQLite has no row to wait for.
     if (database.name === 'sqlite') return
     const [a] = await two({})
@@ -336,7 +336,7 @@ eachDatabase('a patched model', (database) => {
     expect(await stored(a.id)).to.deep.equal({ a: 'x', b: 'x' })
   })
 
-  it('knows what was inserted, and what was left out', async () => {
+  it('remembers which columns an INSERT stored, and which it left out', async () => {
     const made = await Runs.create({ title: 'a' })
     const partly = await Runs.create({ progress: { unsaved: 1 } }, { fields: ['title'] })
     const returning = await Runs.create({ progress: { a: 1 } }, { returning: ['id'] })
@@ -358,7 +358,7 @@ eachDatabase('a patched model', (database) => {
     await Runs.destroy({ where: { id: [bulk!.id, hooked[0]!.id] } })
   })
 
-  it('does not take for stored what bulkCreate wrote in a transaction that was rolled back', async () => {
+  it('forgets what bulkCreate wrote in a transaction that was rolled back', async () => {
     const [a] = await two({ stored: 1 })
     const transaction = await sequelize.transaction()
     const options = { updateOnDuplicate: ['progress'], wholeColumnWrites: 'allow', transaction } as const
@@ -402,7 +402,7 @@ eachDatabase('a patched model', (database) => {
     expect(await stored(a.id)).to.deep.equal({ a: 1, c: 1 })
   })
 
-  it('compares with reload() in the columns that it reads', async () => {
+  it('compares with the values of reload() only in the columns that it reads', async () => {
     const [a] = await two({ a: 1 })
     await mergeJsonKey([Runs, a.id], 'progress', 'b', 1)
     a.set({ progress: { a: 2 } })
@@ -420,7 +420,7 @@ eachDatabase('a patched model', (database) => {
     expect(await stored(a.id)).to.deep.equal({ a: 2 })
   })
 
-  describe('guards what it cannot patch', () => {
+  describe('refuses writes that it cannot patch', () => {
     const whole: Record<string, readonly [before: unknown, after: unknown]> = {
       'an object that becomes NULL': [{ a: 1 }, null],
       'an object that becomes an array': [{ a: 1 }, [1]],
@@ -456,7 +456,7 @@ eachDatabase('a patched model', (database) => {
       expect(await stored(id)).to.deep.equal({ a: 1 })
     })
 
-    it('what this database cannot hold at a path', async () => {
+    it('a value that this database cannot hold at a path', async () => {
       if (database.name !== 'mariadb') return
       const [a] = await two({})
       await rejection(a.update({ progress: { '-1': 1 } }), UnsupportedValueError)
@@ -486,7 +486,7 @@ eachDatabase('a patched model', (database) => {
     expect(await stored(id)).to.deep.include({ a: 2, b: 2 })
   })
 
-  it('says so if the row is gone, or holds what does not fit', async () => {
+  it('rejects if the row no longer exists, or its document does not fit', async () => {
     const [a, b] = await two({ o: { a: 1 } })
     await b.update({ progress: { o: 5 } })
     a.progress = { o: { a: 2 } }
@@ -506,7 +506,7 @@ eachDatabase('a patched model', (database) => {
     expect(await stored(a.id)).to.deep.equal({ a: 1 })
   })
 
-  it('refuses a searchPath, which would put values into the text', async () => {
+  it('refuses a searchPath, with which Sequelize would put values into the SQL text', async () => {
     const [a] = await two({ a: 1 })
     // SQLite has no schemas, and its statements no such option.
     if (database.name === 'sqlite') return
@@ -519,7 +519,7 @@ eachDatabase('a patched model', (database) => {
     )
   })
 
-  it('finds a document in another spelling', async () => {
+  it('patches a document that is stored in another spelling', async () => {
     if (database.name === 'postgres' || database.name === 'mysql') return
     const [a] = await two({ é: { x: 1 } })
     await sequelize.query(
@@ -532,7 +532,7 @@ eachDatabase('a patched model', (database) => {
     expect(await stored(a.id)).to.deep.equal({ é: { x: 1, y: 2 } })
   })
 
-  it('succeeds when another has written the very same, and still writes the rest', async () => {
+  it('succeeds if another writer has stored the same value, and writes the other changes', async () => {
     const Still = await guardedRuns(sequelize, { wholeColumnWrites: 'patch' }, { timestamps: false })
     const { id } = await Still.create({ progress: {} })
     const [a, b, c] = await Promise.all([1, 2, 3].map(() => Still.findByPk(id, { rejectOnEmpty: true })))
@@ -589,7 +589,7 @@ eachDatabase('a patched model', (database) => {
     await Pair.drop()
   })
 
-  it('any two edits: the same as both, in the order of the commits', async () => {
+  it('any two edits: the result of both, in the order of the commits', async () => {
     await assertEdits(async (before, forA, forB) => {
       const [a, b] = await two(before)
       await a.update({ progress: forA })
@@ -651,7 +651,7 @@ eachDatabase("a patched model, with conflicts: 'throw'", (database) => {
     'a document that was removed': [{ a: 1 }, null, { a: 2 }, ['a']],
   }
   for (const [title, [before, forA, forB, path]] of Object.entries(conflicts)) {
-    it(`${title}: ${path ? 'the second is refused' : 'both are there'}`, async () => {
+    it(`${title}: ${path ? 'the second save is refused' : 'both changes are stored'}`, async () => {
       const [a, b] = await two(before)
       await a.update({ progress: forA })
       b.set({ title: 'b', progress: forB })
@@ -671,7 +671,7 @@ eachDatabase("a patched model, with conflicts: 'throw'", (database) => {
     })
   }
 
-  it('a number that was rounded as it was read is compared by its digits', async () => {
+  it('compares a number that was rounded when it was read by its digits', async () => {
     const [a, b] = await two({ n: 1, m: 1 })
     await storeText(Runs, a.id, '{"n": 9007199254740993, "text": "12345678901234567890", "m": 1}')
     await a.reload()
@@ -686,7 +686,7 @@ eachDatabase("a patched model, with conflicts: 'throw'", (database) => {
     expect(await stored(a.id)).to.equal(null)
   })
 
-  it('10 holders that count up the same key lose nothing', async () => {
+  it('10 concurrent writers that increment the same key lose no update', async () => {
     const { id } = await Runs.create({ progress: { n: 0 } })
     const count = async (): Promise<void> => {
       for (;;) {
@@ -723,7 +723,7 @@ eachDatabase("a patched model, with conflicts: 'throw'", (database) => {
     })
   })
 
-  it('is refused where nothing is patched, as any other wrong option', async () => {
+  it("is refused as an option without 'patch', like any other invalid option", async () => {
     for (const options of [
       { conflicts: 'throw' },
       { wholeColumnWrites: 'throw', conflicts: 'throw' },

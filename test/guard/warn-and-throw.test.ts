@@ -88,7 +88,7 @@ eachDatabase('a guarded model', (database) => {
   })
 
   for (const [title, [method, hasKeys, write]] of Object.entries(writes)) {
-    it(`reports ${title}, once, and lets it through`, async () => {
+    it(`reports ${title}, once, and allows it`, async () => {
       await guarded({ wholeColumnWrites: 'warn' })
       const seen = await reports(async () => {
         const [warning, ...more] = await warnings(write)
@@ -119,7 +119,7 @@ eachDatabase('a guarded model', (database) => {
     })
   }
 
-  it('names the line of the caller, and the call to write instead', async () => {
+  it('names the line of the caller, and the call that replaces it', async () => {
     await guarded({ wholeColumnWrites: 'throw' })
     const line = hereLine() + 1
     const saved = rejection(run.update({ progress: { step_a: 'done', step_b: 1 } }), WholeColumnWriteError)
@@ -160,7 +160,7 @@ eachDatabase('a guarded model', (database) => {
     await rejection(Runs.upsert({ id: run.id, progress: {} }), WholeColumnWriteError)
   })
 
-  it('attaches the methods to every model of a Sequelize instance, and advises none that a model does not have', async () => {
+  it('attaches the methods to every model of a Sequelize instance, and suggests no method that a model does not have', async () => {
     const { sequelize: whole } = database.connect()
     const definitions = { progress: DataTypes.JSON }
     const of = (tableName: string) => ({ tableName, timestamps: false, sequelize: whole })
@@ -189,7 +189,7 @@ eachDatabase('a guarded model', (database) => {
     expect(Own.build().withLock()).to.equal('its own')
   })
 
-  it('names a primary key of one attribute or of several as it has to be given', async () => {
+  it('names a primary key of one attribute or of several as the suggested call takes it', async () => {
     await guarded({ wholeColumnWrites: 'throw' })
     const one = await rejection(Runs.update({ progress: {} }, { where: { id: run.id } }), WholeColumnWriteError)
     expect(one.instead).to.equal('await updateWhere(WorkflowRun, where, { "progress": [set(…)] })')
@@ -202,7 +202,7 @@ eachDatabase('a guarded model', (database) => {
     expect(both.instead).to.equal('await atomicUpsert([Setting, { tenant, name }], { "value": [set(…)] })')
   })
 
-  it('advises a call that needs no more than the refused call knows', async () => {
+  it('suggests a call that needs only the values of the refused call', async () => {
     const value = DataTypes.JSON
     const name = { type: DataTypes.STRING(20), unique: true }
     const Plugin = sequelize.define('Plugin', { name, kind: DataTypes.STRING(20), value })
@@ -257,7 +257,7 @@ eachDatabase('a guarded model', (database) => {
         expect((await load()).progress).to.deep.equal(progress)
       }
 
-      it('lets a write through that says that it is meant', async () => {
+      it('allows a write with an option that allows it', async () => {
         const progress = { new: 'whole' }
         await lets(() => run.update({ progress }, allowed))
         await lets(() => run.set({ progress: { ...progress, b: 1 } }).save(allowed), { ...progress, b: 1 })
@@ -267,7 +267,7 @@ eachDatabase('a guarded model', (database) => {
         await lets(() => Runs.bulkCreate([{ id: run.id, progress }], { updateOnDuplicate: ['progress'], ...allowed }))
       })
 
-      it('lets a row be written that this library has locked', async () => {
+      it('allows a write of a row that this library has locked', async () => {
         await lets(() => run.withLock((row) => row.update({ progress: { new: 'whole' } })))
         await lets(() => withLock([Runs, run.id], (row) => row.update({ progress: { new: 'whole' } })))
         await lets(() =>
@@ -279,7 +279,7 @@ eachDatabase('a guarded model', (database) => {
         )
       })
 
-      it('lets a row be written that a finder has locked, in the same transaction', async () => {
+      it('allows a write of a row that a finder has locked, in the same transaction', async () => {
         const progress = { new: 'whole' }
         await lets(() =>
           sequelize.transaction(async (transaction) => {
@@ -297,7 +297,7 @@ eachDatabase('a guarded model', (database) => {
         )
       })
 
-      it('lets a locked row be written by a bulk write that names it, in the same transaction', async () => {
+      it('allows a bulk write that names a locked row, in the same transaction', async () => {
         const progress = { new: 'whole' }
         const where = { id: run.id }
         await lets(() => run.withLock((_row, transaction) => Runs.update({ progress }, { where, transaction })))
@@ -315,7 +315,7 @@ eachDatabase('a guarded model', (database) => {
         else await rejection(others, WholeColumnWriteError)
       })
 
-      it('does not take for locked what is not', async () => {
+      it('does not allow a write of a row that is not locked', async () => {
         const refused = async (write: () => Promise<unknown>): Promise<void> => {
           const before = await load()
           if (wholeColumnWrites === 'throw') await rejection(write(), WholeColumnWriteError)
@@ -351,7 +351,7 @@ eachDatabase('a guarded model', (database) => {
         )
       })
 
-      it('leaves what is written by the database, and other columns, alone', async () => {
+      it('allows values that the database computes, and other columns', async () => {
         const document = fn('JSON_OBJECT')
         await run.update({ title: 'b' })
         if (database.name === 'postgres') await run.update({ progress: literal(`'{}'::json`) })
@@ -361,7 +361,7 @@ eachDatabase('a guarded model', (database) => {
     })
   }
 
-  it('refuses what overwrites a row by way of an insert', async () => {
+  it('refuses an INSERT that overwrites a row', async () => {
     await guarded({ wholeColumnWrites: 'throw' })
     const other = await Runs.create({ progress: {} })
     const progress = { mine: 1 }
@@ -379,7 +379,7 @@ eachDatabase('a guarded model', (database) => {
     expect((await load()).progress).to.deep.equal({ step_a: 'done' })
   })
 
-  it('refuses an upsert that may find another row than the one that is locked', async () => {
+  it('refuses an upsert that may find another row than the locked one', async () => {
     await guarded({ wholeColumnWrites: 'throw' })
     await sequelize.transaction(async (transaction) => {
       await Runs.findByPk(run.id, { lock: true, transaction })
@@ -389,7 +389,7 @@ eachDatabase('a guarded model', (database) => {
     })
   })
 
-  it('leaves the query interface, which knows no model, alone', async () => {
+  it('does not check the query interface, which has no model', async () => {
     await guarded({ wholeColumnWrites: 'throw' })
     const queryInterface = sequelize.getQueryInterface()
     const now = new Date()
@@ -399,7 +399,7 @@ eachDatabase('a guarded model', (database) => {
     expect(await Runs.count({ where: { title: 'updated' } })).to.equal(1)
   })
 
-  it('names the place also of a function with parentheses in its name', async () => {
+  it('names the line of a function with parentheses in its name', async () => {
     await guarded({ wholeColumnWrites: 'throw' })
     const { 'save (all of it)': save } = { 'save (all of it)': () => run.update({ progress: {} }) }
     const line = hereLine() - 1
@@ -407,7 +407,7 @@ eachDatabase('a guarded model', (database) => {
     expect(error).to.include({ file: __filename, line })
   })
 
-  it('lets what was created in a transaction be written in it', async () => {
+  it('allows a write of a row that was created in the same transaction', async () => {
     await guarded({ wholeColumnWrites: 'throw' })
     await sequelize.transaction(async (transaction) => {
       const made = await Runs.create({ title: 'a' }, { transaction })
@@ -419,7 +419,7 @@ eachDatabase('a guarded model', (database) => {
     await rejection(run.update({ progress: { a: 1 } }), WholeColumnWriteError)
   })
 
-  it('reports a read without the transaction of the callback around it, once, and refuses none', async () => {
+  it('reports a read without the transaction of the enclosing callback, once, and does not refuse it', async () => {
     const seen: GuardReport[] = []
     const onReport = (report: GuardReport): void => void seen.push(report)
     await guarded({ wholeColumnWrites: 'warn', onReport })
@@ -447,7 +447,7 @@ eachDatabase('a guarded model', (database) => {
     }
   })
 
-  it('writes also if onReport fails, and warns of both', async () => {
+  it('writes if onReport fails, and emits a warning with the write and the error', async () => {
     const failure = new Error('no logger')
     const warned = async (onReport: () => unknown, write: () => Promise<unknown>): Promise<string> => {
       await guarded({ wholeColumnWrites: 'warn', onReport })
@@ -469,7 +469,7 @@ eachDatabase('a guarded model', (database) => {
     expect((await load()).progress).to.deep.equal({ a: 2 })
   })
 
-  it('leaves the change of a refused save in its instance, and says how to discard it', async () => {
+  it('keeps the change of a refused save in the instance, and says how to discard it', async () => {
     await guarded({ wholeColumnWrites: 'throw' })
     const error = await rejection(run.update({ progress: { a: 1 } }), WholeColumnWriteError)
     expect(error.message).to.match(/ The change stays in the instance until await row\.reload\(\)\.$/)
@@ -507,7 +507,7 @@ eachDatabase('a guarded model', (database) => {
     expect(await reported(1)).to.deep.equal([1])
   })
 
-  it('reports also where only Sequelize is on the stack', async () => {
+  it('reports a write with only Sequelize on the stack', async () => {
     await guarded({ wholeColumnWrites: 'warn' })
     const saved = (): Promise<void> =>
       new Promise((resolve) => {
@@ -522,7 +522,7 @@ eachDatabase('a guarded model', (database) => {
     expect(report!.message).to.include(`id=${run.id}, over whatever was written since`)
   })
 
-  it('counts a version as a guard of saves, and not of bulk writes', async () => {
+  it('allows saves of a model with a version, but not bulk writes', async () => {
     const Versioned = await guardedRuns(sequelize, { wholeColumnWrites: 'throw' }, { version: true })
     const { id } = await Versioned.create({ progress: {} })
     const row = await Versioned.findByPk(id, { rejectOnEmpty: true })
@@ -530,7 +530,7 @@ eachDatabase('a guarded model', (database) => {
     await rejection(Versioned.update({ progress: {} }, { where: { id } }), WholeColumnWriteError)
   })
 
-  it('guards every model of a Sequelize instance, but for those with options of their own', async () => {
+  it('guards every model of a Sequelize instance, except models with their own options', async () => {
     const { sequelize: whole } = database.connect()
     const Early = await createRuns(whole)
     expect(lossless(whole, { wholeColumnWrites: 'throw' })).to.equal(whole)

@@ -10,7 +10,7 @@ describe('the package', () => {
   }
   const isOfGuard = (file: string): boolean => file.includes('/dist/guard/')
 
-  it('loads the guard with the first options of lossless(), and not before', () => {
+  it('loads the guard only at the first call of lossless() with options', () => {
     const program = `
       const { Sequelize } = require('sequelize')
       require('sequelize-lossless').lossless(new Sequelize('sqlite::memory:'))`

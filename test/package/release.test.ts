@@ -76,7 +76,7 @@ describe('scripts/release.mjs', () => {
     expect((await release('--notes', 'v0.2.0')).stdout).to.match(/^### Added\n/)
   })
 
-  it('refuses what is no release', async () => {
+  it('refuses an invalid release', async () => {
     expect(await refusal('next')).to.equal('release: "next" is no version. Write 1.2.3.\n')
     expect(await refusal('--check', 'v9.0.0')).to.match(/^release: package\.json has .*, not the 9\.0\.0 of the tag/)
     expect(await refusal('--notes', 'v9.0.0')).to.equal('release: CHANGELOG.md has nothing about v9.0.0.\n')
@@ -102,7 +102,7 @@ describe('the files of a release', () => {
       expect(findings).to.deep.equal([])
     })
 
-    it(`${name} runs only scripts that there are`, () => {
+    it(`${name} runs only scripts that exist`, () => {
       const { scripts } = manifestOf(root)
       for (const [, script] of read('.github', 'workflows', name).matchAll(/npm run ([\w:]+)/g)) {
         expect(scripts).to.have.property(script!)
@@ -110,7 +110,7 @@ describe('the files of a release', () => {
     })
   }
 
-  it('the issue forms are forms, and dependabot.yml names both ecosystems', () => {
+  it('the issue forms are valid, and dependabot.yml names both ecosystems', () => {
     for (const name of ['bug.yml', 'feature.yml']) {
       const form = parse(read('.github', 'ISSUE_TEMPLATE', name)) as {
         name: string

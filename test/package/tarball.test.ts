@@ -92,7 +92,7 @@ describe('the packed tarballs', function () {
 
   after(() => rmSync(folder, { recursive: true, force: true }))
 
-  it('hold what is built, the sources and the changelog, and nothing else', () => {
+  it('have only the build, the sources and the changelog', () => {
     for (const { name, files } of packed) {
       const paths = files.map(({ path }) => path)
       const documents = ['CHANGELOG.md', 'LICENSE', 'README.md', 'package.json']

@@ -118,7 +118,7 @@ eachServer('the name of an anomaly', (database) => {
     )
   })
 
-  it('lost update: a version that does not match any more, which is not noticed', async () => {
+  it('lost update: an UPDATE whose version no longer matches, without a check of its count', async () => {
     const add =
       (amount: number) =>
       async ([id]: Ids) => {
@@ -140,7 +140,7 @@ eachServer('the name of an anomaly', (database) => {
     )
   })
 
-  it('check-then-act: a charge that two participants make', async () => {
+  it('check-then-act: a charge that two participants both make', async () => {
     const pay = async ([id]: Ids): Promise<string> => {
       if ((await load(id)).status === 'paid') return 'already paid'
       await set(id, { status: 'paid' })
@@ -149,7 +149,7 @@ eachServer('the name of an anomaly', (database) => {
     await expectAnomaly(await race(pay), 'check-then-act', /wrote to it without another read/)
   })
 
-  it('write skew: two that may leave while another one stays', async () => {
+  it('write skew: two participants that each may leave if the other one stays', async () => {
     const leave = (own: 0 | 1) => (ids: Ids) =>
       inTransaction(async (transaction) => {
         const present = await Accounts.findAll({ where: { id: [...ids], status: 'new' }, transaction })
@@ -246,7 +246,7 @@ eachServer('the name of an anomaly', (database) => {
     await expectAnomaly(await race(both('a'), both('b')), 'write cycle', /^([AB]) overwrote .*, and [AB] overwrote at/)
   })
 
-  it('double insert: of what both looked up', async () => {
+  it('double insert: of a row that both participants looked up', async () => {
     const register = async (): Promise<void> => {
       const found = await Users.findOne({ where: { email: 'ada@example.com' } })
       if (!found) await Users.create({ email: 'ada@example.com' })
@@ -287,7 +287,7 @@ eachServer('the name of an anomaly', (database) => {
     )
   })
 
-  it('partial write: a deadlock after a write that stays', async () => {
+  it('partial write: a deadlock after a write that is already committed', async () => {
     const both = (key: string) => async (ids: readonly number[]) => {
       await Users.create({ email: key })
       await inTransaction(async (transaction) => {
@@ -326,7 +326,7 @@ eachServer('the name of an anomaly', (database) => {
   })
 
   if (database.name === 'postgres') {
-    it('serialization failure: what SERIALIZABLE refuses', async () => {
+    it('serialization failure: a statement that SERIALIZABLE refuses', async () => {
       const add = ([id]: Ids): Promise<unknown> =>
         inTransaction(async (transaction) => {
           const { balance } = await load(id, transaction)
@@ -386,7 +386,7 @@ eachServer('the name of an anomaly', (database) => {
     expect((await rejection(polls, EndlessError)).anomaly).to.deep.include({ name: 'unnamed', cycle: [] })
   })
 
-  it('unnamed: what the statements do not show', async () => {
+  it('unnamed: a failed check that the statements do not explain', async () => {
     const read = async ([id]: Ids): Promise<void> => {
       await load(id)
       await Accounts.increment({ balance: 1 }, { where: { id } })

@@ -30,7 +30,7 @@ eachServer('assertions', (database) => {
     await run.update({ progress: { ...run.progress, [key]: 1 } })
   }
 
-  it('pass code that loses nothing', async () => {
+  it('pass code that loses no update', async () => {
     const kept = await race((id, key) => mergeJsonKey([Runs, id], 'progress', key, 1))
     assertNoLostUpdate(kept)
     expect(kept).to.loseNothing()
@@ -39,7 +39,7 @@ eachServer('assertions', (database) => {
     )
   })
 
-  it('fail code that loses, with the timeline and the token', async () => {
+  it('fail code that loses an update, with the timeline and the token', async () => {
     const lost = await race(naive)
     const text = /but \d of \d did not.*lost: "[ab]" of progress.*replay: v1:[AB]+/s
     expect(() => assertNoLostUpdate(lost)).to.throw(LostUpdateError, text)
@@ -47,7 +47,7 @@ eachServer('assertions', (database) => {
     expect(lost).not.to.loseNothing()
   })
 
-  it('fail what proves nothing, whichever way they ask', async () => {
+  it('fail an inconclusive exploration, both with and without not', async () => {
     const unknown = await race(() => undefined)
     const text = /is inconclusive:\n- no participant wrote to a table/
     expect(() => assertNoLostUpdate(unknown)).to.throw(LostUpdateError, text)

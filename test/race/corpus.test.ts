@@ -81,14 +81,14 @@ eachDatabase(`the corpus of ${lossyCount} programs that lose something and ${saf
   }
 
   for (const title of used(good)) {
-    it(`${title}: nothing is lost`, async () => {
+    it(`${title}: no update is lost`, async () => {
       const { verdict, reasons, isComplete, failures } = await race(title)
       expect([failures.map(({ error }) => error), reasons]).to.deep.equal([[], []])
       expect([verdict, isComplete]).to.deep.equal(['kept', true])
     })
   }
 
-  describe('of flows as applications have them', () => {
+  describe('of code from typical applications', () => {
     let app: App
 
     before(async () => {

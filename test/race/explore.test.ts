@@ -49,7 +49,7 @@ eachDatabase('explore', (database) => {
 
   describe('of code that reads, changes and saves', () => {
     const explorations = /3\.5|through|SQLite/.test(database.title) ? 10 : 100
-    it(`finds the lost key, in ${explorations} of ${explorations} explorations`, async () => {
+    it(`finds the lost key in ${explorations} of ${explorations} explorations`, async () => {
       for (let exploration = 0; exploration < explorations; exploration++) {
         const result = await race(naive, { check: both })
         expect(result).to.deep.include({ verdict: 'lost', reasons: [], schedules: 4 * starts, isComplete: true })
@@ -59,7 +59,7 @@ eachDatabase('explore', (database) => {
       }
     })
 
-    it('needs no check: the rows are not those of one participant after the other', async () => {
+    it('needs no check: the rows differ from those of a serial run', async () => {
       const { verdict, first } = await race(naive)
       expect(verdict).to.equal('lost')
       const error = first!.error as NotSerialError
@@ -68,7 +68,7 @@ eachDatabase('explore', (database) => {
       expect(error.order).to.deep.equal(['A', 'B'])
     })
 
-    it('takes down what was sent, and what each read returned then', async () => {
+    it('records each statement, and the rows of each read', async () => {
       const { steps } = (await race(naive, { check: both })).first!
       expect(steps.map(({ kind, number }) => [kind, number])).to.deep.equal([
         ['read', 1],
@@ -85,7 +85,7 @@ eachDatabase('explore', (database) => {
       expect(steps[1]!.rows[0]).to.have.property('progress')
     })
 
-    it('finds it in a transaction too; SQLite refuses one of the two', async () => {
+    it('finds the lost key in a transaction too; SQLite refuses one of the two', async () => {
       const result = await race(naiveInTransaction, { check: both, preemptions: Infinity })
       expect(result).to.deep.include({ schedules: 10 * starts, isComplete: true, reasons: [] })
       expect(result.failures).to.have.length(isSqlite ? 0 : 8)
@@ -116,7 +116,7 @@ eachDatabase('explore', (database) => {
   }
 
   for (const [name, merge] of Object.entries({ withLock: locked, mergeJsonKey: atomic })) {
-    it(`of ${name} visits every schedule, and nothing is lost`, async () => {
+    it(`of ${name} runs every schedule, and no update is lost`, async () => {
       for (const check of [both, undefined]) {
         const result = await race(merge, { preemptions: Infinity, ...(check && { check }) })
         expect(result).to.deep.include({ verdict: 'kept', reasons: [], isComplete: true, failures: [] })
@@ -127,7 +127,7 @@ eachDatabase('explore', (database) => {
   }
 
   if (!isSqlite) {
-    it('leaves out orders that cannot be told apart: two transactions of four statements have 50, 10 of them different', async () => {
+    it('leaves out equivalent orders: two transactions of four statements have 50, 10 of them different', async () => {
       const all = await race(naiveInTransaction, { check: both, preemptions: Infinity, reduce: false })
       const reduced = await race(naiveInTransaction, { check: both, preemptions: Infinity })
       expect(all).to.deep.include({ schedules: 50, isComplete: true })
@@ -135,7 +135,7 @@ eachDatabase('explore', (database) => {
       expect(Object.keys(reduced.outcomes).sort()).to.deep.equal(Object.keys(all.outcomes).sort())
     })
 
-    it('tries three at a time too: 72 orders of three locks, within two preemptions', async () => {
+    it('runs three participants too: 72 orders of three locks, within two preemptions', async () => {
       const participants = Object.fromEntries(['a', 'b', 'c'].map((key) => [key, (id: number) => locked(id, key)]))
       const result = await explore({ sequelize, setup, participants })
       expect(result).to.deep.include({
@@ -147,7 +147,7 @@ eachDatabase('explore', (database) => {
       })
     })
 
-    it('tells who waited for whom', async () => {
+    it('records which participant waited for which', async () => {
       const waits: string[] = []
       const failing = await race(locked, { check: () => expect.fail('on purpose') })
       for (const { steps } of failing.failures) {

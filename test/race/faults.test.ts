@@ -166,7 +166,7 @@ eachServer('explore() with faults', (database) => {
     )
   })
 
-  it('an error after the answer of the COMMIT: the caller takes the writes for undone', async () => {
+  it('an error after the acknowledged COMMIT: the caller assumes a rollback', async () => {
     const result = await race(async () => {
       await increment(1)
       await sequelize.models['Account']!.findAll()
@@ -178,7 +178,7 @@ eachServer('explore() with faults', (database) => {
     expect(result.first!.error).to.include({ participant: 'A', code: 'RACE_COMMITTED' })
   })
 
-  it('kinds, a check, failures and maxSchedules', async () => {
+  it('kinds of faults, a check, failures and maxSchedules', async () => {
     const { faults, verdict, isComplete, leftOut } = await race(() => both(), {
       faults: ['killed-before'],
       maxSchedules: 7,
@@ -193,7 +193,7 @@ eachServer('explore() with faults', (database) => {
     })
   })
 
-  it('stops all of a participant: its other statements, its transaction, and what its timers start', async () => {
+  it('stops a participant: its other statements, its transaction, and the code of its timers', async () => {
     const seen = new Set<string>()
     const participants = {
       A: async (ended: { timer: boolean }) => {
@@ -239,7 +239,7 @@ eachServer('explore() with faults', (database) => {
     assertNoLostUpdate(await race(flow, { setup: create, faults: ['stopped', 'killed-before'] }))
   })
 
-  it('refuses what is no list of faults, and a token with an unknown one', async () => {
+  it('refuses an invalid list of faults, and a token with an unknown fault', async () => {
     for (const faults of [['killed'], 'stopped', 1]) {
       const error = await rejection(
         race(() => both(), { faults: faults as never }),

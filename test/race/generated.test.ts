@@ -63,7 +63,7 @@ eachServer('explore() compares rows with generated keys', (database) => {
         expect([verdict, reasons]).to.deep.equal(['lost', []])
       })
 
-      it('an order that setup inserts anew, and that two participants change', async () => {
+      it('an order that setup inserts again, and that two participants change', async () => {
         const setup = async (): Promise<unknown> => (await Order.create({ customer: 'a' }))['id']
         const rename = async (id: unknown): Promise<void> => {
           await Order.update({ customer: sequelize.literal("'b'") }, { where: { id: id as number } })
@@ -71,7 +71,7 @@ eachServer('explore() compares rows with generated keys', (database) => {
         assertNoLostUpdate(await explore({ sequelize, setup, participants: { A: rename, B: rename } }))
       })
 
-      it('items of an order that setup inserts anew: compared by the order that they belong to', async () => {
+      it('items of an order that setup inserts again: compared by the order that they belong to', async () => {
         const setup = async (): Promise<unknown> => (await Order.create({ customer: 'ada' }))['id']
         const add = async (orderId: unknown, label: string): Promise<void> =>
           void (await Item.create({ orderId, label }))

@@ -94,7 +94,7 @@ describe('htmlReport()', () => {
     ])
   })
 
-  it('keeps what is committed', () => {
+  it('keeps committed rows', () => {
     const own = { transaction: 1, touched: ['t#1'] }
     const [, , committed] = framesOf(
       htmlReport(
@@ -111,7 +111,7 @@ describe('htmlReport()', () => {
     expect(committed).to.equal('Rows t 1 x 10 A at 2 Last reads none Locks and waits none')
   })
 
-  it('draws the cycle, also of one participant, and the letters of each order', () => {
+  it('draws the cycle of dependencies, also of one participant, and the letters of each order', () => {
     const steps = [step(1, 'A', 'SELECT 1'), step(2, 'B', 'SELECT 2'), step(3, 'C', 'SELECT 3')]
     const [one, two, three] = steps as [Step, Step, Step]
     const cycle = [
@@ -131,7 +131,7 @@ describe('htmlReport()', () => {
     expect(html.match(/<span class="letters">/g)).to.have.length(2)
   })
 
-  it('is valid with hostile names, SQL, values and errors: nothing becomes markup', () => {
+  it('is valid with hostile names, SQL, values and errors, none of which becomes markup', () => {
     const name = `${hostile} A`
     const steps = [
       step(1, name, `SELECT '${hostile}' FROM \`t<b>\``, {
@@ -167,7 +167,7 @@ describe('htmlReport()', () => {
     expect(html.match(/<(\w+)/g)).to.not.include('<img')
   })
 
-  it('says what an exploration without a failure has found, and how many orders it does not show', () => {
+  it('shows the result of an exploration without a failure, and how many orders it does not show', () => {
     const kept = htmlReport(resultOf([]))
     expect(kept).to.include('No order of 4 fails<').and.include('<td>A ok, B ok: kept</td><td>4</td>')
     const part = htmlReport(resultOf([], { isComplete: false, leftOut: ['4 of at least 9 orders were run'] }))
@@ -207,7 +207,7 @@ describe('a recorded race in a browser', () => {
 
   for (const name of readdirSync(folder).filter((each) => each.endsWith('.html'))) {
     for (const scheme of ['light', 'dark'] as const) {
-      it(`steps through ${name} by keyboard, on a desk and on a phone (${scheme})`, async () => {
+      it(`steps through ${name} by keyboard, in a desktop and a phone viewport (${scheme})`, async () => {
         await inBrowser(readFileSync(join(folder, name), 'utf8'), scheme, async ({ page, problems, requests }) => {
           const current = `document.querySelector('.order:not([hidden]) [aria-current=step]')`
           const shown = (): Promise<unknown> =>
@@ -253,7 +253,7 @@ describe('a recorded race in a browser', () => {
     }
   }
 
-  it('runs no code of a value', async () => {
+  it('does not execute code in a value', async () => {
     const steps = [step(1, 'A', `SELECT '${hostile}'`, { kind: 'read', rows: [{ x: hostile }], touched: ['t#1'] })]
     await inBrowser(
       htmlReport(resultOf([failureOf(steps)]), { title: hostile }),

@@ -72,7 +72,7 @@ eachServer('explore() leaves out orders of independent statements', (database) =
     }
   })
 
-  it('runs as many orders after a setup that deletes rows as after one that empties the table', async () => {
+  it('runs the same number of orders after a setup that deletes rows as after one that truncates the table', async () => {
     const [removed, emptied] = ['DELETE FROM indep_s', 'TRUNCATE TABLE indep_s']
     const lockRange: Flow = async (send, name) => {
       await send('SELECT n FROM indep_s WHERE id >= 1 FOR UPDATE')
@@ -99,7 +99,7 @@ eachServer('explore() leaves out orders of independent statements', (database) =
   })
 
   if (database.name === 'postgres') {
-    it('runs as many orders with each tag of a text in dollar quotes', async () => {
+    it('runs the same number of orders with each tag of a text in dollar quotes', async () => {
       const counts: number[] = []
       for (const tag of ['$$', '$a$', '$tag_1$']) {
         const flow: Flow = async (send) => {
@@ -182,7 +182,7 @@ eachServer('explore() leaves out orders of independent statements', (database) =
     expect(orders.reduced * 2).to.be.below(orders.all)
   })
 
-  it('runs orders with more than two preemptions only up to 300 orders, if it is not asked for all', async () => {
+  it('runs orders with more than two preemptions only up to 300 orders, unless all orders are requested', async () => {
     const six: Flow = async (send) => {
       for (let count = 0; count < 6; count++) await send(add('t'))
     }
@@ -192,7 +192,7 @@ eachServer('explore() leaves out orders of independent statements', (database) =
     expect(result.leftOut.join('\n')).to.include('orders with more than 2 preemptions were run only up to 300 orders')
   })
 
-  it('chooses orders of four participants at random: the same for the same seed, and finds what needs two changes', async () => {
+  it('samples orders of four participants: the same for the same seed, and finds a loss that needs two preemptions', async () => {
     const withReads: Flow = async (send, name) => {
       for (let count = 0; count < 3; count++) await send(add('u', 2))
       await bump(send, name)

@@ -141,7 +141,7 @@ eachServer('the page of isolation levels', (database) => {
 })
 
 describe('the page of isolation levels', () => {
-  it('is what its data make', async () => {
+  it('is what is generated from its data', async () => {
     const page = await pageOf(readData())
     if (isRecording) writeFileSync(pageFile, page)
     expect(readFileSync(pageFile, 'utf8')).to.equal(page)

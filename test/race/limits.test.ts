@@ -21,7 +21,7 @@ import { rejection } from '../rejection.js'
 import { createRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
 
-eachServer('what explore() proves', (database) => {
+eachServer('explore()', (database) => {
   let sequelize: Sequelize
   let Runs: typeof WorkflowRun
   const isSqlite = database.name === 'sqlite'
@@ -44,7 +44,7 @@ eachServer('what explore() proves', (database) => {
     return explore({ sequelize, setup, participants, ...options })
   }
 
-  describe('is nothing', () => {
+  describe('is inconclusive', () => {
     async function reasons(...words: Parameters<typeof race>): Promise<string> {
       const { verdict, reasons } = await race(...words)
       expect(verdict).to.equal('unknown')
@@ -57,7 +57,7 @@ eachServer('what explore() proves', (database) => {
       expect(await reasons(nothing)).to.include('no participant wrote to a table')
     })
 
-    it('if no row is touched by two', async () => {
+    it('if no two participants access the same row', async () => {
       expect(await reasons(() => Runs.create({ progress: {} }).then(({ id }) => merge(id, 'own')))).to.include(
         'no two participants used the same row',
       )
@@ -70,7 +70,7 @@ eachServer('what explore() proves', (database) => {
       expect(said).to.equal('A failed in every schedule: on purpose\nB failed in every schedule: on purpose')
     })
 
-    it('if one of them fails whatever the other does', async () => {
+    it('if one participant fails in every order', async () => {
       const said = await reasons(async (id, key) => {
         await merge(id, key)
         if (key === 'b') throw new Error('on purpose')
@@ -78,13 +78,13 @@ eachServer('what explore() proves', (database) => {
       expect(said).to.equal('B failed in every schedule: on purpose')
     })
 
-    it('if the first one failed before it wrote, and says of what', async () => {
+    it('if the first participant failed before it wrote, with its error as a reason', async () => {
       const said = await reasons(() => Promise.reject(new Error('on purpose')))
       expect(said).to.equal('no participant wrote to a table, so there is nothing to compare: A failed: on purpose')
     })
 
     if (!isSqlite) {
-      it('if a table is written to in some orders only', async () => {
+      it('if a table is written in some orders only', async () => {
         const Conflicts = await createRuns(sequelize, { modelName: 'Conflict', tableName: 'conflicts' })
         const said = await reasons(async (id, key) => {
           const run = await Runs.findByPk(id, { rejectOnEmpty: true })
@@ -103,7 +103,7 @@ eachServer('what explore() proves', (database) => {
         expect(said).to.match(/^the tables that DO .* writes to are unknown: pass a check that reads them$/)
       })
 
-      it('if other code sends a statement meanwhile', async () => {
+      it('if other code sends a statement during the exploration', async () => {
         let ask: () => void
         let other: Promise<unknown>
         const said = await reasons(
@@ -123,7 +123,7 @@ eachServer('what explore() proves', (database) => {
       })
     }
 
-    it('if one of them goes on after it has ended', async () => {
+    it('if a participant sends a statement after it has ended', async () => {
       let goOn: () => void
       let late: Promise<unknown>
       const said = await reasons(
@@ -143,7 +143,7 @@ eachServer('what explore() proves', (database) => {
       )
     })
 
-    it('if one of them does not await what it starts', async () => {
+    it('if a participant does not await a statement', async () => {
       const said = await reasons(
         (id, key) => {
           const write = merge(id, key)
@@ -172,7 +172,7 @@ eachServer('what explore() proves', (database) => {
       expect(cut).to.deep.include({ verdict: 'kept', schedules: 3, isComplete: false })
     })
 
-    it('if the participants do something else each time', async () => {
+    it('if the participants send different statements in each run', async () => {
       let call = 0
       const { verdict, isComplete, reasons } = await race(
         async (id, key) => {
@@ -185,7 +185,7 @@ eachServer('what explore() proves', (database) => {
       expect(reasons[0]).to.match(/behave differently in different runs.*at choice \d+ one run could choose from/s)
     })
 
-    it('if rows differ by themselves', async () => {
+    it('if rows differ between two runs of the same order', async () => {
       let call = 0
       const said = await reasons((id) => mergeJsonKey([Runs, id], 'progress', 'a', call++), { maxSchedules: 2 })
       expect(said).to.match(/two runs of the same order ended with different rows \(workflow_runs\.progress\)/)
@@ -193,13 +193,13 @@ eachServer('what explore() proves', (database) => {
   })
 
   describe('knows how a participant ended', () => {
-    it('by phase: a write that the server refused is none', async () => {
+    it('by phase: a write that the server refused does not count', async () => {
       const taken = (id: number): Promise<unknown> => Runs.create({ id, progress: {} })
       const { outcomes } = await race(taken, { check: nothing })
       expect(outcomes).to.deep.equal({ 'A failed, B failed: kept': isSqlite ? 4 : 2 })
     })
 
-    it('and asks of each what it promised', async () => {
+    it('and checks the keys that each participant promised', async () => {
       const check = checkers.jsonKeys(() => Promise.resolve({ progress: { a: 1 } }), 'progress', {
         A: { a: 1 },
         B: { b: 1 },
@@ -217,7 +217,7 @@ eachServer('what explore() proves', (database) => {
       await rejection(Promise.resolve(none(undefined, {})), NoFinalReadError)
     })
 
-    it('and compares what was promised as JSON, whatever realm it is of', async () => {
+    it('and compares promised values as JSON, also those of another realm', async () => {
       const promised = runInNewContext('({ at: new Date(0), list: [{ n: 1 }], big: 2n ** 40n })') as Record<
         string,
         unknown
@@ -230,7 +230,7 @@ eachServer('what explore() proves', (database) => {
       await check(undefined, { A: 'ok' })
     })
 
-    it('and tells what was thrown, also by code of another realm', async () => {
+    it('and reports the value that was thrown, also by code of another realm', async () => {
       const failed = async (said: Error): Promise<string> => {
         const { outcomes } = await race(merge, { check: () => Promise.reject(said), maxSchedules: 1 })
         return Object.keys(outcomes).join()
@@ -250,7 +250,7 @@ eachServer('what explore() proves', (database) => {
     })
   })
 
-  describe('compares times as moments of their run', () => {
+  describe('compares times by the moment of their run', () => {
     const pay = (isLocked: boolean) => async (id: number) =>
       sequelize.transaction(async (transaction) => {
         const payment = await Payments.findByPk(id, { rejectOnEmpty: true, transaction, lock: isLocked })
@@ -276,13 +276,13 @@ eachServer('what explore() proves', (database) => {
       await Payments.sync({ force: true })
     })
 
-    it('of a correct program: none is accused', async () => {
+    it('of a correct program: no difference is reported', async () => {
       const { verdict, reasons } = await explorePayments(true)
       expect([verdict, reasons]).to.deep.equal(['kept', []])
     })
 
     if (!isSqlite) {
-      it('of a program that loses an update: it is found, and no time is blamed', async () => {
+      it('of a program that loses an update: the update is reported, and no time', async () => {
         const { verdict, first } = await explorePayments(false)
         expect(verdict).to.equal('lost')
         expect((first!.error as NotSerialError).difference).to.deep.equal({ column: 'total', key: undefined })
@@ -317,7 +317,7 @@ eachServer('what explore() proves', (database) => {
     expect(reasons[0]).to.match(/^an order failed once, but not when it was run again: by the clock/)
   })
 
-  it('takes tables of joins, of queries within a statement and of INSERT … SELECT for evidence', async () => {
+  it('counts the tables of joins, of subqueries and of INSERT … SELECT as used', async () => {
     const Others = await createRuns(sequelize, { modelName: 'Beside', tableName: 'beside_runs', timestamps: false })
     const type = QueryTypes.SELECT
     const join = "SELECT workflow_runs.id FROM workflow_runs JOIN beside_runs ON beside_runs.title <> ''"
@@ -342,7 +342,7 @@ eachServer('what explore() proves', (database) => {
     }
   })
 
-  describe('sees raw statements, whatever stands before them', () => {
+  describe('recognises raw statements that begin with', () => {
     const before = [
       '/* by hand */ -- in two ways\n',
       ...(database.name === 'mariadb' ? [] : ['WITH given AS (SELECT 1) ']),
@@ -364,7 +364,7 @@ eachServer('what explore() proves', (database) => {
   })
 
   if (database.name === 'postgres') {
-    it('takes a query for a read only if it can be nothing else', async () => {
+    it('treats a query as a read only if it cannot write', async () => {
       await sequelize.query(
         `CREATE OR REPLACE FUNCTION entitle(text) RETURNS void LANGUAGE sql AS 'UPDATE workflow_runs SET title = $1'`,
       )
@@ -377,7 +377,7 @@ eachServer('what explore() proves', (database) => {
       }
     })
 
-    it('sees the snapshot that a query fixes, whatever it asks for', async () => {
+    it('recognises that any query takes the snapshot of its transaction', async () => {
       const isolationLevel = Transaction.ISOLATION_LEVELS.REPEATABLE_READ
       const { outcomes } = await race((id, key) =>
         sequelize.transaction({ isolationLevel }, async (transaction) => {
@@ -393,19 +393,19 @@ eachServer('what explore() proves', (database) => {
     })
   }
 
-  it('runs explorations of one instance one after the other', async () => {
+  it('runs concurrent explorations of one instance sequentially', async () => {
     const results = await Promise.all([race(merge), race(merge), race(merge)])
     for (const result of results) expect(result).to.deep.include({ verdict: 'kept', reasons: [], isComplete: true })
   })
 
-  describe('stops when it is asked to, and tells what was left out', () => {
+  describe('stops at a limit, and reports how many orders it left out', () => {
     it('after a number of orders', async () => {
       const { isComplete, leftOut } = await race(merge, { maxSchedules: 1 })
       expect(isComplete).to.equal(false)
       expect(leftOut.join()).to.match(/^1 of at least [2-9] orders were run$/)
     })
 
-    it('by its signal, within an order, and leaves no lock behind', async () => {
+    it('by its signal, within an order, and releases every lock', async () => {
       const controller = new AbortController()
       let calls = 0
       const stopped = async (id: number, key: string): Promise<void> => {
@@ -425,7 +425,7 @@ eachServer('what explore() proves', (database) => {
       expect((await race(merge)).verdict).to.equal('kept')
     })
 
-    it('after a time', async () => {
+    it('after a time limit', async () => {
       const { verdict, reasons } = await race(merge, { timeoutMs: 0.001 })
       expect([verdict, reasons]).to.deep.equal([
         'unknown',
@@ -434,9 +434,9 @@ eachServer('what explore() proves', (database) => {
     })
   })
 
-  describe('of participants that wait', () => {
+  describe('with participants that wait', () => {
     if (database.name === 'mysql' || isSqlite) {
-      it('a participant that waits for a timer is waited for, in every order', async () => {
+      it('waits for a participant with a timer, in every order', async () => {
         const explored = (milliseconds: number): Promise<Result> => {
           const slowly = async (id: number): Promise<void> => {
             await Runs.create({ progress: {} })
@@ -457,7 +457,7 @@ eachServer('what explore() proves', (database) => {
       })
     }
 
-    it('a loop that waits for the write of another participant is told, and ends', async () => {
+    it('rejects if a loop waits for the write of another participant', async () => {
       const poll = async (id: number): Promise<void> => {
         while ((await Runs.findByPk(id, { rejectOnEmpty: true })).title !== 'done');
       }
@@ -471,7 +471,7 @@ eachServer('what explore() proves', (database) => {
     })
 
     if (!isSqlite) {
-      it('a participant that waits for its own lock is told so, and ends', async () => {
+      it('ends a participant that waits for its own lock, and reports the wait', async () => {
         const participants = {
           A: (id: number): Promise<unknown> =>
             sequelize.transaction(async (transaction) => {
@@ -491,7 +491,7 @@ eachServer('what explore() proves', (database) => {
         expect(waits.some(({ participant, error }) => participant === 'A' && error !== undefined)).to.equal(true)
       })
 
-      it('a deadlock ends one of them, and the other goes on', async () => {
+      it('continues after a deadlock that ends one participant', async () => {
         const pair = async (): Promise<number[]> => [await setup(), await setup()]
         const both = (ids: readonly number[], key: string): Promise<unknown> =>
           sequelize.transaction(async (transaction) => {
@@ -508,7 +508,7 @@ eachServer('what explore() proves', (database) => {
     }
 
     if (database.name === 'mariadb') {
-      it('a deadlock of the past is not taken for a wait', async () => {
+      it('does not report an earlier deadlock as a wait', async () => {
         const { sequelize: two } = database.connect({ pool: { max: 2 } })
         const pair = async (): Promise<number[]> => [await setup(), await setup()]
         const both = (ids: readonly number[]): Promise<unknown> =>
@@ -531,7 +531,7 @@ eachServer('what explore() proves', (database) => {
     }
 
     if (database.name === 'mysql') {
-      it('a wait that only a lock in this process could end is ended', async () => {
+      it('ends a wait that only a lock in this process could end', async () => {
         let release: () => void
         let held: Promise<void> | undefined
         const participants = {
@@ -559,7 +559,7 @@ eachServer('what explore() proves', (database) => {
         expect(outcomes).to.deep.equal({ 'A ok, B failed: kept': 1 })
       })
 
-      it('a choice that is made without a participant is told, and the exploration is not complete', async () => {
+      it('reports an order that was chosen without a waiting participant, and is not complete', async () => {
         let release: () => void
         let held: Promise<void> | undefined
         const participants = {
@@ -580,7 +580,7 @@ eachServer('what explore() proves', (database) => {
         expect(result.reasons[0]).to.match(/^A waited outside the database after 1 of its statements, and the others/)
       })
 
-      it('a participant that never ends is an error', async () => {
+      it('rejects if a participant never ends', async () => {
         const error = await rejection(
           race((id, key) => merge(id, key).then(() => new Promise(nothing))),
           StuckError,
@@ -590,7 +590,7 @@ eachServer('what explore() proves', (database) => {
     }
 
     if (database.name !== 'mariadb') {
-      it('an exploration that is given up leaves no lock and no connection behind', async () => {
+      it('releases every lock and connection if it fails', async () => {
         const own = database.connect({ pool: { max: 4 } }).sequelize
         const lockName = `race_${Date.now()}`
         const take = {
@@ -621,7 +621,7 @@ eachServer('what explore() proves', (database) => {
     }
   })
 
-  it('ends well while the connection of the last transaction is being closed', async () => {
+  it('ends without an error while the connection of the last transaction is being closed', async () => {
     const inTransaction = (id: number): Promise<unknown> =>
       sequelize.transaction((transaction) => Runs.update({ title: 'a' }, { where: { id }, transaction }))
     for (let exploration = 0; exploration < 5; exploration++) {
@@ -642,7 +642,7 @@ eachServer('what explore() proves', (database) => {
   })
 
   if (database.name === 'sqlite') {
-    it('says so if there are more than 1000 orders', async () => {
+    it('reports if there are more than 1000 orders', async () => {
       const read = async (id: number): Promise<void> => {
         for (let count = 0; count < 3; count++) await Runs.findByPk(id)
       }
@@ -705,7 +705,7 @@ eachServer('what explore() proves', (database) => {
   })
 
   if (database.name === 'mysql' || database.name === 'mariadb') {
-    it('an account that may not see the waits gets the GRANT to run, and an admin serves in its place', async () => {
+    it('names the GRANT for an account that cannot see lock waits, and accepts an admin account in its place', async () => {
       const url = new URL(servers.get(database.name)!.url)
       const name = `race_${Date.now() % 1e9}_${database.dialect}${/3.5/.test(database.title) ? 5 : ''}`
       await sequelize.query(`CREATE USER '${name}'@'%' IDENTIFIED BY 'secret'`)

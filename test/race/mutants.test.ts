@@ -40,7 +40,7 @@ eachServer('mutants', (database) => {
     )
 
   if (!isSqlite) {
-    it('withLock without its lock, or its transaction, loses; and a token replays that', async () => {
+    it('of withLock without its lock, or its transaction, lose an update, which a token replays', async () => {
       const all = options(withoutVersion, ['strip-lock', 'strip-transaction'])
       const result = await explore(all)
       expect([result.verdict, verdicts(result)]).to.deep.equal([
@@ -53,7 +53,7 @@ eachServer('mutants', (database) => {
     })
   }
 
-  it('are left out after the exploration was stopped', async () => {
+  it('are left out after the exploration is stopped', async () => {
     const controller = new AbortController()
     const kept = options((id, key) => mergeJsonKey([Runs, id], 'progress', key, 1), [])
     const { schedules } = await explore(kept)
@@ -70,7 +70,7 @@ eachServer('mutants', (database) => {
     expect(result.reasons.join()).to.include('in the exploration of strip-version')
   })
 
-  it('withOptimisticLock without its version loses', async () => {
+  it('of withOptimisticLock without its version lose an update', async () => {
     const result = await explore(
       options(
         (id, key) => withOptimisticLock([Runs, id], (run) => run.set('progress', { ...run.progress, [key]: 1 })),
@@ -81,7 +81,7 @@ eachServer('mutants', (database) => {
     expect([result.reasons, verdicts(result)]).to.deep.equal([[], { 'strip-version': 'lost' }])
   })
 
-  it('one that loses nothing is told: there the protection does nothing', async () => {
+  it('are reported if they lose no update: the protection has no effect there', async () => {
     const result = await explore(
       options((id, key) => mergeJsonKey([Runs, id], 'progress', key, 1), ['strip-lock', 'strip-version']),
     )
@@ -90,7 +90,7 @@ eachServer('mutants', (database) => {
     expect(result.reasons.join()).to.match(/strip-lock loses no update in \d+ schedules/)
   })
 
-  it('are not tried on code that loses already', async () => {
+  it('are not run on code that already loses an update', async () => {
     const naive = async (id: number, key: string): Promise<void> => {
       const run = await Runs.findByPk(id, { rejectOnEmpty: true })
       await Runs.update({ progress: { ...run.progress, [key]: 1 } }, { where: { id } })
@@ -98,7 +98,7 @@ eachServer('mutants', (database) => {
     expect(await explore(options(naive, ['strip-lock']))).to.deep.include({ verdict: 'lost', mutants: [] })
   })
 
-  it('are refused if there is none of that name', async () => {
+  it('are refused with an unknown name', async () => {
     const error = await rejection(explore(options(withoutVersion, ['strip' as never])), UsageError)
     expect(error.message).to.include('strip-lock, strip-version, strip-transaction')
     expect((await rejection(replay('v1.strip:AB', options(withoutVersion, [])), UsageError)).message).to.include(

@@ -9,7 +9,7 @@ import type { WorkflowRun } from '../workflow-run.js'
 
 type Ids = readonly [first: number, second: number]
 
-eachServer('explore() judges what participants return and how they end', (database) => {
+eachServer('explore() compares the results and the errors of participants', (database) => {
   let sequelize: Sequelize
   let Runs: typeof WorkflowRun
   const isSqlite = database.name === 'sqlite'
@@ -32,7 +32,7 @@ eachServer('explore() judges what participants return and how they end', (databa
     return explore({ sequelize, setup, participants: { A, B }, ...options })
   }
 
-  it('a charge that two flows make: the rows are those of one flow, the results are not', async () => {
+  it('a charge that two participants both make: lost, since the results are not those of a serial run', async () => {
     const pay = async ([id]: Ids): Promise<string> => {
       if ((await title(id)) === 'paid') return 'already paid'
       await Runs.update({ title: 'paid' }, { where: { id } })
@@ -46,7 +46,7 @@ eachServer('explore() judges what participants return and how they end', (databa
     )
   })
 
-  it('the same charge where the row decides: kept', async () => {
+  it('the same charge with a condition in the UPDATE: kept', async () => {
     const pay = async ([id]: Ids): Promise<string> => {
       const [changed] = await Runs.update({ title: 'paid' }, { where: { id, title: 'new' } })
       return changed === 1 ? 'charged' : 'already paid'
@@ -54,7 +54,7 @@ eachServer('explore() judges what participants return and how they end', (databa
     assertNoLostUpdate(await race(pay))
   })
 
-  it('a report of two reads between which both rows change, and one that two writes replace at once', async () => {
+  it('a report that reads two rows changed by another transaction: lost with two reads, kept with one', async () => {
     const report = async ([first, second]: Ids): Promise<string[]> => [await title(first), await title(second)]
     const replace = ([first, second]: Ids): Promise<unknown> =>
       sequelize.transaction(async (transaction) => {
@@ -97,7 +97,7 @@ eachServer('explore() judges what participants return and how they end', (databa
 
   if (isSqlite) return
 
-  it('a lock that its own flow waits for: named, with the statement that holds it', async () => {
+  it('a lock that its own participant waits for: reported, with the statement that holds it', async () => {
     const hang = ([id]: Ids): Promise<unknown> =>
       sequelize.transaction(async (transaction) => {
         await Runs.findByPk(id, { lock: true, transaction })

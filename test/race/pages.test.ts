@@ -75,7 +75,7 @@ async function recordedPages(sequelize: Sequelize): Promise<Record<string, strin
 eachDatabase('the recorded races of the documentation', (database) => {
   if (database.name !== 'mysql') return
 
-  it('are what a run on MySQL gives: else npm run docs:races, and look at them', async () => {
+  it('are the result of a run on MySQL (else npm run docs:races, and review them)', async () => {
     const pages = await recordedPages(database.connect().sequelize)
     for (const [name, html] of Object.entries(pages)) {
       const file = join(folder, name)

@@ -66,7 +66,7 @@ eachServer('the report of a failure', (database) => {
     expect(overwriter.participant).to.equal(staleRead!.participant).and.not.equal(undone!.participant)
   })
 
-  it('names the key that a check of any kind found out about', async () => {
+  it('names the key that a custom check found', async () => {
     const all = async (id: number): Promise<void> => {
       expect((await Runs.findByPk(id))!.progress).to.deep.equal({ a: 1, b: 1 })
     }
@@ -75,14 +75,14 @@ eachServer('the report of a failure', (database) => {
     expect([column, key]).to.deep.equal(['progress', undone!.participant.toLowerCase()])
   })
 
-  it('says so if nothing was overwritten, or the check fails of something else', async () => {
+  it('says if nothing was overwritten, or the check failed with another error', async () => {
     const merge = (id: number, key: string): Promise<void> => mergeJsonKey([Runs, id], 'progress', key, 1)
     const { first } = await explore({ ...options(merge), check: () => expect.fail('on purpose') })
     expect(timeline(first!)).to.include('the check failed: on purpose')
   })
 
   if (!isSqlite) {
-    it('shows who waited, and how it went on', async () => {
+    it('shows which participant waited, and how the wait ended', async () => {
       const { first, failures } = await explore(options(readBeforeLock))
       expect(failures.length).to.be.above(0)
       const waiting = failures.find(({ steps }) => steps.some(({ waitedFor }) => waitedFor.length > 0))!
@@ -124,7 +124,7 @@ eachServer('the report of a failure', (database) => {
     expect(await textOf(count)).to.match(/^lost: "n" of progress, which [AB] wrote at \d: [AB] overwrote it at 4 with/m)
   })
 
-  it('names the element that a check of any kind found missing', async () => {
+  it('names the element that a custom check found missing', async () => {
     const save = async (id: number, key: string): Promise<unknown> => {
       const run = await Runs.findByPk(id, { rejectOnEmpty: true })
       return run.update({ progress: [...(run.progress as never as string[]), key] as never })
@@ -160,7 +160,7 @@ eachServer('the report of a failure', (database) => {
     expect(text).to.include('→ 0 rows changed').and.to.include('then matched no row').and.not.include('overwrote')
   })
 
-  it('names the tables of rows that differ in several of them', async () => {
+  it('names the tables if rows of several tables differ', async () => {
     const Others = await createRuns(sequelize, { modelName: 'Other', tableName: 'other_runs' })
     const save = async (id: number, key: string): Promise<unknown> => {
       const { title } = await Runs.findByPk(id, { rejectOnEmpty: true })
@@ -194,7 +194,7 @@ eachServer('the report of a failure', (database) => {
   // The corpus tests the texts of two participants, except on SQLite.
   const counts = isSqlite ? [2, 3] : [3]
   for (const count of counts) {
-    it(`can be read of programs that lose, with ${count} participants`, async () => {
+    it(`is readable for programs that lose an update, with ${count} participants`, async () => {
       const Versioned = await createRuns(sequelize, { version: true, modelName: 'Versioned', tableName: 'report_runs' })
       const names = ['a', 'b', 'c'].slice(0, count)
       for (const [title, program] of Object.entries(bad)) {
@@ -228,7 +228,7 @@ eachServer('the report of a failure', (database) => {
     }
   })
 
-  it('refuses a token that is none, or of other code', async () => {
+  it('refuses an invalid token, or a token of other code', async () => {
     for (const token of ['', 'v0:AB', 'v1:XY', undefined as never]) {
       expect((await rejection(replay(token, options(naive)), UsageError)).message).to.include('expected the token')
     }
@@ -277,7 +277,7 @@ describe('the report of a failure', () => {
     'its keywords': 'end',
   }
   for (const [title, text] of Object.entries(hostile)) {
-    it(`can be read with ${title}, wherever it stands`, async () => {
+    it(`is readable with ${title} at any position`, async () => {
       const name = text.slice(0, 300)
       const steps = [
         step(name, "SELECT id\n  FROM `docs` WHERE id = $1 AND x = 'it''s?'", [text], { rows: [{ id: text }] }),
@@ -292,14 +292,14 @@ describe('the report of a failure', () => {
     })
   }
 
-  it('puts every bind where it belongs, whatever it is', () => {
+  it('shows every bind of any type at its placeholder', () => {
     const binds = ['a', 10n, null, undefined, new Date(), Buffer.from('a'), [1], '2026-01-01 10:00:00.000 +00:00']
     const sql = `SELECT a FROM t WHERE "a" = '?"b"' AND b IN (${binds.map((_bind, index) => `$${index + 1}`).join()});`
     const shown = 'SELECT … FROM t WHERE a = \'?"b"\' AND b IN (a,10n,null,undefined,‹time›,<Buffer 61>,[ 1 ],‹time›)'
     expect(timeline(failureOf([step('A', sql, binds)]), 400)).to.include(shown)
   })
 
-  it('leaves out the name of a table that is alone', () => {
+  it('leaves out the table name of columns if there is only one table', () => {
     const shown = (sql: string): string => timeline(failureOf([step('A', sql, [])]), 400)
     const sql = "SELECT `a`.`x` AS `a` FROM `t` AS `a` WHERE `a`.`x` = 'AS `a`.' AND `b`.`x` = 1"
     expect(shown(sql)).to.include("SELECT … FROM t WHERE x = 'AS `a`.' AND b.x = 1 ")
@@ -307,20 +307,20 @@ describe('the report of a failure', () => {
     expect(shown(joined)).to.include('SELECT … FROM t AS a LEFT JOIN u AS b ON a.id = b.a')
   })
 
-  it('shows no time of a literal, and no failure after a COMMIT as one of a check', () => {
+  it('masks a time in a literal, and does not report a failure after a COMMIT as one of the check', () => {
     const sql = "INSERT INTO t (a, b) VALUES ('x', '2026-11-29 18:00:00.123 +00:00')"
     const committed = { error: new CommittedError('A') }
     const text = timeline(failureOf([step('A', sql, [])], committed), 400)
     expect(text).to.include("VALUES ('x', ‹time›)").and.not.include('the check failed')
   })
 
-  it('shows three rows of a read, and counts the others', () => {
+  it('shows three rows of a read, and the number of other rows', () => {
     const rows = Array.from({ length: 100 }, (_row, id) => ({ id }))
     const text = timeline(failureOf([step('A', 'SELECT id FROM t', [], { kind: 'read', rows })]))
     expect(text).to.match(/→ {"id":2} +│\n +→ … and 97 more/)
   })
 
-  it('tells what the check said line by line, without its colours', () => {
+  it('shows the message of the check line by line, without colours', () => {
     const error = new Error('\u001b[31mexpected\u001b[39m\n+ 1\n- 2')
     expect(timeline(failureOf([], { error }))).to.include('the check failed: expected\n+ 1\n- 2\nreplay: v1:AB')
     expect(timeline(failureOf([], { error: 'text' }))).to.include("the check failed: 'text'")
@@ -332,7 +332,7 @@ describe('the report of a failure', () => {
     expect(text).to.match(/│ UPDATE t SET x=1 +│/)
   })
 
-  it('is drawn with the database in the middle', () => {
+  it('becomes a sequence diagram with the database in the middle', () => {
     const read = { kind: 'read', rows: [{ x: { a: 1 } }] } as const
     const steps = [step('A', 'SELECT x FROM t', [], read), step('B', 'UPDATE t SET x=?', ['{}'], { waitedFor: ['A'] })]
     expect(sequenceDiagram(failureOf(steps)).split('\n')).to.deep.equal([

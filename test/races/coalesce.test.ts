@@ -11,7 +11,7 @@ const processes = 4
 const calls = sample(25_000, 25_000, 2000)
 const callers = 256
 
-eachDatabase('a row that everybody writes', (database) => {
+eachDatabase('a row with many concurrent writers', (database) => {
   // The second connector sends the same.
   if (database.title.endsWith('3.5')) return
 

@@ -66,7 +66,7 @@ function expected(name: string): Record<Fault, string[]> {
   }
 }
 
-eachDatabase('our own guarantees, after every fault', (database) => {
+eachDatabase('the guarantees of this library, after every fault', (database) => {
   // SQLite has no connection to lose. The statements are those of the first way to reach a server.
   if (database.name === 'sqlite' || /3\.5|through/.test(database.title)) return
   let sequelize: Sequelize
@@ -85,7 +85,7 @@ eachDatabase('our own guarantees, after every fault', (database) => {
   after(() => void (console.warn = warn))
 
   for (const [name, write] of Object.entries(writers)) {
-    it(`${name}: nothing half, nothing twice, and UnknownOutcomeError where the outcome is unknown`, async () => {
+    it(`${name}: no partial and no repeated write, and UnknownOutcomeError if the outcome is unknown`, async () => {
       const Runs = models.get(name === 'withOptimisticLock')!
       /** How the writers ended, by fault. */
       const ends = new Map<Fault, Set<string>>()

@@ -187,7 +187,7 @@ const lockers: Record<string, Writer & { readonly mutants: readonly Mutant[] }> 
   },
 }
 
-eachDatabase('our own guarantees, in every order', (database) => {
+eachDatabase('the guarantees of this library, in every order', (database) => {
   // The statements are those of the first way to reach it.
   if (/3\.5|through/.test(database.title)) return
   let sequelize: Sequelize
@@ -265,7 +265,7 @@ eachDatabase('our own guarantees, in every order', (database) => {
 
     const returning = isPostgres ? 2 : 6
     if (isChosen(1)) {
-      it(`${title} beside ${title}, returning the document right after it: ${returning} orders`, async () => {
+      it(`${title} beside ${title}, returning the document right after its own write: ${returning} orders`, async () => {
         const inOrder = (first: Who, last: Who): Progress => {
           const one = writer.means({ ...start }, first)
           const document = writer.means(one, last)
@@ -344,7 +344,7 @@ eachDatabase('our own guarantees, in every order', (database) => {
     return raceToCreate(2, [(id) => upsert(id, 'a'), (id) => Runs.destroy({ where: { id } })], check, true)
   })
 
-  it('compareAndSetJson beside compareAndSetJson: 2 orders, and exactly one is told that it did', () =>
+  it('compareAndSetJson beside compareAndSetJson: 2 orders, and exactly one returns true', () =>
     race(2, [comparing, comparing], {
       answered: ({ a, b }, document) =>
         expect({ a, b }).to.deep.equal({ a: document?.key === 'a', b: document?.key === 'b' }),
@@ -367,7 +367,7 @@ eachDatabase('our own guarantees, in every order', (database) => {
     for (const [index, [locker, { mutants, ...other }]] of Object.entries(lockers).entries()) {
       if (!isSampled(index, 3, turn)) continue
       const orders = locker === 'withOptimisticLock' ? 3 : 4
-      it(`${title} beside ${locker}: ${orders} orders; without ${mutants.join(' or ')} it loses`, () =>
+      it(`${title} beside ${locker}: ${orders} orders; with ${mutants.join(' or ')} it loses an update`, () =>
         race(orders, [writer, other], { mutants }))
     }
   }
@@ -381,7 +381,7 @@ eachDatabase('our own guarantees, in every order', (database) => {
     ['withOptimisticLock', 'withOptimisticLock', 4, ['strip-version']],
   ]
   for (const [one, other, orders, mutants] of pairs) {
-    it(`${one} beside ${other}: ${orders} orders; without ${mutants.join(' or ')} it loses`, () =>
+    it(`${one} beside ${other}: ${orders} orders; with ${mutants.join(' or ')} it loses an update`, () =>
       race(orders, [lockers[one]!, lockers[other]!], { mutants }))
   }
 
@@ -413,7 +413,7 @@ eachDatabase('our own guarantees, in every order', (database) => {
   }
   for (const [what, { from, to, move }] of Object.entries(moves)) {
     const mutants: readonly Mutant[] = to === 'gone' ? ['strip-lock'] : []
-    it(`updateWhere beside ${what}: changed once or not at all, as its count says`, async () => {
+    it(`updateWhere beside ${what}: changes the row once or not at all, as its count says`, async () => {
       const result = await explore({
         sequelize,
         setup: async () => {
@@ -442,7 +442,7 @@ eachDatabase('our own guarantees, in every order', (database) => {
     })
   }
 
-  it('withLocks of two rows, named crosswise: 10 orders; without strip-lock or strip-transaction it loses', async () => {
+  it('withLocks of two rows in opposite orders: 10 orders; with strip-lock or strip-transaction it loses an update', async () => {
     const result = await explore({
       sequelize,
       setup: async () => [await Runs.create({ progress: {} }), await Runs.create({ progress: {} })].map(({ id }) => id),

@@ -55,13 +55,13 @@ eachDatabase('two jobs on one row', (database) => {
     }
   })
 
-  it('naive: one key is lost however the two writes meet, and neither raises', async () => {
+  it('naive: one key is lost in every interleaving of the two writes, and neither rejects', async () => {
     const after = await readReadTogether(recordStep.naive)
     expect(after).to.be.deep.oneOf([{ step_a: 'done' }, { step_b: 'done' }])
   })
 
   for (const [name, record] of Object.entries({ withLock: recordStep.locked, mergeJsonKey: recordStep.atomic })) {
-    it(`${name}: both keys are there in ${runs} of ${runs} runs, one after the other and at once`, async () => {
+    it(`${name}: both keys are stored in ${runs} of ${runs} runs, sequential and concurrent`, async () => {
       for (let run = 0; run < runs / 2; run++) {
         expect(await readReadWriteWrite(record)).to.deep.equal(both)
         expect(await readReadTogether(record)).to.deep.equal(both)
@@ -69,7 +69,7 @@ eachDatabase('two jobs on one row', (database) => {
     })
   }
 
-  describe('in processes of their own', () => {
+  describe('in separate processes', () => {
     const workers: ChildProcess[] = []
 
     afterEach(() => {

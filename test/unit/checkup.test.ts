@@ -52,9 +52,9 @@ function lines(name: string, changed: Settings): string[] {
     .filter((line) => !usual.has(line))
 }
 
-describe('what the doctor says about a setting', () => {
+describe('the doctor', () => {
   for (const name of Object.keys(goodSettings)) {
-    it(`finds nothing that loses data in the good settings of ${name}`, () => {
+    it(`reports no data loss for the safe settings of ${name}`, () => {
       expect(findings(name, {}).filter(({ level }) => level === 'loses')).to.deep.equal([])
     })
   }
@@ -84,13 +84,13 @@ describe('what the doctor says about a setting', () => {
     ['sqlite', { journal_mode: 'delete' }, 'note readers'],
   ]
   for (const [name, changed, line] of cases) {
-    it(`${name} with ${JSON.stringify(changed)}: ${line}, and what to do`, () => {
+    it(`reports for ${name} with ${JSON.stringify(changed)}: ${line}, with a remedy`, () => {
       expect(lines(name, changed)).to.include(line)
       for (const { level, remedy } of findings(name, changed)) if (level !== 'good') expect(remedy).to.be.a('string')
     })
   }
 
-  it('says what an old server lacks', () => {
+  it('reports the features that an old server lacks', () => {
     const levels = (version: string): string[] => supportOf(atVersion(mysql, version)).map(({ level }) => level)
     expect(levels('9.7.0')).to.deep.equal(['good', 'good', 'good'])
     expect(levels('5.7.44')).to.deep.equal(['loses', 'note', 'note'])

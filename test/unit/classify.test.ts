@@ -9,9 +9,9 @@ const { postgres } = require(resolve('dist/dialects/postgres.js')) as typeof imp
 const { sqlite } = require(resolve('dist/dialects/sqlite.js')) as typeof import('../../dist/dialects/sqlite.js')
 /* eslint-enable @typescript-eslint/no-require-imports */
 
-describe('what a failed statement died of', () => {
+describe('the cause of a failed statement', () => {
   for (const { name, classify, endsTransaction } of [mysql, mariadb]) {
-    it(`is told by its number on ${name}, and in doubt unknown`, () => {
+    it(`is recognised by its error number on ${name}, else unknown`, () => {
       const ofNumber = (errno: number, message = ''): unknown => classify({ errno, message })
       expect([1213, 3101, 1020, 1205, 3024, 3572].map((errno) => ofNumber(errno))).to.deep.equal([
         'deadlock',
@@ -47,7 +47,7 @@ describe('what a failed statement died of', () => {
     })
   }
 
-  it('is told by its code on SQLite, which may be an extended one', () => {
+  it('is recognised by its code, also an extended one, on SQLite', () => {
     const ofCode = (code: string): unknown => sqlite.classify({ code, message: '' })
     expect(ofCode('SQLITE_BUSY')).to.equal('lock timeout')
     const ended = ['SQLITE_FULL', 'SQLITE_IOERR', 'SQLITE_IOERR_WRITE', 'SQLITE_IOERR_NOMEM', 'SQLITE_NOMEM']
@@ -56,7 +56,7 @@ describe('what a failed statement died of', () => {
     expect(sqlite.endsTransaction).to.deep.equal(['resources'])
   })
 
-  it('is told by its code on PostgreSQL, and in doubt unknown', () => {
+  it('is recognised by its code on PostgreSQL, else unknown', () => {
     const ofCode = (code: string): unknown => postgres.classify({ code, severity: 'FEHLER', message: '' })
     const codes = ['40P01', '40001', '55P03', '57014']
     expect(codes.map(ofCode)).to.deep.equal(['deadlock', 'conflict', 'lock timeout', 'cancelled'])
@@ -69,7 +69,7 @@ describe('what a failed statement died of', () => {
 })
 
 describe('the bind that PostgreSQL refuses', () => {
-  it('is named by version 14 and newer, and quoted by version 13', () => {
+  it('is named in the error of version 14 and newer, and quoted in the error of version 13', () => {
     const refused = (where: string): unknown =>
       postgres.refusedBind!({ code: '22P02', message: 'invalid input syntax for type uuid: "b"', where }, ['a', 'b'])
     expect(refused("unnamed portal parameter $1 = '…'")).to.equal(1)

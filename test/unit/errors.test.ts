@@ -16,7 +16,7 @@ import { rejection } from '../rejection.js'
 const row = { model: 'WorkflowRun', primaryKey: { id: 7 } }
 
 describe('isLosslessError', () => {
-  it('recognises the classes of this library, not their texts and codes', () => {
+  it('recognises the classes of this library, not other errors with their texts and codes', () => {
     const error: unknown = new RolledBackError('withLock')
     if (!isLosslessError(error)) throw error
     const code: LosslessErrorCode = error.code
@@ -27,7 +27,7 @@ describe('isLosslessError', () => {
 })
 
 describe('UsageError', () => {
-  it('has the reason, by which its mistake can be told from others', async () => {
+  it('has a reason that distinguishes its mistake from other mistakes', async () => {
     expect(
       await rejection(
         withLock(7 as never, () => undefined),
@@ -80,7 +80,7 @@ describe('ElementNotFoundError', () => {
 })
 
 describe('PendingStatementsError', () => {
-  it('names the statements, three at most and each cut off, and how to await them', () => {
+  it('names the statements, three at most and each truncated, and how to await them', () => {
     const insert = `INSERT INTO \`logs\` (${'x'.repeat(100)})`
     const error = new PendingStatementsError('withLock', [insert, 'UPDATE `a`', 'UPDATE `b`', 'UPDATE `c`'], false)
     expect(error).to.include({ code: 'PENDING_STATEMENTS', name: 'PendingStatementsError' })
@@ -92,7 +92,7 @@ describe('PendingStatementsError', () => {
     )
   })
 
-  it('says whose transaction has to be rolled back if the callback joined one', () => {
+  it('says which transaction has to be rolled back if the callback joined one', () => {
     const { message } = new PendingStatementsError('withLock', ['UPDATE `a`'], true)
     expect(message).to.include('(UPDATE `a`), and its other writes are in the joined transaction.')
     expect(message)

@@ -2,7 +2,7 @@ import { expect } from 'chai'
 import { cast, col, DataTypes, fn, literal, Op, Sequelize, where } from 'sequelize'
 import { append, equals, merge, set, UnsupportedValueError } from 'sequelize-lossless'
 
-describe('A JSON value', () => {
+describe('a JSON value', () => {
   const Note = new Sequelize({ dialect: 'sqlite', storage: ':memory:' }).define('Note', { text: DataTypes.STRING })
 
   const refused: Readonly<Record<string, unknown>> = {
@@ -30,7 +30,7 @@ describe('A JSON value', () => {
     })
   }
 
-  it('that makes its own JSON text may keep state under symbols', () => {
+  it('with a toJSON method may have properties with symbols as keys', () => {
     const value = Object.assign(Object.create({ toJSON: () => 'text' }) as object, { [Symbol('state')]: 1 })
     expect(set('k', value).json).to.equal('"text"')
     const hidden = Object.defineProperty({ a: 1 }, Symbol('observer'), { value: 1, enumerable: false })

@@ -131,7 +131,7 @@ function allSql(): string[] {
 }
 
 describe('SQL for MySQL', () => {
-  it(`has no word, function, hint or variable that is newer than ${floor}, or that the table does not name`, () => {
+  it(`has no keyword, function, hint or variable that is newer than ${floor}, or that the table does not name`, () => {
     const used = new Set(allSql().flatMap((sql) => sql.match(/@@\w+|\b[A-Z][A-Z_]+\b/g) ?? []))
     expect([...used].filter((word) => !(word in words))).to.deep.equal([])
     expect(Object.keys(words).filter((word) => !used.has(word))).to.deep.equal([])

@@ -26,7 +26,7 @@ describe('the pauses between attempts', () => {
     return pause.args.map(([milliseconds]) => milliseconds)
   }
 
-  it('double from attempt to attempt, up to the longest', async () => {
+  it('double from attempt to attempt, up to maxDelayMs', async () => {
     expect(await pauses({}, 1)).to.deep.equal([10, 20, 40, 80])
     expect(await pauses({ maxAttempts: 6, baseDelayMs: 300 }, 1)).to.deep.equal([300, 600, 1000, 1000, 1000])
     expect(await pauses({ maxAttempts: 3, maxDelayMs: 5 }, 1)).to.deep.equal([5, 5])
@@ -34,12 +34,12 @@ describe('the pauses between attempts', () => {
     expect(await pauses({ maxAttempts: 2000 }, 1)).to.have.length(1999)
   })
 
-  it('are a random part of that', async () => {
+  it('are multiplied by a random factor', async () => {
     expect(await pauses({}, 0.5)).to.deep.equal([5, 10, 20, 40])
     expect(await pauses({}, 0)).to.deep.equal([0, 0, 0, 0])
   })
 
-  it('are told before they are made, and what is thrown then ends the attempts', async () => {
+  it('are passed to onRetry before they begin, and an error of onRetry ends the attempts', async () => {
     const told: FailedAttempt[] = []
     const pause = sinon.spy(() => {
       expect(told).to.have.length(pause.callCount)
@@ -62,7 +62,7 @@ describe('the pauses between attempts', () => {
     ).to.equal(enough)
   })
 
-  it('follow only what is worth another attempt', async () => {
+  it('follow only an error that is worth a retry', async () => {
     const attempt = sinon.stub().rejects(conflict)
     await rejection(
       retry(call, attempt, (error) => error !== conflict, {}),

@@ -7,8 +7,8 @@ const { SpelledDocument } = require(
   resolve('dist/sequelize/spelled-document.js'),
 ) as typeof import('../../dist/sequelize/spelled-document.js')
 
-describe('a document with a spelling of its own', () => {
-  it('is for every other reader the document, as when the guard compares it', () => {
+describe('a document with its stored text', () => {
+  it('is serialised by other code, such as the guard, as the document', () => {
     const document = { n: 1, list: [{ a: null }] }
     const spelled = new SpelledDocument('{"n":1.0,"list":[{"a":null}]}', document)
     expect(JSON.parse(JSON.stringify(spelled))).to.deep.equal(document)

@@ -7,15 +7,15 @@ const { assignments, kindOf } = require(
   resolve('packages/every-order/dist/statement.js'),
 ) as typeof import('../../packages/every-order/dist/statement.js')
 
-describe('how the race kit reads a statement', () => {
-  it('needs time that grows with the length of a word, not with its square', () => {
+describe('the parser of statements in the race kit', () => {
+  it('needs time that grows linearly with the length of a word', () => {
     for (const word of ['x'.repeat(500_000), '1.'.repeat(250_000)]) {
       expect(kindOf(`SELECT ${word}`)).to.equal('read')
       expect(kindOf(`SELECT ${word}(1)`)).to.equal('lock')
     }
   })
 
-  it('finds no assignment where there is none', () => {
+  it('finds no assignment if there is none', () => {
     expect(assignments('UPDATE a SET )', [])).to.deep.equal([])
     expect(assignments('UPDATE a SET = 1, b = 2', [])).to.deep.equal([{ column: 'b', value: 2 }])
   })

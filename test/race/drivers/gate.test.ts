@@ -109,7 +109,7 @@ if (requestedDatabases().includes('mysql')) {
       expect([...seen]).to.deep.equal(["Unknown column 'missing' in 'field list'"])
     })
 
-    it('holds what goes by another pool to the same server, and knows which participant waits for a connection', async () => {
+    it('holds statements of another pool to the same server, and knows which participant waits for a connection', async () => {
       const other = createPool({ uri: uriOf('mysql'), connectionLimit: 1 })
       const read = async (): Promise<void> => {
         const found = (await other.promise().query('SELECT n FROM every_order_gate WHERE id = 1')) as unknown as [
@@ -126,7 +126,7 @@ if (requestedDatabases().includes('mysql')) {
       await other.promise().end()
     })
 
-    it('holds what goes around Sequelize, and explores both together', async () => {
+    it('holds statements that bypass Sequelize, and explores both together', async () => {
       const sequelize = connect(uriOf('mysql'), { logging: false, pool: { max: 4 } })
       const participant = async (): Promise<void> => {
         const [row] = await sequelize.query<{ n: number }>('SELECT n FROM every_order_gate WHERE id = 1', {
@@ -153,7 +153,7 @@ if (requestedDatabases().includes('mysql')) {
       }
     })
 
-    it('reports what goes to the server by another address, and what other code sends', async () => {
+    it('reports statements to another address of the server, and statements of other code', async () => {
       const url = new URL(uriOf('mysql'))
       url.hostname = 'localhost'
       const elsewhere = createPool(url.href).promise()
@@ -258,7 +258,7 @@ if (requestedDatabases().includes('mysql')) {
       await several.promise().end()
     })
 
-    it('stops in time, also while setup or a check waits', async () => {
+    it('stops at its time limit, also while setup or a check waits', async () => {
       const blocker = createConnection(uriOf('mysql')).promise()
       await blocker.beginTransaction()
       await blocker.query(add)
@@ -280,7 +280,7 @@ if (requestedDatabases().includes('mysql')) {
       await own.promise().end()
     })
 
-    it('ends with a sentence when setup waits for a connection that a participant keeps', async () => {
+    it('rejects with an explanation if setup waits for a connection that a participant keeps', async () => {
       const own = createPool({ uri: uriOf('mysql'), connectionLimit: 1 })
       const kept: PoolConnection[] = []
       const touch = (): Promise<unknown> => pool.promise().query(add)
@@ -321,7 +321,7 @@ if (requestedDatabases().includes('mysql')) {
       expect(one.message).to.include('there is 1 connection for 2 participants').and.include('connectionLimit: 4')
     })
 
-    it('checks the account of any connection', async () => {
+    it('checks the account of each connection', async () => {
       await checkServer(pool)
       const { message } = await rejection(checkServer({}), UsageError)
       expect(message).to.include('checkServer: expected its argument to be a pool or a connection of mysql2')
@@ -400,7 +400,7 @@ if (requestedDatabases().includes('postgres')) {
       }
     })
 
-    it('an exploration that is given up leaves no lock behind: of a transaction, and of a session', async () => {
+    it('releases the locks of transactions and of sessions if the exploration fails', async () => {
       const own = new PgPool({ connectionString: servers.get('postgres')!.url, max: 4 })
       const participant = async (): Promise<void> => {
         const client = await own.connect()

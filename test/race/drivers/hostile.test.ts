@@ -249,7 +249,7 @@ for (const name of ['mysql', 'mariadb', 'postgres'] as const) {
     afterEach(() => way.end())
 
     for (const [title, { act, says, options }] of Object.entries(all)) {
-      it(`ends with a sentence if one ${title}, and the next exploration works`, async () => {
+      it(`rejects with an explanation if one ${title}, and the next exploration works`, async () => {
         let own = way
         const setup = async (): Promise<void> => {
           await own.send('CREATE TABLE IF NOT EXISTS hostile_rows (id INT PRIMARY KEY, n INT)')

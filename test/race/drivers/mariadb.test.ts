@@ -89,7 +89,7 @@ if (requestedDatabases().includes('mariadb')) {
           expect(pool.activeConnections()).to.equal(0)
         })
 
-        it('sends what a participant does not await, and keeps no connection', async () => {
+        it('sends statements that a participant does not await, and keeps no connection', async () => {
           const update = 'UPDATE every_order_pool SET n = n + 1'
           const late: Promise<unknown>[] = []
           const A = (): void => void late.push(pool.query(update))
@@ -103,7 +103,7 @@ if (requestedDatabases().includes('mariadb')) {
           expect(pool.activeConnections()).to.equal(0)
         })
 
-        it('reports a stream, which it cannot hold, and ends what it holds when it is stopped', async () => {
+        it('reports a stream, which it cannot hold, and rejects the held statements when it is stopped', async () => {
           const stop = new AbortController()
           const participant = async (): Promise<void> => {
             const connection = await pool.getConnection()
