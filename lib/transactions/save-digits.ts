@@ -110,8 +110,9 @@ export async function spellDocuments(
     if (text !== undefined) texts.set(column, text)
   }
   const written = documentsToWrite(state, instance, values, options)
-  const mayClamp = session.dialect?.clampsValues ?? !session.dialect
-  if (mayClamp && written.length > 0) {
+  const { dialect } = session
+  // Most servers are strict: this read would cost each save some time.
+  if (written.length > 0 && (!dialect || dialect.clampsValues)) {
     await refuseTruncation(await startRead(session, instance, options), model, written)
   }
   const columns = [...texts.keys()]
