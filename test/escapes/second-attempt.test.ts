@@ -251,7 +251,7 @@ eachDatabase('a row object whose transaction was rolled back', (database) => {
           await expectStored(row, work)
         })
 
-        it(`is as it was before the call, after an error that is not retried: ${what}`, async () => {
+        it(`is restored after an error that is not retried: ${what}`, async () => {
           const row = await prepare(work)
           const before = stateOf(row)
           const mine = new RangeError('mine')
