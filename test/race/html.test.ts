@@ -40,6 +40,7 @@ const resultOf = (failures: readonly Failure[], rest: Partial<Result> = {}): Res
   isComplete: true,
   leftOut: [],
   failures,
+  kept: [],
   first: failures[0],
   outcomes: { 'A ok, B ok: kept': 4 },
   serverChoices: 0,
@@ -111,7 +112,7 @@ describe('htmlReport()', () => {
     expect(committed).to.equal('Rows t 1 x 10 A at 2 Last reads none Locks and waits none')
   })
 
-  it('draws the cycle of dependencies, also of one participant, and the letters of each order', () => {
+  it('draws the cycle of dependencies, also of one participant', () => {
     const steps = [step(1, 'A', 'SELECT 1'), step(2, 'B', 'SELECT 2'), step(3, 'C', 'SELECT 3')]
     const [one, two, three] = steps as [Step, Step, Step]
     const cycle = [
@@ -128,7 +129,33 @@ describe('htmlReport()', () => {
     )
     expect(html).to.include('aria-label="A &#34;and&#34; B."').and.include('>rw 1 → 2<').and.include('>waits 2 → 2<')
     expect(html).to.include('<b>Remedy</b> Lock it.').and.include('read, then changed by the other')
-    expect(html.match(/<span class="letters">/g)).to.have.length(2)
+  })
+
+  it('draws the orders as a tree, with the branches closed that only have orders without a failure', () => {
+    const anomaly = { name: 'lost update', cycle: [], sentence: '', remedy: '' } as const
+    const failures = ['v1:ABBA', 'v1:ABAB/stopped@3', 'v1:ABAB/stopped@3'].map((token) =>
+      failureOf([], { anomaly, token }),
+    )
+    const kept = ['v1:BABA', 'v1:ABAB', 'v1:BAABB', 'v1:BAABA', 'v1:BAAB']
+    const [, tree] = /<nav[^>]*>([^]*?)<\/nav>/.exec(htmlReport(resultOf(failures, { kept }), { maxOrders: 2 }))!
+    const lines = tree!
+      .replace(/ data-lane="\d"|<i>|<\/i>|<\/?span>|<\/?small>|<\/a>|<h2>.*?<\/p>/g, '')
+      .replace(/<\/li>\n?|<\/ol>|<\/summary>|<\/details>/g, '')
+      .split(/<ol>|(?=<li>)/)
+    expect(lines).to.deep.equal([
+      '',
+      '<li><i>A<i>B',
+      '<li><i>A<i>B kept',
+      '<li><a href="#order-2"><i>A✕<i>B lost update',
+      '<li><i>A✕<i>B lost update',
+      '<li><a href="#order-1"><i>B<i>A lost update',
+      '<li><details><summary><i>B<i>A 4 kept',
+      '<li><i>A<i>B kept',
+      '<li><details><summary><i>A<i>B 2 kept',
+      '<li><i>A kept',
+      '<li><i>B kept',
+      '<li><i>B<i>A kept<p>1 more failing order is not shown step by step.</p>',
+    ])
   })
 
   it('is valid with hostile names, SQL, values and errors, none of which becomes markup', () => {
@@ -168,14 +195,15 @@ describe('htmlReport()', () => {
   })
 
   it('shows the result of an exploration without a failure, and how many orders it does not show', () => {
-    const kept = htmlReport(resultOf([]))
+    const kept = htmlReport(resultOf([], { kept: ['v1:ABC'] }))
     expect(kept).to.include('No order of 4 fails<').and.include('<td>A ok, B ok: kept</td><td>4</td>')
+    expect(kept).to.include('[data-lane="2"]{--lane').and.include('<small>kept</small>')
     const part = htmlReport(resultOf([], { isComplete: false, leftOut: ['4 of at least 9 orders were run'] }))
     expect(part).to.include('not every order was run').and.include('<li>4 of at least 9 orders were run</li>')
     const unknown = htmlReport(resultOf([], { verdict: 'unknown', schedules: 1 }))
     expect(unknown).to.include('Inconclusive after 1 order<')
     const many = Array.from({ length: 3 }, () => failureOf([step(1, 'A', 'SELECT 1')]))
-    expect(htmlReport(resultOf(many), { maxOrders: 2 })).to.include('1 more failing orders are not shown.')
+    expect(htmlReport(resultOf(many), { maxOrders: 1 })).to.include('2 more failing orders are not shown step by step.')
     expect(htmlReport(resultOf(many.slice(2)))).to.include('1 of 4 orders fails')
   })
 })

@@ -55,6 +55,8 @@ export interface Result {
   /** What was left out, if the exploration is not complete: a sentence each. */
   readonly leftOut: readonly string[]
   readonly failures: readonly Failure[]
+  /** The tokens of the schedules that did not fail. */
+  readonly kept: readonly string[]
   /** The failure with the fewest switches. */
   readonly first: Failure | undefined
   /** The number of schedules by result: the outcome of each participant, and the message of the check. */
@@ -138,6 +140,7 @@ class Exploration<C> {
   readonly #evidence = new Evidence()
   readonly #reasons = new Set<string>()
   readonly #failures: Failure[] = []
+  readonly #kept: string[] = []
   readonly #outcomes = new Map<string, number>()
   readonly #mutants: MutantResult[] = []
   #serverChoices = 0
@@ -276,9 +279,10 @@ class Exploration<C> {
     const isServerChoice = walk.divergedAt !== undefined && walk.divergedAt >= serverChoseAt
     if (isServerChoice) this.#serverChoices++
     this.#evidence.add(run, outcomes, isServerChoice ? undefined : walk.divergence)
-    if (error instanceof NoFinalReadError) this.#reasons.add(error.message)
-    else if (error !== undefined && (await this.#failsAgain(run, error))) this.#failures.push(this.#failure(run, error))
-    else if (error !== undefined) {
+    if (error === undefined) this.#kept.push(this.#tokenOf(run))
+    else if (error instanceof NoFinalReadError) this.#reasons.add(error.message)
+    else if (await this.#failsAgain(run, error)) this.#failures.push(this.#failure(run, error))
+    else {
       this.#reasons.add(
         `an order failed once, but not when it was run again: ${messageOf(error)}. Remove random values and clocks from the participants and the check`,
       )
@@ -341,9 +345,13 @@ class Exploration<C> {
       schedule: this.#evidence.schedules,
       anomaly: anomalyOf(ended),
       fault: run.fault && { kind: run.fault.kind, participant: run.fault.participant },
-      token: tokenOf(this.#names, run.choices, this.#mutant, run.fault),
+      token: this.#tokenOf(run),
       switches: switches.length,
     }
+  }
+
+  #tokenOf({ choices, fault }: Run): string {
+    return tokenOf(this.#names, choices, this.#mutant, fault)
   }
 
   /** Adds the reasons why the result is inconclusive. */
@@ -390,6 +398,7 @@ class Exploration<C> {
       isComplete: this.#isComplete,
       leftOut: this.#leftOut,
       failures: this.#failures,
+      kept: this.#kept,
       first,
       outcomes: Object.fromEntries(this.#outcomes),
       serverChoices: this.#serverChoices,

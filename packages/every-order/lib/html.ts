@@ -16,8 +16,9 @@ export interface HtmlOptions {
 }
 
 /**
- * The result of an exploration as a page that one steps through: its failing orders, each with its anomaly, the cycle as a drawing,
- * its statements, and the rows, locks and waits after each statement. Arrow keys, Home and End move from statement to statement.
+ * The result of an exploration as a page that one steps through: its orders as a tree, and each failing one with its anomaly, the
+ * cycle as a drawing, its statements, and the rows, locks and waits after each statement. Arrow keys, Home and End move from
+ * statement to statement.
  *
  * The page is one file without parts from outside: a Content-Security-Policy in it forbids every request, and every script and
  * style but its own. SQL, values and names are escaped. Long values are shortened.
@@ -27,7 +28,12 @@ export interface HtmlOptions {
 export function htmlReport(result: Result, options: HtmlOptions = {}): string {
   const { title = 'Every order of statements', maxOrders = 50 } = options
   const failures = byLength(result.failures).slice(0, maxOrders)
-  const style = `${styles}${laneStyles(Math.max(...failures.map(({ outcomes }) => Object.keys(outcomes).length), 1))}`
+  const lanes = [
+    1,
+    ...failures.map(({ outcomes }) => Object.keys(outcomes).length),
+    ...lettersOf(result.kept[0] ?? '').map((letter) => laneOf(letter) + 1),
+  ]
+  const style = `${styles}${laneStyles(Math.max(...lanes))}`
   const policy = `default-src 'none'; style-src '${hashOf(style)}'; script-src '${hashOf(script)}'; img-src data:; base-uri 'none'; form-action 'none'`
   return `<!doctype html>
 <html lang="en">
@@ -46,7 +52,10 @@ export function htmlReport(result: Result, options: HtmlOptions = {}): string {
 <p class="verdict" data-verdict="${result.verdict}">${escaped(verdictOf(result))}</p>
 ${listOf([...result.reasons, ...result.leftOut])}
 </header>
-${failures.length > 0 ? ordersOf(failures, result.failures.length) : outcomesOf(result)}
+<div class="page">
+${treeOf(result, failures)}
+<main>${failures.length > 0 ? failures.map(orderOf).join('\n') : outcomesOf(result)}</main>
+</div>
 <script>${script}</script>
 </body>
 </html>
@@ -115,31 +124,72 @@ function outcomesOf({ outcomes }: Result): string {
   const rows = Object.entries(outcomes).map(
     ([what, orders]) => `<tr><td>${shown(what, 500)}</td><td>${orders}</td></tr>`,
   )
-  return `<main><table><caption>Orders by result</caption>${rows.join('')}</table></main>`
+  return `<table><caption>Orders by result</caption>${rows.join('')}</table>`
 }
 
-function ordersOf(failures: readonly Failure[], all: number): string {
-  const links = failures.map((failure, index) => ({ failure, index, letters: lettersOf(failure) }))
-  links.sort((one, other) => (one.letters.join() < other.letters.join() ? -1 : 1))
-  const items = links.map(({ failure, index, letters }, place) => {
-    const before = links[place - 1]?.letters ?? []
-    const branch = letters.findIndex((letter, at) => letter !== before[at])
-    const chips = letters.map(
-      (letter, at) => `<i data-lane="${letter.charCodeAt(0) - 65}"${at < branch ? ' class="same"' : ''}>${letter}</i>`,
-    )
-    return `<li><a href="#order-${index + 1}"><span class="letters">${chips.join('')}</span><span>${failure.anomaly.name}</span></a></li>`
+/** An order in the tree. */
+interface Path {
+  /** The participant of each choice as a letter, with a mark at a fault. */
+  readonly letters: readonly string[]
+  /** How the order ended. */
+  readonly end: string
+  /** The section of its failure; `undefined` if the page does not have it. */
+  readonly section?: number | undefined
+}
+
+/** The orders as a tree of the choices in their tokens. A branch without a failing order is closed. */
+function treeOf({ failures, kept }: Result, sections: readonly Failure[]): string {
+  const failed = failures.map((failure) => {
+    const section = sections.indexOf(failure) + 1 || undefined
+    return { letters: lettersOf(failure.token), end: failure.anomaly.name, section }
   })
-  const rest = all > failures.length ? `<p>${all - failures.length} more failing orders are not shown.</p>` : ''
-  return `<div class="page">
-<nav aria-label="Failing orders"><h2>Failing orders</h2><ol>${items.join('\n')}</ol>${rest}</nav>
-<main>${failures.map(orderOf).join('\n')}</main>
-</div>`
+  const paths = [...failed, ...kept.map((token) => ({ letters: lettersOf(token), end: 'kept' }))]
+  const rest = failures.length - sections.length
+  const note =
+    rest > 0 ? `<p>${rest} more failing ${rest === 1 ? 'order is' : 'orders are'} not shown step by step.</p>` : ''
+  return `<nav aria-label="Orders"><h2>Orders</h2><p>Each letter is the participant that goes on.</p><ol>${branchesOf(paths, 0)}</ol>${note}</nav>`
 }
 
-/** The participant of each statement, as the letters of the token. */
-function lettersOf({ steps, outcomes }: Failure): string[] {
-  const names = Object.keys(outcomes)
-  return steps.filter(({ kind }) => kind !== 'local').map(({ participant }) => letterOf(names, participant))
+function lettersOf(token: string): string[] {
+  const [, choices = '', place] = /:([A-Z]*)(?:\/.*@(\d+))?$/.exec(token) ?? []
+  return choices.split('').map((letter, at) => (at + 1 === Number(place) ? `${letter}✕` : letter))
+}
+
+function laneOf(letter: string): number {
+  return letter.charCodeAt(0) - 65
+}
+
+/** The branches of orders that are alike before the choice `at`. */
+function branchesOf(paths: readonly Path[], at: number): string {
+  const choices = [...new Set(paths.map(({ letters }) => letters[at]))].toSorted()
+  return choices
+    .map((choice) => paths.filter(({ letters }) => letters[at] === choice))
+    .map((alike) => branchOf(alike, at))
+    .join('\n')
+}
+
+/** The branch of orders that are alike at the choice `from`, up to the choice in which they differ. */
+function branchOf(paths: readonly Path[], from: number): string {
+  const { letters } = paths[0]!
+  let to = from
+  while (to < letters.length && paths.every((path) => path.letters[to] === letters[to])) to++
+  const chips = letters
+    .slice(from, to)
+    .map((letter) => `<i data-lane="${laneOf(letter)}">${letter}</i>`)
+    .join('')
+  const leaves = paths.filter((path) => path.letters.length === to).map((path) => leafOf(chips, path))
+  const longer = paths.filter((path) => path.letters.length > to)
+  if (longer.length === 0) return leaves.join('\n')
+  const branches = `<ol>${branchesOf(longer, to)}</ol>`
+  const branch = longer.every(({ end }) => end === 'kept')
+    ? `<li><details><summary>${chips} <small>${longer.length} kept</small></summary>${branches}</details></li>`
+    : `<li><span>${chips}</span>${branches}</li>`
+  return [...leaves, branch].join('\n')
+}
+
+function leafOf(chips: string, { end, section }: Path): string {
+  if (section === undefined) return `<li><span>${chips} <small>${end}</small></span></li>`
+  return `<li><a href="#order-${section}"><span>${chips}</span> ${end}</a></li>`
 }
 
 function letterOf(names: readonly string[], name: string): string {
@@ -393,15 +443,16 @@ header{padding:32px 32px 24px;border-bottom:1px solid var(--line)}
 header ul{margin-top:12px;font-size:13px;color:var(--soft)}
 .verdict{margin:4px 0 0;color:var(--soft)}
 .verdict[data-verdict=lost]{color:var(--accent)}
-.page{display:grid;grid-template-columns:232px minmax(0,1fr)}
-nav{padding:24px 16px 24px 32px;border-right:1px solid var(--line)}
+.page{display:grid;grid-template-columns:280px minmax(0,1fr)}
+nav{padding:24px 16px 24px 32px;border-right:1px solid var(--line);font-size:13px;overflow-x:auto}
 nav h2,nav p{font-size:13px;color:var(--soft);margin:0 0 8px 8px}
-nav a{display:flex;flex-wrap:wrap;gap:0 8px;justify-content:space-between;padding:6px 8px;border-radius:6px;color:inherit;text-decoration:none;font-size:13px}
-nav a:hover{background:var(--panel)}
+nav ol ol{margin-left:12px;border-left:1px solid var(--line);padding-left:4px}
+nav a,nav li>span,summary{display:block;padding:6px 8px;border-radius:6px;color:inherit;text-decoration:none}
+nav a{display:flex;flex-wrap:wrap;gap:0 8px;justify-content:space-between}
+summary{cursor:pointer}
+nav a:hover,summary:hover{background:var(--panel)}
 nav a[aria-current]{background:var(--panel);box-shadow:inset 0 0 0 1px var(--line)}
-.letters{font-family:ui-monospace,monospace;letter-spacing:1px}
-i{font-style:normal;color:var(--lane);font-weight:600}
-i.same{opacity:.5}
+i{font:600 13px ui-monospace,monospace;letter-spacing:1px;color:var(--lane)}
 main{padding:24px 32px 64px;min-width:0}
 .order+.order{margin-top:64px}
 .js .order+.order{margin-top:0}
@@ -450,10 +501,9 @@ td{padding:4px 24px 4px 0;border-bottom:1px solid var(--line);vertical-align:top
 @media(max-width:760px){
 header{padding:20px 16px 16px}
 .page{display:block}
-nav{border:0;border-bottom:1px solid var(--line);padding:12px 16px}
-nav ol{display:flex;gap:4px;overflow-x:auto;padding:2px}
-nav li{flex:none}
-nav a{min-height:44px;align-items:center}
+nav{border:0;border-bottom:1px solid var(--line);padding:12px 16px;max-height:40vh;overflow:auto}
+nav a,summary{min-height:44px;align-content:center}
+nav a{align-items:center}
 main{padding:16px 16px 24px}
 .lanes{display:flex;flex-wrap:wrap}
 .step{scroll-margin:8px 0 calc(38vh + 20px)}
