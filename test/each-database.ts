@@ -12,6 +12,8 @@ export interface Database {
   readonly title: string
   readonly name: DatabaseName
   readonly dialect: DatabaseName
+  /** Whether an earlier way sends the same SQL to the same server, so that a sample is enough. With EVERY=1, never. */
+  readonly isOtherWay: boolean
   /** A new Sequelize instance, closed when the suite ends; its statements are collected in `log`. */
   connect(options?: Options, url?: string): Connection
   /** What a process of its own connects with. */
@@ -45,6 +47,9 @@ const quickSqlite: object = {
   verbose: () => quickSqlite,
 }
 
+const isFirst = ([, name]: (typeof ways)[number], index: number): boolean =>
+  ways.findIndex((way) => way[1] === name) === index
+
 /** Defines a suite for each database that the run asked for, in each way to reach it. */
 export function eachDatabase(title: string, define: (database: Database) => void): void {
   defineSuites(title, ways, define)
@@ -55,13 +60,13 @@ export function eachDatabase(title: string, define: (database: Database) => void
  * tests of what the server does with the same SQL.
  */
 export function eachServer(title: string, define: (database: Database) => void): void {
-  const first = ways.filter(([, name], index) => ways.findIndex((way) => way[1] === name) === index)
-  defineSuites(title, process.env['EVERY'] ? ways : first, define)
+  defineSuites(title, process.env['EVERY'] ? ways : ways.filter(isFirst), define)
 }
 
 function defineSuites(title: string, chosen: typeof ways, define: (database: Database) => void): void {
   const requested = requestedDatabases()
-  for (const [way, name, dialect, driver] of chosen) {
+  for (const each of chosen) {
+    const [way, name, dialect, driver] = each
     if (!requested.includes(name)) continue
     describe(`${title} (${way})`, () => {
       const open: Sequelize[] = []
@@ -77,6 +82,7 @@ function defineSuites(title: string, chosen: typeof ways, define: (database: Dat
         title: way,
         name,
         dialect,
+        isOtherWay: !process.env['EVERY'] && !isFirst(each, ways.indexOf(each)),
         url,
         connect(options = {}, address = url()) {
           const log: string[] = []

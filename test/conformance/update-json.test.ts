@@ -413,8 +413,7 @@ eachDatabase('updateJson', (database) => {
     }
   }
 
-  // The other ways to reach MariaDB send the same SQL to the same server.
-  const isOtherWay = /3\.5|through/.test(database.title)
+  const { isOtherWay } = database
   const used = isOtherWay ? documents.filter((_document, index) => index % 4 === 0) : documents
 
   it(`stores the result that its operations specify, ${table(used, lists)}`, async () => {
@@ -431,8 +430,8 @@ eachDatabase('updateJson', (database) => {
     it('stores the same result if sql_mode is not strict, and functions return NULL instead of an error', async () => {
       const { sequelize: loose } = database.connect({ pool: { max: 1 } })
       await loose.query(`SET SESSION sql_mode = ''`)
-      await expectNoMismatch(used.slice(-8), lists, loose)
-      await expectNoMismatch(arrayDocuments.slice(-3), arrayLists, loose)
+      await expectNoMismatch(used.slice(isOtherWay ? -1 : -8), lists, loose)
+      await expectNoMismatch(arrayDocuments.slice(isOtherWay ? -1 : -3), arrayLists, loose)
     })
   }
 
@@ -783,7 +782,7 @@ eachDatabase('updateJson', (database) => {
 
   describe('a value that holds a key twice', () => {
     const many = Object.fromEntries(Array.from({ length: 40 }, (_, index) => [`k${index}`, index]))
-    const values = [
+    const all = [
       '{"a":1,"a":2}',
       '{"a":2,"a":2}',
       '{ "a" : 1 , "\\u0061" : 2 }',
@@ -799,8 +798,9 @@ eachDatabase('updateJson', (database) => {
       '{"a":{"a":2},"b":"{\\"a\\":1,\\"a\\":2}"}',
       '{"id":1,"a":2,"more":"text"}',
     ]
+    const values = all.filter((_value, index) => !isOtherWay || index % 4 === 0)
     const operands = [
-      ...values.map((each) => JSON.parse(each) as unknown),
+      ...all.map((each) => JSON.parse(each) as unknown),
       ...[1, 2].map((a) => ({ a })),
       ...[{ a: { x: 1, y: 2 } }, { a: [1], b: 2 }, [{ b: { a: 1 } }], { '-1': 1 }, { a: 2, b: 2 }, {}, []],
     ]
@@ -855,7 +855,7 @@ eachDatabase('updateJson', (database) => {
     }
   })
 
-  if (database.name === 'mariadb') {
+  if (database.name === 'mariadb' && !isOtherWay) {
     it('refuses a key that is stored twice, before and after ten million quotes, as the statement would be too large', async () => {
       const { id } = await Runs.create()
       const list = `REPEAT('"",', 5000000)`

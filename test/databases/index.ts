@@ -7,7 +7,7 @@ import { mysql } from './mysql.js'
 import { mariadb } from './mariadb.js'
 import { postgres } from './postgres.js'
 
-const databaseNames = ['mysql', 'mariadb', 'postgres', 'sqlite'] as const
+export const databaseNames = ['mysql', 'mariadb', 'postgres', 'sqlite'] as const
 
 export type DatabaseName = (typeof databaseNames)[number]
 

@@ -17,8 +17,7 @@ const only = process.env['PROGRAM']
 const shrinkMilliseconds = 20_000
 
 eachDatabase('random callbacks', (database) => {
-  // The other ways to MariaDB reach the same server: a sample shows that their statements are seen.
-  const numRuns = /3\.5|through/.test(database.title) ? sample(500, 150, 50) : sample(500, 500, 50)
+  const numRuns = sample(500, database.isOtherWay ? 150 : 500, 50)
   const witness = witnessOf(database)
   let laboratory: Laboratory
 

@@ -4,8 +4,10 @@ import type { Sequelize } from 'sequelize'
 import { mergeJsonKey, withLock } from 'sequelize-lossless'
 import { checkers, CommittedError, explain, explore, replay, sequenceDiagram, timeline, UsageError } from 'every-order'
 import type { ExploreOptions, Failure, Step } from 'every-order'
+import { databaseNames } from '../databases/index.js'
 import { eachServer } from '../each-database.js'
 import { rejection } from '../rejection.js'
+import { sample } from '../sample.js'
 import { createRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
 import { bad } from './programs.js'
@@ -193,11 +195,14 @@ eachServer('the report of a failure', (database) => {
 
   // The corpus tests the texts of two participants, except on SQLite.
   const counts = isSqlite ? [2, 3] : [3]
+  // What is readable does not depend on the database: one of them at least has each program, with EVERY=1 all.
+  const parts = sample(1, databaseNames.length, databaseNames.length)
+  const isUsed = (_: unknown, index: number): boolean => index % parts === databaseNames.indexOf(database.name) % parts
   for (const count of counts) {
     it(`is readable for programs that lose an update, with ${count} participants`, async () => {
       const Versioned = await createRuns(sequelize, { version: true, modelName: 'Versioned', tableName: 'report_runs' })
       const names = ['a', 'b', 'c'].slice(0, count)
-      for (const [title, program] of Object.entries(bad)) {
+      for (const [title, program] of Object.entries(bad).filter(isUsed)) {
         const { failures } = await explore({
           sequelize,
           setup: async () => {
@@ -216,7 +221,7 @@ eachServer('the report of a failure', (database) => {
     })
   }
 
-  const times = /3\.5|through|SQLite/.test(database.title) ? 5 : 50
+  const times = isSqlite ? 5 : 50
   it(`has a token that replays it, ${times} of ${times} times`, async () => {
     const { first } = await explore(options(naive))
     const keys = (error: unknown): unknown => (error as { lost: unknown }).lost
