@@ -163,13 +163,16 @@ const functions: JsonFunctions = {
   },
 }
 
+/** True if a document has no escape of NUL, which ends a stored key: a path takes "a\0b" for "a". GLOB is faster than instr. */
+const hasNoNul = (document: string): string => `COALESCE(${document}, '') NOT GLOB '*\\u0000*'`
+
 const variant: UpdateVariant = (change, { sql }, bind) => {
   const root = makesDocument(change.operations)
     ? `CASE WHEN json_type(${sql}) = 'object' THEN ${sql} ELSE '{}' END`
     : sql
   const { document, guards, met } = write(functions, root, sql, change, bind)
   const isDocument = `(${sql} IS NULL OR CASE WHEN json_valid(${sql}) THEN json_type(${sql}) END IN ('object', 'null'))`
-  return { document, guard: all([isDocument, ...guards, ...met]) }
+  return { document, guard: all([`${isDocument} AND ${hasNoNul(sql)}`, ...guards, ...met]) }
 }
 
 /** No disk space, a failed read or write, or no memory; also as an extended result code. */

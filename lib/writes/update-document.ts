@@ -251,8 +251,8 @@ async function wholeDocuments(
   return whole
 }
 
-/** Matches an escape of half of a surrogate pair, which the JSON functions of MariaDB do not read. */
-const halfSurrogate = /\\ud[89a-f]/i
+/** Matches escapes that JSON functions misread: half of a surrogate pair on MariaDB, and NUL in a key on SQLite. */
+const misreadEscape = /\\u(?:d[89a-f]|0000)/i
 
 /**
  * Whether the result of a change that matched no document is computed here: it depends on numbers that the database may be
@@ -261,7 +261,7 @@ const halfSurrogate = /\\ud[89a-f]/i
 function isComputedHere({ type, operations }: DocumentChange, text: string, dialect: Dialect): boolean {
   const { comparesDoubles = [], normalizeStoredText } = dialect
   return (
-    (normalizeStoredText !== undefined && (type === 'TEXT' || halfSurrogate.test(text))) ||
+    (normalizeStoredText !== undefined && (type === 'TEXT' || misreadEscape.test(text))) ||
     operations.some(({ kind }) => comparesDoubles.includes(kind))
   )
 }

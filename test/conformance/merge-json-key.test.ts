@@ -94,7 +94,7 @@ const statements: Record<DatabaseName, string> = {
   postgres:
     'UPDATE "workflow_runs" SET "progress" = ((CASE WHEN jsonb_typeof("progress"::jsonb) = \'object\' THEN "progress"::jsonb ELSE \'{}\'::jsonb END || $1::jsonb))::json, "updatedAt" = $2 WHERE "id" = $3 AND COALESCE(jsonb_typeof("progress"::jsonb), \'null\') IN (\'object\', \'null\') RETURNING 1',
   sqlite:
-    "UPDATE `workflow_runs` SET `progress` = json_set(CASE WHEN json_type(`progress`) = 'object' THEN `progress` ELSE '{}' END, $2, json($1)), `updatedAt` = $3 WHERE `id` = $4 AND (`progress` IS NULL OR CASE WHEN json_valid(`progress`) THEN json_type(`progress`) END IN ('object', 'null')) AND COALESCE(json_remove(json_remove(`progress`, $2), $2) = json_remove(`progress`, $2), TRUE) RETURNING 1",
+    "UPDATE `workflow_runs` SET `progress` = json_set(CASE WHEN json_type(`progress`) = 'object' THEN `progress` ELSE '{}' END, $2, json($1)), `updatedAt` = $3 WHERE `id` = $4 AND (`progress` IS NULL OR CASE WHEN json_valid(`progress`) THEN json_type(`progress`) END IN ('object', 'null')) AND COALESCE(`progress`, '') NOT GLOB '*\\u0000*' AND COALESCE(json_remove(json_remove(`progress`, $2), $2) = json_remove(`progress`, $2), TRUE) RETURNING 1",
 }
 
 eachDatabase('mergeJsonKey', (database) => {

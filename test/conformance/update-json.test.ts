@@ -80,6 +80,9 @@ const documents: readonly (string | null)[] = [
   '{"a":1,"\\u0061":{"b":2}}',
   // MariaDB's JSON_REMOVE of several paths passes over such keys from the third one on.
   '{"é":1,"ü":2,"ö":3,"ä":{"ß":1,"à":2,"ñ":3},"z":4}',
+  // SQLite ends a key at NUL; PostgreSQL does not change such documents.
+  '{"a\\u0000":1,"b":"\\u0000"}',
+  '{"a\\u0000b":1,"a":{"b\\u0000":[1],"b":1}}',
   '[]',
   '[{"a":1}]',
   '"text"',
@@ -414,7 +417,8 @@ eachDatabase('updateJson', (database) => {
   }
 
   const { isOtherWay } = database
-  const used = isOtherWay ? documents.filter((_document, index) => index % 4 === 0) : documents
+  const writable = documents.filter((text) => database.name !== 'postgres' || !text?.includes('u0000'))
+  const used = isOtherWay ? writable.filter((_document, index) => index % 4 === 0) : writable
 
   it(`stores the result that its operations specify, ${table(used, lists)}`, async () => {
     await expectNoMismatch(used, lists)
@@ -458,7 +462,7 @@ eachDatabase('updateJson', (database) => {
       exists(path),
       absent(path),
     ])
-    const writeAll = await rowsWith(documents.filter((each) => expected([set('x', 1)], JSON.parse(each ?? 'null'))))
+    const writeAll = await rowsWith(writable.filter((each) => expected([set('x', 1)], JSON.parse(each ?? 'null'))))
     const met = conditions.map((each) => (before: unknown) => (isMet(each, before) ? each : not(each)))
     const wrong = await conditionMismatches(writeAll, (before) => met.map((of) => of(before)))
     // Alone: a sample of them, and its negation.
