@@ -16,6 +16,8 @@ export interface Connector {
   readonly prepares?: true
   /** The maximum number of binds of one statement; absent if the driver inlines them. */
   readonly maxBinds?: number
+  /** The driver reads U+FFFD in place of stored bytes that are no UTF-8, which the database does not refuse. */
+  readonly replacesBytes?: true
   /** Matches an error after which nothing was written and a retry of the statement may succeed. */
   readonly busy?: RegExp
   /** SQL of a comparison with a value that the type of the column may be unable to represent; absent if it needs none. */
@@ -119,6 +121,7 @@ const connectors: Readonly<Record<string, Connector>> = {
   },
   sqlite: {
     maxBinds: 32_766,
+    replacesBytes: true,
     busy: /SQLITE_BUSY/,
     probe: 'SELECT sqlite_version() AS version, $1 AS echo',
     recognise: ({ version }) => atVersion(sqlite, version),

@@ -36,7 +36,7 @@ export function optionsOf(option: TransactionOption | undefined, ...others: read
 }
 
 /** The code of the primary key of a row: `7`, or `{ tenantId: 1, name: 'theme' }`. */
-function codeOfKey({ primaryKey }: RowFacts): string {
+export function codeOfKey({ primaryKey }: RowFacts): string {
   const [value, ...others] = Object.values(primaryKey)
   if (value === undefined) return 'primaryKey'
   return others.length === 0 ? codeOf(value) : codeOfWhere(primaryKey)

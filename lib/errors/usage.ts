@@ -1,4 +1,4 @@
-import { argumentsOf, describePath, describeRow, describeValue } from './describe.js'
+import { argumentsOf, codeOfKey, describePath, describeRow, describeValue } from './describe.js'
 import type { RowFacts } from './describe.js'
 
 /** How to have a driver read integers past 2^53 exactly. */
@@ -75,6 +75,9 @@ const texts = {
   roundedKey: (method: string, row: RowFacts, name: string, value: unknown): string =>
     `${method}: the driver has rounded "${name}", the primary key of ${describeRow(row)}, to ${describeValue(value)}, so a save would write another row. ` +
     `Write without an instance, by the key as a string: await updateJson(${argumentsOf(row.option, `[${row.model}, ${stringOf(row.primaryKey[name])}]`, '…')}). ${exactKeys}`,
+  replacedKey: (method: string, row: RowFacts, name: string): string =>
+    `${method}: the driver has read U+FFFD in "${name}", the primary key of ${describeRow(row)}, as it does in place of bytes that are not UTF-8, so a write could change another row. ` +
+    `Write without an instance, by the key: await updateJson(${argumentsOf(row.option, `[${row.model}, ${codeOfKey(row)}]`, '…')}).`,
   newRecord: (method: string, model: string): string =>
     `${method}: this ${model} was built and never saved, so it has no row in the database. Call await row.save() first, or, in a transaction, await row.save({ transaction }).`,
   column: (method: string, model: string, column: unknown, columns: readonly string[], mayBeText: boolean): string =>

@@ -148,7 +148,7 @@ export function isModel(value: unknown): value is RowModel {
 
 /**
  * Resolves an instance to its row.
- * @throws {UsageError} `target` is no instance, is not stored, or its key is incomplete or has a wrong type
+ * @throws {UsageError} `target` is no instance, is not stored, or its key is incomplete, has a wrong type or was not read exactly
  */
 export function identifyRow(method: string, target: unknown): RowRef {
   if (!(target instanceof Model)) throw usage.target(method, target)
@@ -156,7 +156,13 @@ export function identifyRow(method: string, target: unknown): RowRef {
   const model = modelOf(instance)
   if (!isModel(model)) throw usage.model(method, model)
   if (instance.isNewRecord) throw usage.newRecord(method, model.name)
-  return new RowRef(model, checkedKey(method, model, keyFromInstance(method, model, instance)), instance)
+  const row = new RowRef(model, checkedKey(method, model, keyFromInstance(method, model, instance)), instance)
+  for (const name of model.primaryKeyAttributes) {
+    const value = row.primaryKey[name]
+    const mayBeOther = typeof value === 'string' && value.includes('\ufffd') && row.session.connector.replacesBytes
+    if (mayBeOther) throw usage.replacedKey(method, row.facts, name)
+  }
+  return row
 }
 
 /**

@@ -8,11 +8,14 @@ import {
   mergeJsonKey,
   OutsideTransactionError,
   RolledBackError,
+  set,
   UnsavedChangesError,
   UnsupportedValueError,
+  updateWhere,
   UsageError,
   withLock,
   withLocks,
+  withNext,
   withOptimisticLock,
 } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
@@ -425,6 +428,35 @@ eachDatabase('the instance in memory', (database) => {
       expect(stored).to.deep.equal([
         { id: keys[0], data: '{}' },
         { id: keys[1], data: '{"k":1}' },
+      ])
+    })
+
+    it('a key that is not UTF-8 does not write the row whose key has U+FFFD', async () => {
+      const Label = sequelize.define<Model & { data: Progress }>(
+        'Label',
+        { name: { type: DataTypes.STRING, primaryKey: true }, kind: DataTypes.INTEGER, data: DataTypes.JSON },
+        { tableName: 'labels', timestamps: false },
+      )
+      await Label.sync({ force: true })
+      await sequelize.query(`INSERT INTO labels VALUES (CAST(x'80' AS TEXT), 1, '{}'), ('\ufffd', 2, '{}')`)
+      const row = (await Label.findOne({ where: { kind: 1 } }))!
+      const where = { kind: 1 }
+      for (const call of [
+        () => mergeJsonKey(row, 'data', 'k', 1),
+        () => mergeJsonKey([Label, { where }], 'data', 'k', 1),
+        () => updateWhere(Label, where, { data: [set('k', 1)] }),
+        () => withLock(row, (own) => own.update({ data: { k: 1 } })),
+        () => withNext(Label, { where }, (own) => own.update({ data: { k: 1 } })),
+      ]) {
+        expect((await rejection(call(), UsageError)).message).to.include('U+FFFD in "name"')
+      }
+      await mergeJsonKey([Label, '\ufffd'], 'data', 'k', 2)
+      const stored = await sequelize.query('SELECT hex(name) AS name, data FROM labels ORDER BY kind', {
+        type: QueryTypes.SELECT,
+      })
+      expect(stored).to.deep.equal([
+        { name: '80', data: '{}' },
+        { name: 'EFBFBD', data: '{"k":2}' },
       ])
     })
   }

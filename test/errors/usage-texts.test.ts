@@ -51,6 +51,8 @@ describe('the text of a usage error', () => {
   let Invoice: ModelStatic<Row>
   let User: ModelStatic<Row>
   let Place: ModelStatic<Row>
+  /** With a key of text. */
+  let Label: ModelStatic<Row>
   /** Without a primary key. */
   let Entry: ModelStatic<Row>
   let run: Row
@@ -88,6 +90,10 @@ describe('the text of a usage error', () => {
     }) as never
     Place = sequelize.define('Place', {
       code: { type: DataTypes.INTEGER, unique: true },
+      notes: DataTypes.JSON,
+    }) as never
+    Label = sequelize.define('Label', {
+      name: { type: DataTypes.STRING, primaryKey: true },
       notes: DataTypes.JSON,
     }) as never
     Entry = sequelize.define('Entry', { lines: DataTypes.JSON }, { timestamps: false }) as never
@@ -180,6 +186,10 @@ describe('the text of a usage error', () => {
         await withLock([WorkflowRun, '9007199254740993'], () => 1)
       },
       `withLock: the driver has rounded "id", the primary key of WorkflowRun id="9007199254740993", to 9007199254740992 (number), so a save would write another row. Write without an instance, by the key as a string: await updateJson([WorkflowRun, '9007199254740993'], …). To load such rows, have mysql2 or mariadb read these keys as strings, with dialectOptions: { supportBigNumbers: true }; with sqlite3, which cannot, change the column to a text type.`,
+    ],
+    replacedKey: [
+      async () => mergeJsonKey(await Label.create({ name: '\ufffd' }), 'notes', 'a', 1),
+      `mergeJsonKey: the driver has read U+FFFD in "name", the primary key of Label name="\ufffd", as it does in place of bytes that are not UTF-8, so a write could change another row. Write without an instance, by the key: await updateJson([Label, '\ufffd'], …).`,
     ],
     newRecord: [
       () => mergeJsonKey(WorkflowRun.build(), 'progress', 'step_a', 'done'),
