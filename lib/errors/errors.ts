@@ -534,7 +534,7 @@ export interface WholeColumnWrite extends RowFacts {
   /** The call: `'save'`, `'update'`, `'upsert'` or `'bulkCreate'`. */
   readonly method: string
   readonly column: string
-  /** The keys of the document that changed since it was loaded; `undefined` if the loaded document is unknown. */
+  /** The keys of the document that changed since it was loaded; `undefined` if it is unknown, or an array. */
   readonly keys: readonly string[] | undefined
   /** The call site; `undefined` if the stack has no application code. */
   readonly file: string | undefined

@@ -1,12 +1,14 @@
 import { channel } from 'node:diagnostics_channel'
+import { isDeepStrictEqual } from 'node:util'
 import { captureCallSite, firstUserFrame } from '../call-site.js'
 import { accessOf, argumentsOf, describePath, optionsOf } from '../errors/describe.js'
 import type { TransactionOption } from '../errors/describe.js'
 import { describeWrite, WholeColumnWriteError } from '../errors/errors.js'
 import type { GuardReport, WholeColumnWrite } from '../errors/errors.js'
 import { difference } from '../json/difference.js'
+import type { EditedValue } from '../json/difference.js'
 import type { MethodName } from '../json/document-types.js'
-import type { Operation } from '../json/operation.js'
+import { parseJson } from '../json/json-text.js'
 import { RowRef } from '../rows/row-ref.js'
 import { modelOf } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
@@ -29,12 +31,12 @@ export function detailsOfSave(
   option: TransactionOption | undefined,
 ): Details {
   const model = modelOf(instance)
-  const operations = edit && difference(edit)?.map(({ operation }) => operation)
-  const keys = operations && [...new Set(operations.flatMap(({ path: [key] }) => (typeof key === 'string' ? key : [])))]
-  const instead = operations?.length
-    ? suggestCall(model, column, operations, option)
-    : `await ${callOf(model, 'withLock', `async (row) => { ${accessOf(column)} = …; await row.save() }`, option)}`
-  return { primaryKey: RowRef.of(instance).primaryKey, keys, instead }
+  const changes = edit && difference(edit)
+  const keys = changes && [...new Set(changes.map(({ operation: { path } }) => path[0]))]
+  const instead =
+    (changes && suggestCall(model, column, changes, option)) ??
+    `await ${callOf(model, 'withLock', `async (row) => { ${accessOf(column)} = …; await row.save() }`, option)}`
+  return { primaryKey: RowRef.of(instance).primaryKey, keys: keys?.every(isKey) ? keys : undefined, instead }
 }
 
 /** A write of rows that were not loaded. */
@@ -72,23 +74,43 @@ export function insteadOfQuery(model: RowModel, column: string, option: Transact
   return `await updateWhere(${argumentsOf(option, model.name, 'where', `{ ${JSON.stringify(column)}: [set(…)] }`)})`
 }
 
-/** The code of a call that writes only `operations`. */
+const isKey = (step: unknown): step is string => typeof step === 'string'
+
+/** The code of a call that makes only some changes, and keeps concurrent ones; `undefined` if there is none. */
 function suggestCall(
   model: RowModel,
   column: string,
-  operations: readonly Operation[],
+  changes: readonly EditedValue[],
   option: TransactionOption | undefined,
-): string {
-  const [only] = operations
-  if (operations.length === 1 && only!.kind === 'set' && only!.path.length === 1) {
-    const args = `${JSON.stringify(column)}, ${JSON.stringify(only!.path[0])}, …`
+): string | undefined {
+  const operations = changes.map(suggestOperation)
+  const [first] = operations
+  if (first === undefined || operations.includes(undefined)) return undefined
+  const [{ operation }] = changes as readonly [EditedValue]
+  const isOne = operations.length === 1
+  if (isOne && first.startsWith('set(') && operation.path.length === 1) {
+    const args = `${JSON.stringify(column)}, ${JSON.stringify(operation.path[0])}, …`
     return `await ${callOf(model, 'mergeJsonKey', args, option)}`
   }
-  const shown = operations.slice(0, 5).map(({ kind, path }) => {
-    return `${kind}(${describePath(path)}${kind === 'remove' ? '' : ', …'})`
-  })
-  const list = [...shown, ...(operations.length > 5 ? ['…'] : [])].join(', ')
-  return `await ${callOf(model, 'updateJson', `${JSON.stringify(column)}, [${list}]`, option)}`
+  const list = [...operations.slice(0, 5), ...(operations.length > 5 ? ['…'] : [])].join(', ')
+  const call = `await ${callOf(model, 'updateJson', `${JSON.stringify(column)}, [${list}]`, option)}`
+  const isSum = operations.some((each) => each!.startsWith('increment('))
+  return isSum ? `${call} /* or set(), if the number does not depend on the stored one */` : call
+}
+
+/** The code of an operation that makes a change; `undefined` if a list changes in a way that only a lock keeps safe. */
+function suggestOperation({ operation: { kind, path, json }, loaded }: EditedValue): string | undefined {
+  const at = describePath(path)
+  if (kind === 'remove') return `remove(${at})`
+  const value = kind === 'set' ? parseJson(json) : undefined
+  if (typeof loaded === 'number' && typeof value === 'number') {
+    const by = value - loaded
+    return `increment(${at}, ${Number.isSafeInteger(by) ? by : '…'})`
+  }
+  if (!Array.isArray(loaded) || !Array.isArray(value)) return `${kind}(${at}, …)`
+  const left = new Set(value.map((item) => JSON.stringify(item)))
+  const kept = loaded.filter((item) => left.has(JSON.stringify(item)))
+  return isDeepStrictEqual(kept, value) ? `pull(${at}, …)` : undefined
 }
 
 /** The code of a call of a row method, or of the function of that name if the model does not have it. */

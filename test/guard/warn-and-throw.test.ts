@@ -20,6 +20,31 @@ import { createRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
 import { guardedRuns, hereLine, reports, warnings } from './guarded-runs.js'
 
+/** A stored document, one that is saved, the call that keeps concurrent changes, and the changed keys. */
+const advice: readonly (readonly [stored: unknown, saved: unknown, instead: string, keys?: readonly string[]])[] = [
+  [{ tags: ['a'] }, { tags: ['a', 'b'] }, 'await row.updateJson("progress", [append(["tags"], …)])', ['tags']],
+  [{ tags: ['a', { b: 1 }] }, { tags: ['a'] }, 'await row.updateJson("progress", [pull(["tags"], …)])', ['tags']],
+  [{ tags: ['a', 'b'] }, { tags: ['b', 'a'] }, 'await row.withLock(fn)', ['tags']],
+  [{ tags: ['a', 'a'] }, { tags: ['a'] }, 'await row.withLock(fn)', ['tags']],
+  [{ tags: ['a'], b: 1 }, { tags: ['c'], b: 'x' }, 'await row.withLock(fn)', ['tags', 'b']],
+  [
+    { n: 2 },
+    { n: 5 },
+    'await row.updateJson("progress", [increment(["n"], 3)]) /* or set(), if the number does not depend on the stored one */',
+    ['n'],
+  ],
+  [
+    { n: { m: 0.5 } },
+    { n: { m: 0.75 } },
+    'await row.updateJson("progress", [increment(["n","m"], …)]) /* or set(), if the number does not depend on the stored one */',
+    ['n'],
+  ],
+  [{ n: 2 }, { n: '5' }, 'await row.mergeJsonKey("progress", "n", …)', ['n']],
+  [[1], [1, 2], 'await row.updateJson("progress", [append([], …)])'],
+  [[1, 2], [2], 'await row.withLock(fn)'],
+  [[{ id: 7 }], [{ id: 7, a: 1 }], 'await row.updateJson("progress", [set([matching({"id":7}),"a"], …)])'],
+]
+
 const allowed = { wholeColumnWrites: 'allow' } as const
 
 eachDatabase('a guarded model', (database) => {
@@ -130,6 +155,15 @@ eachDatabase('a guarded model', (database) => {
     expect((await rejection(run.save(), WholeColumnWriteError)).instead).to.equal(
       `await row.updateJson("progress", [remove(["step_a"]), set(["kept",matching({"id":7}),"a"], …), append(["b"], …), set(["c","d"], …), set(["e"], …), …])`,
     )
+    for (const [stored, saved, instead, keys] of advice) {
+      await Runs.update({ progress: stored as never }, { where: { id: run.id }, ...allowed })
+      await run.reload()
+      run.progress = saved as never
+      const error = await rejection(run.save(), WholeColumnWriteError)
+      expect(error.instead.replace('async (row) => { row.progress = …; await row.save() }', 'fn')).to.equal(instead)
+      expect(error.keys).to.deep.equal(keys)
+      expect(error.message).not.to.include('nothing')
+    }
     run.progress = {}
     expect((await rejection(run.save(), WholeColumnWriteError)).instead).to.match(/^await row\.withLock\(/)
     run.progress = null
