@@ -1,4 +1,5 @@
 import type { Change, Column, Dialect, Misfit, Refusal } from './dialect.js'
+import { describePath, shorten } from '../errors/describe.js'
 import { UnsupportedDatabaseError, UnsupportedValueError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { depthOf, greatestSum, isInteger, maskEscapes, stringOrNumber } from '../json/encode.js'
@@ -67,14 +68,14 @@ function refuseParts(part: Part, value: object, depth: number, isPatch: boolean)
 
 function refuseText({ method, column, dialect }: Part, role: string, text: string): void {
   const refusal = text.isWellFormed() ? dialect.refuseText(text) : loneSurrogate
-  if (refusal) throw unstorable(method, column, dialect, `the ${role} ${shorten(text)}`, refusal)
+  if (refusal) throw unstorable(method, column, dialect, `the ${role} ${JSON.stringify(shorten(text, 40))}`, refusal)
 }
 
 function refuseKey(part: Part, key: string): void {
   refuseText(part, 'key', key)
   const { method, column, dialect } = part
   const refusal = dialect.refuseKey(key)
-  if (refusal) throw unstorable(method, column, dialect, `the key ${shorten(key)}`, refusal)
+  if (refusal) throw unstorable(method, column, dialect, `the key ${JSON.stringify(shorten(key, 40))}`, refusal)
 }
 
 const loneSurrogate: Refusal = [
@@ -134,7 +135,7 @@ function refuseInteger({ method, column, dialect }: Part, json: string, isCompar
     if (least <= BigInt(token) && BigInt(token) <= greatest) continue
     throw new UnsupportedValueError(
       method,
-      `the integer ${token} cannot be stored by ${dialect.name}: it would be rounded`,
+      `the integer ${shorten(token, 40)} cannot be stored by ${dialect.name}: it would be rounded`,
       'Store it as a string: String(value).',
       column,
     )
@@ -213,7 +214,7 @@ export function refuseInexactSums(
   const { increment, before, reason } = found
   throw new UnsupportedValueError(
     method,
-    `the sum of ${before}, the number that "${column}" holds at ${JSON.stringify(increment.path)}, and ${increment.json} ${reason}`,
+    `the sum of ${before}, the number that "${column}" holds at ${describePath(increment.path)}, and ${increment.json} ${reason}`,
     'Store such numbers as strings, and add them in withLock(): String(BigInt(text) + amount).',
     column,
   )
@@ -334,8 +335,4 @@ const comparedKinds: ReadonlySet<string> = new Set([
 /** Whether the database compares an operand with stored numbers; a loaded value is compared as it was read. */
 function isCompared(each: Operation | Condition): boolean {
   return 'isLoaded' in each ? !each.isLoaded : comparedKinds.has(each.kind)
-}
-
-function shorten(text: string): string {
-  return JSON.stringify(text.length > 40 ? `${text.slice(0, 40)}…` : text)
 }

@@ -45,7 +45,7 @@ export function codeOfKey({ primaryKey }: RowFacts): string {
 /** The code of conditions for a row by its primary key: `{ id: 7 }`. */
 export function codeOfWhere(primaryKey: RowFacts['primaryKey']): string {
   return `{ ${Object.entries(primaryKey)
-    .map(([name, value]) => `${name}: ${codeOf(value)}`)
+    .map(([name, value]) => `${keyOf(name)}: ${codeOf(value)}`)
     .join(', ')} }`
 }
 
@@ -54,17 +54,39 @@ function codeOf(value: unknown): string {
   return Buffer.isBuffer(value) ? `Buffer.from('${value.toString('hex')}', 'hex')` : inspect(value)
 }
 
+function isIdentifier(attribute: string): boolean {
+  return /^[\p{ID_Start}$_][\p{ID_Continue}$]*$/u.test(attribute)
+}
+
 /** The code that reads an attribute: `row.progress`, `row["last-run"]`. */
 export function accessOf(attribute: string): string {
-  return /^[\p{ID_Start}$_][\p{ID_Continue}$]*$/u.test(attribute)
-    ? `row.${attribute}`
-    : `row[${JSON.stringify(attribute)}]`
+  return isIdentifier(attribute) ? `row.${attribute}` : `row[${JSON.stringify(attribute)}]`
+}
+
+/** The code of an attribute as the key of an object: `progress`, `"last-run"`. */
+export function keyOf(attribute: string): string {
+  return isIdentifier(attribute) ? attribute : JSON.stringify(attribute)
+}
+
+/** The code of a variable with the value of an attribute: `id`; `…` if no variable can have that name. */
+export function variableOf(attribute: string): string {
+  return isIdentifier(attribute) ? attribute : '…'
+}
+
+/** The code of an object with the values of attributes in variables: `{ tenantId, "order-id": … }`. */
+export function variablesOf(attributes: readonly string[]): string {
+  return `{ ${attributes.map((name) => (isIdentifier(name) ? name : `${keyOf(name)}: …`)).join(', ')} }`
+}
+
+/** The start of a text that may have megabytes. */
+export function shorten(text: string, length = 200): string {
+  return text.length > length ? `${text.slice(0, length)}…` : text
 }
 
 function shown(value: unknown): string {
   if (value instanceof Date) return value.toISOString()
   if (Buffer.isBuffer(value)) return `0x${value.toString('hex')}`
-  return typeof value === 'string' ? JSON.stringify(value) : String(value)
+  return typeof value === 'string' ? JSON.stringify(shorten(value)) : String(value)
 }
 
 /** The text for a wrong argument in a usage error: `"progress" (string)`, `an array of 2`, `an object with the keys a, b`. */
@@ -79,13 +101,30 @@ export function describeValue(value: unknown): string {
   if (name !== 'Object') return `an instance of ${name || Object.prototype.toString.call(value).slice(8, -1)}`
   const keys = Object.keys(value)
   if (keys.length === 0) return 'an empty object'
-  return `an object with the key${keys.length === 1 ? '' : 's'} ${keys.slice(0, 5).join(', ')}${keys.length > 5 ? ', …' : ''}`
+  return `an object with the key${keys.length === 1 ? '' : 's'} ${shorten(keys.slice(0, 5).join(', '))}${keys.length > 5 ? ', …' : ''}`
 }
 
 /** The text for a path in a document: `["items",matching({"id":7}),"isDone"]`. */
 export function describePath(path: readonly unknown[]): string {
   const shownSteps = path.map((step) =>
-    typeof step === 'object' ? `matching(${(step as { json: string }).json})` : JSON.stringify(step),
+    typeof step === 'object'
+      ? `matching(${shorten((step as { json: string }).json)})`
+      : JSON.stringify(typeof step === 'string' ? shorten(step) : step),
   )
   return `[${shownSteps.join()}]`
+}
+
+/** A condition on a document, for error texts. */
+export interface ConditionFacts {
+  readonly kind: string
+  readonly path: readonly (string | number | object)[]
+  readonly json: string
+  readonly isNegated?: boolean
+}
+
+/** The text for a condition: `not(equals(["state"], "new"))`. */
+export function describeCondition({ kind, path, json, isNegated }: ConditionFacts): string {
+  const operand = kind === 'exists' || kind === 'absent' ? '' : `, ${shorten(json)}`
+  const plain = `${kind}(${describePath(path)}${operand})`
+  return isNegated ? `not(${plain})` : plain
 }

@@ -1,6 +1,16 @@
 import { BaseError, OptimisticLockError } from 'sequelize'
-import { accessOf, argumentsOf, callOf, codeOfWhere, describePath, describeRow, optionsOf } from './describe.js'
-import type { RowFacts, TransactionOption } from './describe.js'
+import {
+  accessOf,
+  argumentsOf,
+  callOf,
+  codeOfWhere,
+  describeCondition,
+  describePath,
+  describeRow,
+  optionsOf,
+  shorten,
+} from './describe.js'
+import type { ConditionFacts, RowFacts, TransactionOption } from './describe.js'
 import { captureStack, UsageError } from './usage.js'
 
 export type { RowFacts } from './describe.js'
@@ -61,7 +71,7 @@ export class RowNotFoundError extends RowError {
 /** What a {@link JsonShapeError} has found in a column of text that holds no JSON. */
 export const notJson = 'text that is not JSON'
 
-/** The stored value does not have the type that the operation needs; nothing was written. */
+/** The stored value does not have the type that an operation, or the path of a condition, needs; nothing was written. */
 export class JsonShapeError extends RowError {
   readonly code = 'JSON_SHAPE'
   override readonly name = 'JsonShapeError'
@@ -77,17 +87,27 @@ export class JsonShapeError extends RowError {
     row: RowFacts,
     column: string,
     { path, needed, found }: Pick<JsonShapeError, 'path' | 'needed' | 'found'>,
+    condition?: ConditionFacts,
   ) {
+    const [what, remedy] = condition
+      ? [`and ${describeCondition(condition)} needs ${needed}`, pathIn(found, condition)]
+      : [`not ${needed}`, conversion(row, column, path, needed, found)]
     super(
       row,
-      `${method}: ${placeIn(column, path)} of ${describeRow(row)} holds ${withArticle(found)}, not ${needed}, so nothing was written. ` +
-        conversion(row, column, path, needed, found),
+      `${method}: ${placeIn(column, path)} of ${describeRow(row)} holds ${withArticle(found)}, ${what}, so nothing was written. ${remedy}`,
     )
     this.column = column
     this.path = path
     this.needed = needed
     this.found = found
   }
+}
+
+/** How to write the path of a condition for a document of another type. */
+function pathIn(found: string, { kind, path }: ConditionFacts): string {
+  const step = found === 'array' ? 0 : found === 'object' ? 'items' : undefined
+  if (step === undefined) return 'Leave the condition out, or look at the value first.'
+  return `Name ${step === 0 ? 'an element of the array' : 'a key of the object'} in its path, as in ${kind}(${describePath([step, ...path])}${['exists', 'absent'].includes(kind) ? '' : ', …'}).`
 }
 
 /** How to convert a value of another type, without losing it. */
@@ -101,7 +121,7 @@ function conversion(
   if (found === notJson) {
     return `Sequelize cannot parse the stored text: read it with a SELECT in SQL, and convert it to JSON with an UPDATE in SQL.`
   }
-  const place = `${accessOf(column)}${path.map((key) => `[${JSON.stringify(key)}]`).join('')}`
+  const place = `${accessOf(column)}${path.map((key) => describePath([key])).join('')}`
   const withLock = (value: string): string =>
     callOf(row, 'withLock', `async (row) => { ${place} = ${value}; await row.save() }`)
   const updateJson = (operation: string): string =>
@@ -129,10 +149,10 @@ function conversion(
   if (found === 'string')
     return `Look at the value first; if it is a number, convert it: ${withLock(`Number(${place})`)}.`
   if (typeof path.at(-1) === 'number') return 'Look at the value first, and name the key of a number.'
-  const newKey = JSON.stringify(`${path.at(-1)}_old`)
+  const newKey = JSON.stringify(`${shorten(String(path.at(-1)))}_old`)
   return (
     `Look at the value first. To keep it, move it to another key: ` +
-    `${updateJson(`rename(${JSON.stringify(path)}, ${newKey})`)}.`
+    `${updateJson(`rename(${describePath(path)}, ${newKey})`)}.`
   )
 }
 
@@ -162,14 +182,16 @@ interface Mismatch {
   readonly path: ElementNotFoundError['path']
   readonly needed: JsonShapeError['needed'] | 'an element'
   readonly found: string
+  /** The condition whose path needs it, if no operation does. */
+  readonly condition?: ConditionFacts
 }
 
 /** The error for a stored document that an operation does not fit. */
 export function mismatchError(method: string, row: RowFacts, column: string, mismatch: Mismatch): LosslessError {
-  const { path, needed, found } = mismatch
+  const { path, needed, found, condition } = mismatch
   return needed === 'an element'
     ? new ElementNotFoundError(method, row, column, path)
-    : new JsonShapeError(method, row, column, { path: path as JsonShapeError['path'], needed, found })
+    : new JsonShapeError(method, row, column, { path: path as JsonShapeError['path'], needed, found }, condition)
 }
 
 /** `"progress" at ["steps",0]`. */
@@ -262,9 +284,7 @@ export class ConditionNotMetError extends RowError {
   /** The attribute; the first one if a condition of the option `where` names several. */
   readonly column: string
   /** The condition on a document; `undefined` for a condition of the option `where`. */
-  readonly condition:
-    | Readonly<{ kind: string; path: readonly (string | number | object)[]; json: string; isNegated?: boolean }>
-    | undefined
+  readonly condition: ConditionFacts | undefined
 
   constructor(
     method: string,
@@ -274,13 +294,9 @@ export class ConditionNotMetError extends RowError {
     what?: string,
     remedy?: string,
   ) {
-    const { kind, path = [], json, isNegated } = condition ?? {}
-    const operand = kind === 'exists' || kind === 'absent' ? '' : `, ${json}`
-    const plain = `${kind}(${describePath(path)}${operand})`
-    const shown = isNegated ? `not(${plain})` : plain
     super(
       row,
-      `${method}: ${what ?? `"${column}" of ${describeRow(row)} does not meet ${shown}`}, so nothing was written. ` +
+      `${method}: ${what ?? `"${column}" of ${describeRow(row)} does not meet ${describeCondition(condition!)}`}, so nothing was written. ` +
         `${remedy ?? `Read the row again with await ${rereadOf(row)} and decide again`}, or handle the error code 'CONDITION_NOT_MET' in a catch.`,
     )
     this.column = column
@@ -547,7 +563,7 @@ export interface WholeColumnWrite extends RowFacts {
 export function describeWrite({ column, keys, file, line, instead, ...row }: WholeColumnWrite): string {
   const place = file === undefined ? '' : ` at ${file}:${line}`
   const changed =
-    keys && ` Changed since it was loaded: ${keys.map((key) => JSON.stringify(key)).join(', ') || 'nothing'}.`
+    keys && ` Changed since it was loaded: ${shorten(keys.map((key) => JSON.stringify(key)).join(', ')) || 'nothing'}.`
   return (
     `writes the whole "${column}" of ${describeRow(row)}${place}, over whatever was written since.${changed ?? ''} ` +
     `Write only what changes: ${instead}; or allow this write with the option { wholeColumnWrites: 'allow' }.`

@@ -1,4 +1,13 @@
-import { argumentsOf, codeOfKey, describePath, describeRow, describeValue } from './describe.js'
+import {
+  argumentsOf,
+  codeOfKey,
+  describePath,
+  describeRow,
+  describeValue,
+  keyOf,
+  shorten,
+  variableOf,
+} from './describe.js'
 import type { RowFacts } from './describe.js'
 
 /** How to have a driver read integers past 2^53 exactly. */
@@ -34,7 +43,7 @@ const texts = {
     `${method}: expected a row, [Model, primaryKey] or [Model, { where }], got ${describeValue(value)}. ` +
     `Write ${method}(row, …) with an instance, ${method}([WorkflowRun, id], …), or ${method}([User, { where: { email } }], …).`,
   targetWhere: (method: string, model: string, column: string): string =>
-    `${method}: the where of [${model}, { where }] is empty, so it names no row. Name at least one column: [${model}, { where: { ${column}: … } }].`,
+    `${method}: the where of [${model}, { where }] is empty, so it names no row. Name at least one column: [${model}, { where: { ${keyOf(column)}: … } }].`,
   targetKeys: (method: string, model: string, others: readonly string[]): string =>
     `${method}: [${model}, { where }] has other keys beside where: ${others.join(', ')}. Leave them out, or pass them in the options of ${method}().`,
   next: (method: string, model: string, value: unknown): string =>
@@ -55,20 +64,20 @@ const texts = {
     `${method}: ${model} has no primary key, so its rows cannot be identified. ` +
     `Mark the column that identifies a row: id: { type: DataTypes.INTEGER, primaryKey: true }.`,
   primaryKeyNotLoaded: (method: string, model: string, name: string): string =>
-    `${method}: this ${model} was loaded without its primary key "${name}". Load it with attributes: ['${name}', …], or write ${method}([${model}, ${name}], …).`,
+    `${method}: this ${model} was loaded without its primary key "${name}". Load it with attributes: ['${name}', …], or write ${method}([${model}, ${variableOf(name)}], …).`,
   primaryKeyShape: (method: string, model: string, names: readonly string[], value: unknown): string =>
     `${method}: expected the primary key of ${model}, got ${describeValue(value)}. Write ${method}([${model}, ` +
-    (names.length === 1 ? `${names[0]}` : `{ ${names.map((name) => `${name}: …`).join(', ')} }`) +
+    (names.length === 1 ? variableOf(names[0]!) : `{ ${names.map((name) => `${keyOf(name)}: …`).join(', ')} }`) +
     `], …).`,
   primaryKeyType: (method: string, model: string, name: string, expected: string, value: unknown): string =>
     `${method}: expected "${name}", the primary key of ${model}, to be ${expected}, got ${describeValue(value)}. ` +
     ((value ?? undefined) === undefined
-      ? `Pass the key of the row, which has no value here: ${method}([${model}, ${name}], …).`
+      ? `Pass the key of the row, which has no value here: ${method}([${model}, ${variableOf(name)}], …).`
       : isRounded(value)
         ? `An integer past 2^53 was rounded, by JavaScript or by the driver, and may be the key of another row: pass the exact key as a string or a bigint, ${method}([${model}, '9007199254740993'], …). ${exactKeys}`
         : isHalf(value)
           ? `The text has half of a surrogate pair, in place of which a driver sends U+FFFD: it may be the key of another row. Pass the key that the row holds.`
-          : `Databases convert such values silently and can match other rows: convert the value first, for example ${expected === 'a string' ? `String(${name})` : expected === 'a date' ? `new Date(${name})` : `Number(${name})`}.`),
+          : `Databases convert such values silently and can match other rows: convert the value first, for example ${expected === 'a string' ? `String(${variableOf(name)})` : expected === 'a date' ? `new Date(${variableOf(name)})` : `Number(${variableOf(name)})`}.`),
   keyFraction: (method: string, model: string, name: string, value: unknown): string =>
     `${method}: expected "${name}", a key of ${model}, to be an integer, got ${describeValue(value)}. ` +
     `A database may round it to the key of another row. Pass the key of the row that you mean, such as ${Math.trunc(Number(value))}.`,
@@ -89,7 +98,7 @@ const texts = {
   key: (method: string, value: unknown): string =>
     `${method}: expected a key to be a string, got ${describeValue(value)}. Write String(key).`,
   sameKey: (method: string, key: string): string =>
-    `${method}: the new key "${key}" is the old one. Write another name, as in ${method}(['steps', 'old'], 'new'), or leave the operation out.`,
+    `${method}: the new key "${shorten(key)}" is the old one. Write another name, as in ${method}(['steps', 'old'], 'new'), or leave the operation out.`,
   path: (method: string, value: unknown): string =>
     `${method}: expected a path to be a key, or an array of keys, of indexes and of matching({ … }), got ${describeValue(value)}. Write ${method}(['steps', 'a'], …), or ${method}(['items', matching({ id }), 'a'], …); an object from another source, such as a request body, is not a step.`,
   index: (method: string, value: unknown): string =>
@@ -121,11 +130,11 @@ const texts = {
   changes: (method: string, model: string, value: unknown): string =>
     `${method}: expected the changes to be an object of attributes of ${model}, with at least one, got ${describeValue(value)}. Write { progress: [set('step_a', 'done')], status: 'running' }: operations for a JSON column, values for others.`,
   attribute: (method: string, model: string, name: string, names: readonly string[]): string =>
-    `${method}: ${model} has no attribute "${name}". Its attributes: ${names.join(', ')}.`,
+    `${method}: ${model} has no attribute "${shorten(name)}". Its attributes: ${names.join(', ')}.`,
   keyChange: (method: string, model: string, name: string): string =>
     `${method}: "${name}" is part of the primary key of ${model}, which identifies the row of this call. Leave it out.`,
   movedColumn: (method: string, model: string, name: string): string =>
-    `${method}: "${name}" of ${model} changes with every write. Leave it out of the changes; to require a value, pass it in the option where of atomicUpdate(): { where: { ${name}: … } }.`,
+    `${method}: "${name}" of ${model} changes with every write. Leave it out of the changes; to require a value, pass it in the option where of atomicUpdate(): { where: { ${keyOf(name)}: … } }.`,
   columnValue: (method: string, model: string, name: string, value: unknown): string =>
     `${method}: expected a value that "${name}" of ${model} can hold, got ${describeValue(value)}. Write a value, null, or plus(1) for a number; SQL expressions are not bound: write them with ${model}.update().`,
   upsertTarget: (method: string, value: unknown): string =>
@@ -133,7 +142,7 @@ const texts = {
   upsertKey: (method: string, model: string, keys: readonly (readonly string[])[]): string =>
     `${method}: the where of [${model}, { where }] has to be exactly the values of a unique key, which no other row can have. The keys that ${model} declares: ${keys.map((names) => names.join(' + ')).join('; ')}. Write { where: { ${keys
       .at(-1)!
-      .map((name) => `${name}: …`)
+      .map((name) => `${keyOf(name)}: …`)
       .join(', ')} } }.`,
   keySetter: (method: string, model: string, name: string): string =>
     `${method}: the setter of "${name}" of ${model} changes the value of the key, so the new row would have another key. Pass the value that the setter stores.`,
@@ -144,13 +153,13 @@ const texts = {
   createdValue: (method: string, model: string, name: string, value: unknown): string =>
     `${method}: expected a value that "${name}" of ${model} can hold in create, got ${describeValue(value)}. Write a value or a whole document; operations and plus() belong to the changes, and SQL expressions are not bound.`,
   createdText: (method: string, model: string, name: string, value: unknown): string =>
-    `${method}: expected "${name}" of ${model} to be created with JSON, got the text ${describeValue(value)}. Pass null or the text of a document: { create: { ${name}: '{}' } }; or let a setter of the model call JSON.stringify.`,
+    `${method}: expected "${name}" of ${model} to be created with JSON, got the text ${describeValue(value)}. Pass null or the text of a document: { create: { ${keyOf(name)}: '{}' } }; or let a setter of the model call JSON.stringify.`,
   createdDocument: (method: string, model: string, name: string, path: readonly unknown[], found: string): string =>
-    `${method}: the operations for "${name}" do not fit the document of a new ${model}, which has ${found} at ${describePath(path)}. Pass another document in create: { create: { ${name}: { … } } }.`,
+    `${method}: the operations for "${name}" do not fit the document of a new ${model}, which has ${found} at ${describePath(path)}. Pass another document in create: { create: { ${keyOf(name)}: { … } } }.`,
   documentOperations: (method: string, model: string, name: string, value: unknown): string =>
-    `${method}: expected an array of operations for the JSON column "${name}" of ${model}, got ${describeValue(value)}. Write { ${name}: [set('step_a', 'done')] }; to replace the whole document, use withLock().`,
+    `${method}: expected an array of operations for the JSON column "${name}" of ${model}, got ${describeValue(value)}. Write { ${keyOf(name)}: [set('step_a', 'done')] }; to replace the whole document, use withLock().`,
   setterOfDocument: (method: string, model: string, name: string): string =>
-    `${method}: a setter of ${model} assigns "${name}" as a whole, which could overwrite a concurrent change. Pass operations for it: { ${name}: [set('step_a', 'done')] }.`,
+    `${method}: a setter of ${model} assigns "${name}" as a whole, which could overwrite a concurrent change. Pass operations for it: { ${keyOf(name)}: [set('step_a', 'done')] }.`,
   plus: (method: string, value: unknown): string =>
     `${method}: expected a number, a bigint or a decimal text that can be added exactly, got ${describeValue(value)}. Write ${method}(1), ${method}(10n ** 18n) or ${method}('0.10').`,
   plusType: (method: string, model: string, name: string, type: string, by: string): string =>
@@ -161,13 +170,13 @@ const texts = {
     `${method}: expected where to be an object of columns, got ${describeValue(value)}. ` +
     (isExpression(value) ? writeValues : `Write { where: { status: 'running' } }.`),
   whereOfAll: (method: string, model: string, column: string): string =>
-    `${method}: every row of ${model} meets the where. Name a column in it: { ${column}: … }; or pass the option { all: true } to change every row.`,
+    `${method}: every row of ${model} meets the where. Name a column in it: { ${keyOf(column)}: … }; or pass the option { all: true } to change every row.`,
   all: (method: string, value: unknown): string =>
     `${method}: expected all to be true or false, got ${describeValue(value)}. Write { all: true } to change every row, or leave it out.`,
   whereColumn: (method: string, model: string, name: string, isJson: boolean, names: readonly string[]): string =>
-    `${method}: "${name}" is not an ordinary column of ${model}. ` +
+    `${method}: "${shorten(name)}" is not an ordinary column of ${model}. ` +
     (isJson
-      ? `A where has conditions on ordinary columns. For a document, the option if of an atomic write has them: { if: { ${name}: [equals('state', 'new')] } }.`
+      ? `A where has conditions on ordinary columns. For a document, the option if of an atomic write has them: { if: { ${keyOf(name)}: [equals('state', 'new')] } }.`
       : `Its ordinary columns: ${names.join(', ')}.`),
   whereOperator: (method: string, operator: string | symbol): string =>
     `${method}: where has ${typeof operator === 'symbol' ? `the operator ${operator.description}` : operator}, whose values this library does not bind. Use Op.eq, Op.ne, Op.gt, Op.gte, Op.lt, Op.lte, Op.in, Op.notIn, Op.is, Op.not, Op.between, Op.notBetween, Op.like, Op.notLike, Op.and, Op.or.`,
@@ -176,18 +185,18 @@ const texts = {
     (isExpression(value)
       ? `this library does not bind. ${writeValues}`
       : isRounded(value)
-        ? `JavaScript or a driver has rounded: it may be the value of another row. Pass the exact number as a string or a bigint: { ${name}: '9007199254740993' }.`
+        ? `JavaScript or a driver has rounded: it may be the value of another row. Pass the exact number as a string or a bigint: { ${keyOf(name)}: '9007199254740993' }.`
         : isHalf(value)
           ? `has half of a surrogate pair, in place of which a driver sends U+FFFD: it may be the value of another row. Pass the text that the row holds, such as value.toWellFormed().`
           : `does not fit its type. Databases convert such values silently: convert it first, for example with String(…) or Number(…).`),
   scope: (method: string, model: string): string =>
     `${method}: the where of the scope of ${model} has more than ordinary columns and values, such as literal(), which this library does not bind. Pass ${model}.unscoped() in place of ${model}, and write the conditions of the scope in the where.`,
   whereList: (method: string, name: string): string =>
-    `${method}: where has null in the list of values for "${name}", and SQL finds no NULL by a list. Write the two conditions: { [Op.or]: [{ ${name}: [ … ] }, { ${name}: null }] }.`,
+    `${method}: where has null in the list of values for "${name}", and SQL finds no NULL by a list. Write the two conditions: { [Op.or]: [{ ${keyOf(name)}: [ … ] }, { ${keyOf(name)}: null }] }.`,
   overlap: (method: string, one: readonly unknown[], other: readonly unknown[]): string =>
     `${method}: the paths ${describePath(one)} and ${describePath(other)} overlap, or may be of the same array element, so their order would matter. Write them as one operation, or as two calls.`,
   value: (method: string, place: string, what: string): string =>
-    `${method}: ${place} is ${what}, which JSON cannot represent. Use null, or omit the key.`,
+    `${method}: ${shorten(place)} is ${what}, which JSON cannot represent. Use null, or omit the key.`,
   circular: (method: string): string =>
     `${method}: the value has a circular reference, which JSON cannot represent. Store an identifier instead of the inner reference.`,
   callback: (method: string, value: unknown, words: string = 'row, transaction'): string =>
@@ -222,7 +231,7 @@ const texts = {
   sequelize: (method: string, value: unknown, call: string): string =>
     `${method}: expected a Sequelize instance, got ${describeValue(value)}. Write ${call}.`,
   option: (method: string, name: string, known: readonly string[]): string =>
-    `${method}: there is no option "${name}". Use: ${known.join(', ')}.`,
+    `${method}: there is no option "${shorten(name)}". Use: ${known.join(', ')}.`,
   options: (method: string, value: unknown, [first, ...others]: readonly string[]): string =>
     `${method}: expected the options to be an object, got ${describeValue(value)}. ` +
     ([first, ...others].includes('transaction')
@@ -262,7 +271,7 @@ const texts = {
         ? `, which has the type JSONB. Leave it out: every JSON column has the methods.`
         : `, which has the type ${type}. Migrate the column (PostgreSQL: ALTER TABLE … ALTER COLUMN ${String(name)} TYPE jsonb USING …; MySQL and MariaDB: ALTER TABLE … MODIFY ${String(name)} JSON), and declare DataTypes.JSON.`),
   jsonType: (method: string, model: string, name: string, type: string): string =>
-    `${method}: "${name}" of ${model} is declared as text, and its column in the database has the type ${type}, so nothing was written. Declare it as it is, ${name}: { type: DataTypes.${type.toUpperCase()} }, and leave it out of jsonColumns.`,
+    `${method}: "${name}" of ${model} is declared as text, and its column in the database has the type ${type}, so nothing was written. Declare it as it is, ${keyOf(name)}: { type: DataTypes.${type.toUpperCase()} }, and leave it out of jsonColumns.`,
   textColumn: (method: string, model: string, name: string, database: string): string =>
     `${method}: "${name}" of ${model} is declared as JSON, and its column in the database holds text, so nothing was written: ${database}'s JSON functions would round its numbers. Declare it: lossless(${model}, { jsonColumns: ['${name}'] }). Or migrate it: ALTER TABLE … MODIFY ${name} JSON.`,
   jsonKey: (method: string, model: string, name: string): string =>

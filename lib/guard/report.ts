@@ -1,7 +1,7 @@
 import { channel } from 'node:diagnostics_channel'
 import { isDeepStrictEqual } from 'node:util'
 import { captureCallSite, firstUserFrame } from '../call-site.js'
-import { accessOf, argumentsOf, describePath, optionsOf } from '../errors/describe.js'
+import { accessOf, argumentsOf, describePath, optionsOf, variablesOf } from '../errors/describe.js'
 import type { TransactionOption } from '../errors/describe.js'
 import { describeWrite, WholeColumnWriteError } from '../errors/errors.js'
 import type { GuardReport, WholeColumnWrite } from '../errors/errors.js'
@@ -61,7 +61,7 @@ function insteadOfBulkWrite({ method, model, key, isOfAll, option }: BulkWrite, 
   const changes = `{ ${JSON.stringify(column)}: [set(…)] }`
   if (!key && isOfAll) return `await updateWhere(${model.name}, {}, ${changes}, ${optionsOf(option, 'all: true')})`
   if (!key) return `await updateWhere(${argumentsOf(option, model.name, 'where', changes)})`
-  const names = `{ ${key.join(', ')} }`
+  const names = variablesOf(key)
   const isPrimaryKey = key.every((name) => model.primaryKeyAttributes.includes(name))
   const write = isPrimaryKey
     ? `await atomicUpsert(${argumentsOf(option, `[${model.name}, ${names}]`, changes)})`
@@ -89,7 +89,7 @@ function suggestCall(
   const [{ operation }] = changes as readonly [EditedValue]
   const isOne = operations.length === 1
   if (isOne && first.startsWith('set(') && operation.path.length === 1) {
-    const args = `${JSON.stringify(column)}, ${JSON.stringify(operation.path[0])}, …`
+    const args = `${JSON.stringify(column)}, ${describePath(operation.path).slice(1, -1)}, …`
     return `await ${callOf(model, 'mergeJsonKey', args, option)}`
   }
   const list = [...operations.slice(0, 5), ...(operations.length > 5 ? ['…'] : [])].join(', ')

@@ -216,6 +216,8 @@ export interface Mismatch {
   readonly needed: 'an object' | 'a number' | 'an array' | 'an element'
   /** The stored type, as named by {@link jsonType}. */
   readonly found: string
+  /** The condition whose path needs it, if no operation does. */
+  readonly condition?: Condition
 }
 
 const needs: Partial<Record<Kind, readonly [type: 'number' | 'array', needed: Mismatch['needed']]>> = {

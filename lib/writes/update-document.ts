@@ -381,12 +381,12 @@ function reasonAgainst(
 /** A condition on a part of a document needs the type of document that has such parts, as an operation does. */
 function rootMismatch(conditions: Change['conditions'], found: string): Mismatch | undefined {
   if (found === 'null') return undefined
-  const types = conditions.flatMap(({ path: [first] }) => {
-    if (first === undefined) return []
-    return typeof first === 'string' ? (['object'] as const) : (['array'] as const)
-  })
-  const type = types.find((each) => each !== found)
-  return type && { path: [], needed: `an ${type}`, found }
+  for (const condition of conditions) {
+    const [first] = condition.path
+    const type = typeof first === 'string' ? 'object' : 'array'
+    if (first !== undefined && type !== found) return { path: [], needed: `an ${type}`, found, condition }
+  }
+  return undefined
 }
 
 /**

@@ -19,12 +19,15 @@ const {
   increment,
   lock,
   lossless,
+  matching,
   mergeJsonKey,
   not,
   plus,
+  rename,
   retryTransaction,
   set,
   updateJson,
+  updateWhere,
   withLock,
   withOptimisticLock,
 } = library as unknown as Untyped<typeof library>
@@ -163,6 +166,24 @@ describe('the text of an error', () => {
       [
         () => updateJson([WorkflowRun, 7], 'progress', [append([], 1)]),
         'updateJson: "progress" of WorkflowRun id=7 holds an object, not an array, so nothing was written. If the object is right, name the key of an array in it, such as ["items"].',
+      ],
+      [
+        () =>
+          WorkflowRun.update({ progress: [1] }, { where: { id: 7 } }).then(() =>
+            updateJson([WorkflowRun, 7], 'progress', [append([], 1)], { if: [not(equals('done', true))] }),
+          ),
+        'updateJson: "progress" of WorkflowRun id=7 holds an array, and not(equals(["done"], true)) needs an object, so nothing was written. Name an element of the array in its path, as in equals([0,"done"], …).',
+      ],
+      [
+        () => updateJson([WorkflowRun, 7], 'progress', [set('a', 1)], { if: [exists([0, 'a'])] }),
+        'updateJson: "progress" of WorkflowRun id=7 holds an object, and exists([0,"a"]) needs an array, so nothing was written. Name a key of the object in its path, as in exists(["items",0,"a"]).',
+      ],
+      [
+        () =>
+          WorkflowRun.update({ progress: 5 }, { where: { id: 7 } }).then(() =>
+            atomicUpdate([WorkflowRun, 7], { status: 'x' }, { if: { progress: [exists('a')] } }),
+          ),
+        'atomicUpdate: "progress" of WorkflowRun id=7 holds a number, and exists(["a"]) needs an object, so nothing was written. Leave the condition out, or look at the value first.',
       ],
       [
         () => updateJson([WorkflowRun, 7], 'progress', [append('name', 1)]),
@@ -444,4 +465,32 @@ describe('the text of an error', () => {
       })
     }
   }
+
+  it('repeats no long text of the call', async () => {
+    const long = 'x'.repeat(10_000)
+    const update = (operations: readonly unknown[], options?: object): Promise<unknown> =>
+      updateJson([WorkflowRun, 7], 'progress', operations, options)
+    const calls: readonly (() => unknown)[] = [
+      () => update([set('a', 1)], { if: [equals('a', { long })] }),
+      () => update([set('a', 1)], { if: [equals(long, 1)] }),
+      () => update([set(['items', matching({ id: long }), 'a'], 1)]),
+      () => update([set([long, 'a'], 1), set([long, 'a'], 2)]),
+      () => update([set('a', 10n ** 1000n)]),
+      () => update([set('a', 1)], { [long]: 1 }),
+      () => update([set(long, 'text')]).then(() => update([increment(long)])),
+      () => update([set(long, true)]).then(() => update([increment(long)])),
+      () => rename(long, long),
+      () => set('a', { [long]: () => 1 }),
+      () => updateJson([WorkflowRun, 7], long, []),
+      () => atomicUpdate([WorkflowRun, 7], { [long]: 1 }),
+      () => atomicUpdate([WorkflowRun, 7], { progress: { [long]: 1 } }),
+      () => updateWhere(WorkflowRun, { [long]: 1 }, { status: 'x' }),
+      async () => (await stored<Row>(Guarded)).update({ progress: { name: 'a', [long]: 1 } }),
+    ]
+    for (const call of calls) {
+      const error = await outcomeOf((async () => void (await call()))())
+      if (!isLosslessError(error)) throw error
+      expect(error.message.length, error.message.slice(0, 200)).to.be.below(2000)
+    }
+  })
 })

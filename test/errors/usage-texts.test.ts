@@ -53,6 +53,8 @@ describe('the text of a usage error', () => {
   let Place: ModelStatic<Row>
   /** With a key of text. */
   let Label: ModelStatic<Row>
+  /** With names that are no identifiers. */
+  let Order: ModelStatic<Row>
   /** Without a primary key. */
   let Entry: ModelStatic<Row>
   let run: Row
@@ -95,6 +97,11 @@ describe('the text of a usage error', () => {
     Label = sequelize.define('Label', {
       name: { type: DataTypes.STRING, primaryKey: true },
       notes: DataTypes.JSON,
+    }) as never
+    Order = sequelize.define('Order', {
+      'order-id': { type: DataTypes.STRING, primaryKey: true },
+      'item-no': { type: DataTypes.INTEGER, unique: true },
+      'last-value': DataTypes.JSON,
     }) as never
     Entry = sequelize.define('Entry', { lines: DataTypes.JSON }, { timestamps: false }) as never
     Entry.removeAttribute('id')
@@ -645,6 +652,22 @@ describe('the text of a usage error', () => {
     [
       () => updateWhere(WorkflowRun, Sequelize.literal("status = 'new'"), { status: 'done' }),
       'updateWhere: expected where to be an object of columns, got an instance of Literal. Write { column: value }; for an expression in SQL, find the rows with Model.findAll(), and name their primary keys in the where.',
+    ],
+    [
+      () => updateJson([Order, { where: {} }], 'last-value', [set('a', 1)]),
+      'updateJson: the where of [Order, { where }] is empty, so it names no row. Name at least one column: [Order, { where: { "order-id": … } }].',
+    ],
+    [
+      () => withLock([Order, { id: 7 }], () => 1),
+      'withLock: expected the primary key of Order, got an object with the key id. Write withLock([Order, …], …).',
+    ],
+    [
+      () => atomicUpsert([Order, { where: { createdAt: new Date() } }], { 'last-value': [set('a', 1)] }),
+      'atomicUpsert: the where of [Order, { where }] has to be exactly the values of a unique key, which no other row can have. The keys that Order declares: order-id; item-no. Write { where: { "item-no": … } }.',
+    ],
+    [
+      () => atomicUpdate([Order, 'a'], { 'last-value': 1 }),
+      `atomicUpdate: expected an array of operations for the JSON column "last-value" of Order, got 1 (number). Write { "last-value": [set('step_a', 'done')] }; to replace the whole document, use withLock().`,
     ],
   ]
   for (const [call, text] of others) {

@@ -234,6 +234,10 @@ eachDatabase('a guarded model', (database) => {
     lossless(Setting, { wholeColumnWrites: 'throw' })
     const both = await rejection(Setting.upsert({ tenant: 'a', name: 'b', value: {} }), WholeColumnWriteError)
     expect(both.instead).to.equal('await atomicUpsert([Setting, { tenant, name }], { "value": [set(…)] })')
+    const Order = sequelize.define('Order', { 'order-id': key, value: DataTypes.JSON })
+    lossless(Order, { wholeColumnWrites: 'throw' })
+    const quoted = await rejection(Order.upsert({ 'order-id': 'a', value: {} }), WholeColumnWriteError)
+    expect(quoted.instead).to.equal('await atomicUpsert([Order, { "order-id": … }], { "value": [set(…)] })')
   })
 
   it('suggests a call that needs only the values of the refused call', async () => {
