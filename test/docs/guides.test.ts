@@ -1,11 +1,12 @@
 import { expect } from 'chai'
-import { DataTypes } from 'sequelize'
+import { DataTypes, Model } from 'sequelize'
+import type { ModelStatic, Sequelize } from 'sequelize'
 import * as lossless from 'sequelize-lossless'
 import { restore, stub } from 'sinon'
 import ts from 'typescript'
 import { eachDatabase } from '../each-database.js'
 import { createRuns } from '../workflow-run.js'
-import { codeBlocks } from './readme.js'
+import { allCodeBlocks, codeBlocks, readme } from './readme.js'
 
 type Runnable = (...values: unknown[]) => Promise<unknown>
 const AsyncFunction = (async () => {}).constructor as new (...code: string[]) => Runnable
@@ -16,6 +17,16 @@ function evaluate(block: string, names: Readonly<Record<string, unknown>>): Prom
     compilerOptions: { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext },
   })
   return new AsyncFunction(...Object.keys(names), outputText)(...Object.values(names))
+}
+
+/** Creates the empty table of the guides' `Job`, which one page defines. */
+async function createJobs(sequelize: Sequelize): Promise<ModelStatic<Model>> {
+  const { code } = allCodeBlocks('docs/guides/which-cure.md').find(({ name }) => name === 'job.ts')!
+  const define = code.replace(/^export const sequelize .*$/m, '').replaceAll(/^export /gm, '')
+  const names = { sequelize, DataTypes, Model, lossless: lossless.lossless }
+  const Job = (await evaluate(`${define}\nreturn Job`, names)) as ModelStatic<Model>
+  await Job.sync({ force: true })
+  return Job
 }
 
 const titles = { mysql: 'MySQL', mariadb: 'MariaDB', postgres: 'PostgreSQL', sqlite: 'SQLite' } as const
@@ -56,6 +67,50 @@ eachDatabase('the guides', (database) => {
     expect(run.progress).to.deep.equal({ mine: 1 })
     await run.reload()
     expect([run.progress, run.changed()]).to.deep.equal([stored, false])
+  })
+
+  it('have a whole model, on which the recipes of the README run', async () => {
+    const { sequelize } = database.connect()
+    const Job = await createJobs(sequelize)
+    const job = await Job.create({ stats: { phase: 'first' }, status: 'running' })
+    const [first, ...others] = readme().rest
+    const names = { ...lossless, sequelize, Job, job, id: 7 }
+    await evaluate(first!.replace(/^const (columns|Job) = .*$/gm, ''), names)
+    for (const recipe of others) await evaluate(recipe, names)
+    const rows = await Job.findAll({ order: ['id'], attributes: { exclude: ['createdAt', 'updatedAt'] } })
+    await Job.drop()
+    expect(rows.map((row): unknown => row.toJSON())).to.deep.equal([
+      {
+        id: 1,
+        stats: { phase: 'finished', log: { lines: ['done'] }, attempts: 1 },
+        watchers: [{ id: 1, role: 'owner' }],
+        status: 'finished',
+        runs: 1,
+      },
+      { id: 7, stats: { attempts: 1 }, watchers: null, status: 'queued', runs: 0 },
+    ])
+  })
+
+  it('adopt the guard: a warning for a call site that exists, and none for a call site that was fixed', async () => {
+    const { sequelize } = database.connect()
+    const { lossless: attach } = lossless
+    const messages: string[] = []
+    attach(sequelize, { wholeColumnWrites: 'warn', onReport: ({ message }) => messages.push(message) })
+    const WorkflowRun = await createRuns(sequelize)
+    const Job = await createJobs(sequelize)
+    const run = await WorkflowRun.create({ progress: {} })
+    const job = await Job.create({ stats: {}, status: 'queued' })
+    const names = { ...lossless, sequelize, WorkflowRun, Job, run, job, id: job.get('id') }
+    const [report, fix] = codeBlocks('docs/guides/existing-code.md', 'ts')
+    await evaluate(report!, names)
+    const [, shown] = codeBlocks('docs/guides/existing-code.md', 'text')
+    const withoutPlace = (text: string): string => text.replace(/ at .*?, over/, ' at FILE:LINE, over')
+    expect(messages.map(withoutPlace)).to.deep.equal([
+      withoutPlace(shown!.trim().replace('[WHOLE_COLUMN_WRITE] SequelizeLosslessWarning: ', '')),
+    ])
+    attach(sequelize, { wholeColumnWrites: 'throw' })
+    await evaluate(fix!, names)
+    await Job.drop()
   })
 
   it('replace a method of a row in a unit test, and lose no update in the test of two readers', async () => {

@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process'
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { basename, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { expect } from 'chai'
 import { ESLint } from 'eslint'
 import type { Linter } from 'eslint'
@@ -16,6 +16,24 @@ const code = `async function step(id) {
 void step(1)`
 const page = 'packages/eslint-plugin-sequelize-lossless/README.md'
 const both = ['sequelize-lossless/lock-needs-transaction', 'sequelize-lossless/no-json-read-modify-write']
+
+const typed = `import { Model } from 'sequelize'
+export class WorkflowRun extends Model { declare progress: { step_a?: 'done' } }
+export async function finish(run: WorkflowRun) {
+  await run.update({ progress: { ...run.progress, step_a: 'done' } })
+}`
+
+/** What ESLint reports in a new project that has this config and these files. */
+async function lintProject(config: string, files: Readonly<Record<string, string>>): Promise<ESLint.LintResult[]> {
+  const project = join(root, 'build', 'fresh-project')
+  rmSync(project, { recursive: true, force: true })
+  const tsconfig = JSON.stringify({ compilerOptions: { strict: true, module: 'node20' }, include: ['**/*.ts'] })
+  for (const [name, text] of Object.entries({ 'eslint.config.mjs': config, 'tsconfig.json': tsconfig, ...files })) {
+    mkdirSync(dirname(join(project, name)), { recursive: true })
+    writeFileSync(join(project, name), text)
+  }
+  return new ESLint({ cwd: project }).lintFiles(['.'])
+}
 
 /** The names of the rules that a config finds broken. */
 async function broken(text: string, ...config: Linter.Config[]): Promise<(string | null)[]> {
@@ -117,26 +135,24 @@ export async function step(id) {
   })
 
   it('reports in a fresh project with the config of its page, in .ts and in .js', async () => {
-    const project = join(root, 'build', 'fresh-project')
-    const [config] = codeBlocks(page, 'js')
-    rmSync(project, { recursive: true, force: true })
-    mkdirSync(project, { recursive: true })
-    const write = (name: string, text: string): void => writeFileSync(join(project, name), text)
-    write('eslint.config.mjs', config!)
-    write('tsconfig.json', JSON.stringify({ compilerOptions: { strict: true, module: 'node20' }, include: ['*.ts'] }))
-    const typed = `import { Model } from 'sequelize'
-export class Run extends Model { declare progress: Record<string, string> }
-export async function step(run: Run) {
-  await run.update({ progress: { ...run.progress, a: 'done' } })
-}`
-    write('typed.ts', typed)
-    write('plain.js', code)
-    const results = await new ESLint({ cwd: project }).lintFiles(['.'])
+    const results = await lintProject(codeBlocks(page, 'js')[0]!, { 'typed.ts': typed, 'plain.js': code })
     const found = results.map(({ filePath, messages }) => [basename(filePath), ...messages.map(({ ruleId }) => ruleId)])
     expect(found.filter(([, ...ids]) => ids.length > 0)).to.deep.equal([
       ['plain.js', ...both],
       ['typed.ts', both[1]],
     ])
+  })
+
+  it('warns in a fresh project with the config and the text of the guide to existing code', async () => {
+    const guide = 'docs/guides/existing-code.md'
+    const results = await lintProject(codeBlocks(guide, 'js')[0]!, { 'src/finish.ts': typed })
+    const printed = results.flatMap(({ filePath, messages }) =>
+      messages.map(
+        ({ line, column, severity, message, ruleId }) =>
+          `src/${basename(filePath)}\n  ${line}:${column}  ${severity === 1 ? 'warning' : 'error'}  ${message.replace(/\.$/, '')}  ${ruleId}`,
+      ),
+    )
+    expect(printed).to.deep.equal([codeBlocks(guide, 'text')[0]!.trimEnd()])
   })
 
   it('reports in the code blocks of its page what the page says', async () => {
