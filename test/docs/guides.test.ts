@@ -2,7 +2,7 @@ import { expect } from 'chai'
 import { DataTypes, Model } from 'sequelize'
 import type { ModelStatic, Sequelize } from 'sequelize'
 import * as lossless from 'sequelize-lossless'
-import { restore, stub } from 'sinon'
+import { assert, restore, stub } from 'sinon'
 import ts from 'typescript'
 import { eachDatabase } from '../each-database.js'
 import { createRuns } from '../workflow-run.js'
@@ -116,9 +116,9 @@ eachDatabase('the guides', (database) => {
   it('replace a method of a row in a unit test, and lose no update in the test of two readers', async () => {
     const WorkflowRun = await createRuns(database.connect().sequelize)
     const { id } = await WorkflowRun.create({ progress: {} })
-    const [mock] = codeBlocks('docs/guides/mocking.md', 'ts')
+    const mock = codeBlocks('docs/guides/mocking.md', 'ts').find((block) => block.includes("from 'sinon'"))
     try {
-      await evaluate(mock!, { WorkflowRun, stub })
+      await evaluate(mock!, { WorkflowRun, assert, stub })
     } finally {
       restore()
     }

@@ -222,8 +222,12 @@ function modulesOf(page: string): Record<string, string> {
     }
     for (const [, names, source] of code.matchAll(/^import (?:type )?\{(.*)\} from '(.*)'$/gm)) {
       const known = imports.get(source!) ?? new Set<string>()
-      for (const each of names!.split(',')) known.add(each.trim())
       imports.set(source!, known)
+      for (const each of names!.split(',').map((name) => name.trim())) {
+        // A later block may take the same name from another package.
+        for (const others of imports.values()) others.delete(each)
+        known.add(each)
+      }
     }
     const own = [...imports].map(([source, names]) => `import { ${[...names].join(', ')} } from '${source}'`)
     const given = ['WorkflowRun', 'Job', 'sequelize'].join(', ')
