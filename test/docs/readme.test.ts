@@ -158,12 +158,6 @@ describe('the README', () => {
       .and.include('MySQL 9.7')
   })
 
-  it('quotes what the example prints', () => {
-    const [quoted] = codeBlocks('docs/guides/testing.md', 'text')
-    const [printed] = codeBlocks('examples/7-test-it/README.md', 'text')
-    expect(printed).to.include(quoted!.trim())
-  })
-
   it('has diagrams that Mermaid can parse', async () => {
     const diagrams = pages().flatMap((page) => codeBlocks(page, 'mermaid'))
     expect(diagrams).to.have.length.of.at.least(1)

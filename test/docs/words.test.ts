@@ -5,12 +5,10 @@ import ts from 'typescript'
 import { pages, root } from './readme.js'
 
 /** The words of the glossary in CONTRIBUTING, and those that it forbids. */
-const glossary = [
-  ...readFileSync(join(root, 'CONTRIBUTING.md'), 'utf8').matchAll(
-    /^ {2}\| ([a-z ]+?) +\|[^|`]*(?:`[^`]*`[^|`]*)*\|([^|`]+)\|$/gm,
-  ),
-].flatMap(([, term, forbidden]) =>
-  term === 'term' ? [] : { term: term!, forbidden: forbidden!.split(',').map((word) => word.trim()) },
+const [, chapter] = readFileSync(join(root, 'CONTRIBUTING.md'), 'utf8').split(/^- \*\*(?:Glossary|The house)\./m)
+const glossary = [...chapter!.matchAll(/^ {2}\| ([a-z ]+?) +\|[^|`]*(?:`[^`]*`[^|`]*)*\|([^|`]+)\|$/gm)].flatMap(
+  ([, term, forbidden]) =>
+    term === 'term' ? [] : { term: term!, forbidden: forbidden!.split(',').map((word) => word.trim()) },
 )
 
 /** The prose of a page: without code. */
