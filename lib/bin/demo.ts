@@ -101,7 +101,7 @@ function report(
   console.log(replayHelp)
 }
 
-/** Shows the lost update, and that three cures hold in every order of the statements. */
+/** Shows the lost update, and that three fixes hold in every order of the statements. */
 export async function demonstrate(url: string | undefined): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), 'sequelize-lossless-demo-'))
   try {

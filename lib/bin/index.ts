@@ -6,7 +6,7 @@ import { examine } from './doctor.js'
 
 const help = `Usage: sequelize-lossless <command> [--url URL]
 
-  demo     two jobs write one JSON column, in every order of their statements: the lost update, and three cures.
+  demo     two jobs write one JSON column, in every order of their statements: the lost update, and three fixes.
            Without --url on a temporary SQLite file; on a server it makes and drops the table lossless_demo.
   doctor   reads the version and the settings of a server, and changes nothing. Exits 1 if a write that was
            acknowledged can be lost, or this library refuses the database.

@@ -422,7 +422,7 @@ eachDatabase('mergeJsonKey', (database) => {
     expect((await run.reload()).updatedAt).to.deep.equal(now)
   })
 
-  it('moves the version, so that a stale save() conflicts and a fresh one does not', async () => {
+  it('increments the version, so that a stale save() conflicts and a fresh one does not', async () => {
     const Versioned = await createVersioned(sequelize)
     const run = await Versioned.create({ progress: {} })
     const stale = (await Versioned.findByPk(run.get('id') as number))!

@@ -139,7 +139,7 @@ eachDatabase('the Rails checklist: pessimistic locks', (database) => {
   }
 
   for (const [way, hold] of Object.entries(ways)) {
-    it(`${way}: the second caller starts after the first one’s commit, and sees what it wrote`, async () => {
+    it(`${way}: the second caller starts after the commit of the first, and reads its write`, async () => {
       const events = await duel(
         hold,
         {
@@ -166,7 +166,7 @@ eachDatabase('the Rails checklist: pessimistic locks', (database) => {
     })
   }
 
-  it('without a lock the second caller finishes first', async () => {
+  it('without a lock, the second caller finishes first', async () => {
     const read: Work = (row, transaction) => modelOf(row).findByPk(row.id, { transaction })
     const events = await duel(
       (row, work) => transactionOf(row, (transaction) => read(row, transaction), work),
@@ -184,7 +184,7 @@ eachDatabase('the Rails checklist: pessimistic locks', (database) => {
     ])
   })
 
-  it('lock() takes a row without changes, and names the changes of one that has some', async () => {
+  it('lock() locks a row without unsaved changes, and refuses unsaved changes by name', async () => {
     await sequelize.transaction(async (transaction) => {
       expect(await lock(run, { transaction })).to.equal(run)
     })
@@ -236,7 +236,7 @@ eachDatabase('the Rails checklist: pessimistic locks', (database) => {
       compareAndSetJson: (transaction) => compareAndSetJson(run, 'progress', 'k', 1, 2, { transaction }),
     }
 
-    it('every call is refused before any SQL, in a savepoint of it too', async () => {
+    it('every call is refused before any SQL, also in a savepoint', async () => {
       await sequelize.transaction({ readOnly: true }, async (outer) => {
         const refuse = async (transaction: Transaction): Promise<void> => {
           log.length = 0
@@ -251,7 +251,7 @@ eachDatabase('the Rails checklist: pessimistic locks', (database) => {
       expect((await stored()).progress).to.deep.equal({})
     })
 
-    it('a call writes in a transaction of its own: with transaction: null, or in another one', async () => {
+    it('a call with transaction: null, or with another transaction, writes', async () => {
       await sequelize.transaction({ readOnly: true }, async (transaction) => {
         await run.withLock((row) => row.update({ title: 'written' }), { transaction: null })
         await transactionOf(
@@ -331,7 +331,7 @@ eachDatabase('the Rails checklist: optimistic locks', (database) => {
           ),
       }
 
-      it('every write of one row moves the version by exactly one', async () => {
+      it('every write of one row increments the version by one', async () => {
         for (const [name, write] of Object.entries(writes)) {
           order = await Orders.create({ code: `${name} ${codes++}`, progress: { count: 0 } })
           await write()
@@ -339,7 +339,7 @@ eachDatabase('the Rails checklist: optimistic locks', (database) => {
         }
       })
 
-      it('what changes nothing does not move it', async () => {
+      it('a call that changes nothing does not increment the version', async () => {
         await order.save()
         await order.update({ title: order.title })
         await order.withLock((row) => row.save())
@@ -350,7 +350,7 @@ eachDatabase('the Rails checklist: optimistic locks', (database) => {
         expect((await stored()).get(version)).to.equal(0)
       })
 
-      it('starts at 0, or at what create() was given', async () => {
+      it('the version of a new row is 0, or the one given to create()', async () => {
         expect(Orders.build({ code: 'unsaved' }).get(version)).to.equal(0)
         expect(order.get(version)).to.equal(0)
         expect((await stored()).get(version)).to.equal(0)
@@ -360,7 +360,7 @@ eachDatabase('the Rails checklist: optimistic locks', (database) => {
         expect((await stored()).get(version)).to.equal(43)
       })
 
-      it('cannot be assigned', async () => {
+      it('an assigned version is ignored', async () => {
         for (const value of [7, null]) {
           order.set(version as never, value as never)
           await order.update({ title: `beside ${value}` })
@@ -370,7 +370,7 @@ eachDatabase('the Rails checklist: optimistic locks', (database) => {
         expect((await stored()).get(version)).to.equal(3)
       })
 
-      it('a stale copy is refused again and again, and keeps its version and its change', async () => {
+      it('every save of a stale instance is refused, and leaves its version and its change', async () => {
         const stale = await stored()
         await order.update({ title: 'fresh' })
         for (const title of ['once', 'twice']) {
@@ -388,7 +388,7 @@ eachDatabase('the Rails checklist: optimistic locks', (database) => {
         expect((await stored()).title).to.equal('last')
       })
 
-      it('a stale copy can be locked, merged into and written by withOptimisticLock, since all of them look first', async () => {
+      it('withLock, mergeJsonKey and withOptimisticLock accept a stale instance, and keep the newer values of the row', async () => {
         const stale = [await stored(), await stored(), await stored()] as const
         await order.update({ title: 'fresh' })
         await stale[0].withLock((row) => row.update({ count: 1 }))
@@ -402,7 +402,7 @@ eachDatabase('the Rails checklist: optimistic locks', (database) => {
         })
       })
 
-      it('the error of withOptimisticLock names the row, and the copy is as it was before', async () => {
+      it('withOptimisticLock names the row in its error, and restores the instance', async () => {
         const error = await rejection(
           order.withOptimisticLock(
             async (row) => {
@@ -418,7 +418,7 @@ eachDatabase('the Rails checklist: optimistic locks', (database) => {
         expect(order.title ?? null).to.equal(null)
       })
 
-      it('destroy() of a stale copy deletes nothing; of a fresh one, and in withLock, it deletes the row', async () => {
+      it('destroy() of a stale instance deletes nothing; of a fresh instance, or in withLock, it deletes the row', async () => {
         const stale = await stored()
         await order.update({ title: 'fresh' })
         await stale.destroy()
@@ -433,7 +433,7 @@ eachDatabase('the Rails checklist: optimistic locks', (database) => {
         expect(await Orders.count({ where: { code: order.code } })).to.equal(0)
       })
 
-      it('a row is named by the key that it was loaded with, whatever was assigned to it since', async () => {
+      it('a write finds the row by the loaded key, not by one that was assigned later', async () => {
         const other = await Orders.create({ code: `other ${codes++}`, progress: {} })
         const { code } = order
         order.code = other.code
@@ -452,7 +452,7 @@ eachDatabase('the Rails checklist: optimistic locks', (database) => {
         expect((await Orders.findByPk(code))!.progress).to.deep.equal({ count: 0, k: 1 })
       })
 
-      it('survives the way to JSON and back', async () => {
+      it('the version survives JSON.stringify() and Model.build()', async () => {
         const sent = JSON.stringify(order)
         const received = (): Order => Orders.build(JSON.parse(sent) as never, { isNewRecord: false, raw: true })
         await received().update({ title: 'fresh' })
@@ -464,7 +464,7 @@ eachDatabase('the Rails checklist: optimistic locks', (database) => {
         })
       })
 
-      it('a NULL version is refused by withOptimisticLock, counts as 0 for mergeJsonKey, and no obstacle to destroy()', async () => {
+      it('withOptimisticLock refuses a NULL version, mergeJsonKey counts it as 0, and destroy() deletes the row', async () => {
         const Nullable = defineOrders(sequelize, version, 'rails_nullable')
         await Nullable.sync({ force: true })
         await sequelize
@@ -526,7 +526,7 @@ eachDatabase('the Rails checklist: optimistic locks', (database) => {
             }),
         }
         for (const [name, rollback] of Object.entries(rollbacks)) {
-          it(`${name}, the version is what it was, and the row can be saved`, async () => {
+          it(`${name}, the version has its earlier value, and the row can be saved`, async () => {
             await order.update({ title: 'before' })
             expect(await rejection(rollback(), Error)).to.equal(undone)
             expect(order.get(version)).to.equal(1)
@@ -537,7 +537,7 @@ eachDatabase('the Rails checklist: optimistic locks', (database) => {
           })
         }
 
-        it('of a savepoint, the version is what it was, and the outer transaction commits the rest', async () => {
+        it('of a savepoint, the version has its earlier value, and the outer transaction commits the rest', async () => {
           await order.withLock(async (row, transaction) => {
             await row.update({ title: 'outer' })
             const savepoint = sequelize.transaction({ transaction }, async (nested) => {
@@ -557,7 +557,7 @@ eachDatabase('the Rails checklist: optimistic locks', (database) => {
     })
   }
 
-  it('destroy() of a stale copy that is paranoid is refused, and in withLock it is not', async () => {
+  it('destroy() of a stale instance of a paranoid model is refused, but not in withLock', async () => {
     const Paranoid = await createRuns(sequelize, { tableName: 'rails_paranoid_runs', version: true, paranoid: true })
     const row = await Paranoid.create({ progress: {} })
     const [one, other] = await Promise.all([1, 2].map(() => Paranoid.findByPk(row.id, { rejectOnEmpty: true })))

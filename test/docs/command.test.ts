@@ -32,17 +32,17 @@ describe('sequelize-lossless demo', () => {
     (name) => [name, () => (name === 'sqlite' ? [] : ['--url', servers.get(name)!.url])] as const,
   )
   for (const [name, options] of ways) {
-    it(`shows the lost update, and three cures that lose no update in any order, on ${name}`, async () => {
+    it(`shows the lost update, and three fixes that lose no update in any order, on ${name}`, async () => {
       const { code, stdout, stderr } = await command(['demo', ...options()])
       expect({ code, stderr }).to.deep.equal({ code: 0, stderr: '' })
-      const [, lost, ...cures] = stdout.split(/^(?=await )/m)
+      const [, lost, ...fixes] = stdout.split(/^(?=await )/m)
       expect(lost).to.match(/✗ a step is lost in \d+ of \d+ orders, and nothing is raised/)
       expect(lost).to.match(/^ {4}job A \(ok\) +│ job B \(ok\)$/m)
       expect(lost!.replace(/\s+/g, ' ')).to.match(
         /lost: "step_([ab])" of progress, which job \w wrote at 3: job \w overwrote it at 4 with UPDATE lossless_demo, from its read at \d, which took no lock lost update: .* remedy: .* replay: v1:[AB]+ The letters after "replay: v1:" are this order/,
       )
-      expect(cures).to.have.length(3)
-      for (const cure of cures) expect(cure).to.match(/\n✔ both steps are there, after each of \d+ orders\n/)
+      expect(fixes).to.have.length(3)
+      for (const fix of fixes) expect(fix).to.match(/\n✔ both steps are there, after each of \d+ orders\n/)
       // Plain where there is no terminal.
       expect(stdout).to.not.include('\u001b[')
     })

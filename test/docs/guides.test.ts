@@ -8,7 +8,7 @@ import * as lossless from 'sequelize-lossless'
 import { assert, restore, stub } from 'sinon'
 import ts from 'typescript'
 import { eachDatabase, eachServer } from '../each-database.js'
-import { createRuns } from '../workflow-run.js'
+import { createRuns, createTextRuns } from '../workflow-run.js'
 import { allCodeBlocks, codeBlocks, readme, root } from './readme.js'
 
 type Runnable = (...values: unknown[]) => Promise<unknown>
@@ -92,6 +92,47 @@ eachDatabase('the guides', (database) => {
       },
       { id: 7, stats: { attempts: 1 }, watchers: null, status: 'queued', runs: 0 },
     ])
+  })
+
+  it('count the statements of a call as the README does', async () => {
+    const { sequelize, log } = database.connect()
+    const Job = await createJobs(sequelize)
+    const Texts = await createTextRuns(sequelize)
+    const { atLeast, atomicUpsert, increment, mergeJsonKey, not, set, updateJson, withNext } = lossless
+    const job = await Job.create({ stats: {}, watchers: null, status: 'queued' })
+    const text = await Texts.create({ progress: {} })
+    const id = job.get('id') as number
+    const create = { status: 'queued' }
+    await atomicUpsert([Job, 7], { stats: [set('phase', 'first')] }, { create }) // reads the indexes, and the settings of the session
+    const isFree = { if: [not(atLeast('lockedUntil', '2026'))] }
+    const lease = [set('lockedUntil', '2025'), increment('fence')]
+    const counts: Record<string, number> = {}
+    const counted = async (name: string, call: () => Promise<unknown>): Promise<void> => {
+      log.length = 0
+      await call()
+      counts[name] = log.length
+    }
+    await counted('key', () => mergeJsonKey([Job, id], 'stats', 'phase', 'second'))
+    await counted('lease', () => updateJson([Job, id], 'stats', lease, isFree))
+    await counted('lease, returning', () => updateJson([Job, id], 'stats', lease, { ...isFree, returning: true }))
+    await counted('key of NULL', () => mergeJsonKey([Job, id], 'watchers', 'a', 1))
+    await counted('key in TEXT', () => mergeJsonKey([Texts, text.id], 'progress', 'a', 1))
+    await counted('upsert of a new row', () => atomicUpsert([Job, 8], { stats: [set('phase', 'first')] }, { create }))
+    await counted('upsert', () => atomicUpsert([Job, 8], { stats: [set('phase', 'second')] }, { create }))
+    await counted('next row', () => withNext(Job, { order: ['id'] }, (row) => row.update({ runs: 1 })))
+    await Job.drop()
+    const isMySQL = database.name === 'mysql'
+    const isOfBoth = isMySQL || database.name === 'mariadb'
+    expect(counts).to.deep.equal({
+      key: 1,
+      lease: 1,
+      'lease, returning': isOfBoth ? 4 : 1,
+      'key of NULL': isMySQL ? 2 : 1,
+      'key in TEXT': isMySQL ? 4 : 1,
+      'upsert of a new row': isMySQL ? 4 : 3,
+      upsert: 1,
+      'next row': isOfBoth ? 6 : 5,
+    })
   })
 
   it('adopt the guard: a warning for a call site that exists, and none for a call site that was fixed', async () => {
