@@ -116,9 +116,9 @@ export interface IndexColumn {
   /** NULL for an expression. */
   readonly column: string | null
   /** The index is unique by whole values of all rows, as soon as a row is inserted. */
-  readonly isUnique: unknown
+  readonly isUnique: boolean
   /** The index is unique at the end of a transaction. */
-  readonly isDeferrable: unknown
+  readonly isDeferrable: boolean
 }
 
 /** How a database inserts a row unless a row with its key is there. */
@@ -139,12 +139,19 @@ interface InsertIfAbsent {
   readonly locksGaps?: true
   /** An auto-increment column stores 0 as its next number. */
   readonly countsZero?: true
-  /** Lists the {@link IndexColumn}s of a table, where the INSERT does not fail if its key is not unique. */
-  readonly listIndexes?: OfTable
+  /** Lists the columns of the indexes of a table, where the INSERT does not fail if its key is not unique. */
+  readonly listIndexes?: Listing<IndexColumn>
 }
 
-/** SQL that reads a catalog for one table. */
-export type OfTable = (table: { readonly name: string; readonly schema: string | undefined }, bind: Bind) => string
+/** What a database tells about one table, row by row. */
+interface Listing<T> {
+  /** @param table `quoted` is its name in SQL, with its schema */
+  readonly sql: (
+    table: { readonly quoted: string; readonly name: string; readonly schema: string | undefined },
+    bind: Bind,
+  ) => string
+  readonly read: (row: Readonly<Record<string, unknown>>) => T
+}
 
 /** The character set of a column, in databases where each column has one. */
 export interface CharacterSet {
@@ -267,8 +274,8 @@ export interface Dialect {
   readonly sum: (column: string, by: string, kind: 'integer' | 'fraction') => string
   /** The session stores the nearest number or the start of a text that a column can hold, without an error. */
   readonly clampsValues?: boolean
-  /** SQL: the `name` of each column of a table that cannot hold every document. With {@link clampsValues}. */
-  readonly listShortColumns?: OfTable
+  /** Lists the columns of a table that cannot hold every document, by name. With {@link clampsValues}. */
+  readonly listShortColumns?: Listing<string>
   /** What the error says about a new value that its column cannot hold; `undefined` if this is not the error. */
   readonly refusedValue: (error: DriverError, binds: readonly unknown[]) => RefusedValue | undefined
   /** The type of JSON that a column has in the database, which the statement wrote text into; absent if it may. */

@@ -11,7 +11,6 @@ import type {
   DriverError,
   Failure,
   Misfit,
-  OfTable,
   Refusal,
   UpdateVariant,
 } from './dialect.js'
@@ -116,12 +115,15 @@ export const characterSet: CharacterSet = {
   complete: ['utf8mb4', 'binary'],
 }
 
-/** MySQL's type JSON, which is always utf8mb4, reports another set than a column of text. */
-const ofJson = 'binary'
+/** What {@link mysql} reports as the character set of a column of the type JSON. */
+const ofJson = 'JSON'
 
-/** True for a column of the type JSON. The JSON functions would read the numbers of a text as doubles. */
-function isJson(column: Column): string {
-  return `${characterSet.of(column)} = '${ofJson}'`
+/**
+ * True for a column of the type JSON, in a view too. The JSON functions would read the numbers of a text as doubles. COALESCE has
+ * the type JSON if both its arguments have; else it is a text, which equals no object.
+ */
+function isJson({ sql }: Column): string {
+  return `COALESCE(JSON_OBJECT(), ${sql}) = JSON_OBJECT()`
 }
 
 const completeSets = characterSet.complete.map((name) => `'${name}'`).join(', ')
@@ -217,14 +219,17 @@ const insertIfAbsent: Dialect['insertIfAbsent'] = {
   isOtherKey: ({ errno }) => errno === 1690,
   locksGaps: true,
   countsZero: true,
-  listIndexes: (table, bind) =>
-    `SELECT INDEX_NAME AS name, COLUMN_NAME AS \`column\`, NON_UNIQUE = 0 AND SUB_PART IS NULL AS isUnique, 0 AS isDeferrable ` +
-    `FROM information_schema.STATISTICS WHERE ${isInTable(table, bind)} ORDER BY INDEX_NAME, SEQ_IN_INDEX`,
+  // information_schema has no temporary tables.
+  listIndexes: {
+    sql: ({ quoted }) => `SHOW INDEX FROM ${quoted}`,
+    read: ({ Key_name: name, Column_name: column, Non_unique: duplicates, Sub_part: prefix }) => ({
+      name: name as string,
+      column: column as string | null,
+      isUnique: Number(duplicates) === 0 && prefix === null,
+      isDeferrable: false,
+    }),
+  },
 }
-
-/** Whether a row of information_schema belongs to a table. */
-const isInTable: OfTable = ({ name, schema }, bind) =>
-  `TABLE_SCHEMA = ${schema === undefined ? 'DATABASE()' : bind(schema)} AND TABLE_NAME = ${bind(name)}`
 
 /** The errors of the server, by their number. */
 const failures: Readonly<Record<number, Failure>> = {
@@ -307,7 +312,11 @@ export const mysql: Dialect = {
   holds: ({ sql }, text) => `COALESCE(CAST(${sql} AS JSON), CAST('null' AS JSON)) = CAST(${text} AS JSON)`,
   document: (text) => `CAST(${text} AS JSON)`,
   documentText: (column) => `CAST(${column.sql} AS CHAR)`,
-  characterSet: { ...characterSet, ofJson },
+  characterSet: {
+    of: (column) => `IF(${isJson(column)}, '${ofJson}', ${characterSet.of(column)})`,
+    complete: [...characterSet.complete, ofJson],
+    ofJson,
+  },
   matched,
   lockClause: 'FOR UPDATE',
   skipLocked: () => 'FOR UPDATE SKIP LOCKED',
@@ -324,10 +333,11 @@ export const mysql: Dialect = {
   roundsTexts: true,
   maxPulls: 64,
   integers,
+  listShortColumns: {
+    sql: ({ quoted }) => `SHOW COLUMNS FROM ${quoted} WHERE Type NOT LIKE 'json%' AND Type NOT LIKE 'longtext%'`,
+    read: ({ Field: name }) => name as string,
+  },
   // The driver binds numbers as doubles.
-  listShortColumns: (table, bind) =>
-    `SELECT COLUMN_NAME AS name FROM information_schema.COLUMNS WHERE ${isInTable(table, bind)} ` +
-    `AND DATA_TYPE NOT IN ('json', 'longtext')`,
   sum: (column, by, kind) => `COALESCE(${column}, 0) + CAST(${by} AS DECIMAL(65, ${kind === 'integer' ? 0 : 30}))`,
   refusedValue({ errno = 0, message }) {
     const { [errno]: misfit } = misfits

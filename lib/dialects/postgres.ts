@@ -10,6 +10,7 @@ import type {
   Dialect,
   DriverError,
   Failure,
+  IndexColumn,
   Misfit,
   Refusal,
   UpdateVariant,
@@ -436,13 +437,16 @@ export const postgres: Dialect = {
     `a BEFORE ${statement} trigger that returns NULL, a policy of row-level security, or a rule`,
   insertIfAbsent: {
     sql: insertOnConflict('INSERT INTO'),
-    listIndexes: ({ name, schema }, bind) =>
-      `SELECT relname AS name, attname AS "column", indimmediate AND indisvalid AND indpred IS NULL AS "isUnique", ` +
-      `NOT indimmediate AS "isDeferrable" FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid ` +
-      `CROSS JOIN generate_series(0, indnkeyatts - 1) AS position ` +
-      `LEFT JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[position] WHERE indisunique AND indrelid = ` +
-      `to_regclass(${schema === undefined ? '' : `quote_ident(${bind(schema)}::text) || '.' || `}quote_ident(${bind(name)}::text)) ` +
-      `ORDER BY relname, position`,
+    listIndexes: {
+      sql: ({ name, schema }, bind) =>
+        `SELECT relname AS name, attname AS "column", indimmediate AND indisvalid AND indpred IS NULL AS "isUnique", ` +
+        `NOT indimmediate AS "isDeferrable" FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid ` +
+        `CROSS JOIN generate_series(0, indnkeyatts - 1) AS position ` +
+        `LEFT JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[position] WHERE indisunique AND indrelid = ` +
+        `to_regclass(${schema === undefined ? '' : `quote_ident(${bind(schema)}::text) || '.' || `}quote_ident(${bind(name)}::text)) ` +
+        `ORDER BY relname, position`,
+      read: (row) => row as unknown as IndexColumn,
+    },
   },
   // FOR UPDATE would also block the foreign-key checks of rows that refer to this one.
   lockClause: 'FOR NO KEY UPDATE',

@@ -6,6 +6,7 @@ import { modelStateOf } from '../sequelize/model-state.js'
 import { sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import type { Session } from '../sequelize/session.js'
+import { Statement } from '../sequelize/statement.js'
 
 /** A call that can send statements. */
 export interface Reader extends QueryContext {
@@ -22,9 +23,10 @@ export async function refuseTruncation(call: Reader, model: RowModel, columns: r
   const { session, dialect, method } = call
   const { longColumns } = modelStateOf(model)
   if (!dialect.clampsValues || columns.every((column) => longColumns.has(column))) return
-  const binds: string[] = []
-  const sql = dialect.listShortColumns!(tableOf(model), (value) => `$${binds.push(value)}`)
-  const short = new Set((await sendForRows<{ name: string }>(session, sql, binds, call)).map(({ name }) => name))
+  const select = new Statement({ session, model })
+  const { sql, read } = dialect.listShortColumns!
+  const text = sql({ ...tableOf(model), quoted: select.table() }, select.bind)
+  const short = new Set((await sendForRows<Record<string, unknown>>(session, text, select.binds, call)).map(read))
   for (const column of columns) {
     if (short.has(fieldOf(model, column))) refuseShortColumn(method, column, dialect)
     longColumns.add(column)

@@ -341,15 +341,17 @@ async function uniqueIndexes(
   const isOf = ({ keys }: UniqueIndexes): boolean => keys.some((each) => each.join() === names.join())
   const state = modelStateOf(model)
   if (state.uniqueIndexes && isOf(state.uniqueIndexes)) return state.uniqueIndexes
-  const binds: unknown[] = []
-  const sql = listIndexes(tableOf(model), (value) => `$${binds.push(value)}`)
-  const columns = await sendForRows<IndexColumn>(session, sql, binds, context)
+  const select = new Statement({ session, model })
+  const sql = listIndexes.sql({ ...tableOf(model), quoted: select.table() }, select.bind)
+  const columns = (await sendForRows<Record<string, unknown>>(session, sql, select.binds, context)).map(
+    listIndexes.read,
+  )
   const indexes = new Map<string, IndexColumn[]>()
   for (const each of columns) indexes.set(each.name, [...(indexes.get(each.name) ?? []), each])
-  const unique = [...indexes.values()].filter((index) => index.every(({ isUnique }) => Number(isUnique) === 1))
+  const unique = [...indexes.values()].filter((index) => index.every(({ isUnique }) => isUnique))
   const found: UniqueIndexes = {
     keys: unique.map((index) => index.map(({ column }) => attributeOf(model, column)).sort()),
-    areDeferrable: columns.some(({ isDeferrable }) => Number(isDeferrable) === 1),
+    areDeferrable: columns.some(({ isDeferrable }) => isDeferrable),
   }
   state.uniqueIndexes = found
   if (isOf(found)) return found

@@ -88,7 +88,7 @@ function nested(levels: number): unknown {
 /** The one statement that sets a key of an object, on each way to a database. */
 const statements: Record<DatabaseName, string> = {
   mysql:
-    "UPDATE `workflow_runs` SET `progress` = JSON_SET(`progress`, ?, CAST(? AS JSON)), `updatedAt` = ? WHERE `id` = ? AND CHARSET(`progress`) = 'binary' AND JSON_TYPE(`progress`) = 'OBJECT'",
+    "UPDATE `workflow_runs` SET `progress` = JSON_SET(`progress`, ?, CAST(? AS JSON)), `updatedAt` = ? WHERE `id` = ? AND COALESCE(JSON_OBJECT(), `progress`) = JSON_OBJECT() AND JSON_TYPE(`progress`) = 'OBJECT'",
   mariadb:
     "UPDATE `workflow_runs` SET `progress` = COALESCE(JSON_SET(IF((LEFT(`progress`, 1) = '{' OR JSON_TYPE(`progress`) = 'OBJECT'), `progress`, JSON_OBJECT()), ?, JSON_EXTRACT(?, '$')), EXP(710 + COALESCE(LENGTH(`progress`), 0))), `updatedAt` = ? WHERE `id` = ? AND CHARSET(`progress`) IN ('utf8mb4', 'binary') AND (`progress` IS NULL OR JSON_VALID(`progress`) AND ((LEFT(`progress`, 1) = '{' OR JSON_TYPE(`progress`) = 'OBJECT') OR JSON_TYPE(`progress`) = 'NULL')) AND COALESCE(CONCAT(_binary'', `progress`) NOT REGEXP ?, TRUE) AND (LENGTH(`progress`) <= 4000000 AND CONCAT(_binary'', `progress`) NOT REGEXP ? OR COALESCE(JSON_CONTAINS_PATH(JSON_REMOVE(`progress`, ?), 'one', ?), 0) = 0) AND JSON_EXTRACT(?, '$') IS NOT NULL",
   postgres:

@@ -47,7 +47,7 @@ const words: Readonly<Record<string, string>> = {
   ...since('5.1', 'ABS SIGNED THEN TRUE UPDATE VERSION WHEN WHERE @@character_set_client @@innodb_rollback_on_timeout'),
   ...since('5.1', 'CHARSET @@autocommit @@character_set_connection @@character_set_results'),
   ...since('5.1', 'CONCAT COUNT GROUP_CONCAT HAVING LEAST MIN OCTET_LENGTH SEPARATOR'),
-  ...since('5.1', '@@max_allowed_packet @@sql_mode'),
+  ...since('5.1', 'INDEX LIKE SHOW @@max_allowed_packet @@sql_mode'),
   ...since('5.7.8', 'JSON JSON_ARRAY JSON_ARRAY_APPEND JSON_ARRAY_INSERT JSON_EXTRACT JSON_LENGTH JSON_OBJECT'),
   ...since('5.7.8', 'JSON_REMOVE JSON_SET JSON_TYPE JSON_UNQUOTE MAX_EXECUTION_TIME'),
   ...since('5.7.22', 'JSON_MERGE_PRESERVE'),
@@ -126,8 +126,12 @@ function allSql(): string[] {
     return [hint, clause]
   })
   const { probe } = connectorOf('mysql')
+  const table = { quoted: '`runs`', name: 'runs', schema: undefined }
+  const catalog = [mysql.listShortColumns!, mysql.insertIfAbsent.listIndexes!].map(({ sql }) => sql(table, bind))
   const others = [probe, mysql.holds(column, '?'), mysql.documentText(column), mysql.lockClause, mysql.skipLocked()]
-  return [...documents, ...waits, ...others].map((sql) => sql.replace(/'[^']*'|`[^`]*`/g, ''))
+  return [...documents, ...waits, ...others, ...catalog, mysql.characterSet!.of(column)].map((sql) =>
+    sql.replace(/'[^']*'|`[^`]*`/g, ''),
+  )
 }
 
 describe('SQL for MySQL', () => {
