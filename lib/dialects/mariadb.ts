@@ -39,8 +39,11 @@ const otherEscape =
   `\\\\(?<!\\\\\\\\)(?:\\\\\\\\)*+(?!\\\\)` +
   `(?:${otherCharacter}|u(?:${otherCodes.map((each) => each.slice(1)).join('|')}))`
 
-/** Matches a text, of which JSON_VALID is true, if it is JSON: JSON_VALID is also true of the numbers `1.`, `1e` and `-`. */
-const validNumbers = '^(?:[^".eE-]++|"(?:[^"\\\\]++|\\\\.)*+"|(?:[.]|[eE]?[+-]?)[0-9]|(?<=[us])e)*+$'
+/**
+ * Matches a text, of which JSON_VALID is true, if it is JSON: JSON_VALID is also true of the numbers `1.`, `1e` and `-`, and of keys
+ * with control characters.
+ */
+const validTokens = '^(?:[^".eE-]++|"(?:[^"\\\\\\x00-\\x1f]++|\\\\.)*+"|(?:[.]|[eE]?[+-]?)[0-9]|(?<=[us])e)*+$'
 
 /** A longer regular expression might not compile. */
 const maxPattern = 8192
@@ -200,8 +203,8 @@ const variant: UpdateVariant = (change, column, bind) => {
   const isDocument = `(${sql} IS NULL OR JSON_VALID(${sql}) AND (${isObject} OR JSON_TYPE(${sql}) = 'NULL'))`
   // A key may be stored twice, in two spellings.
   const isCanonical = `COALESCE(${textBytes(sql)} NOT REGEXP ${bind(otherEscape)}, TRUE)`
-  // A column of type JSON has such numbers only if SQL wrote them, and each write of a long document would take more time.
-  const isJson = column.type === 'TEXT' ? [`COALESCE(${textBytes(sql)} REGEXP ${bind(validNumbers)}, TRUE)`] : []
+  // A column of type JSON has such tokens only if SQL wrote them, and each write of a long document would take more time.
+  const isJson = column.type === 'TEXT' ? [`COALESCE(${textBytes(sql)} REGEXP ${bind(validTokens)}, TRUE)`] : []
   const guard = [holdsEveryText(column), isDocument, ...isJson, isCanonical, ...guards, ...met, ...proofs].join(' AND ')
   // EXP of NULL is NULL, which stays NULL if the operations do not make a document.
   const length = isMade ? `COALESCE(LENGTH(${sql}), 0)` : `LENGTH(${sql})`

@@ -411,7 +411,16 @@ eachDatabase('JSON in a TEXT column', (database) => {
 
     for (const text of [
       ...['', 'not JSON', '{"a":1', '{"a":1}}'],
-      ...['{"a":1.}', '{"b":[1e],"a":1}', '{"b":{"c":-}}', '{"n":1.5e+,"a":"x"}', '{"a":01}', '{"\\"":"1.","a":-.5}'],
+      ...[
+        '{"a":1.}',
+        '{"b":[1e],"a":1}',
+        '{"b":{"c":-}}',
+        '{"n":1.5e+,"a":"x"}',
+        '{"\t":1,"a":1}',
+        '{"b":{"\n":1}}',
+        '{"a":01}',
+        '{"\\"":"1.","a":-.5}',
+      ],
     ]) {
       it(`${JSON.stringify(text)} is refused, and stays`, async () => {
         const { id } = await noteWith(text)
