@@ -465,7 +465,7 @@ eachDatabase('JSON in a TEXT column', (database) => {
       const Own = await notes({ wholeColumnWrites: 'throw' }, { tableName: 'thrown_notes' })
       const note = await noteWith('{"a":1}', Own)
       const error = await rejection(note.update({ doc: { a: 2 } }), WholeColumnWriteError)
-      expect(error.message).to.include(`row.mergeJsonKey("doc", "a", …)`)
+      expect(error.message).to.include(`row.updateJson("doc", [increment(["a"], 1)])`)
       const invalid = await Own.findByPk(note.id, { rejectOnEmpty: true })
       invalid.setDataValue('doc', 'not JSON' as never)
       await rejection(invalid.save(), WholeColumnWriteError)

@@ -436,7 +436,7 @@ describe('the text of an error', () => {
             await sequelize.query('PRAGMA max_page_count = 1', { transaction })
             const rows = [1, 2].map(() => ({ status: 'x'.repeat(8_000_000) }))
             await outcomeOf(WorkflowRun.bulkCreate(rows, { transaction }))
-          }),
+          }).finally(() => sequelize.query('PRAGMA max_page_count = 1073741823')),
         'withLock: the database rolled back the transaction when a statement of it failed (SequelizeDatabaseError, SQLITE_FULL), so nothing was written. Let the error of that statement leave the callback, where a savepoint does not help. To run the whole transaction again after a deadlock or a conflict, open it with retryTransaction(sequelize, async (transaction) => { … }).',
       ],
     ],
