@@ -22,8 +22,9 @@ import type { WithLockOptions } from './locking/lock.js'
 import { withOptimisticLock } from './locking/optimistic.js'
 import type { WithOptimisticLockOptions } from './locking/optimistic.js'
 import { isModel, isSequelize, textTypes } from './rows/row-ref.js'
-import { attributeType, sequelizeInternals, sequelizeOf } from './sequelize/internals.js'
-import { hasMethod, modelStateOf } from './sequelize/model-state.js'
+import { attributeType, isScope, sequelizeInternals, sequelizeOf } from './sequelize/internals.js'
+import type { RowModel } from './sequelize/internals.js'
+import { hasMethod, modelStateOf, policyOf } from './sequelize/model-state.js'
 import type { LosslessOptions, ModelOptions } from './sequelize/options.js'
 import { sessionOf } from './sequelize/session.js'
 import { watchSession } from './transactions/watch.js'
@@ -248,7 +249,7 @@ export function lossless(subject: ModelStatic<Model> | Sequelize, options?: Mode
   const { version } = sequelizeInternals(sequelize).constructor
   if (!version.startsWith('6.')) throw usage.host(method, version)
   const session = sessionOf(sequelize)
-  if (options !== undefined) checkLosslessOptions(method, options)
+  if (options !== undefined) checkLosslessOptions(method, subject, options)
   const { jsonColumns } = options ?? {}
   if (jsonColumns !== undefined) checkJsonColumns(method, subject, jsonColumns)
   if (isModel(subject)) attach(subject, usage.taken)
@@ -264,17 +265,20 @@ export function lossless(subject: ModelStatic<Model> | Sequelize, options?: Mode
   return subject
 }
 
-/** @throws {UsageError} an option is unknown or has an invalid value */
-function checkLosslessOptions(method: string, options: ModelOptions): void {
+/** @throws {UsageError} an option is unknown or has an invalid value, or the model is a scope, which its model does not inherit */
+function checkLosslessOptions(method: string, subject: RowModel | Sequelize, options: ModelOptions): void {
   const names = ['wholeColumnWrites', 'conflicts', 'coalesce', 'onWrite', 'onReport', 'jsonColumns'] as const
   const { wholeColumnWrites, conflicts, coalesce, onWrite, onReport } = checkOptions(method, options, names)
+  if (isModel(subject) && isScope(subject)) throw usage.scopedModel(method, subject.name)
   if (wholeColumnWrites !== undefined && !areModes(method, wholeColumnWrites)) {
     throw usage.wholeColumnWrites(method, wholeColumnWrites)
   }
   if (!['undefined', 'boolean'].includes(typeof coalesce)) throw usage.coalesce(method, coalesce)
   if (typeof onWrite !== 'function' && (onWrite ?? null) !== null) throw usage.onWrite(method, onWrite)
   if (typeof onReport !== 'function' && (onReport ?? null) !== null) throw usage.onReport(method, onReport)
-  const modeOfSaves = typeof wholeColumnWrites === 'object' ? wholeColumnWrites.save : wholeColumnWrites
+  const before = isModel(subject) ? policyOf(subject) : sessionOf(subject).options
+  const modes = wholeColumnWrites ?? before?.wholeColumnWrites
+  const modeOfSaves = typeof modes === 'object' ? modes.save : modes
   const isConflicts = ['overwrite', 'throw'].includes(conflicts as string) && modeOfSaves === 'patch'
   if (conflicts !== undefined && !isConflicts) throw usage.conflicts(method, conflicts)
 }

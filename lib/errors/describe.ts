@@ -49,7 +49,7 @@ export function codeOfWhere(primaryKey: RowFacts['primaryKey']): string {
     .join(', ')} }`
 }
 
-function codeOf(value: unknown): string {
+export function codeOf(value: unknown): string {
   if (value instanceof Date) return `new Date('${value.toISOString()}')`
   return Buffer.isBuffer(value) ? `Buffer.from('${value.toString('hex')}', 'hex')` : inspect(value)
 }

@@ -1,5 +1,6 @@
 import {
   argumentsOf,
+  codeOf,
   codeOfKey,
   describePath,
   describeRow,
@@ -57,6 +58,8 @@ const texts = {
     `Call ${method}() after sequelize.define(…), Model.init(…) or new Sequelize({ models: […] }).`,
   host: (method: string, version: string): string =>
     `${method}: Sequelize ${version} is not supported. Install version 6: npm install sequelize@^6.37.0`,
+  scopedModel: (method: string, model: string): string =>
+    `${method}: options of a scope of ${model}, such as ${model}.unscoped(), do not hold for the rows of ${model}. Write ${method}(${model}, { … }).`,
   taken: (model: string, name: string, what: string): string =>
     `lossless: ${model} already has ${what} named "${name}", which would be hidden. ` +
     `Keep it and call the function instead: import { ${name} } from 'sequelize-lossless'; await ${name}(row, …).`,
@@ -105,6 +108,8 @@ const texts = {
     `${method}: expected the index of an array element to be a whole number, got ${describeValue(value)}. Write ${method}(['items', 0, …], …), or -1 for the last element; for an object key that is a number, String(key).`,
   emptyPath: (method: string): string =>
     `${method}: the path is empty, so it is the whole document, which ${method}() does not change. Pass a key; for a document that is an object, write merge([], { … }) or assign([], { … }); for one that is an array, append([], item).`,
+  emptyConditionPath: (method: string): string =>
+    `${method}: the path is empty, so it is the whole document. Pass a key; or write a condition on the whole document: equals([], value), contains([], item) or size([], { atLeast: 1 }).`,
   renamedElement: (method: string, path: readonly unknown[]): string =>
     `${method}: the path ${describePath(path)} ends at an array element, which has no name. End the path with the key: ${method}(['items', 0, 'old'], 'new').`,
   matching: (method: string, value: unknown): string =>
@@ -252,7 +257,7 @@ const texts = {
   isolationLevel: (method: string, level: unknown, database: string): string =>
     `${method}: ${database} has no isolation level ${describeValue(level)}. ${database === 'SQL' ? 'Write one of Transaction.ISOLATION_LEVELS of Sequelize, or omit it' : 'Omit isolationLevel'}.`,
   wholeColumnWrites: (method: string, value: unknown): string =>
-    `${method}: expected wholeColumnWrites to be 'allow', 'warn', 'throw' or 'patch', or one for each of save, bulk and upsert, of which only save can be 'patch', got ${describeValue(value)}. Write ${method}(WorkflowRun, { wholeColumnWrites: 'warn' }).`,
+    `${method}: expected wholeColumnWrites to be 'allow', 'warn', 'throw' or 'patch', or one for each of save, bulk and upsert, of which only save can be 'patch', got ${typeof value === 'object' && value ? shorten(codeOf(value)) : describeValue(value)}. Write ${method}(WorkflowRun, { wholeColumnWrites: 'warn' }).`,
   coalesce: (method: string, value: unknown): string =>
     `${method}: expected coalesce to be true or false, got ${describeValue(value)}. Write { coalesce: true }, or omit it.`,
   onWrite: (method: string, value: unknown): string =>

@@ -331,6 +331,7 @@ export function condition<K extends ConditionKind, const P extends PathInput, V>
   path: P,
   value: V,
 ): Condition<K, PathOf<P>, V> {
+  if (Array.isArray(path) && path.length === 0 && !rootKinds.has(kind)) throw usage.emptyConditionPath(method)
   return new MadeCondition(kind, pathOf(method, kind, path) as PathOf<P>, jsonText(method, value), false)
 }
 

@@ -181,7 +181,8 @@ export function withLocks<const T extends readonly Target<Model>[], R>(
 
 const lockOptionNames = ['transaction', 'isolationLevel', 'timeoutMs', 'nowait', 'retry', 'logging'] as const
 
-async function runLocked<R>(
+/** {@link withLocks}, with the texts of errors of another method; `given` is the callback of its caller. */
+export async function runLocked<R>(
   method: string,
   targets: readonly Target<Model>[],
   fn: (rows: readonly Row[], transaction: Transaction) => R | Promise<R>,

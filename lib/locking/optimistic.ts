@@ -27,7 +27,7 @@ import type { RetryOptions } from '../transactions/retry.js'
 import { keepDigitsInSaves } from '../transactions/save-digits.js'
 import { enqueueWriter } from '../transactions/writer-queue.js'
 import { claimInstances, refuseOtherHolder } from './claims.js'
-import { withLock } from './lock.js'
+import { runLocked } from './lock.js'
 import { selectRow } from '../rows/read-row.js'
 
 export interface WithOptimisticLockOptions extends Logging, Transactionable {
@@ -80,12 +80,12 @@ export async function withOptimisticLock<M extends Model, R>(
   if (joined && policy) throw usage.retryJoined(method)
   const quiet = logging === undefined ? {} : { logging }
   if (joined) {
-    const locked = async (row: M): Promise<R> => {
-      const result = await callWithoutWrites(method, row, fn)
-      await row.save(quiet)
+    const locked = async ([row]: readonly Row[]): Promise<R> => {
+      const result = await callWithoutWrites(method, row as unknown as M, fn)
+      await row!.save(quiet)
       return result
     }
-    return withLock(target, locked, { transaction: joined, ...quiet })
+    return runLocked(method, [target], locked, { transaction: joined, ...quiet }, fn)
   }
   refuseOtherHolder(method, row, undefined)
   refuseUnsavedChanges(method, row, transactionOption(session, undefined))

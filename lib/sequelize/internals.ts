@@ -135,7 +135,12 @@ function whereOfScope(model: RowModel): unknown[] {
 
 /** The condition of a scope that the caller has named, as in `Model.scope('open')`; none for the default scope. */
 export function whereOfNamedScope(model: RowModel): unknown[] {
-  return modelInternals(model).scoped === true ? whereOfScope(model) : []
+  return isScope(model) ? whereOfScope(model) : []
+}
+
+/** Whether a model is a scope of another one. */
+export function isScope(model: RowModel): boolean {
+  return modelInternals(model).scoped === true
 }
 
 export function isParanoid(model: RowModel): boolean {

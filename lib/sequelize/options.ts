@@ -122,6 +122,7 @@ export function mergeOptions(before: LosslessOptions | undefined, options: Lossl
   return {
     ...before,
     ...(wholeColumnWrites !== undefined && { wholeColumnWrites, conflicts }),
+    ...(conflicts !== undefined && { conflicts }),
     ...(coalesce !== undefined && { coalesce }),
     ...(onWrite !== undefined && { onWrite }),
     ...(onReport !== undefined && { onReport }),

@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises'
+import { isOptions } from '../errors/check-options.js'
 import { usage } from '../errors/usage.js'
 import { publishRetry } from '../sequelize/channels.js'
 import type { CallFacts } from '../sequelize/channels.js'
@@ -37,7 +38,7 @@ export function checkRetryOptions<O extends RetryOptions | undefined>(
   others: readonly string[] = [],
 ): O {
   if (options === undefined) return options
-  if (typeof options !== 'object' || options === null) throw usage.retry(method, options)
+  if (!isOptions(options)) throw usage.retry(method, options)
   const names = [...own, ...others]
   for (const name of Object.keys(options)) if (!names.includes(name)) throw usage.option(method, name, names)
   const { maxAttempts = 1, baseDelayMs = 0, maxDelayMs = 0, signal, onRetry } = options

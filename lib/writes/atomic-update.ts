@@ -1,5 +1,5 @@
 import type { Attributes, Logging, Model, Transactionable, WhereOptions } from 'sequelize'
-import { checkOptions } from '../errors/check-options.js'
+import { checkOptions, isOptions } from '../errors/check-options.js'
 import { usage } from '../errors/usage.js'
 import { disjointOperations } from '../json/combine.js'
 import type { Changes, Conditions, FittingColumns, KeyCompletions } from '../json/document-types.js'
@@ -134,9 +134,7 @@ function documentChanges(
   changes: Readonly<Record<string, unknown>>,
   conditions: Readonly<Record<string, unknown>>,
 ): readonly DocumentChange[] {
-  if (typeof conditions !== 'object' || conditions === null || Array.isArray(conditions)) {
-    throw usage.documentConditions(method, conditions)
-  }
+  if (!isOptions(conditions)) throw usage.documentConditions(method, conditions)
   const changed = Object.keys(changes).filter((name) => jsonAttributes(model).has(name))
   return [...new Set([...changed, ...Object.keys(conditions)])].map((column) => {
     const type = jsonColumnType(method, model, column)

@@ -1,5 +1,6 @@
 import { Utils } from 'sequelize'
 import { refuseInexactSum, refuseInexactSums, refuseLoneSurrogate, refuseUnsupported } from '../dialects/limits.js'
+import { isOptions } from '../errors/check-options.js'
 import type { UsageError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { textAfterOperations } from '../json/change-text.js'
@@ -52,9 +53,7 @@ export function createdValues(
   key: object,
   create: unknown,
 ): Readonly<Record<string, unknown>> {
-  if (typeof create !== 'object' || create === null || Array.isArray(create)) {
-    throw usage.create(method, model.name, create)
-  }
+  if (!isOptions(create)) throw usage.create(method, model.name, create)
   const attributes = model.getAttributes()
   const moved = [updatedAtAttribute(model), versionAttribute(model)]
   for (const [name, value] of Object.entries(create)) {

@@ -131,6 +131,10 @@ describe('the text of an error', () => {
         `mergeJsonKey: no WorkflowRun can meet the where of the target ("status"), in which a list of values is empty, so nothing was written. Pass at least one value, or handle the error code 'ROW_NOT_FOUND' in a catch.`,
       ],
       [
+        () => joined((options) => withOptimisticLock([Invoice, 8], () => 1, options)),
+        "withOptimisticLock: Invoice id=8 does not exist, so nothing was written. It was deleted or never saved: create it with Invoice.create({ … }, { transaction }), or, if the paranoid model has deleted it, load it with Invoice.findOne({ where: { id: 8 }, paranoid: false, transaction }) and pass the instance, or handle the error code 'ROW_NOT_FOUND' in a catch.",
+      ],
+      [
         () => withLock([Invoice, 8], () => 1),
         "withLock: Invoice id=8 does not exist, so nothing was written. It was deleted or never saved: create it with Invoice.create({ … }), or, if the paranoid model has deleted it, load it with Invoice.findOne({ where: { id: 8 }, paranoid: false }) and pass the instance, or handle the error code 'ROW_NOT_FOUND' in a catch.",
       ],
@@ -451,21 +455,6 @@ describe('the text of an error', () => {
     ],
   }
 
-  for (const [code, rows] of Object.entries(table)) {
-    for (const [call, text] of rows) {
-      it(`with the code ${code} says ${text.slice(0, 120)}`, async () => {
-        const error = await outcomeOf(
-          (async () => {
-            await call()
-          })(),
-        )
-        if (!isLosslessError(error)) throw error
-        expect(error.code).to.equal(code)
-        expect(error.message.replaceAll(/ at \S+:\d+/g, ' at FILE:LINE')).to.equal(text)
-      })
-    }
-  }
-
   it('repeats no long text of the call', async () => {
     const long = 'x'.repeat(10_000)
     const update = (operations: readonly unknown[], options?: object): Promise<unknown> =>
@@ -493,4 +482,19 @@ describe('the text of an error', () => {
       expect(error.message.length, error.message.slice(0, 200)).to.be.below(2000)
     }
   })
+
+  for (const [code, rows] of Object.entries(table)) {
+    for (const [call, text] of rows) {
+      it(`with the code ${code} says ${text.slice(0, 120)}`, async () => {
+        const error = await outcomeOf(
+          (async () => {
+            await call()
+          })(),
+        )
+        if (!isLosslessError(error)) throw error
+        expect(error.code).to.equal(code)
+        expect(error.message.replaceAll(/ at \S+:\d+/g, ' at FILE:LINE')).to.equal(text)
+      })
+    }
+  }
 })

@@ -161,6 +161,10 @@ describe('the text of a usage error', () => {
       },
       'lossless: Sequelize 7.0.0 is not supported. Install version 6: npm install sequelize@^6.37.0',
     ],
+    scopedModel: [
+      () => lossless(WorkflowRun.unscoped(), { wholeColumnWrites: 'throw' }),
+      'lossless: options of a scope of WorkflowRun, such as WorkflowRun.unscoped(), do not hold for the rows of WorkflowRun. Write lossless(WorkflowRun, { … }).',
+    ],
     taken: [
       () => lossless(sequelize.define('Door', { withLock: DataTypes.BOOLEAN })),
       `lossless: Door already has an attribute named "withLock", which would be hidden. Keep it and call the function instead: import { withLock } from 'sequelize-lossless'; await withLock(row, …).`,
@@ -225,6 +229,10 @@ describe('the text of a usage error', () => {
     emptyPath: [
       () => set([], 'done'),
       'set: the path is empty, so it is the whole document, which set() does not change. Pass a key; for a document that is an object, write merge([], { … }) or assign([], { … }); for one that is an array, append([], item).',
+    ],
+    emptyConditionPath: [
+      () => exists([]),
+      'exists: the path is empty, so it is the whole document. Pass a key; or write a condition on the whole document: equals([], value), contains([], item) or size([], { atLeast: 1 }).',
     ],
     renamedElement: [
       () => rename(['items', 0], 'first'),
@@ -652,6 +660,26 @@ describe('the text of a usage error', () => {
     [
       () => updateWhere(WorkflowRun, Sequelize.literal("status = 'new'"), { status: 'done' }),
       'updateWhere: expected where to be an object of columns, got an instance of Literal. Write { column: value }; for an expression in SQL, find the rows with Model.findAll(), and name their primary keys in the where.',
+    ],
+    ...[Promise.resolve({}), new Map(), new Date()].map((options): readonly [() => unknown, string] => [
+      () => lossless(WorkflowRun, options),
+      `lossless: expected the options to be an object, got an instance of ${options.constructor.name}. Pass them in an object: { wholeColumnWrites: … }.`,
+    ]),
+    [
+      () => atomicUpdate([WorkflowRun, 7], { status: 'new' }, { if: new Map([['progress', [exists('a')]]]) }),
+      "atomicUpdate: expected options.if to be an object of JSON columns and their conditions, got an instance of Map. Write { if: { progress: [exists('step_b')] } }.",
+    ],
+    [
+      () => atomicUpsert([WorkflowRun, 7], { status: 'new' }, { create: new Map() }),
+      "atomicUpsert: expected options.create to be an object of attributes of WorkflowRun, got an instance of Map. Write { create: { title: 'new' } }, or leave it out.",
+    ],
+    [
+      () => withLock([WorkflowRun, 7], () => 1, { retry: new Map() }),
+      'withLock: expected the retry options to be an object, got an instance of Map. Write { maxAttempts: 5 }; { maxAttempts: 1 } disables retries.',
+    ],
+    [
+      () => lossless(WorkflowRun, { wholeColumnWrites: { save: 'forbid' } }),
+      `lossless: expected wholeColumnWrites to be 'allow', 'warn', 'throw' or 'patch', or one for each of save, bulk and upsert, of which only save can be 'patch', got { save: 'forbid' }. Write lossless(WorkflowRun, { wholeColumnWrites: 'warn' }).`,
     ],
     [
       () => updateJson([Order, { where: {} }], 'last-value', [set('a', 1)]),

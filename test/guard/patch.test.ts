@@ -725,7 +725,7 @@ eachDatabase("a patched model, with conflicts: 'throw'", (database) => {
 
   it("is refused as an option without 'patch', like any other invalid option", async () => {
     for (const options of [
-      { conflicts: 'throw' },
+      { wholeColumnWrites: { bulk: 'warn' }, conflicts: 'throw' },
       { wholeColumnWrites: 'throw', conflicts: 'throw' },
       { wholeColumnWrites: 'patch', conflicts: 'merge' },
       { wholeColumnWrites: 'log' },

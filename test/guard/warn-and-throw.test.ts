@@ -9,6 +9,7 @@ import {
   lossless,
   mergeJsonKey,
   retryTransaction,
+  StaleRowError,
   UsageError,
   WholeColumnWriteError,
   withLock,
@@ -583,5 +584,11 @@ eachDatabase('a guarded model', (database) => {
     await row.update({ progress: { a: 1 } })
     lossless(whole, { wholeColumnWrites: 'allow' })
     await (await Early.create({ progress: {} })).update({ progress: { a: 1 } })
+    lossless(whole, { wholeColumnWrites: { save: 'patch' } })
+    const Strict = lossless(await createRuns(whole), { conflicts: 'throw' })
+    const stale = await Strict.create({ progress: { a: 1 } })
+    await mergeJsonKey([Strict, stale.id], 'progress', 'a', 'theirs')
+    stale.progress!['a'] = 'mine'
+    await rejection(stale.save(), StaleRowError)
   })
 })
