@@ -62,7 +62,9 @@ export class Statement {
   }
 
   #format(attribute: string, value: unknown, bind: (value: unknown) => string): string {
-    return this.#generator.format(value, this.#model.getAttributes()[attribute as never], { context: 'WHERE' }, bind)
+    // Sequelize and some drivers bind bytes only as a Buffer.
+    const own = value instanceof Uint8Array ? Buffer.from(value.buffer, value.byteOffset, value.byteLength) : value
+    return this.#generator.format(own, this.#model.getAttributes()[attribute as never], { context: 'WHERE' }, bind)
   }
 
   /**
