@@ -21,7 +21,7 @@ export function describeRow(row: RowFacts): string {
 
 /** The code of a call of a function on the row of a failed call: `await withLock([WorkflowRun, 7], async (row) => …)`. */
 export function callOf(row: RowFacts, method: string, args: string): string {
-  const target = row.hasInstance ? 'row' : `[${row.model}, ${codeOfKey(row)}]`
+  const target = row.hasInstance ? 'row' : `[${codeOfModel(row.model)}, ${codeOfKey(row)}]`
   return `await ${method}(${argumentsOf(row.option, target, args)})`
 }
 
@@ -51,11 +51,17 @@ export function codeOfWhere(primaryKey: RowFacts['primaryKey']): string {
 
 export function codeOf(value: unknown): string {
   if (value instanceof Date) return `new Date('${value.toISOString()}')`
-  return Buffer.isBuffer(value) ? `Buffer.from('${value.toString('hex')}', 'hex')` : inspect(value)
+  if (!(value instanceof Uint8Array)) return inspect(value)
+  return `Buffer.from('${Buffer.from(value).toString('hex')}', 'hex')`
 }
 
 function isIdentifier(attribute: string): boolean {
   return /^[\p{ID_Start}$_][\p{ID_Continue}$]*$/u.test(attribute)
+}
+
+/** The code of a model: `WorkflowRun`, `sequelize.models["workflow-run"]`. */
+export function codeOfModel(name: string): string {
+  return isIdentifier(name) ? name : `sequelize.models[${JSON.stringify(name)}]`
 }
 
 /** The code that reads an attribute: `row.progress`, `row["last-run"]`. */
@@ -85,7 +91,7 @@ export function shorten(text: string, length = 200): string {
 
 function shown(value: unknown): string {
   if (value instanceof Date) return value.toISOString()
-  if (Buffer.isBuffer(value)) return `0x${value.toString('hex')}`
+  if (value instanceof Uint8Array) return `0x${Buffer.from(value).toString('hex')}`
   return typeof value === 'string' ? JSON.stringify(shorten(value)) : String(value)
 }
 

@@ -3,6 +3,7 @@ import {
   accessOf,
   argumentsOf,
   callOf,
+  codeOfModel,
   codeOfWhere,
   describeCondition,
   describePath,
@@ -41,9 +42,9 @@ export class RowNotFoundError extends RowError {
     row: RowFacts,
     cause?: unknown,
     what: string = `${describeRow(row)} does not exist`,
-    remedy: string = `It was deleted or never saved: create it with ${row.model}.create(${argumentsOf(row.option, '{ … }')})` +
+    remedy: string = `It was deleted or never saved: create it with ${codeOfModel(row.model)}.create(${argumentsOf(row.option, '{ … }')})` +
       (row.isParanoid
-        ? `, or, if the paranoid model has deleted it, load it with ${row.model}.findOne(${optionsOf(row.option, `where: ${codeOfWhere(row.primaryKey)}`, 'paranoid: false')}) and pass the instance`
+        ? `, or, if the paranoid model has deleted it, load it with ${codeOfModel(row.model)}.findOne(${optionsOf(row.option, `where: ${codeOfWhere(row.primaryKey)}`, 'paranoid: false')}) and pass the instance`
         : ''),
   ) {
     super(
@@ -121,9 +122,11 @@ function conversion(
   if (found === notJson) {
     return `Sequelize cannot parse the stored text: read it with a SELECT in SQL, and convert it to JSON with an UPDATE in SQL.`
   }
-  const place = `${accessOf(column)}${path.map((key) => describePath([key])).join('')}`
-  const withLock = (value: string): string =>
-    callOf(row, 'withLock', `async (row) => { ${place} = ${value}; await row.save() }`)
+  // A getter may return a copy of the document, or the model may have it as text: a change in memory would not be saved.
+  const replacedBy = (after: (value: string) => string): string =>
+    path.length > 0
+      ? callOf(row, 'compareAndSetJson', `${JSON.stringify(column)}, ${describePath(path)}, value, ${after('value')}`)
+      : callOf(row, 'withLock', `async (row) => { ${accessOf(column)} = ${after(accessOf(column))}; await row.save() }`)
   const updateJson = (operation: string): string =>
     callOf(row, 'updateJson', `${JSON.stringify(column)}, [${operation}]`)
   if (needed === 'an object' && found === 'array') {
@@ -136,7 +139,7 @@ function conversion(
   if (needed === 'an object') {
     return (
       `The operations need an object. Look at the value first. To keep it, store it under a key: ` +
-      `${withLock(`{ value: ${place} }`)}.`
+      `${replacedBy((value) => (path.length > 0 ? '{ value }' : `{ value: ${value} }`))}.`
     )
   }
   if (needed === 'an array' && found === 'object') {
@@ -144,10 +147,10 @@ function conversion(
     return `If the object is right, name the key of an array in it, such as ${inner}.`
   }
   if (needed === 'an array') {
-    return `Look at the value first. To keep it as the first item, put it into an array: ${withLock(`[${place}]`)}.`
+    return `Look at the value first. To keep it as the first item, put it into an array: ${replacedBy((value) => `[${value}]`)}.`
   }
   if (found === 'string')
-    return `Look at the value first; if it is a number, convert it: ${withLock(`Number(${place})`)}.`
+    return `Look at the value first; if it is a number, convert it: ${replacedBy((value) => `Number(${value})`)}.`
   if (typeof path.at(-1) === 'number') return 'Look at the value first, and name the key of a number.'
   const newKey = JSON.stringify(`${shorten(String(path.at(-1)))}_old`)
   return (
@@ -274,7 +277,7 @@ export class UnsupportedValueError extends BaseError {
 /** The code that reads a row again: `row.reload()`. */
 function rereadOf({ model, primaryKey, hasInstance, option }: RowFacts): string {
   if (hasInstance) return `row.reload(${argumentsOf(option)})`
-  return `${model}.findOne(${optionsOf(option, `where: ${codeOfWhere(primaryKey)}`)})`
+  return `${codeOfModel(model)}.findOne(${optionsOf(option, `where: ${codeOfWhere(primaryKey)}`)})`
 }
 
 /** The stored document does not meet a condition of the write, so nothing was written. */
@@ -306,7 +309,7 @@ export class ConditionNotMetError extends RowError {
   /** A `paranoid` model has deleted the row, which is still there. */
   static ofDeleted(method: string, row: RowFacts, column: string): ConditionNotMetError {
     const what = `${describeRow(row)} was deleted by its paranoid model ("${column}" is set) and is still there`
-    const remedy = `Restore it with await ${row.model}.restore(${optionsOf(row.option, `where: ${codeOfWhere(row.primaryKey)}`)}) and call ${method}() again`
+    const remedy = `Restore it with await ${codeOfModel(row.model)}.restore(${optionsOf(row.option, `where: ${codeOfWhere(row.primaryKey)}`)}) and call ${method}() again`
     return new ConditionNotMetError(method, row, column, undefined, what, remedy)
   }
 

@@ -2,6 +2,7 @@ import {
   argumentsOf,
   codeOf,
   codeOfKey,
+  codeOfModel,
   describePath,
   describeRow,
   describeValue,
@@ -44,11 +45,11 @@ const texts = {
     `${method}: expected a row, [Model, primaryKey] or [Model, { where }], got ${describeValue(value)}. ` +
     `Write ${method}(row, …) with an instance, ${method}([WorkflowRun, id], …), or ${method}([User, { where: { email } }], …).`,
   targetWhere: (method: string, model: string, column: string): string =>
-    `${method}: the where of [${model}, { where }] is empty, so it names no row. Name at least one column: [${model}, { where: { ${keyOf(column)}: … } }].`,
+    `${method}: the where of [${codeOfModel(model)}, { where }] is empty, so it names no row. Name at least one column: [${codeOfModel(model)}, { where: { ${keyOf(column)}: … } }].`,
   targetKeys: (method: string, model: string, others: readonly string[]): string =>
-    `${method}: [${model}, { where }] has other keys beside where: ${others.join(', ')}. Leave them out, or pass them in the options of ${method}().`,
+    `${method}: [${codeOfModel(model)}, { where }] has other keys beside where: ${others.join(', ')}. Leave them out, or pass them in the options of ${method}().`,
   next: (method: string, model: string, value: unknown): string =>
-    `${method}: expected { where, order }, and nothing else, with order absent or an array of at least one attribute, got ${typeof value === 'object' && value !== null ? `the keys ${Object.keys(value).join(', ')}` : describeValue(value)}. Write ${method}(${model}, { where: { status: 'queued' }, order: ['createdAt'] }, async (row) => { … }).`,
+    `${method}: expected { where, order }, and nothing else, with order absent or an array of at least one attribute, got ${typeof value === 'object' && value !== null ? `the keys ${Object.keys(value).join(', ')}` : describeValue(value)}. Write ${method}(${codeOfModel(model)}, { where: { status: 'queued' }, order: ['createdAt'] }, async (row) => { … }).`,
   order: (method: string, model: string, value: unknown, names: readonly string[]): string =>
     `${method}: expected each order to be an ordinary column of ${model}, or [column, 'ASC' or 'DESC'], got ${describeValue(value)}. Its ordinary columns: ${names.join(', ')}.`,
   targetSeveral: (method: string, model: string, columns: readonly string[], count: number): string =>
@@ -67,17 +68,17 @@ const texts = {
     `${method}: ${model} has no primary key, so its rows cannot be identified. ` +
     `Mark the column that identifies a row: id: { type: DataTypes.INTEGER, primaryKey: true }.`,
   primaryKeyNotLoaded: (method: string, model: string, name: string): string =>
-    `${method}: this ${model} was loaded without its primary key "${name}". Load it with attributes: ['${name}', …], or write ${method}([${model}, ${variableOf(name)}], …).`,
+    `${method}: this ${model} was loaded without its primary key "${name}". Load it with attributes: ['${name}', …], or write ${method}([${codeOfModel(model)}, ${variableOf(name)}], …).`,
   primaryKeyShape: (method: string, model: string, names: readonly string[], value: unknown): string =>
-    `${method}: expected the primary key of ${model}, got ${describeValue(value)}. Write ${method}([${model}, ` +
+    `${method}: expected the primary key of ${model}, got ${describeValue(value)}. Write ${method}([${codeOfModel(model)}, ` +
     (names.length === 1 ? variableOf(names[0]!) : `{ ${names.map((name) => `${keyOf(name)}: …`).join(', ')} }`) +
     `], …).`,
   primaryKeyType: (method: string, model: string, name: string, expected: string, value: unknown): string =>
     `${method}: expected "${name}", the primary key of ${model}, to be ${expected}, got ${describeValue(value)}. ` +
     ((value ?? undefined) === undefined
-      ? `Pass the key of the row, which has no value here: ${method}([${model}, ${variableOf(name)}], …).`
+      ? `Pass the key of the row, which has no value here: ${method}([${codeOfModel(model)}, ${variableOf(name)}], …).`
       : isRounded(value)
-        ? `An integer past 2^53 was rounded, by JavaScript or by the driver, and may be the key of another row: pass the exact key as a string or a bigint, ${method}([${model}, '9007199254740993'], …). ${exactKeys}`
+        ? `An integer past 2^53 was rounded, by JavaScript or by the driver, and may be the key of another row: pass the exact key as a string or a bigint, ${method}([${codeOfModel(model)}, '9007199254740993'], …). ${exactKeys}`
         : isHalf(value)
           ? `The text has half of a surrogate pair, in place of which a driver sends U+FFFD: it may be the key of another row. Pass the key that the row holds.`
           : `Databases convert such values silently and can match other rows: convert the value first, for example ${expected === 'a string' ? `String(${variableOf(name)})` : expected === 'a date' ? `new Date(${variableOf(name)})` : `Number(${variableOf(name)})`}.`),
@@ -86,10 +87,10 @@ const texts = {
     `A database may round it to the key of another row. Pass the key of the row that you mean, such as ${Math.trunc(Number(value))}.`,
   roundedKey: (method: string, row: RowFacts, name: string, value: unknown): string =>
     `${method}: the driver has rounded "${name}", the primary key of ${describeRow(row)}, to ${describeValue(value)}, so a save would write another row. ` +
-    `Write without an instance, by the key as a string: await updateJson(${argumentsOf(row.option, `[${row.model}, ${stringOf(row.primaryKey[name])}]`, '…')}). ${exactKeys}`,
+    `Write without an instance, by the key as a string: await updateJson(${argumentsOf(row.option, `[${codeOfModel(row.model)}, ${stringOf(row.primaryKey[name])}]`, '…')}). ${exactKeys}`,
   replacedKey: (method: string, row: RowFacts, name: string): string =>
     `${method}: the driver has read U+FFFD in "${name}", the primary key of ${describeRow(row)}, as it does in place of bytes that are not UTF-8, so a write could change another row. ` +
-    `Write without an instance, by the key: await updateJson(${argumentsOf(row.option, `[${row.model}, ${codeOfKey(row)}]`, '…')}).`,
+    `Write without an instance, by the key: await updateJson(${argumentsOf(row.option, `[${codeOfModel(row.model)}, ${codeOfKey(row)}]`, '…')}).`,
   newRecord: (method: string, model: string): string =>
     `${method}: this ${model} was built and never saved, so it has no row in the database. Call await row.save() first, or, in a transaction, await row.save({ transaction }).`,
   column: (method: string, model: string, column: unknown, columns: readonly string[], mayBeText: boolean): string =>
@@ -97,7 +98,9 @@ const texts = {
     (columns.length > 0
       ? `Its JSON attributes: ${columns.map((name) => `'${name}'`).join(', ')}.`
       : `Declare one: progress: { type: DataTypes.JSON }.`) +
-    (mayBeText ? ` If this text is JSON, declare it: lossless(${model}, { jsonColumns: ['${String(column)}'] }).` : ''),
+    (mayBeText
+      ? ` If this text is JSON, declare it: lossless(${codeOfModel(model)}, { jsonColumns: ['${String(column)}'] }).`
+      : ''),
   key: (method: string, value: unknown): string =>
     `${method}: expected a key to be a string, got ${describeValue(value)}. Write String(key).`,
   sameKey: (method: string, key: string): string =>
@@ -145,7 +148,7 @@ const texts = {
   upsertTarget: (method: string, value: unknown): string =>
     `${method}: expected [Model, primaryKey] or [Model, { where }], got ${describeValue(value)}. Write ${method}([WorkflowRun, id], …); a row that you have as an instance is there: change it with row.atomicUpdate(…).`,
   upsertKey: (method: string, model: string, keys: readonly (readonly string[])[]): string =>
-    `${method}: the where of [${model}, { where }] has to be exactly the values of a unique key, which no other row can have. The keys that ${model} declares: ${keys.map((names) => names.join(' + ')).join('; ')}. Write { where: { ${keys
+    `${method}: the where of [${codeOfModel(model)}, { where }] has to be exactly the values of a unique key, which no other row can have. The keys that ${model} declares: ${keys.map((names) => names.join(' + ')).join('; ')}. Write { where: { ${keys
       .at(-1)!
       .map((name) => `${keyOf(name)}: …`)
       .join(', ')} } }.`,
@@ -195,7 +198,7 @@ const texts = {
           ? `has half of a surrogate pair, in place of which a driver sends U+FFFD: it may be the value of another row. Pass the text that the row holds, such as value.toWellFormed().`
           : `does not fit its type. Databases convert such values silently: convert it first, for example with String(…) or Number(…).`),
   scope: (method: string, model: string): string =>
-    `${method}: the where of the scope of ${model} has more than ordinary columns and values, such as literal(), which this library does not bind. Pass ${model}.unscoped() in place of ${model}, and write the conditions of the scope in the where.`,
+    `${method}: the where of the scope of ${model} has more than ordinary columns and values, such as literal(), which this library does not bind. Pass ${codeOfModel(model)}.unscoped() in place of ${model}, and write the conditions of the scope in the where.`,
   whereList: (method: string, name: string): string =>
     `${method}: where has null in the list of values for "${name}", and SQL finds no NULL by a list. Write the two conditions: { [Op.or]: [{ ${keyOf(name)}: [ … ] }, { ${keyOf(name)}: null }] }.`,
   overlap: (method: string, one: readonly unknown[], other: readonly unknown[]): string =>
@@ -271,14 +274,14 @@ const texts = {
   jsonColumn: (method: string, model: string, name: unknown, type: string | undefined): string =>
     `${method}: expected jsonColumns to name attributes of ${model} that hold JSON as text, got ${describeValue(name)}` +
     (type === undefined
-      ? `, which it does not have. Write the name of an attribute: ${method}(${model}, { jsonColumns: ['stats'] }).`
+      ? `, which it does not have. Write the name of an attribute: ${method}(${codeOfModel(model)}, { jsonColumns: ['stats'] }).`
       : type === 'JSONB'
         ? `, which has the type JSONB. Leave it out: every JSON column has the methods.`
         : `, which has the type ${type}. Migrate the column (PostgreSQL: ALTER TABLE … ALTER COLUMN ${String(name)} TYPE jsonb USING …; MySQL and MariaDB: ALTER TABLE … MODIFY ${String(name)} JSON), and declare DataTypes.JSON.`),
   jsonType: (method: string, model: string, name: string, type: string): string =>
     `${method}: "${name}" of ${model} is declared as text, and its column in the database has the type ${type}, so nothing was written. Declare it as it is, ${keyOf(name)}: { type: DataTypes.${type.toUpperCase()} }, and leave it out of jsonColumns.`,
   textColumn: (method: string, model: string, name: string, database: string): string =>
-    `${method}: "${name}" of ${model} is declared as JSON, and its column in the database holds text, so nothing was written: ${database}'s JSON functions would round its numbers. Declare it: lossless(${model}, { jsonColumns: ['${name}'] }). Or migrate it: ALTER TABLE … MODIFY ${name} JSON.`,
+    `${method}: "${name}" of ${model} is declared as JSON, and its column in the database holds text, so nothing was written: ${database}'s JSON functions would round its numbers. Declare it: lossless(${codeOfModel(model)}, { jsonColumns: ['${name}'] }). Or migrate it: ALTER TABLE … MODIFY ${name} JSON.`,
   jsonKey: (method: string, model: string, name: string): string =>
     `${method}: "${name}" is the primary key of ${model}, which no write changes. Leave it out of jsonColumns.`,
   audited: (value: unknown): string =>
@@ -295,7 +298,7 @@ const texts = {
     `${method}: with a searchPath, Sequelize inlines values into the SQL text, so the save cannot be patched. Set the schema instead: Model.schema('…').`,
   lockedElsewhere: (method: string, row: RowFacts): string =>
     `${method}: this instance of ${describeRow(row)} is already in use by another call, and two concurrent calls cannot share one instance. ` +
-    `Use one instance for each call: withLock(${argumentsOf(row.option, `[${row.model}, primaryKey]`, 'fn')}), also for an instance that a cache shares; or load the row in each job.`,
+    `Use one instance for each call: withLock(${argumentsOf(row.option, `[${codeOfModel(row.model)}, primaryKey]`, 'fn')}), also for an instance that a cache shares; or load the row in each job.`,
   notBegun: (method: string, value: unknown): string =>
     `${method}: the callback returned ${describeValue(value)}, which has not started to run, so none of its statements were in the transaction. The transaction was rolled back. ` +
     `Return a promise of its result: lastValueFrom(observable) for an Observable; iterate a generator to its end in the callback.`,

@@ -1,7 +1,7 @@
 import { channel } from 'node:diagnostics_channel'
 import { isDeepStrictEqual } from 'node:util'
 import { captureCallSite, firstUserFrame } from '../call-site.js'
-import { accessOf, argumentsOf, describePath, optionsOf, variablesOf } from '../errors/describe.js'
+import { accessOf, argumentsOf, codeOfModel, describePath, optionsOf, variablesOf } from '../errors/describe.js'
 import type { TransactionOption } from '../errors/describe.js'
 import { describeWrite, WholeColumnWriteError } from '../errors/errors.js'
 import type { GuardReport, WholeColumnWrite } from '../errors/errors.js'
@@ -59,19 +59,20 @@ export function detailsOfBulkWrite(write: BulkWrite, column: string): Details {
 
 function insteadOfBulkWrite({ method, model, key, isOfAll, option }: BulkWrite, column: string): string {
   const changes = `{ ${JSON.stringify(column)}: [set(…)] }`
-  if (!key && isOfAll) return `await updateWhere(${model.name}, {}, ${changes}, ${optionsOf(option, 'all: true')})`
-  if (!key) return `await updateWhere(${argumentsOf(option, model.name, 'where', changes)})`
+  if (!key && isOfAll)
+    return `await updateWhere(${codeOfModel(model.name)}, {}, ${changes}, ${optionsOf(option, 'all: true')})`
+  if (!key) return `await updateWhere(${argumentsOf(option, codeOfModel(model.name), 'where', changes)})`
   const names = variablesOf(key)
   const isPrimaryKey = key.every((name) => model.primaryKeyAttributes.includes(name))
   const write = isPrimaryKey
-    ? `await atomicUpsert(${argumentsOf(option, `[${model.name}, ${names}]`, changes)})`
-    : `if (!(await updateWhere(${argumentsOf(option, model.name, names, changes)}))) await ${model.name}.create(${argumentsOf(option, '…')})`
+    ? `await atomicUpsert(${argumentsOf(option, `[${codeOfModel(model.name)}, ${names}]`, changes)})`
+    : `if (!(await updateWhere(${argumentsOf(option, codeOfModel(model.name), names, changes)}))) await ${codeOfModel(model.name)}.create(${argumentsOf(option, '…')})`
   return method === 'bulkCreate' ? `for (const ${names} of rows) ${write}` : write
 }
 
 /** The code to write in place of SQL of the application. */
 export function insteadOfQuery(model: RowModel, column: string, option: TransactionOption | undefined): string {
-  return `await updateWhere(${argumentsOf(option, model.name, 'where', `{ ${JSON.stringify(column)}: [set(…)] }`)})`
+  return `await updateWhere(${argumentsOf(option, codeOfModel(model.name), 'where', `{ ${JSON.stringify(column)}: [set(…)] }`)})`
 }
 
 const isKey = (step: unknown): step is string => typeof step === 'string'

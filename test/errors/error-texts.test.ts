@@ -142,7 +142,7 @@ describe('the text of an error', () => {
     JSON_SHAPE: [
       [
         () => joined((options) => updateJson([WorkflowRun, 7], 'progress', [increment('name', 1)], options)),
-        'updateJson: "progress" at ["name"] of WorkflowRun id=7 holds a string, not a number, so nothing was written. Look at the value first; if it is a number, convert it: await withLock([WorkflowRun, 7], async (row) => { row.progress["name"] = Number(row.progress["name"]); await row.save() }, { transaction }).',
+        'updateJson: "progress" at ["name"] of WorkflowRun id=7 holds a string, not a number, so nothing was written. Look at the value first; if it is a number, convert it: await compareAndSetJson([WorkflowRun, 7], "progress", ["name"], value, Number(value), { transaction }).',
       ],
       [
         () => withLock([WorkflowRun, 7], (row: unknown) => updateJson(row, 'progress', [increment('on', 1)])),
@@ -150,11 +150,11 @@ describe('the text of an error', () => {
       ],
       [
         async () => (await stored<Row>(WorkflowRun)).updateJson('progress', [increment('name', 1)] as never),
-        'updateJson: "progress" at ["name"] of WorkflowRun id=7 holds a string, not a number, so nothing was written. Look at the value first; if it is a number, convert it: await withLock(row, async (row) => { row.progress["name"] = Number(row.progress["name"]); await row.save() }).',
+        'updateJson: "progress" at ["name"] of WorkflowRun id=7 holds a string, not a number, so nothing was written. Look at the value first; if it is a number, convert it: await compareAndSetJson(row, "progress", ["name"], value, Number(value)).',
       ],
       [
         () => updateJson([Reading, readingKey], 'last-value', [increment('unit')]),
-        `updateJson: "last-value" at ["unit"] of Reading meter="07fe" at=2026-01-02T00:00:00.000Z holds a string, not a number, so nothing was written. Look at the value first; if it is a number, convert it: await withLock([Reading, { meter: '07fe', at: new Date('2026-01-02T00:00:00.000Z') }], async (row) => { row["last-value"]["unit"] = Number(row["last-value"]["unit"]); await row.save() }).`,
+        `updateJson: "last-value" at ["unit"] of Reading meter="07fe" at=2026-01-02T00:00:00.000Z holds a string, not a number, so nothing was written. Look at the value first; if it is a number, convert it: await compareAndSetJson([Reading, { meter: '07fe', at: new Date('2026-01-02T00:00:00.000Z') }], "last-value", ["unit"], value, Number(value)).`,
       ],
       [
         () =>
@@ -165,7 +165,7 @@ describe('the text of an error', () => {
       ],
       [
         () => updateJson([WorkflowRun, 7], 'progress', [set(['name', 'a'], 1)]),
-        'updateJson: "progress" at ["name"] of WorkflowRun id=7 holds a string, not an object, so nothing was written. The operations need an object. Look at the value first. To keep it, store it under a key: await withLock([WorkflowRun, 7], async (row) => { row.progress["name"] = { value: row.progress["name"] }; await row.save() }).',
+        'updateJson: "progress" at ["name"] of WorkflowRun id=7 holds a string, not an object, so nothing was written. The operations need an object. Look at the value first. To keep it, store it under a key: await compareAndSetJson([WorkflowRun, 7], "progress", ["name"], value, { value }).',
       ],
       [
         () => updateJson([WorkflowRun, 7], 'progress', [append([], 1)]),
@@ -191,11 +191,11 @@ describe('the text of an error', () => {
       ],
       [
         () => updateJson([WorkflowRun, 7], 'progress', [append('name', 1)]),
-        'updateJson: "progress" at ["name"] of WorkflowRun id=7 holds a string, not an array, so nothing was written. Look at the value first. To keep it as the first item, put it into an array: await withLock([WorkflowRun, 7], async (row) => { row.progress["name"] = [row.progress["name"]]; await row.save() }).',
+        'updateJson: "progress" at ["name"] of WorkflowRun id=7 holds a string, not an array, so nothing was written. Look at the value first. To keep it as the first item, put it into an array: await compareAndSetJson([WorkflowRun, 7], "progress", ["name"], value, [value]).',
       ],
       [
         () => updateJson([WorkflowRun, 7], 'progress', [increment('name', 1)]),
-        'updateJson: "progress" at ["name"] of WorkflowRun id=7 holds a string, not a number, so nothing was written. Look at the value first; if it is a number, convert it: await withLock([WorkflowRun, 7], async (row) => { row.progress["name"] = Number(row.progress["name"]); await row.save() }).',
+        'updateJson: "progress" at ["name"] of WorkflowRun id=7 holds a string, not a number, so nothing was written. Look at the value first; if it is a number, convert it: await compareAndSetJson([WorkflowRun, 7], "progress", ["name"], value, Number(value)).',
       ],
       [
         () => updateJson([WorkflowRun, 7], 'progress', [increment('on', 1)]),
@@ -434,13 +434,15 @@ describe('the text of an error', () => {
         'retryTransaction: the transaction was rolled back in the callback, by transaction.rollback(), so nothing was written. Throw an error to leave the callback and roll back, or let the callback return to commit.',
       ],
       [
-        () =>
-          withLock([WorkflowRun, 7], async (_row: unknown, opened: unknown) => {
+        async () => {
+          const full = withLock([WorkflowRun, 7], async (_row: unknown, opened: unknown) => {
             const transaction = opened as Transaction
             await sequelize.query('PRAGMA max_page_count = 1', { transaction })
             const rows = [1, 2].map(() => ({ status: 'x'.repeat(8_000_000) }))
             await outcomeOf(WorkflowRun.bulkCreate(rows, { transaction }))
-          }).finally(() => sequelize.query('PRAGMA max_page_count = 1073741823')),
+          })
+          return full.finally(() => sequelize.query('PRAGMA max_page_count = 1000000'))
+        },
         'withLock: the database rolled back the transaction when a statement of it failed (SequelizeDatabaseError, SQLITE_FULL), so nothing was written. Let the error of that statement leave the callback, where a savepoint does not help. To run the whole transaction again after a deadlock or a conflict, open it with retryTransaction(sequelize, async (transaction) => { … }).',
       ],
     ],
