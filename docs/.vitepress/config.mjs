@@ -44,8 +44,8 @@ export default defineConfig({
       options: {
         miniSearch: {
           searchOptions: {
-            // Guides first: the reference has most words on most pages.
-            boostDocument: (id) => (/\/(api|changelog|proof)\b/.test(id) ? 0.2 : 1),
+            // Guides first: the reference and the measurements have most words on most pages.
+            boostDocument: (id) => (/\/(api|changelog|performance|proof)\b/.test(id) ? 0.2 : 1),
           },
         },
       },
