@@ -52,12 +52,16 @@ describe('JsonShapeError', () => {
         'await updateJson([WorkflowRun, 7], "progress", [set([0,"key"], value)]).',
     )
     expect(text(['a', 'b'], 'an object', 'string')).to.include(
-      'row.progress["a"]["b"] = { value: row.progress["a"]["b"] }',
+      'await compareAndSetJson([WorkflowRun, 7], "progress", ["a","b"], value, { value })',
     )
     expect(text(['a', 1], 'an array', 'object')).to.include('name the key of an array in it, such as ["a",1,"items"]')
-    expect(text(['a', 1], 'an array', 'string')).to.include('row.progress["a"][1] = [row.progress["a"][1]]')
+    expect(text(['a', 1], 'an array', 'string')).to.include(
+      'await compareAndSetJson([WorkflowRun, 7], "progress", ["a",1], value, [value])',
+    )
     expect(text(['a', 1], 'a number', 'boolean')).to.include('holds a boolean, not a number')
-    expect(text(['a'], 'a number', 'string')).to.include('row.progress["a"] = Number(row.progress["a"])')
+    expect(text(['a'], 'a number', 'string')).to.include(
+      'await compareAndSetJson([WorkflowRun, 7], "progress", ["a"], value, Number(value))',
+    )
     expect(text(['a'], 'a number', 'boolean')).to.include(
       'await updateJson([WorkflowRun, 7], "progress", [rename(["a"], "a_old")])',
     )
