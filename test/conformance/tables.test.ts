@@ -28,7 +28,7 @@ interface Place {
   readonly schema?: string
 }
 
-eachDatabase('A model of', (database) => {
+eachDatabase('views, temporary tables and schemas', (database) => {
   const { name } = database
   const isMysql = name === 'mysql' || name === 'mariadb'
   const quote = name === 'postgres' ? '"' : '`'
@@ -51,7 +51,7 @@ eachDatabase('A model of', (database) => {
 
   // A view of SQLite cannot be updated.
   if (name !== 'sqlite') {
-    it('a view writes the documents of its table', async () => {
+    it('writes the documents of a view', async () => {
       await define(sequelize, 'seen_rows').sync()
       await sequelize.query(`CREATE OR REPLACE VIEW row_view AS SELECT id, doc FROM seen_rows`)
       await sequelize.query(`CREATE OR REPLACE VIEW row_view_2 AS SELECT * FROM row_view WHERE id > 0`)
@@ -73,7 +73,7 @@ eachDatabase('A model of', (database) => {
   }
 
   if (name === 'mysql') {
-    it('a view, or a table, with a column of another type is refused', async () => {
+    it('refuses a column of a view or a table that has another type', async () => {
       await sequelize.query('CREATE TABLE loose_rows (id INT PRIMARY KEY, doc TEXT, bytes LONGBLOB)')
       await sequelize.query('CREATE VIEW loose_view AS SELECT id, doc FROM loose_rows')
       await sequelize.query('CREATE VIEW bytes_view AS SELECT id, bytes AS doc FROM loose_rows')
@@ -93,7 +93,7 @@ eachDatabase('A model of', (database) => {
   // For dialect mariadb, a schema is a database.
   const place: Place = database.dialect === 'mariadb' ? {} : { schema: 'other_rows' }
 
-  it('a table in another schema, with each call', async () => {
+  it('writes a table in another schema', async () => {
     if (name === 'postgres') await sequelize.query('CREATE SCHEMA other_rows')
     const Rows = lossless(define(sequelize, 'far_rows', place))
     await Rows.sync({ force: true })
@@ -103,7 +103,7 @@ eachDatabase('A model of', (database) => {
     expect(await documentOf(Rows, 1)).to.deep.equal({ a: 2, tags: ['x'] })
   })
 
-  it('a temporary table, with each call', async () => {
+  it('writes a temporary table', async () => {
     const own = database.connect({ pool: { max: 1, min: 1 } }).sequelize
     await own.transaction(async (transaction) => {
       await own.query(
@@ -119,7 +119,7 @@ eachDatabase('A model of', (database) => {
   })
 
   if (isMysql) {
-    describe('a table that would truncate a document is refused', () => {
+    describe('refuses, where the server would truncate a document,', () => {
       const tags = ['x'.repeat(70_000)]
 
       for (const [kind, create, { schema }] of [

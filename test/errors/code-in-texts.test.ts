@@ -18,7 +18,7 @@ import { rejection } from '../rejection.js'
 type Doc = Readonly<Record<string, unknown>>
 type Row = Model & { doc: Doc }
 
-eachServer('The code in the text of an error', (database) => {
+eachServer('the code in the text of an error', (database) => {
   let sequelize: Sequelize
   let Readings: ModelStatic<Row>
   let Notes: ModelStatic<Row>
