@@ -8,6 +8,7 @@ import type { GuardReport, WholeColumnWrite } from '../errors/errors.js'
 import { difference } from '../json/difference.js'
 import type { EditedValue } from '../json/difference.js'
 import type { MethodName } from '../json/document-types.js'
+import type { Operation } from '../json/operation.js'
 import { parseJson } from '../json/json-text.js'
 import { RowRef } from '../rows/row-ref.js'
 import { modelOf } from '../sequelize/internals.js'
@@ -89,29 +90,35 @@ function suggestCall(
   if (first === undefined || operations.includes(undefined)) return undefined
   const [{ operation }] = changes as readonly [EditedValue]
   const isOne = operations.length === 1
-  if (isOne && first.startsWith('set(') && operation.path.length === 1) {
+  if (isOne && first.kind === 'set' && operation.path.length === 1) {
     const args = `${JSON.stringify(column)}, ${describePath(operation.path).slice(1, -1)}, …`
     return `await ${callOf(model, 'mergeJsonKey', args, option)}`
   }
-  const list = [...operations.slice(0, 5), ...(operations.length > 5 ? ['…'] : [])].join(', ')
+  const list = [...operations.slice(0, 5).map((each) => each!.code), ...(operations.length > 5 ? ['…'] : [])].join(', ')
   const call = `await ${callOf(model, 'updateJson', `${JSON.stringify(column)}, [${list}]`, option)}`
-  const isSum = operations.some((each) => each!.startsWith('increment('))
+  const isSum = operations.some((each) => each!.kind === 'increment')
   return isSum ? `${call} /* or set(), if the number does not depend on the stored one */` : call
 }
 
-/** The code of an operation that makes a change; `undefined` if a list changes in a way that only a lock keeps safe. */
-function suggestOperation({ operation: { kind, path, json }, loaded }: EditedValue): string | undefined {
+/** An operation, and its code. */
+interface Suggestion {
+  readonly kind: Operation['kind']
+  readonly code: string
+}
+
+/** The operation that makes a change; `undefined` if a list changes in a way that only a lock keeps safe. */
+function suggestOperation({ operation: { kind, path, json }, loaded }: EditedValue): Suggestion | undefined {
   const at = describePath(path)
-  if (kind === 'remove') return `remove(${at})`
+  if (kind === 'remove') return { kind, code: `remove(${at})` }
   const value = kind === 'set' ? parseJson(json) : undefined
   if (typeof loaded === 'number' && typeof value === 'number') {
     const by = value - loaded
-    return `increment(${at}, ${Number.isSafeInteger(by) ? by : '…'})`
+    return { kind: 'increment', code: `increment(${at}, ${Number.isSafeInteger(by) ? by : '…'})` }
   }
-  if (!Array.isArray(loaded) || !Array.isArray(value)) return `${kind}(${at}, …)`
+  if (!Array.isArray(loaded) || !Array.isArray(value)) return { kind, code: `${kind}(${at}, …)` }
   const left = new Set(value.map((item) => JSON.stringify(item)))
   const kept = loaded.filter((item) => left.has(JSON.stringify(item)))
-  return isDeepStrictEqual(kept, value) ? `pull(${at}, …)` : undefined
+  return isDeepStrictEqual(kept, value) ? { kind: 'pull', code: `pull(${at}, …)` } : undefined
 }
 
 /** The code of a call of a row method, or of the function of that name if the model does not have it. */

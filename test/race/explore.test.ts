@@ -54,6 +54,7 @@ eachDatabase('explore', (database) => {
         const result = await race(naive, { check: both })
         expect(result).to.deep.include({ verdict: 'lost', reasons: [], schedules: 4 * starts, isComplete: true })
         expect(result.failures).to.have.length(2 * starts)
+        expect(result.kept).to.have.length(2 * starts)
         expect(result.first).to.deep.include({ outcomes: { A: 'ok', B: 'ok' }, switches: 2 })
         expect(result.first!.error).to.be.instanceOf(LostKeysError)
       }

@@ -147,7 +147,7 @@ function treeOf({ failures, kept }: Result, sections: readonly Failure[]): strin
   const rest = failures.length - sections.length
   const note =
     rest > 0 ? `<p>${rest} more failing ${rest === 1 ? 'order is' : 'orders are'} not shown step by step.</p>` : ''
-  return `<nav aria-label="Orders"><h2>Orders</h2><p>Each letter is the participant that goes on.</p><ol>${branchesOf(paths, 0)}</ol>${note}</nav>`
+  return `<nav aria-label="Orders"><h2>Orders</h2><p>Each letter names the participant that sends the next statement.</p><ol>${branchesOf(paths, 0)}</ol>${note}</nav>`
 }
 
 function lettersOf(token: string): string[] {
