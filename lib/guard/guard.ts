@@ -1,45 +1,39 @@
-import { Utils } from 'sequelize'
 import type { Sequelize, Transaction } from 'sequelize'
 import { captureCallSite } from '../call-site.js'
-import { parseJson } from '../json/json-text.js'
-import type { JsonValue } from '../json/values.js'
-import { keyNamedIn, RowRef } from '../rows/row-ref.js'
 import { rowStateOf } from '../rows/row-state.js'
 import {
-  attributesOf,
   buildOptionsOf,
   fieldOf,
   initValuesMethod,
   isChanged,
-  isSameTransaction,
   modelOf,
-  openAncestor,
-  outermostOf,
-  sequelizeInternals,
   sequelizeOf,
-  uniqueKeysOf,
   valuesOf,
-  versionAttribute,
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
-import {
-  documentType,
-  inheritedStates,
-  isTextInMemory,
-  jsonAttributes,
-  modelStateOf,
-  policyOf,
-} from '../sequelize/model-state.js'
+import { inheritedStates, jsonAttributes, modelStateOf, policyOf } from '../sequelize/model-state.js'
 import { checkedBy, mergeOptions, modeOf } from '../sequelize/options.js'
-import type { LosslessOptions, Policy, WriteModes } from '../sequelize/options.js'
+import type { LosslessOptions } from '../sequelize/options.js'
 import { override } from '../sequelize/override.js'
-import { sessionOf } from '../sequelize/session.js'
-import type { JudgedWrite, Session, WriteRecorder } from '../sequelize/session.js'
+import { sessionOf, sessionOfModel } from '../sequelize/session.js'
+import type { Session } from '../sequelize/session.js'
 import { ambientTransaction, innermostScope, transactionOf, transactionOption } from '../transactions/join.js'
-import { givenDocument, keepDigitsInSaves, tooDeepError, writtenDocument } from '../transactions/save-digits.js'
-import { findTransactionState, transactionStateOf } from '../transactions/transaction-state.js'
-import { callSite, withCallSite } from './call-options.js'
+import { keepDigitsInSaves } from '../transactions/save-digits.js'
+import { transactionStateOf } from '../transactions/transaction-state.js'
+import { withCallSite } from './call-options.js'
 import type { CallOptions } from './call-options.js'
+import {
+  activePolicy,
+  asChecked,
+  checkBulkWrite,
+  isIdle,
+  pick,
+  recordWrite,
+  save,
+  storedColumns,
+  watchedColumns,
+} from './check-writes.js'
+import type { Fields } from './check-writes.js'
 import {
   includedRows,
   lockingReadOf,
@@ -48,16 +42,8 @@ import {
   toLockingRead,
   toVainLock,
 } from './locking-reads.js'
-import { patchRow } from './patch.js'
-import type { EditedColumn, RowUpdate } from './patch.js'
 import { rawWrites } from './raw-writes.js'
-import { reasonOfBulkWrite, reasonOfExpression, reasonOfSave } from './reasons.js'
-import type { Reason } from './reasons.js'
-import { detailsOfBulkWrite, detailsOfSave, insteadOfQuery, reportOrThrow, reportOutsideRead } from './report.js'
-import type { BulkWrite } from './report.js'
-
-/** Values by database column name. */
-type Fields = Readonly<Record<string, unknown>>
+import { insteadOfQuery, reportOutsideRead } from './report.js'
 
 /**
  * Sets the policy for whole-column writes of a model or of a Sequelize instance, and installs the guard.
@@ -139,23 +125,6 @@ function auditQuery(session: Session, given: unknown, options: QueryOptions = {}
   })
 }
 
-/** The attributes other than JSON that an audit in progress looks at. */
-function watchedColumns(model: RowModel): readonly string[] {
-  return sessionOf(sequelizeOf(model)).audit?.columns[model.name] ?? []
-}
-
-function isIdle({ wholeColumnWrites = 'allow' }: LosslessOptions): boolean {
-  return wholeColumnWrites === 'allow'
-}
-
-/** The policy for a model's writes, or for one kind of them; `undefined` where they are allowed, and not audited. */
-function activePolicy(model: RowModel, options?: CallOptions, kind?: keyof WriteModes): Policy | undefined {
-  const policy = policyOf(model)
-  const isAllowed = kind ? modeOf(policy, kind) === 'allow' : isIdle(policy)
-  if (options?.wholeColumnWrites === 'allow') return undefined
-  return !isAllowed || sessionOf(sequelizeOf(model)).audit ? policy : undefined
-}
-
 /** Overrides methods of a model to record loaded documents and the call sites of writes. */
 function guardModel(model: RowModel): void {
   if (inheritedStates(model).some(({ isGuarded }) => isGuarded)) return
@@ -220,7 +189,7 @@ function guardModel(model: RowModel): void {
 /** Reports a read without a transaction in a callback of this library that has one. */
 function checkRead(model: RowModel, options: CallOptions | undefined): void {
   if (options?.transaction !== undefined) return
-  const session = sessionOf(sequelizeOf(model))
+  const session = sessionOfModel(model)
   const scope = innermostScope(session)
   if (scope?.method === undefined || scope.isOver || ambientTransaction(session)) return
   const policy = policyOf(model)
@@ -247,7 +216,7 @@ function recordLock(row: Row, transaction: Transaction): void {
 
 function recordBulkCreate(model: RowModel, rows: readonly Row[], options: CallOptions): void {
   const { fields, updateOnDuplicate } = options
-  const { transaction = ambientTransaction(sessionOf(sequelizeOf(model))) } = options
+  const { transaction = ambientTransaction(sessionOfModel(model)) } = options
   for (const row of rows) {
     const given = [...jsonAttributes(model)]
       .filter((name) => fields?.includes(name) ?? true)
@@ -326,10 +295,7 @@ function guardQueryInterface(sequelize: Sequelize): void {
       const options = asChecked(model, given)
       const send = (changed: Fields): Promise<unknown> =>
         original.apply(this, [instance, tableName, changed, where, options]) as Promise<unknown>
-      const write = (): Promise<unknown> => save({ instance, tableName, values, where, options, send })
-      const policy = activePolicy(model, options)
-      const isPatching = policy && modeOf(policy, 'save') === 'patch'
-      return isPatching ? afterPatchInFlight(instance, options.transaction, write) : write()
+      return save({ instance, tableName, values, where, options, send })
     }
   })
   override<object, Statements['bulkUpdate']>(queryInterface, 'bulkUpdate', (original) => {
@@ -363,224 +329,4 @@ function guardQueryInterface(sequelize: Sequelize): void {
       return original.apply(this, args)
     }
   })
-}
-
-/** The options of a statement that the guard has checked; an audit in progress passes it over. */
-function asChecked<O extends CallOptions>(model: RowModel, options: O): O {
-  return sessionOf(sequelizeOf(model)).audit ? { ...options, [checkedBy]: 'guard' } : options
-}
-
-/**
- * Checks a write of rows that were not loaded.
- * @param assigned the values that the statement assigns to existing rows
- */
-function checkBulkWrite(
-  method: BulkWrite['method'],
-  assigned: () => readonly Fields[],
-  { where = {}, records }: { readonly where?: object | undefined; readonly records?: readonly Fields[] },
-  options: CallOptions = {},
-): void {
-  const { model, transaction } = options
-  if (!model) return
-  const session = sessionOf(sequelizeOf(model))
-  const kind = method === 'update' ? 'bulk' : 'upsert'
-  const policy = activePolicy(model, options, kind)
-  if (!policy && !session.audit) return
-  const primaryKey = keyNamedIn(model, where)
-  const isWholeKey = Object.keys(primaryKey).length === model.primaryKeyAttributes.length
-  const { key } = new RowRef(model, primaryKey)
-  const lockedRows = findTransactionState(transaction)?.lockedRows
-  const mode = policy ? modeOf(policy, kind) : 'allow'
-  const values = assigned()
-  const detailsOf = (column: string, option = transactionOption(session, transaction ?? undefined)) => {
-    const upsertKey = records && keyOfRecords(model, records, options)
-    const isOfAll = !records && Reflect.ownKeys(where).length === 0
-    return detailsOfBulkWrite({ method, model, primaryKey, key: upsertKey, isOfAll, option }, column)
-  }
-  const isVersioned = method === 'update' && comparesVersion(model, where, values[0]!)
-  const isCovered = (column: string): boolean =>
-    isVersioned || Boolean(isWholeKey && transaction && lockedRows?.isCurrent(key, column, transaction))
-  const columns = [...new Set(values.flatMap((each) => wholeColumns(model, each)))]
-  for (const column of columns) {
-    const call = { method, model: model.name, column }
-    if (policy && mode !== 'allow' && !isCovered(column)) {
-      reportOrThrow(session, { ...policy, mode }, options, call, (option) => detailsOf(column, option))
-    }
-  }
-  if (!session.audit) return
-  const reasonOf = (column: string): Reason | undefined =>
-    isCovered(column) ? undefined : reasonOfBulkWrite(model, isWholeKey ? key : undefined, transaction)
-  recordJudgement(session.audit, model, values, options, reasonOf, (column) => ({ method, ...detailsOf(column) }))
-}
-
-/** Passes the judgement of each watched column of a statement to an audit in progress. */
-function recordJudgement(
-  audit: WriteRecorder,
-  model: RowModel,
-  assigned: readonly Fields[],
-  options: CallOptions,
-  reasonOf: (column: string) => Reason | undefined,
-  detailsOf: (column: string) => Pick<JudgedWrite, 'method' | 'primaryKey' | 'instead'>,
-): void {
-  const watched = new Set([...jsonAttributes(model), ...watchedColumns(model)])
-  const written = [...watched].filter((column) => assigned.some((each) => Object.hasOwn(each, fieldOf(model, column))))
-  const writes = written.map((column) => {
-    const computed = assigned
-      .map((each) => each[fieldOf(model, column)])
-      .filter((value) => value instanceof Utils.SequelizeMethod)
-    const isComputed = computed.length === assigned.length
-    const ofExpression = jsonAttributes(model).has(column) ? computed.map(reasonOfExpression).find(Boolean) : undefined
-    const { method, primaryKey, instead } = detailsOf(column)
-    const reason = isComputed ? ofExpression : reasonOf(column)
-    return { method, primaryKey, instead, model: model.name, column, reason }
-  })
-  audit.record({ writes, isAllowed: options.wholeColumnWrites === 'allow', site: options[callSite] })
-}
-
-/** Whether an UPDATE moves the version of a model from one that its condition names. */
-function comparesVersion(model: RowModel, where: object, values: Fields): boolean {
-  const version = versionAttribute(model)
-  if (version === undefined) return false
-  const field = fieldOf(model, version)
-  const compared = (where as Fields)[field] ?? null
-  const isOne = typeof compared === 'number' || typeof compared === 'string' || typeof compared === 'bigint'
-  return isOne && Object.hasOwn(values, field)
-}
-
-/** The unique key by which the database finds the rows of an upsert, if all records have it. */
-function keyOfRecords(
-  model: RowModel,
-  records: readonly Fields[],
-  options: CallOptions,
-): readonly string[] | undefined {
-  const { conflictFields, upsertKeys } = options
-  const given = [conflictFields, upsertKeys].find((names) => names && names.length > 0)
-  const isKnown = (name: string): boolean => {
-    const values = records.map((record) => record[fieldOf(model, name)] ?? null)
-    return values.every((value) => value !== null && !(value instanceof Utils.SequelizeMethod))
-  }
-  const keys = [...(given ? [attributesOf(model, given)] : []), ...uniqueKeysOf(model)]
-  return keys.find((names) => names.length > 0 && names.every(isKnown))
-}
-
-/** Runs concurrent patched saves of one instance one after the other: each starts from the result of the one before. */
-function afterPatchInFlight<R>(
-  instance: Row,
-  transaction: Transaction | null | undefined,
-  write: () => Promise<R>,
-): Promise<R> {
-  const state = rowStateOf(instance)
-  const outermost = transaction ? outermostOf(transaction) : undefined
-  const before = state.patchInFlight
-  // Do not wait for a save in another transaction: it may wait for a lock that this transaction holds.
-  const written = before && before.outermost === outermost ? before.settled.then(write) : write()
-  state.patchInFlight = { outermost, settled: written.catch(() => undefined) }
-  return written
-}
-
-/** Checks an UPDATE of a row that was loaded, and sends it, as a whole or as a patch. */
-async function save(update: RowUpdate & { readonly options: CallOptions }): Promise<unknown> {
-  const { instance, values, options, send } = update
-  const model = modelOf(instance)
-  const state = rowStateOf(instance)
-  const policy = activePolicy(model, options, 'save')
-  const mode = policy ? modeOf(policy, 'save') : 'allow'
-  const written = wholeColumns(model, values)
-  const version = versionAttribute(model)
-  // In SQL, NULL equals no other NULL.
-  const isVersioned = version !== undefined && valuesOf(instance)[version] !== null
-  const isCovered = (column: string): boolean => isVersioned || state.isLockedSince(column, options.transaction)
-  const atRisk = mode === 'allow' ? [] : written.filter((column) => !isCovered(column))
-  const isPatched = mode === 'patch' && atRisk.length > 0
-  const edits = isPatched ? atRisk.map((column) => editOf(instance, column, values)) : []
-  for (const [index, column] of atRisk.entries()) {
-    if (edits[index]) continue
-    const call = { method: 'save', model: model.name, column }
-    reportOrThrow(sessionOf(sequelizeOf(model)), { ...policy!, mode }, options, call, (option) =>
-      detailsOfSave(instance, column, editOf(instance, column, values), option),
-    )
-  }
-  const session = sessionOf(sequelizeOf(model))
-  const { audit } = session
-  if (audit) {
-    const option = transactionOption(session, options.transaction ?? undefined)
-    const isPatchedColumn = (column: string): boolean => isPatched && atRisk.includes(column)
-    const reasonOf = (column: string): Reason | undefined => {
-      const isSafe = jsonAttributes(model).has(column)
-        ? isCovered(column) || isPatchedColumn(column)
-        : isVersioned || isRowLockedSince(instance, options.transaction)
-      return isSafe ? undefined : reasonOfSave(instance, options.transaction)
-    }
-    recordJudgement(audit, model, [values], options, reasonOf, (column) => {
-      const edit = jsonAttributes(model).has(column) ? editOf(instance, column, values) : undefined
-      return { method: 'save', ...detailsOfSave(instance, column, edit, option) }
-    })
-  }
-  const done = recordWrite(instance, written, values, options, !isPatched)
-  const result = isPatched ? await patchRow(update, edits as EditedColumn[], policy?.conflicts) : await send(values)
-  done()
-  return result
-}
-
-/** Whether `transaction` has kept other sessions from changing the row since this instance was read. */
-function isRowLockedSince(instance: Row, transaction: Transaction | null | undefined): boolean {
-  const lockedIn = lockingReadOf(instance)?.transaction ?? rowStateOf(instance).lock?.transaction
-  return Boolean(lockedIn && openAncestor(lockedIn) && transaction && isSameTransaction(lockedIn, transaction))
-}
-
-/** Snapshots the sent values of `columns`. Call the returned function after the statement has succeeded. */
-function recordWrite(
-  instance: Row,
-  columns: readonly string[],
-  values: Fields,
-  { returning, transaction }: CallOptions,
-  isWhole = true,
-): () => void {
-  const model = modelOf(instance)
-  const { returnValues } = sequelizeInternals(sequelizeOf(model)).dialect.supports
-  const answered = returnValues ? returning : false
-  const written = columns.map((column) => [column, values[fieldOf(model, column)]] as const)
-  const done = rowStateOf(instance).recordWrite(Object.fromEntries(written), {
-    transaction,
-    isWhole,
-    isAnswered: (column) => (Array.isArray(answered) ? answered.includes(fieldOf(model, column)) : Boolean(answered)),
-  })
-  return () => {
-    done()
-    if (isWhole && transaction && columns.length > 0) transactionStateOf(transaction).addLockedRow(instance)
-  }
-}
-
-/** The JSON attributes with a known value in a new row: all that SQL does not compute. */
-function storedColumns(model: RowModel, values: Fields): string[] {
-  return [...jsonAttributes(model)].filter((name) => !(values[fieldOf(model, name)] instanceof Utils.SequelizeMethod))
-}
-
-/** The JSON attributes that these values write as a whole. */
-function wholeColumns(model: RowModel, values: Fields): string[] {
-  return storedColumns(model, values).filter((column) => Object.hasOwn(values, fieldOf(model, column)))
-}
-
-function pick(values: Fields, fields: readonly string[]): Fields {
-  return Object.fromEntries(fields.map((field) => [field, values[field]]))
-}
-
-/** The loaded document and the document to write; `undefined` if one of them is unknown, or is not JSON. */
-function editOf(instance: Row, column: string, values: Fields): EditedColumn | undefined {
-  const text = rowStateOf(instance).storedText(column)
-  if (text === undefined) return undefined
-  const model = modelOf(instance)
-  const field = fieldOf(model, column)
-  const type = documentType(model, column)
-  const written = writtenDocument(model, column, values[field])
-  if (written === undefined) return undefined
-  const given = givenDocument(model, column, values[field], rowStateOf(instance).givenText(column))
-  const after = given?.document ?? written
-  const value = isTextInMemory(model, column) ? values[field] : after
-  if (rowStateOf(instance).isTooDeep(column)) throw tooDeepError('save', column)
-  return { column, field, type, before: parsed(text), after, value, given }
-}
-
-function parsed(text: string): JsonValue {
-  return text === 'undefined' ? null : parseJson(text)
 }

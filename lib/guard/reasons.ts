@@ -2,7 +2,7 @@ import { Utils } from 'sequelize'
 import type { Transaction } from 'sequelize'
 import { RowRef } from '../rows/row-ref.js'
 import { findRowState } from '../rows/row-state.js'
-import { isSameTransaction, modelOf, openAncestor, versionAttribute } from '../sequelize/internals.js'
+import { holdsLock, modelOf, openAncestor, versionAttribute } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { findTransactionState } from '../transactions/transaction-state.js'
 import { lockingReadOf, vainLockOf } from './locking-reads.js'
@@ -35,8 +35,7 @@ export const openReasons: readonly Reason[] = ['SQL that was not understood', 'n
 export function reasonOfSave(instance: Row, transaction: Transaction | null | undefined): Reason {
   const lockedIn = lockedInOf(instance)
   if (lockedIn) {
-    const isHeld = transaction && openAncestor(lockedIn) && isSameTransaction(lockedIn, transaction)
-    return isHeld ? 'column not read under the lock' : 'lock of another transaction'
+    return holdsLock(transaction, lockedIn) ? 'column not read under the lock' : 'lock of another transaction'
   }
   const locked = transaction ? findTransactionState(transaction)?.lockedRows : undefined
   if (locked && locked.ofRow(RowRef.of(instance).key).length > 0) return 'loaded before the lock'

@@ -11,12 +11,11 @@ import {
   isParanoid,
   modelOf,
   previousValuesOf,
-  sequelizeOf,
   valuesOf,
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { documentType, jsonAttributes } from '../sequelize/model-state.js'
-import { sessionOf } from '../sequelize/session.js'
+import { sessionOfModel } from '../sequelize/session.js'
 import type { Session } from '../sequelize/session.js'
 import type { Statement } from '../sequelize/statement.js'
 import { expectedOperand, fitsType } from './operand-types.js'
@@ -81,7 +80,7 @@ export class RowRef {
   }
 
   get session(): Session {
-    return (this.#session ??= sessionOf(sequelizeOf(this.model)))
+    return (this.#session ??= sessionOfModel(this.model))
   }
 
   /** The model and the primary key, for error texts. */

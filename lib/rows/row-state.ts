@@ -14,6 +14,7 @@ import {
   changedAttributes,
   finishedState,
   hasFindHooks,
+  holdsLock,
   isChanged,
   isSameTransaction,
   modelOf,
@@ -238,8 +239,7 @@ export class RowState {
 
   /** Whether `transaction` has kept other sessions from changing the column since this instance read or wrote it. */
   isLockedSince(column: string, transaction: Transaction | null | undefined): boolean {
-    const lockedIn = this.#storedValue(column)?.lockedIn
-    return Boolean(lockedIn && openAncestor(lockedIn) && transaction && isSameTransaction(lockedIn, transaction))
+    return holdsLock(transaction, this.#storedValue(column)?.lockedIn)
   }
 
   /**

@@ -323,6 +323,11 @@ export function openAncestor(transaction: Transaction): Transaction | undefined 
   return finished === 'commit' && parent ? openAncestor(parent) : undefined
 }
 
+/** Whether the lock that `lockedIn` took is not released yet, and belongs to the server's transaction of `transaction`. */
+export function holdsLock(transaction: Transaction | null | undefined, lockedIn: Transaction | undefined): boolean {
+  return Boolean(transaction && lockedIn && openAncestor(lockedIn) && isSameTransaction(lockedIn, transaction))
+}
+
 /** Makes Sequelize refuse further statements of `transaction` and of its ancestors. */
 export function markRolledBack(transaction: Transaction): void {
   for (const each of nesting(transaction)) transactionInternals(each).finished = 'rollback'

@@ -1,9 +1,9 @@
 import { defaultPolicy } from './options.js'
 import type { LosslessOptions, Policy } from './options.js'
 import type { Column } from '../dialects/dialect.js'
-import { attributesOfJsonType, attributeType, sequelizeOf } from './internals.js'
+import { attributesOfJsonType, attributeType } from './internals.js'
 import type { RowModel } from './internals.js'
-import { sessionOf } from './session.js'
+import { sessionOfModel } from './session.js'
 
 /** The attribute types with values that can be changed in place; Sequelize does not detect such a change. */
 const mutableTypes = ['JSON', 'JSONB', 'ARRAY', 'HSTORE']
@@ -117,7 +117,7 @@ export function hasMethod(model: RowModel, name: string): boolean {
 /** The effective options of a model: its own, else those of its base classes, else those of its Sequelize instance. */
 export function policyOf(model: RowModel): Policy {
   let policy = defaultPolicy
-  const ofSession = sessionOf(sequelizeOf(model)).options
+  const ofSession = sessionOfModel(model).options
   if (ofSession) policy = { ...policy, ...ofSession }
   for (const { options } of inheritedStates(model).reverse()) {
     if (options) policy = { ...policy, ...options }

@@ -3,6 +3,8 @@ import { connectorOf } from '../dialects/connector.js'
 import type { Connector } from '../dialects/connector.js'
 import type { Dialect } from '../dialects/dialect.js'
 import type { Operation } from '../json/operation.js'
+import { sequelizeOf } from './internals.js'
+import type { RowModel } from './internals.js'
 import type { LosslessOptions } from './options.js'
 
 /** A call that waits for a batch, and the promise that it returned. */
@@ -96,4 +98,9 @@ export function sessionOf(sequelize: Sequelize): Session {
   let session = sessions.get(sequelize)
   if (!session) sessions.set(sequelize, (session = new Session(sequelize)))
   return session
+}
+
+/** The session of the Sequelize instance of a model. */
+export function sessionOfModel(model: RowModel): Session {
+  return sessionOf(sequelizeOf(model))
 }

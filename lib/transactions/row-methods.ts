@@ -8,14 +8,13 @@ import {
   keyFormat,
   modelOf,
   updatedAtAttribute,
-  sequelizeOf,
   valuesOf,
   versionAttribute,
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { inheritedStates, modelStateOf } from '../sequelize/model-state.js'
 import { override } from '../sequelize/override.js'
-import { sessionOf } from '../sequelize/session.js'
+import { sessionOfModel } from '../sequelize/session.js'
 import { ambientTransaction, lockTransaction, refuseBrokenLock, refuseOutside, refuseRolledBack } from './join.js'
 import { addToOtherInstances, refuseStaleSave } from './other-instances.js'
 import { findTransactionState } from './transaction-state.js'
@@ -61,7 +60,7 @@ async function callRowMethod(row: Row, name: RowMethod, original: Original, args
     throw usage.writeInside(rowState.writesRefusedBy, name)
   }
   if (asked === null) return original.apply(row, args)
-  const session = sessionOf(sequelizeOf(modelOf(row)))
+  const session = sessionOfModel(modelOf(row))
   const held = asked === undefined ? lockTransaction(row) : undefined
   const transaction = asked ?? held ?? ambientTransaction(session)
   if (!transaction) {
