@@ -11,6 +11,7 @@ import {
   findOnPath,
   freePort,
   inTemporaryFolder,
+  quickFolder,
   runsAsRoot,
   runToEnd,
   superviseRestartable,
@@ -40,7 +41,8 @@ export const mariadb: Lookup = {
   ],
 }
 
-function startPrivately(command: string, source: string, durability?: Durability): Promise<OwnInstance> {
+async function startPrivately(command: string, source: string, durability?: Durability): Promise<OwnInstance> {
+  const parent = durability === 'durable' ? undefined : await quickFolder()
   return inTemporaryFolder(async (folder) => {
     const password = randomName()
     const port = await freePort()
@@ -60,7 +62,7 @@ function startPrivately(command: string, source: string, durability?: Durability
       ],
     })
     return { ...server, source, url: new URL(`mariadb://root:${password}@127.0.0.1:${port}`) }
-  })
+  }, parent)
 }
 
 /** Makes the data of a server whose only account is root, with this password. */

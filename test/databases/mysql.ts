@@ -12,6 +12,7 @@ import {
   findOnPath,
   freePort,
   inTemporaryFolder,
+  quickFolder,
   runsAsRoot,
   runToEnd,
   superviseRestartable,
@@ -75,7 +76,8 @@ async function genuineMysqld(): Promise<string> {
   return command
 }
 
-function startPrivately(command: string, source: string, durability?: Durability): Promise<OwnInstance> {
+async function startPrivately(command: string, source: string, durability?: Durability): Promise<OwnInstance> {
+  const parent = durability === 'durable' ? undefined : await quickFolder()
   return inTemporaryFolder(async (folder) => {
     const password = randomName()
     const port = await freePort()
@@ -102,5 +104,5 @@ function startPrivately(command: string, source: string, durability?: Durability
       ],
     })
     return { ...server, source, url: new URL(`mysql://root:${password}@127.0.0.1:${port}`) }
-  })
+  }, parent)
 }

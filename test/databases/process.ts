@@ -1,6 +1,6 @@
 import { execFile, spawn } from 'node:child_process'
 import { accessSync, constants } from 'node:fs'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, rm, statfs } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -103,15 +103,26 @@ export async function runToEnd(options: SupervisedCommand): Promise<void> {
   if ((await supervised.exited) !== 0) throw new Error(supervised.failure())
 }
 
-/** Hands a fresh folder to `start` and removes it should `start` fail. */
-export async function inTemporaryFolder<Result>(start: (folder: string) => Promise<Result>): Promise<Result> {
-  const folder = await mkdtemp(join(tmpdir(), 'lossless-'))
+/** Hands a fresh folder in `parent` to `start` and removes it should `start` fail. */
+export async function inTemporaryFolder<Result>(
+  start: (folder: string) => Promise<Result>,
+  parent = tmpdir(),
+): Promise<Result> {
+  const folder = await mkdtemp(join(parent, 'lossless-'))
   try {
     return await start(folder)
   } catch (error) {
     await rm(folder, { recursive: true, force: true })
     throw error
   }
+}
+
+/** A folder for files that a test needs fast: in memory where the system has room for several servers, else on the disk. */
+export async function quickFolder(): Promise<string> {
+  const room = 4 * 2 ** 30
+  const memory = '/dev/shm'
+  const { bavail, bsize } = await statfs(memory).catch(() => ({ bavail: 0, bsize: 0 }))
+  return Math.min(bavail * bsize, process.availableMemory()) >= room ? memory : tmpdir()
 }
 
 export async function freePort(): Promise<number> {
