@@ -15,22 +15,14 @@ const started: Server[] = []
  * cannot be had fails the run.
  */
 export async function startServers(jobs: number): Promise<void> {
-  const names = requestedDatabases()
   const all: Server[][] = Array.from({ length: jobs }, () => [])
-  const start = async (name: (typeof names)[number], job: number): Promise<Server> => {
-    const server = await startServer(name)
-    started.push(server)
-    all[job]!.push(server)
-    return server
+  for (const name of requestedDatabases()) {
+    // What one of them fetches, the others wait for.
+    const servers = await Promise.all(all.map(() => startServer(name).then((server) => (started.push(server), server))))
+    for (const [job, server] of servers.entries()) all[job]!.push(server)
+    const { version, source } = servers[0]!
+    console.log(`${name}: ${version} (${source})`)
   }
-  const others: Promise<Server>[] = []
-  for (const name of names) {
-    // The first one fetches what the others find.
-    const server = await start(name, 0)
-    console.log(`${name}: ${server.version} (${server.source})`)
-    for (let job = 1; job < jobs; job++) others.push(start(name, job))
-  }
-  await Promise.all(others)
   process.env[variable] = JSON.stringify(all)
 }
 
