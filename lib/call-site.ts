@@ -1,3 +1,6 @@
+import { join, sep } from 'node:path'
+import { unescape } from 'node:querystring'
+
 /** Enough frames to reach the application's code through Sequelize and a few wrappers. */
 const stackFrames = 50
 
@@ -13,7 +16,10 @@ export function captureCallSite(cause: Error | undefined): Error {
   return error
 }
 
-const internal = /^node:|[\\/]node_modules[\\/]sequelize(-typescript)?[\\/]/
+const internal = /^node:|[\\/]node_modules[\\/]sequelize(-typescript|-lossless)?[\\/]/
+
+/** The build of this package, and its sources, which a stack names in place of the build under `--enable-source-maps`. */
+const ownFolders = [__dirname, join(__dirname, '..', 'lib')].map((folder) => folder + sep)
 
 /** A position in the application's code. */
 export interface CallSite {
@@ -31,12 +37,19 @@ export function firstUserFrame(site: Error): CallSite | undefined {
     for (const frame of (each.stack ?? '').split('\n').slice(1)) {
       // The name of a function can contain parentheses, too.
       const location = / \(((?:[\\/]|\w+:).*)\)$/.exec(frame)?.[1] ?? frame.trim().replace(/^at (async )?/, '')
-      const [, file, line] = /^(.*):(\d+):\d+$/.exec(location) ?? []
-      if (file === undefined || internal.test(file) || file.startsWith(__dirname)) continue
+      const [, place, line] = /^(.*):(\d+):\d+$/.exec(location) ?? []
+      if (place === undefined) continue
+      const file = pathOf(place)
+      if (internal.test(file) || ownFolders.some((folder) => file.startsWith(folder))) continue
       const found = { file, line: Number(line) }
       if (!/^\s*at async /.test(frame)) return found
       awaiting ??= found
     }
   }
   return awaiting
+}
+
+/** The path of a file. A stack names ES modules by URL. */
+function pathOf(place: string): string {
+  return place.startsWith('file://') ? unescape(place.replace(/^file:\/\/(\/(?=\w:))?/, '')) : place
 }
