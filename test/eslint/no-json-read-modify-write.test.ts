@@ -81,6 +81,21 @@ const naive: readonly Case[] = [
     "run.progress.count += 1; run.changed('progress', true); await run.save()",
     "run.updateJson('progress', [increment('count')])",
   ],
+  [
+    "run.progress.count = run.progress.count + 1; run.changed('progress', true); await run.save()",
+    "run.updateJson('progress', [increment('count')])",
+  ],
+  [
+    'const progress = { ...run.progress }; progress.count = (progress.count ?? 0) + 2; await run.update({ progress })',
+    "run.updateJson('progress', [increment('count', …)])",
+  ],
+  [
+    "run.progress.log.lines = [...run.progress.log.lines, 'a']; run.changed('progress', true); await run.save()",
+    "run.updateJson('progress', [append(['log', 'lines'], …)])",
+  ],
+  // No operation computes the value from the stored one.
+  ["run.progress.count = run.progress.count * 2; run.changed('progress', true); await run.save()"],
+  ['const progress = { ...run.progress }; progress.b = progress.a + 1; await run.update({ progress })'],
   ["run.progress.count *= 2; run.changed('progress', true); await run.save()", "run.updateJson('progress', […])"],
   [
     "delete run.progress.a; run.changed('progress', true); await run.save()",

@@ -46,6 +46,12 @@ const lost = '"{{column}}" is read, changed and written back as a whole: a concu
 const unseen = '"{{column}}" is changed in place, which save() does not detect: the change is lost.'
 const lock = 'await {{row}}.withLock(async ({{name}}) => { … })'
 
+/** A change in place, and the path in the document of what it writes into. */
+interface MutationAt {
+  readonly mutation: Mutation
+  readonly path: readonly string[]
+}
+
 /** Reports a JSON document that is read, changed and written back as a whole without protection from other writers. */
 export const noJsonReadModifyWrite: Rule.RuleModule = {
   meta: {
@@ -124,7 +130,7 @@ export const noJsonReadModifyWrite: Rule.RuleModule = {
       return contains(body, otherBody) || contains(otherBody, body)
     }
     /** The changes of a column in place, before `write`. */
-    const mutationsOf = (row: Node, column: string, write: Node): { mutation: Mutation; path: readonly string[] }[] =>
+    const mutationsOf = (row: Node, column: string, write: Node): MutationAt[] =>
       mutations
         .filter(({ node }) => startOf(node) < startOf(write) && isIn(node, write))
         .flatMap((mutation) => {
@@ -287,6 +293,15 @@ export const noJsonReadModifyWrite: Rule.RuleModule = {
       readonly remedy: () => Remedy
       readonly isSeen?: boolean
     }
+    /** The call for a change in place. No call sets a value that was computed from the stored document. */
+    const remedyInPlace = (row: Node, column: string, { mutation, path }: MutationAt): Remedy => {
+      const stored = storedOf(row, column)
+      if (mutation.kind !== 'set' || !mutation.value || !stored.isUsedIn(mutation.value)) {
+        return remedyOfMutation(source, row, column, mutation, path)
+      }
+      const operations = operationsOfMutation(stored, mutation, path)
+      return operations ? remedyOfChanges(source, row, new Map([[column, operations]])) : remedyOf(source, row, column)
+    }
     /** What a written value does to the document that was read: nothing, or a whole-column write. */
     const findingOf = (written: Assignment, write: Node): Finding | undefined => {
       const { node, row, value } = written
@@ -313,7 +328,7 @@ export const noJsonReadModifyWrite: Rule.RuleModule = {
         return { node, column, remedy }
       }
       if (!inPlace) return undefined
-      return { node, column, remedy: () => remedyOfMutation(source, row, column, inPlace.mutation, inPlace.path) }
+      return { node, column, remedy: () => remedyInPlace(row, column, inPlace) }
     }
 
     const checkUpdate = (call: Call, row: Node, values: Node, options: Node | undefined, isOwn: boolean): void => {
@@ -359,7 +374,7 @@ export const noJsonReadModifyWrite: Rule.RuleModule = {
         if (!isSaved(column) || (isAssigned && !markedColumns.has(column)) || !isColumn(row, column)) continue
         const changed = mutationsOf(row, column, call).find(({ mutation }) => !isFresh(row, column, mutation.node))
         if (!changed || found.some((each) => each.column === column)) continue
-        const remedy = (): Remedy => remedyOfMutation(source, row, column, changed.mutation, changed.path)
+        const remedy = (): Remedy => remedyInPlace(row, column, changed)
         found.push({ node: changed.mutation.node, column, remedy, isSeen: markedColumns.has(column) })
       }
       for (const setter of calls) {

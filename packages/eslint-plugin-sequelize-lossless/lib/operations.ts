@@ -46,7 +46,9 @@ export function operationsOfMutation(
 ): Operation[] | undefined {
   const { kind, key, value, node } = mutation
   if ([...path, key].some((each) => typeof each === 'string' && /^(\*|-?\d+)$/.test(each))) return undefined
-  if (value && stored.isUsedIn(value)) return undefined
+  if (value && stored.isUsedIn(value)) {
+    return kind === 'set' && key !== undefined ? operationsOfPart(stored, unwrap(value), [...path, key]) : undefined
+  }
   if (kind === 'append')
     return value?.type === 'SpreadElement' ? undefined : [operation('append', path, stored, value!)]
   if (key === undefined) return undefined
