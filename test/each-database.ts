@@ -3,6 +3,7 @@ import type { Options, Sequelize } from 'sequelize'
 import { connect } from './connect.js'
 import { requestedDatabases } from './databases/index.js'
 import type { DatabaseName, Server } from './databases/index.js'
+import { isSampled, isThorough } from './sample.js'
 
 /** The servers of this process's tests, started before the first one. */
 export const servers = new Map<DatabaseName, Pick<Server, 'name' | 'url' | 'version'>>()
@@ -14,6 +15,11 @@ export interface Database {
   readonly dialect: DatabaseName
   /** Whether an earlier way sends the same SQL to the same server, so that a sample is enough. With EVERY=1, never. */
   readonly isOtherWay: boolean
+  /**
+   * Whether a test looks at a case here: at each one in a thorough run in the first way, else at one of `divisor`, which
+   * `turn` chooses. The next database, or way, looks at other cases.
+   */
+  isSampled(index: number, divisor: number, turn?: number): boolean
   /** A new Sequelize instance, closed when the suite ends; its statements are collected in `log`. */
   connect(options?: Options, url?: string): Connection
   /** What a process of its own connects with. */
@@ -78,11 +84,14 @@ function defineSuites(title: string, chosen: typeof ways, define: (database: Dat
       after(async () => {
         for (const sequelize of open) await sequelize.close()
       })
+      const place = ways.indexOf(each)
+      const isOtherWay = !process.env['EVERY'] && !isFirst(each, place)
       define({
         title: way,
         name,
         dialect,
-        isOtherWay: !process.env['EVERY'] && !isFirst(each, ways.indexOf(each)),
+        isOtherWay,
+        isSampled: (index, divisor, turn = 0) => isSampled(index, divisor, place + turn, isThorough && !isOtherWay),
         url,
         connect(options = {}, address = url()) {
           const log: string[] = []

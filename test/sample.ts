@@ -11,9 +11,9 @@ export function sample(all: number, most: number, few: number): number {
 }
 
 /**
- * Whether a test looks at a case: at each one in a thorough run, else at one of `divisor`, which `turn` chooses. Where
- * `turn` runs through a second list, each case of both lists is still looked at.
+ * Whether a test looks at a case: at each one if `isWhole`, as in a thorough run, else at one of `divisor`, which `turn`
+ * chooses. Where `turn` runs through a second list, each case of both lists is still looked at.
  */
-export function isSampled(index: number, divisor: number, turn = 0): boolean {
-  return isThorough || index % divisor === turn % divisor
+export function isSampled(index: number, divisor: number, turn = 0, isWhole = isThorough): boolean {
+  return isWhole || index % divisor === turn % divisor
 }
