@@ -248,7 +248,7 @@ eachDatabase('the digits and keys of a document', (database) => {
     ["a save under 'patch' that compares the version", () => PatchedVersioned, save],
   ]
 
-  for (const [way, modelOf, write] of ways) {
+  for (const [turn, [way, modelOf, write]] of ways.entries()) {
     it(`are preserved by ${way}`, async function () {
       this.timeout(3_600_000)
       const { id } = await modelOf().create()
@@ -261,12 +261,13 @@ eachDatabase('the digits and keys of a document', (database) => {
           expect(exact(after)).to.deep.equal(wanted)
         }
       })
-      await fc.assert(property, { seed, numRuns: sample(10_000, 25, 25) })
+      await fc.assert(property, { seed, numRuns: sample(10_000, 25, 10) })
     })
 
     it(`are never those of another number after ${way}`, async () => {
       const { id } = await modelOf().create()
-      for (const [title, text, isWritten, change] of confusable) {
+      for (const [index, [title, text, isWritten, change]] of confusable.entries()) {
+        if (!database.isSampled(index, 3, turn)) continue
         // The number is too large for MySQL.
         if (text.includes('1e400') && database.dialect === 'mysql') continue
         const { outcome, before, after, wanted } = await changed(id, `{"gone":0,"k":1,${text}}`, change)

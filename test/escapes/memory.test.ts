@@ -46,7 +46,8 @@ eachDatabase('a long-running process', (database) => {
         [sample(3000, 1000, 200), 20, 'a small document'],
         [sample(1000, 400, 100), 20_000, 'a document of 20 KB'],
       ] as const)
-  for (const [times, bytes, title] of locks) {
+  for (const [index, [times, bytes, title]] of locks.entries()) {
+    if (!database.isSampled(index, 2)) continue
     it(`retains no memory of ${times} calls of withLock on one row object, with ${title}`, async function () {
       this.timeout(600_000)
       const { heap, transactions } = await measure('locks', times, bytes)
@@ -55,17 +56,19 @@ eachDatabase('a long-running process', (database) => {
     })
   }
 
-  it('retains little memory of thousands of JSON writes of one row in one transaction', async function () {
-    this.timeout(600_000)
-    const { heap, transactions } = await measure('merges', sample(8000, 2000, 400), 10_000)
-    expect(heap[1] - heap[0]).to.be.below(10)
-    expect(transactions).to.be.below(20)
-  })
+  if (database.isSampled(0, 2))
+    it('retains little memory of thousands of JSON writes of one row in one transaction', async function () {
+      this.timeout(600_000)
+      const { heap, transactions } = await measure('merges', sample(8000, 2000, 400), 10_000)
+      expect(heap[1] - heap[0]).to.be.below(10)
+      expect(transactions).to.be.below(20)
+    })
 
-  it('needs no more time for the last of 400 savepoints than for the first', async function () {
-    this.timeout(600_000)
-    const { heap, processor } = await measure('savepoints', 400, 10_000)
-    expect(processor[1] / processor[0]).to.be.below(3)
-    expect(heap[1] - heap[0]).to.be.below(10)
-  })
+  if (database.isSampled(1, 2))
+    it('needs no more time for the last of 400 savepoints than for the first', async function () {
+      this.timeout(600_000)
+      const { heap, processor } = await measure('savepoints', 400, 10_000)
+      expect(processor[1] / processor[0]).to.be.below(3)
+      expect(heap[1] - heap[0]).to.be.below(10)
+    })
 })
