@@ -82,7 +82,8 @@ function defineSuites(title: string, chosen: typeof ways, define: (database: Dat
         return name === 'sqlite' ? `sqlite:${server.url}` : server.url.replace(/^\w+:/, `${dialect}:`)
       }
       after(async () => {
-        for (const sequelize of open) await sequelize.close()
+        // Mutation tests run a suite more than once.
+        for (const sequelize of open.splice(0)) await sequelize.close()
       })
       const place = ways.indexOf(each)
       const isOtherWay = !process.env['EVERY'] && !isFirst(each, place)

@@ -29,7 +29,7 @@ const isChosen = (name: string): boolean => isThorough || !besideLibrary.some((s
 // The sources are listed, since the compiler leaves the output of a deleted file.
 const found = readdirSync(join(__dirname, '..', '..', 'test'), { recursive: true, encoding: 'utf8' })
   .map((name) => name.split(sep).join('/'))
-  .filter((name) => name.endsWith('.test.ts'))
+  .filter((name) => name.endsWith('.test.ts') && !name.includes('node_modules/'))
   .map((name) => name.replace(/ts$/, 'js'))
   .filter(isChosen)
   .sort()

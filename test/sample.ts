@@ -1,5 +1,5 @@
 /** Whether a run leaves no case out: one that names its databases, as CI does. Plain `npm test` is to be quick. */
-export const isThorough = Boolean(process.env['DATABASES'] || process.env['EVERY'])
+export const isThorough = Boolean((process.env['DATABASES'] && !process.env['FEW']) || process.env['EVERY'])
 
 /**
  * How many cases a long test looks at: `few` in plain `npm test`, `most` in a thorough run, and `all` with EVERY=1. The

@@ -37,7 +37,7 @@ export const mochaHooks: RootHookObject = {
   beforeAll() {
     const all = JSON.parse(process.env[variable]!) as Started[][]
     // A worker in the place of one that crashed has a number of its own.
-    const job = Number(process.env['MOCHA_WORKER_ID'] ?? 0) % all.length
+    const job = Number(process.env['MOCHA_WORKER_ID'] ?? process.env['STRYKER_MUTATOR_WORKER'] ?? 0) % all.length
     for (const server of all[job]!) servers.set(server.name, server)
   },
 }
