@@ -356,6 +356,26 @@ eachDatabase('JSON in a TEXT column', (database) => {
       expect(numbersOf(created)).to.deep.equal(['12345678901234567890', '12345678901234567891'])
     })
 
+    it('every digit of a text that the application assigns in another shape, with a key twice', async () => {
+      const Own = await texts({}, { tableName: 'text_shapes' })
+      const Patched = await texts({}, { tableName: 'text_patched_shapes' }, { wholeColumnWrites: 'patch' })
+      const before = '{"o": 1.10, "l": 1.10, "deep": {"k": 1.10}, "t": "x"}'
+      const after =
+        '{"o": {"k": 2.50}, "l": [3.50, {"z": 4.50}], "deep": {"k": {"q": 5.50}}, "new": {"k": {"q": [9.50]}}, ' +
+        '"n": 6.0, "u": 8.50, "n": 7.50, "t": "y", "s": "1.50"}'
+      for (const [Texts, table] of [
+        [Own, 'text_shapes'],
+        [Patched, 'text_patched_shapes'],
+      ] as const) {
+        const { id } = await Texts.create({ doc: before })
+        await (await Texts.findByPk(id, { rejectOnEmpty: true })).withLock((row) => row.update({ doc: after }))
+        const text = await storedIn(table, id)
+        expect(JSON.parse(text), table).to.deep.equal(JSON.parse(after))
+        const numbers = ['1.50', '2.50', '3.50', '4.50', '5.50', '7.50', '8.50', '9.50']
+        expect(numbersOf(text), table).to.have.members(numbers)
+      }
+    })
+
     it('every digit of a text in memory', async () => {
       const Own = await texts({}, { tableName: 'text_memory' })
       const { id } = await Own.create({ doc: '{"n":12345678901234567890,"a":[1.10]}' })

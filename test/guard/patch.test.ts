@@ -99,6 +99,7 @@ eachDatabase('a patched model', (database) => {
         { a: null, b: false },
       ],
       'an object that both make': [{}, { o: { a: 1 } }, { o: { b: { c: [1] } } }, { o: { a: 1, b: { c: [1] } } }],
+      'an empty object that one makes': [{}, { a: 1 }, { o: {} }, { a: 1, o: {} }],
       'an array that both make': [{ o: {} }, { o: { l: [1] } }, { o: { l: [2, 3] } }, { o: { l: [1, 2, 3] } }],
       'an object in place of null': [{ o: null }, { o: { a: 1 } }, { o: { b: 1 } }, { o: { a: 1, b: 1 } }],
       'items appended to a document that is an array': [[1], [1, 2], [1, { x: 3 }, 4], [1, 2, { x: 3 }, 4]],
@@ -195,6 +196,8 @@ eachDatabase('a patched model', (database) => {
       'a member of an element that is removed': [[{ id: 1 }, { id: 2 }], [{ id: 1, a: 1 }, { id: 2 }], [{ id: 2 }], 1],
       'an element changed that was removed': [[{ id: 1 }, { id: 2 }], [{ id: 2 }], [{ id: 1, a: 1 }, { id: 2 }], 1],
       'the order of elements': [[{ id: 1 }, { id: 2 }], [{ id: 1, a: 1 }, { id: 2 }], [{ id: 2 }, { id: 1 }], []],
+      'an empty array in place of NULL': [null, [1], [], []],
+      'an element added to an array that is emptied': [[{ id: 1 }], [{ id: 1 }, { id: 2 }], [], []],
       'elements with one id': [[{ id: 1 }, { id: 1 }], [{ id: 1, a: 1 }, { id: 1 }], [{ id: 1 }], []],
     }
     for (const [title, [before, forA, forB, path]] of Object.entries(lost)) {
