@@ -16,6 +16,13 @@ export interface PendingCall {
   readonly reject: (error: unknown) => void
 }
 
+/** The calls for one row and column, while a statement for them is in flight. */
+export interface BatchQueue {
+  readonly calls: PendingCall[]
+  /** The text that the last batch wrote; `undefined` if the database computed it. Another process may have changed it. */
+  lastText?: string | undefined
+}
+
 /** A write of one column, as the guard judged it. */
 export interface JudgedWrite {
   readonly method: string
@@ -74,7 +81,7 @@ export class Session {
   readonly quotedTables: Map<string, string> = new Map()
   readonly quotedNames: Map<string, string> = new Map()
   /** Calls that wait for a batch, by table (its key: the attributes object of the model), then by row and column. */
-  readonly batchQueues: Map<object, Map<string, PendingCall[]>> = new Map()
+  readonly batchQueues: Map<object, Map<string, BatchQueue>> = new Map()
   /** Batched calls that have not settled; `flush()` waits for them. */
   readonly unsettledCalls: Set<Promise<unknown>> = new Set()
   /** Call sites whose whole-column writes were reported. */

@@ -29,6 +29,7 @@ import type { Row, RowModel } from '../sequelize/internals.js'
 import { isTextInMemory, policyOf } from '../sequelize/model-state.js'
 import { failureOf, isRefusedByServer, sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
+import type { BatchQueue } from '../sequelize/session.js'
 import { Statement } from '../sequelize/statement.js'
 import { execute, factsOf, inSavepoint, startCall } from '../transactions/execute.js'
 import type { Call } from '../transactions/execute.js'
@@ -156,7 +157,7 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
       const opensTransaction =
         policy.onWrite !== null ||
         (sent.answer !== 'nothing' && call.dialect.matched !== undefined) ||
-        sent.documents.some((each) => isReadFirst(each, call.dialect))
+        sent.documents.some((each) => each.queue?.lastText === undefined && isReadFirst(each, call.dialect))
       const statements = (context: QueryContext, state: TransactionState | undefined): Promise<Written | undefined> =>
         state
           ? state.runCall(sent.row.key, `${method}()`, () =>
@@ -236,10 +237,10 @@ async function sendBatched(
   refuseSelfDeadlock(call)
   const own: JsonCall = { call, request, operations, batchKey: batchKey(request, options) }
   return coalesce(session, row.model.getAttributes(), `${column} ${row.key}`, own, {
-    send: (calls, together) => {
+    send: (calls, together, queue) => {
       const first = batchCall(calls)
       publishBatch(first, { column, calls: calls.length })
-      return send(first, batchWrite(calls, together))
+      return send(first, batchWrite(calls, together, queue))
     },
     maxBytes: Math.min(maxBatchBytes, (dialect.maxStatementBytes ?? Infinity) / 4),
     isOfOneCall: (error) =>
@@ -271,9 +272,9 @@ function batchCall(calls: readonly JsonCall[]): Call {
   return calls.every((each) => each.call.method === call.method) ? call : { ...call, method: 'updateJson' }
 }
 
-function batchWrite(calls: readonly JsonCall[], operations: readonly Operation[]): AtomicWrite {
+function batchWrite(calls: readonly JsonCall[], operations: readonly Operation[], queue: BatchQueue): AtomicWrite {
   const [{ request }] = calls as [JsonCall]
-  const documents = request.documents.map((each) => ({ ...each, operations }))
+  const documents = request.documents.map((each) => ({ ...each, operations, queue }))
   return { ...request, documents, calls: calls.length, now: calls.at(-1)!.request.now }
 }
 

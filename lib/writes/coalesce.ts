@@ -6,12 +6,12 @@ import { Batch } from '../json/combine.js'
 import type { Operation } from '../json/operation.js'
 import { isSequelize } from '../rows/row-ref.js'
 import { sessionOf } from '../sequelize/session.js'
-import type { PendingCall, Session } from '../sequelize/session.js'
+import type { BatchQueue, PendingCall, Session } from '../sequelize/session.js'
 
 /** Sends the calls for one row and column. */
 interface BatchWriter<C, R> {
   /** Sends one statement: a batch outside every caller's async context, a call without a batch key in its own. */
-  readonly send: (calls: readonly C[], operations: readonly Operation[]) => Promise<R>
+  readonly send: (calls: readonly C[], operations: readonly Operation[], queue: BatchQueue) => Promise<R>
   /** The maximum size of the operands of one batch, in bytes. */
   readonly maxBytes: number
   /** Whether a single call of the batch may have caused the error, and certainly nothing was written. */
@@ -29,6 +29,10 @@ export interface BatchableCall {
 interface QueuedCall<C, R> extends PendingCall {
   readonly call: C
   readonly writer: BatchWriter<C, R>
+}
+
+interface QueueOf<C, R> extends BatchQueue {
+  readonly calls: QueuedCall<C, R>[]
 }
 
 // Bound when the module loads: fake timers in tests must not stall writes.
@@ -55,17 +59,17 @@ export function coalesce<C extends BatchableCall, R>(
     const send = call.batchKey === undefined ? AsyncResource.bind(writer.send) : writer.send
     const { operations, batchKey } = call
     const queued = { operations, batchKey, call, writer: { ...writer, send }, resolve, reject } as QueuedCall<C, R>
-    const places = batchQueues.get(table) ?? new Map<string, PendingCall[]>()
+    const places = batchQueues.get(table) ?? new Map<string, BatchQueue>()
     batchQueues.set(table, places)
     const queue = places.get(place)
     if (queue) {
-      queue.push(queued)
+      queue.calls.push(queued)
       return
     }
-    const opened = [queued]
+    const opened: QueueOf<C, R> = { calls: [queued] }
     places.set(place, opened)
     const sendAll = async (): Promise<void> => {
-      while (opened.length > 0) {
+      while (opened.calls.length > 0) {
         await sendNext(opened)
         // Resolved callers can enqueue their next call before the next batch is built.
         await eventLoopTurn()
@@ -81,22 +85,24 @@ export function coalesce<C extends BatchableCall, R>(
  * Takes the compatible calls at the front of the queue and sends them in one statement; if a single call may have
  * caused an error, sends them again in halves.
  */
-async function sendNext<C, R>(queue: QueuedCall<C, R>[]): Promise<void> {
-  const taken = queue.splice(0, 1)
+async function sendNext<C, R>(queue: QueueOf<C, R>): Promise<void> {
+  const { calls: waiting } = queue
+  const taken = waiting.splice(0, 1)
   const [{ batchKey, operations, writer }] = taken as [QueuedCall<C, R>]
   try {
     const batch = new Batch(operations, writer.maxBytes)
     let more = 0
-    while (batchKey !== undefined && queue[more]?.batchKey === batchKey && batch.add(queue[more]!.operations)) more++
-    taken.push(...queue.splice(0, more))
+    while (batchKey !== undefined && waiting[more]?.batchKey === batchKey && batch.add(waiting[more]!.operations))
+      more++
+    taken.push(...waiting.splice(0, more))
     const calls = taken.map(({ call }) => call)
-    const result = await writer.send(calls, more === 0 ? operations : batch.operations)
+    const result = await writer.send(calls, more === 0 ? operations : batch.operations, queue)
     for (const { resolve } of taken) resolve(result)
   } catch (error) {
     if (taken.length === 1 || !writer.isOfOneCall(error)) for (const { reject } of taken) reject(error)
     else {
       const rest = taken.splice(taken.length >> 1)
-      for (const half of [taken, rest]) while (half.length > 0) await sendNext(half)
+      for (const calls of [taken, rest]) while (calls.length > 0) await sendNext({ calls })
     }
   }
 }

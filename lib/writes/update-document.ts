@@ -42,6 +42,7 @@ import type { RowRef } from '../rows/row-ref.js'
 import { fieldOf, versionAttribute } from '../sequelize/internals.js'
 import { failureOf, sendForHeader, sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
+import type { BatchQueue } from '../sequelize/session.js'
 import { Statement } from '../sequelize/statement.js'
 import { factsOf } from '../transactions/execute.js'
 import type { Call } from '../transactions/execute.js'
@@ -55,7 +56,10 @@ export interface DocumentColumn {
 }
 
 /** The change of one document in an UPDATE. */
-export interface DocumentChange extends DocumentColumn, Change {}
+export interface DocumentChange extends DocumentColumn, Change {
+  /** The queue of the batch. */
+  readonly queue?: BatchQueue
+}
 
 /**
  * The result of an UPDATE. `'unknown'`: outside a transaction it matched no row, or it matched a row and changed nothing, and
@@ -111,17 +115,29 @@ export async function updateDocuments<R, D extends DocumentChange>(
   const replaced = new Map<DocumentChange, UpdateVariant>()
   let before: string | undefined
   let isUnchanged = true
+  const trySend = async (variants: readonly UpdateVariant[]): Promise<UpdateResult<R>> => {
+    try {
+      return await send(variants, current)
+    } catch (error) {
+      throw toWriteError(error, call, ref, { documents, columns: changes }, context)
+    }
+  }
+  const afterBatch = replacementAfterBatch(documents, dialect, context)
+  if (afterBatch) {
+    const sent = await trySend([afterBatch.variant])
+    if (sent.result === 'matched') {
+      keepText(documents[0]!, afterBatch.text, dialect)
+      return sent.answer
+    }
+  }
+  // Its queue had a text when the call began.
+  if (!context.transaction && documents[0]?.queue && isReadFirst(documents[0], dialect)) return undefined
   for (let round = 1; round <= maxRounds; round++) {
     let canTell = true
     const readFirst = context.transaction ? documents.filter((each) => isReadFirst(each, dialect)) : []
     const whole = readFirst.length > 0 ? await wholeDocuments(call, ref, readFirst, context, replaced) : replaced
     for (const variants of whole ? variantsOf(documents, dialect, whole) : []) {
-      let sent: UpdateResult<R>
-      try {
-        sent = await send(variants, current)
-      } catch (error) {
-        throw toWriteError(error, call, ref, { documents, columns: changes }, context)
-      }
+      const sent = await trySend(variants)
       if (sent.result === 'matched') return sent.answer
       canTell &&= sent.result === 'unmatched'
     }
@@ -144,7 +160,8 @@ export async function updateDocuments<R, D extends DocumentChange>(
     before = now
     for (const [index, each] of documents.entries()) {
       const { text } = stored[index]!
-      if (isComputedHere(each, text, dialect) && text !== 'null') replaced.set(each, replacementOf(each, text, dialect))
+      if (isComputedHere(each, text, dialect) && text !== 'null')
+        replaced.set(each, replacementOf(textAfterOperations(text, each.operations), text, dialect))
       else await normalizeDocument(call, ref, each, context, text)
     }
   }
@@ -266,18 +283,49 @@ function isComputedHere({ type, operations }: DocumentChange, text: string, dial
   )
 }
 
-/** The variant that replaces a document while it has the text that was read. */
-function replacementOf({ operations }: Change, text: string, { normalizeStoredText }: Dialect): UpdateVariant {
-  const after = textAfterOperations(text, operations)
+/** The variant that replaces a document by another text, while it has the text that was read. */
+function replacementOf(after: string, text: string, { normalizeStoredText }: Dialect): UpdateVariant {
   return (_change, column, bind) => ({
     document: bind(after),
     guard: normalizeStoredText!.isText(column, bind(text)),
   })
 }
 
+/**
+ * The text of the document after a batch, and the variant that writes it while the document has the text that the last batch
+ * wrote; `undefined` if that text is not known, or if the change does not fit it: then the document has to be read.
+ */
+function replacementAfterBatch(
+  [change]: readonly DocumentChange[],
+  dialect: Dialect,
+  { transaction }: QueryContext,
+): { readonly text: string; readonly variant: UpdateVariant } | undefined {
+  const lastText = change?.queue?.lastText
+  if (!change || lastText === undefined) return undefined
+  delete change.queue!.lastText
+  const stored = { text: lastText, document: parseJson(lastText) }
+  if (transaction || reasonAgainst(change, stored) || findInexactSum(change, lastText, dialect)) return undefined
+  const text = textAfterOperations(lastText, change.operations)
+  return isShort(text, dialect) ? { text, variant: replacementOf(text, lastText, dialect) } : undefined
+}
+
+/** The maximum length of a text that is kept for the next batch, which has both texts in its statement. */
+const maxKeptLength = 2 ** 16
+
+function isShort({ length }: string, { maxStatementBytes = Infinity }: Dialect): boolean {
+  return length <= Math.min(maxKeptLength, maxStatementBytes / 16)
+}
+
+/** Keeps the text that a batch has written for the next one. */
+function keepText({ queue }: DocumentChange, text: string, dialect: Dialect): void {
+  if (queue && dialect.normalizeStoredText && isShort(text, dialect)) queue.lastText = text
+}
+
 /** The UPDATE of a document, which was read under its lock, as a whole. */
-function asText({ operations }: Change, stored: StoredDocument, { document }: Dialect): UpdateVariant {
-  const text = textAfterOperations(stored.text, operations)
+function asText(change: DocumentChange, stored: StoredDocument, dialect: Dialect): UpdateVariant {
+  const { document } = dialect
+  const text = textAfterOperations(stored.text, change.operations)
+  keepText(change, text, dialect)
   return (_change, { sql, type }, bind) => {
     const after = (): string => (type === 'TEXT' ? bind(text) : document(bind(text)))
     return { document: text === stored.text ? sql : after(), guard: '1 = 1' }
@@ -285,7 +333,7 @@ function asText({ operations }: Change, stored: StoredDocument, { document }: Di
 }
 
 /** The same at the elements that the read has found, so that the database changes a part of the document. */
-function atElements(change: Change, stored: StoredDocument, dialect: Dialect): UpdateVariant {
+function atElements(change: DocumentChange, stored: StoredDocument, dialect: Dialect): UpdateVariant {
   const operations = placed(change.operations, stored.text)
   if (operations.length === 0 || operations.length > maxPlaced) return asText(change, stored, dialect)
   const [ofDocument, ofNull = ofDocument] = dialect.variants
@@ -371,7 +419,7 @@ export async function sendMatching(
 
 function reasonAgainst(
   { operations, conditions }: Change,
-  { text, document }: StoredDocument,
+  { text, document }: Pick<StoredDocument, 'text' | 'document'>,
 ): Mismatch | Condition | undefined {
   const mismatch = findMismatch(operations, document, text) ?? rootMismatch(conditions, jsonType(document))
   if (mismatch) return mismatch

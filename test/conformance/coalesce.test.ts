@@ -7,6 +7,7 @@ import {
   append,
   compareAndSetJson,
   ConditionNotMetError,
+  equals,
   flush,
   increment,
   JsonShapeError,
@@ -330,6 +331,47 @@ eachDatabase('calls that are coalesced', (database) => {
       expect(reads, name).to.be.at.most(isReadFirst ? updates().length : 1)
       expect(await progress(), name).to.deep.equal(expected(list(300, make), start))
     }
+  })
+
+  /** Callers that each make some calls, one after the other; after one of its calls, one caller does something else. */
+  async function callInTurn(
+    callers: number,
+    calls: number,
+    between: (call: number) => Promise<unknown>,
+  ): Promise<void> {
+    const caller = async (number: number): Promise<void> => {
+      for (const call of list(calls, (each) => each)) {
+        await write([set(`step_${call * callers + number}`, call)])
+        if (number === 0) await between(call)
+      }
+    }
+    await Promise.all(list(callers, caller))
+  }
+
+  const reads = (): string[] => log.filter((sql) => sql.startsWith('SELECT'))
+
+  it('of many keys read the document once, as long as no other statement writes it', async () => {
+    await callInTurn(100, 5, () => Promise.resolve())
+    expect(reads()).to.have.length(database.name === 'mariadb' || database.name === 'sqlite' ? 1 : 0)
+    expect(Object.keys(await progress())).to.have.length(500)
+  })
+
+  it('of many keys keep what another statement has written since the last batch', async () => {
+    await callInTurn(100, 5, (call) => write([set(`own_${call}`, 1)], {}))
+    if (database.name === 'mariadb' || database.name === 'sqlite') expect(reads().length).to.be.above(1)
+    expect(Object.keys(await progress())).to.have.length(505)
+  })
+
+  it('of many keys and of few ones fail alone for an error of their own', async () => {
+    const failures: Promise<unknown>[] = []
+    await callInTurn(100, 4, (call) => {
+      failures.push(rejection(write([increment('count'), append('step_1', call)]), JsonShapeError))
+      return call === 1 ? write([remove('step_2')], { if: [equals('step_2', 0)], ...coalesce }) : Promise.resolve()
+    })
+    await Promise.all(failures)
+    const stored = await progress()
+    expect(Object.keys(stored)).to.have.length(399)
+    expect(stored).to.include({ step_0: 0, step_1: 0 })
   })
 
   it('inside a transaction are sent in it at once', async () => {
