@@ -190,6 +190,13 @@ eachServer('explore()', (database) => {
       const said = await reasons((id) => mergeJsonKey([Runs, id], 'progress', 'a', call++), { maxSchedules: 2 })
       expect(said).to.match(/two runs of the same order ended with different rows \(workflow_runs\.progress\)/)
     })
+
+    it('if the rows of an outbox hold the generated key of the row in a document', async () => {
+      const said = await reasons((id) => Runs.create({ progress: { of: { id } } }), { maxSchedules: 2 })
+      expect(said).to.include(
+        'two runs of the same order ended with different rows (workflow_runs.progress), so rows cannot be compared: make setup() and the participants write the same each time (let setup() choose the primary key, if a document or a text holds it), or pass a check',
+      )
+    })
   })
 
   describe('knows how a participant ended', () => {

@@ -59,9 +59,9 @@ export class Oracle<C> {
       // A generated key, for example, is another one in each run.
       this.#comparable = this.#names.filter((name) => isSame(one.results[name], other.results[name]))
       if (!isSame(one.change, other.change)) {
-        const differing = [...columnsThatDiffer(one.change, other.change)].join(', ')
+        const differing = columnsThatDiffer(one.change, other.change).join(', ')
         return [
-          `two runs of the same order ended with different rows (${differing}), so rows cannot be compared: make setup() and the participants write the same each time, or pass a check`,
+          `two runs of the same order ended with different rows (${differing}), so rows cannot be compared: make setup() and the participants write the same each time (let setup() choose the primary key, if a document or a text holds it), or pass a check`,
         ]
       }
       // One order may not write to a table that another one writes to.

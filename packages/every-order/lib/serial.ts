@@ -288,9 +288,10 @@ export function elementMissing(array: readonly unknown[], other: readonly unknow
 }
 
 export function columnsThatDiffer(one: Change, other: Change): string[] {
-  return one.flatMap(({ table, after }, index) =>
+  const columns = one.flatMap(({ table, after }, index) =>
     Object.entries(after ?? {})
       .filter(([column, value]) => !isSame(value, other[index]?.after?.[column]))
       .map(([column]) => `${table}.${column}`),
   )
+  return [...new Set(columns)]
 }
