@@ -92,7 +92,8 @@ function suggestCall(
   const isOne = operations.length === 1
   if (isOne && first.kind === 'set' && operation.path.length === 1) {
     const args = `${JSON.stringify(column)}, ${describePath(operation.path).slice(1, -1)}, …`
-    return `await ${callOf(model, 'mergeJsonKey', args, option)}`
+    const { start } = first
+    return `await ${callOf(model, 'mergeJsonKey', args, option)}${start ? ` /* or updateJson() with ${start} */` : ''}`
   }
   const list = [...operations.slice(0, 5).map((each) => each!.code), ...(operations.length > 5 ? ['…'] : [])].join(', ')
   const call = `await ${callOf(model, 'updateJson', `${JSON.stringify(column)}, [${list}]`, option)}`
@@ -104,6 +105,8 @@ function suggestCall(
 interface Suggestion {
   readonly kind: Operation['kind']
   readonly code: string
+  /** The operation, and the case for it, if the value may be the first of a count or of a list. */
+  readonly start?: string
 }
 
 /** The operation that makes a change; `undefined` if a list changes in a way that only a lock keeps safe. */
@@ -115,7 +118,14 @@ function suggestOperation({ operation: { kind, path, json }, loaded }: EditedVal
     const by = value - loaded
     return { kind: 'increment', code: `increment(${at}, ${Number.isSafeInteger(by) ? by : '…'})` }
   }
-  if (!Array.isArray(loaded) || !Array.isArray(value)) return { kind, code: `${kind}(${at}, …)` }
+  const code = `${kind}(${at}, …)`
+  if ((loaded ?? null) === null && typeof value === 'number') {
+    return { kind, code, start: `increment(${at}, ${value}), if it is a count` }
+  }
+  if ((loaded ?? null) === null && Array.isArray(value)) {
+    return { kind, code, start: `append(${at}, …), if the list grows` }
+  }
+  if (!Array.isArray(loaded) || !Array.isArray(value)) return { kind, code }
   const left = new Set(value.map((item) => JSON.stringify(item)))
   const kept = loaded.filter((item) => left.has(JSON.stringify(item)))
   return isDeepStrictEqual(kept, value) ? { kind: 'pull', code: `pull(${at}, …)` } : undefined

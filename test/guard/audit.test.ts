@@ -97,7 +97,9 @@ eachDatabase('audit()', (database) => {
       expect(file).to.equal(__filename)
       expect(finding).to.deep.include({ model: 'WorkflowRun', reason: 'no lock', times: 2, primaryKey: { id } })
       expect(finding).to.deep.include({ method: 'save', column: 'progress', sql: undefined })
-      expect(finding.instead).to.equal('await row.mergeJsonKey("progress", "a", …)')
+      expect(finding.instead).to.equal(
+        'await row.mergeJsonKey("progress", "a", …) /* or updateJson() with increment(["a"], 1), if it is a count */',
+      )
       expect(Object.isFrozen(findings) && Object.isFrozen(findings[0])).to.equal(true)
     })
 

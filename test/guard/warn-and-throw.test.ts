@@ -41,6 +41,18 @@ const advice: readonly (readonly [stored: unknown, saved: unknown, instead: stri
     ['n'],
   ],
   [{ n: 2 }, { n: '5' }, 'await row.mergeJsonKey("progress", "n", …)', ['n']],
+  [
+    { a: 1 },
+    { a: 1, n: 1 },
+    'await row.mergeJsonKey("progress", "n", …) /* or updateJson() with increment(["n"], 1), if it is a count */',
+    ['n'],
+  ],
+  [
+    { tags: null },
+    { tags: ['a'] },
+    'await row.mergeJsonKey("progress", "tags", …) /* or updateJson() with append(["tags"], …), if the list grows */',
+    ['tags'],
+  ],
   [[1], [1, 2], 'await row.updateJson("progress", [append([], …)])'],
   [[1, 2], [2], 'await row.withLock(fn)'],
   [[{ id: 7 }], [{ id: 7, a: 1 }], 'await row.updateJson("progress", [set([matching({"id":7}),"a"], …)])'],
@@ -148,7 +160,7 @@ eachDatabase('a guarded model', (database) => {
   it('names the line of the caller, and the call that replaces it', async () => {
     await guarded({ wholeColumnWrites: 'throw' })
     const line = hereLine() + 1
-    const saved = rejection(run.update({ progress: { step_a: 'done', step_b: 1 } }), WholeColumnWriteError)
+    const saved = rejection(run.update({ progress: { step_a: 'done', step_b: 'done' } }), WholeColumnWriteError)
     expect(await saved).to.include({ line, instead: `await row.mergeJsonKey("progress", "step_b", …)` })
     await mergeJsonKey([Runs, run.id], 'progress', 'kept', [{ id: 7 }])
     await run.reload()
