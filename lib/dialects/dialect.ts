@@ -186,6 +186,8 @@ export interface Dialect {
   readonly normalizeStoredText?: {
     readonly text: (json: string) => string
     readonly isText: (column: Column, text: string) => string
+    /** Matches an escape that its JSON functions misread, however it is spelled. */
+    readonly misreadEscape: RegExp
   }
   /**
    * For a database that stores JSON as text, and compares the doubles of some numbers: the operations that match no document

@@ -78,6 +78,12 @@ function refuseKey(part: Part, key: string): void {
   if (refusal) throw unstorable(method, column, dialect, `the key ${JSON.stringify(shorten(key, 40))}`, refusal)
 }
 
+/** Refuses NUL in the texts or in the keys of a document. */
+export function refuseNul(part: 'text' | 'key'): (text: string) => Refusal | undefined {
+  const remedy = 'Encode it before storing it, for example with encodeURIComponent().'
+  return (text) => (text.includes('\0') ? [`a ${part} may not contain the NUL character`, remedy] : undefined)
+}
+
 const loneSurrogate: Refusal = [
   'it has a lone surrogate',
   'Replace that by U+FFFD with text.toWellFormed(), or encode the text with JSON.stringify(text).',

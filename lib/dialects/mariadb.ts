@@ -233,6 +233,8 @@ export const mariadb: Dialect = {
   normalizeStoredText: {
     text: canonicalJson,
     isText: (column, text) => `CAST(${column.sql} AS BINARY) = CAST(${text} AS BINARY)`,
+    // Half of a surrogate pair.
+    misreadEscape: /\\ud[89a-f]/i,
   },
   holds: ({ sql }, text) => functions.equals(`COALESCE(${sql}, 'null')`, text),
   document: (text) => text,

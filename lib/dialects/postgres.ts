@@ -12,19 +12,11 @@ import type {
   Failure,
   IndexColumn,
   Misfit,
-  Refusal,
   UpdateVariant,
 } from './dialect.js'
 import { insertOnConflict } from './insert.js'
+import { refuseNul } from './limits.js'
 import { endsTransactionBySql } from './transaction-control.js'
-
-const refuseNul = (text: string): Refusal | undefined =>
-  text.includes('\0')
-    ? [
-        'a text may not contain the NUL character',
-        'Encode it before storing it, for example with encodeURIComponent().',
-      ]
-    : undefined
 
 /** The column as jsonb. */
 const jsonb = (column: Column): string => (column.type === 'JSONB' ? column.sql : `${column.sql}::jsonb`)
@@ -467,8 +459,8 @@ export const postgres: Dialect = {
   maxDepth: 5000,
   // The time to plan the statement grows with the square of the path or more: 4 s for 256 keys.
   maxPath: 256,
-  refuseKey: refuseNul,
-  refuseText: refuseNul,
+  refuseKey: refuseNul('text'),
+  refuseText: refuseNul('text'),
   classify,
   refusedBind,
   unreadable({ code = '', message, detail = '' }) {

@@ -6,6 +6,7 @@ import { canonicalJson, otherEscapes, write } from './json-set.js'
 import type { JsonFunctions } from './json-set.js'
 import type { Dialect, UpdateVariant } from './dialect.js'
 import { insertOnConflict } from './insert.js'
+import { refuseNul } from './limits.js'
 import { endsTransactionBySql } from './transaction-control.js'
 
 const typeOf = (value: string): string => `json_type(${value})`
@@ -198,7 +199,12 @@ export const sqlite: Dialect = {
     sql: insertOnConflict('INSERT OR ABORT INTO'),
     isNoKey: ({ message }) => /ON CONFLICT clause does not match/.test(message),
   },
-  normalizeStoredText: { text: canonicalJson, isText: (column, text) => `CAST(${column.sql} AS TEXT) = ${text}` },
+  normalizeStoredText: {
+    text: canonicalJson,
+    isText: (column, text) => `CAST(${column.sql} AS TEXT) = ${text}`,
+    // NUL in a key.
+    misreadEscape: /\\u0000/,
+  },
   lockClause: '',
   skipLocked: () => '',
   // Waiting writers block the threads that the current writer needs.
@@ -220,13 +226,7 @@ export const sqlite: Dialect = {
   maxComputedKeys: 64,
   integers: [-(2n ** 63n), 2n ** 63n - 1n],
   // NUL terminates a path: "a\0b" would write the key "a".
-  refuseKey: (key) =>
-    key.includes('\0')
-      ? [
-          'a key may not contain the NUL character',
-          'Encode it before storing it, for example with encodeURIComponent().',
-        ]
-      : undefined,
+  refuseKey: refuseNul('key'),
   refuseText: () => undefined,
   classify: ({ code = '' }) =>
     code === 'SQLITE_BUSY' ? 'lock timeout' : outOfResources.test(code) ? 'resources' : undefined,

@@ -268,9 +268,6 @@ async function wholeDocuments(
   return whole
 }
 
-/** Matches escapes that JSON functions misread: half of a surrogate pair on MariaDB, and NUL in a key on SQLite. */
-const misreadEscape = /\\u(?:d[89a-f]|0000)/i
-
 /**
  * Whether the result of a change that matched no document is computed here: it depends on numbers that the database may be
  * unable to compare, or the JSON functions may be unable to read the text, which the column has not checked.
@@ -278,7 +275,7 @@ const misreadEscape = /\\u(?:d[89a-f]|0000)/i
 function isComputedHere({ type, operations }: DocumentChange, text: string, dialect: Dialect): boolean {
   const { comparesDoubles = [], normalizeStoredText } = dialect
   return (
-    (normalizeStoredText !== undefined && (type === 'TEXT' || misreadEscape.test(text))) ||
+    (normalizeStoredText !== undefined && (type === 'TEXT' || normalizeStoredText.misreadEscape.test(text))) ||
     operations.some(({ kind }) => comparesDoubles.includes(kind))
   )
 }
