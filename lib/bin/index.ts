@@ -1,4 +1,6 @@
 #!/usr/bin/env node
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { ArgumentError, reasonOf } from './connect.js'
 import { demonstrate } from './demo.js'
@@ -12,7 +14,8 @@ const help = `Usage: sequelize-lossless <command> [--url URL]
            acknowledged can be lost, or this library refuses the database.
 
   --url    mysql://, mariadb:// or postgres://user:password@host:port/database, or sqlite:path/of/file.
-           doctor takes DATABASE_URL if it is not given.`
+           doctor takes DATABASE_URL if it is not given.
+  --version  prints the version of this package.`
 
 const commands: Readonly<Record<string, (url: string | undefined) => Promise<void>>> = {
   demo: demonstrate,
@@ -21,6 +24,7 @@ const commands: Readonly<Record<string, (url: string | undefined) => Promise<voi
 
 async function main([name = '', ...words]: readonly string[]): Promise<void> {
   if (/^(--help|-h|help)$/.test(name)) return void console.log(help)
+  if (/^(--version|-v)$/.test(name)) return void console.log(versionOfPackage())
   let url: string | undefined
   try {
     const command = Object.hasOwn(commands, name) ? commands[name] : undefined
@@ -32,6 +36,11 @@ async function main([name = '', ...words]: readonly string[]): Promise<void> {
     console.error(`${Object.hasOwn(commands, name) ? name : 'sequelize-lossless'}: ${reason}`)
     process.exitCode = 1
   }
+}
+
+function versionOfPackage(): string {
+  const text = readFileSync(join(__dirname, '..', '..', 'package.json'), 'utf8')
+  return (JSON.parse(text) as { version: string }).version
 }
 
 /** Its errors show no argument, since one may have a password. */

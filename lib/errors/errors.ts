@@ -159,6 +159,10 @@ function conversion(
   )
 }
 
+function keysOfMembers({ json }: { readonly json: string }): string[] {
+  return Object.keys(JSON.parse(json) as object)
+}
+
 /** No stored array element is at an index of the path, or has the members of a `matching` step; nothing was written. */
 export class ElementNotFoundError extends RowError {
   readonly code = 'ELEMENT_NOT_FOUND'
@@ -169,10 +173,12 @@ export class ElementNotFoundError extends RowError {
 
   constructor(method: string, row: RowFacts, column: string, path: ElementNotFoundError['path']) {
     const array = describePath(path.slice(0, -1))
+    const element = path.at(-1)
+    const [key = 'id'] = typeof element === 'object' ? keysOfMembers(element as { readonly json: string }) : []
     super(
       row,
       `${method}: ${placeIn(column, path)} of ${describeRow(row)} has no element, so nothing was written. ` +
-        `To add it, write append(${array}, item), or replaceOrAppend(${array}, 'id', item) to replace one that is there; ` +
+        `To add it, write append(${array}, item), or replaceOrAppend(${array}, ${JSON.stringify(key)}, item) to replace one that is there; ` +
         `or handle the error code 'ELEMENT_NOT_FOUND' in a catch.`,
     )
     this.column = column

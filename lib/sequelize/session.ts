@@ -17,10 +17,29 @@ export interface PendingCall {
 }
 
 /** The calls for one row and column, while a statement for them is in flight. */
-export interface BatchQueue {
-  readonly calls: PendingCall[]
-  /** The text that the last batch wrote; `undefined` if the database computed it. Another process may have changed it. */
-  lastText?: string | undefined
+export class BatchQueue<C extends PendingCall = PendingCall> {
+  readonly calls: C[]
+  #text: string | undefined
+
+  constructor(calls: C[]) {
+    this.calls = calls
+  }
+
+  /** Whether the text that the last batch wrote is known: the database did not compute it. */
+  get knowsText(): boolean {
+    return this.#text !== undefined
+  }
+
+  /** The text that the last batch wrote. Another session may have changed it since. */
+  takeText(): string | undefined {
+    const text = this.#text
+    this.#text = undefined
+    return text
+  }
+
+  keepText(text: string): void {
+    this.#text = text
+  }
 }
 
 /** A write of one column, as the guard judged it. */

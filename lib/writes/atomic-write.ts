@@ -157,7 +157,7 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
       const opensTransaction =
         policy.onWrite !== null ||
         (sent.answer !== 'nothing' && call.dialect.matched !== undefined) ||
-        sent.documents.some((each) => each.queue?.lastText === undefined && isReadFirst(each, call.dialect))
+        sent.documents.some((each) => !each.queue?.knowsText && isReadFirst(each, call.dialect))
       const statements = (context: QueryContext, state: TransactionState | undefined): Promise<Written | undefined> =>
         state
           ? state.runCall(sent.row.key, `${method}()`, () =>

@@ -5,8 +5,8 @@ import { usage } from '../errors/usage.js'
 import { Batch } from '../json/combine.js'
 import type { Operation } from '../json/operation.js'
 import { isSequelize } from '../rows/row-ref.js'
-import { sessionOf } from '../sequelize/session.js'
-import type { BatchQueue, PendingCall, Session } from '../sequelize/session.js'
+import { BatchQueue, sessionOf } from '../sequelize/session.js'
+import type { PendingCall, Session } from '../sequelize/session.js'
 
 /** Sends the calls for one row and column. */
 interface BatchWriter<C, R> {
@@ -29,10 +29,6 @@ export interface BatchableCall {
 interface QueuedCall<C, R> extends PendingCall {
   readonly call: C
   readonly writer: BatchWriter<C, R>
-}
-
-interface QueueOf<C, R> extends BatchQueue {
-  readonly calls: QueuedCall<C, R>[]
 }
 
 // Bound when the module loads: fake timers in tests must not stall writes.
@@ -66,7 +62,7 @@ export function coalesce<C extends BatchableCall, R>(
       queue.calls.push(queued)
       return
     }
-    const opened: QueueOf<C, R> = { calls: [queued] }
+    const opened = new BatchQueue([queued])
     places.set(place, opened)
     const sendAll = async (): Promise<void> => {
       while (opened.calls.length > 0) {
@@ -85,7 +81,7 @@ export function coalesce<C extends BatchableCall, R>(
  * Takes the compatible calls at the front of the queue and sends them in one statement; if a single call may have
  * caused an error, sends them again in halves.
  */
-async function sendNext<C, R>(queue: QueueOf<C, R>): Promise<void> {
+async function sendNext<C, R>(queue: BatchQueue<QueuedCall<C, R>>): Promise<void> {
   const { calls: waiting } = queue
   const taken = waiting.splice(0, 1)
   const [{ batchKey, operations, writer }] = taken as [QueuedCall<C, R>]
@@ -102,7 +98,7 @@ async function sendNext<C, R>(queue: QueueOf<C, R>): Promise<void> {
     if (taken.length === 1 || !writer.isOfOneCall(error)) for (const { reject } of taken) reject(error)
     else {
       const rest = taken.splice(taken.length >> 1)
-      for (const calls of [taken, rest]) while (calls.length > 0) await sendNext({ calls })
+      for (const calls of [taken, rest]) while (calls.length > 0) await sendNext(new BatchQueue(calls))
     }
   }
 }

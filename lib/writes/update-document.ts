@@ -57,7 +57,7 @@ export interface DocumentColumn {
 
 /** The change of one document in an UPDATE. */
 export interface DocumentChange extends DocumentColumn, Change {
-  /** The queue of the batch. */
+  /** The queue of the batch, which keeps the text that a batch wrote for the next one. */
   readonly queue?: BatchQueue
 }
 
@@ -160,9 +160,9 @@ export async function updateDocuments<R, D extends DocumentChange>(
     before = now
     for (const [index, each] of documents.entries()) {
       const { text } = stored[index]!
-      if (isComputedHere(each, text, dialect) && text !== 'null')
+      if (isComputedHere(each, text, dialect) && text !== 'null') {
         replaced.set(each, replacementOf(textAfterOperations(text, each.operations), text, dialect))
-      else await normalizeDocument(call, ref, each, context, text)
+      } else await normalizeDocument(call, ref, each, context, text)
     }
   }
   const columns = [...documents.map(({ column }) => column), ...changes.map(({ attribute }) => attribute)]
@@ -297,9 +297,8 @@ function replacementAfterBatch(
   dialect: Dialect,
   { transaction }: QueryContext,
 ): { readonly text: string; readonly variant: UpdateVariant } | undefined {
-  const lastText = change?.queue?.lastText
+  const lastText = change?.queue?.takeText()
   if (!change || lastText === undefined) return undefined
-  delete change.queue!.lastText
   const stored = { text: lastText, document: parseJson(lastText) }
   if (transaction || reasonAgainst(change, stored) || findInexactSum(change, lastText, dialect)) return undefined
   const text = textAfterOperations(lastText, change.operations)
@@ -315,7 +314,7 @@ function isShort({ length }: string, { maxStatementBytes = Infinity }: Dialect):
 
 /** Keeps the text that a batch has written for the next one. */
 function keepText({ queue }: DocumentChange, text: string, dialect: Dialect): void {
-  if (queue && dialect.normalizeStoredText && isShort(text, dialect)) queue.lastText = text
+  if (queue && dialect.normalizeStoredText && isShort(text, dialect)) queue.keepText(text)
 }
 
 /** The UPDATE of a document, which was read under its lock, as a whole. */

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect } from 'chai'
@@ -103,6 +103,11 @@ describe('sequelize-lossless', () => {
     const { code, stdout } = await command(['--help'])
     expect(code).to.equal(0)
     expect(stdout).to.match(/^Usage: sequelize-lossless <command>/)
+  })
+
+  it('prints the version of the package for --version', async () => {
+    const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string }
+    expect(await command(['--version'])).to.include({ code: 0, stdout: `${version}\n` })
   })
 
   it('says how to get a driver that is missing', async () => {

@@ -212,7 +212,7 @@ describe('the text of an error', () => {
     ELEMENT_NOT_FOUND: [
       [
         () => updateJson([WorkflowRun, 7], 'progress', [set(['items', 3, 'a'], 1)]),
-        `updateJson: "progress" at ["items",3] of WorkflowRun id=7 has no element, so nothing was written. To add it, write append(["items"], item), or replaceOrAppend(["items"], 'id', item) to replace one that is there; or handle the error code 'ELEMENT_NOT_FOUND' in a catch.`,
+        `updateJson: "progress" at ["items",3] of WorkflowRun id=7 has no element, so nothing was written. To add it, write append(["items"], item), or replaceOrAppend(["items"], "id", item) to replace one that is there; or handle the error code 'ELEMENT_NOT_FOUND' in a catch.`,
       ],
     ],
     UNSUPPORTED_VALUE: [

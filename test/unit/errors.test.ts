@@ -73,11 +73,11 @@ describe('JsonShapeError', () => {
 
 describe('ElementNotFoundError', () => {
   it('names the element, and how to add it', () => {
-    const error = new ElementNotFoundError('updateJson', row, 'progress', ['items', matching({ id: 7 })])
+    const error = new ElementNotFoundError('updateJson', row, 'progress', ['items', matching({ sku: 7 })])
     expect(error).to.include({ code: 'ELEMENT_NOT_FOUND', name: 'ElementNotFoundError', column: 'progress' })
     expect(error.message).to.equal(
-      'updateJson: "progress" at ["items",matching({"id":7})] of WorkflowRun id=7 has no element, so nothing was written. ' +
-        `To add it, write append(["items"], item), or replaceOrAppend(["items"], 'id', item) to replace one that is there; ` +
+      'updateJson: "progress" at ["items",matching({"sku":7})] of WorkflowRun id=7 has no element, so nothing was written. ' +
+        `To add it, write append(["items"], item), or replaceOrAppend(["items"], "sku", item) to replace one that is there; ` +
         `or handle the error code 'ELEMENT_NOT_FOUND' in a catch.`,
     )
   })
