@@ -80,11 +80,18 @@ async function statementOf(url: string): Promise<Statement> {
   await mergeJsonKey([Runs, id], 'progress', key, value)
   await sequelize.close()
   const { sql, bind, type } = sent.find((each) => /\bUPDATE\b/.test(each.sql))!
+  // Some databases are sent the primary key as text.
+  const isId = (each: unknown): boolean => each === id || each === String(id)
+  const hasKey = (each: unknown): boolean => typeof each === 'string' && each.includes(key)
+  if (!bind.some(isId) || !bind.some(hasKey)) throw new Error(`no row, or no key, is bound in ${sql}`)
   return {
     sql,
     type,
     binds: (ofId, ofKey) =>
-      bind.map((each) => (each === id ? ofId : typeof each === 'string' ? each.replace(key, ofKey) : each)),
+      bind.map((each) => {
+        if (isId(each)) return typeof each === 'string' ? String(ofId) : ofId
+        return typeof each === 'string' ? each.replace(key, ofKey) : each
+      }),
   }
 }
 
