@@ -56,8 +56,9 @@ export async function readRow(
     if (typeof text !== 'string') continue
     texts.set(attribute, text)
     if (isTextInMemory(model, attribute)) continue
-    const values = valuesOf(row)
-    assignStored(row, { [attribute]: withRightKeys(text, values[attribute] as JsonValue) })
+    const read = valuesOf(row)[attribute] as JsonValue
+    const document = withRightKeys(text, read)
+    if (document !== read) assignStored(row, { [attribute]: document })
   }
   // An `afterFind` hook may decode values, so it must run for this read too.
   if (hasFindHooks(model)) await runAfterFind(row, context.transaction)

@@ -41,13 +41,10 @@ export function keepDigitsInSaves(session: Session): void {
       const state = instance && findRowState(instance)
       if (!state) return original.apply(this, args)
       args[2] = await spellDocuments(session, state, instance, values, options)
-      const model = modelOf(instance)
-      const written = documentsToWrite(state, instance, values, options)
-      const texts = written.filter((column) => documentType(model, column) === 'TEXT')
       try {
         return await original.apply(this, args)
       } catch (error) {
-        throw toTextError(error, session, instance, texts, values)
+        throw toTextError(error, session, state, instance, values, options)
       }
     }
   })
@@ -76,13 +73,17 @@ function documentsToWrite(state: RowState, instance: Row, values: Values, option
 function toTextError(
   error: unknown,
   { dialect }: Session,
+  state: RowState,
   instance: Row,
-  texts: readonly string[],
   values: Values,
+  options: UpdateOptions,
 ): unknown {
   const refused = error instanceof DatabaseError && dialect?.refusedValue(error.parent, [])
   if (!refused) return error
   const model = modelOf(instance)
+  const texts = documentsToWrite(state, instance, values, options).filter(
+    (column) => documentType(model, column) === 'TEXT',
+  )
   const written = Object.keys(model.getAttributes()).filter((name) => Object.hasOwn(values, fieldOf(model, name)))
   const ordinary = written.filter((name) => !texts.includes(name))
   const columns = refusedAttributes(model, refused, ordinary, texts, texts)

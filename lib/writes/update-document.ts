@@ -95,8 +95,8 @@ const maxRounds = 5
 
 /**
  * Sends the variants of an UPDATE until one matches its row, or finds the reason why none does.
- * @returns the answer of the UPDATE; `undefined` if the driver cannot say outside a transaction whether the UPDATE matched the
- *   row, which meets every condition: then call again in a transaction
+ * @returns the answer of the UPDATE; outside a transaction `undefined` if the driver cannot say whether the UPDATE matched the
+ *   row, which meets every condition, or if a batch has to read its document first: then call again in a transaction
  * @throws {RowNotFoundError} the row does not exist
  * @throws {ConditionNotMetError} the row does not meet a condition on its ordinary columns
  * @throws {ConflictError} another writer replaced the document in every round, or the database skips the row
@@ -111,33 +111,28 @@ export async function updateDocuments<R, D extends DocumentChange>(
   { documents, columns: changes = [], where = [], send, refusal }: DocumentUpdate<R, D>,
 ): Promise<R | undefined> {
   const { method, dialect } = call
+  const queue = documents[0]?.queue
+  if (queue?.knowsText) {
+    const sent = await sendAfterBatch(call, ref, context, { documents, columns: changes, send })
+    if (sent.result === 'matched') return sent.answer
+  }
+  // Another session has changed the document since its queue kept a text.
+  if (queue && !context.transaction && isReadFirst(documents[0]!, dialect)) return undefined
   let current = documents
   const replaced = new Map<DocumentChange, UpdateVariant>()
   let before: string | undefined
   let isUnchanged = true
-  const trySend = async (variants: readonly UpdateVariant[]): Promise<UpdateResult<R>> => {
-    try {
-      return await send(variants, current)
-    } catch (error) {
-      throw toWriteError(error, call, ref, { documents, columns: changes }, context)
-    }
-  }
-  const afterBatch = replacementAfterBatch(documents, dialect, context)
-  if (afterBatch) {
-    const sent = await trySend([afterBatch.variant])
-    if (sent.result === 'matched') {
-      keepText(documents[0]!, afterBatch.text, dialect)
-      return sent.answer
-    }
-  }
-  // Its queue had a text when the call began.
-  if (!context.transaction && documents[0]?.queue && isReadFirst(documents[0], dialect)) return undefined
   for (let round = 1; round <= maxRounds; round++) {
     let canTell = true
     const readFirst = context.transaction ? documents.filter((each) => isReadFirst(each, dialect)) : []
     const whole = readFirst.length > 0 ? await wholeDocuments(call, ref, readFirst, context, replaced) : replaced
     for (const variants of whole ? variantsOf(documents, dialect, whole) : []) {
-      const sent = await trySend(variants)
+      let sent: UpdateResult<R>
+      try {
+        sent = await send(variants, current)
+      } catch (error) {
+        throw toWriteError(error, call, ref, { documents, columns: changes }, context)
+      }
       if (sent.result === 'matched') return sent.answer
       canTell &&= sent.result === 'unmatched'
     }
@@ -286,6 +281,25 @@ function replacementOf(after: string, text: string, { normalizeStoredText }: Dia
     document: bind(after),
     guard: normalizeStoredText!.isText(column, bind(text)),
   })
+}
+
+/** Sends a batch on the condition that its document still has the text that the last batch wrote, if it is known. */
+async function sendAfterBatch<R, D extends DocumentChange>(
+  call: Call,
+  ref: RowRef,
+  context: QueryContext,
+  { documents, columns, send }: Required<Pick<DocumentUpdate<R, D>, 'documents' | 'columns' | 'send'>>,
+): Promise<UpdateResult<R>> {
+  const { dialect } = call
+  const replacement = replacementAfterBatch(documents, dialect, context)
+  if (!replacement) return { result: 'unmatched' }
+  try {
+    const sent = await send([replacement.variant], documents)
+    if (sent.result === 'matched') keepText(documents[0]!, replacement.text, dialect)
+    return sent
+  } catch (error) {
+    throw toWriteError(error, call, ref, { documents, columns }, context)
+  }
 }
 
 /**

@@ -209,6 +209,16 @@ eachDatabase('calls that are coalesced', (database) => {
       expect(settled.flatMap(({ status }, index) => (status === 'rejected' ? [index] : []))).to.deep.equal([11])
       expect((settled[11] as PromiseRejectedResult).reason).to.be.instanceOf(BaseError)
       expect(Object.keys(await progress())).to.have.length(19)
+      // Its last call is in a batch that starts from the text of the batch before.
+      const many = list(100, async (caller) => {
+        for (const call of list(3, (each) => each)) {
+          const key = caller === 50 && call === 2 ? 'poison' : `many_${caller}_${call}`
+          await mergeJsonKey([Runs, id], 'progress', key, 1, coalesce)
+        }
+      })
+      const ends = await Promise.allSettled(many)
+      expect(ends.flatMap(({ status }, index) => (status === 'rejected' ? [index] : []))).to.deep.equal([50])
+      expect(Object.keys(await progress())).to.have.length(19 + 299)
     } finally {
       const drop =
         database.name === 'sqlite' ? 'DROP TRIGGER no_poison' : 'ALTER TABLE workflow_runs DROP CONSTRAINT no_poison'
