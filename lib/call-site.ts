@@ -49,7 +49,7 @@ export function firstUserFrame(site: Error): CallSite | undefined {
   return awaiting
 }
 
-/** The path of a file. A stack names ES modules by URL. */
+/** The path of a file. A stack names ES modules by URL. It never throws, as fileURLToPath() does for a URL with a host. */
 function pathOf(place: string): string {
   return place.startsWith('file://') ? unescape(place.replace(/^file:\/\/(\/(?=\w:))?/, '')) : place
 }

@@ -116,7 +116,7 @@ export async function updateDocuments<R, D extends DocumentChange>(
     const sent = await sendAfterBatch(call, ref, context, { documents, columns: changes, send })
     if (sent.result === 'matched') return sent.answer
   }
-  // Another session has changed the document since its queue kept a text.
+  // The document has another text, the change does not fit it, or this is a second attempt: a locking read comes first.
   if (queue && !context.transaction && isReadFirst(documents[0]!, dialect)) return undefined
   let current = documents
   const replaced = new Map<DocumentChange, UpdateVariant>()
@@ -326,7 +326,10 @@ function isShort({ length }: string, { maxStatementBytes = Infinity }: Dialect):
   return length <= Math.min(maxKeptLength, maxStatementBytes / 16)
 }
 
-/** Keeps the text that a batch has written for the next one. */
+/**
+ * Keeps the text that a batch writes for the next one, which is written only if the document has this text: it may be kept
+ * before the UPDATE is sent.
+ */
 function keepText({ queue }: DocumentChange, text: string, dialect: Dialect): void {
   if (queue && dialect.normalizeStoredText && isShort(text, dialect)) queue.keepText(text)
 }
