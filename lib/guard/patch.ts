@@ -209,7 +209,8 @@ async function sendPatch(
   const { maxBinds = Infinity } = session.connector
   refuseTooManyBinds(method, column, statement.countBinds(sql, maxBinds), maxBinds, dialect)
   if (dialect.matched) {
-    const selection = `SELECT 1 FROM ${statement.table()} WHERE ${statement.row(row.primaryKey)} AND ${guard}`
+    const selection = (): string =>
+      `SELECT 1 FROM ${statement.table()} WHERE ${statement.row(row.primaryKey)} AND ${guard}`
     const isMatched = await sendMatching(call, row, { sql, selection, binds: statement.binds }, context)
     if (isMatched) return { result: 'matched', answer: [instance, 1] }
     return { result: isMatched === undefined ? 'unknown' : 'unmatched' }

@@ -50,6 +50,7 @@ export function pathText(path: Path): string {
  * @throws {UnsupportedValueError} JSON.stringify would silently change a part of the value
  */
 export function jsonText(method: string, value: unknown): string {
+  if (typeof value === 'string' || Number.isFinite(value)) return JSON.stringify(value)
   const place = (key: string): string => (key === '' ? 'the value' : `the value at "${key}"`)
   const refuse = (key: string, what: string, remedy: string): never => {
     throw new UnsupportedValueError(method, `${place(key)} is ${what}`, remedy)
@@ -86,7 +87,6 @@ export function jsonText(method: string, value: unknown): string {
     }
     return each
   }
-  if (typeof value === 'string' || Number.isFinite(value)) return JSON.stringify(value)
   let text: string | undefined
   try {
     text = JSON.stringify(value, check)

@@ -1,9 +1,11 @@
+import { Model } from 'sequelize'
 import { defaultPolicy } from './options.js'
 import type { LosslessOptions, Policy } from './options.js'
 import type { Column } from '../dialects/dialect.js'
 import { attributesOfJsonType, attributeType } from './internals.js'
 import type { RowModel } from './internals.js'
 import { sessionOfModel } from './session.js'
+import type { Session } from './session.js'
 
 /** The attribute types with values that can be changed in place; Sequelize does not detect such a change. */
 const mutableTypes = ['JSON', 'JSONB', 'ARRAY', 'HSTORE']
@@ -23,6 +25,14 @@ export interface UniqueIndexes {
   /** The attributes of each, in alphabetical order. */
   readonly keys: readonly (readonly string[])[]
   readonly areDeferrable: boolean
+}
+
+/** The effective settings of a model. */
+interface Settings {
+  readonly policy: Policy
+  readonly textDocuments: ReadonlySet<string>
+  /** What they were derived from. */
+  readonly sources: readonly unknown[]
 }
 
 /** The state that this library keeps for one model. */
@@ -46,12 +56,36 @@ export class ModelState {
   readonly longColumns: Set<string> = new Set()
   /** Its table lacks the index of a primary key, as a view does. */
   lacksPrimaryIndex = false
+  /** Its own state and those of its base classes. */
+  #chain: readonly ModelState[] | undefined
+  #settings: Settings | undefined
   #attributes: object | undefined
   #textDocuments: ReadonlySet<string> = noTextDocuments
   #mutableColumns: readonly string[] = []
 
   constructor(model: RowModel) {
     this.#model = model
+  }
+
+  /** The effective settings: its own, else those of its base classes, else those of its Sequelize instance. */
+  get settings(): Settings {
+    const session = sessionOfModel(this.#model)
+    if (this.#settings && this.#isDerivedFrom(session, this.#settings.sources)) return this.#settings
+    const chain = (this.#chain ??= [this, ...baseStatesOf(this.#model)])
+    const policy: Policy = { ...defaultPolicy, ...session.options }
+    for (const { options } of chain.toReversed()) Object.assign(policy, options)
+    const textDocuments = chain.find((each) => each.textDocuments)?.textDocuments ?? noTextDocuments
+    const sources = [session.options, ...chain.flatMap((each) => [each.options, each.textDocuments])]
+    return (this.#settings = { policy, textDocuments, sources })
+  }
+
+  #isDerivedFrom(session: Session, sources: readonly unknown[]): boolean {
+    let index = 0
+    if (sources[index++] !== session.options) return false
+    for (const { options, textDocuments } of this.#chain!) {
+      if (sources[index++] !== options || sources[index++] !== textDocuments) return false
+    }
+    return true
   }
 
   /** The attributes whose values can be changed in place, and those whose text is a document. */
@@ -79,6 +113,11 @@ export function modelStateOf(model: RowModel): ModelState {
   return state
 }
 
+function baseStatesOf(model: RowModel): ModelState[] {
+  const base = Object.getPrototypeOf(model) as RowModel
+  return base === Model || typeof base.init !== 'function' ? [] : [modelStateOf(base), ...baseStatesOf(base)]
+}
+
 /** The states of a model and of its base classes (a scope has its model as base class), the model itself first. */
 export function inheritedStates(model: RowModel): ModelState[] {
   const states: ModelState[] = []
@@ -90,7 +129,7 @@ export function inheritedStates(model: RowModel): ModelState[] {
 }
 
 function textDocumentsOf(model: RowModel): ReadonlySet<string> {
-  return inheritedStates(model).find(({ textDocuments }) => textDocuments)?.textDocuments ?? noTextDocuments
+  return modelStateOf(model).settings.textDocuments
 }
 
 /** The names of a model's attributes that hold documents: those of a JSON type, and those that `jsonColumns` names. */
@@ -114,13 +153,7 @@ export function hasMethod(model: RowModel, name: string): boolean {
   return inheritedStates(model).some(({ methods }) => methods.has(name))
 }
 
-/** The effective options of a model: its own, else those of its base classes, else those of its Sequelize instance. */
+/** The effective options of a model. */
 export function policyOf(model: RowModel): Policy {
-  let policy = defaultPolicy
-  const ofSession = sessionOfModel(model).options
-  if (ofSession) policy = { ...policy, ...ofSession }
-  for (const { options } of inheritedStates(model).reverse()) {
-    if (options) policy = { ...policy, ...options }
-  }
-  return policy
+  return modelStateOf(model).settings.policy
 }

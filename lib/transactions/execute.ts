@@ -42,11 +42,14 @@ export interface Call {
 
 /** Starts a call: watches the statements of its Sequelize instance, and detects its database. */
 export function startCall(started: Omit<Call, 'dialect'>): Call | Promise<Call> {
-  const { session, transaction } = started
+  const { method, session, transaction, logging, timeoutMs } = started
   watchSession(session)
   const option = transactionOption(session, transaction)
-  const call = option && started.row ? { ...started, row: { ...started.row, option } } : started
-  return session.dialect ? { ...call, dialect: session.dialect } : startFirstCall(call)
+  const row = option && started.row ? { ...started.row, option } : started.row
+  const { dialect } = session
+  return dialect
+    ? { method, session, dialect, row, transaction, logging, timeoutMs }
+    : startFirstCall({ ...started, row })
 }
 
 /** A row of a call, for error texts. */

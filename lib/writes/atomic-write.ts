@@ -46,19 +46,7 @@ import type { ColumnChange } from './columns.js'
 import { notifyUpdate } from './on-write.js'
 import type { JsonWriteOptions } from './options.js'
 import { asLoaded, isReadFirst, readDocument, sendMatching, updateDocuments } from './update-document.js'
-import type { DocumentChange, DocumentColumn, StoredDocument, UpdateResult } from './update-document.js'
-
-/** A reference to the document that a call changes. */
-interface DocumentRef extends DocumentColumn {
-  readonly method: string
-  readonly row: TargetRow
-}
-
-/** Resolves a target and a column to a document. */
-export function identifyDocument(method: string, target: Target<Model>, column: string): DocumentRef {
-  const row = identifyTarget(method, target)
-  return { method, row, column, type: jsonColumnType(method, row.model, column) }
-}
+import type { DocumentChange, StoredDocument, UpdateResult } from './update-document.js'
 
 /** @throws {UsageError} an option is unknown, or `if` is not an array of conditions */
 export function conditionsOf(method: string, options: Pick<JsonWriteOptions, 'if'>): readonly Condition[] {
@@ -67,12 +55,20 @@ export function conditionsOf(method: string, options: Pick<JsonWriteOptions, 'if
   return conditions
 }
 
-/** Writes the operations of a JSON method to one document, and resolves to the result of the method. */
-export async function write(
-  { method, row, column, type }: DocumentRef,
-  operations: readonly Operation[],
+/**
+ * Writes one document for a JSON method, and resolves to the result of the method.
+ * @param operationsOf checks the operands, after the target and the column were checked
+ */
+export async function writeDocument(
+  method: string,
+  target: Target<Model>,
+  column: string,
   options: JsonWriteOptions,
+  operationsOf: () => readonly Operation[],
 ): Promise<unknown> {
+  const row = identifyTarget(method, target)
+  const type = jsonColumnType(method, row.model, column)
+  const operations = operationsOf()
   const conditions = conditionsOf(method, options)
   const { returning = false } = options
   const request = { method, row, documents: [{ column, type, operations, conditions }], changes: {}, where: [] }
@@ -153,31 +149,37 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
     const call = await startCall({ method, session, row: row.facts, transaction: joined, logging })
     refuseUnsupportedChanges(call, documents, columns)
     if (call.dialect.clampsValues) await refuseTruncation(call, model, changedColumns(documents))
-    const send = async (own: Call, sent: AtomicWrite): Promise<Written> => {
-      const opensTransaction =
-        policy.onWrite !== null ||
-        (sent.answer !== 'nothing' && call.dialect.matched !== undefined) ||
-        sent.documents.some((each) => !each.queue?.knowsText && isReadFirst(each, call.dialect))
-      const statements = (context: QueryContext, state: TransactionState | undefined): Promise<Written | undefined> =>
-        state
-          ? state.runCall(sent.row.key, `${method}()`, () =>
-              policy.onWrite
-                ? inSavepoint(own, context, (inner) => updateAndNotify(own, sent, inner, state))
-                : updateInTransaction(own, sent, context, state),
-            )
-          : updateRow(own, sent, context)
-      const written = await execute(own, { statements }, { opensTransaction, retry })
-      return written ?? (await execute(own, { statements }, { opensTransaction: true, retry }))
-    }
     return withRows(call, [row], async ([ref], own) => {
       const needed = instance && !isKnown(call, model, columns) ? 'row' : answer
       const whole: AtomicWrite = { row: ref!, documents, columns, where, answer: needed, calls: 1, now: new Date() }
-      const written = isBatched ? await sendBatched(own, whole, options, send) : await send(own, whole)
+      const send = isBatched ? sendBatched : sendWrite
+      const written = await send(own, whole, options)
       if (instance && !joined) applyToInstance(instance, whole, written)
       return written
     })
   }
   return isBatched ? trackUnsettled(session, perform()) : perform()
+}
+
+/** Sends a write in the transaction that its call has joined; else as single statements, or in a transaction of its own. */
+async function sendWrite(call: Call, write: AtomicWrite, { retry }: WriteOptions): Promise<Written> {
+  const { method, dialect } = call
+  const { row, documents, answer } = write
+  const { onWrite } = policyOf(row.model)
+  const opensTransaction =
+    onWrite !== null ||
+    (answer !== 'nothing' && dialect.matched !== undefined) ||
+    documents.some((each) => !each.queue?.knowsText && isReadFirst(each, dialect))
+  const statements = (context: QueryContext, state: TransactionState | undefined): Promise<Written | undefined> =>
+    state
+      ? state.runCall(row.key, `${method}()`, () =>
+          onWrite
+            ? inSavepoint(call, context, (inner) => updateAndNotify(call, write, inner, state))
+            : updateInTransaction(call, write, context, state),
+        )
+      : updateRow(call, write, context)
+  const written = await execute(call, { statements }, { opensTransaction, retry })
+  return written ?? (await execute(call, { statements }, { opensTransaction: true, retry }))
 }
 
 /** @throws {UnsupportedValueError} the database cannot hold a key, a value, a sum or a document exactly */
@@ -225,12 +227,8 @@ interface JsonCall extends BatchableCall {
 /** The maximum size of the operands of a batch, in bytes; longer statements have no benefit. */
 const maxBatchBytes = 2 ** 20
 
-async function sendBatched(
-  call: Call,
-  request: AtomicWrite,
-  options: WriteOptions,
-  send: (call: Call, request: AtomicWrite) => Promise<Written>,
-): Promise<Written> {
+/** {@link sendWrite} for a call that may share its statement with others. */
+async function sendBatched(call: Call, request: AtomicWrite, options: WriteOptions): Promise<Written> {
   const { session, dialect } = call
   const { row } = request
   const [{ column, operations }] = request.documents as readonly [DocumentChange]
@@ -240,7 +238,7 @@ async function sendBatched(
     send: (calls, together, queue) => {
       const first = batchCall(calls)
       publishBatch(first, { column, calls: calls.length })
-      return send(first, batchWrite(calls, together, queue))
+      return sendWrite(first, batchWrite(calls, together, queue), options)
     },
     maxBytes: Math.min(maxBatchBytes, (dialect.maxStatementBytes ?? Infinity) / 4),
     isOfOneCall: (error) =>
@@ -327,7 +325,7 @@ function updateRow(call: Call, write: AtomicWrite, context: QueryContext): Promi
 interface BuiltUpdate {
   readonly sql: string
   /** A SELECT of the rows on the conditions of the UPDATE. */
-  readonly selection: string
+  readonly selection: () => string
   readonly statement: Statement
   /** The columns of its documents. */
   readonly targets: readonly Column[]
@@ -401,7 +399,7 @@ export function buildUpdate(
   const named = documents[0]?.column ?? columns[0]!.attribute
   refuseTooLarge(method, named, bytes, dialect)
   refuseTooManyBinds(method, named, binds, maxBinds, dialect)
-  return { sql, selection: `${prefix}SELECT 1 FROM ${statement.table()} WHERE ${all}`, statement, targets }
+  return { sql, selection: () => `${prefix}SELECT 1 FROM ${statement.table()} WHERE ${all}`, statement, targets }
 }
 
 async function sendUpdate(

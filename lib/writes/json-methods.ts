@@ -16,7 +16,7 @@ import { condition, isOperation, operation } from '../json/operation.js'
 import type { Condition, Operation } from '../json/operation.js'
 import type { PathInput } from '../json/values.js'
 import type { Target } from '../rows/row-ref.js'
-import { conditionsOf, identifyDocument, write } from './atomic-write.js'
+import { conditionsOf, writeDocument } from './atomic-write.js'
 import type { JsonWriteOptions, Result, TargetOf } from './options.js'
 
 /**
@@ -70,7 +70,7 @@ export function mergeJsonKey<
   value: JsonKeyValue<M, C, K>,
   options?: JsonWriteOptions<M, C, I, R>,
 ): Promise<Result<M, R extends true ? JsonDocument<M, C> : undefined, Row, Pair>>
-export async function mergeJsonKey(
+export function mergeJsonKey(
   target: Target<Model>,
   column: string,
   key: string,
@@ -78,9 +78,10 @@ export async function mergeJsonKey(
   options: JsonWriteOptions = {},
 ): Promise<unknown> {
   const method = 'mergeJsonKey'
-  const document = identifyDocument(method, target, column)
-  if (typeof key !== 'string') throw usage.key(method, key)
-  return write(document, [operation(method, 'set', key, value)], options)
+  return writeDocument(method, target, column, options, () => {
+    if (typeof key !== 'string') throw usage.key(method, key)
+    return [operation(method, 'set', key, value)]
+  })
 }
 
 /**
@@ -121,16 +122,17 @@ export function updateJson<
   operations: (O & Fitting<M, C, O>) | KeyCompletion<M, C>,
   options?: JsonWriteOptions<M, C, I, R>,
 ): Promise<Result<M, R extends true ? JsonDocument<M, C> : undefined, Row, Pair>>
-export async function updateJson(
+export function updateJson(
   target: Target<Model>,
   column: string,
   operations: readonly Operation[],
   options: JsonWriteOptions = {},
 ): Promise<unknown> {
   const method = 'updateJson'
-  const document = identifyDocument(method, target, column)
-  if (!Array.isArray(operations) || !operations.every(isOperation)) throw usage.operations(method, operations)
-  return write(document, disjointOperations(method, operations), options)
+  return writeDocument(method, target, column, options, () => {
+    if (!Array.isArray(operations) || !operations.every(isOperation)) throw usage.operations(method, operations)
+    return disjointOperations(method, operations)
+  })
 }
 
 /**
@@ -158,15 +160,14 @@ export function mergeJson<
   patch: ObjectPatch<JsonDocument<M, C>>,
   options?: JsonWriteOptions<M, C, I, R>,
 ): Promise<Result<M, R extends true ? JsonDocument<M, C> : undefined, Row, Pair>>
-export async function mergeJson(
+export function mergeJson(
   target: Target<Model>,
   column: string,
   patch: unknown,
   options: JsonWriteOptions = {},
 ): Promise<unknown> {
   const method = 'mergeJson'
-  const document = identifyDocument(method, target, column)
-  return write(document, [operation(method, 'merge', [], patch)], options)
+  return writeDocument(method, target, column, options, () => [operation(method, 'merge', [], patch)])
 }
 
 /**
@@ -194,12 +195,10 @@ export async function compareAndSetJson<
   options: JsonWriteOptions<M, C, I> = {},
 ): Promise<boolean> {
   const method = 'compareAndSetJson'
-  const document = identifyDocument(method, target, column)
   const comparison = condition(method, 'equals', path, expected)
-  const operations = [operation(method, 'set', path, value)]
-  const conditions = [...conditionsOf(method, options), comparison]
+  const own: JsonWriteOptions = { ...options, if: [...conditionsOf(method, options), comparison] }
   try {
-    await write(document, operations, { ...options, if: conditions })
+    await writeDocument(method, target, column, own, () => [operation(method, 'set', path, value)])
     return true
   } catch (error) {
     if (error instanceof ConditionNotMetError && error.condition === comparison) return false

@@ -416,18 +416,17 @@ async function checkColumns(
 export async function sendMatching(
   { dialect, session }: Call,
   { model }: Pick<RowRef, 'model'>,
-  { sql, selection, binds }: { readonly sql: string; readonly selection: string; readonly binds: unknown[] },
+  { sql, selection, binds }: { readonly sql: string; readonly selection: () => string; readonly binds: unknown[] },
   context: QueryContext,
 ): Promise<boolean | undefined> {
-  const send = async (): Promise<boolean | undefined> => {
-    const [header] = await sendForHeader(session, sql, binds, context)
-    return dialect.matched!(header)
-  }
-  const isMatched = await send()
+  const [header] = await sendForHeader(session, sql, binds, context)
+  const isMatched = dialect.matched!(header)
   if (isMatched !== undefined || !context.transaction) return isMatched
-  const [row] = await sendForRows(session, `${selection} ${dialect.lockClause}`, binds, context)
+  const [row] = await sendForRows(session, `${selection()} ${dialect.lockClause}`, binds, context)
+  if (row === undefined) return false
   // The lock keeps the conditions met. An UPDATE with a version changes each row that it matches.
-  return row !== undefined && ((await send()) ?? versionAttribute(model) === undefined)
+  const [again] = await sendForHeader(session, sql, binds, context)
+  return dialect.matched!(again) ?? versionAttribute(model) === undefined
 }
 
 function reasonAgainst(
