@@ -2,20 +2,20 @@ import { readFileSync } from 'node:fs'
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { cpus, totalmem } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
+import { isDeepStrictEqual, parseArgs } from 'node:util'
 import { format } from 'prettier'
-import { requestedDatabases, startDurableServer, startServer } from '../test/databases/index.js'
+import { databaseNames, requestedDatabases, startDurableServer, startServer } from '../test/databases/index.js'
 import type { DatabaseName, Server } from '../test/databases/index.js'
 import { dropBinaryLogs, measureBinaryLog } from './binary-log.js'
 import { guardLines, measureGuard } from './guard-cost.js'
-import { Contest } from './measure.js'
+import { Contest, warmUpCalls } from './measure.js'
 import type { Cell, MeasuredCell } from './measure.js'
 import { peers } from './peers.js'
 import { measureOrders } from './orders.js'
 import type { OrderCost } from './orders.js'
 import { profileCalls } from './profile.js'
 import { bytesText, callersText, charts, ordersPart, page, shapesPart } from './report.js'
-import type { DatabaseResult, Durable, OrderResult, Price, Result, ShapeResult } from './report.js'
+import type { DatabaseResult, Durable, OrderResult, Price, Result, Setting, ShapeResult } from './report.js'
 import { measureShapes } from './shapes.js'
 import { libraries, order, price } from './variants.js'
 
@@ -82,7 +82,8 @@ const progress = new Progress()
 async function measureDurable(name: DatabaseName, url: string, isQuick: boolean): Promise<Durable> {
   // The server is this run's own, so its logs can be dropped.
   const betweenRounds = (): Promise<unknown> => (name === 'mysql' ? dropBinaryLogs(url) : Promise.resolve())
-  const cells = await measureCells(name, url, cellsOf(name, isQuick), order, isQuick, betweenRounds)
+  const warmUp = isQuick ? 0 : warmUpCalls.durable[name === 'sqlite' ? 'sqlite' : 'server']
+  const cells = await measureCells(name, url, cellsOf(name, isQuick), order, warmUp, betweenRounds)
   if (name !== 'mysql') return { cells }
   progress.show(`${name}: binary log`, true)
   return { cells, binaryLog: await measureBinaryLog(url, [small, middle, large]) }
@@ -90,9 +91,15 @@ async function measureDurable(name: DatabaseName, url: string, isQuick: boolean)
 
 /** What a call itself costs, of a server that waits for no disk, so that there is little else. */
 async function measurePrice(name: DatabaseName, url: string, isQuick: boolean): Promise<Price> {
-  const cells = await measureCells(name, url, isQuick ? quickGrid.filter(isPrice) : priceGrid, price, isQuick)
+  const planned = isQuick ? quickGrid.filter(isPrice) : priceGrid
+  const warmUp = isQuick ? 0 : warmUpCalls.price[name === 'sqlite' ? 'sqlite' : 'server']
+  const cells = await measureCells(name, url, planned, price, warmUp)
   progress.show(`${name}: profile`, true)
-  return { cells, profile: await profileCalls(url, isQuick ? 300 : name === 'sqlite' ? 1000 : 5000) }
+  return {
+    date: setting().date,
+    cells,
+    profile: await profileCalls(url, isQuick ? 300 : name === 'sqlite' ? 1000 : 5000),
+  }
 }
 
 async function measureCells(
@@ -100,12 +107,12 @@ async function measureCells(
   url: string,
   planned: readonly Cell[],
   variants: readonly string[],
-  isQuick: boolean,
+  warmUp: number,
   betweenRounds?: () => Promise<unknown>,
 ): Promise<MeasuredCell[]> {
   const cells: MeasuredCell[] = []
   const contest = await Contest.open(url, [...libraries, ...peers])
-  if (!isQuick) await contest.warmUp(variants, name === 'sqlite' ? 500 : 2000)
+  if (warmUp > 0) await contest.warmUp(variants, warmUp)
   for (const [index, cell] of planned.entries()) {
     const title = `${name} ${index + 1}/${planned.length}: ${bytesText(cell.documentBytes)}, ${cell.rows}, ${callersText(cell.callers)}`
     const onTurn = (variant: string, round: number): void => {
@@ -120,10 +127,16 @@ async function measureCells(
   return cells
 }
 
-async function measureDatabase(name: DatabaseName, isQuick: boolean): Promise<DatabaseResult> {
-  const durable = await withServer(await startDurably(name), ({ url }) => measureDurable(name, url, isQuick))
+async function measureDatabase(
+  name: DatabaseName,
+  isQuick: boolean,
+  earlier: DatabaseResult | undefined,
+): Promise<DatabaseResult> {
+  const { date } = setting()
+  const durable =
+    earlier ?? (await withServer(await startDurably(name), ({ url }) => measureDurable(name, url, isQuick)))
   return withServer(await startServer(name), async ({ url, version, source }) => {
-    return { name, version, source, ...durable, price: await measurePrice(name, url, isQuick) }
+    return { name, version, source, date, ...durable, price: await measurePrice(name, url, isQuick) }
   })
 }
 
@@ -145,6 +158,14 @@ async function write(result: Result, folder: string): Promise<void> {
   const json = await format(JSON.stringify(result), { ...style, parser: 'json' })
   await writeFile(join(chartFolder, 'result.json'), json)
   await writeFile(join(folder, 'performance.md'), await format(page(result), { ...style, parser: 'markdown' }))
+}
+
+/** What an earlier run has written, if it had the same packages, on this machine. */
+async function earlierResult(folder: string, run: Omit<Result, 'databases'>): Promise<readonly DatabaseResult[]> {
+  const text = await readFile(join(folder, 'performance', 'result.json'), 'utf8').catch(() => undefined)
+  if (text === undefined) return []
+  const { databases, ...earlier } = JSON.parse(text) as Result
+  return isDeepStrictEqual(earlier, run) ? databases : []
 }
 
 /** A server as it is by default: it waits for the disk at every commit, as SQLite always does. */
@@ -220,8 +241,7 @@ async function writePart(file: string, name: string, part: string): Promise<void
   progress.show(`written: ${file}`, true)
 }
 
-/** When and where it was measured. */
-function setting(): Pick<Result, 'date' | 'machine'> {
+function setting(): Setting {
   return {
     date: new Date().toISOString().slice(0, 10),
     machine: {
@@ -235,7 +255,7 @@ function setting(): Pick<Result, 'date' | 'machine'> {
 async function main(): Promise<void> {
   const flag = { type: 'boolean', default: false } as const
   const { values } = parseArgs({
-    options: { quick: flag, guard: flag, shapes: flag, orders: flag, output: { type: 'string' } },
+    options: { quick: flag, price: flag, guard: flag, shapes: flag, orders: flag, output: { type: 'string' } },
   })
   const isQuick = values.quick
   if (values.guard) return printGuardCost(isQuick)
@@ -243,15 +263,17 @@ async function main(): Promise<void> {
   if (values.orders) return writeOrders(isQuick)
   // What a quick run measures is not worth keeping.
   const folder = values.output ?? join(root, isQuick ? join('build', 'bench', 'quick') : 'docs')
-  const databases: DatabaseResult[] = []
-  for (const name of requestedDatabases()) databases.push(await measureDatabase(name, isQuick))
-  const result: Result = {
-    ...setting(),
-    isQuick,
-    versions: versionsOf(['sequelize', 'mysql2', 'mariadb', 'pg', 'sqlite3', 'knex', 'typeorm']),
-    databases,
+  const { machine } = setting()
+  const versions = versionsOf(['sequelize', 'mysql2', 'mariadb', 'pg', 'sqlite3', 'knex', 'typeorm'])
+  const earlier = await earlierResult(folder, { isQuick, machine, versions })
+  const measured: DatabaseResult[] = []
+  for (const name of requestedDatabases()) {
+    const known = earlier.find((each) => each.name === name)
+    if (values.price && !known) throw new Error(`--price needs what a whole run has measured for ${name}`)
+    measured.push(await measureDatabase(name, isQuick, values.price ? known : undefined))
   }
-  await write(result, folder)
+  const databases = databaseNames.flatMap((name) => [...measured, ...earlier].find((each) => each.name === name) ?? [])
+  await write({ isQuick, machine, versions, databases }, folder)
   progress.show(`written: ${join(folder, 'performance.md')}`, true)
 }
 

@@ -35,6 +35,15 @@ export interface MeasuredCell extends Cell {
   readonly variants: readonly Measurement[]
 }
 
+/**
+ * The calls of each variant before the first round. Processor time needs the most: the compiler of Node.js has seen all of a
+ * call after some 10,000.
+ */
+export const warmUpCalls = {
+  durable: { server: 2000, sqlite: 500 },
+  price: { server: 10_000, sqlite: 2000 },
+} as const
+
 /** One database with all that writes to it. */
 export class Contest {
   readonly #tables: Tables

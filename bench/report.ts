@@ -1,26 +1,32 @@
 import type { LoggedBytes } from './binary-log.js'
 import { barChart } from './chart.js'
-import { rounded } from './measure.js'
+import { rounded, warmUpCalls } from './measure.js'
 import type { Cell, MeasuredCell, Measurement } from './measure.js'
 import type { OrderCost } from './orders.js'
 import type { Shares } from './profile.js'
 import type { ShapeSpeed } from './shapes.js'
 import { bareQuery, byHand, coalesced, naive, order, ours, underLock } from './variants.js'
 
-/** All that a run has found out. */
+/** All that the runs on one machine have found out. */
 export interface Result {
-  /** As `2026-01-31`. */
-  readonly date: string
   readonly isQuick: boolean
-  readonly machine: { readonly processor: string; readonly cores: number; readonly memoryGiB: number }
+  readonly machine: Machine
   readonly versions: Readonly<Record<string, string>>
   readonly databases: readonly DatabaseResult[]
+}
+
+export interface Machine {
+  readonly processor: string
+  readonly cores: number
+  readonly memoryGiB: number
 }
 
 export interface DatabaseResult extends Durable {
   readonly name: string
   readonly version: string
   readonly source: string
+  /** As `2026-01-31`. */
+  readonly date: string
   readonly price: Price
 }
 
@@ -33,6 +39,8 @@ export interface Durable {
 
 /** On one that does not. */
 export interface Price {
+  /** As `2026-01-31`. */
+  readonly date: string
   readonly cells: readonly MeasuredCell[]
   readonly profile: Shares
 }
@@ -46,14 +54,14 @@ const titles: Readonly<Record<string, string>> = {
 
 /** The result as a page, in Markdown; the charts are beside it. */
 export function page(result: Result): string {
-  const { date, machine, versions, databases } = result
-  const servers = databases.map(({ name, version }) => `${titles[name]} ${version}`)
+  const { machine, versions, databases } = result
+  const servers = databases.map(({ name, version, date }) => `${titles[name]} ${version} on ${date}`)
   const packages = Object.entries(versions).map(([name, version]) => `${name} ${version}`)
   return [
     '# Performance',
     'What it costs to set one key of a JSON document, when all callers write one row: the latency of a call, and its overhead as a ratio of two times.',
     costs(result),
-    `Measured on ${date} by \`npm run bench\`, which wrote this page, on ${machineText(machine)}, ` +
+    `Measured by \`npm run bench\`, which wrote this page, on ${machineText(machine)}, ` +
       `shared by the servers and this process: ${servers.join(', ')}; ${packages.join(', ')}.`,
     ...(result.isQuick ? ['**A quick run: a few calls of each, good for nothing but to see that all works.**'] : []),
     '## How to read the tables',
@@ -66,8 +74,14 @@ export function page(result: Result): string {
   ].join('\n\n')
 }
 
-function machineText({ processor, cores, memoryGiB }: Result['machine']): string {
+function machineText({ processor, cores, memoryGiB }: Machine): string {
   return `${processor}, ${cores} cores, ${memoryGiB} GiB`
+}
+
+/** When and where something was measured. */
+export interface Setting {
+  readonly date: string
+  readonly machine: Machine
 }
 
 /** What each shape takes on one server. */
@@ -88,10 +102,7 @@ export interface OrderResult {
 }
 
 /** The part of the guide that `npm run bench -- --shapes` writes, in Markdown. */
-export function shapesPart(
-  { date, machine }: Pick<Result, 'date' | 'machine'>,
-  results: readonly ShapeResult[],
-): string {
+export function shapesPart({ date, machine }: Setting, results: readonly ShapeResult[]): string {
   return [
     `Writes in a second, measured on ${date} on ${machineText(machine)}, shared by the server and the one process with all`,
     'callers, which have 16 connections. The server waits for the disk at every commit. A shape that loses a write fails the run.',
@@ -106,10 +117,7 @@ export function shapesPart(
 }
 
 /** The costs of orders, as the README of every-order states them. */
-export function ordersPart(
-  { date, machine }: Pick<Result, 'date' | 'machine'>,
-  results: readonly OrderResult[],
-): string {
+export function ordersPart({ date, machine }: Setting, results: readonly OrderResult[]): string {
   const rows = results.flatMap(({ name, version, durable, fast }) =>
     durable.map(({ participant, orders, milliseconds }, index) => [
       `${titles[name]} ${version}, ${participant}`,
@@ -127,10 +135,13 @@ export function ordersPart(
   ].join('\n')
 }
 
+const { durable, price: priceCalls } = warmUpCalls
+
 const howToRead = [
   'Each variant sets one new key of a JSON document to `"done"`. In a round all variants take their turn, each on fresh',
-  'documents, and the next round begins with another variant. The first round and 2000 calls before it (500 on SQLite) are',
-  'not counted. Where many callers write one row, variants that send batches do it 8 times, each time on a fresh document.',
+  'documents, and the next round begins with another variant. The first round is not counted, nor are the calls of each variant',
+  `before it: ${durable.server} (${durable.sqlite} on SQLite), and ${priceCalls.server} (${priceCalls.sqlite}) for _the price of a call_.`,
+  'Where many callers write one row, variants that send batches do it 8 times, each time on a fresh document.',
   '',
   'A time is the duration of a round divided by the number of acknowledged calls: the median of the rounds. A ratio is the time',
   'of the variant divided by the time of our `mergeJsonKey`: the median of the comparisons within a round. With many callers a time',
@@ -155,6 +166,7 @@ function databaseSection({ name, cells, binaryLog, price }: DatabaseResult): str
     ...grouped(cells).flatMap(([title, group]) => [`### ${title}`, ...cellTables(group)]),
     ...(binaryLog ? ['### Binary log', binaryLogText, binaryLogTable(binaryLog)] : []),
     '### The price of a call',
+    `Measured on ${price.date}.`,
     ...grouped(price.cells).flatMap(([title, group]) => [`${title}:`, ...cellTables(group)]),
     ...cpuTables(price.cells),
     `Where its time goes: one caller of \`mergeJsonKey\` on a document of 100 B, by whose code was running, in microseconds of each call (the profiler itself makes all of it slower):`,
