@@ -7,17 +7,23 @@ import type { Counts } from './reporter.js'
 import { isThorough } from './sample.js'
 import { mochaGlobalTeardown, startServers } from './setup.js'
 
+/** Tests change settings of a whole server, so a server that a URL names serves one process. */
+const isOnGivenServer = requestedDatabases().some((name) => process.env[`${name.toUpperCase()}_URL`])
+
 /**
- * How many processes run test files at once, each on servers of its own. Tests change settings of a whole server, so a
- * server that a URL names serves one process.
+ * How many processes run test files at once, each on servers of its own. With all databases, two of them wait for their
+ * servers two fifths of the time.
  */
-const jobs = requestedDatabases().some((name) => process.env[`${name.toUpperCase()}_URL`]) ? 1 : 2
+const jobs = isOnGivenServer ? 1 : isThorough ? 3 : 2
 
 /**
  * Files that have the machine for themselves. The order of statements is chosen by the test, but which of two sessions a
  * server rolls back for a deadlock depends on when it looks, which other work delays.
  */
 const alone = ['escapes/every-order.test.js']
+
+/** Files that take minutes, begun first: else one process would run the last of them while the other ones have no work. */
+const long = ['race/corpus.test.js', 'races/guarantees.test.js', 'conformance/update-json.test.js']
 
 /**
  * Tests of the packages beside the library, and those that install packages into folders of their own. Only a run that
@@ -33,7 +39,10 @@ const found = readdirSync(join(__dirname, '..', '..', 'test'), { recursive: true
   .map((name) => name.replace(/ts$/, 'js'))
   .filter(isChosen)
   .sort()
-const together = found.filter((name) => !alone.includes(name))
+const together = [
+  ...found.filter((name) => long.includes(name)),
+  ...found.filter((name) => !long.includes(name) && !alone.includes(name)),
+]
 
 /** Runs test files by Mocha, with the options of the command line, and resolves to what it has counted. */
 async function mocha(files: readonly string[], ...options: readonly string[]): Promise<Counts> {
@@ -48,7 +57,7 @@ async function mocha(files: readonly string[], ...options: readonly string[]): P
 }
 
 async function main(): Promise<void> {
-  const missing = alone.filter((name) => !found.includes(name))
+  const missing = [...alone, ...long.filter(isChosen)].filter((name) => !found.includes(name))
   if (missing.length > 0) throw new Error(`there is no ${missing.join(', no ')}`)
   try {
     await startServers(jobs)

@@ -5,6 +5,7 @@ import * as library from 'sequelize-lossless'
 import { isLosslessError, transactionNamespace } from 'sequelize-lossless'
 import type { Lossless, LosslessErrorCode } from 'sequelize-lossless'
 import { connect } from '../connect.js'
+import { fillDisk } from '../escapes/full-disk.js'
 import { outcomeOf } from '../rejection.js'
 
 /** Functions of the library without their types, which refuse some of the calls below. */
@@ -437,9 +438,8 @@ describe('the text of an error', () => {
         async () => {
           const full = withLock([WorkflowRun, 7], async (_row: unknown, opened: unknown) => {
             const transaction = opened as Transaction
-            await sequelize.query('PRAGMA max_page_count = 1', { transaction })
-            const rows = [1, 2].map(() => ({ status: 'x'.repeat(8_000_000) }))
-            await outcomeOf(WorkflowRun.bulkCreate(rows, { transaction }))
+            const status = await fillDisk(sequelize, transaction)
+            await outcomeOf(WorkflowRun.bulkCreate([{ status }, { status }], { transaction }))
           })
           return full.finally(() => sequelize.query('PRAGMA max_page_count = 1000000'))
         },

@@ -15,6 +15,7 @@ import { eachDatabase } from '../each-database.js'
 import { until } from '../patience.js'
 import { outcomeOf, rejection } from '../rejection.js'
 import { Collision, writeTheirs } from './collision.js'
+import { fillDisk } from './full-disk.js'
 import { createJobs, freshJobs, storedJobs, untouched } from './jobs.js'
 import type { Job } from './jobs.js'
 import { codeOf } from './outcomes.js'
@@ -152,9 +153,9 @@ eachDatabase('a callback whose transaction was rolled back', (database) => {
     it('stores all or nothing after a full disk, if SQLite rolled back only one statement', async () => {
       const locking = withLock([Jobs, first.id], async (run, transaction) => {
         await Jobs.increment('n', { where: { id: second.id }, transaction })
-        await sequelize.query('PRAGMA max_page_count = 1', { transaction })
+        const title = await fillDisk(sequelize, transaction)
         // An insert of several rows has a journal of its own.
-        const rows = [1, 2].map(() => ({ title: 'x'.repeat(8_000_000) }))
+        const rows = [{ title }, { title }]
         await Jobs.bulkCreate(rows, { transaction }).catch(() => undefined)
         await run.update({ title: 'mine' })
       })

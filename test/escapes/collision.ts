@@ -2,6 +2,7 @@ import { QueryTypes } from 'sequelize'
 import type { Sequelize, Transaction } from 'sequelize'
 import type { Database } from '../each-database.js'
 import { until } from '../patience.js'
+import { fillDisk } from './full-disk.js'
 import type { Job } from './jobs.js'
 
 /**
@@ -25,6 +26,7 @@ export class Collision {
   readonly #wanted: number
   #session: Transaction | undefined
   #isArmed = false
+  #title = 'struck'
 
   private constructor(database: Database, Jobs: typeof Job, rival: Sequelize, held: number, wanted: number) {
     let acknowledge!: () => void
@@ -63,8 +65,7 @@ export class Collision {
   async arm(transaction: Transaction): Promise<void> {
     const sequelize = this.#Jobs.sequelize!
     if (!this.#session) {
-      // As many pages as there are.
-      await sequelize.query('PRAGMA max_page_count = 1', { transaction })
+      this.#title = await fillDisk(sequelize, transaction)
       return
     }
     // On PostgreSQL the victim is who looks for a deadlock first; the other session never does.
@@ -106,12 +107,10 @@ export class Collision {
 
   /** Sends the statement that the server answers by ending the transaction. */
   async strike(transaction: Transaction): Promise<unknown> {
-    // More than the pages that earlier tests have left free.
-    const title = this.#session ? 'struck' : 'x'.repeat(8_000_000)
     try {
       // Plain SQL is on its way at once, before the statements of models that are called after it.
       const sql = `UPDATE jobs SET title = $1 WHERE id = ${this.#wanted}`
-      return await this.#Jobs.sequelize!.query(sql, { bind: [title], transaction })
+      return await this.#Jobs.sequelize!.query(sql, { bind: [this.#title], transaction })
     } finally {
       if (!this.#session) void this.#writeHeld()
     }
