@@ -605,4 +605,22 @@ eachDatabase('a guarded model', (database) => {
     stale.progress!['a'] = 'mine'
     await rejection(stale.save(), StaleRowError)
   })
+
+  it('guards a subclass by what its base class is given after the first call', async () => {
+    const Base = await createRuns(sequelize, { charset: 'utf8mb4' })
+    const Sub = class extends Base {}
+    Sub.init({ ...Base.getAttributes() }, { sequelize, modelName: 'Sub', tableName: Base.tableName })
+    const row = await Sub.create({ progress: {} })
+    await row.mergeJsonKey('progress', 'a', 1)
+    await row.update({ progress: { b: 1 } })
+    lossless(Base, { wholeColumnWrites: 'throw' })
+    await rejection(row.update({ progress: { c: 1 } }), WholeColumnWriteError)
+    lossless(Sub, { wholeColumnWrites: 'allow' })
+    await row.update({ progress: { d: 1 } })
+    lossless(Base, { jsonColumns: ['title'] as never })
+    await Sub.update({ title: '{}' }, { where: { id: row.id } })
+    await row.mergeJsonKey('title' as 'progress', 'a', 1)
+    const { title } = await Sub.findByPk(row.id, { rejectOnEmpty: true })
+    expect(JSON.parse(title!)).to.deep.equal({ a: 1 })
+  })
 })
