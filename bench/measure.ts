@@ -69,7 +69,8 @@ export class Contest {
     const document = JSON.stringify(documentOf(100))
     for (const variant of this.#variants) {
       if (!names.includes(variant.name)) continue
-      await this.#turn({ documentBytes: 100, rows: 'spread', callers: 4, calls, rounds: 1 }, variant, document)
+      const callers = Math.min(4, variant.maxCallers?.spread ?? Infinity)
+      await this.#turn({ documentBytes: 100, rows: 'spread', callers, calls, rounds: 1 }, variant, document)
     }
   }
 
