@@ -15,7 +15,7 @@ export interface Result {
   readonly databases: readonly DatabaseResult[]
 }
 
-export interface Machine {
+interface Machine {
   readonly processor: string
   readonly cores: number
   readonly memoryGiB: number
