@@ -58,6 +58,7 @@ export class ModelState {
   lacksPrimaryIndex = false
   /** Its own state and those of its base classes. */
   #chain: readonly ModelState[] | undefined
+  #session: Session | undefined
   #settings: Settings | undefined
   #attributes: object | undefined
   #textDocuments: ReadonlySet<string> = noTextDocuments
@@ -67,9 +68,16 @@ export class ModelState {
     this.#model = model
   }
 
+  /** The session of its Sequelize instance. */
+  get session(): Session {
+    // Another one after the model was initialised again.
+    if (this.#session?.sequelize !== this.#model.sequelize) this.#session = sessionOfModel(this.#model)
+    return this.#session!
+  }
+
   /** The effective settings: its own, else those of its base classes, else those of its Sequelize instance. */
   get settings(): Settings {
-    const session = sessionOfModel(this.#model)
+    const { session } = this
     if (this.#settings && this.#isDerivedFrom(session, this.#settings.sources)) return this.#settings
     const chain = (this.#chain ??= [this, ...baseStatesOf(this.#model)])
     const policy: Policy = { ...defaultPolicy, ...session.options }
