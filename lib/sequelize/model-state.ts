@@ -60,7 +60,7 @@ export class ModelState {
   #chain: readonly ModelState[] | undefined
   #session: Session | undefined
   #settings: Settings | undefined
-  #attributes: object | undefined
+  #documents: ReadonlySet<string> | undefined
   #textDocuments: ReadonlySet<string> = noTextDocuments
   #mutableColumns: readonly string[] = []
 
@@ -98,13 +98,13 @@ export class ModelState {
 
   /** The attributes whose values can be changed in place, and those whose text is a document. */
   get mutableColumns(): readonly string[] {
-    const attributes = this.#model.getAttributes()
+    const documents = attributesOfJsonType(this.#model)
     const texts = textDocumentsOf(this.#model)
-    // A new object after the model was initialised again.
-    if (attributes !== this.#attributes || texts !== this.#textDocuments) {
-      this.#attributes = attributes
+    // A new set after each change of the attributes.
+    if (documents !== this.#documents || texts !== this.#textDocuments) {
+      this.#documents = documents
       this.#textDocuments = texts
-      this.#mutableColumns = Object.keys(attributes).filter(
+      this.#mutableColumns = Object.keys(this.#model.getAttributes()).filter(
         (name) => texts.has(name) || mutableTypes.includes(attributeType(this.#model, name)),
       )
     }

@@ -121,7 +121,7 @@ export function mergeOptions(before: LosslessOptions | undefined, options: Lossl
   const { wholeColumnWrites, conflicts, coalesce, onWrite, onReport } = options
   return {
     ...before,
-    ...(wholeColumnWrites !== undefined && { wholeColumnWrites, conflicts }),
+    ...(wholeColumnWrites !== undefined && { wholeColumnWrites }),
     ...(conflicts !== undefined && { conflicts }),
     ...(coalesce !== undefined && { coalesce }),
     ...(onWrite !== undefined && { onWrite }),

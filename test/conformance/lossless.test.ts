@@ -181,6 +181,23 @@ eachDatabase('lossless', (database) => {
       await run.mergeJsonKey('progress', 'k', 1)
     })
   }
+
+  it('saves a change in place of an attribute that the model was given after the first call', async () => {
+    const { sequelize } = database.connect()
+    const Whole = await createRuns(sequelize)
+    const { id } = await Whole.create({ progress: {} })
+    const Runs = lossless(
+      sequelize.define('Part', { title: DataTypes.STRING }, { tableName: Whole.tableName, createdAt: false }),
+    ) as unknown as typeof Whole
+    await withLock([Runs, id], () => undefined)
+    Object.assign(Runs.getAttributes(), { progress: { type: DataTypes.JSON } })
+    ;(Runs as unknown as { refreshAttributes(): void }).refreshAttributes()
+    await withLock([Runs, id], async (row) => {
+      row.progress!['step'] = 'done'
+      await row.save()
+    })
+    expect((await Whole.findByPk(id, { rejectOnEmpty: true })).progress).to.deep.equal({ step: 'done' })
+  })
 })
 
 describe('lossless', () => {

@@ -606,6 +606,19 @@ eachDatabase('a guarded model', (database) => {
     await rejection(stale.save(), StaleRowError)
   })
 
+  it('keeps conflicts: "throw" of the Sequelize instance, and of an earlier call, beside modes for other kinds of write', async () => {
+    const { sequelize: whole } = database.connect()
+    lossless(whole, { wholeColumnWrites: 'patch', conflicts: 'throw' })
+    const Own = lossless(await createRuns(whole), { wholeColumnWrites: { save: 'patch', bulk: 'throw' } })
+    const Again = lossless(await createRuns(whole), { wholeColumnWrites: 'patch', conflicts: 'throw' })
+    lossless(Again, { wholeColumnWrites: 'patch' })
+    for (const Runs of [Own, Again]) {
+      const row = await Runs.create({ progress: { a: 1 } })
+      await mergeJsonKey([Runs, row.id], 'progress', 'a', 'theirs')
+      await rejection(row.update({ progress: { a: 'mine' } }), StaleRowError)
+    }
+  })
+
   it('guards a subclass by what its base class is given after the first call', async () => {
     const Base = await createRuns(sequelize, { charset: 'utf8mb4' })
     const Sub = class extends Base {}
