@@ -70,8 +70,8 @@ export class TransactionState {
   readonly #undo = new UndoLog()
   readonly #rowQueues = new Map<string, SerialQueue>()
   #nestedSavepoints = 0
-  /** The savepoints that the server knows. */
-  readonly #setSavepoints = new WeakSet<Transaction>()
+  /** The savepoints that the server knows, with their names there. */
+  readonly #setSavepoints = new WeakMap<Transaction, string>()
 
   constructor(transaction: Transaction) {
     this.transaction = transaction
@@ -83,7 +83,7 @@ export class TransactionState {
     this.dialect = dialect
     const { savepointsWithCallback } = sessionOf(this.#sequelize)
     for (const savepoint of savepointsOf(this.transaction)) {
-      this.#setSavepoints.add(savepoint)
+      this.#setSavepoints.set(savepoint, nameOf(savepoint))
       if (finishedState(savepoint)) continue
       this.#undo.addSavepoint(savepoint, nameOf(savepoint))
       if (savepointsWithCallback.has(savepoint)) this.startSavepoint(savepoint)
@@ -100,6 +100,9 @@ export class TransactionState {
   send(query: Query, sql: unknown, options: QueryOptions): Promise<unknown> {
     const dialect = this.dialect!
     const text = textOf(sql)
+    // Sequelize gives a savepoint the name of one that begins or is rolled back inside it: its own rollback would miss it.
+    const name = this.#setSavepoints.get(options.transaction!)
+    if (name !== undefined) renameSavepoint(options.transaction!, name)
     const send = (): Promise<unknown> => this.#sendNow(query, sql, text, options)
     // Sent by a hook of a statement that is in flight, which waits for it.
     const isInStatement = this.#isInStatement()
@@ -313,7 +316,7 @@ export class TransactionState {
       renameSavepoint(savepoint, ownName)
     }
     const result = await this.#sendStatement(query, text.replace(name!, ownName), options)
-    if (savepoint) this.#setSavepoints.add(savepoint)
+    if (savepoint) this.#setSavepoints.set(savepoint, ownName)
     this.#undo.addSavepoint(savepoint, ownName)
     return result
   }

@@ -1,6 +1,14 @@
 import { expect } from 'chai'
 import type { Sequelize, Transaction } from 'sequelize'
-import { mergeJsonKey, PendingStatementsError, retryTransaction, UsageError, withLock } from 'sequelize-lossless'
+import {
+  mergeJsonKey,
+  PendingStatementsError,
+  plus,
+  retryTransaction,
+  updateWhere,
+  UsageError,
+  withLock,
+} from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { outcomeOf, rejection } from '../rejection.js'
 import { createJobs, defineJobs, freshJobs, storedJobs, untouched } from './jobs.js'
@@ -192,6 +200,22 @@ eachDatabase('a savepoint', (database) => {
       await job.save()
     })
     expect(await storedJobs(Jobs)).to.deep.equal([written, untouched])
+  })
+
+  it('that fails after a method of this library had one inside it rolls back neither less nor more', async () => {
+    const addTo = (n: number, transaction: Transaction): Promise<unknown> =>
+      updateWhere(Jobs, { id: a.id }, { n: plus(n) }, { transaction })
+    await sequelize.transaction(async (transaction) => {
+      await addTo(1, transaction)
+      const inner = sequelize.transaction({ transaction }, async (savepoint) => {
+        await Jobs.increment('n', { by: 100, where: { id: a.id }, transaction: savepoint })
+        await addTo(1000, savepoint)
+        throw undo
+      })
+      await outcomeOf(inner)
+      await addTo(10, transaction)
+    })
+    expect((await storedJobs(Jobs))[0]!.n).to.equal(11)
   })
 
   it('that was set before a method of this library joined it is rolled back', async () => {
