@@ -47,7 +47,11 @@ export function operation<K extends Kind, const P extends PathInput, V>(
   value: V,
 ): Operation<K, PathOf<P>, V> {
   if (kind === 'merge' && !isObject(value)) throw usage.patch(method, value)
-  return new MadeOperation(kind, pathOf(method, kind, path) as PathOf<P>, jsonText(method, value))
+  const steps = pathOf(method, kind, path) as PathOf<P>
+  const json = jsonText(method, value)
+  // A Date, or another object whose toJSON() returns none, would replace the document.
+  if (kind === 'merge' && !json.startsWith('{')) throw usage.patch(method, value)
+  return new MadeOperation(kind, steps, json)
 }
 
 /** The kinds of operations and conditions whose path may be the root: others would replace the document as a whole. */

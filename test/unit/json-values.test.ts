@@ -1,6 +1,6 @@
 import { expect } from 'chai'
 import { cast, col, DataTypes, fn, literal, Op, Sequelize, where } from 'sequelize'
-import { append, equals, merge, set, UnsupportedValueError } from 'sequelize-lossless'
+import { append, equals, merge, set, UnsupportedValueError, UsageError } from 'sequelize-lossless'
 
 describe('a JSON value', () => {
   const Note = new Sequelize({ dialect: 'sqlite', storage: ':memory:' }).define('Note', { text: DataTypes.STRING })
@@ -14,6 +14,17 @@ describe('a JSON value', () => {
     'a model instance': Note.build({ text: 'x' }),
     'an object with symbol keys': { a: 1, [Op.gt]: 1 },
     'an array with symbol keys': Object.assign([1], { [Op.gt]: 1 }),
+  }
+
+  const patches: Readonly<Record<string, object>> = {
+    'a date': new Date(0),
+    'an object that is written as an array': { toJSON: () => [1] },
+    'an object that is written as null': { toJSON: () => null },
+  }
+  for (const [name, patch] of Object.entries(patches)) {
+    it(`that is ${name} is refused as a patch, since it would replace the document`, () => {
+      expect(() => merge([], patch as never)).to.throw(UsageError, /expected the patch to be an object/)
+    })
   }
 
   for (const [name, value] of Object.entries(refused)) {
