@@ -2,7 +2,6 @@ import type { Dialect } from '../dialects/dialect.js'
 import { refuseShortColumn } from '../dialects/limits.js'
 import { fieldOf, tableOf } from '../sequelize/internals.js'
 import type { RowModel } from '../sequelize/internals.js'
-import { modelStateOf } from '../sequelize/model-state.js'
 import { sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import type { Session } from '../sequelize/session.js'
@@ -21,14 +20,15 @@ export interface Reader extends QueryContext {
  */
 export async function refuseTruncation(call: Reader, model: RowModel, columns: readonly string[]): Promise<void> {
   const { session, dialect, method } = call
-  const { longColumns } = modelStateOf(model)
-  if (!dialect.clampsValues || columns.every((column) => longColumns.has(column))) return
+  const { longColumns } = session
   const select = new Statement({ session, model })
+  const nameOf = (column: string): string => `${select.table()}.${select.column(column)}`
+  if (!dialect.clampsValues || columns.every((column) => longColumns.has(nameOf(column)))) return
   const { sql, read } = dialect.listShortColumns!
   const text = sql({ ...tableOf(model), quoted: select.table() }, select.bind)
   const short = new Set((await sendForRows<Record<string, unknown>>(session, text, select.binds, call)).map(read))
   for (const column of columns) {
     if (short.has(fieldOf(model, column))) refuseShortColumn(method, column, dialect)
-    longColumns.add(column)
+    longColumns.add(nameOf(column))
   }
 }

@@ -52,8 +52,6 @@ export class ModelState {
   formattedSecond: FormattedSecond | undefined
   /** The unique indexes of its table, once they were read. */
   uniqueIndexes: UniqueIndexes | undefined
-  /** The attributes whose columns hold every document, once a session that is not strict has read their types. */
-  readonly longColumns: Set<string> = new Set()
   /** Its table lacks the index of a primary key, as a view does. */
   lacksPrimaryIndex = false
   /** Its own state and those of its base classes. */

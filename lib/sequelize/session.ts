@@ -103,6 +103,8 @@ export class Session {
   readonly batchQueues: Map<object, Map<string, BatchQueue>> = new Map()
   /** Batched calls that have not settled; `flush()` waits for them. */
   readonly unsettledCalls: Set<Promise<unknown>> = new Set()
+  /** The columns, with their tables, that hold every document, once a session that is not strict has read their types. */
+  readonly longColumns: Set<string> = new Set()
   /** Call sites whose whole-column writes were reported. */
   readonly reportedCallSites: Set<string> = new Set()
   /** Savepoints that were opened with a callback. */

@@ -639,6 +639,27 @@ eachDatabase('JSON in a TEXT column', (database) => {
       expect(await stored(id)).to.equal('{"a":1}')
     })
 
+    it('is refused after the model was initialised again for a table whose column is shorter', async () => {
+      const own = database.connect({ pool: { max: 1, min: 1 } }).sequelize
+      await own.query(`SET SESSION sql_mode = ''`)
+      for (const [table, type] of [
+        ['long_papers', 'LONGTEXT'],
+        ['short_papers', 'TINYTEXT'],
+      ]) {
+        await own.query(`DROP TABLE IF EXISTS ${table}`)
+        await own.query(`CREATE TABLE ${table} (id INT PRIMARY KEY, doc ${type}) CHARSET utf8mb4`)
+        await own.query(`INSERT INTO ${table} VALUES (1, '{"a":1}')`)
+      }
+      class Paper extends Model {}
+      const initialise = (tableName: string): void =>
+        void Paper.init({ doc: DataTypes.TEXT }, { sequelize: own, timestamps: false, tableName })
+      initialise('long_papers')
+      lossless(Paper, { jsonColumns: ['doc'] })
+      await mergeJsonKey([Paper, 1], 'doc' as never, 'n' as never, 1 as never)
+      initialise('short_papers')
+      await rejection(mergeJsonKey([Paper, 1], 'doc' as never, 'n' as never, 2 as never), UnsupportedValueError)
+    })
+
     it('that the model declares as JSON is refused in a session that would truncate it, unless it holds every document', async () => {
       const own = database.connect({ pool: { max: 1, min: 1 } }).sequelize
       await own.query(`SET SESSION sql_mode = ''`)
