@@ -54,7 +54,6 @@ export class ModelState {
   uniqueIndexes: UniqueIndexes | undefined
   /** Its table lacks the index of a primary key, as a view does. */
   lacksPrimaryIndex = false
-  /** Its own state and those of its base classes. */
   #chain: readonly ModelState[] | undefined
   #session: Session | undefined
   #settings: Settings | undefined
@@ -64,6 +63,16 @@ export class ModelState {
 
   constructor(model: RowModel) {
     this.#model = model
+  }
+
+  /** This state and those of the base classes. */
+  get chain(): readonly ModelState[] {
+    if (!this.#chain) {
+      const base = Object.getPrototypeOf(this.#model) as RowModel
+      const hasBase = base !== Model && typeof base.init === 'function'
+      this.#chain = hasBase ? [this, ...modelStateOf(base).chain] : [this]
+    }
+    return this.#chain
   }
 
   /** The session of its Sequelize instance. */
@@ -77,7 +86,7 @@ export class ModelState {
   get settings(): Settings {
     const { session } = this
     if (this.#settings && this.#isDerivedFrom(session, this.#settings.sources)) return this.#settings
-    const chain = (this.#chain ??= [this, ...baseStatesOf(this.#model)])
+    const { chain } = this
     const policy: Policy = { ...defaultPolicy, ...session.options }
     for (const { options } of chain.toReversed()) Object.assign(policy, options)
     const textDocuments = chain.find((each) => each.textDocuments)?.textDocuments ?? noTextDocuments
@@ -88,7 +97,7 @@ export class ModelState {
   #isDerivedFrom(session: Session, sources: readonly unknown[]): boolean {
     let index = 0
     if (sources[index++] !== session.options) return false
-    for (const { options, textDocuments } of this.#chain!) {
+    for (const { options, textDocuments } of this.chain) {
       if (sources[index++] !== options || sources[index++] !== textDocuments) return false
     }
     return true
@@ -119,19 +128,9 @@ export function modelStateOf(model: RowModel): ModelState {
   return state
 }
 
-function baseStatesOf(model: RowModel): ModelState[] {
-  const base = Object.getPrototypeOf(model) as RowModel
-  return base === Model || typeof base.init !== 'function' ? [] : [modelStateOf(base), ...baseStatesOf(base)]
-}
-
 /** The states of a model and of its base classes (a scope has its model as base class), the model itself first. */
-export function inheritedStates(model: RowModel): ModelState[] {
-  const states: ModelState[] = []
-  for (let each = model as object | null; typeof each === 'function'; each = Object.getPrototypeOf(each) as object) {
-    const state = modelStates.get(each as RowModel)
-    if (state) states.push(state)
-  }
-  return states
+export function inheritedStates(model: RowModel): readonly ModelState[] {
+  return modelStateOf(model).chain
 }
 
 function textDocumentsOf(model: RowModel): ReadonlySet<string> {
