@@ -21,10 +21,10 @@ import { withLock } from './locking/lock.js'
 import type { WithLockOptions } from './locking/lock.js'
 import { withOptimisticLock } from './locking/optimistic.js'
 import type { WithOptimisticLockOptions } from './locking/optimistic.js'
-import { isModel, isSequelize, textTypes } from './rows/row-ref.js'
+import { isModel, isSequelize } from './rows/row-ref.js'
 import { attributeType, isScope, sequelizeInternals, sequelizeOf } from './sequelize/internals.js'
 import type { RowModel } from './sequelize/internals.js'
-import { hasMethod, modelStateOf, policyOf } from './sequelize/model-state.js'
+import { hasMethod, mayHoldText, modelStateOf, policyOf } from './sequelize/model-state.js'
 import type { LosslessOptions, ModelOptions } from './sequelize/options.js'
 import { sessionOf } from './sequelize/session.js'
 import { watchSession } from './transactions/watch.js'
@@ -254,7 +254,7 @@ export function lossless(subject: ModelStatic<Model> | Sequelize, options?: Mode
   if (jsonColumns !== undefined) checkJsonColumns(method, subject, jsonColumns)
   if (isModel(subject)) attach(subject, usage.taken)
   else attachToAll(subject)
-  if (isModel(subject) && jsonColumns) modelStateOf(subject).textDocuments = new Set(jsonColumns)
+  if (isModel(subject) && jsonColumns) modelStateOf(subject).jsonColumns = new Set(jsonColumns)
   watchSession(session)
   if (options) {
     // Loaded here: the guard is a sixth of the time to load this package.
@@ -288,9 +288,11 @@ function checkJsonColumns(method: string, subject: ModelStatic<Model> | Sequeliz
   if (!isModel(subject)) throw usage.jsonColumnsOfAll(method)
   if (!Array.isArray(names)) throw usage.jsonColumns(method, names)
   for (const name of names as unknown[]) {
-    const isAttribute = typeof name === 'string' && Object.hasOwn(subject.getAttributes(), name)
-    const type = isAttribute ? attributeType(subject, name) : undefined
-    if (!isAttribute || !textTypes.includes(type!)) throw usage.jsonColumn(method, subject.name, name, type)
+    if (!mayHoldText(subject, name)) {
+      const isAttribute = typeof name === 'string' && Object.hasOwn(subject.getAttributes(), name)
+      const type = isAttribute ? attributeType(subject, name) : undefined
+      throw usage.jsonColumn(method, subject.name, name, type)
+    }
     if (subject.primaryKeyAttributes.includes(name)) throw usage.jsonKey(method, subject.name, name)
   }
 }

@@ -1,6 +1,6 @@
 import type { Sequelize, Transaction } from 'sequelize'
 import { captureCallSite } from '../call-site.js'
-import { rowStateOf } from '../rows/row-state.js'
+import { findRowState, rowStateOf } from '../rows/row-state.js'
 import {
   buildOptionsOf,
   fieldOf,
@@ -13,13 +13,14 @@ import {
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { inheritedStates, jsonAttributes, modelStateOf, policyOf } from '../sequelize/model-state.js'
 import { checkedBy, mergeOptions, modeOf } from '../sequelize/options.js'
-import type { LosslessOptions } from '../sequelize/options.js'
+import type { LosslessOptions, Policy } from '../sequelize/options.js'
 import { override } from '../sequelize/override.js'
 import { sessionOf, sessionOfModel } from '../sequelize/session.js'
 import type { Session } from '../sequelize/session.js'
 import { ambientTransaction, innermostScope, transactionOf, transactionOption } from '../transactions/join.js'
 import { keepDigitsInSaves } from '../transactions/save-digits.js'
 import { transactionStateOf } from '../transactions/transaction-state.js'
+import { watchSession } from '../transactions/watch.js'
 import { withCallSite } from './call-options.js'
 import type { CallOptions } from './call-options.js'
 import {
@@ -136,13 +137,13 @@ function guardModel(model: RowModel): void {
       original.apply(this, args)
       const [, { raw, isNewRecord }] = args
       // A row that the application built, new or not, holds values that are not stored yet.
-      if (raw && !isNewRecord && activePolicy(modelOf(this))) rowStateOf(this).recordRead(loadedColumns(this))
+      if (raw && !isNewRecord && guardedPolicy(modelOf(this))) rowStateOf(this).recordRead(loadedColumns(this))
     }
   })
   override<Row, [options?: CallOptions]>(prototype, 'save', (original) => {
     return function (...args) {
       const [options] = args
-      const policy = activePolicy(modelOf(this), options)
+      const policy = guardedPolicy(modelOf(this), options)
       if (!policy || this.isNewRecord) return original.apply(this, args)
       if (modeOf(policy, 'save') === 'patch') rowStateOf(this).markChangesInPlace(options?.fields)
       const isConcerned = [...jsonAttributes(modelOf(this))].some(
@@ -155,7 +156,7 @@ function guardModel(model: RowModel): void {
   override<Row, [options?: CallOptions]>(prototype, 'reload', (original) => {
     return async function (...args) {
       const result = await original.apply(this, args)
-      if (activePolicy(modelOf(this))) recordReload(this)
+      if (isRecorded(this)) recordReload(this)
       return result
     }
   })
@@ -168,7 +169,7 @@ function guardModel(model: RowModel): void {
   for (const name of ['update', 'upsert'] as const) {
     override<RowModel & object, [given: unknown, options?: CallOptions]>(model, name, (original) => {
       return function (...args) {
-        if (activePolicy(this, args[1])) args[1] = withCallSite(args[1])
+        if (guardedPolicy(this, args[1])) args[1] = withCallSite(args[1])
         return original.apply(this, args)
       }
     })
@@ -176,7 +177,7 @@ function guardModel(model: RowModel): void {
   override<RowModel & object, [given: unknown, options?: CallOptions]>(model, 'bulkCreate', (original) => {
     return async function (...args) {
       const [, options = {}] = args
-      if (!activePolicy(this)) return original.apply(this, args)
+      if (!guardedPolicy(this)) return original.apply(this, args)
       args[1] = withCallSite(options)
       const rows = (await original.apply(this, args)) as Row[]
       // With individualHooks, each row was inserted by its own statement.
@@ -184,6 +185,21 @@ function guardModel(model: RowModel): void {
       return rows
     }
   })
+}
+
+/**
+ * {@link activePolicy} of a guarded model, whose statements are checked from now on: its Sequelize instance may be another one
+ * than that of the class that was given the options.
+ */
+function guardedPolicy(model: RowModel, options?: CallOptions): Policy | undefined {
+  const policy = activePolicy(model, options)
+  if (policy) guardQueryInterface(sequelizeOf(model))
+  return policy
+}
+
+/** Whether the reads and writes of an instance are recorded: what it has recorded must not become stale under `'allow'`. */
+function isRecorded(row: Row): boolean {
+  return guardedPolicy(modelOf(row)) !== undefined || findRowState(row)?.hasStoredValues === true
 }
 
 /** Reports a read without a transaction in a callback of this library that has one. */
@@ -250,6 +266,7 @@ function guardQueryInterface(sequelize: Sequelize): void {
   const session = sessionOf(sequelize)
   if (session.isGuarded) return
   session.isGuarded = true
+  watchSession(session)
   // The guard sends a save after the one before it, and only then are its digits compared.
   keepDigitsInSaves(session)
   const queryInterface = sequelize.getQueryInterface()
@@ -271,8 +288,8 @@ function guardQueryInterface(sequelize: Sequelize): void {
   override<object, Statements['insert']>(queryInterface, 'insert', (original) => {
     return async function (...args) {
       const [instance, , values, options = {}] = args
-      const model = instance && modelOf(instance)
-      if (!model || !activePolicy(model)) return original.apply(this, args)
+      if (!instance || !isRecorded(instance)) return original.apply(this, args)
+      const model = modelOf(instance)
       const { updateOnDuplicate, ignoreDuplicates } = options
       if (updateOnDuplicate) {
         const assigned = (): Fields[] => [pick(values, updateOnDuplicate)]
@@ -290,9 +307,8 @@ function guardQueryInterface(sequelize: Sequelize): void {
   override<object, Statements['update']>(queryInterface, 'update', (original) => {
     return async function (...args) {
       const [instance, tableName, values, where, given = {}] = args
-      const model = instance && modelOf(instance)
-      if (!model || !activePolicy(model)) return original.apply(this, args)
-      const options = asChecked(model, given)
+      if (!instance || !isRecorded(instance)) return original.apply(this, args)
+      const options = asChecked(modelOf(instance), given)
       const send = (changed: Fields): Promise<unknown> =>
         original.apply(this, [instance, tableName, changed, where, options]) as Promise<unknown>
       return save({ instance, tableName, values, where, options, send })

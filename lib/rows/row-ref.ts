@@ -14,7 +14,7 @@ import {
   valuesOf,
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
-import { documentType, jsonAttributes } from '../sequelize/model-state.js'
+import { documentType, jsonAttributes, mayHoldText } from '../sequelize/model-state.js'
 import { sessionOfModel } from '../sequelize/session.js'
 import type { Session } from '../sequelize/session.js'
 import type { Statement } from '../sequelize/statement.js'
@@ -228,16 +228,11 @@ export function refuseRoundedKey(method: string, facts: RowFacts, model: RowMode
   }
 }
 
-/** The types of attributes that may hold JSON as text. */
-export const textTypes: readonly string[] = ['TEXT', 'STRING', 'JSON']
-
 /** @throws {UsageError} `column` is not the name of a JSON attribute */
 export function jsonColumnType(method: string, model: RowModel, column: unknown): Column['type'] {
   const columns = jsonAttributes(model)
   if (typeof column === 'string' && columns.has(column)) return documentType(model, column)
-  const isAttribute = typeof column === 'string' && Object.hasOwn(model.getAttributes(), column)
-  const mayBeText = isAttribute && textTypes.includes(attributeType(model, column))
-  throw usage.column(method, model.name, column, [...columns], mayBeText)
+  throw usage.column(method, model.name, column, [...columns], mayHoldText(model, column))
 }
 
 /** The attributes of the primary key that a WHERE condition, or the values of a row, determine. */

@@ -144,7 +144,12 @@ export class RowState {
   }
 
   get #mutableColumns(): readonly string[] {
-    return modelStateOf(this.#model).mutableColumns
+    return modelStateOf(this.#model).definition.mutable
+  }
+
+  /** Whether this instance knows the stored value of a column. */
+  get hasStoredValues(): boolean {
+    return this.#stored.size > 0
   }
 
   #storedValue(column: string): StoredValue | undefined {
@@ -164,6 +169,7 @@ export class RowState {
    */
   recordRead(columns: readonly string[], lockedIn?: Transaction, texts?: StoredTexts): void {
     const read = {}
+    this.#forgetPlainColumns()
     for (const column of columns) {
       const stored = texts?.get(column)
       const value = valuesOf(this.#row)[column]
@@ -232,6 +238,12 @@ export class RowState {
     return this.storedText(column) === tooDeep
   }
 
+  /** Forgets columns that are no longer of a mutable type: `jsonColumns` has named them, and does not now. */
+  #forgetPlainColumns(): void {
+    const columns = this.#mutableColumns
+    for (const column of this.#stored.keys()) if (!columns.includes(column)) this.#stored.delete(column)
+  }
+
   /** The stored value of a column is no longer known. */
   forget(column: string): void {
     this.#stored.delete(column)
@@ -256,6 +268,7 @@ export class RowState {
       return [column, { text, given: this.#spellingOf(column, value), read: this.#storedValue(column)?.read }] as const
     })
     return () => {
+      this.#forgetPlainColumns()
       for (const [column, value] of sent) {
         const before = this.#storedValue(column)
         // The column was read again while the write was in flight, maybe before it took effect: keep that value.

@@ -10,7 +10,7 @@ import type { Session } from './session.js'
 /** The attribute types with values that can be changed in place; Sequelize does not detect such a change. */
 const mutableTypes = ['JSON', 'JSONB', 'ARRAY', 'HSTORE']
 
-const noTextDocuments: ReadonlySet<string> = new Set()
+const noColumns: ReadonlySet<string> = new Set()
 
 /** The formatted text of one second, for the timestamps of a model. */
 export interface FormattedSecond {
@@ -19,6 +19,9 @@ export interface FormattedSecond {
   /** The text of the start of the second, with `.000` for its milliseconds; `undefined` if the format has no `.000`. */
   readonly text: string | undefined
 }
+
+/** The types of attributes that may hold JSON as text. */
+const textTypes: readonly string[] = ['TEXT', 'STRING', 'JSON']
 
 /** The unique indexes of a table. */
 export interface UniqueIndexes {
@@ -30,9 +33,30 @@ export interface UniqueIndexes {
 /** The effective settings of a model. */
 interface Settings {
   readonly policy: Policy
-  readonly textDocuments: ReadonlySet<string>
+  /** What `jsonColumns` says: a subclass may have no such attribute. */
+  readonly jsonColumns: ReadonlySet<string>
   /** What they were derived from. */
   readonly sources: readonly unknown[]
+}
+
+/** What follows from the attributes of a model, and what is known of its table. */
+interface Definition {
+  /** Those of the types JSON and JSONB. */
+  readonly ofJsonType: ReadonlySet<string>
+  /** What `jsonColumns` says. */
+  readonly jsonColumns: ReadonlySet<string>
+  /** Those whose columns hold JSON as text. */
+  readonly textDocuments: ReadonlySet<string>
+  /** All of them. */
+  readonly documents: ReadonlySet<string>
+  /** Those whose values can be changed in place, and those whose text is a document. */
+  readonly mutable: readonly string[]
+  /** The second in which `updatedAt` was formatted last. */
+  formattedSecond?: FormattedSecond
+  /** The unique indexes of the table, once they were read. */
+  uniqueIndexes?: UniqueIndexes
+  /** The table lacks the index of a primary key, as a view does. */
+  lacksPrimaryIndex?: true
 }
 
 /** The state that this library keeps for one model. */
@@ -41,25 +65,17 @@ export class ModelState {
   /** What `lossless(model, options)` set. */
   options: LosslessOptions | undefined
   /** What the option `jsonColumns` set: the attributes whose columns hold JSON as text. */
-  textDocuments: ReadonlySet<string> | undefined
+  jsonColumns: ReadonlySet<string> | undefined
   /** The row methods of its instances take part in a lock. */
   joinsLocks = false
   /** The row methods that were attached to it. */
   readonly methods: Set<string> = new Set()
   /** Its loads and writes are observed by the guard. */
   isGuarded = false
-  /** The second in which `updatedAt` was formatted last. */
-  formattedSecond: FormattedSecond | undefined
-  /** The unique indexes of its table, once they were read. */
-  uniqueIndexes: UniqueIndexes | undefined
-  /** Its table lacks the index of a primary key, as a view does. */
-  lacksPrimaryIndex = false
   #chain: readonly ModelState[] | undefined
   #session: Session | undefined
   #settings: Settings | undefined
-  #documents: ReadonlySet<string> | undefined
-  #textDocuments: ReadonlySet<string> = noTextDocuments
-  #mutableColumns: readonly string[] = []
+  #definition: Definition | undefined
 
   constructor(model: RowModel) {
     this.#model = model
@@ -89,33 +105,39 @@ export class ModelState {
     const { chain } = this
     const policy: Policy = { ...defaultPolicy, ...session.options }
     for (const { options } of chain.toReversed()) Object.assign(policy, options)
-    const textDocuments = chain.find((each) => each.textDocuments)?.textDocuments ?? noTextDocuments
-    const sources = [session.options, ...chain.flatMap((each) => [each.options, each.textDocuments])]
-    return (this.#settings = { policy, textDocuments, sources })
+    const jsonColumns = chain.find((each) => each.jsonColumns)?.jsonColumns ?? noColumns
+    const sources = [session.options, ...chain.flatMap((each) => [each.options, each.jsonColumns])]
+    return (this.#settings = { policy, jsonColumns, sources })
   }
 
   #isDerivedFrom(session: Session, sources: readonly unknown[]): boolean {
     let index = 0
     if (sources[index++] !== session.options) return false
-    for (const { options, textDocuments } of this.chain) {
-      if (sources[index++] !== options || sources[index++] !== textDocuments) return false
+    for (const { options, jsonColumns } of this.chain) {
+      if (sources[index++] !== options || sources[index++] !== jsonColumns) return false
     }
     return true
   }
 
-  /** The attributes whose values can be changed in place, and those whose text is a document. */
-  get mutableColumns(): readonly string[] {
-    const documents = attributesOfJsonType(this.#model)
-    const texts = textDocumentsOf(this.#model)
-    // A new set after each change of the attributes.
-    if (documents !== this.#documents || texts !== this.#textDocuments) {
-      this.#documents = documents
-      this.#textDocuments = texts
-      this.#mutableColumns = Object.keys(this.#model.getAttributes()).filter(
-        (name) => texts.has(name) || mutableTypes.includes(attributeType(this.#model, name)),
-      )
+  /** Made again after each change of the attributes, also if the model was initialised again, for another table. */
+  get definition(): Definition {
+    const ofJsonType = attributesOfJsonType(this.#model)
+    const { jsonColumns } = this.settings
+    // Sequelize makes a new set after each change.
+    if (this.#definition?.ofJsonType !== ofJsonType || this.#definition.jsonColumns !== jsonColumns) {
+      const isText = (name: string): boolean => mayHoldText(this.#model, name)
+      const textDocuments = jsonColumns.size === 0 ? noColumns : new Set([...jsonColumns].filter(isText))
+      const isMutable = (name: string): boolean =>
+        textDocuments.has(name) || mutableTypes.includes(attributeType(this.#model, name))
+      this.#definition = {
+        ofJsonType,
+        jsonColumns,
+        textDocuments,
+        documents: textDocuments.size === 0 ? ofJsonType : new Set([...ofJsonType, ...textDocuments]),
+        mutable: Object.keys(this.#model.getAttributes()).filter(isMutable),
+      }
     }
-    return this.#mutableColumns
+    return this.#definition
   }
 }
 
@@ -134,13 +156,18 @@ export function inheritedStates(model: RowModel): readonly ModelState[] {
 }
 
 function textDocumentsOf(model: RowModel): ReadonlySet<string> {
-  return modelStateOf(model).settings.textDocuments
+  return modelStateOf(model).definition.textDocuments
 }
 
 /** The names of a model's attributes that hold documents: those of a JSON type, and those that `jsonColumns` names. */
 export function jsonAttributes(model: RowModel): ReadonlySet<string> {
-  const texts = textDocumentsOf(model)
-  return texts.size === 0 ? attributesOfJsonType(model) : new Set([...attributesOfJsonType(model), ...texts])
+  return modelStateOf(model).definition.documents
+}
+
+/** Whether a name is an attribute of a type that may hold JSON as text. */
+export function mayHoldText(model: RowModel, name: unknown): name is string {
+  const isAttribute = typeof name === 'string' && Object.hasOwn(model.getAttributes(), name)
+  return isAttribute && textTypes.includes(attributeType(model, name))
 }
 
 /** How the database stores the document of an attribute. */

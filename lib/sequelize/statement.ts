@@ -43,11 +43,11 @@ export class Statement {
    * the statement, so the text is cached for each second.
    */
   time(attribute: string, time: Date): string {
-    const state = modelStateOf(this.#model)
+    const { definition } = modelStateOf(this.#model)
     const milliseconds = time.getUTCMilliseconds()
     const start = time.getTime() - milliseconds
-    if (state.formattedSecond?.start !== start) state.formattedSecond = this.#formatSecond(attribute, start)
-    const { text } = state.formattedSecond
+    if (definition.formattedSecond?.start !== start) definition.formattedSecond = this.#formatSecond(attribute, start)
+    const { text } = definition.formattedSecond
     return text === undefined ? this.value(attribute, time) : this.bind(withMilliseconds(text, milliseconds))
   }
 

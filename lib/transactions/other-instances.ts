@@ -28,7 +28,7 @@ export function refreshOtherInstances(state: TransactionState, writer: Row, colu
       // Sequelize increments the version in the instance only after the statement.
       assignStored(other, { [column]: column === version ? Number(value) + 1 : structuredCopy(value) })
     }
-    const mutable = modelStateOf(modelOf(other)).mutableColumns
+    const { mutable } = modelStateOf(modelOf(other)).definition
     otherState.recordRead(
       columns.filter((column) => mutable.includes(column) && !otherState.staleColumns.has(column)),
       state.transaction,
@@ -84,14 +84,14 @@ function structuredCopy(value: unknown): unknown {
  *   instance, and this one holds an older document or was changed in place, which Sequelize cannot detect
  */
 export function refuseStaleSave(state: TransactionState, method: string, row: Row, fields?: readonly string[]): void {
-  const { mutableColumns } = modelStateOf(modelOf(row))
+  const { mutable } = modelStateOf(modelOf(row)).definition
   const isAlone = !state.lockedRows.hasOtherThan(row) && rowStateOf(row).staleColumns.size === 0
-  if (mutableColumns.length === 0 || isAlone) return
+  if (mutable.length === 0 || isAlone) return
   const ref = RowRef.of(row)
   const instances = state.lockedRows.ofRow(ref.key)
   if (instances.length === 0) return
   const isLockedItself = instances.includes(row)
-  const columns = mutableColumns.filter((column) => fields?.includes(column) ?? true)
+  const columns = mutable.filter((column) => fields?.includes(column) ?? true)
   for (const column of columns) {
     const isStale = isLockedItself
       ? isChanged(row, column) && rowStateOf(row).staleColumns.has(column)

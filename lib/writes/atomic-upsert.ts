@@ -280,7 +280,7 @@ async function sendInsert(
 function forgetDeleted(state: TransactionState, row: RowRef): void {
   for (const other of state.lockedRows.ofRow(row.key)) {
     state.remember(other)
-    for (const column of modelStateOf(row.model).mutableColumns) rowStateOf(other).staleColumns.add(column)
+    for (const column of modelStateOf(row.model).definition.mutable) rowStateOf(other).staleColumns.add(column)
   }
 }
 
@@ -339,8 +339,8 @@ async function uniqueIndexes(
   if (!listIndexes) return undefined
   const names = Object.keys(key).sort()
   const isOf = ({ keys }: UniqueIndexes): boolean => keys.some((each) => each.join() === names.join())
-  const state = modelStateOf(model)
-  if (state.uniqueIndexes && isOf(state.uniqueIndexes)) return state.uniqueIndexes
+  const { definition } = modelStateOf(model)
+  if (definition.uniqueIndexes && isOf(definition.uniqueIndexes)) return definition.uniqueIndexes
   const select = new Statement({ session, model })
   const sql = listIndexes.sql({ ...tableOf(model), quoted: select.table() }, select.bind)
   const columns = (await sendForRows<Record<string, unknown>>(session, sql, select.binds, context)).map(
@@ -353,7 +353,7 @@ async function uniqueIndexes(
     keys: unique.map((index) => index.map(({ column }) => attributeOf(model, column)).sort()),
     areDeferrable: columns.some(({ isDeferrable }) => isDeferrable),
   }
-  state.uniqueIndexes = found
+  definition.uniqueIndexes = found
   if (isOf(found)) return found
   throw noKey(method, model, names)
 }

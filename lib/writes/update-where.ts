@@ -235,7 +235,7 @@ async function updateAlike(
 ): Promise<void> {
   const { method, dialect, session } = call
   const { documents, columns } = changes
-  const state = modelStateOf(model)
+  const { definition } = modelStateOf(model)
   const build = (hint?: string): ReturnType<typeof buildUpdate> =>
     buildUpdate(call, model, changes, variants, { sql: (own) => keysSql(model, refs, own), ...(hint && { hint }) })
   const send = async (hint?: string): Promise<unknown> => {
@@ -245,10 +245,10 @@ async function updateAlike(
   }
   try {
     if (dialect.matched) {
-      const { hint, isMissing } = state.lacksPrimaryIndex ? {} : (dialect.primaryIndex ?? {})
+      const { hint, isMissing } = definition.lacksPrimaryIndex ? {} : (dialect.primaryIndex ?? {})
       const header = await send(hint).catch((error: unknown) => {
         if (!(error instanceof DatabaseError) || !isMissing?.(error.parent)) throw error
-        state.lacksPrimaryIndex = true
+        definition.lacksPrimaryIndex = true
         return send()
       })
       const isMatched = dialect.matched(header, refs.length)

@@ -1,6 +1,7 @@
 import { expect } from 'chai'
 import { DataTypes, Model, Sequelize } from 'sequelize'
 import type { ModelStatic } from 'sequelize'
+import { useFakeTimers } from 'sinon'
 import {
   lossless,
   mergeJsonKey,
@@ -179,6 +180,26 @@ eachDatabase('lossless', (database) => {
       expect((await rejection(run.mergeJsonKey('progress', 'k', 1), Error)).message).to.equal('no connection')
       sequelize.removeHook('beforeQuery', 'failing')
       await run.mergeJsonKey('progress', 'k', 1)
+    })
+  }
+
+  if (database.name !== 'sqlite') {
+    it('writes updatedAt in the time zone of the Sequelize instance in which a model is initialised again', async () => {
+      const now = new Date('2026-01-02T03:04:05Z')
+      const { sequelize: west } = database.connect({ timezone: '-07:00' })
+      const { sequelize: east } = database.connect({ timezone: '+05:00' })
+      const Runs = await createRuns(west)
+      const { id } = await Runs.create({ progress: {} })
+      const clock = useFakeTimers({ now, toFake: ['Date'] })
+      try {
+        for (const sequelize of [west, east]) {
+          Runs.init({ ...Runs.getAttributes() }, { sequelize, tableName: Runs.tableName, createdAt: false })
+          await mergeJsonKey([Runs, id], 'progress', 'a', 1)
+          expect((await Runs.findByPk(id))!.updatedAt).to.deep.equal(now)
+        }
+      } finally {
+        clock.restore()
+      }
     })
   }
 

@@ -552,6 +552,28 @@ eachDatabase('JSON in a TEXT column', (database) => {
     })
   })
 
+  it('that a subclass does not have, or has with another type, is no JSON column there', async () => {
+    const Base = await notes({}, { modelName: 'Base', tableName: 'base_notes' })
+    const attributes = { id: { type: DataTypes.INTEGER, primaryKey: true, autoIncrement: true } }
+    for (const [index, doc] of [undefined, DataTypes.INTEGER, DataTypes.JSON].entries()) {
+      const Sub = class extends Base {}
+      const options = { sequelize, modelName: `Sub${index}`, tableName: `sub_notes_${index}`, timestamps: true }
+      Sub.init({ ...attributes, status: DataTypes.STRING, ...(doc && { doc }) } as never, options)
+      await Sub.sync({ force: true })
+      const value = doc === DataTypes.INTEGER ? 7 : { a: 1 }
+      const row = await Sub.create({ status: 'new', ...(doc && { doc: value }) } as never)
+      await row.atomicUpdate({ status: 'old' } as never)
+      await row.withLock((locked) => locked.update({ status: 'older' }))
+      if (doc !== DataTypes.JSON) await rejection(row.mergeJsonKey('doc', 'b' as never, 1 as never), UsageError)
+      const { status } = await Sub.findByPk(row.id, { rejectOnEmpty: true })
+      expect(status).to.equal('older')
+    }
+    Base.removeAttribute('doc')
+    const bare = await Base.create({ status: 'new' })
+    await bare.atomicUpdate({ status: 'old' } as never)
+    await bare.withLock((locked) => locked.update({ status: 'older' }))
+  })
+
   it('may have the type JSON in the model', async () => {
     const Loose = lossless(
       sequelize.define<Model & { id: number; doc: Doc | null }>(

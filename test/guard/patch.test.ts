@@ -424,6 +424,45 @@ eachDatabase('a patched model', (database) => {
     expect(await stored(a.id)).to.deep.equal({ a: 2 })
   })
 
+  describe('compares with the stored document after whole-column writes were allowed', () => {
+    const before = { a: 1, b: 1 }
+    const between: Readonly<Record<string, (run: WorkflowRun) => Promise<unknown>>> = {
+      'and a save': (run) => run.update({ progress: { ...before, a: 2 } }),
+      'and a save in withLock': (run) => run.withLock((row) => row.update({ progress: { ...before, a: 2 } })),
+      'and a reload': async (run) => {
+        await mergeJsonKey([Runs, run.id], 'progress', 'a', 2)
+        await run.reload()
+      },
+    }
+    for (const [title, act] of Object.entries(between)) {
+      it(title, async () => {
+        const Own = await guardedRuns(sequelize, { wholeColumnWrites: 'patch' }, { charset: 'utf8mb4' })
+        const run = await Own.create({ progress: before })
+        lossless(Own, { wholeColumnWrites: 'allow' })
+        await act(run)
+        await mergeJsonKey([Own, run.id], 'progress', 'theirs', 1)
+        lossless(Own, { wholeColumnWrites: 'patch' })
+        await run.update({ progress: before })
+        expect(await stored(run.id)).to.deep.equal({ ...before, theirs: 1 })
+      })
+    }
+
+    it('and a column was no JSON column', async () => {
+      const Own = await guardedRuns(sequelize, { wholeColumnWrites: 'patch' }, { charset: 'utf8mb4' })
+      const declare = (jsonColumns: readonly string[]): unknown => lossless(Own, { jsonColumns: jsonColumns as never })
+      declare(['title'])
+      const run = await Own.create({ title: '{"a":1}' })
+      declare([])
+      await run.update({ title: '{"a":2}' })
+      declare(['title'])
+      await rejection(run.update({ title: '{"a":1}' }), WholeColumnWriteError)
+      await run.reload()
+      expect(run.title).to.equal('{"a":2}')
+      await run.update({ title: '{"a":1}' })
+      expect(JSON.parse((await Own.findByPk(run.id))!.title!)).to.deep.equal({ a: 1 })
+    })
+  })
+
   describe('refuses writes that it cannot patch', () => {
     const whole: Record<string, readonly [before: unknown, after: unknown]> = {
       'an object that becomes NULL': [{ a: 1 }, null],
