@@ -303,7 +303,7 @@ function areModes(method: string, modes: LosslessOptions['wholeColumnWrites']): 
   if (typeof modes !== 'object' || (modes as unknown) === null) return [...ofBulk, 'patch'].includes(modes as string)
   checkOptions(method, modes, ['save', 'bulk', 'upsert'])
   return Object.entries(modes).every(
-    ([kind, mode]) => ofBulk.includes(mode as string) || (kind === 'save' && mode === 'patch'),
+    ([kind, mode]) => mode === undefined || ofBulk.includes(mode as string) || (kind === 'save' && mode === 'patch'),
   )
 }
 

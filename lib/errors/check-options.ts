@@ -6,16 +6,34 @@ export function isOptions(value: unknown): value is object {
 }
 
 /**
- * Returns the options if they are an object with known names only.
- * @throws {UsageError} they are not: a misspelt `transaction` would silently write outside the transaction
+ * Returns a copy with the options that are set, also those that the object inherits: what the caller changes in the object after
+ * the call has no effect.
+ * @throws {UsageError} an option is not known: a misspelt `transaction` would silently write outside the transaction
+ */
+export function knownOptions<O extends object>(method: string, options: O, known: readonly string[]): O {
+  const names: (string | symbol)[] = Reflect.ownKeys(options)
+  // Those that it inherits, too.
+  for (const name in options) names.push(name)
+  for (const name of names) {
+    if (!known.includes(name as string)) throw usage.option(method, String(name), known)
+  }
+  const given: Record<string, unknown> = {}
+  for (const name of known) {
+    const value = (options as Record<string, unknown>)[name]
+    if (value !== undefined) given[name] = value
+  }
+  return given as O
+}
+
+/**
+ * {@link knownOptions} for what may not be an object.
+ * @throws {UsageError} it is no object, has an unknown option, or a wrong `logging`
  */
 export function checkOptions<O extends object>(method: string, options: O, known: readonly (keyof O & string)[]): O {
   if (!isOptions(options)) throw usage.options(method, options, known)
-  for (const name of Object.keys(options)) {
-    if (!(known as readonly string[]).includes(name)) throw usage.option(method, name, known)
-  }
+  const given = knownOptions(method, options, known)
   // Sequelize would call it after the statement was sent, and fail.
-  const { logging } = options as { readonly logging?: unknown }
+  const { logging } = given as { readonly logging?: unknown }
   if (logging && logging !== true && typeof logging !== 'function') throw usage.logging(method, logging)
-  return options
+  return given
 }

@@ -97,6 +97,14 @@ function shown(value: unknown): string {
 
 /** The text for a wrong argument in a usage error: `"progress" (string)`, `an array of 2`, `an object with the keys a, b`. */
 export function describeValue(value: unknown): string {
+  try {
+    return describe(value)
+  } catch {
+    return 'an object that cannot be read'
+  }
+}
+
+function describe(value: unknown): string {
   if (value === null || value === undefined) return String(value)
   if (typeof value === 'function') return `the function ${value.name || '(anonymous)'}`
   if (Array.isArray(value)) return value.length === 0 ? 'an empty array' : `an array of ${value.length}`

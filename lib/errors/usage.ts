@@ -261,6 +261,10 @@ const texts = {
     `${method}: ${database} has no isolation level ${describeValue(level)}. ${database === 'SQL' ? 'Write one of Transaction.ISOLATION_LEVELS of Sequelize, or omit it' : 'Omit isolationLevel'}.`,
   wholeColumnWrites: (method: string, value: unknown): string =>
     `${method}: expected wholeColumnWrites to be 'allow', 'warn', 'throw' or 'patch', or one for each of save, bulk and upsert, of which only save can be 'patch', got ${typeof value === 'object' && value ? shorten(codeOf(value)) : describeValue(value)}. Write ${method}(WorkflowRun, { wholeColumnWrites: 'warn' }).`,
+  returning: (method: string, value: unknown): string =>
+    `${method}: expected returning to be true or false, got ${describeValue(value)}. Write { returning: true }, or omit it.`,
+  intent: (method: string, value: unknown): string =>
+    `${method}: expected the option wholeColumnWrites of a call to be 'allow', got ${describeValue(value)}. Write { wholeColumnWrites: 'allow' } for a call that overwrites on purpose, or omit it: the other modes are options of lossless().`,
   coalesce: (method: string, value: unknown): string =>
     `${method}: expected coalesce to be true or false, got ${describeValue(value)}. Write { coalesce: true }, or omit it.`,
   onWrite: (method: string, value: unknown): string =>

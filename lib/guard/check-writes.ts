@@ -1,5 +1,6 @@
 import { Utils } from 'sequelize'
 import type { Transaction } from 'sequelize'
+import { usage } from '../errors/usage.js'
 import { parseJson } from '../json/json-text.js'
 import type { JsonValue } from '../json/values.js'
 import { keyNamedIn, RowRef } from '../rows/row-ref.js'
@@ -55,6 +56,11 @@ export function activePolicy(model: RowModel, options?: CallOptions, kind?: keyo
   return !isAllowed || sessionOfModel(model).audit ? policy : undefined
 }
 
+/** @throws {UsageError} a call has another mode than `'allow'`, which only `lossless()` takes */
+function checkIntent(method: string, { wholeColumnWrites: intent }: CallOptions): void {
+  if (intent !== undefined && intent !== 'allow') throw usage.intent(method, intent)
+}
+
 /** The options of a statement that the guard has checked; an audit in progress passes it over. */
 export function asChecked<O extends CallOptions>(model: RowModel, options: O): O {
   return sessionOfModel(model).audit ? { ...options, [checkedBy]: 'guard' } : options
@@ -72,6 +78,7 @@ export function checkBulkWrite(
 ): void {
   const { model, transaction } = options
   if (!model) return
+  checkIntent(method, options)
   const session = sessionOfModel(model)
   const kind = method === 'update' ? 'bulk' : 'upsert'
   const policy = activePolicy(model, options, kind)
@@ -159,6 +166,7 @@ type Save = RowUpdate & { readonly options: CallOptions }
 /** Checks an UPDATE of a row that was loaded, and sends it, as a whole or as a patch. */
 export function save(update: Save): Promise<unknown> {
   const { instance, options } = update
+  checkIntent('save', options)
   const policy = activePolicy(modelOf(instance), options, 'save')
   const send = (): Promise<unknown> => checkAndSend(update, policy)
   const isPatching = policy && modeOf(policy, 'save') === 'patch'

@@ -189,9 +189,15 @@ export async function runLocked<R>(
   options: WithLockOptions,
   given: unknown,
 ): Promise<R> {
-  const { transaction, isolationLevel, logging } = checkOptions(method, options, lockOptionNames)
-  const timeoutMs = checkWait(method, options)
-  const retry = checkRetryOptions(method, options.retry)
+  const {
+    transaction,
+    isolationLevel,
+    logging,
+    retry: policy,
+    ...wait
+  } = checkOptions(method, options, lockOptionNames)
+  const timeoutMs = checkWait(method, wait)
+  const retry = checkRetryOptions(method, policy)
   checkIsolationLevel(method, isolationLevel)
   if (typeof given !== 'function') throw usage.callback(method, given)
   const targeted = identifyTargets(method, targets)

@@ -20,6 +20,12 @@ export function fitsType(type: string, value: unknown): boolean {
   return (isOther || isText(value) || isNumber(value)) && (expected === 'a value' || isDate(value))
 }
 
+/** A copy of a date or of bytes, which the caller may change after the call. */
+export function copied(value: unknown): unknown {
+  if (value instanceof Date) return new Date(value)
+  return value instanceof Uint8Array ? Buffer.from(value) : value
+}
+
 /** Whether a value has a fraction that a column of integers would round, maybe to the key of another row. */
 export function isRoundedBy(type: string, value: unknown): boolean {
   return integerTypes.includes(type) && Number(value) % 1 !== 0

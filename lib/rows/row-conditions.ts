@@ -5,7 +5,7 @@ import { attributeType } from '../sequelize/internals.js'
 import type { RowModel } from '../sequelize/internals.js'
 import { jsonAttributes } from '../sequelize/model-state.js'
 import type { Statement } from '../sequelize/statement.js'
-import { fitsType } from './operand-types.js'
+import { copied, fitsType } from './operand-types.js'
 
 /** A condition on the ordinary columns of a row, as frozen data: values become binds. */
 export type RowCondition =
@@ -69,7 +69,7 @@ function columnConditions(method: string, model: RowModel, attribute: string, va
     }
     // MySQL compares 'abc' = 0 as equal.
     if (!fitsType(attributeType(model, attribute), operand)) throw usage.whereValue(method, attribute, operand)
-    return { kind, attribute, value: operand }
+    return { kind, attribute, value: copied(operand) }
   }
   const anyOf = (operands: unknown): RowCondition => {
     if (!Array.isArray(operands)) throw usage.whereValue(method, attribute, operands)

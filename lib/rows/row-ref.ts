@@ -18,7 +18,7 @@ import { documentType, jsonAttributes, mayHoldText } from '../sequelize/model-st
 import { sessionOfModel } from '../sequelize/session.js'
 import type { Session } from '../sequelize/session.js'
 import type { Statement } from '../sequelize/statement.js'
-import { expectedOperand, fitsType } from './operand-types.js'
+import { copied, expectedOperand, fitsType } from './operand-types.js'
 import { conditionSql } from './row-conditions.js'
 import type { RowCondition } from './row-conditions.js'
 
@@ -216,6 +216,7 @@ function checkedKey(method: string, model: RowModel, key: Record<string, unknown
     if (!fitsType(type, key[name])) {
       throw usage.primaryKeyType(method, model.name, name, expectedOperand(type), key[name])
     }
+    key[name] = copied(key[name])
   }
   return key
 }

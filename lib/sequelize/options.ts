@@ -121,7 +121,9 @@ export function mergeOptions(before: LosslessOptions | undefined, options: Lossl
   const { wholeColumnWrites, conflicts, coalesce, onWrite, onReport } = options
   return {
     ...before,
-    ...(wholeColumnWrites !== undefined && { wholeColumnWrites }),
+    ...(wholeColumnWrites !== undefined && {
+      wholeColumnWrites: typeof wholeColumnWrites === 'object' ? { ...wholeColumnWrites } : wholeColumnWrites,
+    }),
     ...(conflicts !== undefined && { conflicts }),
     ...(coalesce !== undefined && { coalesce }),
     ...(onWrite !== undefined && { onWrite }),

@@ -50,7 +50,7 @@ export async function retryTransaction<R>(
   }
   if (typeof fn !== 'function') throw usage.callback(method, fn, 'transaction')
   const retry = checkRetryOptions(method, options, ['isolationLevel', 'logging'])
-  const { isolationLevel, logging } = options
+  const { isolationLevel, logging } = retry
   checkIsolationLevel(method, isolationLevel)
   const session = sessionOf(sequelize)
   const scope = innermostScope(session)

@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { isOptions } from '../errors/check-options.js'
+import { isOptions, knownOptions } from '../errors/check-options.js'
 import { usage } from '../errors/usage.js'
 import { publishRetry } from '../sequelize/channels.js'
 import type { CallFacts } from '../sequelize/channels.js'
@@ -39,9 +39,8 @@ export function checkRetryOptions<O extends RetryOptions | undefined>(
 ): O {
   if (options === undefined) return options
   if (!isOptions(options)) throw usage.retry(method, options)
-  const names = [...own, ...others]
-  for (const name of Object.keys(options)) if (!names.includes(name)) throw usage.option(method, name, names)
-  const { maxAttempts = 1, baseDelayMs = 0, maxDelayMs = 0, signal, onRetry } = options
+  const given = knownOptions(method, options, [...own, ...others])
+  const { maxAttempts = 1, baseDelayMs = 0, maxDelayMs = 0, signal, onRetry } = given
   if (!Number.isSafeInteger(maxAttempts) || maxAttempts < 1) throw usage.retryNumber(method, 'maxAttempts', maxAttempts)
   for (const [name, milliseconds] of Object.entries({ baseDelayMs, maxDelayMs })) {
     const isDelay = Number.isFinite(milliseconds) && milliseconds >= 0 && milliseconds <= longestDelay
@@ -49,7 +48,7 @@ export function checkRetryOptions<O extends RetryOptions | undefined>(
   }
   if (signal !== undefined && !(signal instanceof AbortSignal)) throw usage.retrySignal(method, signal)
   if (onRetry !== undefined && typeof onRetry !== 'function') throw usage.retryCallback(method, onRetry)
-  return options
+  return given
 }
 
 /** The maximum delay of a timer in Node. */

@@ -3,7 +3,7 @@ import { checkOptions, isOptions } from '../errors/check-options.js'
 import { usage } from '../errors/usage.js'
 import { disjointOperations } from '../json/combine.js'
 import type { Changes, Conditions, FittingColumns, KeyCompletions } from '../json/document-types.js'
-import { isCondition, isOperation } from '../json/operation.js'
+import { isOperation } from '../json/operation.js'
 import { rowConditions } from '../rows/row-conditions.js'
 import { identifyTarget } from '../rows/row-query.js'
 import { jsonColumnType } from '../rows/row-ref.js'
@@ -12,7 +12,7 @@ import { traceCall } from '../sequelize/channels.js'
 import type { RowModel } from '../sequelize/internals.js'
 import { jsonAttributes } from '../sequelize/model-state.js'
 import type { RetryOptions } from '../transactions/retry.js'
-import { writeRow } from './atomic-write.js'
+import { areConditions, checkReturning, writeRow } from './atomic-write.js'
 import type { RowRequest } from './atomic-write.js'
 import { ordinaryChanges } from './columns.js'
 import type { Plus } from './columns.js'
@@ -97,14 +97,15 @@ export async function atomicUpdate(
 ): Promise<unknown> {
   const method = 'atomicUpdate'
   const row = identifyTarget(method, target)
-  const { where, if: conditions = {}, ...others } = checkOptions(method, options, optionNames)
+  const { where, if: conditions = {}, returning, ...others } = checkOptions(method, options, optionNames)
+  checkReturning(method, returning)
   const request = {
     method,
     row,
     ...splitChanges(method, row.model, changes, conditions),
     where: where === undefined ? [] : rowConditions(method, row.model, where),
   }
-  const answer = others.returning ? 'row' : 'nothing'
+  const answer = returning ? 'row' : 'nothing'
   const { row: stored } = await traceCall({ method, row: row.facts }, () => writeRow(request, others, answer))
   return row.instance ?? stored
 }
@@ -138,16 +139,12 @@ function documentChanges(
   const changed = Object.keys(changes).filter((name) => jsonAttributes(model).has(name))
   return [...new Set([...changed, ...Object.keys(conditions)])].map((column) => {
     const type = jsonColumnType(method, model, column)
-    const { [column]: operations = [] } = changes
-    const { [column]: met = [] } = conditions
-    if (!isArrayOf(operations, isOperation)) {
+    const operations = Object.hasOwn(changes, column) ? changes[column] : []
+    const met = Object.hasOwn(conditions, column) ? conditions[column] : []
+    if (!Array.isArray(operations) || !operations.every(isOperation)) {
       throw usage.documentOperations(method, model.name, column, operations)
     }
-    if (!isArrayOf(met, isCondition)) throw usage.conditions(method, met)
+    if (!areConditions(met)) throw usage.conditions(method, met)
     return { column, type, operations: disjointOperations(method, operations), conditions: met }
   })
-}
-
-function isArrayOf<T>(value: unknown, is: (each: unknown) => each is T): value is readonly T[] {
-  return Array.isArray(value) && value.every(is)
 }

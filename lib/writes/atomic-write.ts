@@ -48,11 +48,26 @@ import type { JsonWriteOptions } from './options.js'
 import { asLoaded, isReadFirst, readDocument, sendMatching, updateDocuments } from './update-document.js'
 import type { DocumentChange, StoredDocument, UpdateResult } from './update-document.js'
 
-/** @throws {UsageError} an option is unknown, or `if` is not an array of conditions */
-export function conditionsOf(method: string, options: Pick<JsonWriteOptions, 'if'>): readonly Condition[] {
-  const { if: conditions = [] } = checkOptions<JsonWriteOptions>(method, options, jsonOptionNames)
-  if (!Array.isArray(conditions) || !conditions.every(isCondition)) throw usage.conditions(method, conditions)
-  return conditions
+/** The options of a JSON method. */
+interface CheckedOptions extends Omit<JsonWriteOptions, 'if'> {
+  readonly if: readonly Condition[]
+}
+
+/** @throws {UsageError} an option is unknown or has a wrong type */
+export function checkJsonOptions(method: string, options: Pick<JsonWriteOptions, 'if'>): CheckedOptions {
+  const { if: conditions = [], ...given } = checkOptions<JsonWriteOptions>(method, options, jsonOptionNames)
+  checkReturning(method, given.returning)
+  if (!areConditions(conditions)) throw usage.conditions(method, conditions)
+  return { ...given, if: conditions }
+}
+
+/** @throws {UsageError} it is neither true nor false */
+export function checkReturning(method: string, returning: unknown): void {
+  if (returning !== undefined && typeof returning !== 'boolean') throw usage.returning(method, returning)
+}
+
+export function areConditions(value: unknown): value is readonly Condition[] {
+  return Array.isArray(value) && value.every(isCondition)
 }
 
 /**
@@ -69,11 +84,10 @@ export async function writeDocument(
   const row = identifyTarget(method, target)
   const type = jsonColumnType(method, row.model, column)
   const operations = operationsOf()
-  const conditions = conditionsOf(method, options)
-  const { returning = false } = options
+  const { if: conditions, returning, ...others } = checkJsonOptions(method, options)
   const request = { method, row, documents: [{ column, type, operations, conditions }], changes: {}, where: [] }
   const answer = returning ? 'documents' : 'nothing'
-  const written = await traceCall({ method, row: row.facts }, () => writeRow(request, options, answer))
+  const written = await traceCall({ method, row: row.facts }, () => writeRow(request, others, answer))
   return row.instance ?? (returning ? written.documents![0] : undefined)
 }
 

@@ -1,7 +1,7 @@
 import { Utils } from 'sequelize'
 import { usage } from '../errors/usage.js'
 import { isOperation } from '../json/operation.js'
-import { expectedOperand, fitsType, fractionTypes, integerTypes } from '../rows/operand-types.js'
+import { copied, expectedOperand, fitsType, fractionTypes, integerTypes } from '../rows/operand-types.js'
 import type { RowRef } from '../rows/row-ref.js'
 import {
   attributeType,
@@ -76,14 +76,14 @@ export function ordinaryChanges(
     const isMoved = name === updatedAtAttribute(model) || name === versionAttribute(model)
     if (isMoved) throw usage.movedColumn(method, model.name, name)
     const isOperations = Array.isArray(value) && value.some(isOperation)
-    if (value === undefined || isOperations || value instanceof Utils.SequelizeMethod)
+    if (value === undefined || typeof value === 'symbol' || isOperations || value instanceof Utils.SequelizeMethod)
       throw usage.columnValue(method, model.name, name, value)
     if (!Plus.isPlus(value)) continue
     const type = attributeType(model, name)
     const fits = integerTypes.includes(type) ? !value.by.includes('.') : fractionTypes.includes(type)
     if (!fits) throw usage.plusType(method, model.name, name, type, value.by)
   }
-  return Object.fromEntries(names.map((name) => [name, changes[name]]))
+  return Object.fromEntries(names.map((name) => [name, copied(changes[name])]))
 }
 
 /**
@@ -115,10 +115,11 @@ export async function validatedChanges(
   return [...sums, ...stored.map((attribute) => ({ attribute, value: after[attribute] }))]
 }
 
-/** Databases and Sequelize store 'abc' in a number or a date as 0, NaN or 'Invalid date'. */
+/** Databases and Sequelize store 'abc' in a number or a date, and NaN in a text, as 0, NaN, NULL or 'Invalid date'. */
 export function isStorable(type: string, value: unknown): boolean {
-  const isChecked = ['a number', 'a date'].includes(expectedOperand(type))
-  return !isChecked || value === null || typeof value === 'boolean' || fitsType(type, value)
+  if (value === null || typeof value === 'boolean') return true
+  if (['a number', 'a date'].includes(expectedOperand(type))) return fitsType(type, value)
+  return typeof value === 'number' ? Number.isFinite(value) : typeof value !== 'symbol'
 }
 
 /**

@@ -16,7 +16,7 @@ import { condition, isOperation, operation } from '../json/operation.js'
 import type { Condition, Operation } from '../json/operation.js'
 import type { PathInput } from '../json/values.js'
 import type { Target } from '../rows/row-ref.js'
-import { conditionsOf, writeDocument } from './atomic-write.js'
+import { checkJsonOptions, writeDocument } from './atomic-write.js'
 import type { JsonWriteOptions, Result, TargetOf } from './options.js'
 
 /**
@@ -196,7 +196,8 @@ export async function compareAndSetJson<
 ): Promise<boolean> {
   const method = 'compareAndSetJson'
   const comparison = condition(method, 'equals', path, expected)
-  const own: JsonWriteOptions = { ...options, if: [...conditionsOf(method, options), comparison] }
+  const given = checkJsonOptions(method, options)
+  const own: JsonWriteOptions = { ...given, if: [...given.if, comparison] }
   try {
     await writeDocument(method, target, column, own, () => [operation(method, 'set', path, value)])
     return true

@@ -8,6 +8,7 @@ import { jsonText } from '../json/encode.js'
 import { parseJson, tryParseJson } from '../json/json-text.js'
 import { isOperation } from '../json/operation.js'
 import { findMismatch } from '../json/semantics.js'
+import { copied } from '../rows/operand-types.js'
 import {
   attributeType,
   createdAtAttribute,
@@ -60,11 +61,11 @@ export function createdValues(
     if (!Object.hasOwn(attributes, name)) throw usage.attribute(method, model.name, name, Object.keys(attributes))
     if (name in key || moved.includes(name)) throw usage.createdColumn(method, model.name, name)
     const isOperations = isOperation(value) || (Array.isArray(value) && value.some(isOperation))
-    if (isOperations || isPlus(value) || value instanceof Utils.SequelizeMethod) {
+    if (typeof value === 'symbol' || isOperations || isPlus(value) || value instanceof Utils.SequelizeMethod) {
       throw usage.createdValue(method, model.name, name, value)
     }
   }
-  return create as Readonly<Record<string, unknown>>
+  return Object.fromEntries(Object.entries(create).map(([name, value]) => [name, copied(value)]))
 }
 
 /**

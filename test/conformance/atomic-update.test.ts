@@ -52,6 +52,7 @@ class Job extends Model<InferAttributes<Job>, InferCreationAttributes<Job>> {
   declare ratio: CreationOptional<number | null>
   declare finishedAt: CreationOptional<Date | null>
   declare version: CreationOptional<number>
+  declare note: CreationOptional<string | null>
   declare phase: CreationOptional<string>
   declare updatedAt: CreationOptional<Date>
 }
@@ -79,6 +80,7 @@ async function createJobs(sequelize: Sequelize, options: ModelOptions<Job> = {})
       ratio: DataTypes.DOUBLE,
       finishedAt: DataTypes.DATE,
       version: DataTypes.INTEGER,
+      note: DataTypes.TEXT,
       phase: {
         type: DataTypes.VIRTUAL,
         set(value: string) {
@@ -467,6 +469,32 @@ eachDatabase('atomicUpdate', (database) => {
     expect([progress, attempts]).to.deep.equal([{ b: 1, c: 1 }, 6])
   })
 
+  it('takes options that an object inherits, or does not enumerate', async () => {
+    const job = await Jobs.create({ progress: {}, attempts: 1 })
+    const rolledBack = new Error('rolled back')
+    const call = sequelize.transaction(async (transaction) => {
+      await job.atomicUpdate({ attempts: 2 }, Object.create({ transaction }) as object)
+      await job.mergeJsonKey('progress', 'a', 1, Object.create({ transaction }) as object)
+      const hidden = Object.defineProperty({}, 'transaction', { value: transaction })
+      await atomicUpdate([Jobs, job.id], { attempts: plus(1) }, hidden)
+      await updateWhere(Jobs, { id: job.id }, { attempts: plus(1) }, hidden)
+      throw rolledBack
+    })
+    expect(await call.catch((error: unknown) => error)).to.equal(rolledBack)
+    const { progress, attempts } = await stored(job.id)
+    expect([progress, attempts]).to.deep.equal([{}, 1])
+  })
+
+  it('writes the date that it was called with, also if the caller changes it after the call', async () => {
+    const { id } = await Jobs.create({ finishedAt: new Date(0) })
+    const [finishedAt, seen] = [new Date(1000), new Date(0)]
+    const written = atomicUpdate([Jobs, id], { finishedAt }, { where: { finishedAt: seen } })
+    finishedAt.setTime(9000)
+    seen.setTime(9000)
+    await written
+    expect(+(await stored(id)).finishedAt!).to.equal(1000)
+  })
+
   describe('refuses before any SQL', () => {
     const wrong: readonly (readonly [what: string, changes: object, options?: object, type?: typeof UsageError])[] = [
       ['no changes', {}],
@@ -477,10 +505,15 @@ eachDatabase('atomicUpdate', (database) => {
       ['a text for a number', { ratio: 'many' }],
       ['a text for a date', { finishedAt: 'soon' }],
       ['NaN', { ratio: NaN }],
+      ['NaN for a text', { note: NaN }],
+      ['Infinity for a text', { note: -Infinity }],
+      ['a symbol', { note: Symbol('x') }],
+      ['a symbol for a date', { finishedAt: Symbol('x') }],
       ['an expression of SQL', { finishedAt: fn('NOW') }],
       ['a setter that assigns a document', { phase: 'x' }],
       ['a whole document', { progress: { a: 1 } }],
       ['NULL for a document', { progress: null }],
+      ['undefined for a document', { progress: undefined }],
       ['operations of a request body', { progress: [{ kind: 'set', path: ['a'], json: '1' }] }],
       ['operations for an ordinary column', { status: [set('a', 1)] }],
       ['overlapping paths', { progress: [set('a', 1), set(['a', 'b'], 1)] }],
@@ -496,7 +529,11 @@ eachDatabase('atomicUpdate', (database) => {
       ['undefined in where', { status: 'x' }, { where: { status: undefined } }],
       ['a condition of a request body', { status: 'x' }, { if: { progress: [{ kind: 'exists', path: ['a'] }] } }],
       ['conditions without a column', { status: 'x' }, { if: [exists('a')] }],
+      ['undefined for conditions', { status: 'x' }, { if: { progress: undefined } }],
       ['an unknown option', { status: 'x' }, { transactoin: null }],
+      ['an unknown option that is inherited', { status: 'x' }, Object.create({ transactoin: null }) as object],
+      ['an option with a symbol', { status: 'x' }, { [Symbol('transaction')]: null }],
+      ['returning: "all"', { status: 'x' }, { returning: 'all' }],
     ]
 
     for (const [what, changes, options] of wrong) {

@@ -222,6 +222,15 @@ eachDatabase('lossless', (database) => {
 })
 
 describe('lossless', () => {
+  it('refuses an object that cannot be read like any other wrong argument', () => {
+    const hostile = Object.defineProperty({}, 'constructor', {
+      get() {
+        throw new Error('read')
+      },
+    })
+    expect(() => lossless(hostile as never)).to.throw(UsageError, 'got an object that cannot be read')
+  })
+
   it('refuses a dialect whose SQL it does not know', async () => {
     const sequelize = new Sequelize({ dialect: 'mssql', dialectModule: { TYPES: {} }, logging: false })
     const Run = sequelize.define('Run', { progress: DataTypes.TEXT })

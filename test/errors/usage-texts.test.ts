@@ -514,6 +514,19 @@ describe('the text of a usage error', () => {
       () => lossless(WorkflowRun, { wholeColumnWrites: 'forbid' }),
       `lossless: expected wholeColumnWrites to be 'allow', 'warn', 'throw' or 'patch', or one for each of save, bulk and upsert, of which only save can be 'patch', got "forbid" (string). Write lossless(WorkflowRun, { wholeColumnWrites: 'warn' }).`,
     ],
+    returning: [
+      () => mergeJsonKey([WorkflowRun, 7], 'progress', 'a', 1, { returning: 'all' }),
+      'mergeJsonKey: expected returning to be true or false, got "all" (string). Write { returning: true }, or omit it.',
+    ],
+    intent: [
+      async () => {
+        void lossless(WorkflowRun, { wholeColumnWrites: 'throw' })
+        await run.update({ progress: { a: 1 } }, { wholeColumnWrites: 'patch' as never }).finally(() => {
+          void lossless(WorkflowRun, { wholeColumnWrites: 'allow' })
+        })
+      },
+      "save: expected the option wholeColumnWrites of a call to be 'allow', got \"patch\" (string). Write { wholeColumnWrites: 'allow' } for a call that overwrites on purpose, or omit it: the other modes are options of lossless().",
+    ],
     coalesce: [
       () => lossless(WorkflowRun, { coalesce: 1 }),
       'lossless: expected coalesce to be true or false, got 1 (number). Write { coalesce: true }, or omit it.',

@@ -619,6 +619,50 @@ eachDatabase('a guarded model', (database) => {
     }
   })
 
+  it('guards a subclass, and a model that is initialised again, in another Sequelize instance', async () => {
+    const Base = await createRuns(sequelize)
+    lossless(Base, { wholeColumnWrites: 'throw' })
+    const Sub = class extends Base {}
+    for (const Model of [Sub, Base]) {
+      const { sequelize: other } = database.connect()
+      const options = { sequelize: other, modelName: 'Other', tableName: Base.tableName }
+      Model.init({ ...Base.getAttributes() }, options)
+      const { id } = await Model.create({ progress: {} })
+      const loaded = await Model.findByPk(id, { rejectOnEmpty: true })
+      await rejection(loaded.update({ progress: { a: 1 } }), WholeColumnWriteError)
+      await rejection(Model.update({ progress: { a: 1 } }, { where: { id } }), WholeColumnWriteError)
+      await rejection(Model.upsert({ id, progress: { a: 1 } }), WholeColumnWriteError)
+      const records = [{ id, progress: { a: 1 } }]
+      await rejection(Model.bulkCreate(records, { updateOnDuplicate: ['progress'] }), WholeColumnWriteError)
+      expect((await Model.findByPk(id))!.progress).to.deep.equal({})
+    }
+  })
+
+  it('refuses another mode than "allow" as the option of a call', async () => {
+    const Runs = await guardedRuns(sequelize, { wholeColumnWrites: 'warn' })
+    const { id } = await Runs.create({ progress: {} })
+    const run = await Runs.findByPk(id, { rejectOnEmpty: true })
+    const options = { wholeColumnWrites: 'throw' as never }
+    for (const call of [
+      () => run.update({ progress: { a: 1 } }, options),
+      () => Runs.update({ progress: { a: 1 } }, { where: { id }, ...options }),
+      () => Runs.upsert({ id, progress: { a: 1 } }, options),
+    ]) {
+      await rejection(call(), UsageError)
+    }
+    expect((await Runs.findByPk(id))!.progress).to.deep.equal({})
+  })
+
+  it('keeps its modes if the object of the call is changed, and takes undefined for a mode that is left out', async () => {
+    const modes = { save: 'throw', bulk: undefined, upsert: 'allow' } as { save: 'throw' | 'allow' }
+    const Runs = await guardedRuns(sequelize, { wholeColumnWrites: modes })
+    const { id } = await Runs.create({ progress: {} })
+    const run = await Runs.findByPk(id, { rejectOnEmpty: true })
+    await Runs.update({ progress: { a: 1 } }, { where: { id } })
+    modes.save = 'allow'
+    await rejection(run.update({ progress: { b: 1 } }), WholeColumnWriteError)
+  })
+
   it('guards a subclass by what its base class is given after the first call', async () => {
     const Base = await createRuns(sequelize, { charset: 'utf8mb4' })
     const Sub = class extends Base {}
