@@ -414,7 +414,7 @@ export class ConflictError extends OptimisticLockError {
 
   /** Whether the database skipped the row: another attempt would meet the same trigger, rule or policy. */
   static isSkipped(error: unknown): boolean {
-    return error instanceof ConflictError && error.#isSkipped
+    return error instanceof ConflictError && #isSkipped in error && error.#isSkipped
   }
 
   /** The remedy: run the whole transaction again, or make the single call again. */

@@ -325,12 +325,17 @@ export type UsageReason = keyof typeof texts
 /** Enough frames to reach the caller's line, through this library and Sequelize; Node keeps 10. */
 const stackFrames = 50
 
-/** Captures the stack of an error anew, up to the line of the caller. Call it in the constructor, after `super`. */
-export function captureStack(error: Error): void {
+/**
+ * Captures the stack of an error anew, up to the line of the caller. Call it in the constructor, after `super`.
+ * @param maker the function that makes the error; the stack begins with its caller
+ */
+export function captureStack(
+  error: Error,
+  maker: (...args: never[]) => unknown = error.constructor as () => unknown,
+): void {
   const { stackTraceLimit } = Error
-  if (stackTraceLimit >= stackFrames) return
-  Error.stackTraceLimit = stackFrames
-  Error.captureStackTrace(error, error.constructor)
+  Error.stackTraceLimit = Math.max(stackTraceLimit, stackFrames)
+  Error.captureStackTrace(error, maker)
   Error.stackTraceLimit = stackTraceLimit
 }
 

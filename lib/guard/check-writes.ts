@@ -174,7 +174,7 @@ export function save(update: Save): Promise<unknown> {
 }
 
 /** Runs concurrent patched saves of one instance one after the other: each starts from the result of the one before. */
-function afterPatchInFlight<R>(
+async function afterPatchInFlight<R>(
   instance: Row,
   transaction: Transaction | null | undefined,
   write: () => Promise<R>,
@@ -182,10 +182,16 @@ function afterPatchInFlight<R>(
   const state = rowStateOf(instance)
   const outermost = transaction ? outermostOf(transaction) : undefined
   const before = state.patchInFlight
-  // Do not wait for a save in another transaction: it may wait for a lock that this transaction holds.
-  const written = before && before.outermost === outermost ? before.settled.then(write) : write()
-  state.patchInFlight = { outermost, settled: written.catch(() => undefined) }
-  return written
+  let settle: () => void
+  const settled = new Promise<void>((resolve) => (settle = resolve))
+  state.patchInFlight = { outermost, settled }
+  try {
+    // Do not wait for a save in another transaction: it may wait for a lock that this transaction holds.
+    if (before && before.outermost === outermost) await before.settled
+    return await write()
+  } finally {
+    settle!()
+  }
 }
 
 async function checkAndSend(update: Save, policy: Policy | undefined): Promise<unknown> {

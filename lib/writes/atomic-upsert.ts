@@ -136,8 +136,8 @@ export async function atomicUpsert<M extends Model, const G extends object>(
       state!.runCall(rowKey, `${method}()`, () => writeOrInsert(call, upsert))
     return execute(call, { statements }, { opensTransaction: false })
   }
-  const performed = traceCall({ method, row: facts }, perform)
-  return joined ? performed : trackUnsettled(session, performed)
+  const traced = (): Promise<boolean> => traceCall({ method, row: facts }, perform)
+  return joined ? traced() : trackUnsettled(session, traced)
 }
 
 /** One call, after all checks that need no row. */

@@ -172,7 +172,7 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
       return written
     })
   }
-  return isBatched ? trackUnsettled(session, perform()) : perform()
+  return isBatched ? trackUnsettled(session, perform) : perform()
 }
 
 /** Sends a write in the transaction that its call has joined; else as single statements, or in a transaction of its own. */

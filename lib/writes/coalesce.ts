@@ -1,7 +1,7 @@
 import { AsyncResource } from 'node:async_hooks'
 import { setImmediate as turn } from 'node:timers/promises'
 import type { Sequelize } from 'sequelize'
-import { usage } from '../errors/usage.js'
+import { captureStack, usage } from '../errors/usage.js'
 import { Batch } from '../json/combine.js'
 import type { Operation } from '../json/operation.js'
 import { isSequelize } from '../rows/row-ref.js'
@@ -44,14 +44,14 @@ const detached = new AsyncResource('sequelize-lossless')
  * @param table the attributes object of the model, which all its scopes share
  * @param place the row and column in that table
  */
-export function coalesce<C extends BatchableCall, R>(
+export async function coalesce<C extends BatchableCall, R>(
   { batchQueues }: Session,
   table: object,
   place: string,
   call: C,
   writer: BatchWriter<C, R>,
 ): Promise<R> {
-  return new Promise<R>((resolve, reject) => {
+  const settled = new Promise<R>((resolve, reject) => {
     const send = call.batchKey === undefined ? AsyncResource.bind(writer.send) : writer.send
     const { operations, batchKey } = call
     const queued = { operations, batchKey, call, writer: { ...writer, send }, resolve, reject } as QueuedCall<C, R>
@@ -75,6 +75,21 @@ export function coalesce<C extends BatchableCall, R>(
     }
     void detached.runInAsyncScope(sendAll)
   })
+  try {
+    return await settled
+  } catch (error) {
+    throw ownError(error)
+  }
+}
+
+/** A copy of the error of a batch for one of its callers, with the caller's line in its stack. */
+function ownError(error: unknown): unknown {
+  if (!(error instanceof Error)) return error
+  const copy = new Error(error.message)
+  Object.setPrototypeOf(copy, Object.getPrototypeOf(error) as object)
+  Object.defineProperties(copy, Object.getOwnPropertyDescriptors(error))
+  captureStack(copy, ownError)
+  return copy
 }
 
 /**
@@ -103,12 +118,16 @@ async function sendNext<C, R>(queue: BatchQueue<QueuedCall<C, R>>): Promise<void
   }
 }
 
-/** Tracks a batched call from its start, for {@link flush} to wait for it. */
-export function trackUnsettled<R>({ unsettledCalls }: Session, call: Promise<R>): Promise<R> {
+/** Runs a batched call, for {@link flush} to wait for it. */
+export async function trackUnsettled<R>({ unsettledCalls }: Session, run: () => Promise<R>): Promise<R> {
+  const call = run()
   unsettledCalls.add(call)
-  const leave = (): void => void unsettledCalls.delete(call)
-  call.then(leave, leave)
-  return call
+  try {
+    // Node follows a promise to its caller, for the stack of an error, only if one caller waits for it.
+    return await call
+  } finally {
+    unsettledCalls.delete(call)
+  }
 }
 
 /**

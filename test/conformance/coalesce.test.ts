@@ -485,6 +485,19 @@ eachDatabase('calls that are coalesced', (database) => {
     expect(await statements()).to.equal(2)
   })
 
+  it('reject each with an error of its own, with the line of its caller in the stack', async () => {
+    const calls = list(6, () => rejection(mergeJsonKey([Runs, 0], 'progress', 'a', 1, coalesce), RowNotFoundError))
+    const errors = await Promise.all(calls)
+    expect(new Set(errors)).to.have.length(6)
+    for (const error of errors) {
+      expect(error.code).to.equal('ROW_NOT_FOUND')
+      expect(error.primaryKey).to.deep.equal({ id: 0 })
+      expect(error.stack)
+        .to.match(/^RowNotFoundError: mergeJsonKey: /)
+        .and.include(__filename)
+    }
+  })
+
   it('need true, and refuse another value', async () => {
     const error = await rejection(write([set('a', 1)], { coalesce: 1 }), UsageError)
     expect(error.message).to.equal(

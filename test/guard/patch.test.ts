@@ -529,6 +529,19 @@ eachDatabase('a patched model', (database) => {
     expect(await stored(id)).to.deep.include({ a: 2, b: 2 })
   })
 
+  it('rejects with the line of the caller in the stack, also behind another save', async () => {
+    const [a] = await two({ o: [1] })
+    await mergeJsonKey([Runs, a.id], 'progress', 'o', [2])
+    const saved = Promise.all([a.update({ progress: { o: [3] } }), a.update({ progress: { o: [4] } })])
+    expect((await rejection(saved, StaleRowError)).stack).to.include(__filename)
+    for (const o of [[5], [6]]) {
+      const first = rejection(a.update({ progress: { o: [5] } }), StaleRowError)
+      const failed = await rejection(a.update({ progress: { o } }), StaleRowError)
+      expect(failed.stack).to.include(__filename)
+      await first
+    }
+  })
+
   it('rejects if the row no longer exists, or its document does not fit', async () => {
     const [a, b] = await two({ o: { a: 1 } })
     await b.update({ progress: { o: 5 } })
