@@ -26,7 +26,8 @@ import {
   valuesOf,
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
-import { documentType, isTextInMemory, modelStateOf, policyOf } from '../sequelize/model-state.js'
+import { documentType, modelStateOf } from '../sequelize/model-state.js'
+import type { ModelState } from '../sequelize/model-state.js'
 import { modeOf } from '../sequelize/options.js'
 import type { RowRef } from './row-ref.js'
 
@@ -83,6 +84,7 @@ export type StoredTexts = ReadonlyMap<string, string>
 export class RowState {
   readonly #row: Row
   readonly #model: RowModel
+  readonly #modelState: ModelState
   /** The last known stored values. */
   #stored = new Map<string, StoredValue>()
   /** The texts that the last save sent instead of JSON.stringify's. */
@@ -105,6 +107,7 @@ export class RowState {
   constructor(row: Row) {
     this.#row = row
     this.#model = modelOf(row)
+    this.#modelState = modelStateOf(this.#model)
   }
 
   /** The lock on the row, if its transaction is open. */
@@ -144,7 +147,7 @@ export class RowState {
   }
 
   get #mutableColumns(): readonly string[] {
-    return modelStateOf(this.#model).definition.mutable
+    return this.#modelState.definition.mutable
   }
 
   /** Whether this instance knows the stored value of a column. */
@@ -299,7 +302,8 @@ export class RowState {
 
   /** Marks columns that were changed in place as dirty, for a save; only if the row is locked or patched. */
   markChangesInPlace(columns?: readonly string[]): void {
-    const isTracked = this.#stored.size > 0 && (this.lock ?? modeOf(policyOf(this.#model), 'save') === 'patch')
+    const isTracked =
+      this.#stored.size > 0 && (this.lock ?? modeOf(this.#modelState.settings.policy, 'save') === 'patch')
     if (!isTracked) return
     for (const column of this.#stored.keys()) {
       if (columns && !columns.includes(column)) continue
@@ -432,7 +436,7 @@ export class RowState {
   }
 
   #isText(column: string): boolean {
-    return isTextInMemory(this.#model, column)
+    return this.#modelState.definition.textsInMemory.has(column)
   }
 }
 

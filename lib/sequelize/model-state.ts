@@ -47,7 +47,9 @@ interface Definition {
   readonly jsonColumns: ReadonlySet<string>
   /** Those whose columns hold JSON as text. */
   readonly textDocuments: ReadonlySet<string>
-  /** All of them. */
+  /** Those of them whose value in memory is the text of the document. */
+  readonly textsInMemory: ReadonlySet<string>
+  /** All attributes with documents. */
   readonly documents: ReadonlySet<string>
   /** Those whose values can be changed in place, and those whose text is a document. */
   readonly mutable: readonly string[]
@@ -133,6 +135,7 @@ export class ModelState {
         ofJsonType,
         jsonColumns,
         textDocuments,
+        textsInMemory: new Set([...textDocuments].filter((name) => !ofJsonType.has(name))),
         documents: textDocuments.size === 0 ? ofJsonType : new Set([...ofJsonType, ...textDocuments]),
         mutable: Object.keys(this.#model.getAttributes()).filter(isMutable),
       }
@@ -155,10 +158,6 @@ export function inheritedStates(model: RowModel): readonly ModelState[] {
   return modelStateOf(model).chain
 }
 
-function textDocumentsOf(model: RowModel): ReadonlySet<string> {
-  return modelStateOf(model).definition.textDocuments
-}
-
 /** The names of a model's attributes that hold documents: those of a JSON type, and those that `jsonColumns` names. */
 export function jsonAttributes(model: RowModel): ReadonlySet<string> {
   return modelStateOf(model).definition.documents
@@ -172,12 +171,13 @@ export function mayHoldText(model: RowModel, name: unknown): name is string {
 
 /** How the database stores the document of an attribute. */
 export function documentType(model: RowModel, attribute: string): Column['type'] {
-  return textDocumentsOf(model).has(attribute) ? 'TEXT' : (attributeType(model, attribute) as Column['type'])
+  const { textDocuments } = modelStateOf(model).definition
+  return textDocuments.has(attribute) ? 'TEXT' : (attributeType(model, attribute) as Column['type'])
 }
 
 /** Whether the value of an attribute is the text of its document, which getters and setters of the model convert. */
 export function isTextInMemory(model: RowModel, attribute: string): boolean {
-  return textDocumentsOf(model).has(attribute) && !attributesOfJsonType(model).has(attribute)
+  return modelStateOf(model).definition.textsInMemory.has(attribute)
 }
 
 /** Whether a row method of this library was attached to a model. */

@@ -15,3 +15,24 @@ export function override<This extends object, Args extends unknown[] = unknown[]
   const value = replace((subject as Record<string, Method<This, Args>>)[name]!)
   Object.defineProperty(subject, name, { value, configurable: true, writable: true, enumerable: false })
 }
+
+/**
+ * {@link override} for a method that returns a promise: what the new method throws becomes a rejection. An `async` method would
+ * make more promises for each call.
+ */
+export function overrideAsync<This extends object, Args extends unknown[] = unknown[]>(
+  subject: object,
+  name: string,
+  replace: (original: Method<This, Args>) => Method<This, Args>,
+): void {
+  override<This, Args>(subject, name, (original) => {
+    const replacement = replace(original)
+    return function (...args) {
+      try {
+        return replacement.apply(this, args)
+      } catch (error) {
+        return Promise.reject(error)
+      }
+    }
+  })
+}

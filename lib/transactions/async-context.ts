@@ -41,7 +41,7 @@ export interface RowCall {
 }
 
 /** The entries of AsyncLocalStorage for the current asynchronous flow. */
-interface AsyncContext {
+export interface AsyncContext {
   readonly scope?: Scope | undefined
   readonly writerSlot?: WriterSlot | undefined
   readonly sending?: SendingStatement | undefined
@@ -57,9 +57,9 @@ export function currentContext(): AsyncContext {
   return storage.getStore() ?? empty
 }
 
-/** Runs `fn` in the current context with the entries of `change` replaced. */
-export function runWith<R>(change: AsyncContext, fn: () => R): R {
-  return storage.run({ ...currentContext(), ...change }, fn)
+/** Runs `fn` in a context with the entries of `change` replaced. */
+export function runWith<R>(change: AsyncContext, fn: () => R, context: AsyncContext = currentContext()): R {
+  return storage.run({ ...context, ...change }, fn)
 }
 
 /** The scopes of the current code, innermost first. A branch that was not awaited keeps the scope of its callback. */

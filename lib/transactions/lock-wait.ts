@@ -22,9 +22,9 @@ export function lockingRead<R>(
 ): Promise<R> {
   const { method, dialect, session, timeoutMs } = call
   const { hint = '', clause = dialect.lockClause, setting } = timeoutMs === undefined ? {} : dialect.lockWait(timeoutMs)
-  const wait = async (): Promise<R> => {
-    await takeWriteLock(call, model, context)
-    return read(hint, clause)
+  const wait = (): Promise<R> => {
+    const taken = takeWriteLock(call, model, context)
+    return taken ? taken.then(() => read(hint, clause)) : read(hint, clause)
   }
   const locked = (): Promise<R> => traceLock({ method, row: facts }, { kind: 'row', timeoutMs }, wait)
   return setting ? withSetting(session, setting, context, locked) : locked()
@@ -52,11 +52,18 @@ async function withSetting<R>(
   }
 }
 
-/** Takes SQLite's write lock by an UPDATE without effect: a deferred transaction that reads first may never get it. */
-export async function takeWriteLock({ dialect, session }: Call, model: RowModel, context: QueryContext): Promise<void> {
-  if (!dialect.writerQueue || beginsImmediate(context.transaction!)) return
+/**
+ * Takes SQLite's write lock by an UPDATE without effect: a deferred transaction that reads first may never get it. `undefined`,
+ * instead of a promise, if there is none to take.
+ */
+export function takeWriteLock(
+  { dialect, session }: Call,
+  model: RowModel,
+  context: QueryContext,
+): Promise<unknown> | undefined {
+  if (!dialect.writerQueue || beginsImmediate(context.transaction!)) return undefined
   const update = new Statement({ session, model })
   const column = update.column(model.primaryKeyAttributes[0]!)
   const sql = `UPDATE ${update.table()} SET ${column} = ${column} WHERE 1 = 0`
-  await sendForHeader(session, sql, update.binds, context)
+  return sendForHeader(session, sql, update.binds, context)
 }

@@ -13,7 +13,7 @@ import {
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { inheritedStates, modelStateOf } from '../sequelize/model-state.js'
-import { override } from '../sequelize/override.js'
+import { overrideAsync } from '../sequelize/override.js'
 import { sessionOfModel } from '../sequelize/session.js'
 import { ambientTransaction, lockTransaction, refuseBrokenLock, refuseOutside, refuseRolledBack } from './join.js'
 import { addToOtherInstances, refuseStaleSave } from './other-instances.js'
@@ -39,7 +39,7 @@ export function joinRowMethods(model: RowModel): void {
   if (inheritedStates(model).some(({ joinsLocks }) => joinsLocks)) return
   modelStateOf(model).joinsLocks = true
   for (const name of Object.keys(optionsIndex) as RowMethod[]) {
-    override<Row>(
+    overrideAsync<Row>(
       model.prototype as object,
       name,
       (original) =>
@@ -50,7 +50,7 @@ export function joinRowMethods(model: RowModel): void {
   }
 }
 
-async function callRowMethod(row: Row, name: RowMethod, original: Original, args: unknown[]): Promise<unknown> {
+function callRowMethod(row: Row, name: RowMethod, original: Original, args: unknown[]): unknown {
   const index = optionsIndex[name]
   const given = args[index]
   const options = (Array.isArray(given) ? { fields: given as string[] } : given) as RowMethodOptions | undefined

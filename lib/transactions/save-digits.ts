@@ -102,15 +102,14 @@ export async function spellDocuments(
 ): Promise<Values> {
   const model = modelOf(instance)
   const texts = new Map<string, string>()
-  for (const column of jsonAttributes(model)) {
-    state.recordSentText(column, undefined)
-    const value = values[fieldOf(model, column)]
-    const isValue = value !== undefined && value !== null && !(value instanceof Utils.SequelizeMethod)
-    const isExact = isValue && isExclusive(state, instance, column, options)
-    const text = isExact ? documentTextOf(model, column, value) : undefined
+  for (const column of jsonAttributes(model)) state.recordSentText(column, undefined)
+  const written = documentsToWrite(state, instance, values, options)
+  for (const column of written) {
+    const value = values[fieldOf(model, column)] ?? null
+    const isDocument = value !== null && !(value instanceof Utils.SequelizeMethod)
+    const text = isDocument ? documentTextOf(model, column, value) : undefined
     if (text !== undefined) texts.set(column, text)
   }
-  const written = documentsToWrite(state, instance, values, options)
   const { dialect } = session
   // Most servers are strict: this read would cost each save some time.
   if (written.length > 0 && (!dialect || dialect.clampsValues)) {

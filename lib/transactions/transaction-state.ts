@@ -24,8 +24,8 @@ import type { Row, RowModel } from '../sequelize/internals.js'
 import { override } from '../sequelize/override.js'
 import { isRefusedByServer, noteFailure } from '../sequelize/send.js'
 import { sessionOf } from '../sequelize/session.js'
-import { currentContext, currentScopes, runWith } from './async-context.js'
-import type { RowCall, Scope, SendingStatement } from './async-context.js'
+import { currentContext, runWith } from './async-context.js'
+import type { AsyncContext, RowCall, Scope, SendingStatement } from './async-context.js'
 import { SerialQueue, WorkInProgress } from './work-in-progress.js'
 import type { Work } from './work-in-progress.js'
 
@@ -104,16 +104,17 @@ export class TransactionState {
     const name = this.#setSavepoints.get(options.transaction!)
     if (name !== undefined) renameSavepoint(options.transaction!, name)
     const send = (): Promise<unknown> => this.#sendNow(query, sql, text, options)
+    const context = currentContext()
     // Sent by a hook of a statement that is in flight, which waits for it.
-    const isInStatement = this.#isInStatement()
+    const isInStatement = this.#isInStatement(context)
     if (!options.completesTransaction) {
       refuseTransactionControl(text, dialect)
       if (isInStatement) return send()
       const sendUnlessOver = (): Promise<unknown> => {
-        this.refuseIfOver()
+        this.refuseIfOver(undefined, context)
         return send()
       }
-      return this.#sendInTurn(sendUnlessOver, this.#startWork(text))
+      return this.#sendInTurn(context, sendUnlessOver, this.#startWork(text, context))
     }
     const isOfSavepoint = savepointSql.test(text)
     // A savepoint is gone with its transaction, and the connection may have been given to another one.
@@ -122,30 +123,30 @@ export class TransactionState {
     if (isInStatement) return isOfSavepoint && dialect.endsTransaction.includes('deadlock') ? nothing : send()
     // Statements that wait are refused: they would be undone.
     if (/^ROLLBACK/i.test(text) && !isOfSavepoint) this.#end('rolled back')
-    return this.#sendInTurn(send)
+    return this.#sendInTurn(context, send)
   }
 
-  #isInStatement(): boolean {
-    const { sending } = currentContext()
+  #isInStatement({ sending }: AsyncContext): boolean {
     return sending !== undefined && !sending.isOver && sending.transaction === this.transaction
   }
 
   /** Runs a call with several statements; no other branch of the callback sends a statement between them. */
   runAlone<R>(call: () => Promise<R>): Promise<R> {
-    if (this.#isInStatement()) return call()
-    return this.#sendInTurn(async () => {
-      this.refuseIfOver()
+    const context = currentContext()
+    if (this.#isInStatement(context)) return call()
+    return this.#sendInTurn(context, async () => {
+      this.refuseIfOver(undefined, context)
       return call()
     })
   }
 
   /** Sends a statement while no other statement of the transaction is in flight, but for those of its hooks. */
-  async #sendInTurn<R>(send: () => Promise<R>, work?: Work): Promise<R> {
+  async #sendInTurn<R>(context: AsyncContext, send: () => Promise<R>, work?: Work): Promise<R> {
     const turn = this.queue.enter()
     const sending: SendingStatement = { transaction: this.transaction, isOver: false }
     try {
       if (turn) await turn
-      return await runWith({ sending }, send)
+      return await runWith({ sending }, send, context)
     } finally {
       sending.isOver = true
       this.queue.leave()
@@ -159,22 +160,23 @@ export class TransactionState {
    * @param key the key of the row; `undefined` for a row that is not stored
    */
   async runCall<R>(key: string | undefined, description: string, call: () => Promise<R>): Promise<R> {
-    const work = this.#startWork(description)
+    const context = currentContext()
+    const work = this.#startWork(description, context)
     try {
-      return await (key === undefined || this.#isInCall(key) ? call() : this.#runInTurn(key, call))
+      return await (key === undefined || this.#isInCall(context, key) ? call() : this.#runInTurn(context, key, call))
     } finally {
       work.end()
     }
   }
 
-  async #runInTurn<R>(key: string, call: () => Promise<R>): Promise<R> {
+  async #runInTurn<R>(context: AsyncContext, key: string, call: () => Promise<R>): Promise<R> {
     let queue = this.#rowQueues.get(key)
     if (!queue) this.#rowQueues.set(key, (queue = new SerialQueue()))
     const turn = queue.enter()
-    const rowCall: RowCall = { transaction: this.transaction, key, outer: currentContext().rowCall, isOver: false }
+    const rowCall: RowCall = { transaction: this.transaction, key, outer: context.rowCall, isOver: false }
     try {
       if (turn) await turn
-      return await runWith({ rowCall }, call)
+      return await runWith({ rowCall }, call, context)
     } finally {
       rowCall.isOver = true
       queue.leave()
@@ -182,8 +184,8 @@ export class TransactionState {
   }
 
   /** Whether the current code is part of a call for the row, such as a hook of `save()`. */
-  #isInCall(key?: string): boolean {
-    for (let { rowCall } = currentContext(); rowCall; rowCall = rowCall.outer) {
+  #isInCall(context: AsyncContext, key?: string): boolean {
+    for (let { rowCall } = context; rowCall; rowCall = rowCall.outer) {
       const isCall = !rowCall.isOver && rowCall.transaction === this.transaction
       if (isCall && (key === undefined || rowCall.key === key)) return true
     }
@@ -192,7 +194,9 @@ export class TransactionState {
 
   /** Runs a savepoint with its callback, which the callback around it must await. */
   async runSavepoint<R>(run: () => Promise<R>): Promise<R> {
-    const work = this.savepoints.start('sequelize.transaction({ transaction }, …)', this.scope(), this.#isInCall())
+    const context = currentContext()
+    const isPart = this.#isInCall(context)
+    const work = this.savepoints.start('sequelize.transaction({ transaction }, …)', this.#scopeIn(context), isPart)
     try {
       return await run()
     } finally {
@@ -205,25 +209,29 @@ export class TransactionState {
     this.#undo.startCallback(savepoint, this.lockedRows.all())
   }
 
-  #startWork(description: string): Work {
-    return this.work.start(description, this.scope(), this.#isInCall())
+  #startWork(description: string, context: AsyncContext): Work {
+    return this.work.start(description, this.#scopeIn(context), this.#isInCall(context))
   }
 
   /** Whether the current code is part of a savepoint: it passes it, or runs in its callback. */
   #isInside(transaction: Transaction): (savepoint: Transaction) => boolean {
     return (savepoint) => {
-      const own = [transaction, ...this.#scopes().map((scope) => scope.transaction)]
-      return own.some((each) => nesting(each).includes(savepoint))
+      if (nesting(transaction).includes(savepoint)) return true
+      return this.#findScope(currentContext(), (scope) => nesting(scope.transaction).includes(savepoint)) !== undefined
     }
   }
 
-  /** The innermost callback of this transaction around the current code. */
-  scope(): Scope | undefined {
-    return this.#scopes()[0]
+  /** The innermost callback of this transaction. */
+  #scopeIn(context: AsyncContext): Scope | undefined {
+    return this.#findScope(context, () => true)
   }
 
-  #scopes(): readonly Scope[] {
-    return currentScopes(this.#sequelize).filter(({ outermost }) => outermost === this.transaction)
+  /** The innermost callback of this transaction that meets a condition. */
+  #findScope({ scope: innermost }: AsyncContext, isMet: (scope: Scope) => boolean): Scope | undefined {
+    for (let scope = innermost; scope; scope = scope.outer) {
+      if (scope.outermost === this.transaction && isMet(scope)) return scope
+    }
+    return undefined
   }
 
   /**
@@ -231,13 +239,13 @@ export class TransactionState {
    * @throws {UsageError} it was committed
    * @throws {OutsideTransactionError} a callback around the current code has ended
    */
-  refuseIfOver(method?: string): void {
-    const scopes = this.#scopes().filter((scope) => scope.method !== undefined)
-    const late = scopes.find(({ isOver }) => isOver)
+  refuseIfOver(method?: string, context: AsyncContext = currentContext()): void {
+    const late = this.#findScope(context, (scope) => scope.isOver && scope.method !== undefined)
     if (late) throw lateCallError(late.method!, method ?? 'this statement')
-    const name = method ?? scopes[0]?.method ?? 'sequelize.transaction'
-    if (this.outcome === 'rolled back') throw this.rolledBackError(name)
-    if (this.outcome === 'committed') throw usage.transactionFinished(name, 'commit')
+    if (this.outcome === 'open') return
+    const name = method ?? this.#findScope(context, (scope) => scope.method !== undefined)?.method
+    if (this.outcome === 'rolled back') throw this.rolledBackError(name ?? 'sequelize.transaction')
+    throw usage.transactionFinished(name ?? 'sequelize.transaction', 'commit')
   }
 
   /** After an error, every statement fails and COMMIT rolls back (PostgreSQL), until a rollback to a savepoint. */
@@ -272,7 +280,7 @@ export class TransactionState {
   }
 
   #methodAround(): string {
-    return this.scope()?.method ?? 'sequelize.transaction'
+    return this.#scopeIn(currentContext())?.method ?? 'sequelize.transaction'
   }
 
   async #sendStatement(query: Query, sql: unknown, options: QueryOptions): Promise<unknown> {

@@ -14,7 +14,7 @@ import {
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { checkedBy } from '../sequelize/options.js'
-import { override } from '../sequelize/override.js'
+import { override, overrideAsync } from '../sequelize/override.js'
 import { limitPreparedStatements } from '../sequelize/prepared-statements.js'
 import { noteFailure } from '../sequelize/send.js'
 import { sessionOf } from '../sequelize/session.js'
@@ -67,7 +67,7 @@ export function watchSession(session: Session): void {
   const { sequelize } = session
   limitPreparedStatements(session)
   keepDigitsInSaves(session)
-  override(sequelize, 'query', (original) => {
+  overrideAsync(sequelize, 'query', (original) => {
     const query = original.bind(sequelize) as Query
     return (sql, options) => sendStatement(session, query, sql, options as QueryOptions | undefined)
   })
@@ -105,7 +105,7 @@ function isOfLibrary({ [checkedBy]: by, instance }: QueryOptions & Pick<BeginOpt
   return by === 'library' || (instance !== undefined && rowStateOf(instance as Row).isSavingVersion)
 }
 
-async function sendStatement(session: Session, query: Query, sql: unknown, given: QueryOptions = {}): Promise<unknown> {
+function sendStatement(session: Session, query: Query, sql: unknown, given: QueryOptions = {}): Promise<unknown> {
   // Sequelize also joins the ambient transaction, but of any instance, and only after it has chosen its retry options.
   const asked = isForeignAmbient(session, given.transaction) ? undefined : given.transaction
   const transaction = asked === undefined ? ambientTransaction(session) : asked
@@ -122,7 +122,17 @@ async function sendStatement(session: Session, query: Query, sql: unknown, given
     refuseOutside(session, undefined, what, options.instance as Row | undefined)
   }
   const { dialect } = session
-  if (!dialect) return query(sql, options)
+  return dialect ? sendAlone(session, dialect, query, sql, options) : query(sql, options)
+}
+
+/** Sends a statement without a transaction. */
+async function sendAlone(
+  session: Session,
+  dialect: Dialect,
+  query: Query,
+  sql: unknown,
+  options: QueryOptions,
+): Promise<unknown> {
   try {
     return await enqueueStatement(session, dialect, () => query(sql, options))
   } catch (error) {
@@ -295,9 +305,9 @@ export function watchTransaction(transaction: Transaction, dialect: Dialect): Tr
     outermostOf(transaction),
     'commit',
     (original) =>
-      async function () {
-        await state.queue.whenIdle()
-        return original.call(this)
+      function () {
+        const idle = state.queue.whenIdle()
+        return idle ? idle.then(() => original.call(this)) : original.call(this)
       },
   )
   return state

@@ -70,10 +70,11 @@ export class SerialQueue {
     else this.#waiting = undefined
   }
 
-  /** Resolves when the calls before this one have had their turns. */
-  async whenIdle(): Promise<void> {
-    const turn = this.enter()
-    if (turn) await turn
-    this.leave()
+  /** Resolves when the calls before this one have had their turns; `undefined`, instead of a promise, if there are none. */
+  whenIdle(): Promise<void> | undefined {
+    if (!this.#waiting) return undefined
+    return this.enter()!.then(() => {
+      this.leave()
+    })
   }
 }
