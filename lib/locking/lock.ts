@@ -257,7 +257,7 @@ export async function runUnderLocks<R>(
   }
 }
 
-/** Locks the rows in the order of their sort keys; returns their instances in the order of `refs`. */
+/** Locks the rows in the order of their keys; returns their instances in the order of `refs`. */
 async function acquireLocks(
   call: Call,
   refs: readonly RowRef[],
@@ -266,7 +266,7 @@ async function acquireLocks(
 ): Promise<readonly Row[]> {
   const [only, ...more] = refs as [RowRef, ...RowRef[]]
   if (more.length === 0) return [await acquireLock(call, only, context, state, true)]
-  const keys = refs.map(({ sortKey }) => sortKey)
+  const keys = refs.map(({ looseKey }) => looseKey)
   const order = [...refs.keys()].sort((one, other) => (keys[one]! < keys[other]! ? -1 : 1))
   const rows: Row[] = []
   for (const index of order) rows[index] = await acquireLock(call, refs[index]!, context, state, true)

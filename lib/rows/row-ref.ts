@@ -18,6 +18,7 @@ import { documentType, jsonAttributes, mayHoldText } from '../sequelize/model-st
 import { sessionOfModel } from '../sequelize/session.js'
 import type { Session } from '../sequelize/session.js'
 import type { Statement } from '../sequelize/statement.js'
+import { keyText, looseKeyText } from './key-text.js'
 import { copied, expectedOperand, fitsType } from './operand-types.js'
 import { conditionSql } from './row-conditions.js'
 import type { RowCondition } from './row-conditions.js'
@@ -56,6 +57,7 @@ export class RowRef {
   /** Conditions without which it is not the row: those by which it was found, or that a `paranoid` model has not deleted it. */
   readonly conditions: readonly RowCondition[]
   #key: string | undefined
+  #looseKey: string | undefined
   #session: Session | undefined
 
   constructor(
@@ -98,14 +100,21 @@ export class RowRef {
   get key(): string {
     return (this.#key ??= JSON.stringify([
       this.model.getTableName(),
-      this.model.primaryKeyAttributes.map((name) => exactText(this.primaryKey[name])),
+      this.model.primaryKeyAttributes.map((name) => keyText(attributeType(this.model, name), this.primaryKey[name])),
     ]))
   }
 
-  /** The table and the primary key as a sort key, equal for other spellings of a key: all callers lock in one order. */
-  get sortKey(): string {
-    const values = Object.entries(this.primaryKey).sort(([one], [other]) => (one < other ? -1 : 1))
-    return JSON.stringify([this.model.getTableName(), ...values.map(([, value]) => canonicalText(value))])
+  /**
+   * {@link key}, equal also for texts that a collation may take for the same: of calls with such keys, only one is in progress in
+   * a transaction, and all callers lock in one order.
+   */
+  get looseKey(): string {
+    return (this.#looseKey ??= JSON.stringify([
+      this.model.getTableName(),
+      [...this.model.primaryKeyAttributes]
+        .sort()
+        .map((name) => looseKeyText(attributeType(this.model, name), this.primaryKey[name])),
+    ]))
   }
 
   /** The same row, by its primary key alone. */
@@ -119,20 +128,6 @@ export class RowRef {
     for (const each of this.conditions) sql += ` AND ${conditionSql(each, statement)}`
     return sql
   }
-}
-
-function exactText(value: unknown): unknown {
-  if (value instanceof Date) return [value.getTime()]
-  return value instanceof Uint8Array ? [Buffer.from(value).toString('base64')] : String(value)
-}
-
-function canonicalText(value: unknown): string {
-  if (value instanceof Date) return value.toISOString()
-  const text = value instanceof Uint8Array ? Buffer.from(value).toString('latin1') : String(value)
-  if (/^-?\d+$/.test(text)) return String(BigInt(text))
-  if (/^-?\d+\.\d+$/.test(text)) return String(Number(text))
-  const isDate = /^\d{4}-\d\d-\d\d[ T]/.test(text) && !Number.isNaN(Date.parse(text))
-  return isDate ? new Date(text).toISOString() : text.toLowerCase()
 }
 
 export function isSequelize(value: unknown): value is Sequelize {

@@ -34,7 +34,7 @@ export interface SendingStatement {
 export interface RowCall {
   /** The server's transaction. */
   readonly transaction: Transaction
-  /** The key of the row. */
+  /** The loose key of the row. */
   readonly key: string
   readonly outer: RowCall | undefined
   isOver: boolean

@@ -13,9 +13,10 @@ import type { TransactionState } from './transaction-state.js'
 /** Copies `columns`, which `writer` has just written from memory, to the other locked instances of the row. */
 export function refreshOtherInstances(state: TransactionState, writer: Row, columns: readonly string[]): void {
   if (!state.lockedRows.hasOtherThan(writer)) return
-  const others = state.lockedRows.ofRow(RowRef.of(writer).key, writer)
+  const ref = RowRef.of(writer)
   const version = versionAttribute(modelOf(writer))
-  for (const other of others) {
+  markSimilarStale(state, ref, columns)
+  for (const other of state.lockedRows.ofRow(ref.key, writer)) {
     const otherState = rowStateOf(other)
     state.remember(other)
     otherState.markChangesInPlace(columns)
@@ -45,12 +46,20 @@ export function applyToOtherInstances(
   document?: unknown,
 ): readonly Row[] {
   const others = state.lockedRows.ofRow(row.key, row.instance)
+  markSimilarStale(state, row, [column])
   for (const other of others) {
     state.remember(other)
     rowStateOf(other).markChangesInPlace([column])
     rowStateOf(other).applyWrite(column, operations, structuredCopy(document))
   }
   return others
+}
+
+/** Marks columns as stale in the instances whose row may be the same, by another spelling of its key. */
+export function markSimilarStale(state: TransactionState, row: RowRef, columns: readonly string[]): void {
+  for (const other of state.lockedRows.ofSimilarKeys(row)) {
+    for (const column of columns) rowStateOf(other).staleColumns.add(column)
+  }
 }
 
 /** Applies an increment() of `writer` to the other locked instances of its row. */

@@ -81,7 +81,7 @@ function callRowMethod(row: Row, name: RowMethod, original: Original, args: unkn
     // It assigns the values now, and calls save().
     return original.apply(row, args)
   }
-  const key = row.isNewRecord ? undefined : RowRef.of(row).key
+  const key = row.isNewRecord ? undefined : RowRef.of(row).looseKey
   return state.runCall(key, `${name}() of a ${modelOf(row).name}`, async () => {
     state.remember(row, transaction)
     rowState?.markChangesInPlace()

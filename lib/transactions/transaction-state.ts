@@ -157,7 +157,7 @@ export class TransactionState {
   /**
    * Runs a call that writes an instance and sends statements. Calls for one row run one at a time: a save that is called
    * beside a JSON method contains the change of that method.
-   * @param key the key of the row; `undefined` for a row that is not stored
+   * @param key the loose key of the row; `undefined` for a row that is not stored
    */
   async runCall<R>(key: string | undefined, description: string, call: () => Promise<R>): Promise<R> {
     const context = currentContext()

@@ -200,9 +200,9 @@ function markRowsStale(state: TransactionState, model: RowModel, options: QueryO
   const columns = updateOnDuplicate ? attributesOf(model, updateOnDuplicate) : fields
   const primaryKey = where && keyNamedIn(model, where)
   const isOneRow = primaryKey && Object.keys(primaryKey).length === model.primaryKeyAttributes.length
-  const key = isOneRow && new RowRef(model, primaryKey).key
+  const key = isOneRow && new RowRef(model, primaryKey).looseKey
   for (const row of state.lockedRows.ofTable(model)) {
-    if (key && RowRef.of(row).key !== key) continue
+    if (key && RowRef.of(row).looseKey !== key) continue
     for (const column of columns) rowStateOf(row).staleColumns.add(column)
   }
 }

@@ -39,6 +39,7 @@ import { execute, factsOf, inSavepoint, startCall } from '../transactions/execut
 import type { Call } from '../transactions/execute.js'
 import { selectKeys } from '../transactions/find-row.js'
 import { transactionToJoin } from '../transactions/join.js'
+import { markSimilarStale } from '../transactions/other-instances.js'
 import { checkRetryOptions } from '../transactions/retry.js'
 import type { RetryOptions } from '../transactions/retry.js'
 import type { TransactionState } from '../transactions/transaction-state.js'
@@ -131,7 +132,7 @@ export async function atomicUpsert<M extends Model, const G extends object>(
     const update = (): Promise<unknown> => writeRow({ method, row, documents, changes: values, where }, own, 'nothing')
     const upsert: Upsert = { row, key, added, retry, update }
     if (!joined) return writeOrInsert(call, upsert)
-    const rowKey = row instanceof RowRef ? row.key : undefined
+    const rowKey = row instanceof RowRef ? row.looseKey : undefined
     const statements = (_context: QueryContext, state: TransactionState | undefined): Promise<boolean> =>
       state!.runCall(rowKey, `${method}()`, () => writeOrInsert(call, upsert))
     return execute(call, { statements }, { opensTransaction: false })
@@ -278,10 +279,12 @@ async function sendInsert(
 
 /** Locked instances of the row, which was deleted in this transaction, do not know the new one. */
 function forgetDeleted(state: TransactionState, row: RowRef): void {
+  const { mutable } = modelStateOf(row.model).definition
   for (const other of state.lockedRows.ofRow(row.key)) {
     state.remember(other)
-    for (const column of modelStateOf(row.model).definition.mutable) rowStateOf(other).staleColumns.add(column)
+    for (const column of mutable) rowStateOf(other).staleColumns.add(column)
   }
+  markSimilarStale(state, row, mutable)
 }
 
 /**

@@ -186,7 +186,7 @@ async function sendWrite(call: Call, write: AtomicWrite, { retry }: WriteOptions
     documents.some((each) => !each.queue?.knowsText && isReadFirst(each, dialect))
   const statements = (context: QueryContext, state: TransactionState | undefined): Promise<Written | undefined> =>
     state
-      ? state.runCall(row.key, `${method}()`, () =>
+      ? state.runCall(row.looseKey, `${method}()`, () =>
           onWrite
             ? inSavepoint(call, context, (inner) => updateAndNotify(call, write, inner, state))
             : updateInTransaction(call, write, context, state),

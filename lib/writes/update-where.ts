@@ -105,7 +105,7 @@ export async function updateWhere<M extends Model, const G extends object>(
     }
     const savepoint = (): Promise<number> => inSavepoint(call, context, write)
     // A save of one of these rows that is in progress has its document in its statement already.
-    const keys = state!.lockedRows.ofTable(query.model).map((row) => RowRef.of(row).key)
+    const keys = state!.lockedRows.ofTable(query.model).map((row) => RowRef.of(row).looseKey)
     const inTurn = [...new Set(keys)]
       .sort()
       .reduceRight<() => Promise<number>>((next, key) => () => state!.runCall(key, `${method}()`, next), savepoint)

@@ -1,0 +1,62 @@
+import { integerTypes, fractionTypes } from './operand-types.js'
+
+/** A value of a primary key as text: the same for every spelling that each database takes for the same value of a type. */
+export function keyText(type: string, value: unknown): unknown {
+  if (integerTypes.includes(type) || fractionTypes.includes(type)) return decimalText(String(value))
+  switch (type) {
+    case 'DATE':
+      return instantOf(value)
+    case 'DATEONLY':
+      return value instanceof Date ? localDate(value) : dateText(String(value))
+    case 'TIME':
+      return timeText(String(value))
+    case 'BOOLEAN':
+      return Number(value)
+    case 'UUID':
+      return String(value).toLowerCase().replaceAll('-', '')
+    default:
+      if (value instanceof Date) return [value.getTime()]
+      if (value instanceof Uint8Array) return [Buffer.from(value).toString('base64')]
+      return type === 'BLOB' ? [Buffer.from(String(value)).toString('base64')] : String(value)
+  }
+}
+
+/** {@link keyText}, the same also for texts that a collation may take for the same: in case, accents and spaces at the end. */
+export function looseKeyText(type: string, value: unknown): unknown {
+  const text = keyText(type, value)
+  if (typeof text !== 'string' || typeof value !== 'string') return text
+  return text.normalize('NFKD').replace(/\p{M}/gu, '').toUpperCase().toLowerCase().trimEnd()
+}
+
+/** A decimal number without the zeros that do not count. */
+function decimalText(text: string): string {
+  const [, sign = '', whole, fraction = ''] = /^(-?)0*(\d+)(?:\.(\d+))?$/.exec(text) ?? []
+  if (whole === undefined) return text
+  const digits = fraction.replace(/0+$/, '')
+  const number = digits ? `${whole}.${digits}` : whole
+  return number === '0' ? number : `${sign}${number}`
+}
+
+/** A time in milliseconds; a text without a time zone, or with more digits, stays. */
+function instantOf(value: unknown): unknown {
+  if (typeof value === 'string' && !/^[^.]*(?:\.\d{1,3})?(?:Z|[+-]\d\d:?\d\d)$/i.test(value)) return value
+  const time = new Date(value as Date | string | number).getTime()
+  return Number.isNaN(time) ? String(value) : [time]
+}
+
+/** The date of a time in the time zone of the process, as Sequelize writes it. */
+function localDate(value: Date): string {
+  return dateText(`${value.getFullYear()}-${value.getMonth() + 1}-${value.getDate()}`)
+}
+
+function dateText(text: string): string {
+  const [, year, month, day] = /^(\d{4})-(\d\d?)-(\d\d?)$/.exec(text) ?? []
+  if (year !== undefined) return [year, month!.padStart(2, '0'), day!.padStart(2, '0')].join('-')
+  return Number.isNaN(Date.parse(text)) ? text : localDate(new Date(text))
+}
+
+function timeText(text: string): string {
+  const [, hours, minutes, seconds = '0', fraction = ''] = /^(\d+):(\d\d)(?::(\d\d)(?:\.(\d+))?)?$/.exec(text) ?? []
+  if (hours === undefined) return text
+  return [Number(hours), Number(minutes), Number(seconds), fraction.replace(/0+$/, '')].join(':')
+}

@@ -1,0 +1,101 @@
+import { expect } from 'chai'
+import { DataTypes } from 'sequelize'
+import type { DataType, Model, ModelStatic, Sequelize } from 'sequelize'
+import { set, StaleRowError, updateJson, withLock } from 'sequelize-lossless'
+import type { DatabaseName } from '../databases/index.js'
+import { eachDatabase } from '../each-database.js'
+import { outcomeOf } from '../rejection.js'
+
+interface Keyed extends Model {
+  readonly k: unknown
+  doc: Record<string, unknown>
+}
+
+/** A key, and other spellings of it that name the same row on some databases. */
+interface Spellings {
+  readonly type: DataType
+  readonly stored: unknown
+  readonly others: readonly unknown[]
+  /** The databases on which they do; by default all. */
+  readonly on?: readonly DatabaseName[]
+  /** Only the database knows that they do. */
+  readonly isByCollation?: true
+}
+
+const noon = new Date('2024-01-05T12:00:00.001Z')
+
+const table: Readonly<Record<string, Spellings>> = {
+  INTEGER: { type: DataTypes.INTEGER, stored: 7, others: ['7', '07', '7.0', 7n] },
+  BIGINT: { type: DataTypes.BIGINT, stored: 7, others: ['7', '07', 7n] },
+  DECIMAL: { type: DataTypes.DECIMAL(10, 2), stored: '1.50', others: ['1.500', '01.5'] },
+  DOUBLE: { type: DataTypes.DOUBLE, stored: 0.5, others: ['0.50'] },
+  DATE: {
+    type: DataTypes.DATE(3),
+    stored: noon,
+    others: [noon.toISOString(), '2024-01-05T13:00:00.001+01:00', noon.getTime()],
+  },
+  DATEONLY: { type: DataTypes.DATEONLY, stored: '2024-01-05', others: [new Date(2024, 0, 5), '2024-1-5'] },
+  BOOLEAN: { type: DataTypes.BOOLEAN, stored: true, others: [1] },
+  TIME: {
+    type: DataTypes.TIME,
+    stored: '09:00:00',
+    others: ['9:00:00', '09:00'],
+    on: ['mysql', 'mariadb', 'postgres'],
+  },
+  UUID: {
+    type: DataTypes.UUID,
+    stored: '0b5a6ec9-7a0e-4c22-9d9e-21c8d0c1f001',
+    others: ['0B5A6EC9-7A0E-4C22-9D9E-21C8D0C1F001'],
+    on: ['postgres'],
+  },
+  STRING: {
+    type: DataTypes.STRING(20),
+    stored: 'Ab',
+    others: ['AB', 'áb', 'ab'],
+    on: ['mysql', 'mariadb'],
+    isByCollation: true,
+  },
+}
+
+eachDatabase('a locked row that another call names by another spelling of its key', (database) => {
+  let sequelize: Sequelize
+
+  before(() => {
+    ;({ sequelize } = database.connect())
+  })
+
+  async function create(name: string, { type, stored }: Spellings): Promise<ModelStatic<Keyed>> {
+    const attributes = { k: { type, primaryKey: true }, doc: DataTypes.JSON }
+    const options = { tableName: `spelled_${name.toLowerCase()}`, timestamps: false, charset: 'utf8mb4' }
+    const Keys = sequelize.define<Keyed>(`Spelled${name}`, attributes, options)
+    await Keys.sync({ force: true })
+    await Keys.create({ k: stored, doc: {} })
+    return Keys
+  }
+
+  for (const [name, spellings] of Object.entries(table)) {
+    if (!(spellings.on?.includes(database.name) ?? true)) continue
+    for (const other of spellings.others) {
+      for (const isConcurrent of [false, true]) {
+        it(`${name} ${String(other)}${isConcurrent ? ', at the same time' : ''}: keeps both changes, or refuses the save`, async () => {
+          const Keys = await create(name, spellings)
+          const row = await Keys.findOne({ rejectOnEmpty: true })
+          const call = withLock(row, async (locked, transaction) => {
+            const operations = [set('inner', 1)] as never
+            const written = updateJson([Keys, other as string], 'doc' as never, operations, { transaction })
+            if (!isConcurrent) await written
+            locked.doc = { ...locked.doc, outer: 1 }
+            await Promise.all([written, locked.save()])
+          })
+          const outcome = await outcomeOf(call)
+          const isRefused = outcome instanceof StaleRowError
+          // At the same time, the save may be the first.
+          if (!isConcurrent) expect(isRefused).to.equal(spellings.isByCollation === true)
+          if (!isRefused) expect(outcome).to.equal('written')
+          const { doc } = await Keys.findOne({ rejectOnEmpty: true })
+          expect(doc).to.deep.equal(isRefused ? {} : { inner: 1, outer: 1 })
+        })
+      }
+    }
+  }
+})
