@@ -8,7 +8,8 @@ export function isOptions(value: unknown): value is object {
 /**
  * Returns a copy with the options that are set, also those that the object inherits: what the caller changes in the object after
  * the call has no effect.
- * @throws {UsageError} an option is not known: a misspelt `transaction` would silently write outside the transaction
+ * @throws {UsageError} an option is not known: a misspelt `transaction` would silently write outside the transaction; or
+ *   `logging` is wrong
  */
 export function knownOptions<O extends object>(method: string, options: O, known: readonly string[]): O {
   const names: (string | symbol)[] = Reflect.ownKeys(options)
@@ -22,18 +23,17 @@ export function knownOptions<O extends object>(method: string, options: O, known
     const value = (options as Record<string, unknown>)[name]
     if (value !== undefined) given[name] = value
   }
+  // Sequelize would call it after the statement was sent, and fail.
+  const { logging = false } = given
+  if (typeof logging !== 'boolean' && typeof logging !== 'function') throw usage.logging(method, logging)
   return given as O
 }
 
 /**
  * {@link knownOptions} for what may not be an object.
- * @throws {UsageError} it is no object, has an unknown option, or a wrong `logging`
+ * @throws {UsageError} it is no object, or as {@link knownOptions}
  */
 export function checkOptions<O extends object>(method: string, options: O, known: readonly (keyof O & string)[]): O {
   if (!isOptions(options)) throw usage.options(method, options, known)
-  const given = knownOptions(method, options, known)
-  // Sequelize would call it after the statement was sent, and fail.
-  const { logging } = given as { readonly logging?: unknown }
-  if (logging && logging !== true && typeof logging !== 'function') throw usage.logging(method, logging)
-  return given
+  return knownOptions(method, options, known)
 }

@@ -238,6 +238,8 @@ const texts = {
     `${method}: row.${name}() in the callback would bypass the version check after it. Assign the new values (row.title = …), which ${method}() saves, or use withLock().`,
   sequelize: (method: string, value: unknown, call: string): string =>
     `${method}: expected a Sequelize instance, got ${describeValue(value)}. Write ${call}.`,
+  flushInside: (method: string): string =>
+    `flush: in the callback of ${method}(), it would wait for calls that may wait for that callback. Call it after ${method}(): await ${method}(…); await flush(sequelize).`,
   option: (method: string, name: string, known: readonly string[]): string =>
     `${method}: there is no option "${shorten(name)}". Use: ${known.join(', ')}.`,
   options: (method: string, value: unknown, [first, ...others]: readonly string[]): string =>
@@ -306,6 +308,8 @@ const texts = {
   notBegun: (method: string, value: unknown): string =>
     `${method}: the callback returned ${describeValue(value)}, which has not started to run, so none of its statements were in the transaction. The transaction was rolled back. ` +
     `Return a promise of its result: lastValueFrom(observable) for an Observable; iterate a generator to its end in the callback.`,
+  commitInside: (method: string): string =>
+    `${method}: commit() in the callback would end the transaction of a write that is not complete. Let the callback return: the write commits after it.`,
   committedByCallback: (method: string): string =>
     `${method}: the callback called transaction.commit(), so all its writes are committed. ` +
     `Remove the call: ${method}() commits when the callback returns, and rolls back when it throws.`,

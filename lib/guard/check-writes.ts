@@ -9,6 +9,7 @@ import {
   attributesOf,
   fieldOf,
   holdsLock,
+  isChanged,
   modelOf,
   outermostOf,
   sequelizeInternals,
@@ -220,9 +221,38 @@ async function checkAndSend(update: Save, policy: Policy | undefined): Promise<u
     return isCovered(column) || (isPatched && atRisk.includes(column))
   })
   const done = recordWrite(instance, written, values, options, !isPatched)
+  const recordAnswer = trackAnswer(instance, options.returning, written)
   const result = isPatched ? await patchRow(update, edits as EditedColumn[], policy?.conflicts) : await send(values)
   done()
+  recordAnswer()
   return result
+}
+
+/** What the answer of a statement (RETURNING) puts into an instance; false on a database without. */
+function answeredBy(model: RowModel, returning: unknown): unknown {
+  return sequelizeInternals(sequelizeOf(model)).dialect.supports.returnValues ? returning : false
+}
+
+/**
+ * Snapshots which documents an instance has. The returned function records those that the answer of a statement has replaced
+ * since, as read; if the application has changed one of them, too, its stored value is no longer known.
+ * @param written the columns that the statement writes
+ */
+export function trackAnswer(instance: Row, returning: unknown, written: readonly string[] = []): () => void {
+  const before = new Map<string, unknown>()
+  if (answeredBy(modelOf(instance), returning)) {
+    for (const column of jsonAttributes(modelOf(instance))) {
+      if (!written.includes(column)) before.set(column, valuesOf(instance)[column])
+    }
+  }
+  return () => {
+    const state = rowStateOf(instance)
+    for (const [column, value] of before) {
+      if (valuesOf(instance)[column] === value) continue
+      if (isChanged(instance, column)) state.forget(column)
+      else state.recordRead([column])
+    }
+  }
 }
 
 /** Passes a save to an audit in progress. */
@@ -253,8 +283,7 @@ export function recordWrite(
   isWhole = true,
 ): () => void {
   const model = modelOf(instance)
-  const { returnValues } = sequelizeInternals(sequelizeOf(model)).dialect.supports
-  const answered = returnValues ? returning : false
+  const answered = answeredBy(model, returning)
   const written = columns.map((column) => [column, values[fieldOf(model, column)]] as const)
   const done = rowStateOf(instance).recordWrite(Object.fromEntries(written), {
     transaction,

@@ -1,9 +1,11 @@
+import { Model } from 'sequelize'
 import type { Sequelize, Transaction } from 'sequelize'
 import { captureCallSite } from '../call-site.js'
 import { findRowState, rowStateOf } from '../rows/row-state.js'
 import {
   buildOptionsOf,
   fieldOf,
+  hasFindHooks,
   initValuesMethod,
   isChanged,
   modelOf,
@@ -32,6 +34,7 @@ import {
   recordWrite,
   save,
   storedColumns,
+  trackAnswer,
   watchedColumns,
 } from './check-writes.js'
 import type { Fields } from './check-writes.js'
@@ -135,9 +138,10 @@ function guardModel(model: RowModel): void {
   override<Row, [given: unknown, options: CallOptions]>(prototype, initValuesMethod, (original) => {
     return function (...args) {
       original.apply(this, args)
-      const [, { raw, isNewRecord }] = args
-      // A row that the application built, new or not, holds values that are not stored yet.
-      if (raw && !isNewRecord && guardedPolicy(modelOf(this))) rowStateOf(this).recordRead(loadedColumns(this))
+      const [, options] = args
+      const { raw, isNewRecord } = options
+      // A row that the application built, new or not, holds values that are not stored yet. A finder names its attributes.
+      if (raw && !isNewRecord && 'attributes' in options && guardedPolicy(modelOf(this))) rowStateOf(this).recordRead(loadedColumns(this))
     }
   })
   override<Row, [options?: CallOptions]>(prototype, 'save', (original) => {
@@ -160,10 +164,24 @@ function guardModel(model: RowModel): void {
       return result
     }
   })
+  for (const name of ['increment', 'decrement'] as const) {
+    override<Row, [fields: unknown, options?: CallOptions]>(prototype, name, (original) => {
+      return async function (...args) {
+        const { returning = true } = args[1] ?? {}
+        const done = isRecorded(this) ? trackAnswer(this, returning) : undefined
+        const result = await original.apply(this, args)
+        done?.()
+        return result
+      }
+    })
+  }
   override<RowModel & object, [options?: CallOptions]>(model, 'findAll', (original) => {
-    return function (...args) {
+    return async function (...args) {
       checkRead(this, args[0])
-      return original.apply(this, args)
+      const found = await original.apply(this, args)
+      // What a hook has changed in the documents was not changed by the application.
+      if (hasFindHooks(this) && activePolicy(this)) recordRows(found)
+      return found
     }
   })
   for (const name of ['update', 'upsert'] as const) {
@@ -211,6 +229,11 @@ function checkRead(model: RowModel, options: CallOptions | undefined): void {
   const policy = policyOf(model)
   if (modeOf(policy, 'save') !== 'warn') return
   reportOutsideRead(session, policy, model.name, scope.method, transactionOf(scope))
+}
+
+/** Records the instances in the result of a finder. */
+function recordRows(found: unknown): void {
+  for (const row of [found].flat<unknown[]>()) if (row instanceof Model) recordReload(row as Row)
 }
 
 function recordReload(row: Row): void {

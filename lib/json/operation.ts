@@ -110,6 +110,12 @@ export function isOperation(value: unknown): value is Operation {
   return MadeOperation.isOperation(value)
 }
 
+/** A copy of an array of operations; `undefined` for another value, also for an array with holes. */
+export function operationsOf(value: unknown): readonly Operation[] | undefined {
+  const operations = Array.isArray(value) ? [...(value as readonly unknown[])] : undefined
+  return operations?.every(isOperation) ? operations : undefined
+}
+
 const root: Path = Object.freeze([])
 
 function isStep(value: unknown): value is Path[number] {

@@ -31,8 +31,13 @@ export function overrideAsync<This extends object, Args extends unknown[] = unkn
       try {
         return replacement.apply(this, args)
       } catch (error) {
-        return Promise.reject(error)
+        return rejection(error)
       }
     }
   })
+}
+
+// eslint-disable-next-line @typescript-eslint/require-await -- what it throws is the rejection
+async function rejection(error: unknown): Promise<never> {
+  throw error
 }

@@ -150,7 +150,10 @@ export function noteFailure(error: unknown, dialect: Dialect, statement?: 'COMMI
 
 /** The failure that was stored on an error, or on one of its causes. */
 export function failureOf(error: unknown): Failure | undefined {
-  for (let each = error; each instanceof Error; each = each.cause) {
+  const seen = new Set<unknown>()
+  // The causes of an error of the application may be a cycle.
+  for (let each = error; each instanceof Error && !seen.has(each); each = each.cause) {
+    seen.add(each)
     const { [failureNote]: failure } = each as { [failureNote]?: Failure }
     if (failure) return failure
   }

@@ -13,6 +13,7 @@ import type { RowFacts } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import type { RowRef } from '../rows/row-ref.js'
 import { checkedBy } from '../sequelize/options.js'
+import { overrideAsync } from '../sequelize/override.js'
 import { failureOf, recogniseDialect } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import type { Session } from '../sequelize/session.js'
@@ -277,6 +278,8 @@ export async function runCallback<R>(
     isOver: false,
   }
   const isJoined = joined !== undefined
+  // The write around it is not complete.
+  if (method === 'onWrite') refuseCommit(transaction, scope)
   try {
     const result = await runWith({ scope }, fn)
     await microtasksDone()
@@ -301,6 +304,19 @@ export async function runCallback<R>(
   } finally {
     scope.isOver = true
   }
+}
+
+/** Refuses a commit of a transaction, or of a savepoint, while a callback in it runs. */
+function refuseCommit(transaction: Transaction, scope: Scope): void {
+  overrideAsync(
+    transaction,
+    'commit',
+    (original) =>
+      function () {
+        if (!scope.isOver) throw usage.commitInside(scope.method!)
+        return original.call(this)
+      },
+  )
 }
 
 async function settleWork(state: TransactionState, scope: Scope, isJoined: boolean): Promise<void> {

@@ -3,7 +3,7 @@ import { checkOptions, isOptions } from '../errors/check-options.js'
 import { usage } from '../errors/usage.js'
 import { disjointOperations } from '../json/combine.js'
 import type { Changes, Conditions, FittingColumns, KeyCompletions } from '../json/document-types.js'
-import { isOperation } from '../json/operation.js'
+import { operationsOf } from '../json/operation.js'
 import { rowConditions } from '../rows/row-conditions.js'
 import { identifyTarget } from '../rows/row-query.js'
 import { jsonColumnType } from '../rows/row-ref.js'
@@ -12,7 +12,7 @@ import { traceCall } from '../sequelize/channels.js'
 import type { RowModel } from '../sequelize/internals.js'
 import { jsonAttributes } from '../sequelize/model-state.js'
 import type { RetryOptions } from '../transactions/retry.js'
-import { areConditions, checkReturning, writeRow } from './atomic-write.js'
+import { checkReturning, conditionsOf, writeRow } from './atomic-write.js'
 import type { RowRequest } from './atomic-write.js'
 import { ordinaryChanges } from './columns.js'
 import type { Plus } from './columns.js'
@@ -139,12 +139,15 @@ function documentChanges(
   const changed = Object.keys(changes).filter((name) => jsonAttributes(model).has(name))
   return [...new Set([...changed, ...Object.keys(conditions)])].map((column) => {
     const type = jsonColumnType(method, model, column)
-    const operations = Object.hasOwn(changes, column) ? changes[column] : []
+    const given = Object.hasOwn(changes, column) ? changes[column] : []
+    const operations = operationsOf(given)
+    if (!operations) throw usage.documentOperations(method, model.name, column, given)
     const met = Object.hasOwn(conditions, column) ? conditions[column] : []
-    if (!Array.isArray(operations) || !operations.every(isOperation)) {
-      throw usage.documentOperations(method, model.name, column, operations)
+    return {
+      column,
+      type,
+      operations: disjointOperations(method, operations),
+      conditions: conditionsOf(method, met),
     }
-    if (!areConditions(met)) throw usage.conditions(method, met)
-    return { column, type, operations: disjointOperations(method, operations), conditions: met }
   })
 }

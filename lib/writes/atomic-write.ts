@@ -57,8 +57,7 @@ interface CheckedOptions extends Omit<JsonWriteOptions, 'if'> {
 export function checkJsonOptions(method: string, options: Pick<JsonWriteOptions, 'if'>): CheckedOptions {
   const { if: conditions = [], ...given } = checkOptions<JsonWriteOptions>(method, options, jsonOptionNames)
   checkReturning(method, given.returning)
-  if (!areConditions(conditions)) throw usage.conditions(method, conditions)
-  return { ...given, if: conditions }
+  return { ...given, if: conditionsOf(method, conditions) }
 }
 
 /** @throws {UsageError} it is neither true nor false */
@@ -66,8 +65,14 @@ export function checkReturning(method: string, returning: unknown): void {
   if (returning !== undefined && typeof returning !== 'boolean') throw usage.returning(method, returning)
 }
 
-export function areConditions(value: unknown): value is readonly Condition[] {
-  return Array.isArray(value) && value.every(isCondition)
+/**
+ * A copy of the conditions of a call.
+ * @throws {UsageError} they are no array of conditions
+ */
+export function conditionsOf(method: string, value: unknown): readonly Condition[] {
+  const conditions = Array.isArray(value) ? [...(value as readonly unknown[])] : undefined
+  if (!conditions?.every(isCondition)) throw usage.conditions(method, value)
+  return conditions
 }
 
 /**

@@ -1,12 +1,15 @@
 import { AsyncResource } from 'node:async_hooks'
 import { setImmediate as turn } from 'node:timers/promises'
+import { BaseError } from 'sequelize'
 import type { Sequelize } from 'sequelize'
+import { isLosslessError } from '../errors/errors.js'
 import { captureStack, usage } from '../errors/usage.js'
 import { Batch } from '../json/combine.js'
 import type { Operation } from '../json/operation.js'
 import { isSequelize } from '../rows/row-ref.js'
 import { BatchQueue, sessionOf } from '../sequelize/session.js'
 import type { PendingCall, Session } from '../sequelize/session.js'
+import { innermostScope } from '../transactions/join.js'
 
 /** Sends the calls for one row and column. */
 interface BatchWriter<C, R> {
@@ -82,9 +85,12 @@ export async function coalesce<C extends BatchableCall, R>(
   }
 }
 
-/** A copy of the error of a batch for one of its callers, with the caller's line in its stack. */
+/**
+ * A copy of the error of a batch for one of its callers, with the caller's line in its stack. An error of another kind, such as
+ * the reason of an AbortSignal, may have what no copy has.
+ */
 function ownError(error: unknown): unknown {
-  if (!(error instanceof Error)) return error
+  if (!isLosslessError(error) && !(error instanceof BaseError)) return error
   const copy = new Error(error.message)
   Object.setPrototypeOf(copy, Object.getPrototypeOf(error) as object)
   Object.defineProperties(copy, Object.getOwnPropertyDescriptors(error))
@@ -134,7 +140,7 @@ export async function trackUnsettled<R>({ unsettledCalls }: Session, run: () => 
  * Waits until every batched write that was called before has settled, for an orderly shutdown. Resolves even if some
  * writes failed: each failed call rejects at its call site. Sends no SQL.
  *
- * @throws {UsageError} not a Sequelize instance
+ * @throws {UsageError} not a Sequelize instance; in a callback of this library, whose lock or write the calls may wait for
  * @example
  *     process.once('SIGTERM', async () => {
  *       server.close()
@@ -144,5 +150,8 @@ export async function trackUnsettled<R>({ unsettledCalls }: Session, run: () => 
  */
 export async function flush(sequelize: Sequelize): Promise<void> {
   if (!isSequelize(sequelize)) throw usage.sequelize('flush', sequelize, 'await flush(sequelize)')
-  await Promise.allSettled(sessionOf(sequelize).unsettledCalls)
+  const session = sessionOf(sequelize)
+  const scope = innermostScope(session)
+  if (scope?.method !== undefined && !scope.isOver) throw usage.flushInside(scope.method)
+  await Promise.allSettled(session.unsettledCalls)
 }

@@ -12,7 +12,7 @@ import type {
   JsonValueAt,
   ObjectPatch,
 } from '../json/document-types.js'
-import { condition, isOperation, operation } from '../json/operation.js'
+import { condition, operation, operationsOf } from '../json/operation.js'
 import type { Condition, Operation } from '../json/operation.js'
 import type { PathInput } from '../json/values.js'
 import type { Target } from '../rows/row-ref.js'
@@ -130,8 +130,9 @@ export function updateJson(
 ): Promise<unknown> {
   const method = 'updateJson'
   return writeDocument(method, target, column, options, () => {
-    if (!Array.isArray(operations) || !operations.every(isOperation)) throw usage.operations(method, operations)
-    return disjointOperations(method, operations)
+    const given = operationsOf(operations)
+    if (!given) throw usage.operations(method, operations)
+    return disjointOperations(method, given)
   })
 }
 

@@ -1,4 +1,5 @@
 import { parseJson } from '../json/json-text.js'
+import { copied } from '../rows/operand-types.js'
 import type { RowRef } from '../rows/row-ref.js'
 import { policyOf } from '../sequelize/model-state.js'
 import type { RowWrite } from '../sequelize/options.js'
@@ -26,8 +27,8 @@ export async function notifyUpdate(
   state: TransactionState,
 ): Promise<void> {
   const changes = Object.fromEntries([
-    ...documents.filter(({ operations }) => operations.length > 0).map((each) => [each.column, each.operations]),
-    ...columns.map((each) => [each.attribute, 'plus' in each ? plus(each.plus) : each.value]),
+    ...documents.filter(({ operations }) => operations.length > 0).map((each) => [each.column, [...each.operations]]),
+    ...columns.map((each) => [each.attribute, 'plus' in each ? plus(each.plus) : copied(each.value)]),
   ]) as Record<string, unknown>
   await notify(call, row, { changes, isCreated: false }, context, state)
 }
@@ -55,7 +56,8 @@ async function notify(
   const { onWrite } = policyOf(model)
   if (!onWrite) return
   const transaction = context.transaction!
-  const write = { method: call.method, model, primaryKey, ...written, transaction }
+  // Copies: another attempt of the call must not depend on what the function does with them.
+  const write = { method: call.method, model, primaryKey: { ...primaryKey }, ...written, transaction }
   // It has joined the transaction of the write: the write itself is still in progress there.
   await runCallback({ ...call, method: 'onWrite', transaction }, state, transaction, () => onWrite(write))
 }

@@ -30,6 +30,7 @@ import {
   set,
   UnsavedChangesError,
   UnsupportedValueError,
+  updateJson,
   updateWhere,
   UsageError,
   withLock,
@@ -483,6 +484,20 @@ eachDatabase('atomicUpdate', (database) => {
     expect(await call.catch((error: unknown) => error)).to.equal(rolledBack)
     const { progress, attempts } = await stored(job.id)
     expect([progress, attempts]).to.deep.equal([{}, 1])
+  })
+
+  it('judges the conditions that it was called with, also if the caller changes the array after the call', async () => {
+    const { id } = await Jobs.create({ progress: { a: 0 } })
+    const conditions = [equals('a', 999)]
+    const byDocument = atomicUpdate([Jobs, id], { attempts: 7 }, { if: { progress: conditions } })
+    const byCall = updateJson([Jobs, id], 'progress', [increment('a')], { if: conditions })
+    const inBatch = updateJson([Jobs, id], 'progress', [increment('a')], { if: conditions, coalesce: true })
+    conditions.length = 0
+    for (const call of [byDocument, byCall, inBatch]) await rejection(call, ConditionNotMetError)
+    const holes = new Array<never>(1)
+    await rejection((async () => updateJson([Jobs, id], 'progress', holes))(), UsageError)
+    await rejection((async () => updateJson([Jobs, id], 'progress', [set('a', 1)], { if: holes }))(), UsageError)
+    expect((await stored(id)).progress).to.deep.equal({ a: 0 })
   })
 
   it('writes the date that it was called with, also if the caller changes it after the call', async () => {

@@ -498,6 +498,13 @@ eachDatabase('calls that are coalesced', (database) => {
     }
   })
 
+  it('reject with the reason of a signal itself', async () => {
+    const signal = AbortSignal.abort()
+    const options = { ...coalesce, retry: { signal } }
+    const error: unknown = await write([set('a', 1)], options).catch((reason: unknown) => reason)
+    expect(error).to.equal(signal.reason)
+  })
+
   it('need true, and refuse another value', async () => {
     const error = await rejection(write([set('a', 1)], { coalesce: 1 }), UsageError)
     expect(error.message).to.equal(

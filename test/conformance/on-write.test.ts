@@ -61,6 +61,37 @@ eachDatabase('onWrite', (database) => {
     throw error
   }
 
+  it('gets copies: what it does with them changes neither the row, nor another attempt, nor the memory', async () => {
+    then = ({ changes, primaryKey }) => {
+      ;(changes['progress'] as unknown[]).length = 0
+      delete (changes as Record<string, unknown>)['title']
+      ;(primaryKey as Record<string, unknown>)['id'] = -1
+    }
+    const run = await stored()
+    await run.updateJson('progress', [increment('n'), set('b', 1)])
+    expect(run.progress).to.deep.equal({ n: 2, b: 1 })
+    await run.atomicUpdate({ progress: [set('c', 1)], title: 'new title' })
+    expect([run.progress, run.title]).to.deep.equal([{ n: 2, b: 1, c: 1 }, 'new title'])
+    expect((await stored()).progress).to.deep.equal(run.progress)
+  })
+
+  it('cannot commit the transaction of the write, which is rolled back with what it throws', async () => {
+    let calls = 0
+    then = async ({ transaction }) => {
+      calls++
+      await rejection(transaction.commit(), UsageError)
+      throw new Error('no')
+    }
+    const failed = (transaction?: Transaction): Promise<Error> =>
+      rejection(mergeJsonKey([Runs, id], 'progress', 'a', 1, transaction && { transaction }), Error)
+    expect((await failed()).message).to.equal('no')
+    await sequelize.transaction(async (transaction) => {
+      expect((await failed(transaction)).message).to.equal('no')
+    })
+    expect(calls).to.equal(2)
+    expect((await stored()).progress).to.deep.equal({ n: 1 })
+  })
+
   it('commits an audit row with the row that atomicUpsert creates or changes, or neither of the two', async () => {
     const at = new Date(2026, 0)
     const changes = { title: 'up', progress: [increment('n')] }

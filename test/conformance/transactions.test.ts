@@ -119,6 +119,13 @@ eachDatabase('transactions', (database) => {
       expect(await Runs.count({ where: { title: 'one' } })).to.equal(0)
     })
 
+    it('rejects with an error whose causes are a cycle', async () => {
+      const error = new Error('app')
+      error.cause = new Error('inner', { cause: error })
+      const call = retryTransaction(sequelize, () => Promise.reject(error))
+      expect(await rejection(call, Error)).to.equal(error)
+    })
+
     it('runs it once if it fails with another error', async () => {
       let attempts = 0
       const failing = retryTransaction(sequelize, async (transaction) => {

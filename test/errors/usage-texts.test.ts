@@ -3,7 +3,7 @@ import { DataTypes, Model, Op, Sequelize } from 'sequelize'
 import type { ModelStatic, Transaction } from 'sequelize'
 import * as library from 'sequelize-lossless'
 import { UsageError } from 'sequelize-lossless'
-import type { Lossless, UsageReason } from 'sequelize-lossless'
+import type { Lossless, RowWrite, UsageReason } from 'sequelize-lossless'
 import * as auditing from 'sequelize-lossless/audit'
 import { connect } from '../connect.js'
 import { rejection } from '../rejection.js'
@@ -588,6 +588,19 @@ describe('the text of a usage error', () => {
           yield 1
         }),
       'withLock: the callback returned an instance of Generator, which has not started to run, so none of its statements were in the transaction. The transaction was rolled back. Return a promise of its result: lastValueFrom(observable) for an Observable; iterate a generator to its end in the callback.',
+    ],
+    flushInside: [
+      () => withLock(run, () => flush(sequelize)),
+      'flush: in the callback of withLock(), it would wait for calls that may wait for that callback. Call it after withLock(): await withLock(…); await flush(sequelize).',
+    ],
+    commitInside: [
+      async () => {
+        void lossless(WorkflowRun, { onWrite: ({ transaction }: RowWrite) => transaction.commit() })
+        await mergeJsonKey([WorkflowRun, 7], 'progress', 'a', 1).finally(() => {
+          void lossless(WorkflowRun, { onWrite: null })
+        })
+      },
+      'onWrite: commit() in the callback would end the transaction of a write that is not complete. Let the callback return: the write commits after it.',
     ],
     committedByCallback: [
       () => withLock(run, (_row: unknown, transaction: unknown) => (transaction as Transaction).commit()),

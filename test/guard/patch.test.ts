@@ -529,6 +529,56 @@ eachDatabase('a patched model', (database) => {
     expect(await stored(id)).to.deep.include({ a: 2, b: 2 })
   })
 
+  it('compares with a document that the answer of another statement has read', async () => {
+    for (const act of [
+      (run: WorkflowRun) => run.update({ title: 'b' }, { returning: true } as object),
+      (run: WorkflowRun) => run.increment('attempts' as never),
+      (run: WorkflowRun) => run.decrement('attempts' as never, { by: 2 }),
+    ]) {
+      const Own = class extends Runs {}
+      Own.init({ ...Runs.getAttributes(), attempts: DataTypes.INTEGER } as never, {
+        sequelize,
+        tableName: 'counted_runs',
+      })
+      await Own.sync({ force: true })
+      const { id } = await Own.create({ progress: { k: 'v0' } })
+      const run = await Own.findByPk(id, { rejectOnEmpty: true })
+      await mergeJsonKey([Own, id], 'progress', 'k', 'v1')
+      await act(run)
+      await mergeJsonKey([Own, id], 'progress', 'k', 'v2')
+      run.title = 'c'
+      await run.save()
+      expect((await Own.findByPk(id))!.progress).to.deep.equal({ k: 'v2' })
+      await run.update({ progress: { ...run.progress, mine: 1 } })
+      expect((await Own.findByPk(id))!.progress).to.deep.equal({ k: 'v2', mine: 1 })
+    }
+  })
+
+  it('does not save what a hook of the finder has changed', async () => {
+    const Own = await guardedRuns(sequelize, { wholeColumnWrites: 'patch' }, { charset: 'utf8mb4' })
+    Own.addHook('afterFind', (found) => {
+      for (const row of [found].flat() as WorkflowRun[]) row.progress!['lang'] ??= 'en'
+    })
+    const { id } = await Own.create({ progress: {} })
+    const run = await Own.findByPk(id, { rejectOnEmpty: true })
+    const [listed] = await Own.findAll({ where: { id } })
+    await mergeJsonKey([Own, id], 'progress', 'lang', 'de')
+    for (const [index, row] of [run, listed!].entries()) {
+      row.title = 'c'
+      await row.save()
+      row.progress![`mine_${index}`] = 1
+      await row.save()
+    }
+    expect(await stored(id)).to.deep.equal({ lang: 'de', mine_0: 1, mine_1: 1 })
+  })
+
+  it('refuses a save of a row that the application has built with raw values', async () => {
+    const { id } = await Runs.create({ progress: {} })
+    const run = Runs.build({ id, progress: { mine: 1 } }, { isNewRecord: false, raw: true })
+    run.changed('progress', true)
+    await rejection(run.save(), WholeColumnWriteError)
+  })
+
   it('rejects with the line of the caller in the stack, also behind another save', async () => {
     const [a] = await two({ o: [1] })
     await mergeJsonKey([Runs, a.id], 'progress', 'o', [2])
