@@ -412,6 +412,14 @@ export class ConflictError extends OptimisticLockError {
     return error
   }
 
+  /** A search has found a row that a statement by its primary key does not match. */
+  static unmatchedKey(method: string, row: RowFacts): ConflictError {
+    const reason = 'a statement by its primary key that did not match it, although this call had found it'
+    const remedy =
+      'Its primary key must equal what a driver reads from it, which a FLOAT and a time with microseconds do not: change its type.'
+    return new ConflictError(method, row, reason, remedy)
+  }
+
   /** Whether the database skipped the row: another attempt would meet the same trigger, rule or policy. */
   static isSkipped(error: unknown): boolean {
     return error instanceof ConflictError && #isSkipped in error && error.#isSkipped

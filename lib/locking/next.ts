@@ -1,5 +1,6 @@
 import type { Attributes, Logging, Model, ModelStatic, Transaction, Transactionable, WhereOptions } from 'sequelize'
 import { checkOptions } from '../errors/check-options.js'
+import { ConflictError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { nextRow } from '../rows/row-query.js'
 import type { RowOrder, RowQuery } from '../rows/row-query.js'
@@ -112,25 +113,53 @@ export async function withNext<M extends Model, R>(
       return first
     })
   const runListed = async (): Promise<R | undefined> => {
-    const held = new Set<string>()
+    const tried = new Tried()
     for (let limit = firstSearch; ;) {
       const listed = await readOutside(call, (context) =>
         selectKeys(call, query, context, (statement) => `${orderBy(statement)} LIMIT ${limit}`),
       )
-      const untried = listed.filter(({ key }) => !held.has(key))
+      const untried = listed.filter(({ key }) => !tried.has(key))
       if (untried.length > 0) {
         let isFound = false
         const result = await run(async (context) => {
-          const ref = await claimOne(call, query, untried, held, context)
+          const ref = await claimOne(call, query, untried, tried, context)
           isFound = ref !== undefined
           return ref
         })
         if (isFound) return result
-      } else if (listed.length < limit) return undefined
-      else limit *= 4
+      } else if (listed.length >= limit) limit *= 4
+      else if (tried.unmatched) throw ConflictError.unmatchedKey(method, tried.unmatched.facts)
+      else return undefined
     }
   }
   return traceCall(call, joined || !call.dialect.locksScannedRows ? runFirst : runListed)
+}
+
+/** How often a row that a search has listed may not meet the conditions when it is locked. */
+const maxMisses = 5
+
+/** The rows that a call has tried to lock. */
+class Tried {
+  readonly #held = new Set<string>()
+  readonly #misses = new Map<string, number>()
+  /** A row that was listed again each time, and did not meet the conditions by its key. */
+  unmatched: RowRef | undefined
+
+  /** Another session holds the row. */
+  addHeld({ key }: RowRef): void {
+    this.#held.add(key)
+  }
+
+  /** The row was locked, and did not meet the conditions. */
+  addMiss(ref: RowRef): void {
+    const misses = (this.#misses.get(ref.key) ?? 0) + 1
+    this.#misses.set(ref.key, misses)
+    if (misses === maxMisses) this.unmatched = ref
+  }
+
+  has(key: string): boolean {
+    return this.#held.has(key) || this.#misses.get(key) === maxMisses
+  }
 }
 
 /** Locks the first of some rows that no other session holds; none if that row no longer meets the conditions. */
@@ -138,7 +167,7 @@ async function claimOne(
   { session, dialect }: Call,
   query: RowQuery,
   refs: readonly RowRef[],
-  held: Set<string>,
+  tried: Tried,
   context: QueryContext,
 ): Promise<RowRef | undefined> {
   for (const ref of refs) {
@@ -147,8 +176,12 @@ async function claimOne(
     const sql = `SELECT ${isNext} FROM ${select.table()} WHERE ${ref.byKey.sql(select)} ${dialect.skipLocked()}`
     const [row] = await sendForRows<{ isNext: unknown }>(session, sql, select.binds, context)
     // Its lock ends with the transaction, in which nothing else is done.
-    if (row) return Number(row.isNext) === 1 ? ref : undefined
-    held.add(ref.key)
+    if (row && Number(row.isNext) === 1) return ref
+    if (row) {
+      tried.addMiss(ref)
+      return undefined
+    }
+    tried.addHeld(ref)
   }
   return undefined
 }

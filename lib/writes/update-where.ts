@@ -6,11 +6,12 @@ import { checkOptions } from '../errors/check-options.js'
 import { ConflictError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import type { Changes, KeyCompletions } from '../json/document-types.js'
+import { conditionSql } from '../rows/row-conditions.js'
 import { rowsWhere } from '../rows/row-query.js'
 import type { RowQuery } from '../rows/row-query.js'
 import { identifyRow, RowRef } from '../rows/row-ref.js'
 import { refuseTruncation } from '../rows/short-columns.js'
-import { valuesOf } from '../sequelize/internals.js'
+import { attributeType, valuesOf } from '../sequelize/internals.js'
 import type { RowModel } from '../sequelize/internals.js'
 import { modelStateOf } from '../sequelize/model-state.js'
 import { traceCall } from '../sequelize/channels.js'
@@ -94,7 +95,7 @@ export async function updateWhere<M extends Model, const G extends object>(
   if (joined && retry) throw usage.retryJoined(method)
   const columns = await validatedChanges(method, query, ordinary)
   const call = await startCall({ method, session, row: facts, transaction: joined, logging })
-  refuseUnsupportedChanges(call, documents, columns)
+  refuseUnsupportedChanges(call, query.model, documents, columns)
   await refuseTruncation(call, query.model, changedColumns(documents))
   const statements = (context: QueryContext, state: TransactionState | undefined): Promise<number> => {
     const write = async (own: QueryContext): Promise<number> => {
@@ -145,7 +146,7 @@ async function updateRows(
   }
   for (const [variants, refs] of alike) {
     for (let start = 0; start < refs.length; start += maxRows) {
-      await updateAlike(call, query.model, changes, variants, refs.slice(start, start + maxRows), context)
+      await updateAlike(call, query, changes, variants, refs.slice(start, start + maxRows), context)
     }
   }
   return found.map(({ ref }) => ref)
@@ -218,26 +219,27 @@ function guardOf(
   return { sql, prefix }
 }
 
-const unmatched = 'an UPDATE by its primary key that did not match it, although this call has locked it'
-const exactKey = 'Its primary key must equal what a driver reads from it, which a FLOAT does not: change its type.'
-
 /**
  * Sends the UPDATE of rows that the same variants match.
  * @throws {ConflictError} the database skips one of the rows, or does not find it by its key
  */
 async function updateAlike(
   call: Call,
-  model: RowModel,
+  query: RowQuery,
   changes: RowChanges,
   variants: readonly UpdateVariant[],
   refs: readonly RowRef[],
   context: QueryContext,
 ): Promise<void> {
   const { method, dialect, session } = call
+  const { model, conditions } = query
   const { documents, columns } = changes
   const { definition } = modelStateOf(model)
+  const hasTimes = model.primaryKeyAttributes.some((name) => attributeType(model, name) === 'DATE')
+  if (hasTimes) await refuseShortenedKeys(call, query, refs, context)
+  const own = { ...changes, where: conditions }
   const build = (hint?: string): ReturnType<typeof buildUpdate> =>
-    buildUpdate(call, model, changes, variants, { sql: (own) => keysSql(model, refs, own), ...(hint && { hint }) })
+    buildUpdate(call, model, own, variants, { sql: (each) => keysSql(model, refs, each), ...(hint && { hint }) })
   const send = async (hint?: string): Promise<unknown> => {
     const { sql, statement } = build(hint)
     const [header] = await sendForHeader(session, sql, statement.binds, context)
@@ -257,7 +259,7 @@ async function updateAlike(
       const read = `SELECT ${select.keyColumns()} FROM ${select.table()} WHERE ${keysSql(model, refs, select)} ${dialect.lockClause}`
       const found = await sendForInstances({ session, model }, read, select.binds, context)
       const missing = missingOf(refs, found) ?? (isMatched === false ? refs[0] : undefined)
-      if (missing) throw new ConflictError(method, missing.facts, unmatched, exactKey)
+      if (missing) throw ConflictError.unmatchedKey(method, missing.facts)
     } else {
       const { sql, statement } = build()
       const returning = `${sql} RETURNING ${statement.keyColumns()}`
@@ -268,6 +270,24 @@ async function updateAlike(
   } catch (error) {
     throw toWriteError(error, call, { facts: call.row!, model }, { documents, columns }, context)
   }
+}
+
+/**
+ * Drivers read a time without its microseconds, which may then be the key of another row.
+ * @throws {ConflictError} a row that was found by the conditions of a query is not found by them and its key
+ */
+async function refuseShortenedKeys(
+  { method, dialect, session }: Call,
+  { model, conditions }: RowQuery,
+  refs: readonly RowRef[],
+  context: QueryContext,
+): Promise<void> {
+  const select = new Statement({ session, model })
+  const where = [keysSql(model, refs, select), ...conditions.map((each) => conditionSql(each, select))]
+  const sql = `SELECT ${select.keyColumns()} FROM ${select.table()} WHERE ${where.join(' AND ')} ${dialect.lockClause}`
+  const found = await sendForInstances({ session, model }, sql, select.binds, context)
+  const missing = missingOf(refs, found) ?? (found.length < refs.length ? refs[0] : undefined)
+  if (missing) throw ConflictError.unmatchedKey(method, missing.facts)
 }
 
 function missingOf(refs: readonly RowRef[], rows: readonly Model[]): RowRef | undefined {

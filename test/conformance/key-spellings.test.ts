@@ -1,7 +1,16 @@
 import { expect } from 'chai'
 import { DataTypes } from 'sequelize'
 import type { DataType, Model, ModelStatic, Sequelize } from 'sequelize'
-import { set, StaleRowError, updateJson, withLock } from 'sequelize-lossless'
+import {
+  ConflictError,
+  plus,
+  set,
+  StaleRowError,
+  updateJson,
+  updateWhere,
+  withLock,
+  withNext,
+} from 'sequelize-lossless'
 import type { DatabaseName } from '../databases/index.js'
 import { eachDatabase } from '../each-database.js'
 import { outcomeOf } from '../rejection.js'
@@ -98,4 +107,45 @@ eachDatabase('a locked row that another call names by another spelling of its ke
       }
     }
   }
+})
+
+eachDatabase('a key that the driver reads as that of another row', (database) => {
+  interface Timed extends Model {
+    readonly g: number
+    n: number
+  }
+  let sequelize: Sequelize
+  let Times: ModelStatic<Timed>
+
+  beforeEach(async () => {
+    ;({ sequelize } = database.connect())
+    const attributes = {
+      k: { type: DataTypes.DATE(6), primaryKey: true },
+      g: DataTypes.INTEGER,
+      n: { type: DataTypes.INTEGER, defaultValue: 0 },
+    }
+    Times = sequelize.define<Timed>('Timed', attributes, { tableName: 'timed', timestamps: false })
+    await Times.sync({ force: true })
+    const zone = { mysql: '', mariadb: '', postgres: '+00', sqlite: ' +00:00' }[database.name]
+    for (const [g, fraction] of [
+      [1, '123456'],
+      [2, '123'],
+    ]) {
+      await sequelize.query(`INSERT INTO timed (k, g, n) VALUES ('2024-01-01 00:00:00.${fraction}${zone}', ${g}, 0)`)
+    }
+  })
+
+  it('is not written by updateWhere, whose conditions it does not meet', async () => {
+    const outcome = await outcomeOf(updateWhere(Times, { g: 1 } as never, { n: plus(1) } as never))
+    // Some drivers and databases keep enough digits to find the row.
+    if (outcome !== 'written') expect(outcome).to.be.instanceOf(ConflictError)
+    const written = (await Times.findAll({ order: ['g'] })).map(({ n }) => n)
+    expect(written).to.deep.equal([Number(outcome === 'written'), 0])
+  })
+
+  it('is not locked by withNext, which rejects', async () => {
+    const outcome = await outcomeOf(withNext(Times, { where: { g: 1 } as never }, (row) => row.update({ n: 1 })))
+    const written = (await Times.findAll({ order: ['g'] })).map(({ n }) => n)
+    expect(written).to.deep.equal([Number(outcome === 'written'), 0])
+  })
 })
