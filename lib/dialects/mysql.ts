@@ -210,7 +210,7 @@ const duplicateMark = '9007199254740881'
 const insertIfAbsent: Dialect['insertIfAbsent'] = {
   sql: ({ table, columns, values, key: [column], isKey }) =>
     `INSERT INTO ${table} (${columns.join(', ')}) VALUES (${values.join(', ')}) ON DUPLICATE KEY UPDATE ` +
-    `${column} = IF(LAST_INSERT_ID(IF(${isKey()}, ${duplicateMark}, EXP(710 + LENGTH(${column})))) = 0, ${column}, ${column})`,
+    `${column} = IF(LAST_INSERT_ID(IF(${isKey()}, ${duplicateMark}, EXP(710 + IFNULL(LENGTH(${column}), 0)))) = 0, ${column}, ${column})`,
   // With the flag FOUND_ROWS, a duplicate counts as an affected row too.
   isInserted(result) {
     const [id, affectedRows] = result as [unknown, number]

@@ -179,10 +179,11 @@ const variant: UpdateVariant = (change, { sql }, bind) => {
 /** No disk space, a failed read or write, or no memory; also as an extended result code. */
 const outOfResources = /^SQLITE_(FULL|IOERR|NOMEM)(_|$)/
 
-/** A sum past 64 bits would be a double, without an error; abs() of the least integer is an error. */
+/** A number past 64 bits would be clamped, and a sum a double, without an error; abs() of the least integer is an error. */
 const integerSum = (column: string, by: string): string => {
   const sum = `COALESCE(${column}, 0) + CAST(${by} AS INTEGER)`
-  return `CASE WHEN typeof(${sum}) = 'real' AND typeof(${column}) <> 'real' THEN abs(-9223372036854775807 - 1) ELSE ${sum} END`
+  const isClamped = `CAST(CAST(${by} AS INTEGER) AS TEXT) <> ${by}`
+  return `CASE WHEN ${isClamped} OR typeof(${sum}) = 'real' AND typeof(${column}) <> 'real' THEN abs(-9223372036854775807 - 1) ELSE ${sum} END`
 }
 
 export const sqlite: Dialect = {

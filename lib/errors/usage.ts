@@ -156,6 +156,8 @@ const texts = {
     `${method}: the setter of "${name}" of ${model} changes the value of the key, so the new row would have another key. Pass the value that the setter stores.`,
   create: (method: string, model: string, value: unknown): string =>
     `${method}: expected options.create to be an object of attributes of ${model}, got ${describeValue(value)}. Write { create: { title: 'new' } }, or leave it out.`,
+  upsertedKey: (method: string, model: string, name: string): string =>
+    `${method}: "${name}" of ${model} is in the key of the call, which a new row has. Leave it out of the changes; to change it in a row that is there, write atomicUpdate().`,
   createdColumn: (method: string, model: string, name: string): string =>
     `${method}: "${name}" of ${model} has its value from the key or from this call. Leave it out of create.`,
   createdValue: (method: string, model: string, name: string, value: unknown): string =>
@@ -168,6 +170,10 @@ const texts = {
     `${method}: expected an array of operations for the JSON column "${name}" of ${model}, got ${describeValue(value)}. Write { ${keyOf(name)}: [set('step_a', 'done')] }; to replace the whole document, use withLock().`,
   setterOfDocument: (method: string, model: string, name: string): string =>
     `${method}: a setter of ${model} assigns "${name}" as a whole, which could overwrite a concurrent change. Pass operations for it: { ${keyOf(name)}: [set('step_a', 'done')] }.`,
+  setterOfColumn: (method: string, model: string, name: string): string =>
+    `${method}: a setter of ${model} assigns "${name}", which this call changes itself or which identifies the row. Leave out the attribute of that setter, or write it in a call of its own.`,
+  setterOfNothing: (method: string, model: string, name: string): string =>
+    `${method}: the setter of "${name}" of ${model} assigns no column, so there is nothing to write. Pass a value that it stores, or leave the attribute out.`,
   plus: (method: string, value: unknown): string =>
     `${method}: expected a number, a bigint or a decimal text that can be added exactly, got ${describeValue(value)}. Write ${method}(1), ${method}(10n ** 18n) or ${method}('0.10').`,
   plusType: (method: string, model: string, name: string, type: string, by: string): string =>
@@ -176,7 +182,9 @@ const texts = {
     `${method}: expected options.if to be an object of JSON columns and their conditions, got ${describeValue(value)}. Write { if: { progress: [exists('step_b')] } }.`,
   where: (method: string, value: unknown): string =>
     `${method}: expected where to be an object of columns, got ${describeValue(value)}. ` +
-    (isExpression(value) ? writeValues : `Write { where: { status: 'running' } }.`),
+    (isExpression(value)
+      ? writeValues
+      : `Write ${method === 'updateWhere' ? `{ status: 'running' }` : `{ where: { status: 'running' } }`}.`),
   whereOfAll: (method: string, model: string, column: string): string =>
     `${method}: every row of ${model} meets the where. Name a column in it: { ${keyOf(column)}: … }; or pass the option { all: true } to change every row.`,
   all: (method: string, value: unknown): string =>
@@ -199,6 +207,8 @@ const texts = {
           : `does not fit its type. Databases convert such values silently: convert it first, for example with String(…) or Number(…).`),
   scope: (method: string, model: string): string =>
     `${method}: the where of the scope of ${model} has more than ordinary columns and values, such as literal(), which this library does not bind. Pass ${codeOfModel(model)}.unscoped() in place of ${model}, and write the conditions of the scope in the where.`,
+  whereType: (method: string, name: string, type: string): string =>
+    `${method}: where names "${name}", whose type ${type} it does not compare. Find the rows with Model.findAll(), and name their primary keys in the where.`,
   whereList: (method: string, name: string): string =>
     `${method}: where has null in the list of values for "${name}", and SQL finds no NULL by a list. Write the two conditions: { [Op.or]: [{ ${keyOf(name)}: [ … ] }, { ${keyOf(name)}: null }] }.`,
   overlap: (method: string, one: readonly unknown[], other: readonly unknown[]): string =>

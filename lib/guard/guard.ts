@@ -141,7 +141,8 @@ function guardModel(model: RowModel): void {
       const [, options] = args
       const { raw, isNewRecord } = options
       // A row that the application built, new or not, holds values that are not stored yet. A finder names its attributes.
-      if (raw && !isNewRecord && 'attributes' in options && guardedPolicy(modelOf(this))) rowStateOf(this).recordRead(loadedColumns(this))
+      if (raw && !isNewRecord && 'attributes' in options && guardedPolicy(modelOf(this)))
+        rowStateOf(this).recordRead(loadedColumns(this))
     }
   })
   override<Row, [options?: CallOptions]>(prototype, 'save', (original) => {

@@ -29,6 +29,9 @@ const comparisons: Readonly<Record<symbol, Comparison>> = {
   [Op.notLike]: 'NOT LIKE',
 }
 
+/** The types whose values are several. */
+const containerTypes: readonly string[] = ['ARRAY', 'RANGE', 'HSTORE', 'GEOMETRY', 'GEOGRAPHY']
+
 /**
  * Reads a `where` in Sequelize's language; returns its conditions, which must all be met.
  * @throws {UsageError} it names no ordinary column, has an operator whose values could not be bound, or is empty
@@ -61,6 +64,8 @@ function columnConditions(method: string, model: RowModel, attribute: string, va
   if (!ordinary.includes(attribute)) {
     throw usage.whereColumn(method, model.name, attribute, jsonAttributes(model).has(attribute), ordinary)
   }
+  const type = attributeType(model, attribute)
+  if (containerTypes.includes(type)) throw usage.whereType(method, attribute, type)
   const compare = (kind: Comparison, operand: unknown): RowCondition => {
     const isNegated = kind === '<>'
     if (operand === null && (kind === '=' || isNegated)) {
@@ -68,7 +73,7 @@ function columnConditions(method: string, model: RowModel, attribute: string, va
       return isNegated ? { kind: 'not', parts: [isNull] } : isNull
     }
     // MySQL compares 'abc' = 0 as equal.
-    if (!fitsType(attributeType(model, attribute), operand)) throw usage.whereValue(method, attribute, operand)
+    if (!fitsType(type, operand)) throw usage.whereValue(method, attribute, operand)
     return { kind, attribute, value: copied(operand) }
   }
   const anyOf = (operands: unknown): RowCondition => {
@@ -95,7 +100,11 @@ function columnConditions(method: string, model: RowModel, attribute: string, va
       return { kind: operator === Op.and ? 'and' : 'or', parts }
     }
     if (operator === Op.not) {
-      return Array.isArray(operand) ? { kind: 'not', parts: [anyOf(operand)] } : compare('<>', operand)
+      if (Array.isArray(operand)) return { kind: 'not', parts: [anyOf(operand)] }
+      // As IS NOT TRUE.
+      return typeof operand === 'boolean'
+        ? { kind: 'or', parts: [compare('<>', operand), compare('=', null)] }
+        : compare('<>', operand)
     }
     if (operator === Op.between || operator === Op.notBetween) {
       if (!Array.isArray(operand) || operand.length !== 2) throw usage.whereValue(method, attribute, operand)

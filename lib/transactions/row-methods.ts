@@ -4,6 +4,7 @@ import { RowRef } from '../rows/row-ref.js'
 import { assignStored, findRowState } from '../rows/row-state.js'
 import {
   fieldOf,
+  isChanged,
   isSameTransaction,
   keyFormat,
   modelOf,
@@ -121,10 +122,34 @@ async function incrementLocked(
   isLocked: boolean,
 ): Promise<unknown> {
   const own = isLocked && { returning: columnsMovedBy(row, fields) }
-  const increment = (): unknown => original.call(row, fields, { ...own, ...(options as object) })
-  const result = await (isLocked ? changeNumbers(row, increment) : increment())
-  addToOtherInstances(state, row, amountsOf(fields, options as IncrementOptions))
+  const amounts = amountsOf(fields, options as IncrementOptions)
+  const before = { ...valuesOf(row) }
+  const result = await original.call(row, fields, { ...own, ...(options as object) })
+  if (isLocked) addToMemory(row, amounts, before)
+  addToOtherInstances(state, row, amounts)
   return result
+}
+
+/**
+ * Adds what increment() has added in the database to the numbers in memory, unless its answer has. The version moves only with
+ * all of them: a save of a number that memory does not know must conflict.
+ */
+function addToMemory(
+  row: Row,
+  amounts: Readonly<Record<string, number>>,
+  before: Readonly<Record<string, unknown>>,
+): void {
+  const version = versionAttribute(modelOf(row))
+  let isKnown = true
+  const add = (column: string, amount: number): void => {
+    const value = valuesOf(row)[column]
+    if (value !== before[column]) return
+    if (isChanged(row, column) || typeof value === 'string') isKnown = false
+    // NULL stays NULL.
+    else if (typeof value === 'number') assignStored(row, { [column]: value + amount })
+  }
+  for (const [column, amount] of Object.entries(amounts)) add(column, amount)
+  if (version !== undefined && isKnown) add(version, 1)
 }
 
 interface IncrementOptions {
@@ -138,14 +163,4 @@ function amountsOf(fields: unknown, { by = 1, increment = true }: IncrementOptio
   const isByName = typeof fields === 'object' && !Array.isArray(fields)
   const named = isByName ? Object.entries(fields ?? {}) : [fields].flat().map((field) => [String(field), by] as const)
   return Object.fromEntries(named.map(([field, amount]) => [field, (increment ? 1 : -1) * Number(amount)]))
-}
-
-/** increment() and decrement() increment the version in the database, but in memory only if the row is read back. */
-async function changeNumbers(row: Row, change: () => unknown): Promise<unknown> {
-  const version = versionAttribute(modelOf(row))
-  const before = version === undefined ? undefined : valuesOf(row)[version]
-  const result = await change()
-  const isBehind = version !== undefined && valuesOf(row)[version] === before
-  if (isBehind) assignStored(row, { [version]: Number(before) + 1 })
-  return result
 }

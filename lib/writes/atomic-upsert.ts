@@ -2,7 +2,7 @@ import { UniqueConstraintError } from 'sequelize'
 import type { CreationAttributes, Logging, Model, Transactionable } from 'sequelize'
 import type { DriverError, IndexColumn } from '../dialects/dialect.js'
 import { refuseClampedRow, refuseTooLarge } from '../dialects/limits.js'
-import { checkOptions } from '../errors/check-options.js'
+import { checkOptions, isOptions } from '../errors/check-options.js'
 import {
   ConditionNotMetError,
   ConflictError,
@@ -111,6 +111,10 @@ export async function atomicUpsert<M extends Model, const G extends object>(
   const [row, key] = identifyUpsert(method, target)
   const { model, session, facts } = row
   const { create = {}, retry: policy, logging, transaction } = checkOptions(method, options, optionNames)
+  const moved = isOptions(changes) ? Object.keys(changes).find((name) => name in key) : undefined
+  if (moved !== undefined && !model.primaryKeyAttributes.includes(moved)) {
+    throw usage.upsertedKey(method, model.name, moved)
+  }
   const parts = {
     model,
     key,

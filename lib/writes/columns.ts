@@ -50,7 +50,7 @@ export function plus(by: number | bigint | string): Plus {
   const isExact = typeof by !== 'number' || !Number.isInteger(by) || Number.isSafeInteger(by)
   const text = typeof by === 'string' || typeof by === 'number' || typeof by === 'bigint' ? String(by) : ''
   if (!isExact || !/^-?\d{1,35}(\.\d{1,30})?$/.test(text)) throw usage.plus('plus', by)
-  return new Plus(text)
+  return new Plus(/^-?\d+$/.test(text) ? String(BigInt(text)) : text)
 }
 
 /** The change of one ordinary column: its new value, or a number to add. */
@@ -107,9 +107,14 @@ export async function validatedChanges(
   )
   const document = stored.find((name) => jsonAttributes(model).has(name))
   if (document !== undefined) throw usage.setterOfDocument(method, model.name, document)
+  const own = [...model.primaryKeyAttributes, updatedAtAttribute(model), versionAttribute(model)]
+  const other = stored.find((name) => own.includes(name) || sums.some(({ attribute }) => attribute === name))
+  if (other !== undefined) throw usage.setterOfColumn(method, model.name, other)
   const skip = Object.keys(model.getAttributes()).filter((name) => !stored.includes(name) && !(name in values))
   await built.validate({ skip, hooks: false })
   const after = valuesOf(built)
+  const unset = stored.length === 0 ? Object.keys(values)[0] : stored.find((name) => after[name] === undefined)
+  if (unset !== undefined) throw usage.setterOfNothing(method, model.name, unset)
   const wrong = stored.find((name) => !isStorable(attributeType(model, name), after[name]))
   if (wrong !== undefined) throw usage.columnValue(method, model.name, wrong, values[wrong])
   return [...sums, ...stored.map((attribute) => ({ attribute, value: after[attribute] }))]
@@ -119,7 +124,9 @@ export async function validatedChanges(
 export function isStorable(type: string, value: unknown): boolean {
   if (value === null || typeof value === 'boolean') return true
   if (['a number', 'a date'].includes(expectedOperand(type))) return fitsType(type, value)
-  return typeof value === 'number' ? Number.isFinite(value) : typeof value !== 'symbol'
+  if (type === 'ARRAY') return Array.isArray(value)
+  const isExpression = typeof value === 'symbol' || value instanceof Utils.SequelizeMethod
+  return typeof value === 'number' ? Number.isFinite(value) : !isExpression
 }
 
 /**
@@ -137,13 +144,16 @@ export function isValueKnown(model: RowModel, change: ColumnChange, addsDecimals
 export function valueAfter(change: ColumnChange, before: unknown): unknown {
   if (!('plus' in change)) return change.value
   if (typeof before !== 'string' && typeof before !== 'number' && before !== null) return before
+  // The driver has rounded it, and will round the sum.
+  const isRounded = typeof before === 'number' && Number.isInteger(before) && !Number.isSafeInteger(before)
+  if (isRounded) return before + Number(change.plus)
   const text = String(before ?? 0)
   const isDecimal = /^-?\d+(\.\d+)?$/.test(text)
   const isDouble = !['DECIMAL', ...integerTypes].includes(change.type)
   if (!isDecimal || isDouble) return Number(text) + Number(change.plus)
   const sum = decimalSum(text, change.plus)
-  const isRounded = integerTypes.includes(change.type) && !Number.isSafeInteger(Number(sum))
-  return typeof before === 'string' || isRounded ? sum : Number(sum)
+  const isLong = integerTypes.includes(change.type) && !Number.isSafeInteger(Number(sum))
+  return typeof before === 'string' || isLong ? sum : Number(sum)
 }
 
 /** The exact sum of two decimal texts, with the digits after the point that the longer one has. */

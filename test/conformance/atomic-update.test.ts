@@ -54,6 +54,12 @@ class Job extends Model<InferAttributes<Job>, InferCreationAttributes<Job>> {
   declare finishedAt: CreationOptional<Date | null>
   declare version: CreationOptional<number>
   declare note: CreationOptional<string | null>
+  declare flag: CreationOptional<boolean | null>
+  declare counted: CreationOptional<number>
+  declare numbered: CreationOptional<number>
+  declare named: CreationOptional<number>
+  declare quiet: CreationOptional<number>
+  declare maybe: CreationOptional<unknown>
   declare phase: CreationOptional<string>
   declare updatedAt: CreationOptional<Date>
 }
@@ -82,6 +88,32 @@ async function createJobs(sequelize: Sequelize, options: ModelOptions<Job> = {})
       finishedAt: DataTypes.DATE,
       version: DataTypes.INTEGER,
       note: DataTypes.TEXT,
+      flag: DataTypes.BOOLEAN,
+      counted: {
+        type: DataTypes.VIRTUAL,
+        set(value: number) {
+          this.setDataValue('attempts', value)
+        },
+      },
+      numbered: {
+        type: DataTypes.VIRTUAL,
+        set(value: number) {
+          this.setDataValue('version', value)
+        },
+      },
+      named: {
+        type: DataTypes.VIRTUAL,
+        set(value: number) {
+          this.setDataValue('id', value)
+        },
+      },
+      quiet: { type: DataTypes.VIRTUAL },
+      maybe: {
+        type: DataTypes.STRING,
+        set(value: unknown) {
+          if (value) this.setDataValue('maybe', value === 'now' ? fn('NOW') : value)
+        },
+      },
       phase: {
         type: DataTypes.VIRTUAL,
         set(value: string) {
@@ -285,6 +317,22 @@ eachDatabase('atomicUpdate', (database) => {
       expect(row!.digits.trim()).to.equal('9007199254740995')
     })
 
+    it('adds a number past 64 bits exactly, or refuses it, and refuses such a value', async () => {
+      const { id } = await Jobs.create({ total: -10 })
+      const sum = atomicUpdate([Jobs, id], { total: plus('9223372036854775810') })
+      if (database.name === 'sqlite') await rejection(sum, UnsupportedValueError)
+      else await sum
+      for (const total of [10n ** 20n, String(10n ** 20n)]) {
+        await rejection(atomicUpdate([Jobs, id], { total: total as string }), UnsupportedValueError)
+      }
+      await atomicUpdate([Jobs, id], { total: plus('-0007') })
+      const [row] = await sequelize.query<{ digits: string }>(
+        `SELECT CAST(total AS CHAR(30)) AS digits FROM jobs WHERE id = ${id}`,
+        { type: QueryTypes.SELECT },
+      )
+      expect(row!.digits.trim()).to.equal(database.name === 'sqlite' ? '-17' : '9223372036854775793')
+    })
+
     it('refuses a sum that the column cannot hold, and writes nothing', async () => {
       const { id } = await Jobs.create({ total: '9223372036854775807', progress: {} })
       const error = await rejection(
@@ -363,6 +411,10 @@ eachDatabase('atomicUpdate', (database) => {
       [{ status: [] }, false],
       [{ status: { [Op.in]: ['off'] } }, false],
       [{ status: { [Op.notIn]: ['off'] } }, true],
+      [{ flag: { [Op.not]: true } }, true],
+      [{ flag: { [Op.not]: false } }, true],
+      [{ flag: { [Op.is]: true } }, false],
+      [{ [Op.not]: { flag: { [Op.not]: true } } }, false],
       [{ status: { [Op.not]: ['on'] } }, false],
       [{ status: { [Op.like]: 'o%' } }, true],
       [{ status: { [Op.notLike]: 'o%' } }, false],
@@ -526,6 +578,11 @@ eachDatabase('atomicUpdate', (database) => {
       ['a symbol for a date', { finishedAt: Symbol('x') }],
       ['an expression of SQL', { finishedAt: fn('NOW') }],
       ['a setter that assigns a document', { phase: 'x' }],
+      ['a setter that assigns a summed column', { attempts: plus(5), counted: 1 }],
+      ['a setter that assigns the primary key', { named: 7 }],
+      ['a setter that assigns an expression of SQL', { maybe: 'now' }],
+      ['a setter that assigns nothing', { maybe: '' }],
+      ['a virtual attribute without a column', { quiet: 1 }],
       ['a whole document', { progress: { a: 1 } }],
       ['NULL for a document', { progress: null }],
       ['undefined for a document', { progress: undefined }],

@@ -232,7 +232,7 @@ eachDatabase('atomicUpsert', (database) => {
     const insert = {
       mysql:
         'INSERT INTO `counters` (`doc`, `counter_log`, `day`, `status`, `createdAt`, `updatedAt`, `version`, `id`) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ' +
-        'ON DUPLICATE KEY UPDATE `id` = IF(LAST_INSERT_ID(IF(`id` = ?, 9007199254740881, EXP(710 + LENGTH(`id`)))) = 0, `id`, `id`);',
+        'ON DUPLICATE KEY UPDATE `id` = IF(LAST_INSERT_ID(IF(`id` = ?, 9007199254740881, EXP(710 + IFNULL(LENGTH(`id`), 0)))) = 0, `id`, `id`);',
       postgres:
         'INSERT INTO "counters" ("doc", "counter_log", "day", "status", "createdAt", "updatedAt", "version", "id") VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ' +
         'ON CONFLICT DO NOTHING RETURNING 1',
@@ -348,6 +348,12 @@ eachDatabase('atomicUpsert', (database) => {
         expect(await Counters.count({ where: { id } })).to.equal(0)
       })
     }
+
+    it('is a UniqueConstraintError also if its row has NULL in the key of the call', async () => {
+      await Counters.create({ name: null, day: 'taken' })
+      const call = atomicUpsert([Counters, { where: { name: 'free' } }], { attempts: 1 }, { create: { day: 'taken' } })
+      await rejection(call, UniqueConstraintError)
+    })
 
     it('has no effect if the row exists', async () => {
       const [id, other] = [free(), free()]

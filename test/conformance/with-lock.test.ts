@@ -757,3 +757,32 @@ async function deadlock(
     await survivor.commit()
   }
 }
+
+eachDatabase('increment() of a locked row', (database) => {
+  interface Counted extends Model {
+    readonly id: number
+    n: number | null
+    big: string | number | null
+  }
+
+  for (const version of [false, true]) {
+    it(`is kept by a save of the number after it${version ? ', of a model with a version' : ''}`, async () => {
+      const { sequelize } = database.connect()
+      const attributes = { n: { type: DataTypes.INTEGER, defaultValue: 0 }, big: DataTypes.BIGINT }
+      const options = { tableName: 'counted', timestamps: false, version }
+      const Counters = sequelize.define<Counted>('Counted', attributes, options)
+      await Counters.sync({ force: true })
+      const { id } = await Counters.create({})
+      await withLock([Counters, id], async (row) => {
+        await row.increment('n')
+        row.n! += 1
+        await row.save()
+        await row.decrement({ n: 3, big: 1 })
+        row.n! += 10
+        await row.save()
+      })
+      const { n, big } = await Counters.findByPk(id, { rejectOnEmpty: true })
+      expect([n, big]).to.deep.equal([9, null])
+    })
+  }
+})

@@ -67,6 +67,12 @@ describe('the text of a usage error', () => {
       startedAt: DataTypes.DATE,
       notes: DataTypes.TEXT,
       progress: DataTypes.JSON,
+      tries: {
+        type: DataTypes.VIRTUAL,
+        set(this: Model, value: number) {
+          if (value > 0) this.setDataValue('attempts', value)
+        },
+      },
       step: {
         type: DataTypes.VIRTUAL,
         set(this: Model, value: unknown) {
@@ -92,6 +98,7 @@ describe('the text of a usage error', () => {
     }) as never
     Place = sequelize.define('Place', {
       code: { type: DataTypes.INTEGER, unique: true },
+      area: DataTypes.GEOMETRY,
       notes: DataTypes.JSON,
     }) as never
     Label = sequelize.define('Label', {
@@ -284,7 +291,7 @@ describe('the text of a usage error', () => {
     ],
     attribute: [
       () => atomicUpdate(run, { state: 'done' }),
-      'atomicUpdate: WorkflowRun has no attribute "state". Its attributes: id, status, attempts, startedAt, notes, progress, step, createdAt, updatedAt.',
+      'atomicUpdate: WorkflowRun has no attribute "state". Its attributes: id, status, attempts, startedAt, notes, progress, tries, step, createdAt, updatedAt.',
     ],
     keyChange: [
       () => atomicUpdate(run, { id: 8 }),
@@ -513,6 +520,22 @@ describe('the text of a usage error', () => {
     wholeColumnWrites: [
       () => lossless(WorkflowRun, { wholeColumnWrites: 'forbid' }),
       `lossless: expected wholeColumnWrites to be 'allow', 'warn', 'throw' or 'patch', or one for each of save, bulk and upsert, of which only save can be 'patch', got "forbid" (string). Write lossless(WorkflowRun, { wholeColumnWrites: 'warn' }).`,
+    ],
+    upsertedKey: [
+      () => atomicUpsert([User, { where: { email: 'a' } }], { email: 'b', settings: [set('a', 1)] }),
+      'atomicUpsert: "email" of User is in the key of the call, which a new row has. Leave it out of the changes; to change it in a row that is there, write atomicUpdate().',
+    ],
+    setterOfColumn: [
+      () => atomicUpdate([WorkflowRun, 7], { attempts: plus(1), tries: 2 }),
+      'atomicUpdate: a setter of WorkflowRun assigns "attempts", which this call changes itself or which identifies the row. Leave out the attribute of that setter, or write it in a call of its own.',
+    ],
+    setterOfNothing: [
+      () => atomicUpdate([WorkflowRun, 7], { tries: 0 }),
+      'atomicUpdate: the setter of "tries" of WorkflowRun assigns no column, so there is nothing to write. Pass a value that it stores, or leave the attribute out.',
+    ],
+    whereType: [
+      () => atomicUpdate([Place, 7], { notes: [set('a', 1)] }, { where: { area: ['a'] } }),
+      'atomicUpdate: where names "area", whose type GEOMETRY it does not compare. Find the rows with Model.findAll(), and name their primary keys in the where.',
     ],
     returning: [
       () => mergeJsonKey([WorkflowRun, 7], 'progress', 'a', 1, { returning: 'all' }),
