@@ -13,7 +13,6 @@ import type { RowFacts } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import type { RowRef } from '../rows/row-ref.js'
 import { checkedBy } from '../sequelize/options.js'
-import { overrideAsync } from '../sequelize/override.js'
 import { failureOf, recogniseDialect } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import type { Session } from '../sequelize/session.js'
@@ -279,7 +278,7 @@ export async function runCallback<R>(
   }
   const isJoined = joined !== undefined
   // The write around it is not complete.
-  if (method === 'onWrite') refuseCommit(transaction, scope)
+  if (method === 'onWrite') state.refuseCommit(transaction, scope)
   try {
     const result = await runWith({ scope }, fn)
     await microtasksDone()
@@ -304,19 +303,6 @@ export async function runCallback<R>(
   } finally {
     scope.isOver = true
   }
-}
-
-/** Refuses a commit of a transaction, or of a savepoint, while a callback in it runs. */
-function refuseCommit(transaction: Transaction, scope: Scope): void {
-  overrideAsync(
-    transaction,
-    'commit',
-    (original) =>
-      function () {
-        if (!scope.isOver) throw usage.commitInside(scope.method!)
-        return original.call(this)
-      },
-  )
 }
 
 async function settleWork(state: TransactionState, scope: Scope, isJoined: boolean): Promise<void> {

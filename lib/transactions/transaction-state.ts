@@ -21,7 +21,7 @@ import {
   sequelizeOfTransaction,
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
-import { override } from '../sequelize/override.js'
+import { override, overrideAsync } from '../sequelize/override.js'
 import { isRefusedByServer, noteFailure } from '../sequelize/send.js'
 import { sessionOf } from '../sequelize/session.js'
 import { currentContext, runWith } from './async-context.js'
@@ -72,6 +72,9 @@ export class TransactionState {
   #nestedSavepoints = 0
   /** The savepoints that the server knows, with their names there. */
   readonly #setSavepoints = new WeakMap<Transaction, string>()
+
+  /** The last callback in a transaction or savepoint that must not commit it. */
+  readonly #commitRefusedBy = new WeakMap<Transaction, Scope>()
 
   constructor(transaction: Transaction) {
     this.transaction = transaction
@@ -202,6 +205,20 @@ export class TransactionState {
     } finally {
       work.end()
     }
+  }
+
+  /** Refuses a commit of the transaction, or of a savepoint in it, while a callback runs. */
+  refuseCommit(transaction: Transaction, callback: Scope): void {
+    const isFirst = !this.#commitRefusedBy.has(transaction)
+    this.#commitRefusedBy.set(transaction, callback)
+    if (!isFirst) return
+    overrideAsync(transaction, 'commit', (original) => {
+      return (...args) => {
+        const { method, isOver } = this.#commitRefusedBy.get(transaction)!
+        if (!isOver) throw usage.commitInside(method!)
+        return original.apply(transaction, args)
+      }
+    })
   }
 
   /** Notes that the callback of a savepoint starts. */
