@@ -310,8 +310,8 @@ export function refuseClampedRow(method: string, dialect: Dialect): void {
   )
 }
 
-/** @throws {UnsupportedValueError} a number is out of the range of all integers of the database */
-export function refuseOutOfRange(method: string, column: string, sum: unknown, dialect: Dialect): void {
+/** @throws {UnsupportedValueError} a sum of a new row is out of the range of all integers of the database */
+export function refuseInexactSum(method: string, column: string, sum: unknown, dialect: Dialect): void {
   const { integers } = dialect
   const text = String(sum)
   if (!integers || !isInteger(text) || (integers[0] <= BigInt(text) && BigInt(text) <= integers[1])) return

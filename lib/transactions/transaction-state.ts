@@ -165,25 +165,24 @@ export class TransactionState {
   async runCall<R>(key: string | undefined, description: string, call: () => Promise<R>): Promise<R> {
     const context = currentContext()
     const work = this.#startWork(description, context)
+    const queue = key === undefined || this.#isInCall(context, key) ? undefined : this.#queueOf(key)
+    const { transaction } = this
+    const rowCall: RowCall | undefined = queue && { transaction, key: key!, outer: context.rowCall, isOver: false }
+    const turn = queue?.enter()
     try {
-      return await (key === undefined || this.#isInCall(context, key) ? call() : this.#runInTurn(context, key, call))
+      if (turn) await turn
+      return await (rowCall ? runWith({ rowCall }, call, context) : call())
     } finally {
+      if (rowCall) rowCall.isOver = true
+      queue?.leave()
       work.end()
     }
   }
 
-  async #runInTurn<R>(context: AsyncContext, key: string, call: () => Promise<R>): Promise<R> {
+  #queueOf(key: string): SerialQueue {
     let queue = this.#rowQueues.get(key)
     if (!queue) this.#rowQueues.set(key, (queue = new SerialQueue()))
-    const turn = queue.enter()
-    const rowCall: RowCall = { transaction: this.transaction, key, outer: context.rowCall, isOver: false }
-    try {
-      if (turn) await turn
-      return await runWith({ rowCall }, call, context)
-    } finally {
-      rowCall.isOver = true
-      queue.leave()
-    }
+    return queue
   }
 
   /** Whether the current code is part of a call for the row, such as a hook of `save()`. */

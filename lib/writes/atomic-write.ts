@@ -3,7 +3,6 @@ import type { Column, UpdateVariant } from '../dialects/dialect.js'
 import {
   refuseClampedSum,
   refuseLoneSurrogate,
-  refuseOutOfRange,
   refuseTooLarge,
   refuseTooManyBinds,
   refuseUnsupported,
@@ -15,7 +14,6 @@ import { isCondition } from '../json/operation.js'
 import type { Condition, Operation } from '../json/operation.js'
 import { needsElements } from '../json/semantics.js'
 import type { JsonValue } from '../json/values.js'
-import { integerTypes } from '../rows/operand-types.js'
 import { readRow, rowSelection, selectRow } from '../rows/read-row.js'
 import { refuseTruncation } from '../rows/short-columns.js'
 import { conditionSql } from '../rows/row-conditions.js'
@@ -26,7 +24,7 @@ import { jsonColumnType, RowRef } from '../rows/row-ref.js'
 import type { Target } from '../rows/row-ref.js'
 import { assignStored, findRowState, refuseUnsavedChanges, rowStateOf } from '../rows/row-state.js'
 import { publishBatch, traceCall } from '../sequelize/channels.js'
-import { attributeType, isChanged, updatedAtAttribute, valuesOf, versionAttribute } from '../sequelize/internals.js'
+import { isChanged, updatedAtAttribute, valuesOf, versionAttribute } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { isTextInMemory, policyOf } from '../sequelize/model-state.js'
 import { failureOf, isRefusedByServer, sendForRows } from '../sequelize/send.js'
@@ -168,7 +166,7 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
   const perform = async (): Promise<Written> => {
     const columns = hasColumns ? await validatedChanges(method, row, changes) : []
     const call = await startCall({ method, session, row: row.facts, transaction: joined, logging })
-    refuseUnsupportedChanges(call, model, documents, columns)
+    refuseUnsupportedChanges(call, documents, columns)
     if (call.dialect.clampsValues) await refuseTruncation(call, model, changedColumns(documents))
     return withRows(call, [row], async ([ref], own) => {
       const needed = instance && !isKnown(call, model, columns) ? 'row' : answer
@@ -206,18 +204,13 @@ async function sendWrite(call: Call, write: AtomicWrite, { retry }: WriteOptions
 /** @throws {UnsupportedValueError} the database cannot hold a key, a value, a sum or a document exactly */
 export function refuseUnsupportedChanges(
   { method, dialect }: Call,
-  model: RowModel,
   documents: readonly DocumentChange[],
   columns: readonly ColumnChange[],
 ): void {
   for (const each of documents) refuseUnsupported(method, each.column, each, dialect)
   for (const each of columns) {
     if ('plus' in each) refuseClampedSum(method, each.attribute, dialect)
-    else {
-      refuseLoneSurrogate(method, each.attribute, each.value, dialect)
-      const isInteger = integerTypes.includes(attributeType(model, each.attribute))
-      if (isInteger) refuseOutOfRange(method, each.attribute, each.value, dialect)
-    }
+    else refuseLoneSurrogate(method, each.attribute, each.value, dialect)
   }
 }
 

@@ -1,5 +1,5 @@
 import { Utils } from 'sequelize'
-import { refuseOutOfRange, refuseInexactSums, refuseLoneSurrogate, refuseUnsupported } from '../dialects/limits.js'
+import { refuseInexactSum, refuseInexactSums, refuseLoneSurrogate, refuseUnsupported } from '../dialects/limits.js'
 import { isOptions } from '../errors/check-options.js'
 import type { UsageError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
@@ -91,7 +91,7 @@ export async function newRow(
     const change = { attribute, plus, type: attributeType(model, attribute) }
     refuseUnstorable(method, model, attribute, built[attribute])
     built[attribute] = valueAfter(change, numberOf(built[attribute]))
-    refuseOutOfRange(method, attribute, built[attribute], dialect)
+    refuseInexactSum(method, attribute, built[attribute], dialect)
   }
   const texts = new Map<string, string>()
   let refusal: UsageError | undefined

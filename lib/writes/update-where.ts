@@ -95,7 +95,7 @@ export async function updateWhere<M extends Model, const G extends object>(
   if (joined && retry) throw usage.retryJoined(method)
   const columns = await validatedChanges(method, query, ordinary)
   const call = await startCall({ method, session, row: facts, transaction: joined, logging })
-  refuseUnsupportedChanges(call, query.model, documents, columns)
+  refuseUnsupportedChanges(call, documents, columns)
   await refuseTruncation(call, query.model, changedColumns(documents))
   const statements = (context: QueryContext, state: TransactionState | undefined): Promise<number> => {
     const write = async (own: QueryContext): Promise<number> => {

@@ -317,14 +317,11 @@ eachDatabase('atomicUpdate', (database) => {
       expect(row!.digits.trim()).to.equal('9007199254740995')
     })
 
-    it('adds a number past 64 bits exactly, or refuses it, and refuses such a value', async () => {
+    it('adds a number past 64 bits exactly, or refuses it', async () => {
       const { id } = await Jobs.create({ total: -10 })
       const sum = atomicUpdate([Jobs, id], { total: plus('9223372036854775810') })
       if (database.name === 'sqlite') await rejection(sum, UnsupportedValueError)
       else await sum
-      for (const total of [10n ** 20n, String(10n ** 20n)]) {
-        await rejection(atomicUpdate([Jobs, id], { total: total as string }), UnsupportedValueError)
-      }
       await atomicUpdate([Jobs, id], { total: plus('-0007') })
       const [row] = await sequelize.query<{ digits: string }>(
         `SELECT CAST(total AS CHAR(30)) AS digits FROM jobs WHERE id = ${id}`,
