@@ -34,7 +34,9 @@ export interface CallSite {
 export function firstUserFrame(site: Error): CallSite | undefined {
   let awaiting: CallSite | undefined
   for (let each: unknown = site; each instanceof Error; each = each.cause) {
-    for (const frame of (each.stack ?? '').split('\n').slice(1)) {
+    const { stack } = each as { readonly stack?: unknown }
+    // Error.prepareStackTrace may make another value of it.
+    for (const frame of typeof stack === 'string' ? stack.split('\n').slice(1) : []) {
       // The name of a function can contain parentheses, too.
       const location = / \(((?:[\\/]|\w+:).*)\)$/.exec(frame)?.[1] ?? frame.trim().replace(/^at (async )?/, '')
       const [, place, line] = /^(.*):(\d+):\d+$/.exec(location) ?? []

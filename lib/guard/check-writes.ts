@@ -225,6 +225,10 @@ async function checkAndSend(update: Save, policy: Policy | undefined): Promise<u
   const result = isPatched ? await patchRow(update, edits as EditedColumn[], policy?.conflicts) : await send(values)
   done()
   recordAnswer()
+  // What the database has computed is not known.
+  for (const column of jsonAttributes(model)) {
+    if (values[fieldOf(model, column)] instanceof Utils.SequelizeMethod) state.forget(column)
+  }
   return result
 }
 

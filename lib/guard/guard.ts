@@ -180,8 +180,7 @@ function guardModel(model: RowModel): void {
     return async function (...args) {
       checkRead(this, args[0])
       const found = await original.apply(this, args)
-      // What a hook has changed in the documents was not changed by the application.
-      if (hasFindHooks(this) && activePolicy(this)) recordRows(found)
+      if (hasFindHooks(this) && activePolicy(this)) recordHooks(found)
       return found
     }
   })
@@ -232,9 +231,9 @@ function checkRead(model: RowModel, options: CallOptions | undefined): void {
   reportOutsideRead(session, policy, model.name, scope.method, transactionOf(scope))
 }
 
-/** Records the instances in the result of a finder. */
-function recordRows(found: unknown): void {
-  for (const row of [found].flat<unknown[]>()) if (row instanceof Model) recordReload(row as Row)
+/** Records what the hooks of a finder have made of the documents in its result. */
+function recordHooks(found: unknown): void {
+  for (const row of [found].flat<unknown[]>()) if (row instanceof Model) findRowState(row as Row)?.recordHooks()
 }
 
 function recordReload(row: Row): void {

@@ -31,7 +31,7 @@ import { execute, factsOf, startCall } from '../transactions/execute.js'
 import type { Call } from '../transactions/execute.js'
 import { transactionToJoin } from '../transactions/join.js'
 import { lossError, notTooDeep, respelled, spellDocuments } from '../transactions/save-digits.js'
-import { applyToOtherInstances } from '../transactions/other-instances.js'
+import { applyToOtherInstances, markSameStale } from '../transactions/other-instances.js'
 import type { TransactionState } from '../transactions/transaction-state.js'
 import { isReadFirst, readDocument, sendMatching, updateDocuments } from '../writes/update-document.js'
 import type { DocumentChange, DocumentColumn, UpdateResult } from '../writes/update-document.js'
@@ -120,6 +120,10 @@ export async function patchRow(
         operations,
         operations.length > 0 ? undefined : valuesOf(instance)[column],
       )
+    }
+    if (state) {
+      const columns = documents.map(({ column }) => column)
+      await markSameStale(state, row, columns, context.transaction!)
     }
     return answer
   }

@@ -12,8 +12,6 @@ export function keyText(type: string, value: unknown): unknown {
       return timeText(String(value))
     case 'BOOLEAN':
       return Number(value)
-    case 'UUID':
-      return String(value).toLowerCase().replaceAll('-', '')
     default:
       if (value instanceof Date) return [value.getTime()]
       if (value instanceof Uint8Array) return [Buffer.from(value).toString('base64')]
@@ -21,11 +19,19 @@ export function keyText(type: string, value: unknown): unknown {
   }
 }
 
-/** {@link keyText}, the same also for texts that a collation may take for the same: in case, accents and spaces at the end. */
+/**
+ * {@link keyText}, the same also for texts that only some databases, or some collations, take for the same: in case, accents,
+ * spaces at the end, and the dashes of a UUID.
+ */
 export function looseKeyText(type: string, value: unknown): unknown {
   const text = keyText(type, value)
   if (typeof text !== 'string' || typeof value !== 'string') return text
-  return text.normalize('NFKD').replace(/\p{M}/gu, '').toUpperCase().toLowerCase().trimEnd()
+  return (type === 'UUID' ? text.replaceAll('-', '') : text)
+    .normalize('NFKD')
+    .replace(/\p{M}/gu, '')
+    .toUpperCase()
+    .toLowerCase()
+    .trimEnd()
 }
 
 /** A decimal number without the zeros that do not count. */

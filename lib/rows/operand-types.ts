@@ -1,6 +1,6 @@
 import type { RefusedValue } from '../dialects/dialect.js'
 import { isOfText } from '../dialects/limits.js'
-import { attributeType, fieldOf } from '../sequelize/internals.js'
+import { attributeType, fieldOf, scaleOf } from '../sequelize/internals.js'
 import type { RowModel } from '../sequelize/internals.js'
 
 export const integerTypes: readonly string[] = ['TINYINT', 'SMALLINT', 'MEDIUMINT', 'INTEGER', 'BIGINT']
@@ -77,4 +77,38 @@ export function refusedAttributes(
   const fitting = ordinary.filter((name) => isText(name) === isOfText(misfit))
   if (isOfText(misfit)) fitting.push(...texts)
   return fitting.length > 0 ? fitting : ordinary
+}
+
+/** Whether a column of integers, or a DECIMAL, holds a sum without rounding it to its scale. */
+export function isSumKnown(model: RowModel, attribute: string, by: string): boolean {
+  const scale = integerTypes.includes(attributeType(model, attribute)) ? 0 : scaleOf(model, attribute)
+  return /^-?\d+(\.\d+)?$/.test(by) && (by.split('.')[1] ?? '').length <= scale
+}
+
+/** The value in memory of a number in a column of a type after adding to it, in the form that the driver gave it. */
+export function sumOf(type: string, before: unknown, by: string): unknown {
+  if (typeof before !== 'string' && typeof before !== 'number' && before !== null) return before
+  // The driver has rounded it, and will round the sum.
+  const isRounded = typeof before === 'number' && Number.isInteger(before) && !Number.isSafeInteger(before)
+  if (isRounded) return before + Number(by)
+  const text = String(before ?? 0)
+  const isDecimal = /^-?\d+(\.\d+)?$/.test(text)
+  const isDouble = !['DECIMAL', ...integerTypes].includes(type)
+  if (!isDecimal || isDouble) return Number(text) + Number(by)
+  const sum = decimalSum(text, by)
+  const isLong = integerTypes.includes(type) && !Number.isSafeInteger(Number(sum))
+  return typeof before === 'string' || isLong ? sum : Number(sum)
+}
+
+/** The exact sum of two decimal texts, with the digits after the point that the longer one has. */
+function decimalSum(one: string, other: string): string {
+  const scale = Math.max(...[one, other].map((text) => text.split('.')[1]?.length ?? 0))
+  const scaled = (text: string): bigint => {
+    const [whole, part = ''] = text.split('.') as [string, string?]
+    return BigInt(`${whole}${part.padEnd(scale, '0')}`)
+  }
+  const sum = scaled(one) + scaled(other)
+  const digits = String(sum < 0n ? -sum : sum).padStart(scale + 1, '0')
+  const point = digits.length - scale
+  return `${sum < 0n ? '-' : ''}${digits.slice(0, point)}${scale > 0 ? `.${digits.slice(point)}` : ''}`
 }

@@ -58,6 +58,8 @@ interface StoredValue {
   readonly spelling?: string | null | undefined
   /** The text that the instance read or wrote, if it is text and JavaScript would spell a part of its document otherwise. */
   readonly given?: string | undefined
+  /** As JSON, what hooks of the finder have made of it: only another value is a change of the application. */
+  readonly afterHooks?: string | undefined
   /** Identifies the read that the value comes from. */
   readonly read?: object | undefined
   /** The transaction that has locked the row since that read or write. */
@@ -181,6 +183,26 @@ export class RowState {
       this.#stored.set(column, { text: this.textOf(column, value), spelling, given, read, lockedIn })
       this.staleColumns.delete(column)
     }
+  }
+
+  /** Records the values that hooks of the finder have made of what it read. */
+  recordHooks(): void {
+    for (const [column, stored] of this.#stored) {
+      const afterHooks = this.textOf(column, valuesOf(this.#row)[column])
+      if (afterHooks !== stored.text) this.#stored.set(column, { ...stored, afterHooks })
+    }
+  }
+
+  /** The values of all columns with documents may be out of date. */
+  markStale(): void {
+    for (const column of this.#mutableColumns) this.staleColumns.add(column)
+  }
+
+  /** Whether a document was changed, also in place, since its stored value was recorded. */
+  hasChanged(column: string): boolean {
+    const text = this.storedText(column)
+    const value = valuesOf(this.#row)[column]
+    return isChanged(this.#row, column) || (text !== undefined && !isSameDocument(this.textOf(column, value), text))
   }
 
   /** Records that the read of `columns` has locked the row. */
@@ -307,7 +329,7 @@ export class RowState {
     if (!isTracked) return
     for (const column of this.#stored.keys()) {
       if (columns && !columns.includes(column)) continue
-      this.#markChangeSince(column, this.storedText(column))
+      this.#markChangeSince(column, this.#storedValue(column)?.afterHooks ?? this.storedText(column))
     }
   }
 

@@ -280,7 +280,9 @@ export async function runCallback<R>(
   // The write around it is not complete.
   if (method === 'onWrite') state.refuseCommit(transaction, scope)
   try {
-    const result = await runWith({ scope }, fn)
+    const returned = runWith({ scope }, fn)
+    // The work of a query builder begins when it is awaited: in the scope.
+    const result = await (isLazy(returned) ? runWith({ scope }, async () => await returned) : returned)
     await microtasksDone()
     const around = isJoined ? scope : undefined
     const work = [...state.work.of(around), ...state.savepoints.of(around)]
@@ -312,6 +314,12 @@ async function settleWork(state: TransactionState, scope: Scope, isJoined: boole
     await Promise.all(work.map(({ settled }) => settled))
     await microtasksDone()
   }
+}
+
+/** Whether a value is a promise of its own kind, whose work may start when it is awaited. */
+function isLazy<R>(value: R | Promise<R>): boolean {
+  const isObject = typeof value === 'object' && value !== null
+  return isObject && !(value instanceof Promise) && 'then' in value && typeof value.then === 'function'
 }
 
 /** Whether a value is lazy: its work starts on subscription (Observable) or iteration (generator). */

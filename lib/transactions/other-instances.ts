@@ -1,10 +1,11 @@
+import type { FindOptions, Transaction, WhereOptions } from 'sequelize'
 import { StaleRowError } from '../errors/errors.js'
 import { parseJson } from '../json/json-text.js'
 import type { Operation } from '../json/operation.js'
 import { RowRef } from '../rows/row-ref.js'
 import { assignStored, findRowState, isSameDocument, jsonOf, rowStateOf } from '../rows/row-state.js'
 import { isChanged, modelOf, previousValuesOf, valuesOf, versionAttribute } from '../sequelize/internals.js'
-import type { Row } from '../sequelize/internals.js'
+import type { Row, RowModel } from '../sequelize/internals.js'
 import { modelStateOf } from '../sequelize/model-state.js'
 import type { TransactionState } from './transaction-state.js'
 
@@ -15,7 +16,6 @@ export function refreshOtherInstances(state: TransactionState, writer: Row, colu
   if (!state.lockedRows.hasOtherThan(writer)) return
   const ref = RowRef.of(writer)
   const version = versionAttribute(modelOf(writer))
-  markSimilarStale(state, ref, columns)
   for (const other of state.lockedRows.ofRow(ref.key, writer)) {
     const otherState = rowStateOf(other)
     state.remember(other)
@@ -46,7 +46,6 @@ export function applyToOtherInstances(
   document?: unknown,
 ): readonly Row[] {
   const others = state.lockedRows.ofRow(row.key, row.instance)
-  markSimilarStale(state, row, [column])
   for (const other of others) {
     state.remember(other)
     rowStateOf(other).markChangesInPlace([column])
@@ -55,11 +54,39 @@ export function applyToOtherInstances(
   return others
 }
 
-/** Marks columns as stale in the instances whose row may be the same, by another spelling of its key. */
-export function markSimilarStale(state: TransactionState, row: RowRef, columns: readonly string[]): void {
-  for (const other of state.lockedRows.ofSimilarKeys(row)) {
+/**
+ * Marks columns, which were written by a key, as stale in the locked instances of the row that the database takes for the one of
+ * that key: their keys are spelled as stored.
+ */
+export async function markSameStale(
+  { lockedRows }: TransactionState,
+  ref: RowRef,
+  columns: readonly string[],
+  transaction: Transaction,
+): Promise<void> {
+  const { model, primaryKey, key } = ref
+  const similar = lockedRows.ofRow(key).length > 0 ? [] : lockedRows.ofSimilarKeys(ref)
+  if (similar.length === 0) return
+  const found = await findByKey(model, primaryKey, model.primaryKeyAttributes, transaction)
+  const stored = found && new RowRef(model, found).key
+  for (const other of similar) {
+    if (RowRef.of(other).key !== stored) continue
     for (const column of columns) rowStateOf(other).staleColumns.add(column)
   }
+}
+
+/** Reads attributes of a row by its primary key; without scopes and hooks. */
+export async function findByKey(
+  model: RowModel,
+  primaryKey: Readonly<Record<string, unknown>>,
+  attributes: readonly string[],
+  transaction: Transaction,
+): Promise<Readonly<Record<string, unknown>> | null> {
+  const options = { attributes: [...attributes], raw: true, transaction, paranoid: false, hooks: false }
+  const found: unknown = await model
+    .unscoped()
+    .findOne({ ...options, where: primaryKey as WhereOptions } as FindOptions)
+  return found as Readonly<Record<string, unknown>> | null
 }
 
 /** Applies an increment() of `writer` to the other locked instances of its row. */
@@ -103,7 +130,7 @@ export function refuseStaleSave(state: TransactionState, method: string, row: Ro
   const columns = mutable.filter((column) => fields?.includes(column) ?? true)
   for (const column of columns) {
     const isStale = isLockedItself
-      ? isChanged(row, column) && rowStateOf(row).staleColumns.has(column)
+      ? rowStateOf(row).staleColumns.has(column) && rowStateOf(row).hasChanged(column)
       : isBehind(row, column, instances)
     if (isStale) throw StaleRowError.inTransaction(method, ref.facts, column)
   }

@@ -1,8 +1,10 @@
 import type { Transaction, Transactionable } from 'sequelize'
 import { usage } from '../errors/usage.js'
+import { integerTypes, isSumKnown, sumOf } from '../rows/operand-types.js'
 import { RowRef } from '../rows/row-ref.js'
 import { assignStored, findRowState } from '../rows/row-state.js'
 import {
+  attributeType,
   fieldOf,
   isChanged,
   isSameTransaction,
@@ -86,7 +88,7 @@ function callRowMethod(row: Row, name: RowMethod, original: Original, args: unkn
   return state.runCall(key, `${name}() of a ${modelOf(row).name}`, async () => {
     state.remember(row, transaction)
     rowState?.markChangesInPlace()
-    if (name === 'save') refuseStaleSave(state, name, row, options?.fields)
+    if (name === 'save' && !row.isNewRecord) refuseStaleSave(state, name, row, options?.fields)
     // decrement() calls increment(), so one case is enough.
     if (name === 'increment') return incrementLocked(state, row, original, args, isLocked)
     const result = await original.apply(row, args)
@@ -144,9 +146,12 @@ function addToMemory(
   const add = (column: string, amount: number): void => {
     const value = valuesOf(row)[column]
     if (value !== before[column]) return
-    if (isChanged(row, column) || typeof value === 'string') isKnown = false
     // NULL stays NULL.
-    else if (typeof value === 'number') assignStored(row, { [column]: value + amount })
+    if ((value ?? undefined) === undefined) return
+    const type = attributeType(modelOf(row), column)
+    const isExact = [...integerTypes, 'DECIMAL'].includes(type)
+    if (isChanged(row, column) || (isExact && !isSumKnown(modelOf(row), column, String(amount)))) isKnown = false
+    else assignStored(row, { [column]: sumOf(type, value, String(amount)) })
   }
   for (const [column, amount] of Object.entries(amounts)) add(column, amount)
   if (version !== undefined && isKnown) add(version, 1)

@@ -330,6 +330,7 @@ export class TransactionState {
       }
       const result = await this.#sendStatement(query, text, options)
       this.#undo.rollBackTo(name!)
+      this.#markReadInside()
       this.#fatal = undefined
       return result
     }
@@ -416,6 +417,14 @@ export class TransactionState {
     this.lockedRows.clear()
     // A transaction of this library is restored after the attempt has ended: statements may still be in progress.
     if (outcome === 'committed' || !this.#isOurs) this.#undo.clear()
+  }
+
+  /** Marks the instances as stale that were read under a lock of a savepoint which is rolled back: its writes are in them. */
+  #markReadInside(): void {
+    for (const row of this.lockedRows.all()) {
+      const rowState = rowStateOf(row)
+      if (rowState.lastLock && !rowState.lock) rowState.markStale()
+    }
   }
 
   /** Snapshots an instance before a write in `transaction`, which may be a savepoint. */

@@ -1,5 +1,5 @@
 import { ConnectionAcquireTimeoutError, QueryTypes } from 'sequelize'
-import type { FindOptions, Transaction, WhereOptions } from 'sequelize'
+import type { Transaction } from 'sequelize'
 import type { Dialect } from '../dialects/dialect.js'
 import { ConflictError, RowNotFoundError, StaleRowError } from '../errors/errors.js'
 import { keyNamedIn, RowRef } from '../rows/row-ref.js'
@@ -29,7 +29,7 @@ import {
   refuseOutside,
   transactionOption,
 } from './join.js'
-import { refreshOtherInstances } from './other-instances.js'
+import { findByKey, markSameStale, refreshOtherInstances } from './other-instances.js'
 import { joinRowMethods } from './row-methods.js'
 import { keepDigitsInSaves } from './save-digits.js'
 import { findTransactionState, transactionStateOf } from './transaction-state.js'
@@ -164,7 +164,7 @@ async function sendBulkWrite(
   model: RowModel,
 ): Promise<unknown> {
   const result = await state.send(query, sql, options)
-  if (!isNone(result)) markRowsStale(state, model, options)
+  if (!isNone(result)) await markRowsStale(state, model, options)
   return result
 }
 
@@ -186,6 +186,7 @@ async function sendRowWrite(
   if ((isDelete || isUpdate) && isNone(result)) await refuseUnmatchedRow(row, state.dialect!, options)
   recordWrite?.()
   refreshOtherInstances(state, row, columns)
+  if (!row.isNewRecord) await markSameStale(state, RowRef.of(row), columns, options.transaction!)
   return isDelete ? row : result
 }
 
@@ -195,16 +196,17 @@ function isNone(result: unknown): boolean {
 }
 
 /** Marks the columns that a bulk statement wrote as stale in locked instances, unless its WHERE names another row. */
-function markRowsStale(state: TransactionState, model: RowModel, options: QueryOptions): void {
+async function markRowsStale(state: TransactionState, model: RowModel, options: QueryOptions): Promise<void> {
   const { where, fields = [], updateOnDuplicate } = options
   const columns = updateOnDuplicate ? attributesOf(model, updateOnDuplicate) : fields
   const primaryKey = where && keyNamedIn(model, where)
   const isOneRow = primaryKey && Object.keys(primaryKey).length === model.primaryKeyAttributes.length
-  const key = isOneRow && new RowRef(model, primaryKey).looseKey
+  const ref = isOneRow ? new RowRef(model, primaryKey) : undefined
   for (const row of state.lockedRows.ofTable(model)) {
-    if (key && RowRef.of(row).looseKey !== key) continue
+    if (ref && RowRef.of(row).key !== ref.key) continue
     for (const column of columns) rowStateOf(row).staleColumns.add(column)
   }
+  if (ref) await markSameStale(state, ref, columns, options.transaction!)
 }
 
 /**
@@ -222,14 +224,7 @@ async function refuseUnmatchedRow(row: Row, dialect: Dialect, options: QueryOpti
   const { model, primaryKey, facts } = RowRef.of(row)
   const attributes = version === undefined ? Object.keys(primaryKey) : [version]
   // Depending on the flags of the connection, MySQL counts only changed rows, not matched rows.
-  const stored = (await model.unscoped().findOne({
-    where: primaryKey as WhereOptions,
-    attributes,
-    raw: true,
-    transaction,
-    paranoid: false,
-    hooks: false,
-  } as FindOptions)) as Readonly<Record<string, unknown>> | null
+  const stored = await findByKey(model, primaryKey, attributes, transaction!)
   if (!stored && (method === 'destroy' || version !== undefined)) return
   if (!stored) {
     const option = transactionOption(sessionOf(sequelizeOfTransaction(transaction!)), transaction!)

@@ -39,7 +39,6 @@ import { execute, factsOf, inSavepoint, startCall } from '../transactions/execut
 import type { Call } from '../transactions/execute.js'
 import { selectKeys } from '../transactions/find-row.js'
 import { transactionToJoin } from '../transactions/join.js'
-import { markSimilarStale } from '../transactions/other-instances.js'
 import { checkRetryOptions } from '../transactions/retry.js'
 import type { RetryOptions } from '../transactions/retry.js'
 import type { TransactionState } from '../transactions/transaction-state.js'
@@ -288,7 +287,6 @@ function forgetDeleted(state: TransactionState, row: RowRef): void {
     state.remember(other)
     for (const column of mutable) rowStateOf(other).staleColumns.add(column)
   }
-  markSimilarStale(state, row, mutable)
 }
 
 /**

@@ -35,7 +35,7 @@ import { execute, factsOf, inSavepoint, startCall } from '../transactions/execut
 import type { Call } from '../transactions/execute.js'
 import { withRows } from '../transactions/find-row.js'
 import { lockTransaction, transactionOption, transactionToJoin } from '../transactions/join.js'
-import { applyToOtherInstances } from '../transactions/other-instances.js'
+import { applyToOtherInstances, markSameStale } from '../transactions/other-instances.js'
 import { checkRetryOptions } from '../transactions/retry.js'
 import type { TransactionState } from '../transactions/transaction-state.js'
 import { refuseSelfDeadlock } from '../transactions/writer-queue.js'
@@ -307,6 +307,7 @@ export async function updateInTransaction(
   const written = (await updateRow(call, isJoined ? withNeededAnswer(call, state, write) : write, context))!
   if (instance) state.remember(instance, context.transaction)
   applyToOthers(state, write, written)
+  if (isJoined) await markSameStale(state, write.row, changedColumns(write.documents), context.transaction!)
   if (isJoined && instance) applyToInstance(instance, write, written)
   return written
 }

@@ -1,12 +1,19 @@
 import { Utils } from 'sequelize'
 import { usage } from '../errors/usage.js'
 import { isOperation } from '../json/operation.js'
-import { copied, expectedOperand, fitsType, fractionTypes, integerTypes } from '../rows/operand-types.js'
+import {
+  copied,
+  expectedOperand,
+  fitsType,
+  fractionTypes,
+  integerTypes,
+  isSumKnown,
+  sumOf,
+} from '../rows/operand-types.js'
 import type { RowRef } from '../rows/row-ref.js'
 import {
   attributeType,
   changedAttributes,
-  scaleOf,
   updatedAtAttribute,
   valuesOf,
   versionAttribute,
@@ -136,35 +143,10 @@ export function isStorable(type: string, value: unknown): boolean {
  */
 export function isValueKnown(model: RowModel, change: ColumnChange, addsDecimals: boolean): boolean {
   if (!('plus' in change) || integerTypes.includes(change.type)) return true
-  if (change.type !== 'DECIMAL' || !addsDecimals) return false
-  return (change.plus.split('.')[1] ?? '').length <= scaleOf(model, change.attribute)
+  return change.type === 'DECIMAL' && addsDecimals && isSumKnown(model, change.attribute, change.plus)
 }
 
 /** The value in memory after a change, in the form that the driver gave it. A number that was not loaded stays unknown. */
 export function valueAfter(change: ColumnChange, before: unknown): unknown {
-  if (!('plus' in change)) return change.value
-  if (typeof before !== 'string' && typeof before !== 'number' && before !== null) return before
-  // The driver has rounded it, and will round the sum.
-  const isRounded = typeof before === 'number' && Number.isInteger(before) && !Number.isSafeInteger(before)
-  if (isRounded) return before + Number(change.plus)
-  const text = String(before ?? 0)
-  const isDecimal = /^-?\d+(\.\d+)?$/.test(text)
-  const isDouble = !['DECIMAL', ...integerTypes].includes(change.type)
-  if (!isDecimal || isDouble) return Number(text) + Number(change.plus)
-  const sum = decimalSum(text, change.plus)
-  const isLong = integerTypes.includes(change.type) && !Number.isSafeInteger(Number(sum))
-  return typeof before === 'string' || isLong ? sum : Number(sum)
-}
-
-/** The exact sum of two decimal texts, with the digits after the point that the longer one has. */
-function decimalSum(one: string, other: string): string {
-  const scale = Math.max(...[one, other].map((text) => text.split('.')[1]?.length ?? 0))
-  const scaled = (text: string): bigint => {
-    const [whole, part = ''] = text.split('.') as [string, string?]
-    return BigInt(`${whole}${part.padEnd(scale, '0')}`)
-  }
-  const sum = scaled(one) + scaled(other)
-  const digits = String(sum < 0n ? -sum : sum).padStart(scale + 1, '0')
-  const point = digits.length - scale
-  return `${sum < 0n ? '-' : ''}${digits.slice(0, point)}${scale > 0 ? `.${digits.slice(point)}` : ''}`
+  return 'plus' in change ? sumOf(change.type, before, change.plus) : change.value
 }

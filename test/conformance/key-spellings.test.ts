@@ -1,6 +1,6 @@
 import { expect } from 'chai'
 import { DataTypes } from 'sequelize'
-import type { DataType, Model, ModelStatic, Sequelize } from 'sequelize'
+import type { DataType, Model, ModelStatic, Sequelize, Transaction } from 'sequelize'
 import {
   ConflictError,
   plus,
@@ -9,6 +9,7 @@ import {
   updateJson,
   updateWhere,
   withLock,
+  withLocks,
   withNext,
 } from 'sequelize-lossless'
 import type { DatabaseName } from '../databases/index.js'
@@ -56,6 +57,7 @@ const table: Readonly<Record<string, Spellings>> = {
     stored: '0b5a6ec9-7a0e-4c22-9d9e-21c8d0c1f001',
     others: ['0B5A6EC9-7A0E-4C22-9D9E-21C8D0C1F001'],
     on: ['postgres'],
+    isByCollation: true,
   },
   STRING: {
     type: DataTypes.STRING(20),
@@ -107,6 +109,34 @@ eachDatabase('a locked row that another call names by another spelling of its ke
       }
     }
   }
+})
+
+eachDatabase('two locked rows whose keys differ by case', (database) => {
+  if (['mysql', 'mariadb'].includes(database.name)) return
+
+  it('are saved, and written by their keys, without an effect on each other', async () => {
+    const { sequelize } = database.connect()
+    const attributes = { k: { type: DataTypes.STRING(20), primaryKey: true }, doc: DataTypes.JSON }
+    const Keys = sequelize.define<Keyed>('Cased', attributes, { tableName: 'cased', timestamps: false })
+    await Keys.sync({ force: true })
+    await Keys.bulkCreate(['ab', 'AB', 'aB'].map((k) => ({ k, doc: {} })))
+    const write = (k: string, transaction: Transaction): Promise<unknown> =>
+      updateJson([Keys, k], 'doc' as never, [set(`by_key`, k)] as never, { transaction })
+    await withLocks([[Keys, 'ab'] as never, [Keys, 'AB'] as never], async (rows, transaction) => {
+      for (const row of rows as unknown as readonly Keyed[]) {
+        await write('aB', transaction)
+        await write('AB', transaction)
+        row.doc['mine'] = row.k
+        await row.save()
+      }
+    })
+    const stored = Object.fromEntries((await Keys.findAll()).map(({ k, doc }) => [String(k), doc])) as unknown
+    expect(stored).to.deep.equal({
+      ab: { mine: 'ab' },
+      AB: { by_key: 'AB', mine: 'AB' },
+      aB: { by_key: 'aB' },
+    })
+  })
 })
 
 eachDatabase('a key that the driver reads as that of another row', (database) => {

@@ -9,6 +9,7 @@ import {
   OutsideTransactionError,
   RolledBackError,
   RowNotFoundError,
+  StaleRowError,
   UnsavedChangesError,
   UsageError,
   withLock,
@@ -763,17 +764,25 @@ eachDatabase('increment() of a locked row', (database) => {
     readonly id: number
     n: number | null
     big: string | number | null
+    cents: string | number | null
   }
 
   for (const version of [false, true]) {
     it(`is kept by a save of the number after it${version ? ', of a model with a version' : ''}`, async () => {
       const { sequelize } = database.connect()
-      const attributes = { n: { type: DataTypes.INTEGER, defaultValue: 0 }, big: DataTypes.BIGINT }
+      const attributes = {
+        n: { type: DataTypes.INTEGER, defaultValue: 0 },
+        big: DataTypes.BIGINT,
+        cents: DataTypes.DECIMAL(10, 2),
+      }
       const options = { tableName: 'counted', timestamps: false, version }
       const Counters = sequelize.define<Counted>('Counted', attributes, options)
       await Counters.sync({ force: true })
       const { id } = await Counters.create({})
+      await Counters.update({ cents: '10.50' }, { where: { id } })
       await withLock([Counters, id], async (row) => {
+        await row.increment('cents', { by: 5 })
+        await row.update({ cents: (Number(row.cents) + 1).toFixed(2) })
         await row.increment('n')
         row.n! += 1
         await row.save()
@@ -781,8 +790,62 @@ eachDatabase('increment() of a locked row', (database) => {
         row.n! += 10
         await row.save()
       })
-      const { n, big } = await Counters.findByPk(id, { rejectOnEmpty: true })
-      expect([n, big]).to.deep.equal([9, null])
+      const { n, big, cents } = await Counters.findByPk(id, { rejectOnEmpty: true })
+      expect([n, big, Number(cents)]).to.deep.equal([9, null, 16.5])
     })
   }
+})
+
+eachDatabase('a callback in a transaction', (database) => {
+  let sequelize: Sequelize
+  let Runs: typeof WorkflowRun
+
+  before(async () => {
+    ;({ sequelize } = database.connect())
+    Runs = await createRuns(sequelize)
+  })
+
+  it('is in its transaction with what a promise of another kind starts when it is awaited', async () => {
+    const { id } = await Runs.create({ progress: {} })
+    const lazy = <R>(start: () => Promise<R>): Promise<R> =>
+      ({ then: (done: () => void, fail: () => void) => start().then(done, fail) }) as never
+    await withLock([Runs, id], (row) => lazy(() => row.update({ title: 'own' })))
+    await rejection(
+      withLock([Runs, id], () => lazy(() => Runs.create({ title: 'outside' }))),
+      OutsideTransactionError,
+    )
+    expect((await Runs.findAll()).map(({ title }) => title)).to.deep.equal(['own'])
+  })
+
+  it('does not save what it has read in a savepoint that was rolled back', async () => {
+    const { id } = await Runs.create({ progress: { of: 'row' } })
+    for (const change of [
+      (row: WorkflowRun): unknown => (row.progress!['mine'] = 1),
+      (row: WorkflowRun): unknown => (row.progress = { ...row.progress, mine: 1 }),
+    ]) {
+      const call = withLock([Runs, id], async (row, transaction) => {
+        let inside: WorkflowRun | undefined
+        const failed = sequelize.transaction({ transaction }, async (savepoint) => {
+          await row.mergeJsonKey('progress', 'undone', 1, { transaction: savepoint })
+          inside = await lock([Runs, id], { transaction: savepoint })
+          throw new Error('undo')
+        })
+        await rejection(failed, Error)
+        await row.mergeJsonKey('progress', 'kept', 1)
+        change(inside!)
+        await inside!.save({ transaction })
+      })
+      await rejection(call, StaleRowError)
+    }
+    expect((await Runs.findByPk(id))!.progress).to.deep.equal({ of: 'row' })
+  })
+
+  it('replaces a row that it has deleted', async () => {
+    const { id } = await Runs.create({ progress: { before: 1 } })
+    await withLock([Runs, id], async (row, transaction) => {
+      await row.destroy()
+      await Runs.create({ id, progress: { after: 1 } }, { transaction })
+    })
+    expect((await Runs.findByPk(id))!.progress).to.deep.equal({ after: 1 })
+  })
 })
