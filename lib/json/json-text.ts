@@ -174,7 +174,9 @@ function placed(token: string): { readonly sign: number; readonly digits: string
 /** Whether two scalars of JSON texts are equal; numbers by value, however they are spelled. */
 export function isSameScalar(one: string, other: string): boolean {
   if (one === other) return true
-  if (/^[-\d]/.test(one) && /^[-\d]/.test(other)) return decimal(one) === decimal(other)
+  if (/^[-\d]/.test(one) && /^[-\d]/.test(other)) {
+    return Number(one) === Number(other) && decimal(one) === decimal(other)
+  }
   if (!one.startsWith('"') || !other.startsWith('"')) return false
   // Without escapes, other text is another string.
   return (one.includes('\\') || other.includes('\\')) && JSON.parse(one) === JSON.parse(other)

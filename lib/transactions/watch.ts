@@ -225,7 +225,7 @@ async function refuseUnmatchedRow(row: Row, dialect: Dialect, options: QueryOpti
   const attributes = version === undefined ? Object.keys(primaryKey) : [version]
   // Depending on the flags of the connection, MySQL counts only changed rows, not matched rows.
   const stored = await findByKey(model, primaryKey, attributes, transaction!)
-  if (!stored && (method === 'destroy' || version !== undefined)) return
+  if (!stored && method === 'destroy') return
   if (!stored) {
     const option = transactionOption(sessionOf(sequelizeOfTransaction(transaction!)), transaction!)
     throw new RowNotFoundError(method, { ...facts, option })

@@ -840,6 +840,19 @@ eachDatabase('a callback in a transaction', (database) => {
     expect((await Runs.findByPk(id))!.progress).to.deep.equal({ of: 'row' })
   })
 
+  it('rejects a save of a row that it has deleted, also if the model has a version', async () => {
+    for (const version of [false, true]) {
+      const Own = await createRuns(sequelize, { tableName: 'deleted_runs', version })
+      const { id } = await Own.create({ progress: {} })
+      const call = withLock([Own, id], async (row, transaction) => {
+        await Own.destroy({ where: { id }, transaction })
+        row.progress = { a: 1 }
+        await row.save()
+      })
+      await rejection(call, RowNotFoundError)
+    }
+  })
+
   it('replaces a row that it has deleted', async () => {
     const { id } = await Runs.create({ progress: { before: 1 } })
     await withLock([Runs, id], async (row, transaction) => {
