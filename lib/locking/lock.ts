@@ -22,6 +22,7 @@ import { joinRowMethods } from '../transactions/row-methods.js'
 import type { RetryOptions } from '../transactions/retry.js'
 import { tooDeepError } from '../transactions/save-digits.js'
 import type { TransactionState } from '../transactions/transaction-state.js'
+import { watchTransaction } from '../transactions/watch.js'
 import { claimInstances, refuseOtherHolder } from './claims.js'
 
 /** How long to wait for a row that another session has locked. */
@@ -220,7 +221,11 @@ export async function runLocked<R>(
         claim.transaction = context.transaction
         return acquireLocks(own, refs, context, state)
       }
-      return runUnderLocks(own, acquire, fn, { opensTransaction: true, isolationLevel, retry })
+      const locked = (): Promise<R> =>
+        runUnderLocks(own, acquire, fn, { opensTransaction: true, isolationLevel, retry })
+      if (!joined) return locked()
+      const keys = refs.map(({ looseKey }) => looseKey).sort()
+      return watchTransaction(joined, own.dialect).runCallbacks(method, keys, locked)
     }
     return await traceCall(call, () => withRows(call, targeted, run))
   } finally {

@@ -40,12 +40,20 @@ export interface RowCall {
   isOver: boolean
 }
 
+/** The turn of a callback that uses a row, such as that of withLock, among those of its transaction. */
+export interface CallbackTurn {
+  /** The loose key of the row. */
+  readonly key: string
+  readonly outer: CallbackTurn | undefined
+}
+
 /** The entries of AsyncLocalStorage for the current asynchronous flow. */
 export interface AsyncContext {
   readonly scope?: Scope | undefined
   readonly writerSlot?: WriterSlot | undefined
   readonly sending?: SendingStatement | undefined
   readonly rowCall?: RowCall | undefined
+  readonly callbackTurn?: CallbackTurn | undefined
   /** What Sequelize keeps in the namespace of `Sequelize.useCLS`. */
   readonly ambient?: Map<string, unknown> | undefined
 }

@@ -25,8 +25,8 @@ import { override, overrideAsync } from '../sequelize/override.js'
 import { isRefusedByServer, noteFailure } from '../sequelize/send.js'
 import { sessionOf } from '../sequelize/session.js'
 import { currentContext, runWith } from './async-context.js'
-import type { AsyncContext, RowCall, Scope, SendingStatement } from './async-context.js'
-import { SerialQueue, WorkInProgress } from './work-in-progress.js'
+import type { AsyncContext, CallbackTurn, RowCall, Scope, SendingStatement } from './async-context.js'
+import { CallbackTurns, isInTurn, SerialQueue, WorkInProgress } from './work-in-progress.js'
 import type { Work } from './work-in-progress.js'
 
 /** Sequelize's `query`, as it is called inside Sequelize. */
@@ -69,6 +69,7 @@ export class TransactionState {
   readonly lockedRows: LockedRows = new LockedRows()
   readonly #undo = new UndoLog()
   readonly #rowQueues = new Map<string, SerialQueue>()
+  readonly #callbackTurns = new CallbackTurns()
   #nestedSavepoints = 0
   /** The savepoints that the server knows, with their names there. */
   readonly #setSavepoints = new WeakMap<Transaction, string>()
@@ -183,6 +184,31 @@ export class TransactionState {
     let queue = this.#rowQueues.get(key)
     if (!queue) this.#rowQueues.set(key, (queue = new SerialQueue()))
     return queue
+  }
+
+  /**
+   * Runs calls with a callback that uses rows, in the order of calls for each row: each reads what the callbacks before it wrote.
+   * @param keys the loose keys of the rows, in the order of all calls
+   */
+  runCallbacks<R>(method: string, keys: readonly string[], call: () => Promise<R>): Promise<R> {
+    return keys.reduceRight<() => Promise<R>>((next, key) => () => this.#runCallback(method, key, next), call)()
+  }
+
+  async #runCallback<R>(method: string, key: string, call: () => Promise<R>): Promise<R> {
+    const context = currentContext()
+    const { callbackTurn: outer } = context
+    if (isInTurn(outer, key)) return call()
+    const callbackTurn: CallbackTurn = { key, outer }
+    const turn = this.#callbackTurns.enter(callbackTurn)
+    if (turn === 'deadlock') throw usage.lockEachOther(method)
+    const work = turn && this.#startWork(`${method}()`, context)
+    try {
+      if (turn) await turn
+      work?.end()
+      return await runWith({ callbackTurn }, call, context)
+    } finally {
+      this.#callbackTurns.leave(callbackTurn)
+    }
   }
 
   /** Whether the current code is part of a call for the row, such as a hook of `save()`. */

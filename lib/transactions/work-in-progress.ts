@@ -1,4 +1,4 @@
-import type { Scope } from './async-context.js'
+import type { CallbackTurn, Scope } from './async-context.js'
 
 /** A statement, a call of a row method, or a savepoint with its callback, that has not settled. */
 export class Work {
@@ -77,4 +77,57 @@ export class SerialQueue {
       this.leave()
     })
   }
+}
+
+/** Whether code runs in a turn for a key. */
+export function isInTurn(turn: CallbackTurn | undefined, key: string): boolean {
+  for (let each = turn; each; each = each.outer) if (each.key === key) return true
+  return false
+}
+
+/** Gives turns to callbacks, one at a time for each key, and finds those that would wait for each other. */
+export class CallbackTurns {
+  readonly #queues = new Map<string, SerialQueue>()
+  /** The callbacks whose turn it is, by key. */
+  readonly #current = new Map<string, CallbackTurn>()
+  readonly #waiting = new Set<CallbackTurn>()
+
+  /** Takes the next turn; `undefined`, instead of a promise, if it is here at once. */
+  enter(turn: CallbackTurn): Promise<void> | 'deadlock' | undefined {
+    const { key } = turn
+    let queue = this.#queues.get(key)
+    if (!queue) this.#queues.set(key, (queue = new SerialQueue()))
+    if (this.#waitsFor(this.#current.get(key), turn)) return 'deadlock'
+    const before = queue.enter()
+    if (!before) {
+      this.#current.set(key, turn)
+      return undefined
+    }
+    this.#waiting.add(turn)
+    return before.then(() => {
+      this.#waiting.delete(turn)
+      this.#current.set(key, turn)
+    })
+  }
+
+  leave({ key }: CallbackTurn): void {
+    this.#current.delete(key)
+    this.#queues.get(key)!.leave()
+  }
+
+  /** Whether a callback cannot end before that of `turn`, or of one around it. */
+  #waitsFor(callback: CallbackTurn | undefined, turn: CallbackTurn): boolean {
+    if (!callback) return false
+    const inside = [...this.#waiting].filter(({ outer }) => isAround(callback, outer))
+    return inside.some(({ key }) => {
+      const next = this.#current.get(key)
+      return isAround(next, turn.outer) || this.#waitsFor(next, turn)
+    })
+  }
+}
+
+/** Whether `turn` is `around` or inside it. */
+function isAround(around: CallbackTurn | undefined, turn: CallbackTurn | undefined): boolean {
+  for (let each = turn; each; each = each.outer) if (each === around) return true
+  return false
 }

@@ -13,6 +13,8 @@ import {
   UnsavedChangesError,
   UsageError,
   withLock,
+  withLocks,
+  withOptimisticLock,
 } from 'sequelize-lossless'
 import type { DatabaseName } from '../databases/index.js'
 import { eachDatabase } from '../each-database.js'
@@ -851,6 +853,63 @@ eachDatabase('a callback in a transaction', (database) => {
       })
       await rejection(call, RowNotFoundError)
     }
+  })
+
+  it('sees what the callbacks before it wrote: those of one row in one transaction run one after the other', async () => {
+    const Own = await createRuns(sequelize, { tableName: 'counted_runs', version: true })
+    const { id } = await Own.create({ progress: { n: 0 }, title: '0' })
+    const turn = (): Promise<void> => new Promise(setImmediate)
+    const add = async (row: WorkflowRun): Promise<void> => {
+      const n = Number(row.title)
+      await turn()
+      await row.update({ title: String(n + 1), progress: { n: n + 1 } })
+    }
+    await sequelize.transaction((transaction) =>
+      Promise.all([
+        withLock([Own, id], add, { transaction }),
+        withLocks([[Own, id]], ([row]) => add(row), { transaction }),
+        withOptimisticLock(
+          [Own, id],
+          async (row) => {
+            const n = Number(row.title)
+            await turn()
+            row.title = String(n + 1)
+          },
+          { transaction },
+        ),
+        withLock([Own, id], (row) => withLock([Own, row.id], add, { transaction }), { transaction }),
+      ]),
+    )
+    expect((await Own.findByPk(id))!.title).to.equal('4')
+    await withLock([Own, id], (row, transaction) =>
+      Promise.all([withLock([Own, row.id], add, { transaction }), withLock([Own, row.id], add, { transaction })]),
+    )
+    expect((await Own.findByPk(id))!.title).to.equal('6')
+  })
+
+  it('is refused if it and another one of the transaction would wait for each other', async () => {
+    const rows = await Runs.bulkCreate([{ progress: {} }, { progress: {} }])
+    const [one, other] = (await Runs.findAll({ where: { id: rows.map(({ id }) => id) } })).map(({ id }) => id)
+    const outcomes = await sequelize.transaction((transaction) => {
+      let begun = 0
+      let begin: () => void
+      const bothBegun = new Promise<void>((resolve) => (begin = resolve))
+      const crossed = (first: number, second: number): Promise<unknown> =>
+        withLock(
+          [Runs, first],
+          async () => {
+            if (++begun === 2) begin()
+            await bothBegun
+            await withLock([Runs, second], (row) => row.update({ title: 'crossed' }), { transaction })
+          },
+          { transaction },
+        )
+      return Promise.allSettled([crossed(one!, other!), crossed(other!, one!)])
+    })
+    const refused = outcomes.filter(({ status }) => status === 'rejected') as PromiseRejectedResult[]
+    expect(refused).to.have.length(1)
+    expect(refused[0]!.reason).to.be.instanceOf(UsageError).and.include({ reason: 'lockEachOther' })
+    expect(await Runs.count({ where: { title: 'crossed' } })).to.equal(1)
   })
 
   it('replaces a row that it has deleted', async () => {

@@ -537,6 +537,28 @@ describe('the text of a usage error', () => {
       () => atomicUpdate([Place, 7], { notes: [set('a', 1)] }, { where: { area: ['a'] } }),
       'atomicUpdate: where names "area", whose type GEOMETRY it does not compare. Find the rows with Model.findAll(), and name their primary keys in the where.',
     ],
+    lockEachOther: [
+      () =>
+        sequelize.transaction((transaction: Transaction) => {
+          let begin!: () => void
+          const begun = new Promise<void>((resolve) => (begin = resolve))
+          let count = 0
+          const crossed = (first: number, second: number): Promise<unknown> =>
+            withLock(
+              [WorkflowRun, first],
+              async () => {
+                if (++count === 2) begin()
+                await begun
+                await withLock([WorkflowRun, second], () => 1, { transaction })
+              },
+              { transaction },
+            )
+          return WorkflowRun.create({ id: 8, progress: {} }, { transaction }).then(() =>
+            Promise.all([crossed(7, 8), crossed(8, 7)]),
+          )
+        }),
+      'withLock: this call waits for the callback of another call in the same transaction, which waits for the callback around this one. Lock all rows in one call: await withLocks([…], async (rows) => { … }).',
+    ],
     returning: [
       () => mergeJsonKey([WorkflowRun, 7], 'progress', 'a', 1, { returning: 'all' }),
       'mergeJsonKey: expected returning to be true or false, got "all" (string). Write { returning: true }, or omit it.',
