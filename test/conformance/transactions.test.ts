@@ -119,6 +119,11 @@ eachDatabase('transactions', (database) => {
       expect(await Runs.count({ where: { title: 'one' } })).to.equal(0)
     })
 
+    it('refuses a wrong logging, as every call does', async () => {
+      const call = retryTransaction(sequelize, () => Promise.resolve(), { logging: 1 as never })
+      expect(await rejection(call, UsageError)).to.have.property('reason', 'logging')
+    })
+
     it('rejects with an error whose causes are a cycle', async () => {
       const error = new Error('app')
       error.cause = new Error('inner', { cause: error })

@@ -638,6 +638,23 @@ eachDatabase('a guarded model', (database) => {
     }
   })
 
+  it('reports a write, and sends it, if Error.prepareStackTrace makes no text of a stack', async () => {
+    // A new instance has reported no write without a call site.
+    const Runs = await guardedRuns(database.connect().sequelize, { wholeColumnWrites: 'warn' })
+    const { id } = await Runs.create({ progress: {} })
+    const run = await Runs.findByPk(id, { rejectOnEmpty: true })
+    const errors = Error as { prepareStackTrace?: (error: Error, frames: NodeJS.CallSite[]) => unknown }
+    const { prepareStackTrace } = errors
+    errors.prepareStackTrace = (_error, frames) => frames
+    try {
+      const seen = await reports(() => run.update({ progress: { a: 1 } }))
+      expect(seen.map(({ file }) => file)).to.deep.equal([undefined])
+    } finally {
+      errors.prepareStackTrace = prepareStackTrace!
+    }
+    expect((await Runs.findByPk(id))!.progress).to.deep.equal({ a: 1 })
+  })
+
   it('refuses another mode than "allow" as the option of a call', async () => {
     const Runs = await guardedRuns(sequelize, { wholeColumnWrites: 'warn' })
     const { id } = await Runs.create({ progress: {} })
