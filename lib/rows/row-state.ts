@@ -103,6 +103,8 @@ export class RowState {
   writesRefusedBy: string | undefined
   /** The save in progress writes only if no other session has changed the row: its version is part of the condition. */
   isSavingVersion = false
+  /** Whether the last increment() or decrement() has matched the row: its `where` may not. */
+  isIncremented = false
   /** The patched save in flight, and its transaction of the server. */
   patchInFlight: { readonly outermost: Transaction | undefined; readonly settled: Promise<unknown> } | undefined
 

@@ -63,6 +63,7 @@ interface TransactionInternals {
 export interface QueryGenerator {
   quoteTable(table: unknown): string
   quoteIdentifier(name: string): string
+  escape(value: unknown, attribute?: unknown): string
   format(value: unknown, attribute: unknown, options: { context: string }, bind: (value: unknown) => string): string
   updateQuery(
     table: unknown,
@@ -201,6 +202,13 @@ export function attributeType(model: RowModel, attribute: string): string {
 
 /** The method of a type that turns a value into the text of a bind. */
 export const stringifyMethod = '_stringify'
+
+/** Whether Sequelize writes a value of an attribute in the same way without the type of the attribute. */
+export function isSameUntyped(model: RowModel, attribute: string, value: unknown): boolean {
+  if (!(value instanceof Date)) return true
+  const generator = queryGeneratorOf(sequelizeOf(model))
+  return generator.escape(value) === generator.escape(value, model.getAttributes()[attribute as never])
+}
 
 export function typeOf(model: RowModel, attribute: string): { readonly key: string } {
   return (model.getAttributes()[attribute as never] as { type: { key: string } }).type

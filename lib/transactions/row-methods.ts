@@ -1,13 +1,16 @@
 import type { Transaction, Transactionable } from 'sequelize'
+import { callOf, describeRow } from '../errors/describe.js'
+import { UnsupportedValueError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { integerTypes, isSumKnown, sumOf } from '../rows/operand-types.js'
 import { RowRef } from '../rows/row-ref.js'
-import { assignStored, findRowState } from '../rows/row-state.js'
+import { assignStored, findRowState, rowStateOf } from '../rows/row-state.js'
 import {
   attributeType,
   fieldOf,
   isChanged,
   isSameTransaction,
+  isSameUntyped,
   keyFormat,
   modelOf,
   updatedAtAttribute,
@@ -125,11 +128,33 @@ async function incrementLocked(
 ): Promise<unknown> {
   const own = isLocked && { returning: columnsMovedBy(row, fields) }
   const amounts = amountsOf(fields, options as IncrementOptions)
+  refuseInexactKey(row, amounts, options as IncrementOptions, isLocked)
   const before = { ...valuesOf(row) }
   const result = await original.call(row, fields, { ...own, ...(options as object) })
+  if (!rowStateOf(row).isIncremented) return result
   if (isLocked) addToMemory(row, amounts, before)
   addToOtherInstances(state, row, amounts)
   return result
+}
+
+/**
+ * Sequelize writes the primary key in increment() without the type of its column: on MySQL, a time without milliseconds.
+ * @throws {UnsupportedValueError} the statement would change another row, or none
+ */
+function refuseInexactKey(
+  row: Row,
+  amounts: Readonly<Record<string, number>>,
+  { increment = true }: IncrementOptions,
+  isLocked: boolean,
+): void {
+  const { model, facts, primaryKey } = RowRef.of(row)
+  const name = Object.keys(primaryKey).find((each) => !isSameUntyped(model, each, primaryKey[each]))
+  if (name === undefined) return
+  const option = isLocked ? undefined : 'transaction'
+  const changes = Object.entries(amounts).map(([column, amount]) => `${column}: plus(${amount})`)
+  const own = callOf({ ...facts, option }, 'atomicUpdate', `{ ${changes.join(', ')} }`)
+  const reason = `Sequelize writes "${name}", the primary key of ${describeRow(facts)}, without its milliseconds: the key of another row, or of none`
+  throw new UnsupportedValueError(increment ? 'increment' : 'decrement', reason, `Write ${own}.`, name)
 }
 
 /**

@@ -183,7 +183,9 @@ async function sendRowWrite(
   // Sequelize reports the number of deleted rows for this type only.
   const result = await state.send(query, sql, isDelete ? { ...options, type: QueryTypes.BULKDELETE } : options)
   const isUpdate = type === QueryTypes.UPDATE && (columns.length > 0 || options.increment !== undefined)
-  if ((isDelete || isUpdate) && isNone(result)) await refuseUnmatchedRow(row, state.dialect!, options)
+  const isUnmatched = (isDelete || isUpdate) && isNone(result)
+  if (isUnmatched) await refuseUnmatchedRow(row, state.dialect!, options)
+  if (options.increment !== undefined) rowStateOf(row).isIncremented = !isUnmatched
   recordWrite?.()
   refreshOtherInstances(state, row, columns)
   if (!row.isNewRecord) await markSameStale(state, RowRef.of(row), columns, options.transaction!)
@@ -217,7 +219,7 @@ async function markRowsStale(state: TransactionState, model: RowModel, options: 
  */
 async function refuseUnmatchedRow(row: Row, dialect: Dialect, options: QueryOptions): Promise<void> {
   if (!rowStateOf(row).lock) return
-  const { transaction, type, fields = [], increment } = options
+  const { transaction, type, fields = [], increment, where = {} } = options
   const method =
     type === QueryTypes.DELETE ? 'destroy' : increment === undefined ? 'save' : increment ? 'increment' : 'decrement'
   const version = increment === undefined ? versionAttribute(modelOf(row)) : undefined
@@ -235,7 +237,9 @@ async function refuseUnmatchedRow(row: Row, dialect: Dialect, options: QueryOpti
     if (method === 'save') return
     throw StaleRowError.inTransaction(method, facts, version)
   }
-  if (!dialect.skipsRows) return
+  // As for Sequelize, a `where` of the application is a condition that may not be met.
+  const isConditional = increment !== undefined && Reflect.ownKeys(where).length > Object.keys(primaryKey).length
+  if (!dialect.skipsRows || isConditional) return
   const [statement, columns] = method === 'destroy' ? (['DELETE', undefined] as const) : (['UPDATE', fields] as const)
   throw ConflictError.skipped(method, facts, columns, dialect.skipsRows(statement))
 }

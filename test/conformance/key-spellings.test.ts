@@ -2,10 +2,12 @@ import { expect } from 'chai'
 import { DataTypes } from 'sequelize'
 import type { DataType, Model, ModelStatic, Sequelize, Transaction } from 'sequelize'
 import {
+  atomicUpdate,
   ConflictError,
   plus,
   set,
   StaleRowError,
+  UnsupportedValueError,
   updateJson,
   updateWhere,
   withLock,
@@ -171,6 +173,20 @@ eachDatabase('a key that the driver reads as that of another row', (database) =>
     if (outcome !== 'written') expect(outcome).to.be.instanceOf(ConflictError)
     const written = (await Times.findAll({ order: ['g'] })).map(({ n }) => n)
     expect(written).to.deep.equal([Number(outcome === 'written'), 0])
+  })
+
+  it('is not written by increment() of a locked row, which MySQL would send with the key of another row', async () => {
+    const [before, after] = [new Date('2024-01-02T00:00:00Z'), new Date('2024-01-02T00:00:00.001Z')]
+    await Times.bulkCreate([before, after].map((k) => ({ k, g: 3 })))
+    const add = (row: Timed): Promise<unknown> => row.increment('n', { by: 7 })
+    const outcome = await outcomeOf(withLock([Times, after], add))
+    if (outcome !== 'written') {
+      expect(outcome).to.be.instanceOf(UnsupportedValueError)
+      expect(outcome).to.have.property('message').that.includes('Write await atomicUpdate(row, { n: plus(7) }).')
+      await withLock([Times, after], (row) => atomicUpdate(row, { n: plus(7) }))
+    }
+    const written = await Times.findAll({ where: { g: 3 }, order: ['k'] })
+    expect(written.map(({ n }) => n)).to.deep.equal([0, 7])
   })
 
   it('is not locked by withNext, which rejects', async () => {

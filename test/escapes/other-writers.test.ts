@@ -98,6 +98,20 @@ eachDatabase('a callback whose row other code writes', (database) => {
     })
   })
 
+  it('keeps the numbers in memory if the where of increment() is not met', async () => {
+    for (const Model of [Jobs, Versioned]) {
+      const [{ id }] = (await freshJobs(Model, 1)) as [Job]
+      await withLock([Model, id], async (row) => {
+        await row.increment('n', { by: 5, where: { title: 'another' } })
+        expect(row.n).to.equal(0)
+        await row.decrement('n', { by: 5, where: { title: untouched.title } })
+        expect(row.n).to.equal(-5)
+        await row.update({ n: row.n - 1 })
+      })
+      expect(await storedJobs(Model)).to.deep.equal([{ ...untouched, n: -6 }])
+    }
+  })
+
   it('cannot destroy a row whose version Model.update() has incremented', async () => {
     const [{ id }] = (await freshJobs(Versioned, 1)) as [Job]
     const call = withLock([Versioned, id], async (row, transaction) => {
