@@ -53,10 +53,14 @@ export function expectedOperand(type: string): 'a number' | 'a string' | 'a date
   return dateTypes.includes(type) ? 'a date' : 'a value'
 }
 
-/** Whether every database has the date: a year of four digits. */
+/** Whether every database has the date: a year of four digits, and a day that its month has. */
 function isDate(value: unknown): boolean {
   const year = new Date(value as Date | string | number).getUTCFullYear()
-  return year > 0 && year < 10_000
+  const [, ...parts] = (typeof value === 'string' && /^(\d{4})-(\d\d?)-(\d\d?)(?!\d)/.exec(value)) || []
+  const [ofText, month, day] = parts.map(Number)
+  // For Node, 31 February is a day in March; some drivers bind it as 'Invalid date'.
+  const isInMonth = day === undefined || new Date(Date.UTC(ofText!, month! - 1, day)).getUTCDate() === day
+  return year > 0 && year < 10_000 && isInMonth
 }
 
 /**
