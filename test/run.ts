@@ -23,7 +23,13 @@ const jobs = isOnGivenServer ? 1 : isThorough ? 3 : 2
 const alone = ['escapes/every-order.test.js']
 
 /** Files that take minutes, begun first: else one process would run the last of them while the other ones have no work. */
-const long = ['race/corpus.test.js', 'races/guarantees.test.js', 'conformance/update-json.test.js']
+const long = [
+  'race/corpus.test.js',
+  'race/report.test.js',
+  'examples.test.js',
+  'races/guarantees.test.js',
+  'conformance/update-json.test.js',
+]
 
 /**
  * Tests of the packages beside the library, and those that install packages into folders of their own. Only a run that

@@ -3,9 +3,10 @@ import type { Transaction } from 'sequelize'
 import type { Dialect } from '../dialects/dialect.js'
 import { ConflictError, RowNotFoundError, StaleRowError } from '../errors/errors.js'
 import { keyNamedIn, RowRef } from '../rows/row-ref.js'
-import { rowStateOf } from '../rows/row-state.js'
+import { assignStored, rowStateOf } from '../rows/row-state.js'
 import {
   attributesOf,
+  isChanged,
   modelOf,
   outermostOf,
   sequelizeOfTransaction,
@@ -180,16 +181,31 @@ async function sendRowWrite(
   state.remember(row, options.transaction!)
   const recordWrite = rowStateOf(row).recordLockedWrite(columns)
   const isDelete = type === QueryTypes.DELETE && rowStateOf(row).lock !== undefined
+  const isIncrement = options.increment !== undefined
+  const before = isIncrement ? { ...valuesOf(row) } : {}
+  const answered = { ...before }
+  // Sequelize reads the answer (RETURNING) into the instance.
+  const own = isIncrement
+    ? { ...options, instance: Object.create(row, { dataValues: { value: answered } }) as Row }
+    : options
   // Sequelize reports the number of deleted rows for this type only.
-  const result = await state.send(query, sql, isDelete ? { ...options, type: QueryTypes.BULKDELETE } : options)
-  const isUpdate = type === QueryTypes.UPDATE && (columns.length > 0 || options.increment !== undefined)
+  const result = await state.send(query, sql, isDelete ? { ...own, type: QueryTypes.BULKDELETE } : own)
+  assignAnswer(row, before, answered)
+  const isUpdate = type === QueryTypes.UPDATE && (columns.length > 0 || isIncrement)
   const isUnmatched = (isDelete || isUpdate) && isNone(result)
   if (isUnmatched) await refuseUnmatchedRow(row, state.dialect!, options)
-  if (options.increment !== undefined) rowStateOf(row).isIncremented = !isUnmatched
+  if (isIncrement) rowStateOf(row).isIncremented = !isUnmatched
   recordWrite?.()
   refreshOtherInstances(state, row, columns)
   if (!row.isNewRecord) await markSameStale(state, RowRef.of(row), columns, options.transaction!)
   return isDelete ? row : result
+}
+
+/** Assigns what the answer of a statement has changed, but to columns with unsaved changes, also those since it was sent. */
+function assignAnswer(row: Row, before: Readonly<Record<string, unknown>>, answered: typeof before): void {
+  for (const [attribute, value] of Object.entries(answered)) {
+    if (value !== before[attribute] && !isChanged(row, attribute)) assignStored(row, { [attribute]: value })
+  }
 }
 
 /** Whether a statement of a model found no row. */

@@ -162,6 +162,17 @@ eachDatabase('concurrent statements of one transaction', (database) => {
     })
   })
 
+  it('keep a value that is assigned while increment() is in flight', async () => {
+    const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
+    await withLock([Jobs, id], async (row) => {
+      await Promise.all([row.increment('n', { by: 5 }), row.update({ n: 100 })])
+      expect(row.n).to.equal(100)
+      await row.increment('n')
+      expect(row.n).to.equal(101)
+    })
+    expect(await storedJobs(Jobs)).to.deep.equal([{ ...untouched, n: 101 }])
+  })
+
   describe('reach the server in the order of calls', () => {
     let row: Job
 
