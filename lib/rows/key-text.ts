@@ -2,7 +2,9 @@ import { integerTypes, fractionTypes } from './operand-types.js'
 
 /** A value of a primary key as text: the same for every spelling that each database takes for the same value of a type. */
 export function keyText(type: string, value: unknown): unknown {
-  if (integerTypes.includes(type) || fractionTypes.includes(type)) return decimalText(String(value))
+  if (integerTypes.includes(type) || fractionTypes.includes(type)) {
+    return typeof value === 'number' ? String(value) : decimalText(String(value))
+  }
   switch (type) {
     case 'DATE':
       return instantOf(value)

@@ -234,7 +234,7 @@ export function isReadFirst({ type, operations, conditions }: DocumentChange, di
     (!writesElements && (isOfRootArray(operations) || operations.some(({ path }) => entersArray(path)))) ||
     conditions.some(({ path, isLoaded }) => entersArray(path) || (path.length === 0 && !isLoaded)) ||
     (maxComputedKeys < Infinity && countKeys(operations) > maxComputedKeys) ||
-    operations.filter(({ kind }) => kind === 'pull').length > maxPulls ||
+    (operations.length > maxPulls && operations.filter(({ kind }) => kind === 'pull').length > maxPulls) ||
     (readsToCompare !== undefined &&
       [...operations, ...conditions].some((each) => comparesInside(each) && readsToCompare(each.json)))
   )
