@@ -12,6 +12,7 @@ import {
 import type { RowFacts } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import type { RowRef } from '../rows/row-ref.js'
+import { finishedState } from '../sequelize/internals.js'
 import { checkedBy } from '../sequelize/options.js'
 import { failureOf, recogniseDialect } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
@@ -295,7 +296,9 @@ export async function runCallback<R>(
     }
     if (isNotBegun(result)) throw usage.notBegun(method, result)
     if (state.outcome === 'committed') throw usage.committedByCallback(method)
-    if (state.outcome === 'rolled back' || state.isDoomed) throw state.rolledBackError(method, isJoined)
+    // A savepoint can be rolled back alone.
+    const isRolledBack = state.outcome === 'rolled back' || finishedState(transaction) === 'rollback'
+    if (isRolledBack || state.isDoomed) throw state.rolledBackError(method, isJoined)
     return result
   } catch (error) {
     scope.isOver = true

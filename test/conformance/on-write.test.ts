@@ -13,11 +13,13 @@ import {
   mergeJsonKey,
   OutsideTransactionError,
   PendingStatementsError,
+  RolledBackError,
   RowNotFoundError,
   set,
   updateJson,
   updateWhere,
   UsageError,
+  withLock,
 } from 'sequelize-lossless'
 import type { RowWrite } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
@@ -90,6 +92,23 @@ eachDatabase('onWrite', (database) => {
     })
     expect(calls).to.equal(2)
     expect((await stored()).progress).to.deep.equal({ n: 1 })
+  })
+
+  it('rejects the write by rollback(), also of a write that has joined a transaction', async () => {
+    then = ({ transaction }) => transaction.rollback()
+    const write = (transaction?: Transaction): Promise<unknown> =>
+      mergeJsonKey([Runs, id], 'progress', 'a', 1, transaction && { transaction })
+    await rejection(write(), RolledBackError)
+    await sequelize.transaction(async (transaction) => {
+      await rejection(write(transaction), RolledBackError)
+      await Runs.update({ title: 'kept' }, { where: { id }, transaction })
+    })
+    await rejection(
+      withLock([Runs, id], (run) => run.mergeJsonKey('progress', 'a', 1)),
+      RolledBackError,
+    )
+    const { title, progress } = await stored()
+    expect([title, progress]).to.deep.equal(['kept', { n: 1 }])
   })
 
   it('commits an audit row with the row that atomicUpsert creates or changes, or neither of the two', async () => {
