@@ -3,7 +3,7 @@ import { withRightKeys } from '../json/json-text.js'
 import type { JsonValue } from '../json/values.js'
 import { hasFindHooks, previousValuesOf, runAfterFind, valuesOf } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
-import { documentType, isTextInMemory, jsonAttributes } from '../sequelize/model-state.js'
+import { documentType, modelStateOf } from '../sequelize/model-state.js'
 import { sendForInstances } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import { Statement } from '../sequelize/statement.js'
@@ -33,11 +33,15 @@ export function selectRow(
 
 /** The select list of {@link readRow}: every attribute, and the text of each document. */
 export function rowSelection({ model }: RowRef, dialect: Dialect, statement: Statement): string {
-  const texts = [...jsonAttributes(model)].map((attribute) => {
-    const column = { sql: statement.column(attribute), type: documentType(model, attribute) }
-    return `, ${dialect.documentText(column)} AS ${statement.name(textAlias(attribute))}`
-  })
-  return `${statement.columns()}${texts.join('')}`
+  const { definition } = modelStateOf(model)
+  if (definition.selection === undefined) {
+    const texts = [...definition.documents].map((attribute) => {
+      const column = { sql: statement.column(attribute), type: documentType(model, attribute) }
+      return `, ${dialect.documentText(column)} AS ${statement.name(textAlias(attribute))}`
+    })
+    definition.selection = `${statement.columns()}${texts.join('')}`
+  }
+  return definition.selection
 }
 
 /** Sends a statement that returns one row with the columns of {@link rowSelection}. */
@@ -51,11 +55,12 @@ export async function readRow(
   const [row] = await sendForInstances(ref, sql, binds, context)
   if (!row) return undefined
   const texts = new Map<string, string>()
-  for (const attribute of jsonAttributes(model)) {
+  const { documents, textsInMemory } = modelStateOf(model).definition
+  for (const attribute of documents) {
     const text = takeValue(row, textAlias(attribute))
     if (typeof text !== 'string') continue
     texts.set(attribute, text)
-    if (isTextInMemory(model, attribute)) continue
+    if (textsInMemory.has(attribute)) continue
     const read = valuesOf(row)[attribute] as JsonValue
     const document = withRightKeys(text, read)
     if (document !== read) assignStored(row, { [attribute]: document })

@@ -326,8 +326,7 @@ export class RowState {
 
   /** Marks columns that were changed in place as dirty, for a save; only if the row is locked or patched. */
   markChangesInPlace(columns?: readonly string[]): void {
-    const isTracked =
-      this.#stored.size > 0 && (this.lock ?? modeOf(this.#modelState.settings.policy, 'save') === 'patch')
+    const isTracked = this.#stored.size > 0 && (this.lock ?? modeOf(this.#modelState.policy, 'save') === 'patch')
     if (!isTracked) return
     for (const column of this.#stored.keys()) {
       if (columns && !columns.includes(column)) continue
@@ -554,10 +553,12 @@ export function jsonOf(value: unknown): string {
   }
 }
 
-/** Whether two JSON texts hold the same document, in any order of keys. */
+/** Whether two texts of {@link jsonOf} hold the same document, in any order of keys. */
 export function isSameDocument(one: string, other: string): boolean {
   if (one === tooDeep) return false
   if (one === other) return true
+  // Another order of keys has the same length.
+  if (one.length !== other.length) return false
   try {
     return isDeepStrictEqual(parseJson(one), parseJson(other))
   } catch {

@@ -30,20 +30,11 @@ export interface UniqueIndexes {
   readonly areDeferrable: boolean
 }
 
-/** The effective settings of a model. */
-interface Settings {
-  readonly policy: Policy
-  /** What `jsonColumns` says: a subclass may have no such attribute. */
-  readonly jsonColumns: ReadonlySet<string>
-  /** What they were derived from. */
-  readonly sources: readonly unknown[]
-}
-
 /** What follows from the attributes of a model, and what is known of its table. */
 interface Definition {
   /** Those of the types JSON and JSONB. */
   readonly ofJsonType: ReadonlySet<string>
-  /** What `jsonColumns` says. */
+  /** What `jsonColumns` says: a subclass may have no such attribute. */
   readonly jsonColumns: ReadonlySet<string>
   /** Those whose columns hold JSON as text. */
   readonly textDocuments: ReadonlySet<string>
@@ -53,6 +44,8 @@ interface Definition {
   readonly documents: ReadonlySet<string>
   /** Those whose values can be changed in place, and those whose text is a document. */
   readonly mutable: readonly string[]
+  /** The select list of a row, once it was built. */
+  selection?: string
   /** The second in which `updatedAt` was formatted last. */
   formattedSecond?: FormattedSecond
   /** The unique indexes of the table, once they were read. */
@@ -76,7 +69,9 @@ export class ModelState {
   isGuarded = false
   #chain: readonly ModelState[] | undefined
   #session: Session | undefined
-  #settings: Settings | undefined
+  #policy: Policy | undefined
+  /** The options that the policy was made of. */
+  #policySources: readonly unknown[] = []
   #definition: Definition | undefined
 
   constructor(model: RowModel) {
@@ -100,31 +95,26 @@ export class ModelState {
     return this.#session!
   }
 
-  /** The effective settings: its own, else those of its base classes, else those of its Sequelize instance. */
-  get settings(): Settings {
-    const { session } = this
-    if (this.#settings && this.#isDerivedFrom(session, this.#settings.sources)) return this.#settings
-    const { chain } = this
-    const policy: Policy = { ...defaultPolicy, ...session.options }
-    for (const { options } of chain.toReversed()) Object.assign(policy, options)
-    const jsonColumns = chain.find((each) => each.jsonColumns)?.jsonColumns ?? noColumns
-    const sources = [session.options, ...chain.flatMap((each) => [each.options, each.jsonColumns])]
-    return (this.#settings = { policy, jsonColumns, sources })
+  /** The effective options: its own, else those of its base classes, else those of its Sequelize instance. */
+  get policy(): Policy {
+    const { session, chain } = this
+    if (!this.#policy || !this.#isMadeOf(session.options, chain)) {
+      this.#policy = { ...defaultPolicy, ...session.options }
+      for (const { options } of chain.toReversed()) Object.assign(this.#policy, options)
+      this.#policySources = [session.options, ...chain.map(({ options }) => options)]
+    }
+    return this.#policy
   }
 
-  #isDerivedFrom(session: Session, sources: readonly unknown[]): boolean {
-    let index = 0
-    if (sources[index++] !== session.options) return false
-    for (const { options, jsonColumns } of this.chain) {
-      if (sources[index++] !== options || sources[index++] !== jsonColumns) return false
-    }
-    return true
+  #isMadeOf(ofSession: LosslessOptions | undefined, chain: readonly ModelState[]): boolean {
+    const [first, ...others] = this.#policySources
+    return first === ofSession && chain.every(({ options }, index) => options === others[index])
   }
 
   /** Made again after each change of the attributes, also if the model was initialised again, for another table. */
   get definition(): Definition {
     const ofJsonType = attributesOfJsonType(this.#model)
-    const { jsonColumns } = this.settings
+    const jsonColumns = this.chain.find((each) => each.jsonColumns)?.jsonColumns ?? noColumns
     // Sequelize makes a new set after each change.
     if (this.#definition?.ofJsonType !== ofJsonType || this.#definition.jsonColumns !== jsonColumns) {
       const isText = (name: string): boolean => mayHoldText(this.#model, name)
@@ -187,5 +177,5 @@ export function hasMethod(model: RowModel, name: string): boolean {
 
 /** The effective options of a model. */
 export function policyOf(model: RowModel): Policy {
-  return modelStateOf(model).settings.policy
+  return modelStateOf(model).policy
 }
