@@ -328,7 +328,7 @@ const texts = {
   savepointsMixed: (method: string): string =>
     `${method}: a savepoint failed while a concurrent branch of the callback wrote in the same transaction. ` +
     `Its rollback would have undone the writes of that branch, so the whole transaction was rolled back and nothing was written. ` +
-    `Await each savepoint before the next statement: await sequelize.transaction({ transaction }, …), one after the other.`,
+    `Await each savepoint before the next statement: await sequelize.transaction({ transaction }, …), one after the other. So each updateWhere(), and each write of a model with onWrite.`,
   transactionControl: (sql: string): string =>
     `${JSON.stringify(sql.slice(0, 60))} would end its transaction, so it was not sent. ` +
     `Let the callback return to commit, or throw to roll back; for a savepoint write sequelize.transaction({ transaction }, …); ` +

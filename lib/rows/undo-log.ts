@@ -34,6 +34,9 @@ export class UndoLog {
   /** Starts the level of a savepoint. */
   addSavepoint(savepoint: Transaction | undefined, name: string): void {
     this.#mergeReleased()
+    // Begun when this library started to watch the transaction, and set only now.
+    const begun = savepoint ? this.#levels.findIndex((level) => level.savepoint === savepoint) : -1
+    if (begun >= 0) this.#levels.splice(begun, 1)
     this.#addLevel(savepoint, name)
   }
 
@@ -65,7 +68,8 @@ export class UndoLog {
   noteWrite(isInside: IsInside): void {
     for (const level of this.#levels) {
       const { savepoint, hasCallback } = level
-      if (hasCallback && !finishedState(savepoint!) && !isInside(savepoint!)) level.isMixed = true
+      // Sequelize marks it as rolled back before it sends the rollback, which waits for the statement in flight.
+      if (hasCallback && finishedState(savepoint!) !== 'commit' && !isInside(savepoint!)) level.isMixed = true
     }
   }
 

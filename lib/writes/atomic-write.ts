@@ -8,7 +8,13 @@ import {
   refuseUnsupported,
 } from '../dialects/limits.js'
 import { checkOptions } from '../errors/check-options.js'
-import { ConditionNotMetError, JsonShapeError, mismatchError, UnsupportedValueError } from '../errors/errors.js'
+import {
+  ConditionNotMetError,
+  isLosslessError,
+  JsonShapeError,
+  mismatchError,
+  UnsupportedValueError,
+} from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { isCondition } from '../json/operation.js'
 import type { Condition, Operation } from '../json/operation.js'
@@ -192,9 +198,7 @@ async function sendWrite(call: Call, write: AtomicWrite, { retry }: WriteOptions
   const statements = (context: QueryContext, state: TransactionState | undefined): Promise<Written | undefined> =>
     state
       ? state.runCall(row.looseKey, `${method}()`, () =>
-          onWrite
-            ? inSavepoint(call, context, (inner) => updateAndNotify(call, write, inner, state))
-            : updateInTransaction(call, write, context, state),
+          (onWrite ? updateAndNotify : updateInTransaction)(call, write, context, state),
         )
       : updateRow(call, write, context)
   const written = await execute(call, { statements }, { opensTransaction, retry })
@@ -319,8 +323,21 @@ async function updateAndNotify(
   context: QueryContext,
   state: TransactionState,
 ): Promise<Written> {
-  const written = await updateInTransaction(call, write, context, state)
-  await notifyUpdate(call, write.row, write, context, state)
+  let refusal: unknown
+  const written = await inSavepoint(call, context, async (inner) => {
+    let updated: Written
+    try {
+      updated = await updateInTransaction(call, write, inner, state)
+    } catch (error) {
+      // No statement has failed: a rollback would undo nothing but the writes of concurrent branches.
+      if (!isLosslessError(error) || error.cause !== undefined || state.isDoomed) throw error
+      refusal = error
+      return {}
+    }
+    await notifyUpdate(call, write.row, write, inner, state)
+    return updated
+  })
+  if (refusal !== undefined) throw refusal
   return written
 }
 

@@ -220,6 +220,28 @@ eachDatabase('onWrite', (database) => {
     expect(await revisions()).to.have.length(1)
   })
 
+  it('does not roll back a concurrent write of the transaction if the row does not meet its own', async () => {
+    const { id: other } = await Runs.create({})
+    const writes: Readonly<Record<string, (transaction: Transaction) => Promise<unknown>>> = {
+      mergeJsonKey: (transaction) => mergeJsonKey([Runs, other], 'progress', 'kept', 1, { transaction }),
+      'Model.update()': (transaction) => Runs.update({ title: 'kept' }, { where: { id: other }, transaction }),
+    }
+    for (const write of Object.values(writes)) {
+      await sequelize.transaction(async (transaction) => {
+        let send!: () => void
+        const sent = new Promise<void>((resolve) => (send = resolve))
+        const logging = (sql: string): void => {
+          if (sql.includes('UPDATE')) send()
+        }
+        const set = compareAndSetJson([Runs, id], 'progress', 'n', 7, 8, { transaction, logging })
+        const [isSet] = await Promise.all([set, sent.then(() => write(transaction))])
+        expect(isSet).to.equal(false)
+      })
+    }
+    const run = await Runs.findByPk(other, { rejectOnEmpty: true })
+    expect([run.progress, run.title]).to.deep.equal([{ kept: 1 }, 'kept'])
+  })
+
   it('audits each of several concurrent writes of one transaction, or none of them', async () => {
     const { id: other } = await Runs.create({})
     const write = (key: string): Promise<unknown> =>

@@ -665,7 +665,7 @@ describe('the text of a usage error', () => {
           const beside = User.create({ email: 'b' }, { transaction }).then(give)
           await Promise.allSettled([savepoint, beside])
         }),
-      'withLock: a savepoint failed while a concurrent branch of the callback wrote in the same transaction. Its rollback would have undone the writes of that branch, so the whole transaction was rolled back and nothing was written. Await each savepoint before the next statement: await sequelize.transaction({ transaction }, …), one after the other.',
+      'withLock: a savepoint failed while a concurrent branch of the callback wrote in the same transaction. Its rollback would have undone the writes of that branch, so the whole transaction was rolled back and nothing was written. Await each savepoint before the next statement: await sequelize.transaction({ transaction }, …), one after the other. So each updateWhere(), and each write of a model with onWrite.',
     ],
     transactionControl: [
       () =>

@@ -251,6 +251,46 @@ eachDatabase('a savepoint', (database) => {
     expect(await storedJobs(Jobs)).to.deep.equal([untouched, untouched])
   })
 
+  it('that fails while the write of another branch is in flight rolls everything back', async () => {
+    for (const inTransaction of [
+      ...Object.values(ways),
+      (fn: (transaction: Transaction) => Promise<unknown>) => sequelize.transaction(fn),
+    ]) {
+      const call = inTransaction(async (transaction) => {
+        const [open, sent] = [signal(), signal()]
+        const failed = sequelize.transaction({ transaction }, async () => {
+          open.give()
+          await sent.given
+          throw undo
+        })
+        const write = async (): Promise<unknown> => {
+          await open.given
+          const logging = (sql: string): void => {
+            if (sql.includes('UPDATE')) sent.give()
+          }
+          return mergeJsonKey([Jobs, b.id], 'progress', 'merged', 1, { transaction, logging })
+        }
+        return Promise.all([outcomeOf(failed), write()])
+      })
+      expect(await rejection(call, UsageError)).to.have.property('reason', 'savepointsMixed')
+      expect(await storedJobs(Jobs)).to.deep.equal([untouched, untouched])
+    }
+  })
+
+  it('that fails beside the first call of this library in its transaction rolls everything back', async () => {
+    const call = sequelize.transaction((transaction) => {
+      const written = signal()
+      const write = withLock([Jobs, b.id], (job) => job.update({ n: 1 }), { transaction }).then(written.give)
+      const failed = sequelize.transaction({ transaction }, async () => {
+        await written.given
+        throw undo
+      })
+      return Promise.all([write, outcomeOf(failed)])
+    })
+    expect(await rejection(call, UsageError)).to.have.property('reason', 'savepointsMixed')
+    expect(await storedJobs(Jobs)).to.deep.equal([untouched, untouched])
+  })
+
   it('that is rolled back in raw SQL restores the locked row too', async () => {
     await withLock([Jobs, a.id], async (job, transaction) => {
       await job.update({ n: 1 })
