@@ -221,7 +221,7 @@ async function checkAndSend(update: Save, policy: Policy | undefined): Promise<u
     return isCovered(column) || (isPatched && atRisk.includes(column))
   })
   const done = recordWrite(instance, written, values, options, !isPatched)
-  const recordAnswer = trackAnswer(instance, options.returning, written)
+  const recordAnswer = trackAnswer(instance, options, written)
   const result = isPatched ? await patchRow(update, edits as EditedColumn[], policy?.conflicts) : await send(values)
   done()
   recordAnswer()
@@ -242,7 +242,11 @@ function answeredBy(model: RowModel, returning: unknown): unknown {
  * since, as read; if the application has changed one of them, too, its stored value is no longer known.
  * @param written the columns that the statement writes
  */
-export function trackAnswer(instance: Row, returning: unknown, written: readonly string[] = []): () => void {
+export function trackAnswer(
+  instance: Row,
+  { returning, transaction }: CallOptions,
+  written: readonly string[] = [],
+): () => void {
   const before = new Map<string, unknown>()
   if (answeredBy(modelOf(instance), returning)) {
     for (const column of jsonAttributes(modelOf(instance))) {
@@ -254,7 +258,8 @@ export function trackAnswer(instance: Row, returning: unknown, written: readonly
     for (const [column, value] of before) {
       if (valuesOf(instance)[column] === value) continue
       if (isChanged(instance, column)) state.forget(column)
-      else state.recordRead([column])
+      // The statement has locked the row until its transaction ends.
+      else state.recordRead([column], transaction ?? state.lock?.transaction)
     }
   }
 }

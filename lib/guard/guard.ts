@@ -168,8 +168,7 @@ function guardModel(model: RowModel): void {
   for (const name of ['increment', 'decrement'] as const) {
     override<Row, [fields: unknown, options?: CallOptions]>(prototype, name, (original) => {
       return async function (...args) {
-        const { returning = true } = args[1] ?? {}
-        const done = isRecorded(this) ? trackAnswer(this, returning) : undefined
+        const done = isRecorded(this) ? trackAnswer(this, { returning: true, ...args[1] }) : undefined
         const result = await original.apply(this, args)
         done?.()
         return result

@@ -103,6 +103,8 @@ export class RowState {
   writesRefusedBy: string | undefined
   /** The save in progress writes only if no other session has changed the row: its version is part of the condition. */
   isSavingVersion = false
+  /** The columns that the save in progress has stored: for Sequelize, they are changed until its hooks have run. */
+  savedColumns: ReadonlySet<string> = new Set()
   /** Whether the last increment() or decrement() has matched the row: its `where` may not. */
   isIncremented = false
   /** The patched save in flight, and its transaction of the server. */
@@ -195,9 +197,22 @@ export class RowState {
     }
   }
 
-  /** The values of all columns with documents may be out of date. */
+  /** The values of all columns may be out of date. */
   markStale(): void {
-    for (const column of this.#mutableColumns) this.staleColumns.add(column)
+    for (const column of Object.keys(this.#model.getAttributes())) this.staleColumns.add(column)
+  }
+
+  /** Whether a column has an unsaved change that Sequelize knows. */
+  isDirty(column: string): boolean {
+    return isChanged(this.#row, column) && !this.savedColumns.has(column)
+  }
+
+  /** Assigns what a statement has stored in ordinary columns. */
+  assignWritten(values: Readonly<Record<string, unknown>>): void {
+    assignStored(this.#row, values)
+    for (const name of Object.keys(values)) this.staleColumns.delete(name)
+    const mutable = this.#mutableColumns.filter((name) => Object.hasOwn(values, name))
+    if (mutable.length > 0) this.recordRead(mutable, this.lock?.transaction)
   }
 
   /** Whether a document was changed, also in place, since its stored value was recorded. */
@@ -218,7 +233,9 @@ export class RowState {
   /** Records, as stored, the values of a locked row that was just reloaded. */
   recordReload(): void {
     const { lock } = this
-    if (lock) this.recordRead(this.#mutableColumns, lock.transaction)
+    if (!lock) return
+    this.staleColumns.clear()
+    this.recordRead(this.#mutableColumns, lock.transaction)
   }
 
   /**
@@ -363,7 +380,8 @@ export class RowState {
       if (document === undefined) return changeText(before)
       return typeof read === 'string' ? read : jsonOf(document)
     }
-    const isInMemory = document !== undefined && !isChanged(this.#row, column)
+    const isDirty = this.isDirty(column)
+    const isInMemory = document !== undefined && !isDirty
     if (this.lock && !isInMemory && !this.canApply(column, operations)) this.staleColumns.add(column)
     const stored = this.#storedValue(column)
     if (stored) {
@@ -376,7 +394,7 @@ export class RowState {
     const values = valuesOf(row)
     if (read === undefined && !buildOptionsOf(row).isNewRecord && !Object.hasOwn(values, column)) return
     // An assignment made while the write was in flight stays dirty, and must not overwrite the write.
-    if (isChanged(row, column)) values[column] = this.#changedValue(column, values[column], change, changeText)
+    if (isDirty) values[column] = this.#changedValue(column, values[column], change, changeText)
     else assignStored(row, { [column]: this.#changedValue(column, values[column], after, afterText) })
   }
 

@@ -4,7 +4,14 @@ import { parseJson } from '../json/json-text.js'
 import type { Operation } from '../json/operation.js'
 import { RowRef } from '../rows/row-ref.js'
 import { assignStored, findRowState, isSameDocument, jsonOf, rowStateOf } from '../rows/row-state.js'
-import { isChanged, modelOf, previousValuesOf, valuesOf, versionAttribute } from '../sequelize/internals.js'
+import {
+  isChanged,
+  modelOf,
+  previousValuesOf,
+  updatedAtAttribute,
+  valuesOf,
+  versionAttribute,
+} from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { modelStateOf } from '../sequelize/model-state.js'
 import type { TransactionState } from './transaction-state.js'
@@ -21,7 +28,7 @@ export function refreshOtherInstances(state: TransactionState, writer: Row, colu
     state.remember(other)
     otherState.markChangesInPlace(columns)
     for (const column of columns) {
-      if (isChanged(other, column)) {
+      if (otherState.isDirty(column)) {
         otherState.staleColumns.add(column)
         continue
       }
@@ -82,11 +89,9 @@ export async function findByKey(
   attributes: readonly string[],
   transaction: Transaction,
 ): Promise<Readonly<Record<string, unknown>> | null> {
-  const options = { attributes: [...attributes], raw: true, transaction, paranoid: false, hooks: false }
-  const found: unknown = await model
-    .unscoped()
-    .findOne({ ...options, where: primaryKey as WhereOptions } as FindOptions)
-  return found as Readonly<Record<string, unknown>> | null
+  const options = { attributes: [...attributes], raw: false, transaction, paranoid: false, hooks: false }
+  const found = await model.unscoped().findOne({ ...options, where: primaryKey as WhereOptions } as FindOptions)
+  return found && valuesOf(found)
 }
 
 /** Applies an increment() of `writer` to the other locked instances of its row. */
@@ -100,9 +105,11 @@ export function addToOtherInstances(
   const moved = { ...amounts, ...(version !== undefined && { [version]: 1 }) }
   for (const other of state.lockedRows.ofRow(RowRef.of(writer).key, writer)) {
     state.remember(other)
+    const otherState = rowStateOf(other)
     for (const [column, amount] of Object.entries(moved)) {
       const value = valuesOf(other)[column]
-      if (typeof value === 'number' && !isChanged(other, column)) assignStored(other, { [column]: value + amount })
+      if (typeof value === 'number' && !otherState.isDirty(column)) assignStored(other, { [column]: value + amount })
+      else otherState.staleColumns.add(column)
     }
   }
 }
@@ -116,22 +123,22 @@ function structuredCopy(value: unknown): unknown {
 
 /**
  * Refuses to save an instance that would overwrite, or silently lose, a change of its row in this transaction.
- * @throws {StaleRowError} another instance wrote the column in this transaction; or the row is locked through another
- *   instance, and this one holds an older document or was changed in place, which Sequelize cannot detect
+ * @throws {StaleRowError} another instance, or another statement, wrote a changed column in this transaction; or the row is
+ *   locked through another instance, and this one holds an older document or was changed in place, which Sequelize cannot detect
  */
 export function refuseStaleSave(state: TransactionState, method: string, row: Row, fields?: readonly string[]): void {
-  const { mutable } = modelStateOf(modelOf(row)).definition
-  const isAlone = !state.lockedRows.hasOtherThan(row) && rowStateOf(row).staleColumns.size === 0
-  if (mutable.length === 0 || isAlone) return
+  const rowState = rowStateOf(row)
+  if (!state.lockedRows.hasOtherThan(row) && rowState.staleColumns.size === 0) return
   const ref = RowRef.of(row)
   const instances = state.lockedRows.ofRow(ref.key)
   if (instances.length === 0) return
   const isLockedItself = instances.includes(row)
-  const columns = mutable.filter((column) => fields?.includes(column) ?? true)
+  const columns = isLockedItself ? [...rowState.staleColumns] : modelStateOf(ref.model).definition.mutable
+  // Sequelize itself assigns these.
+  const own = [updatedAtAttribute(ref.model), versionAttribute(ref.model)]
   for (const column of columns) {
-    const isStale = isLockedItself
-      ? rowStateOf(row).staleColumns.has(column) && rowStateOf(row).hasChanged(column)
-      : isBehind(row, column, instances)
+    if (own.includes(column) || fields?.includes(column) === false) continue
+    const isStale = isLockedItself ? rowState.hasChanged(column) : isBehind(row, column, instances)
     if (isStale) throw StaleRowError.inTransaction(method, ref.facts, column)
   }
 }

@@ -29,6 +29,8 @@ import type { TransactionState } from './transaction-state.js'
 /** Sequelize's methods of an instance that send a statement, and which argument of each holds its options. */
 const optionsIndex = { save: 0, update: 1, destroy: 0, reload: 0, increment: 1, decrement: 1, restore: 0 } as const
 
+const noColumns: ReadonlySet<string> = new Set()
+
 type RowMethod = keyof typeof optionsIndex
 type Original = (this: Row, ...args: unknown[]) => unknown
 
@@ -94,9 +96,13 @@ function callRowMethod(row: Row, name: RowMethod, original: Original, args: unkn
     if (name === 'save' && !row.isNewRecord) refuseStaleSave(state, name, row, options?.fields)
     // decrement() calls increment(), so one case is enough.
     if (name === 'increment') return incrementLocked(state, row, original, args, isLocked)
-    const result = await original.apply(row, args)
-    if (name === 'reload') rowState?.recordReload()
-    return result
+    try {
+      const result = await original.apply(row, args)
+      if (name === 'reload') rowState?.recordReload()
+      return result
+    } finally {
+      if (name === 'save' && rowState) rowState.savedColumns = noColumns
+    }
   })
 }
 
@@ -172,7 +178,7 @@ function addToMemory(
     const value = valuesOf(row)[column]
     if (value !== before[column]) return
     // NULL stays NULL.
-    if ((value ?? undefined) === undefined) return
+    if ((value ?? undefined) === undefined || rowStateOf(row).staleColumns.has(column)) return
     const type = attributeType(modelOf(row), column)
     const isExact = [...integerTypes, 'DECIMAL'].includes(type)
     if (isChanged(row, column) || (isExact && !isSumKnown(modelOf(row), column, String(amount)))) isKnown = false

@@ -44,6 +44,7 @@ export interface QueryOptions {
   readonly where?: object
   readonly lock?: unknown
   readonly updateOnDuplicate?: readonly string[]
+  readonly returning?: unknown
   readonly completesTransaction?: boolean
   readonly retry?: { readonly max?: number }
 }

@@ -14,6 +14,7 @@ import {
   versionAttribute,
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
+import { modelStateOf } from '../sequelize/model-state.js'
 import { checkedBy } from '../sequelize/options.js'
 import { override, overrideAsync } from '../sequelize/override.js'
 import { limitPreparedStatements } from '../sequelize/prepared-statements.js'
@@ -30,7 +31,7 @@ import {
   refuseOutside,
   transactionOption,
 } from './join.js'
-import { findByKey, markSameStale, refreshOtherInstances } from './other-instances.js'
+import { findByKey, markSameStale, refreshOtherInstances, refuseStaleSave } from './other-instances.js'
 import { joinRowMethods } from './row-methods.js'
 import { keepDigitsInSaves } from './save-digits.js'
 import { findTransactionState, transactionStateOf } from './transaction-state.js'
@@ -149,24 +150,28 @@ function sendInTransaction(
   sql: unknown,
   options: QueryOptions,
 ): Promise<unknown> {
-  const { instance, model, type, updateOnDuplicate } = options
+  const { instance, model, type, updateOnDuplicate, increment } = options
   if (instance && modelWrites.has(type)) return sendRowWrite(state, query, sql, options, instance as Row)
-  const isBulk = model && (type === QueryTypes.BULKUPDATE || updateOnDuplicate)
-  if (isBulk) return sendBulkWrite(state, query, sql, options, model)
+  const isBulk = type === QueryTypes.BULKUPDATE || updateOnDuplicate !== undefined || increment !== undefined
+  if (model && isBulk) return sendBulkWrite(state, query, sql, options, model)
   return state.send(query, sql, options)
 }
 
 /** Sends the write of several rows, whose locked instances are then out of date. */
-async function sendBulkWrite(
+function sendBulkWrite(
   state: TransactionState,
   query: Query,
   sql: unknown,
   options: QueryOptions,
   model: RowModel,
 ): Promise<unknown> {
-  const result = await state.send(query, sql, options)
-  if (!isNone(result)) await markRowsStale(state, model, options)
-  return result
+  // Before the next statement: it may be a save of one of these rows.
+  const sendAndRefresh: Query = async (...args) => {
+    const result = await query(...args)
+    if (!isNone(result)) await refreshLockedRows(state, model, options)
+    return result
+  }
+  return state.send(sendAndRefresh, sql, options)
 }
 
 /** Sends the write of an instance. */
@@ -178,33 +183,52 @@ async function sendRowWrite(
   row: Row,
 ): Promise<unknown> {
   const { type, fields: columns = [] } = options
+  const isIncrement = options.increment !== undefined
+  const isSave = type === QueryTypes.UPDATE && !isIncrement
   state.remember(row, options.transaction!)
   const recordWrite = rowStateOf(row).recordLockedWrite(columns)
   const isDelete = type === QueryTypes.DELETE && rowStateOf(row).lock !== undefined
-  const isIncrement = options.increment !== undefined
-  const before = isIncrement ? { ...valuesOf(row) } : {}
+  const isAnswered = isIncrement || (isSave && Boolean(options.returning))
+  const before = isAnswered ? { ...valuesOf(row) } : {}
   const answered = { ...before }
   // Sequelize reads the answer (RETURNING) into the instance.
-  const own = isIncrement
-    ? { ...options, instance: Object.create(row, { dataValues: { value: answered } }) as Row }
-    : options
+  const instance = isAnswered ? (Object.create(row, { dataValues: { value: answered } }) as Row) : row
   // Sequelize reports the number of deleted rows for this type only.
-  const result = await state.send(query, sql, isDelete ? { ...own, type: QueryTypes.BULKDELETE } : own)
-  assignAnswer(row, before, answered)
-  const isUpdate = type === QueryTypes.UPDATE && (columns.length > 0 || isIncrement)
+  const own = { ...options, instance, ...(isDelete && { type: QueryTypes.BULKDELETE }) }
+  const sendUnlessStale: Query = (...args) => {
+    // Checked again: a hook of the save, or a statement that was sent before it, may have written the row.
+    if (isSave) refuseStaleSave(state, 'save', row, columns)
+    return query(...args)
+  }
+  const sent = await state.send(sendUnlessStale, sql, own)
+  const result: unknown = Array.isArray(sent) && sent[0] === instance ? [row, ...(sent.slice(1) as unknown[])] : sent
+  assignAnswer(row, before, answered, columns)
+  const isUpdate = isSave ? columns.length > 0 : isIncrement
   const isUnmatched = (isDelete || isUpdate) && isNone(result)
   if (isUnmatched) await refuseUnmatchedRow(row, state.dialect!, options)
   if (isIncrement) rowStateOf(row).isIncremented = !isUnmatched
   recordWrite?.()
+  if (isSave) rowStateOf(row).savedColumns = new Set(columns)
   refreshOtherInstances(state, row, columns)
   if (!row.isNewRecord) await markSameStale(state, RowRef.of(row), columns, options.transaction!)
   return isDelete ? row : result
 }
 
-/** Assigns what the answer of a statement has changed, but to columns with unsaved changes, also those since it was sent. */
-function assignAnswer(row: Row, before: Readonly<Record<string, unknown>>, answered: typeof before): void {
+/**
+ * Assigns what the answer of a statement has changed, but to columns with unsaved changes, also those since it was sent.
+ * @param sent the columns that the statement has written from memory
+ */
+function assignAnswer(
+  row: Row,
+  before: Readonly<Record<string, unknown>>,
+  answered: typeof before,
+  sent: readonly string[],
+): void {
+  const values = valuesOf(row)
   for (const [attribute, value] of Object.entries(answered)) {
-    if (value !== before[attribute] && !isChanged(row, attribute)) assignStored(row, { [attribute]: value })
+    if (value === before[attribute]) continue
+    if (!isChanged(row, attribute)) assignStored(row, { [attribute]: value })
+    else if (sent.includes(attribute) && values[attribute] === before[attribute]) values[attribute] = value
   }
 }
 
@@ -213,18 +237,37 @@ function isNone(result: unknown): boolean {
   return result === 0 || (Array.isArray(result) && result[1] === 0)
 }
 
-/** Marks the columns that a bulk statement wrote as stale in locked instances, unless its WHERE names another row. */
-async function markRowsStale(state: TransactionState, model: RowModel, options: QueryOptions): Promise<void> {
-  const { where, fields = [], updateOnDuplicate } = options
-  const columns = updateOnDuplicate ? attributesOf(model, updateOnDuplicate) : fields
+/**
+ * Reads what a bulk statement wrote into the locked instances, unless its WHERE names another row. Documents, and columns with
+ * unsaved changes, become stale: a save of them is refused.
+ */
+async function refreshLockedRows(state: TransactionState, model: RowModel, options: QueryOptions): Promise<void> {
+  const { where, fields, updateOnDuplicate, transaction } = options
+  const named = updateOnDuplicate ? attributesOf(model, updateOnDuplicate) : fields
+  // increment() does not say which.
+  const columns = named ?? Object.keys(model.getAttributes())
+  const { mutable } = modelStateOf(model).definition
   const primaryKey = where && keyNamedIn(model, where)
   const isOneRow = primaryKey && Object.keys(primaryKey).length === model.primaryKeyAttributes.length
   const ref = isOneRow ? new RowRef(model, primaryKey) : undefined
   for (const row of state.lockedRows.ofTable(model)) {
-    if (ref && RowRef.of(row).key !== ref.key) continue
-    for (const column of columns) rowStateOf(row).staleColumns.add(column)
+    const own = RowRef.of(row)
+    if (ref && own.key !== ref.key) continue
+    const rowState = rowStateOf(row)
+    const isRead = (column: string): boolean => !mutable.includes(column) && !rowState.isDirty(column)
+    const written = columns.filter((column) => Object.hasOwn(valuesOf(row), column))
+    const read = written.filter(isRead)
+    // Only increment() does not name its columns, and it writes no document.
+    for (const column of written)
+      if (!isRead(column) && (named || !mutable.includes(column))) rowState.staleColumns.add(column)
+    if (read.length === 0) continue
+    const stored = await findByKey(model, own.primaryKey, read, transaction!)
+    const current = read.filter(isRead)
+    state.remember(row, transaction!)
+    if (stored) rowState.assignWritten(Object.fromEntries(current.map((column) => [column, stored[column]])))
+    else for (const column of current) rowState.staleColumns.add(column)
   }
-  if (ref) await markSameStale(state, ref, columns, options.transaction!)
+  if (ref) await markSameStale(state, ref, columns, transaction!)
 }
 
 /**

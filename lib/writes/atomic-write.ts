@@ -28,9 +28,9 @@ import { identifyTarget } from '../rows/row-query.js'
 import type { TargetRow } from '../rows/row-query.js'
 import { jsonColumnType, RowRef } from '../rows/row-ref.js'
 import type { Target } from '../rows/row-ref.js'
-import { assignStored, findRowState, refuseUnsavedChanges, rowStateOf } from '../rows/row-state.js'
+import { findRowState, refuseUnsavedChanges, rowStateOf } from '../rows/row-state.js'
 import { publishBatch, traceCall } from '../sequelize/channels.js'
-import { isChanged, updatedAtAttribute, valuesOf, versionAttribute } from '../sequelize/internals.js'
+import { updatedAtAttribute, valuesOf, versionAttribute } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { isTextInMemory, policyOf } from '../sequelize/model-state.js'
 import { failureOf, isRefusedByServer, sendForRows } from '../sequelize/send.js'
@@ -311,7 +311,8 @@ export async function updateInTransaction(
   const written = (await updateRow(call, isJoined ? withNeededAnswer(call, state, write) : write, context))!
   if (instance) state.remember(instance, context.transaction)
   applyToOthers(state, write, written)
-  if (isJoined) await markSameStale(state, write.row, changedColumns(write.documents), context.transaction!)
+  const columns = [...changedColumns(write.documents), ...write.columns.map(({ attribute }) => attribute)]
+  if (isJoined) await markSameStale(state, write.row, columns, context.transaction!)
   if (isJoined && instance) applyToInstance(instance, write, written)
   return written
 }
@@ -498,7 +499,7 @@ function applyToInstance(instance: Row, write: AtomicWrite, written: Written): v
   for (const { column, operations, document } of isLockedElsewhere ? [] : changedDocuments(write, written)) {
     state.applyWrite(column, operations, document)
   }
-  assignStored(instance, movedAttributes(write, instance, written.row))
+  assignMoved(write, instance, written.row)
 }
 
 /** Applies a write to the other locked instances of its row. */
@@ -509,7 +510,7 @@ function applyToOthers(state: TransactionState, write: AtomicWrite, written: Wri
   }
   for (const other of state.lockedRows.ofRow(row.key, row.instance)) {
     state.remember(other)
-    assignStored(other, movedAttributes(write, other, written.row))
+    assignMoved(write, other, written.row)
   }
 }
 
@@ -526,25 +527,26 @@ function changedDocuments(
     .filter(({ operations }) => operations.length > 0)
 }
 
-/** The ordinary columns of an instance after a write, with `updatedAt` and the version. */
-function movedAttributes(
-  { row: { model }, columns, now }: AtomicWrite,
-  instance: Row,
-  stored: Row | undefined,
-): Record<string, unknown> {
+/** Assigns the ordinary columns of an instance after a write, with `updatedAt` and the version. */
+function assignMoved({ row: { model }, columns, now }: AtomicWrite, instance: Row, stored: Row | undefined): void {
   const updatedAt = updatedAtAttribute(model)
   const version = versionAttribute(model)
   const seen = valuesOf(instance)
-  const values: Record<string, unknown> = {
-    ...(updatedAt && { [updatedAt]: now }),
-    // One more than in memory. It equals the stored version only if no other session wrote: a stale save() conflicts.
-    ...(version && seen[version] !== undefined && { [version]: Number(seen[version] ?? 0) + 1 }),
-  }
+  const state = rowStateOf(instance)
+  const values: Record<string, unknown> = updatedAt ? { [updatedAt]: now } : {}
+  let isCurrent = true
   for (const change of columns) {
     const { attribute } = change
     const after = stored ? valuesOf(stored)[attribute] : valueAfter(change, seen[attribute])
-    // An assignment made while the write was in flight stays dirty.
-    if (after !== undefined && !isChanged(instance, attribute)) values[attribute] = after
+    if (after === undefined) continue
+    // An assignment made while the write was in flight stays dirty, and its save must not overwrite the write.
+    if (state.isDirty(attribute)) {
+      state.staleColumns.add(attribute)
+      isCurrent = false
+    } else values[attribute] = after
   }
-  return values
+  // One more than in memory. It equals the stored version only if no other session wrote: a stale save() conflicts.
+  const movesVersion = version && seen[version] !== undefined && (isCurrent || state.lock)
+  if (movesVersion) values[version] = Number(seen[version] ?? 0) + 1
+  state.assignWritten(values)
 }

@@ -112,10 +112,10 @@ eachDatabase('a callback whose row other code writes', (database) => {
     }
   })
 
-  it('cannot destroy a row whose version Model.update() has incremented', async () => {
+  it('cannot destroy a row whose version raw SQL has changed', async () => {
     const [{ id }] = (await freshJobs(Versioned, 1)) as [Job]
     const call = withLock([Versioned, id], async (row, transaction) => {
-      await Versioned.update({ version: 7 } as never, { where: { id }, transaction })
+      await sequelize.query(`UPDATE versioned_jobs SET version = 7 WHERE id = ${id}`, { transaction })
       await row.destroy()
     })
     expect(await outcomeOf(call)).to.include({ code: 'STALE_ROW' })
