@@ -301,7 +301,8 @@ export function recordWrite(
   })
   return () => {
     done()
-    if (isWhole && transaction && columns.length > 0) transactionStateOf(transaction).addLockedRow(instance)
+    if (isWhole && transaction && columns.length > 0)
+      transactionStateOf(transaction).addLockedRow(instance, transaction)
   }
 }
 

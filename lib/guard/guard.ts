@@ -240,7 +240,7 @@ function recordReload(row: Row): void {
   const loaded = loadedColumns(row).filter((column) => attributes?.includes(column) ?? true)
   const { transaction, locksIncluded = false } = lockingReadOf(row) ?? {}
   rowStateOf(row).recordRead(loaded, transaction)
-  if (transaction) transactionStateOf(transaction).addLockedRow(row)
+  if (transaction) transactionStateOf(transaction).addLockedRow(row, transaction)
   for (const each of locksIncluded ? includedRows(row) : []) recordLock(each, transaction!)
   for (const column of jsonAttributes(modelOf(row))) {
     if (!Object.hasOwn(valuesOf(row), column)) rowStateOf(row).forget(column)
@@ -249,7 +249,7 @@ function recordReload(row: Row): void {
 
 function recordLock(row: Row, transaction: Transaction): void {
   rowStateOf(row).recordLock(loadedColumns(row), transaction)
-  transactionStateOf(transaction).addLockedRow(row)
+  transactionStateOf(transaction).addLockedRow(row, transaction)
 }
 
 function recordBulkCreate(model: RowModel, rows: readonly Row[], options: CallOptions): void {

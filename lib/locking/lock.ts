@@ -311,7 +311,19 @@ function checkWait(method: string, { timeoutMs, nowait }: LockWaitOptions): numb
  * @throws {RowNotFoundError} the row does not exist
  * @throws {UsageError} the driver has rounded its primary key
  */
-export async function acquireLock(
+export function acquireLock(
+  call: Call,
+  ref: RowRef,
+  context: QueryContext,
+  state: TransactionState,
+  isScoped: boolean,
+): Promise<Row> {
+  const lockAndRead = (): Promise<Row> => lockRow(call, ref, context, state, isScoped)
+  // After the calls for the row that are in progress: a write whose function onWrite fails is undone.
+  return call.transaction ? state.runCall(ref.looseKey, `${call.method}()`, lockAndRead) : lockAndRead()
+}
+
+async function lockRow(
   call: Call,
   ref: RowRef,
   context: QueryContext,
@@ -338,7 +350,7 @@ export async function acquireLock(
   joinRowMethods(ref.model)
   const rowState = rowStateOf(instance)
   rowState.acquire(context.transaction!, isScoped, texts)
-  state.addLockedRow(instance)
+  state.addLockedRow(instance, context.transaction)
   for (const column of texts.keys()) {
     if (rowState.isTooDeep(column)) throw tooDeepError(call.method, column)
   }

@@ -16,6 +16,8 @@ interface UndoLevel {
   hasCallback: boolean
   /** A concurrent branch has written since, which a rollback to the savepoint would undo too. */
   isMixed: boolean
+  /** The rows that concurrent branches have locked: they may hold what a rollback undoes, and changes that it must not undo. */
+  readonly lockedBeside: Set<Row>
   /** For each row that was locked at the start, the function that restores it. */
   readonly atStart: Map<Row, () => void>
   /** For each instance written since, the function that restores it. */
@@ -41,19 +43,27 @@ export class UndoLog {
   }
 
   #addLevel(savepoint: Transaction | undefined, name: string | undefined): void {
-    const maps = { atStart: new Map<Row, () => void>(), restores: new Map<Row, () => void>() }
+    const maps = {
+      atStart: new Map<Row, () => void>(),
+      restores: new Map<Row, () => void>(),
+      lockedBeside: new Set<Row>(),
+    }
     this.#levels.push({ name, savepoint, hasCallback: false, isMixed: false, ...maps })
   }
 
   /**
    * Notes that the callback of a savepoint starts. Snapshots `lockedRows` now, because a change in place is detected only
    * when it is written.
+   * @param isBeside whether the callback of a concurrent branch uses a row
    */
-  startCallback(savepoint: Transaction, lockedRows: readonly Row[]): void {
+  startCallback(savepoint: Transaction, lockedRows: readonly Row[], isBeside: (row: Row) => boolean): void {
     const level = this.#levels.find((each) => each.savepoint === savepoint)
     if (!level) return
     level.hasCallback = true
-    for (const row of lockedRows) level.atStart.set(row, rowStateOf(row).snapshot())
+    for (const row of lockedRows) {
+      if (isBeside(row)) level.lockedBeside.add(row)
+      else level.atStart.set(row, rowStateOf(row).snapshot())
+    }
   }
 
   /** Snapshots an instance before its first write since the innermost savepoint that the current code is part of. */
@@ -66,11 +76,20 @@ export class UndoLog {
 
   /** Notes a statement that writes, or sets a savepoint. */
   noteWrite(isInside: IsInside): void {
-    for (const level of this.#levels) {
-      const { savepoint, hasCallback } = level
-      // Sequelize marks it as rolled back before it sends the rollback, which waits for the statement in flight.
-      if (hasCallback && finishedState(savepoint!) !== 'commit' && !isInside(savepoint!)) level.isMixed = true
-    }
+    for (const level of this.#levelsBeside(isInside)) level.isMixed = true
+  }
+
+  /** Notes a locking read of a row. */
+  noteLock(row: Row, isInside: IsInside): void {
+    for (const level of this.#levelsBeside(isInside)) level.lockedBeside.add(row)
+  }
+
+  /** The levels of the savepoints that concurrent branches have open. */
+  #levelsBeside(isInside: IsInside): UndoLevel[] {
+    // Sequelize marks one as rolled back before it sends the rollback, which waits for the statement in flight.
+    return this.#levels.filter(
+      ({ savepoint, hasCallback }) => hasCallback && finishedState(savepoint!) !== 'commit' && !isInside(savepoint!),
+    )
   }
 
   /** Whether a rollback to the savepoint would undo writes of a concurrent branch. */
@@ -81,7 +100,10 @@ export class UndoLog {
   /** Restores every instance written since the savepoint. */
   rollBackTo(name: string): void {
     const index = this.#levels.findLastIndex((level) => level.name === name)
-    if (index >= 0) restoreAll(this.#levels.splice(index))
+    if (index < 0) return
+    const undone = this.#levels.splice(index)
+    restoreAll(undone)
+    for (const { lockedBeside } of undone) for (const row of lockedBeside) rowStateOf(row).markStale()
   }
 
   /** Restores every instance written in the transaction. */
@@ -107,5 +129,7 @@ export class UndoLog {
 
 /** Restores the levels from the last to the first: the earliest snapshot of an instance takes effect. */
 function restoreAll(levels: readonly UndoLevel[]): void {
-  for (const { restores } of levels.toReversed()) for (const restore of restores.values()) restore()
+  for (const { restores, lockedBeside } of levels.toReversed()) {
+    for (const [row, restore] of restores) if (!lockedBeside.has(row)) restore()
+  }
 }

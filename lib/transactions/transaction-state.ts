@@ -5,6 +5,7 @@ import { OutsideTransactionError, RolledBackError, UsageError } from '../errors/
 import type { RollbackFacts } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { LockedRows } from '../rows/locked-rows.js'
+import { RowRef } from '../rows/row-ref.js'
 import { rowStateOf } from '../rows/row-state.js'
 import { UndoLog } from '../rows/undo-log.js'
 import {
@@ -249,7 +250,9 @@ export class TransactionState {
 
   /** Notes that the callback of a savepoint starts. */
   startSavepoint(savepoint: Transaction): void {
-    this.#undo.startCallback(savepoint, this.lockedRows.all())
+    const { callbackTurn } = currentContext()
+    const isBeside = (row: Row): boolean => this.#callbackTurns.isBeside(callbackTurn, RowRef.of(row).looseKey)
+    this.#undo.startCallback(savepoint, this.lockedRows.all(), isBeside)
   }
 
   #startWork(description: string, context: AsyncContext): Work {
@@ -466,9 +469,11 @@ export class TransactionState {
     this.#undo.rollBack()
   }
 
-  /** Registers an instance of a row that this transaction has locked. */
-  addLockedRow(row: Row): void {
-    if (this.outcome === 'open') this.lockedRows.add(row)
+  /** Registers an instance of a row that `transaction`, which may be a savepoint, has locked. */
+  addLockedRow(row: Row, transaction: Transaction = this.transaction): void {
+    if (this.outcome !== 'open') return
+    this.lockedRows.add(row)
+    this.#undo.noteLock(row, this.#isInside(transaction))
   }
 }
 

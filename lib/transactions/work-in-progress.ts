@@ -110,6 +110,11 @@ export class CallbackTurns {
     })
   }
 
+  /** Whether the callback whose turn it is for a key is neither that of `turn` nor around it. */
+  isBeside(turn: CallbackTurn | undefined, key: string): boolean {
+    return this.#current.has(key) && !isInTurn(turn, key)
+  }
+
   leave({ key }: CallbackTurn): void {
     this.#current.delete(key)
     this.#queues.get(key)!.leave()

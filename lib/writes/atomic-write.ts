@@ -324,7 +324,7 @@ async function updateAndNotify(
   context: QueryContext,
   state: TransactionState,
 ): Promise<Written> {
-  let refusal: unknown
+  let refusal: Error | undefined
   const written = await inSavepoint(call, context, async (inner) => {
     let updated: Written
     try {
@@ -338,7 +338,7 @@ async function updateAndNotify(
     await notifyUpdate(call, write.row, write, inner, state)
     return updated
   })
-  if (refusal !== undefined) throw refusal
+  if (refusal) throw refusal
   return written
 }
 

@@ -1,10 +1,13 @@
 import { expect } from 'chai'
 import type { Sequelize, Transaction } from 'sequelize'
 import {
+  atomicUpdate,
   mergeJsonKey,
   PendingStatementsError,
   plus,
   retryTransaction,
+  set,
+  StaleRowError,
   updateWhere,
   UsageError,
   withLock,
@@ -14,6 +17,7 @@ import { outcomeOf, rejection } from '../rejection.js'
 import { createJobs, defineJobs, freshJobs, storedJobs, untouched } from './jobs.js'
 import type { Job } from './jobs.js'
 import { signal } from './outcomes.js'
+import type { Signal } from './outcomes.js'
 
 eachDatabase('a savepoint', (database) => {
   let sequelize: Sequelize
@@ -289,6 +293,64 @@ eachDatabase('a savepoint', (database) => {
     })
     expect(await rejection(call, UsageError)).to.have.property('reason', 'savepointsMixed')
     expect(await storedJobs(Jobs)).to.deep.equal([untouched, untouched])
+  })
+
+  describe('that is rolled back after it has written a row that another branch', () => {
+    interface Signals {
+      /** The branch is ready for the savepoint. */
+      readonly ready: Signal
+      readonly written: Signal
+      /** The branch has the row, and its changes. */
+      readonly changed: Signal
+      readonly undone: Signal
+    }
+    const branches: Readonly<Record<string, (transaction: Transaction, signals: Signals) => Promise<unknown>>> = {
+      'has locked since': async (transaction, { ready, written, changed, undone }) => {
+        ready.give()
+        await written.given
+        const save = async (job: Job): Promise<void> => {
+          changed.give()
+          await undone.given
+          job.n += 1
+          job.progress['mine'] = 1
+          await job.save()
+        }
+        await withLock([Jobs, a.id], save, { transaction })
+      },
+      'holds, and has changed since': (transaction, { ready, written, changed, undone }) => {
+        const save = async (job: Job): Promise<void> => {
+          ready.give()
+          await written.given
+          job.progress['mine'] = 1
+          changed.give()
+          await undone.given
+          await job.save()
+        }
+        return withLock([Jobs, a.id], save, { transaction })
+      },
+    }
+    for (const [name, branch] of Object.entries(branches)) {
+      it(`${name}: the save of that branch is refused`, async () => {
+        const call = retryTransaction(
+          sequelize,
+          async (transaction) => {
+            const signals = { ready: signal(), written: signal(), changed: signal(), undone: signal() }
+            const saved = branch(transaction, signals)
+            await signals.ready.given
+            const failed = sequelize.transaction({ transaction }, async (savepoint) => {
+              await atomicUpdate([Jobs, a.id], { progress: [set('theirs', 1)], n: plus(5) }, { transaction: savepoint })
+              signals.written.give()
+              await signals.changed.given
+              throw undo
+            })
+            await Promise.all([saved, outcomeOf(failed).then(signals.undone.give)])
+          },
+          { maxAttempts: 1 },
+        )
+        await rejection(call, StaleRowError)
+        expect(await storedJobs(Jobs)).to.deep.equal([untouched, untouched])
+      })
+    }
   })
 
   it('that is rolled back in raw SQL restores the locked row too', async () => {
