@@ -75,6 +75,7 @@ export interface QueryGenerator {
 }
 
 interface SequelizeInternals {
+  readonly config: { readonly host?: string; readonly port?: unknown; readonly database?: string }
   readonly options: Logging & { readonly storage?: string; readonly host?: string }
   readonly dialect: { readonly supports: { readonly returnValues: unknown } }
   readonly constructor: { readonly version: string; readonly _cls?: { get(key: string): unknown } }
@@ -94,6 +95,17 @@ function transactionInternals(transaction: Transaction): TransactionInternals {
 
 export function sequelizeInternals(sequelize: Sequelize): SequelizeInternals {
   return sequelize as unknown as SequelizeInternals
+}
+
+/** Whether two Sequelize instances connect to one database, as far as their options say. */
+export function isSameDatabase(one: Sequelize, other: Sequelize): boolean {
+  if (one === other) return true
+  const [first, second] = [one, other].map((each) => {
+    const { config, options } = sequelizeInternals(each)
+    return [each.getDialect(), config.host, String(config.port), config.database, options.storage]
+  }) as [unknown[], unknown[]]
+  // Each instance has its own database in memory.
+  return first.at(-1) !== ':memory:' && first.every((part, index) => part === second[index])
 }
 
 export function queryGeneratorOf(sequelize: Sequelize): QueryGenerator {

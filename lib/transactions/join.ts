@@ -7,6 +7,7 @@ import {
   ambientOf,
   finishedState,
   isReadOnly,
+  isSameDatabase,
   openAncestor,
   outermostOf,
   sequelizeOfTransaction,
@@ -24,11 +25,14 @@ export function ambientTransaction({ sequelize }: Session): Transaction | undefi
   return transaction
 }
 
-/** Whether `transaction` is the ambient transaction of another Sequelize instance: they share one namespace. */
+/**
+ * Whether `transaction` is the ambient transaction of another database: all Sequelize instances share one namespace, and
+ * Sequelize would send the statement there. For two instances of one database, an application may have passed it.
+ */
 export function isForeignAmbient({ sequelize }: Session, transaction: Transaction | null | undefined): boolean {
   const ambient = ambientOf(sequelize)
-  if (!ambient || sequelizeOfTransaction(ambient) === sequelize) return false
-  return transaction === undefined || transaction === ambient
+  if (!ambient || (transaction !== undefined && transaction !== ambient)) return false
+  return !isSameDatabase(sequelizeOfTransaction(ambient), sequelize)
 }
 
 /** Whether the current code runs in a callback of `transaction` that has not ended. */

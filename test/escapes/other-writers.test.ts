@@ -8,6 +8,7 @@ import {
   UsageError,
   withLock,
 } from 'sequelize-lossless'
+import { randomName } from '../databases/lookup.js'
 import { eachDatabase } from '../each-database.js'
 import { outcomeOf, rejection } from '../rejection.js'
 import { createJobs, defineJobs, freshJobs, storedJobs, untouched } from './jobs.js'
@@ -208,17 +209,40 @@ eachDatabase('a callback whose row other code writes', (database) => {
   describe('through another Sequelize instance', () => {
     let other: Sequelize
     let Apart: ModelStatic<Job>
+    const apart = randomName()
 
     before(async () => {
-      other = isSqlite ? database.connect({}, `${database.url()}-other`).sequelize : database.connect().sequelize
+      const url = isSqlite ? `${database.url()}-other` : database.url().replace(/[^/]+$/, apart)
+      if (!isSqlite) await sequelize.query(`CREATE DATABASE ${apart}`)
+      other = database.connect({}, url).sequelize
       Apart = defineJobs(other, { modelName: 'Apart', tableName: 'apart_jobs' })
       await Apart.sync({ force: true })
+    })
+    after(async () => {
+      if (isSqlite) return
+      // PostgreSQL drops no database that has a connection.
+      await other.close()
+      await sequelize.query(`DROP DATABASE ${apart}`)
     })
     afterEach(() => {
       delete (Sequelize as unknown as { _cls?: unknown })._cls
     })
 
-    it('does not join the ambient transaction of the first instance', async () => {
+    it('joins a transaction that is passed on, also if it is the ambient one', async () => {
+      const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
+      const Beside = defineJobs(database.connect().sequelize, { modelName: 'Beside' })
+      Sequelize.useCLS(transactionNamespace)
+      const undo = new Error('undo')
+      const call = withLock([Jobs, id], async (_row, transaction) => {
+        await Beside.create({ title: 'created' }, { transaction })
+        await Beside.update({ title: 'updated' }, { where: { id }, transaction })
+        throw undo
+      })
+      expect(await outcomeOf(call)).to.equal(undo)
+      expect(await storedJobs(Jobs)).to.deep.equal([untouched])
+    })
+
+    it('does not join the ambient transaction of another database', async () => {
       const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
       const apart = await Apart.create({ title: 'loaded' })
       Sequelize.useCLS(transactionNamespace)
