@@ -94,7 +94,7 @@ export async function lock<M extends Model>(target: Target<M>, options: LockOpti
     withRows(call, [row], ([ref], own) =>
       execute(
         own,
-        { statements: (context, state) => acquireLock(own, ref!, context, state!, false) },
+        { statements: (context, state) => acquireLock(own, ref!, context, state!, isInScope(transaction)) },
         { opensTransaction: false },
       ),
     ),
@@ -307,7 +307,7 @@ function checkWait(method: string, { timeoutMs, nowait }: LockWaitOptions): numb
 
 /**
  * Locks and reads a row; returns the instance of `ref`, refreshed, or a new one.
- * @param isScoped only code in the callback of withLock joins the lock
+ * @param isScoped only code in the callback of the transaction joins the lock
  * @throws {RowNotFoundError} the row does not exist
  * @throws {UsageError} the driver has rounded its primary key
  */

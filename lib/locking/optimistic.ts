@@ -152,16 +152,19 @@ async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Pro
     retry: statementRetry(session, false),
     ...(logging !== undefined && { logging }),
   }
+  // A write on this instance that was in flight may have moved it: its changes are in memory, too.
+  const versionCompared = valuesOf(row)[version]
   try {
     state.isSavingVersion = true
     await enqueueWriter(call, () => row.save(options))
     return result
   } catch (error) {
+    const isStale = error instanceof OptimisticLockError
     // A hook failed after the UPDATE: the row is saved.
-    if (valuesOf(row)[version] !== versionRead) throw new CallbackFailed('', { cause: error })
+    if (!isStale && valuesOf(row)[version] !== versionCompared) throw new CallbackFailed('', { cause: error })
     restore()
-    if (error instanceof OptimisticLockError) {
-      await refuseSkippedRow(call, ref, columns, versionRead)
+    if (isStale) {
+      await refuseSkippedRow(call, ref, columns, versionCompared)
       throw StaleRowError.afterAttempts(method, factsOf(call, ref), attempts, columns, error)
     }
     throw failureOf(error) === 'lost'

@@ -67,10 +67,13 @@ function callRowMethod(row: Row, name: RowMethod, original: Original, args: unkn
   if (rowState?.writesRefusedBy !== undefined && name !== 'reload') {
     throw usage.writeInside(rowState.writesRefusedBy, name)
   }
-  if (asked === null) return original.apply(row, args)
   const session = sessionOfModel(modelOf(row))
   const held = asked === undefined ? lockTransaction(row) : undefined
-  const transaction = asked ?? held ?? ambientTransaction(session)
+  const transaction = asked === null ? undefined : (asked ?? held ?? ambientTransaction(session))
+  const lock = rowState?.lock
+  const isLocked = lock !== undefined && transaction !== undefined && isSameTransaction(lock.transaction, transaction)
+  if (name === 'reload' && lock?.isScoped && !isLocked) throw usage.lockedElsewhere(name, RowRef.of(row).facts)
+  if (asked === null) return original.apply(row, args)
   if (!transaction) {
     refuseBrokenLock(name, row)
     // Also if there is nothing to save: a change in place, which Sequelize cannot detect, would be lost silently.
@@ -81,8 +84,11 @@ function callRowMethod(row: Row, name: RowMethod, original: Original, args: unkn
   const state = findTransactionState(transaction)
   if (!state?.dialect) return original.apply(row, args)
   state.refuseIfOver(name)
-  args[index] = { ...lockOf(name, row, held), ...(name === 'save' && keyFormat(row)), ...options, transaction }
-  const isLocked = rowState?.lock !== undefined && isSameTransaction(rowState.lock.transaction, transaction)
+  const added = {
+    ...(name === 'reload' && isLocked && lockOf(row, transaction)),
+    ...(name === 'save' && keyFormat(row)),
+  }
+  args[index] = { ...added, ...options, transaction }
   if (name === 'update') {
     state.remember(row, transaction)
     rowState?.markChangesInPlace()
@@ -107,9 +113,8 @@ function callRowMethod(row: Row, name: RowMethod, original: Original, args: unkn
 }
 
 /** The lock option for a reload of a locked row: a plain read could return a snapshot older than the lock. */
-function lockOf(name: RowMethod, row: Row, held: Transaction | undefined): object {
-  if (name !== 'reload' || !held) return {}
-  return { lock: { level: held.LOCK.NO_KEY_UPDATE, of: row.constructor } }
+function lockOf(row: Row, { LOCK }: Transaction): object {
+  return { lock: { level: LOCK.NO_KEY_UPDATE, of: row.constructor } }
 }
 
 /**

@@ -480,6 +480,66 @@ eachDatabase('transactions', (database) => {
     })
   })
 
+  it('keep the version of an instance whose column is assigned while a write of it is in flight', async () => {
+    const write = run.atomicUpdate({ title: 'written' })
+    run.title = 'assigned'
+    await write
+    await rejection(run.save(), OptimisticLockError)
+    expect((await stored(run.id)).title).to.equal('written')
+  })
+
+  it('refuse reload() of a row that a callback holds, by other code', async () => {
+    let holding!: () => void
+    let free!: () => void
+    const [held, freed] = [new Promise<void>((done) => (holding = done)), new Promise<void>((done) => (free = done))]
+    const call = run.withLock(async (row) => {
+      row.title = 'mine'
+      holding()
+      await freed
+      await row.save()
+    })
+    await held
+    for (const options of [undefined, { transaction: null }]) {
+      expect(await rejection(run.reload(options), UsageError)).to.have.property('reason', 'lockedElsewhere')
+    }
+    free()
+    await call
+    expect((await run.reload()).title).to.equal('mine')
+  })
+
+  it('keep a change in place while an UPDATE with an answer writes another column', async () => {
+    await run.withLock(async (row) => {
+      row.progress!['mine'] = 1
+      await row.update({ title: 'new' }, { returning: true } as object)
+      await row.save()
+    })
+    const { title, progress } = await stored(run.id)
+    expect([title, progress]).to.deep.equal(['new', { count: 0, mine: 1 }])
+  })
+
+  describe('lock', () => {
+    it('is joined only by code in the callback of its transaction', async () => {
+      const undo = new Error('undo')
+      let outside: Promise<unknown> | undefined
+      let lockIt!: () => void
+      const isLocked = new Promise<void>((resolve) => (lockIt = resolve))
+      const other = isLocked.then(() => {
+        outside = run.mergeJsonKey('progress', 'outside', 1)
+        outside.catch(() => undefined)
+      })
+      const call = sequelize.transaction(async (transaction) => {
+        await lock(run, { transaction })
+        await run.mergeJsonKey('progress', 'inside', 1)
+        lockIt()
+        await other
+        throw undo
+      })
+      expect(await rejection(call, Error)).to.equal(undo)
+      await outside
+      expect((await stored(run.id)).progress).to.deep.equal({ count: 0, outside: 1 })
+    })
+  })
+
   describe('withLocks', () => {
     it('passes the rows in the order of its targets, and locks them in a canonical order', async () => {
       const other = await Runs.create({ title: 'other' })
@@ -752,6 +812,19 @@ eachDatabase('transactions', (database) => {
       await one
       await run.update({ title: 'as before' })
       expect((await stored(run.id)).title).to.equal('as before')
+    })
+
+    it('keeps a write on the same instance that runs at the same time', async () => {
+      for (let round = 0; round < 10; round++) {
+        const row = await Runs.create({ progress: {} })
+        const save = (): Promise<void> =>
+          row.withOptimisticLock((same) => {
+            same.progress!['saved'] = 1
+          })
+        const merge = (): Promise<unknown> => row.mergeJsonKey('progress', 'merged', 1)
+        await Promise.all(round % 2 === 0 ? [save(), merge()] : [merge(), save()])
+        expect((await stored(row.id)).progress).to.deep.equal({ saved: 1, merged: 1 })
+      }
     })
 
     it('refuses a version that is NULL', async () => {

@@ -78,6 +78,29 @@ eachDatabase('a locking finder under a guard', (database) => {
     })
   })
 
+  it('is what reload() of a locked row sends, whatever its options', async () => {
+    const run = await find({})
+    await run.withLock(async (_run, transaction) => {
+      for (const options of [undefined, { transaction }]) {
+        await run.reload(options)
+        run.progress = { ...run.progress, locked: 1 }
+        await run.save()
+      }
+    })
+  })
+
+  if (database.name === 'postgres') {
+    it('keeps the lock if the answer of an UPDATE has the documents of the row', async () => {
+      await sequelize.transaction(async (transaction) => {
+        const run = await find({ lock: true, transaction })
+        await run.update({ title: 'b' }, { transaction, returning: true })
+        await run.update({ progress: { after: 'update' } }, { transaction })
+        await run.increment('id', { by: 0, transaction })
+        await run.update({ progress: { after: 'increment' } }, { transaction })
+      })
+    })
+  }
+
   it('counts as a lock only of rows of the model that `of` names', async () => {
     await sequelize.transaction(async (transaction) => {
       const run = await find({ include, lock: { level: transaction.LOCK.UPDATE, of: Runs }, transaction })
