@@ -89,10 +89,14 @@ const loneSurrogate: Refusal = [
   'Replace that by U+FFFD with text.toWellFormed(), or encode the text with JSON.stringify(text).',
 ]
 
-/** @throws {UnsupportedValueError} the new value of an ordinary column has a lone surrogate, in place of which a driver sends U+FFFD */
-export function refuseLoneSurrogate(method: string, column: string, value: unknown, dialect: Dialect): void {
-  if (typeof value !== 'string' || value.isWellFormed()) return
-  throw unstorable(method, column, dialect, `a new value of "${column}"`, loneSurrogate)
+/**
+ * @throws {UnsupportedValueError} the new value of an ordinary column has a lone surrogate, in place of which a driver sends
+ *   U+FFFD, or a character that the database cannot store
+ */
+export function refuseUnstorableText(method: string, column: string, value: unknown, dialect: Dialect): void {
+  if (typeof value !== 'string') return
+  const refusal = value.isWellFormed() ? dialect.refuseText(value) : loneSurrogate
+  if (refusal) throw unstorable(method, column, dialect, `a new value of "${column}"`, refusal)
 }
 
 function unstorable(

@@ -172,7 +172,7 @@ async function claimOne(
 ): Promise<RowRef | undefined> {
   for (const ref of refs) {
     const select = new Statement(query)
-    const isNext = `CASE WHEN ${query.sql(select)} THEN 1 ELSE 0 END AS ${select.name('isNext')}`
+    const isNext = `CASE WHEN ${query.sql(select)} THEN 1 ELSE 0 END AS ${select.alias('isNext')}`
     const sql = `SELECT ${isNext} FROM ${select.table()} WHERE ${ref.byKey.sql(select)} ${dialect.skipLocked()}`
     const [row] = await sendForRows<{ isNext: unknown }>(session, sql, select.binds, context)
     // Its lock ends with the transaction, in which nothing else is done.

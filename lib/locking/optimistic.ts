@@ -184,7 +184,7 @@ async function refuseSkippedRow(
 ): Promise<void> {
   if (!dialect.skipsRows) return
   const select = new Statement({ session, model })
-  const version = `${select.column(versionAttribute(model)!)} AS ${select.name('version')}`
+  const version = `${select.column(versionAttribute(model)!)} AS ${select.alias('version')}`
   const sql = `SELECT ${version} FROM ${select.table()} WHERE ${select.row(primaryKey)}`
   const context = { method, row, transaction: undefined, logging }
   const [stored] = await sendForRows<{ version: unknown }>(session, sql, select.binds, context)

@@ -37,7 +37,7 @@ export function rowSelection({ model }: RowRef, dialect: Dialect, statement: Sta
   if (definition.selection === undefined) {
     const texts = [...definition.documents].map((attribute) => {
       const column = { sql: statement.column(attribute), type: documentType(model, attribute) }
-      return `, ${dialect.documentText(column)} AS ${statement.name(textAlias(attribute))}`
+      return `, ${dialect.documentText(column)} AS ${statement.alias(textAlias(attribute))}`
     })
     definition.selection = `${statement.columns()}${texts.join('')}`
   }

@@ -62,7 +62,7 @@ interface TransactionInternals {
 /** The part of Sequelize's query generator that quotes and formats. */
 export interface QueryGenerator {
   quoteTable(table: unknown): string
-  quoteIdentifier(name: string): string
+  quoteIdentifier(name: string, force?: boolean): string
   escape(value: unknown, attribute?: unknown): string
   format(value: unknown, attribute: unknown, options: { context: string }, bind: (value: unknown) => string): string
   updateQuery(

@@ -96,9 +96,10 @@ export class Session {
   attachesMethods = false
   /** Models that are defined later will be guarded. */
   isGuardingModels = false
-  /** Caches: the SQL of the names of tables and columns. */
+  /** Caches: the SQL of the names of tables, columns and aliases. */
   readonly quotedTables: Map<string, string> = new Map()
   readonly quotedNames: Map<string, string> = new Map()
+  readonly quotedAliases: Map<string, string> = new Map()
   /** Calls that wait for a batch, by table (its key: the attributes object of the model), then by row and column. */
   readonly batchQueues: Map<object, Map<string, BatchQueue>> = new Map()
   /** Batched calls that have not settled; `flush()` waits for them. */

@@ -114,14 +114,19 @@ export class Statement {
     let sql = ''
     for (const attribute of Object.keys(this.#model.getAttributes())) {
       if (typeOf(this.#model, attribute).key === 'VIRTUAL') continue
-      sql += `${sql && ', '}${this.column(attribute)} AS ${this.name(attribute)}`
+      sql += `${sql && ', '}${this.column(attribute)} AS ${this.alias(attribute)}`
     }
     return sql
   }
 
   /** The select list of the primary key. */
   keyColumns(): string {
-    return this.#model.primaryKeyAttributes.map((name) => `${this.column(name)} AS ${this.name(name)}`).join(', ')
+    return this.#model.primaryKeyAttributes.map((name) => `${this.column(name)} AS ${this.alias(name)}`).join(', ')
+  }
+
+  /** The name of a column of a result, also if the option `quoteIdentifiers` of the application is false. */
+  alias(name: string): string {
+    return quoted(this.#session.quotedAliases, name, () => this.#generator.quoteIdentifier(name, true))
   }
 
   name(identifier: string): string {

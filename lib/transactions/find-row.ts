@@ -81,7 +81,7 @@ async function findRow(call: Call, query: RowQuery): Promise<RowRef> {
   if (!ref) throw RowNotFoundError.byWhere(method, facts, columns, query.canBeMet)
   if (found.length === 1) return ref
   const select = new Statement(query)
-  const sql = `SELECT COUNT(*) AS ${select.name('count')} FROM ${select.table()} WHERE ${query.sql(select)}`
+  const sql = `SELECT COUNT(*) AS ${select.alias('count')} FROM ${select.table()} WHERE ${query.sql(select)}`
   const [row] = await read((context) => sendForRows<{ count: unknown }>(session, sql, select.binds, context))
   throw usage.targetSeveral(method, model.name, columns, Math.max(Number(row!.count), found.length))
 }

@@ -243,7 +243,7 @@ async function readText(
   const { dialect } = context
   const select = new Statement({ session, model })
   const text = dialect.documentText({ sql: select.column(column), type: documentType(model, column) })
-  const sql = `SELECT ${text} AS ${select.name('document')} FROM ${select.table()} WHERE ${select.row(primaryKey)} ${dialect.lockClause}`
+  const sql = `SELECT ${text} AS ${select.alias('document')} FROM ${select.table()} WHERE ${select.row(primaryKey)} ${dialect.lockClause}`
   const [row] = await sendForRows<{ document: string | null }>(session, sql, select.binds, context)
   return row?.document ?? undefined
 }

@@ -2,7 +2,7 @@ import type { Model } from 'sequelize'
 import type { Column, UpdateVariant } from '../dialects/dialect.js'
 import {
   refuseClampedSum,
-  refuseLoneSurrogate,
+  refuseUnstorableText,
   refuseTooLarge,
   refuseTooManyBinds,
   refuseUnsupported,
@@ -214,7 +214,7 @@ export function refuseUnsupportedChanges(
   for (const each of documents) refuseUnsupported(method, each.column, each, dialect)
   for (const each of columns) {
     if ('plus' in each) refuseClampedSum(method, each.attribute, dialect)
-    else refuseLoneSurrogate(method, each.attribute, each.value, dialect)
+    else refuseUnstorableText(method, each.attribute, each.value, dialect)
   }
 }
 
@@ -463,8 +463,8 @@ async function sendUpdate(
     answer === 'nothing'
       ? ['1']
       : targets.flatMap((target, index) => [
-          `${dialect.documentText(target)} AS ${statement.name(`text${index}`)}`,
-          `${target.sql} AS ${statement.name(`loaded${index}`)}`,
+          `${dialect.documentText(target)} AS ${statement.alias(`text${index}`)}`,
+          `${target.sql} AS ${statement.alias(`loaded${index}`)}`,
         ])
   const [found] = await sendForRows<Record<string, unknown>>(
     session,

@@ -1,5 +1,5 @@
 import { Utils } from 'sequelize'
-import { refuseInexactSum, refuseInexactSums, refuseLoneSurrogate, refuseUnsupported } from '../dialects/limits.js'
+import { refuseInexactSum, refuseInexactSums, refuseUnstorableText, refuseUnsupported } from '../dialects/limits.js'
 import { isOptions } from '../errors/check-options.js'
 import type { UsageError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
@@ -122,7 +122,7 @@ export async function newRow(
   })
   for (const name of stored) {
     refuseUnstorable(method, model, name, built[name])
-    refuseLoneSurrogate(method, name, built[name], dialect)
+    refuseUnstorableText(method, name, built[name], dialect)
   }
   return {
     values: new Map(stored.map((name) => [name, built[name]])),

@@ -397,7 +397,7 @@ async function checkColumns(
   const facts = factsOf(call, ref)
   const select = new Statement(ref)
   const flags = where.map(
-    (each, index) => `CASE WHEN ${conditionSql(each, select)} THEN 1 ELSE 0 END AS ${select.name(`met${index}`)}`,
+    (each, index) => `CASE WHEN ${conditionSql(each, select)} THEN 1 ELSE 0 END AS ${select.alias(`met${index}`)}`,
   )
   const sql = `SELECT ${flags.join(', ') || '1'} FROM ${select.table()} WHERE ${ref.sql(select)}`
   const locked = context.transaction ? `${sql} ${dialect.lockClause}` : sql
@@ -467,9 +467,9 @@ export async function readDocument(
   const { column, type } = document
   const select = new Statement(ref)
   const target: Column = { sql: select.column(column), type }
-  const set = dialect.characterSet ? `, ${dialect.characterSet.of(target)} AS ${select.name('characterSet')}` : ''
-  const isNull = `${target.sql} IS NULL AS ${select.name('isNull')}`
-  const stored = `${dialect.documentText(target)} AS ${select.name('document')}, ${target.sql} AS ${select.name('loaded')}, ${isNull}${set}`
+  const set = dialect.characterSet ? `, ${dialect.characterSet.of(target)} AS ${select.alias('characterSet')}` : ''
+  const isNull = `${target.sql} IS NULL AS ${select.alias('isNull')}`
+  const stored = `${dialect.documentText(target)} AS ${select.alias('document')}, ${target.sql} AS ${select.alias('loaded')}, ${isNull}${set}`
   const sql = `SELECT ${stored} FROM ${select.table()} WHERE ${ref.sql(select)}`
   const locked = context.transaction ? `${sql} ${dialect.lockClause}` : sql
   const [row] = await sendForRows<{

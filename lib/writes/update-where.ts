@@ -177,7 +177,7 @@ async function lockRows(
   })
   const kind = cases.length > 0 ? `CASE ${cases.join(' ')} END` : 'NULL'
   const order = model.primaryKeyAttributes.map((name) => select.column(name)).join(', ')
-  const selected = `${select.keyColumns()}, ${kind} AS ${select.name(kindAlias)}`
+  const selected = `${select.keyColumns()}, ${kind} AS ${select.alias(kindAlias)}`
   const sql = `${selected} FROM ${select.table()} WHERE ${query.sql(select)} ORDER BY ${order}`
   const { maxBinds = Infinity } = session.connector
   const column = documents[0]?.column ?? model.primaryKeyAttributes[0]!

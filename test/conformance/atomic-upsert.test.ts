@@ -31,6 +31,7 @@ import {
   StaleRowError,
   UnsupportedDatabaseError,
   UnsupportedValueError,
+  updateWhere,
   UsageError,
   withLock,
 } from 'sequelize-lossless'
@@ -602,6 +603,15 @@ eachDatabase('atomicUpsert', (database) => {
       const lone = '\ud800'
       for (const doc of [{ deep }, { lone }]) {
         await rejection(atomicUpsert([Counters, id], { attempts: plus(1) }, { create: { doc } }), UnsupportedValueError)
+      }
+      if (database.name === 'postgres') {
+        // Sequelize would send two other characters.
+        const title = 'a\0b'
+        await rejection(atomicUpsert([Counters, { where: { name: title } }], { attempts: 1 }), UnsupportedValueError)
+        await rejection(atomicUpsert([Counters, id], { title }), UnsupportedValueError)
+        const { id: there } = await Counters.create({})
+        await rejection(atomicUpdate([Counters, there], { title }), UnsupportedValueError)
+        await rejection(updateWhere(Counters, { id: there }, { title }), UnsupportedValueError)
       }
       const huge = { doc: { n: 1.7976931348623157e308 } }
       await rejection(

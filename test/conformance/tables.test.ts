@@ -4,15 +4,19 @@ import type { Model, ModelStatic, Sequelize, Transaction } from 'sequelize'
 import {
   append,
   atomicUpsert,
+  increment,
   JsonShapeError,
   lossless,
   mergeJsonKey,
+  RowNotFoundError,
   set,
   UnsupportedValueError,
   updateJson,
   updateWhere,
   UsageError,
   withLock,
+  withNext,
+  withOptimisticLock,
 } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { rejection } from '../rejection.js'
@@ -48,6 +52,29 @@ eachDatabase('views, temporary tables and schemas', (database) => {
     const text = row.doc as unknown
     return typeof text === 'string' && text !== 'text' ? (JSON.parse(text) as unknown) : text
   }
+
+  it('quotes its own names if the application leaves out the quotes', async () => {
+    const { sequelize: unquoted } = database.connect({ quoteIdentifiers: false })
+    const attributes = { id: { type: DataTypes.INTEGER, primaryKey: true }, doc: DataTypes.JSON }
+    const options = { tableName: 'unquoted_rows', timestamps: false, version: true }
+    const Rows = lossless(unquoted.define<Row>('Row', attributes, options))
+    await Rows.sync({ force: true })
+    await Rows.create({ id: 1, doc: {} } as never)
+    const setA = async (row: Row): Promise<void> => {
+      row.doc!.a = (row.doc!.a ?? 0) + 1
+      await row.save()
+    }
+    await withLock([Rows, 1], setA)
+    await withNext(Rows, { where: { id: 1 } as never }, setA)
+    await withOptimisticLock([Rows, 1], (row) => void (row.doc!.a = row.doc!.a! + 1))
+    expect(await updateWhere(Rows, { id: 1 } as never, { doc: [append('tags', 'x')] } as never)).to.equal(1)
+    expect(await updateJson([Rows, 1], 'doc', [increment('a')] as never, { returning: true })).to.deep.equal({
+      a: 4,
+      tags: ['x'],
+    })
+    await rejection(mergeJsonKey([Rows, { where: { id: 2 } as never }], 'doc', 'a', 1), RowNotFoundError)
+    await Rows.drop()
+  })
 
   // A view of SQLite cannot be updated.
   if (name !== 'sqlite') {
