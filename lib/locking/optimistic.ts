@@ -149,7 +149,7 @@ async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Pro
   const options = {
     ...keyFormat(row),
     transaction: null,
-    retry: statementRetry(session, false),
+    retry: statementRetry(session),
     ...(logging !== undefined && { logging }),
   }
   // A write on this instance that was in flight may have moved it: its changes are in memory, too.

@@ -13,6 +13,8 @@ import type { Session } from './session.js'
 export interface QueryContext extends CallFacts {
   readonly transaction: Transaction | undefined
   readonly logging: Logging['logging'] | undefined
+  /** A statement is not sent again while a lock is held: the call limits its wait. */
+  readonly isSentOnce?: boolean
 }
 
 /**
@@ -90,18 +92,19 @@ function countWrittenRows([header, rest]: [header: unknown, rest: unknown]): num
 }
 
 /**
- * The value of Sequelize's option `retry`, which resends one statement. Never resends in a transaction, because the
- * first error may have ended it; otherwise resends only after an error that guarantees that nothing was written.
+ * The value of Sequelize's option `retry`, which resends one statement: only on SQLite, whose driver has few threads. Statements
+ * that wait for a lock can keep them from the COMMIT that they wait for. The error guarantees that nothing was written, and ends no
+ * transaction.
  */
-export function statementRetry({ connector }: Session, inTransaction: boolean): { max: number; match?: RegExp[] } {
+export function statementRetry({ connector }: Session, isSentOnce = false): { max: number; match?: RegExp[] } {
   const { busy } = connector
-  return inTransaction || !busy ? { max: 1 } : { max: 20, match: [busy] }
+  return isSentOnce || !busy ? { max: 1 } : { max: 20, match: [busy] }
 }
 
 function queryOptions<T extends QueryTypes>(
   session: Session,
   bind: unknown[],
-  { transaction, logging }: QueryContext,
+  { transaction, logging, isSentOnce }: QueryContext,
   type: T,
 ): QueryOptionsWithType<T> {
   const options = {
@@ -111,7 +114,7 @@ function queryOptions<T extends QueryTypes>(
     transaction: transaction ?? null,
     useMaster: true,
     [checkedBy]: 'library',
-    retry: statementRetry(session, transaction !== undefined),
+    retry: statementRetry(session, isSentOnce),
   }
   return logging === undefined ? options : { ...options, logging }
 }

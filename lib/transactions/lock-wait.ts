@@ -57,7 +57,7 @@ async function withSetting<R>(
  * instead of a promise, if there is none to take.
  */
 export function takeWriteLock(
-  { dialect, session }: Call,
+  { dialect, session, timeoutMs }: Call,
   model: RowModel,
   context: QueryContext,
 ): Promise<unknown> | undefined {
@@ -65,5 +65,5 @@ export function takeWriteLock(
   const update = new Statement({ session, model })
   const column = update.column(model.primaryKeyAttributes[0]!)
   const sql = `UPDATE ${update.table()} SET ${column} = ${column} WHERE 1 = 0`
-  return sendForHeader(session, sql, update.binds, context)
+  return sendForHeader(session, sql, update.binds, { ...context, isSentOnce: timeoutMs !== undefined })
 }

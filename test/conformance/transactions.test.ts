@@ -507,6 +507,18 @@ eachDatabase('transactions', (database) => {
     expect((await run.reload()).title).to.equal('mine')
   })
 
+  it('of Sequelize wait for each other, as many as there are', async () => {
+    const writes: readonly ((transaction: Transaction) => Promise<unknown>)[] = [
+      (transaction) => updateJson([Runs, run.id], 'progress', [increment('count')], { transaction }),
+      (transaction) =>
+        withLock([Runs, run.id], (row) => row.update({ progress: { count: Number(row.progress!['count']) + 1 } }), {
+          transaction,
+        }),
+    ]
+    for (const write of writes) await Promise.all(Array.from({ length: 6 }, () => sequelize.transaction(write)))
+    expect((await stored(run.id)).progress).to.deep.equal({ count: 12 })
+  })
+
   it('keep a change in place while an UPDATE with an answer writes another column', async () => {
     await run.withLock(async (row) => {
       row.progress!['mine'] = 1
