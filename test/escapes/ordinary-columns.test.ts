@@ -29,8 +29,7 @@ eachDatabase('an ordinary column of a locked row that other code of the transact
       withLock([Model, id], (other) => other.update({ n: other.n + 10 }), { transaction }),
     'withLock, increment': (id, transaction) =>
       withLock([Model, id], (other) => other.increment('n', { by: 10 }), { transaction }),
-    'Model.update()': (id, transaction) =>
-      Model.update({ n: literal('n + 10') }, { where: { id }, transaction }),
+    'Model.update()': (id, transaction) => Model.update({ n: literal('n + 10') }, { where: { id }, transaction }),
     'Model.increment()': (id, transaction) => Model.increment('n', { by: 10, where: { id }, transaction }),
   })
 
