@@ -199,7 +199,9 @@ export class RowState {
 
   /** The values of all columns may be out of date. */
   markStale(): void {
-    for (const column of Object.keys(this.#model.getAttributes())) this.staleColumns.add(column)
+    for (const column of Object.keys(this.#model.getAttributes())) {
+      if (attributeType(this.#model, column) !== 'VIRTUAL') this.staleColumns.add(column)
+    }
   }
 
   /** Whether a column has an unsaved change that Sequelize knows. */

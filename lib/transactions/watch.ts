@@ -244,9 +244,9 @@ function isNone(result: unknown): boolean {
 async function refreshLockedRows(state: TransactionState, model: RowModel, options: QueryOptions): Promise<void> {
   const { where, fields, updateOnDuplicate, transaction } = options
   const named = updateOnDuplicate ? attributesOf(model, updateOnDuplicate) : fields
-  // increment() does not say which.
-  const columns = named ?? Object.keys(model.getAttributes())
   const { mutable } = modelStateOf(model).definition
+  // increment(), destroy() and restore() do not say which; they write no document.
+  const columns = named ?? Object.keys(model.getAttributes()).filter((name) => !mutable.includes(name))
   const primaryKey = where && keyNamedIn(model, where)
   const isOneRow = primaryKey && Object.keys(primaryKey).length === model.primaryKeyAttributes.length
   const ref = isOneRow ? new RowRef(model, primaryKey) : undefined
@@ -257,9 +257,7 @@ async function refreshLockedRows(state: TransactionState, model: RowModel, optio
     const isRead = (column: string): boolean => !mutable.includes(column) && !rowState.isDirty(column)
     const written = columns.filter((column) => Object.hasOwn(valuesOf(row), column))
     const read = written.filter(isRead)
-    // Only increment() does not name its columns, and it writes no document.
-    for (const column of written)
-      if (!isRead(column) && (named || !mutable.includes(column))) rowState.staleColumns.add(column)
+    for (const column of written) if (!isRead(column)) rowState.staleColumns.add(column)
     if (read.length === 0) continue
     const stored = await findByKey(model, own.primaryKey, read, transaction!)
     const current = read.filter(isRead)
