@@ -138,8 +138,8 @@ export function hasNumber(text: string, pattern: RegExp): boolean {
 /** Whether JavaScript would write a part of a JSON text with other digits, or may have read a key wrongly. */
 export function isRespelled(text: string): boolean {
   if (mayBeMisread(text)) return true
-  // Shorter integers are exact.
-  if (!/\d(?:[.eE]|\d{15})|-0/.test(text)) return false
+  // Shorter integers are exact. A time in a string does not count: no quote, comma or bracket is before its digits.
+  if (!/(?:^|"\s*:|[[,])\s*(?:-?\d+[.eE]|-?\d{16}|-0)/.test(text)) return false
   return (maskEscapes(text).match(stringOrNumber) ?? []).some(
     (token) => !token.startsWith('"') && String(Number(token)) !== token,
   )
