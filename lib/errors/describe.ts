@@ -6,6 +6,8 @@ export interface RowFacts {
   readonly primaryKey: Readonly<Record<string, unknown>>
   /** The call passes over a row that its `paranoid` model has deleted. */
   readonly isParanoid?: boolean
+  /** A scope of the model may hide the row from its finders; a call by key finds it. */
+  readonly isScoped?: boolean
   /** The target of the call was an instance, which the code in error texts names `row`. */
   readonly hasInstance?: boolean
   readonly option?: TransactionOption | undefined
@@ -62,6 +64,11 @@ function isIdentifier(attribute: string): boolean {
 /** The code of a model: `WorkflowRun`, `sequelize.models["workflow-run"]`. */
 export function codeOfModel(name: string): string {
   return isIdentifier(name) ? name : `sequelize.models[${JSON.stringify(name)}]`
+}
+
+/** The code of the model of a row, whose finders find it: `User`, `User.unscoped()`. */
+export function codeOfFinder({ model, isScoped = false }: RowFacts): string {
+  return `${codeOfModel(model)}${isScoped ? '.unscoped()' : ''}`
 }
 
 /** The code that reads an attribute: `row.progress`, `row["last-run"]`. */

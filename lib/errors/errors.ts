@@ -3,6 +3,7 @@ import {
   accessOf,
   argumentsOf,
   callOf,
+  codeOfFinder,
   codeOfModel,
   codeOfWhere,
   describeCondition,
@@ -44,7 +45,7 @@ export class RowNotFoundError extends RowError {
     what: string = `${describeRow(row)} does not exist`,
     remedy: string = `It was deleted or never saved: create it with ${codeOfModel(row.model)}.create(${argumentsOf(row.option, '{ … }')})` +
       (row.isParanoid
-        ? `, or, if the paranoid model has deleted it, load it with ${codeOfModel(row.model)}.findOne(${optionsOf(row.option, `where: ${codeOfWhere(row.primaryKey)}`, 'paranoid: false')}) and pass the instance`
+        ? `, or, if the paranoid model has deleted it, load it with ${codeOfFinder(row)}.findOne(${optionsOf(row.option, `where: ${codeOfWhere(row.primaryKey)}`, 'paranoid: false')}) and pass the instance`
         : ''),
   ) {
     super(
@@ -281,9 +282,10 @@ export class UnsupportedValueError extends BaseError {
 }
 
 /** The code that reads a row again: `row.reload()`. */
-function rereadOf({ model, primaryKey, hasInstance, option }: RowFacts): string {
+function rereadOf(row: RowFacts): string {
+  const { primaryKey, hasInstance, option } = row
   if (hasInstance) return `row.reload(${argumentsOf(option)})`
-  return `${codeOfModel(model)}.findOne(${optionsOf(option, `where: ${codeOfWhere(primaryKey)}`)})`
+  return `${codeOfFinder(row)}.findOne(${optionsOf(option, `where: ${codeOfWhere(primaryKey)}`)})`
 }
 
 /** The stored document does not meet a condition of the write, so nothing was written. */

@@ -7,6 +7,7 @@ import { usage } from '../errors/usage.js'
 import {
   attributeType,
   fieldOf,
+  hasScope,
   isChanged,
   isParanoid,
   modelOf,
@@ -92,6 +93,7 @@ export class RowRef {
       model: model.name,
       primaryKey,
       ...(conditions.length > 0 && { isParanoid: isParanoid(model) }),
+      ...(hasScope(model) && { isScoped: true }),
       ...(instance && { hasInstance: true }),
     }
   }

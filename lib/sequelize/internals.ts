@@ -146,6 +146,11 @@ function whereOfScope(model: RowModel): unknown[] {
   return scope?.where === undefined ? [] : [scope.where]
 }
 
+/** Whether a scope of the model, such as its default scope, restricts the rows that finders find. */
+export function hasScope(model: RowModel): boolean {
+  return whereOfScope(model).length > 0
+}
+
 /** The condition of a scope that the caller has named, as in `Model.scope('open')`; none for the default scope. */
 export function whereOfNamedScope(model: RowModel): unknown[] {
   return isScope(model) ? whereOfScope(model) : []

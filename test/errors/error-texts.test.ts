@@ -288,6 +288,13 @@ describe('the text of an error', () => {
         `atomicUpdate: "status" of WorkflowRun id=7 does not meet the option where, so nothing was written. Read the row again with await WorkflowRun.findOne({ where: { id: 7 } }) and decide again, or handle the error code 'CONDITION_NOT_MET' in a catch.`,
       ],
       [
+        () => {
+          const Open = WorkflowRun.scope({ where: { status: 'open' } })
+          return atomicUpdate([Open, 7], { status: 'done' }, { where: { status: 'old' } })
+        },
+        `atomicUpdate: "status" of WorkflowRun id=7 does not meet the option where, so nothing was written. Read the row again with await WorkflowRun.unscoped().findOne({ where: { id: 7 } }) and decide again, or handle the error code 'CONDITION_NOT_MET' in a catch.`,
+      ],
+      [
         () => atomicUpdate([WorkflowRun, 7], { status: 'done' }, { where: { status: 'old', id: 8 } }),
         `atomicUpdate: "status" of WorkflowRun id=7 does not meet the option where, so nothing was written. Read the row again with await WorkflowRun.findOne({ where: { id: 7 } }) and decide again, or handle the error code 'CONDITION_NOT_MET' in a catch.`,
       ],
