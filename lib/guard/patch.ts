@@ -226,7 +226,7 @@ async function sendPatch(
     type: QueryTypes.UPDATE,
     instance,
     transaction: context.transaction ?? null,
-    retry: statementRetry(session),
+    retry: statementRetry(session, context),
   })) as unknown as [Row, number]
   return answer[1] > 0 ? { result: 'matched', answer } : { result: 'unmatched' }
 }

@@ -5,8 +5,8 @@ import type { RowModel } from '../sequelize/internals.js'
 
 export const integerTypes: readonly string[] = ['TINYINT', 'SMALLINT', 'MEDIUMINT', 'INTEGER', 'BIGINT']
 export const fractionTypes: readonly string[] = ['DECIMAL', 'FLOAT', 'REAL', 'DOUBLE PRECISION']
-const numberTypes = [...integerTypes, ...fractionTypes]
-const dateTypes = ['DATE', 'DATEONLY']
+export const numberTypes: readonly string[] = [...integerTypes, ...fractionTypes]
+export const dateTypes: readonly string[] = ['DATE', 'DATEONLY']
 const stringTypes = ['STRING', 'CHAR', 'TEXT', 'UUID', 'ENUM', 'CITEXT']
 
 /** Whether a database compares a value with a column of a type without converting it. */

@@ -29,6 +29,7 @@ import type { Row, RowModel } from '../sequelize/internals.js'
 import { documentType, modelStateOf } from '../sequelize/model-state.js'
 import type { ModelState } from '../sequelize/model-state.js'
 import { modeOf } from '../sequelize/options.js'
+import { keyText } from './key-text.js'
 import type { RowRef } from './row-ref.js'
 
 /** The lock that a transaction holds on a row. */
@@ -105,6 +106,10 @@ export class RowState {
   isSavingVersion = false
   /** The columns that the save in progress has stored: for Sequelize, they are changed until its hooks have run. */
   savedColumns: ReadonlySet<string> = new Set()
+  /** What the save in progress has sent for the columns that were assigned anew before its statement had ended. */
+  assignedInFlight: ReadonlyMap<string, unknown> = new Map()
+  /** The columns that the answer of the last statement (RETURNING) has changed. */
+  answeredColumns: ReadonlySet<string> = new Set()
   /** Whether the last increment() or decrement() has matched the row: its `where` may not. */
   isIncremented = false
   /** The patched save in flight, and its transaction of the server. */
@@ -207,6 +212,32 @@ export class RowState {
   /** Whether a column has an unsaved change that Sequelize knows. */
   isDirty(column: string): boolean {
     return isChanged(this.#row, column) && !this.savedColumns.has(column)
+  }
+
+  /** Notes the end of a save: what was assigned while its statement was in flight is not saved. */
+  endSave(): void {
+    for (const [column, sent] of this.assignedInFlight) {
+      previousValuesOf(this.#row)[column] = sent
+      setChanged(this.#row, column, true)
+    }
+    this.assignedInFlight = new Map()
+    this.savedColumns = new Set()
+  }
+
+  /** Takes over the stored value of a column that other code of the transaction may have written. */
+  refresh(column: string, stored: unknown): void {
+    const isDirty = this.isDirty(column)
+    if (this.#mutableColumns.includes(column)) {
+      const known = this.storedText(column)
+      if (known === undefined || !isSameDocument(this.textOf(column, stored), known)) this.staleColumns.add(column)
+      return
+    }
+    const type = attributeType(this.#model, column)
+    const before = (isDirty ? previousValuesOf(this.#row) : valuesOf(this.#row))[column]
+    const isSame = isDeepStrictEqual(keyTextOf(type, before), keyTextOf(type, stored))
+    if (isSame) return
+    if (isDirty) this.staleColumns.add(column)
+    else this.assignWritten({ [column]: stored })
   }
 
   /** Assigns what a statement has stored in ordinary columns. */
@@ -395,6 +426,7 @@ export class RowState {
     const row = this.#row
     const values = valuesOf(row)
     if (read === undefined && !buildOptionsOf(row).isNewRecord && !Object.hasOwn(values, column)) return
+    if (isInMemory) this.staleColumns.delete(column)
     // An assignment made while the write was in flight stays dirty, and must not overwrite the write.
     if (isDirty) values[column] = this.#changedValue(column, values[column], change, changeText)
     else assignStored(row, { [column]: this.#changedValue(column, values[column], after, afterText) })
@@ -584,6 +616,11 @@ export function isSameDocument(one: string, other: string): boolean {
   } catch {
     return false
   }
+}
+
+/** A value as in {@link keyText}; NULL stays NULL. */
+function keyTextOf(type: string, value: unknown): unknown {
+  return value === null || value === undefined ? null : keyText(type, value)
 }
 
 function replaceValues(target: Record<string, unknown>, source: Record<string, unknown>): void {

@@ -267,8 +267,11 @@ export function setNewRecord(row: Row, isNewRecord: boolean): void {
  * The option of save() that makes Sequelize format the primary key in WHERE by its type. Without it, SQLite's driver binds
  * a Date as a number, which matches no row.
  */
-export function keyFormat(row: Row): { readonly model: RowModel } {
-  return { model: modelOf(row) }
+export function keyFormat(row: Row): { readonly model?: RowModel } {
+  const model = modelOf(row)
+  // Only then: hooks of the save see the option, and may pass it on to another model.
+  const isTime = model.primaryKeyAttributes.some((name) => valuesOf(row)[name] instanceof Date)
+  return isTime ? { model } : {}
 }
 
 /** The names of the changed attributes. */

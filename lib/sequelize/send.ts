@@ -96,17 +96,20 @@ function countWrittenRows([header, rest]: [header: unknown, rest: unknown]): num
  * that wait for a lock can keep them from the COMMIT that they wait for. The error guarantees that nothing was written, and ends no
  * transaction.
  */
-export function statementRetry({ connector }: Session, isSentOnce = false): { max: number; match?: RegExp[] } {
-  const { busy } = connector
-  return isSentOnce || !busy ? { max: 1 } : { max: 20, match: [busy] }
+export function statementRetry(
+  { connector: { busy } }: Session,
+  { transaction, isSentOnce = false }: Partial<QueryContext> = {},
+): { max: number; match?: RegExp[] } {
+  return isSentOnce || !busy ? { max: 1 } : { max: transaction ? 5 : 20, match: [busy] }
 }
 
 function queryOptions<T extends QueryTypes>(
   session: Session,
   bind: unknown[],
-  { transaction, logging, isSentOnce }: QueryContext,
+  context: QueryContext,
   type: T,
 ): QueryOptionsWithType<T> {
+  const { transaction, logging } = context
   const options = {
     bind,
     type,
@@ -114,7 +117,7 @@ function queryOptions<T extends QueryTypes>(
     transaction: transaction ?? null,
     useMaster: true,
     [checkedBy]: 'library',
-    retry: statementRetry(session, isSentOnce),
+    retry: statementRetry(session, context),
   }
   return logging === undefined ? options : { ...options, logging }
 }

@@ -14,7 +14,7 @@ import { usage } from '../errors/usage.js'
 import type { RowRef } from '../rows/row-ref.js'
 import { finishedState } from '../sequelize/internals.js'
 import { checkedBy } from '../sequelize/options.js'
-import { failureOf, recogniseDialect } from '../sequelize/send.js'
+import { failureOf, noteFailure, recogniseDialect } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import type { Session } from '../sequelize/session.js'
 import { currentContext, runWith } from './async-context.js'
@@ -178,6 +178,8 @@ async function openTransaction<R>(
     return result
   } catch (error) {
     if (state?.outcome === 'committed') throw new AfterCommit('', { cause: error })
+    // BEGIN failed: SQLite is locked.
+    if (!state) noteFailure(error, dialect)
     state?.restoreRows()
     if (!isCommitting) throw error
     throw failureOf(error) === 'lost'

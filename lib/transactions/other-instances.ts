@@ -33,6 +33,7 @@ export function refreshOtherInstances(state: TransactionState, writer: Row, colu
         continue
       }
       const value = valuesOf(writer)[column]
+      otherState.staleColumns.delete(column)
       // Sequelize increments the version in the instance only after the statement.
       assignStored(other, { [column]: column === version ? Number(value) + 1 : structuredCopy(value) })
     }
@@ -147,7 +148,8 @@ export function refuseStaleSave(state: TransactionState, method: string, row: Ro
 function isBehind(row: Row, column: string, instances: readonly Row[]): boolean {
   const values = valuesOf(row)
   if (!Object.hasOwn(values, column)) return false
-  const stored = instances.map((each) => findRowState(each)?.storedText(column)).find((text) => text !== undefined)
+  const current = instances.filter((each) => findRowState(each)?.staleColumns.has(column) === false)
+  const stored = current.map((each) => findRowState(each)?.storedText(column)).find((text) => text !== undefined)
   if (stored === undefined) return false
   // After an assignment, the previous value is the loaded one; a value changed in place is itself the loaded one.
   const loaded = isChanged(row, column) ? previousValuesOf(row)[column] : values[column]

@@ -29,8 +29,6 @@ import type { TransactionState } from './transaction-state.js'
 /** Sequelize's methods of an instance that send a statement, and which argument of each holds its options. */
 const optionsIndex = { save: 0, update: 1, destroy: 0, reload: 0, increment: 1, decrement: 1, restore: 0 } as const
 
-const noColumns: ReadonlySet<string> = new Set()
-
 type RowMethod = keyof typeof optionsIndex
 type Original = (this: Row, ...args: unknown[]) => unknown
 
@@ -107,7 +105,7 @@ function callRowMethod(row: Row, name: RowMethod, original: Original, args: unkn
       if (name === 'reload') rowState?.recordReload()
       return result
     } finally {
-      if (name === 'save' && rowState) rowState.savedColumns = noColumns
+      if (name === 'save') rowState?.endSave()
     }
   })
 }
@@ -140,10 +138,9 @@ async function incrementLocked(
   const own = isLocked && { returning: columnsMovedBy(row, fields) }
   const amounts = amountsOf(fields, options as IncrementOptions)
   refuseInexactKey(row, amounts, options as IncrementOptions, isLocked)
-  const before = { ...valuesOf(row) }
   const result = await original.call(row, fields, { ...own, ...(options as object) })
   if (!rowStateOf(row).isIncremented) return result
-  if (isLocked) addToMemory(row, amounts, before)
+  if (isLocked) addToMemory(row, amounts)
   addToOtherInstances(state, row, amounts)
   return result
 }
@@ -172,16 +169,12 @@ function refuseInexactKey(
  * Adds what increment() has added in the database to the numbers in memory, unless its answer has. The version moves only with
  * all of them: a save of a number that memory does not know must conflict.
  */
-function addToMemory(
-  row: Row,
-  amounts: Readonly<Record<string, number>>,
-  before: Readonly<Record<string, unknown>>,
-): void {
+function addToMemory(row: Row, amounts: Readonly<Record<string, number>>): void {
   const version = versionAttribute(modelOf(row))
   let isKnown = true
   const add = (column: string, amount: number): void => {
     const value = valuesOf(row)[column]
-    if (value !== before[column]) return
+    if (rowStateOf(row).answeredColumns.has(column)) return
     // NULL stays NULL.
     if ((value ?? undefined) === undefined || rowStateOf(row).staleColumns.has(column)) return
     const type = attributeType(modelOf(row), column)

@@ -2,10 +2,12 @@ import { ConnectionAcquireTimeoutError, QueryTypes } from 'sequelize'
 import type { Transaction } from 'sequelize'
 import type { Dialect } from '../dialects/dialect.js'
 import { ConflictError, RowNotFoundError, StaleRowError } from '../errors/errors.js'
+import { dateTypes, numberTypes } from '../rows/operand-types.js'
 import { keyNamedIn, RowRef } from '../rows/row-ref.js'
 import { assignStored, rowStateOf } from '../rows/row-state.js'
 import {
   attributesOf,
+  attributeType,
   isChanged,
   modelOf,
   outermostOf,
@@ -14,7 +16,6 @@ import {
   versionAttribute,
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
-import { modelStateOf } from '../sequelize/model-state.js'
 import { checkedBy } from '../sequelize/options.js'
 import { override, overrideAsync } from '../sequelize/override.js'
 import { limitPreparedStatements } from '../sequelize/prepared-statements.js'
@@ -200,15 +201,20 @@ async function sendRowWrite(
     if (isSave) refuseStaleSave(state, 'save', row, columns)
     return query(...args)
   }
-  const sent = await state.send(sendUnlessStale, sql, own)
+  const written = columns.map((column) => [column, valuesOf(row)[column]] as const)
+  const sent = await (options.updateOnDuplicate
+    ? sendBulkWrite(state, query, sql, own, modelOf(row))
+    : state.send(sendUnlessStale, sql, own))
   const result: unknown = Array.isArray(sent) && sent[0] === instance ? [row, ...(sent.slice(1) as unknown[])] : sent
-  assignAnswer(row, before, answered, columns)
+  const rowState = rowStateOf(row)
+  if (isSave) rowState.assignedInFlight = new Map(written.filter(([column, value]) => valuesOf(row)[column] !== value))
+  rowState.answeredColumns = assignAnswer(row, before, answered, columns)
   const isUpdate = isSave ? columns.length > 0 : isIncrement
   const isUnmatched = (isDelete || isUpdate) && isNone(result)
   if (isUnmatched) await refuseUnmatchedRow(row, state.dialect!, options)
-  if (isIncrement) rowStateOf(row).isIncremented = !isUnmatched
+  if (isIncrement) rowState.isIncremented = !isUnmatched
   recordWrite?.()
-  if (isSave) rowStateOf(row).savedColumns = new Set(columns)
+  if (isSave) rowState.savedColumns = new Set(columns)
   refreshOtherInstances(state, row, columns)
   if (!row.isNewRecord) await markSameStale(state, RowRef.of(row), columns, options.transaction!)
   return isDelete ? row : result
@@ -217,19 +223,22 @@ async function sendRowWrite(
 /**
  * Assigns what the answer of a statement has changed, but to columns with unsaved changes, also those since it was sent.
  * @param sent the columns that the statement has written from memory
+ * @returns the columns that the answer has changed
  */
 function assignAnswer(
   row: Row,
   before: Readonly<Record<string, unknown>>,
   answered: typeof before,
   sent: readonly string[],
-): void {
+): ReadonlySet<string> {
   const values = valuesOf(row)
-  for (const [attribute, value] of Object.entries(answered)) {
-    if (value === before[attribute]) continue
+  const changed = Object.keys(answered).filter((attribute) => answered[attribute] !== before[attribute])
+  for (const attribute of changed) {
+    const { [attribute]: value } = answered
     if (!isChanged(row, attribute)) assignStored(row, { [attribute]: value })
     else if (sent.includes(attribute) && values[attribute] === before[attribute]) values[attribute] = value
   }
+  return new Set(changed)
 }
 
 /** Whether a statement of a model found no row. */
@@ -239,33 +248,36 @@ function isNone(result: unknown): boolean {
 
 /**
  * Reads what a bulk statement wrote into the locked instances, unless its WHERE names another row. Documents, and columns with
- * unsaved changes, become stale: a save of them is refused.
+ * unsaved changes, become stale if they have another value now: a save of them is refused.
  */
 async function refreshLockedRows(state: TransactionState, model: RowModel, options: QueryOptions): Promise<void> {
-  const { where, fields, updateOnDuplicate, transaction } = options
-  const named = updateOnDuplicate ? attributesOf(model, updateOnDuplicate) : fields
-  const { mutable } = modelStateOf(model).definition
-  // increment(), destroy() and restore() do not say which; they write no document.
-  const columns = named ?? Object.keys(model.getAttributes()).filter((name) => !mutable.includes(name))
+  const { where, transaction } = options
+  const columns = writtenColumns(model, options)
   const primaryKey = where && keyNamedIn(model, where)
   const isOneRow = primaryKey && Object.keys(primaryKey).length === model.primaryKeyAttributes.length
   const ref = isOneRow ? new RowRef(model, primaryKey) : undefined
   for (const row of state.lockedRows.ofTable(model)) {
     const own = RowRef.of(row)
     if (ref && own.key !== ref.key) continue
-    const rowState = rowStateOf(row)
-    const isRead = (column: string): boolean => !mutable.includes(column) && !rowState.isDirty(column)
-    const written = columns.filter((column) => Object.hasOwn(valuesOf(row), column))
-    const read = written.filter(isRead)
-    for (const column of written) if (!isRead(column)) rowState.staleColumns.add(column)
-    if (read.length === 0) continue
-    const stored = await findByKey(model, own.primaryKey, read, transaction!)
-    const current = read.filter(isRead)
+    const loaded = columns.filter((column) => Object.hasOwn(valuesOf(row), column))
+    if (loaded.length === 0) continue
+    const stored = await findByKey(model, own.primaryKey, loaded, transaction!)
     state.remember(row, transaction!)
-    if (stored) rowState.assignWritten(Object.fromEntries(current.map((column) => [column, stored[column]])))
-    else for (const column of current) rowState.staleColumns.add(column)
+    const rowState = rowStateOf(row)
+    if (stored) for (const column of loaded) rowState.refresh(column, stored[column])
+    else rowState.markStale()
   }
   if (ref) await markSameStale(state, ref, columns, transaction!)
+}
+
+/** The attributes that a bulk statement may have written. */
+function writtenColumns(model: RowModel, { fields, updateOnDuplicate, increment }: QueryOptions): readonly string[] {
+  if (updateOnDuplicate) return attributesOf(model, updateOnDuplicate)
+  if (fields) return fields
+  const all = Object.keys(model.getAttributes())
+  // Neither increment() nor destroy() and restore() of a paranoid model say which.
+  const types = increment === undefined ? dateTypes : [...numberTypes, ...dateTypes]
+  return all.filter((name) => types.includes(attributeType(model, name)))
 }
 
 /**

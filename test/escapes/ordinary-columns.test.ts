@@ -1,6 +1,6 @@
 import { expect } from 'chai'
-import { literal } from 'sequelize'
-import type { Sequelize, Transaction } from 'sequelize'
+import { DataTypes, literal, Op } from 'sequelize'
+import type { Model, Sequelize, Transaction } from 'sequelize'
 import { atomicUpdate, atomicUpsert, plus, updateWhere, withLock } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { createJobs, freshJobs, storedJobs, untouched } from './jobs.js'
@@ -107,6 +107,108 @@ eachDatabase('an ordinary column of a locked row that other code of the transact
       })
     }
   }
+
+  describe('through a statement about other rows, or other columns: the save of the locked row', () => {
+    const statements: Readonly<Record<string, (id: number, transaction: Transaction) => Promise<unknown>>> = {
+      'of every other row': (id, transaction) =>
+        Jobs.update({ n: 9, title: 'other', progress: { other: 1 } }, { where: { id: { [Op.ne]: id } }, transaction }),
+      'of rows by a condition': (_id, transaction) =>
+        Jobs.update({ n: 9, progress: { other: 1 } }, { where: { title: 'other' }, transaction }),
+      'of new rows': (id, transaction) =>
+        Jobs.bulkCreate([{ id: id + 1000, n: 9, progress: { other: 1 } }], {
+          updateOnDuplicate: ['n', 'title', 'progress'],
+          transaction,
+        }),
+      'of a number that is not assigned': (id, transaction) =>
+        Jobs.increment('n', { by: 0, where: { id }, transaction }),
+    }
+    for (const [name, send] of Object.entries(statements)) {
+      it(`is sent: ${name}`, async () => {
+        const [{ id }] = (await freshJobs(Jobs, 2)) as [Job]
+        await withLock([Jobs, id], async (row, transaction) => {
+          row.n += 1
+          row.title = 'assigned'
+          row.progress['mine'] = 1
+          await send(id, transaction)
+          await row.save()
+          await send(id, transaction)
+          row.progress['again'] = 1
+          await row.save()
+        })
+        expect((await storedJobs(Jobs))[0]).to.deep.equal({ n: 1, title: 'assigned', progress: { mine: 1, again: 1 } })
+      })
+    }
+  })
+
+  it('by an upsert that finds it by another unique key', async () => {
+    const attributes = {
+      code: { type: DataTypes.STRING(20), unique: true },
+      n: { type: DataTypes.INTEGER, defaultValue: 0 },
+    }
+    const Counters = sequelize.define<Model & { id: number; n: number }>('Counter', attributes, {
+      tableName: 'upserted',
+    })
+    await Counters.sync({ force: true })
+    const { id } = await Counters.create({ code: 'a' })
+    await withLock([Counters, id], async (row, transaction) => {
+      await Counters.upsert({ code: 'a', n: 10 }, { transaction })
+      await row.update({ n: row.n + 1 })
+    })
+    expect((await Counters.findOne())!.n).to.equal(11)
+    await Counters.drop()
+  })
+
+  it('while a save of the instance is in flight: the next save has the new value', async () => {
+    const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
+    await withLock([Jobs, id], async (row, transaction) => {
+      let send!: () => void
+      const sent = new Promise<void>((resolve) => (send = resolve))
+      const logging = (sql: string): void => {
+        if (sql.includes('UPDATE')) send()
+      }
+      const second = sent.then(() => row.update({ n: 2 }, { transaction }))
+      await Promise.all([row.update({ n: 1 }, { logging }), second])
+      expect([row.n, row.changed()]).to.deep.equal([2, false])
+    })
+    expect(await storedJobs(Jobs)).to.deep.equal([{ ...untouched, n: 2 }])
+  })
+
+  it('by increment() of both, at once: the instance has the sum', async () => {
+    for (const Model of [Jobs, Versioned]) {
+      const [{ id }] = (await freshJobs(Model, 1)) as [Job]
+      await withLock([Model, id], async (row, transaction) => {
+        await Promise.all([
+          row.increment('n'),
+          Model.increment('n', { by: 10, where: { id }, transaction }),
+          row.increment('n'),
+        ])
+        expect(row.n).to.equal(12)
+        await row.update({ n: row.n + 1 })
+      })
+      expect((await storedJobs(Model))[0]!.n).to.equal(13)
+    }
+  })
+
+  it('as a document, by Model.update(): an instance that is loaded after it can be saved', async () => {
+    const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
+    await withLock([Jobs, id], async (_row, transaction) => {
+      await Jobs.update({ progress: { theirs: 1 } }, { where: { id }, transaction })
+      const loaded = await Jobs.findByPk(id, { transaction, rejectOnEmpty: true })
+      loaded.n = 5
+      await loaded.save({ transaction })
+      await withLock([Jobs, id], (other) => other.update({ progress: { ...other.progress, mine: 1 } }), { transaction })
+    })
+    expect(await storedJobs(Jobs)).to.deep.equal([{ ...untouched, n: 5, progress: { theirs: 1, mine: 1 } }])
+  })
+
+  it('passes the hooks of a save the options of Sequelize, and no others', async () => {
+    const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
+    let seen: object | undefined
+    Jobs.addHook('beforeUpdate', 'options', (_row, options) => void (seen = options))
+    await withLock([Jobs, id], (row) => row.update({ n: 1 }))
+    Jobs.removeHook('beforeUpdate', 'options')
+    expect(seen).to.include.keys('transaction', 'fields').and.not.have.property('model')
+  })
 
   it('in a hook before the save, where it has a new document: the save is refused', async () => {
     const services: Readonly<Record<string, Service>> = {
