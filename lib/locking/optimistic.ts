@@ -159,7 +159,8 @@ async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Pro
     await enqueueWriter(call, () => row.save(options))
     return result
   } catch (error) {
-    const isStale = error instanceof OptimisticLockError
+    // That of the save, and not of a hook, has the condition that no row met.
+    const isStale = error instanceof OptimisticLockError && Object.keys(error.where ?? {}).length > 0
     // A hook failed after the UPDATE: the row is saved.
     if (!isStale && valuesOf(row)[version] !== versionCompared) throw new CallbackFailed('', { cause: error })
     restore()
