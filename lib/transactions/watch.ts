@@ -207,7 +207,8 @@ async function sendRowWrite(
     : state.send(sendUnlessStale, sql, own))
   const result: unknown = Array.isArray(sent) && sent[0] === instance ? [row, ...(sent.slice(1) as unknown[])] : sent
   const rowState = rowStateOf(row)
-  if (isSave) rowState.assignedInFlight = new Map(written.filter(([column, value]) => valuesOf(row)[column] !== value))
+  const assigned = written.filter(([column, value]) => isChanged(row, column) && valuesOf(row)[column] !== value)
+  if (isSave) rowState.assignedInFlight = new Map(assigned)
   rowState.answeredColumns = assignAnswer(row, before, answered, columns)
   const isUpdate = isSave ? columns.length > 0 : isIncrement
   const isUnmatched = (isDelete || isUpdate) && isNone(result)

@@ -80,6 +80,8 @@ eachDatabase('a value that its column rounds', (database) => {
   let log: string[]
   let Items: Items
   let id = 0
+  // Model.update() stores two other characters for NUL there; this library refuses it before any SQL.
+  const own = cases.filter(({ value }) => database.name !== 'postgres' || value !== 'nul \0')
 
   before(async () => {
     ;({ sequelize, log } = database.connect())
@@ -102,7 +104,7 @@ eachDatabase('a value that its column rounds', (database) => {
 
   for (const [turn, [title, call]] of Object.entries(calls).entries()) {
     for (const isJoined of [false, true]) {
-      const some = cases.filter((_, index) => database.isSampled(index, 3, turn + Number(isJoined)))
+      const some = own.filter((_, index) => database.isSampled(index, 3, turn + Number(isJoined)))
       it(`is stored as by Model.update() in repeated calls of ${title}${isJoined ? ' in a transaction' : ''}: ${some.length} values`, async () => {
         const write = (key: number, changes: object): Promise<unknown> =>
           isJoined
@@ -191,7 +193,7 @@ eachDatabase('a value that its column rounds', (database) => {
 
   it('does not hide that the row does not exist, or does not meet a condition', async () => {
     const key = await make()
-    for (const [index, { name, value }] of cases.entries()) {
+    for (const [index, { name, value }] of own.entries()) {
       if (!database.isSampled(index, 2)) continue
       if ((await outcomeOf(Items.update({ [name]: value }, { where: { id: key } }))) !== 'written') continue
       const changes = { [name]: value } as never
