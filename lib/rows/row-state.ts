@@ -607,15 +607,9 @@ export function jsonOf(value: unknown): string {
 
 /** Whether two texts of {@link jsonOf} hold the same document, in any order of keys. */
 export function isSameDocument(one: string, other: string): boolean {
-  if (one === tooDeep) return false
-  if (one === other) return true
+  if (one === tooDeep || other === tooDeep) return false
   // Another order of keys has the same length.
-  if (one.length !== other.length) return false
-  try {
-    return isDeepStrictEqual(parseJson(one), parseJson(other))
-  } catch {
-    return false
-  }
+  return one === other || (one.length === other.length && isDeepStrictEqual(tryParseJson(one), tryParseJson(other)))
 }
 
 /** A value as in {@link keyText}; NULL stays NULL. */

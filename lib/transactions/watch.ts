@@ -265,8 +265,8 @@ async function refreshLockedRows(state: TransactionState, model: RowModel, optio
     const stored = await findByKey(model, own.primaryKey, loaded, transaction!)
     state.remember(row, transaction!)
     const rowState = rowStateOf(row)
-    if (stored) for (const column of loaded) rowState.refresh(column, stored[column])
-    else rowState.markStale()
+    // A save of a row that is gone is refused by itself.
+    for (const column of stored ? loaded : []) rowState.refresh(column, stored![column])
   }
   if (ref) await markSameStale(state, ref, columns, transaction!)
 }
