@@ -18,6 +18,8 @@ export interface Connector {
   readonly maxBinds?: number
   /** The driver reads U+FFFD in place of stored bytes that are no UTF-8, which the database does not refuse. */
   readonly replacesBytes?: true
+  /** {@link Dialect.writerQueue}, before the dialect is detected. */
+  readonly fileOf?: NonNullable<Dialect['writerQueue']>
   /** Matches an error after which nothing was written and a retry of the statement may succeed. */
   readonly busy?: RegExp
   /** SQL of a comparison with a value that the type of the column may be unable to represent; absent if it needs none. */
@@ -124,6 +126,7 @@ const connectors: Readonly<Record<string, Connector>> = {
     replacesBytes: true,
     busy: /SQLITE_BUSY/,
     probe: 'SELECT sqlite_version() AS version, $1 AS echo',
+    fileOf: sqlite.writerQueue!,
     recognise: ({ version }) => atVersion(sqlite, version),
   },
 }

@@ -318,41 +318,35 @@ export function acquireLock(
   state: TransactionState,
   isScoped: boolean,
 ): Promise<Row> {
-  const lockAndRead = (): Promise<Row> => lockRow(call, ref, context, state, isScoped)
+  const lockRow = async (): Promise<Row> => {
+    let read: RowRead | undefined
+    try {
+      read = await lockingRead(call, ref, context, (hint, clause) =>
+        selectRow(ref, call.dialect, context, hint, clause),
+      )
+    } catch (error) {
+      throw toMissingRow(error, call, factsOf(call, ref))
+    }
+    if (!read) throw new RowNotFoundError(call.method, factsOf(call, ref))
+    const { row: fresh, texts } = read
+    refuseRoundedKey(call.method, factsOf(call, ref), ref.model, fresh)
+    const instance = ref.instance ?? fresh
+    if (instance !== fresh) {
+      // Checked again: a change that was made while this call waited would be lost.
+      refuseUnsavedChanges(call.method, ref, call.row?.option)
+      state.remember(instance, context.transaction)
+      assignStored(instance, valuesOf(fresh))
+    }
+    // A model that another definition of its name has replaced is not among those that the instance of Sequelize lists.
+    joinRowMethods(ref.model)
+    const rowState = rowStateOf(instance)
+    rowState.acquire(context.transaction!, isScoped, texts)
+    state.addLockedRow(instance, context.transaction)
+    for (const column of texts.keys()) {
+      if (rowState.isTooDeep(column)) throw tooDeepError(call.method, column)
+    }
+    return instance
+  }
   // After the calls for the row that are in progress: a write whose function onWrite fails is undone.
-  return call.transaction ? state.runCall(ref.looseKey, `${call.method}()`, lockAndRead) : lockAndRead()
-}
-
-async function lockRow(
-  call: Call,
-  ref: RowRef,
-  context: QueryContext,
-  state: TransactionState,
-  isScoped: boolean,
-): Promise<Row> {
-  let read: RowRead | undefined
-  try {
-    read = await lockingRead(call, ref, context, (hint, clause) => selectRow(ref, call.dialect, context, hint, clause))
-  } catch (error) {
-    throw toMissingRow(error, call, factsOf(call, ref))
-  }
-  if (!read) throw new RowNotFoundError(call.method, factsOf(call, ref))
-  const { row: fresh, texts } = read
-  refuseRoundedKey(call.method, factsOf(call, ref), ref.model, fresh)
-  const instance = ref.instance ?? fresh
-  if (instance !== fresh) {
-    // Checked again: a change that was made while this call waited would be lost.
-    refuseUnsavedChanges(call.method, ref, call.row?.option)
-    state.remember(instance, context.transaction)
-    assignStored(instance, valuesOf(fresh))
-  }
-  // A model that another definition of its name has replaced is not among those that the instance of Sequelize lists.
-  joinRowMethods(ref.model)
-  const rowState = rowStateOf(instance)
-  rowState.acquire(context.transaction!, isScoped, texts)
-  state.addLockedRow(instance, context.transaction)
-  for (const column of texts.keys()) {
-    if (rowState.isTooDeep(column)) throw tooDeepError(call.method, column)
-  }
-  return instance
+  return call.transaction ? state.runCall(ref.looseKey, `${call.method}()`, lockRow) : lockRow()
 }

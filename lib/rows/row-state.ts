@@ -214,7 +214,7 @@ export class RowState {
     return isChanged(this.#row, column) && !this.savedColumns.has(column)
   }
 
-  /** Notes the end of a save: what was assigned while its statement was in flight is not saved. */
+  /** Ends a save. A value that was assigned while the statement was in flight is an unsaved change again. */
   endSave(): void {
     for (const [column, sent] of this.assignedInFlight) {
       previousValuesOf(this.#row)[column] = sent

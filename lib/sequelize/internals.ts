@@ -97,15 +97,23 @@ export function sequelizeInternals(sequelize: Sequelize): SequelizeInternals {
   return sequelize as unknown as SequelizeInternals
 }
 
-/** Whether two Sequelize instances connect to one database, as far as their options say. */
-export function isSameDatabase(one: Sequelize, other: Sequelize): boolean {
+/**
+ * Whether two Sequelize instances connect to one database, as far as their options say.
+ * @param fileOf for a database in a file: its path, or `'in memory'` for one that no other instance has
+ */
+export function isSameDatabase(
+  one: Sequelize,
+  other: Sequelize,
+  fileOf?: (options: SequelizeInternals['options']) => string,
+): boolean {
   if (one === other) return true
-  const [first, second] = [one, other].map((each) => {
-    const { config, options } = sequelizeInternals(each)
-    return [each.getDialect(), config.host, String(config.port), config.database, options.storage]
-  }) as [unknown[], unknown[]]
-  // Each instance has its own database in memory.
-  return first.at(-1) !== ':memory:' && first.every((part, index) => part === second[index])
+  if (one.getDialect() !== other.getDialect()) return false
+  const [first, second] = [sequelizeInternals(one), sequelizeInternals(other)]
+  if (fileOf) return fileOf(first.options) !== 'in memory' && fileOf(first.options) === fileOf(second.options)
+  const { host, port, database } = first.config
+  return (
+    host === second.config.host && String(port) === String(second.config.port) && database === second.config.database
+  )
 }
 
 export function queryGeneratorOf(sequelize: Sequelize): QueryGenerator {

@@ -107,8 +107,8 @@ export class ModelState {
   }
 
   #isMadeOf(ofSession: LosslessOptions | undefined, chain: readonly ModelState[]): boolean {
-    const [first, ...others] = this.#policySources
-    return first === ofSession && chain.every(({ options }, index) => options === others[index])
+    const sources = this.#policySources
+    return sources[0] === ofSession && chain.every(({ options }, index) => options === sources[index + 1])
   }
 
   /** Made again after each change of the attributes, also if the model was initialised again, for another table. */

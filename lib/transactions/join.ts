@@ -29,10 +29,13 @@ export function ambientTransaction({ sequelize }: Session): Transaction | undefi
  * Whether `transaction` is the ambient transaction of another database: all Sequelize instances share one namespace, and
  * Sequelize would send the statement there. For two instances of one database, an application may have passed it.
  */
-export function isForeignAmbient({ sequelize }: Session, transaction: Transaction | null | undefined): boolean {
+export function isForeignAmbient(
+  { sequelize, connector }: Session,
+  transaction: Transaction | null | undefined,
+): boolean {
   const ambient = ambientOf(sequelize)
   if (!ambient || (transaction !== undefined && transaction !== ambient)) return false
-  return !isSameDatabase(sequelizeOfTransaction(ambient), sequelize)
+  return !isSameDatabase(sequelizeOfTransaction(ambient), sequelize, connector.fileOf)
 }
 
 /** Whether the current code runs in a callback of `transaction` that has not ended. */

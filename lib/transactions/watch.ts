@@ -201,7 +201,7 @@ async function sendRowWrite(
     if (isSave) refuseStaleSave(state, 'save', row, columns)
     return query(...args)
   }
-  const written = columns.map((column) => [column, valuesOf(row)[column]] as const)
+  const written = isSave ? columns.map((column) => [column, valuesOf(row)[column]] as const) : []
   const sent = await (options.updateOnDuplicate
     ? sendBulkWrite(state, query, sql, own, modelOf(row))
     : state.send(sendUnlessStale, sql, own))

@@ -242,6 +242,33 @@ eachDatabase('a callback whose row other code writes', (database) => {
       expect(await storedJobs(Jobs)).to.deep.equal([untouched])
     })
 
+    if (isSqlite) {
+      it('does not join the ambient transaction of another database in memory', async () => {
+        const stores = [{}, { storage: ':memory:' }] as const
+        for (const store of stores) {
+          const [first, second] = [
+            new Sequelize({ dialect: 'sqlite', logging: false, ...store }),
+            new Sequelize({ dialect: 'sqlite', logging: false, ...store }),
+          ]
+          const [One, Two] = [await createJobs(first), await createJobs(second)]
+          const [{ id }] = (await freshJobs(One, 1)) as [Job]
+          const apart = await Two.create({ title: 'loaded' })
+          await apart.mergeJsonKey('progress', 'a', 1)
+          Sequelize.useCLS(transactionNamespace)
+          const undo = new Error('undo')
+          const call = withLock([One, id], async () => {
+            await Two.create({ title: 'created' })
+            throw undo
+          })
+          expect(await outcomeOf(call)).to.equal(undo)
+          expect(await Two.count()).to.equal(2)
+          delete (Sequelize as unknown as { _cls?: unknown })._cls
+          await first.close()
+          await second.close()
+        }
+      })
+    }
+
     it('does not join the ambient transaction of another database', async () => {
       const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
       const apart = await Apart.create({ title: 'loaded' })
