@@ -123,7 +123,7 @@ export async function patchRow(
     }
     if (state) {
       const columns = documents.map(({ column }) => column)
-      await markSameStale(state, row, columns, context.transaction!)
+      await markSameStale(state, row, columns, context)
     }
     return answer
   }

@@ -608,8 +608,17 @@ export function jsonOf(value: unknown): string {
 /** Whether two texts of {@link jsonOf} hold the same document, in any order of keys. */
 export function isSameDocument(one: string, other: string): boolean {
   if (one === tooDeep || other === tooDeep) return false
-  // Another order of keys has the same length.
-  return one === other || (one.length === other.length && isDeepStrictEqual(tryParseJson(one), tryParseJson(other)))
+  if (one === other) return true
+  // Another order of keys has the same characters.
+  const maySame = one.length === other.length && sumOfCharacters(one) === sumOfCharacters(other)
+  return maySame && isDeepStrictEqual(tryParseJson(one), tryParseJson(other))
+}
+
+/** A number that depends on the characters of a text, but not on their order. */
+function sumOfCharacters(text: string): number {
+  let sum = 0
+  for (let index = 0; index < text.length; index++) sum += text.charCodeAt(index) ** 2
+  return sum
 }
 
 /** A value as in {@link keyText}; NULL stays NULL. */

@@ -1,4 +1,5 @@
-import type { FindOptions, Transaction, WhereOptions } from 'sequelize'
+import { Op } from 'sequelize'
+import type { FindOptions, Logging, Transaction } from 'sequelize'
 import { StaleRowError } from '../errors/errors.js'
 import { parseJson } from '../json/json-text.js'
 import type { Operation } from '../json/operation.js'
@@ -70,12 +71,12 @@ export async function markSameStale(
   { lockedRows }: TransactionState,
   ref: RowRef,
   columns: readonly string[],
-  transaction: Transaction,
+  options: ReadOptions,
 ): Promise<void> {
-  const { model, primaryKey, key } = ref
+  const { model, key } = ref
   const similar = lockedRows.ofRow(key).length > 0 ? [] : lockedRows.ofSimilarKeys(ref)
   if (similar.length === 0) return
-  const found = await findByKey(model, primaryKey, model.primaryKeyAttributes, transaction)
+  const [found] = await findByKeys(model, [ref], model.primaryKeyAttributes, options)
   const stored = found && new RowRef(model, found).key
   for (const other of similar) {
     if (RowRef.of(other).key !== stored) continue
@@ -83,16 +84,42 @@ export async function markSameStale(
   }
 }
 
-/** Reads attributes of a row by its primary key; without scopes and hooks. */
-export async function findByKey(
+/** The options of the statement after which rows are read. */
+interface ReadOptions {
+  readonly transaction?: Transaction | null | undefined
+  readonly logging?: Logging['logging'] | undefined
+}
+
+/** The maximum number of rows that one statement reads by their keys. */
+const maxKeys = 200
+
+/**
+ * Reads attributes of rows by their primary keys; without scopes and hooks.
+ * @returns the values of each row, in the order of the rows; `undefined` for one that does not exist
+ */
+export async function findByKeys(
   model: RowModel,
-  primaryKey: Readonly<Record<string, unknown>>,
+  rows: readonly Pick<RowRef, 'primaryKey'>[],
   attributes: readonly string[],
-  transaction: Transaction,
-): Promise<Readonly<Record<string, unknown>> | null> {
-  const options = { attributes: [...attributes], raw: false, transaction, paranoid: false, hooks: false }
-  const found = await model.unscoped().findOne({ ...options, where: primaryKey as WhereOptions } as FindOptions)
-  return found && valuesOf(found)
+  { transaction, logging }: ReadOptions,
+): Promise<readonly (Readonly<Record<string, unknown>> | undefined)[]> {
+  const read = [...new Set([...model.primaryKeyAttributes, ...attributes])]
+  const options = { attributes: read, raw: false, transaction, paranoid: false, hooks: false }
+  const find = (some: readonly Pick<RowRef, 'primaryKey'>[]): Promise<Row[]> => {
+    const where = { [Op.or]: some.map(({ primaryKey }) => primaryKey) }
+    return model.unscoped().findAll({ ...options, ...(logging !== undefined && { logging }), where } as FindOptions)
+  }
+  const found = new Map<string, Row>()
+  for (let start = 0; rows.length > 1 && start < rows.length; start += maxKeys) {
+    for (const row of await find(rows.slice(start, start + maxKeys))) found.set(RowRef.of(row).key, row)
+  }
+  const values: (Readonly<Record<string, unknown>> | undefined)[] = []
+  for (const row of rows) {
+    // The key in memory may be spelled otherwise than the stored one.
+    const stored = found.get(new RowRef(model, row.primaryKey).key) ?? (await find([row]))[0]
+    values.push(stored && valuesOf(stored))
+  }
+  return values
 }
 
 /** Applies an increment() of `writer` to the other locked instances of its row. */

@@ -2,7 +2,7 @@ import { DatabaseError, Utils } from 'sequelize'
 import type { Logging, Transaction } from 'sequelize'
 import { refuseTooLarge } from '../dialects/limits.js'
 import { UnsupportedValueError } from '../errors/errors.js'
-import { isTooDeep, textWithInfinity, tooDeep } from '../json/encode.js'
+import { isTooDeep, mayHoldInfinity, textWithInfinity, tooDeep } from '../json/encode.js'
 import { isRespelled, parseJson, tryParseJson } from '../json/json-text.js'
 import { GivenDocument, respell } from '../json/respell.js'
 import type { Loss, Rewrite } from '../json/respell.js'
@@ -92,6 +92,9 @@ function toTextError(
   return UnsupportedValueError.ofNewValue('save', [...new Set([...own, ...columns])], refused.misfit, error)
 }
 
+/** The length from which Sequelize does not make the text of a document again. */
+const longText = 4096
+
 /** The values of an UPDATE, with the stored spelling of all parts of its documents that did not change. */
 export async function spellDocuments(
   session: Session,
@@ -126,15 +129,19 @@ export async function spellDocuments(
   const sent = new Map(texts)
   const spelled = columns.flatMap((column) => {
     const document = state.respelledDocument(column)
-    if (!document) return []
     const field = fieldOf(model, column)
     const after = values[field]
+    const text = texts.get(column)!
+    if (!document) {
+      const isSameText = typeof after === 'object' && text.length > longText && !mayHoldInfinity(text)
+      return isSameText ? [[field, spelledValue(model, column, text, after)] as const] : []
+    }
     const given = givenDocument(model, column, after, document.stored)
-    const spelling = respelled(column, { ...document, after: given?.document ?? parseJson(texts.get(column)!) })
-    const text = given?.restore(spelling) ?? spelling
-    state.recordSentText(column, text)
-    sent.set(column, text)
-    return [[field, spelledValue(model, column, text, after)] as const]
+    const spelling = respelled(column, { ...document, after: given?.document ?? parseJson(text) })
+    const sentText = given?.restore(spelling) ?? spelling
+    state.recordSentText(column, sentText)
+    sent.set(column, sentText)
+    return [[field, spelledValue(model, column, sentText, after)] as const]
   })
   refuseLargeSave(session, instance, values, sent)
   return spelled.length > 0 ? { ...values, ...Object.fromEntries(spelled) } : values

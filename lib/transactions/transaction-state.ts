@@ -1,5 +1,5 @@
 import { QueryTypes } from 'sequelize'
-import type { Sequelize, Transaction } from 'sequelize'
+import type { Logging, Sequelize, Transaction } from 'sequelize'
 import type { Dialect, DriverError } from '../dialects/dialect.js'
 import { OutsideTransactionError, RolledBackError, UsageError } from '../errors/errors.js'
 import type { RollbackFacts } from '../errors/errors.js'
@@ -34,7 +34,7 @@ import type { Work } from './work-in-progress.js'
 export type Query = (sql: unknown, options?: QueryOptions) => Promise<unknown>
 
 /** The options of Sequelize's `query` that this library reads or changes. */
-export interface QueryOptions {
+export interface QueryOptions extends Logging {
   readonly type?: string
   readonly transaction?: Transaction | null
   readonly model?: RowModel

@@ -32,7 +32,7 @@ import {
   refuseOutside,
   transactionOption,
 } from './join.js'
-import { findByKey, markSameStale, refreshOtherInstances, refuseStaleSave } from './other-instances.js'
+import { findByKeys, markSameStale, refreshOtherInstances, refuseStaleSave } from './other-instances.js'
 import { joinRowMethods } from './row-methods.js'
 import { keepDigitsInSaves } from './save-digits.js'
 import { findTransactionState, transactionStateOf } from './transaction-state.js'
@@ -217,7 +217,7 @@ async function sendRowWrite(
   recordWrite?.()
   if (isSave) rowState.savedColumns = new Set(columns)
   refreshOtherInstances(state, row, columns)
-  if (!row.isNewRecord) await markSameStale(state, RowRef.of(row), columns, options.transaction!)
+  if (!row.isNewRecord) await markSameStale(state, RowRef.of(row), columns, options)
   return isDelete ? row : result
 }
 
@@ -252,23 +252,25 @@ function isNone(result: unknown): boolean {
  * unsaved changes, become stale if they have another value now: a save of them is refused.
  */
 async function refreshLockedRows(state: TransactionState, model: RowModel, options: QueryOptions): Promise<void> {
-  const { where, transaction } = options
+  const { where } = options
   const columns = writtenColumns(model, options)
   const primaryKey = where && keyNamedIn(model, where)
   const isOneRow = primaryKey && Object.keys(primaryKey).length === model.primaryKeyAttributes.length
   const ref = isOneRow ? new RowRef(model, primaryKey) : undefined
-  for (const row of state.lockedRows.ofTable(model)) {
-    const own = RowRef.of(row)
-    if (ref && own.key !== ref.key) continue
-    const loaded = columns.filter((column) => Object.hasOwn(valuesOf(row), column))
-    if (loaded.length === 0) continue
-    const stored = await findByKey(model, own.primaryKey, loaded, transaction!)
-    state.remember(row, transaction!)
+  const locked = ref ? state.lockedRows.ofRow(ref.key) : state.lockedRows.ofTable(model)
+  const loadedColumns = (row: Row): string[] => columns.filter((column) => Object.hasOwn(valuesOf(row), column))
+  const rows = locked.filter((row) => loadedColumns(row).length > 0)
+  const read = columns.filter((column) => rows.some((row) => loadedColumns(row).includes(column)))
+  const keys = rows.map((row) => RowRef.of(row))
+  const stored = await findByKeys(model, keys, read, options)
+  for (const [index, row] of rows.entries()) {
+    state.remember(row, options.transaction!)
     const rowState = rowStateOf(row)
+    const values = stored[index]
     // A save of a row that is gone is refused by itself.
-    for (const column of stored ? loaded : []) rowState.refresh(column, stored![column])
+    for (const column of values ? loadedColumns(row) : []) rowState.refresh(column, values![column])
   }
-  if (ref) await markSameStale(state, ref, columns, transaction!)
+  if (ref) await markSameStale(state, ref, columns, options)
 }
 
 /** The attributes that a bulk statement may have written. */
@@ -296,7 +298,7 @@ async function refuseUnmatchedRow(row: Row, dialect: Dialect, options: QueryOpti
   const { model, primaryKey, facts } = RowRef.of(row)
   const attributes = version === undefined ? Object.keys(primaryKey) : [version]
   // Depending on the flags of the connection, MySQL counts only changed rows, not matched rows.
-  const stored = await findByKey(model, primaryKey, attributes, transaction!)
+  const [stored] = await findByKeys(model, [{ primaryKey }], attributes, options)
   if (!stored && method === 'destroy') return
   if (!stored) {
     const option = transactionOption(sessionOf(sequelizeOfTransaction(transaction!)), transaction!)

@@ -312,7 +312,7 @@ export async function updateInTransaction(
   if (instance) state.remember(instance, context.transaction)
   applyToOthers(state, write, written)
   const columns = [...changedColumns(write.documents), ...write.columns.map(({ attribute }) => attribute)]
-  if (isJoined) await markSameStale(state, write.row, columns, context.transaction!)
+  if (isJoined) await markSameStale(state, write.row, columns, context)
   if (isJoined && instance) applyToInstance(instance, write, written)
   return written
 }

@@ -67,4 +67,16 @@ eachDatabase('the work of a call', (database) => {
     expect(own.statements).to.equal(byHand.statements)
     expect(own.promises - byHand.promises).to.be.within(1, 35)
   })
+
+  it('of withLock and update writes a long document as text twice', async () => {
+    let texts = 0
+    const counter = {
+      toJSON: () => {
+        texts++
+        return 1
+      },
+    }
+    await run.withLock((row) => row.update({ progress: { text: 'x'.repeat(10_000), counter } }))
+    expect(texts).to.equal(2)
+  })
 })

@@ -495,6 +495,28 @@ eachDatabase('a number that JavaScript rounds, or that the driver reads as text'
     expect(await storedText(Runs, run.id)).to.equal(null)
   })
 
+  it('is none of a long document, which a save under a lock writes as any other save does', async () => {
+    const text = 'x'.repeat(10_000)
+    const documents: unknown[] = [
+      { text, at: new Date(0), none: undefined, list: [undefined, NaN, null] },
+      { text, infinite: Infinity, none: null },
+      { toJSON: () => [text] },
+      [text],
+      text,
+    ]
+    const byHand = await Runs.create({})
+    for (const document of documents) {
+      await byHand.update({ progress: document as Progress })
+      await withLock(run, async (row) => {
+        row.progress = document as Progress
+        await row.save()
+      })
+      expect(await storedText(Runs, run.id)).to.equal(await storedText(Runs, byHand.id))
+      expect((await run.reload()).progress).to.deep.equal((await byHand.reload()).progress)
+    }
+    await byHand.destroy()
+  })
+
   it('is refused if a save copies it to another path', async () => {
     const copy = { ...run.progress, copy: [run.progress!['m']] }
     await rejection(

@@ -1,7 +1,7 @@
 import { expect } from 'chai'
 import { DataTypes, literal, Op } from 'sequelize'
 import type { Model, Sequelize, Transaction } from 'sequelize'
-import { atomicUpdate, atomicUpsert, plus, updateWhere, withLock } from 'sequelize-lossless'
+import { atomicUpdate, atomicUpsert, plus, updateWhere, withLock, withLocks } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { createJobs, freshJobs, storedJobs, untouched } from './jobs.js'
 import type { Job } from './jobs.js'
@@ -199,6 +199,33 @@ eachDatabase('an ordinary column of a locked row that other code of the transact
       await withLock([Jobs, id], (other) => other.update({ progress: { ...other.progress, mine: 1 } }), { transaction })
     })
     expect(await storedJobs(Jobs)).to.deep.equal([{ ...untouched, n: 5, progress: { theirs: 1, mine: 1 } }])
+  })
+
+  it('of several locked rows: one read refreshes all of them, and is logged as the call says', async () => {
+    const jobs = await freshJobs(Jobs, 4)
+    const log: string[] = []
+    const logging = (sql: string): void => void log.push(sql)
+    await withLocks(
+      jobs.slice(1).map(({ id }) => [Jobs, id] as const),
+      async (rows, transaction) => {
+        await Jobs.update({ n: literal('id + 10') }, { where: {}, transaction, logging })
+        expect(rows.map(({ n }) => n)).to.deep.equal(rows.map(({ id }) => id + 10))
+        for (const row of rows) await row.update({ n: row.n + 1 })
+      },
+    )
+    expect(log.map((sql) => /UPDATE|SELECT/.exec(sql)![0])).to.deep.equal(['UPDATE', 'SELECT'])
+    expect((await storedJobs(Jobs)).map(({ n }, index) => n - jobs[index]!.id)).to.deep.equal([10, 11, 11, 11])
+  })
+
+  it('of a locked row that it deletes: the save of the other locked row is sent', async () => {
+    const jobs = await freshJobs(Jobs, 2)
+    const targets = jobs.map(({ id }) => [Jobs, id] as const)
+    await withLocks(targets, async (rows, transaction) => {
+      await Jobs.destroy({ where: { id: rows[0]!.id }, transaction })
+      await Jobs.update({ n: 10 }, { where: {}, transaction })
+      await rows[1]!.update({ n: rows[1]!.n + 1 })
+    })
+    expect(await storedJobs(Jobs)).to.deep.equal([{ ...untouched, n: 11 }])
   })
 
   it('passes the hooks of a save the options of Sequelize, and no others', async () => {
