@@ -22,7 +22,7 @@ import type { WithLockOptions } from './locking/lock.js'
 import { withOptimisticLock } from './locking/optimistic.js'
 import type { WithOptimisticLockOptions } from './locking/optimistic.js'
 import { isModel, isSequelize } from './rows/row-ref.js'
-import { attributeType, isScope, sequelizeInternals, sequelizeOf } from './sequelize/internals.js'
+import { attributeType, fieldOf, isScope, sequelizeInternals, sequelizeOf } from './sequelize/internals.js'
 import type { RowModel } from './sequelize/internals.js'
 import { hasMethod, mayHoldText, modelStateOf, policyOf } from './sequelize/model-state.js'
 import type { LosslessOptions, ModelOptions } from './sequelize/options.js'
@@ -291,7 +291,8 @@ function checkJsonColumns(method: string, subject: ModelStatic<Model> | Sequeliz
     if (!mayHoldText(subject, name)) {
       const isAttribute = typeof name === 'string' && Object.hasOwn(subject.getAttributes(), name)
       const type = isAttribute ? attributeType(subject, name) : undefined
-      throw usage.jsonColumn(method, subject.name, name, type)
+      const field = isAttribute ? fieldOf(subject, name) : ''
+      throw usage.jsonColumn(method, subject.name, name, field, type)
     }
     if (subject.primaryKeyAttributes.includes(name)) throw usage.jsonKey(method, subject.name, name)
   }

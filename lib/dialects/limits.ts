@@ -263,17 +263,17 @@ function inexactSum(one: string, other: string, dialect: Dialect): string | unde
 export function refuseCharacterSet(
   method: string,
   model: string,
-  { column, type }: { readonly column: string; readonly type: Column['type'] },
+  { column, field, type }: { readonly column: string; readonly field: string; readonly type: Column['type'] },
   set: string,
   dialect: Dialect,
 ): void {
   const { complete = [], ofJson = set } = dialect.characterSet ?? {}
-  if (type !== 'TEXT' && set !== ofJson) throw usage.textColumn(method, model, column, dialect.name)
+  if (type !== 'TEXT' && set !== ofJson) throw usage.textColumn(method, model, column, field, dialect.name)
   if (complete.includes(set)) return
   throw new UnsupportedValueError(
     method,
     `"${column}" of ${model} has the character set ${set}, which cannot represent every JSON text`,
-    `Migrate: ALTER TABLE … MODIFY ${column} … CHARACTER SET ${complete[0]}.`,
+    `Migrate: ALTER TABLE … MODIFY ${field} … CHARACTER SET ${complete[0]}.`,
     column,
   )
 }

@@ -289,17 +289,17 @@ const texts = {
     `${method}: expected jsonColumns to be an array of the names of attributes, got ${describeValue(value)}. Write ${method}(Job, { jsonColumns: ['stats'] }).`,
   jsonColumnsOfAll: (method: string): string =>
     `${method}: jsonColumns are attributes of one model. Write ${method}(Job, { jsonColumns: ['stats'] }).`,
-  jsonColumn: (method: string, model: string, name: unknown, type: string | undefined): string =>
+  jsonColumn: (method: string, model: string, name: unknown, field: string, type: string | undefined): string =>
     `${method}: expected jsonColumns to name attributes of ${model} that hold JSON as text, got ${describeValue(name)}` +
     (type === undefined
       ? `, which it does not have. Write the name of an attribute: ${method}(${codeOfModel(model)}, { jsonColumns: ['stats'] }).`
       : type === 'JSONB'
         ? `, which has the type JSONB. Leave it out: every JSON column has the methods.`
-        : `, which has the type ${type}. Migrate the column (PostgreSQL: ALTER TABLE … ALTER COLUMN ${String(name)} TYPE jsonb USING …; MySQL and MariaDB: ALTER TABLE … MODIFY ${String(name)} JSON), and declare DataTypes.JSON.`),
+        : `, which has the type ${type}. Migrate the column (PostgreSQL: ALTER TABLE … ALTER COLUMN ${field} TYPE jsonb USING …; MySQL and MariaDB: ALTER TABLE … MODIFY ${field} JSON), and declare DataTypes.JSON.`),
   jsonType: (method: string, model: string, name: string, type: string): string =>
     `${method}: "${name}" of ${model} is declared as text, and its column in the database has the type ${type}, so nothing was written. Declare it as it is, ${keyOf(name)}: { type: DataTypes.${type.toUpperCase()} }, and leave it out of jsonColumns.`,
-  textColumn: (method: string, model: string, name: string, database: string): string =>
-    `${method}: "${name}" of ${model} is declared as JSON, and its column in the database holds text, so nothing was written: ${database}'s JSON functions would round its numbers. Declare it: lossless(${codeOfModel(model)}, { jsonColumns: ['${name}'] }). Or migrate it: ALTER TABLE … MODIFY ${name} JSON.`,
+  textColumn: (method: string, model: string, name: string, field: string, database: string): string =>
+    `${method}: "${name}" of ${model} is declared as JSON, and its column in the database holds text, so nothing was written: ${database}'s JSON functions would round its numbers. Declare it: lossless(${codeOfModel(model)}, { jsonColumns: ['${name}'] }). Or migrate it: ALTER TABLE … MODIFY ${field} JSON.`,
   jsonKey: (method: string, model: string, name: string): string =>
     `${method}: "${name}" is the primary key of ${model}, which no write changes. Leave it out of jsonColumns.`,
   audited: (value: unknown): string =>

@@ -201,11 +201,19 @@ export function tableOf(model: RowModel): { readonly name: string; readonly sche
 /** The attributes of each unique key that the model declares: its primary key, `unique: true` and unique indexes. */
 export function uniqueKeysOf(model: RowModel): readonly (readonly string[])[] {
   const { uniqueKeys, _indexes } = modelInternals(model)
-  const indexes = _indexes.filter(({ unique, where, fields }) => {
-    return unique === true && where === undefined && fields.every((field) => typeof field === 'string')
+  const indexes = _indexes.flatMap(({ unique, where, fields }) => {
+    const names = fields.map(nameOfIndexField)
+    return unique === true && where === undefined && names.every((name) => name !== undefined) ? [names] : []
   })
-  const columns = [...Object.values(uniqueKeys), ...indexes].map(({ fields }) => fields as readonly string[])
+  const columns = [...Object.values(uniqueKeys).map(({ fields }) => fields), ...indexes]
   return [model.primaryKeyAttributes, ...columns.map((names) => attributesOf(model, names))]
+}
+
+/** The attribute or column of a part of an index; `undefined` for an expression, a prefix, or another collation. */
+function nameOfIndexField(field: unknown): string | undefined {
+  if (typeof field !== 'object' || field === null) return typeof field === 'string' ? field : undefined
+  const { name, attribute = name, length, collate } = field as Record<string, unknown>
+  return typeof attribute === 'string' && length === undefined && collate === undefined ? attribute : undefined
 }
 
 /** Whether the database, or Sequelize, gives an attribute its number. */

@@ -479,7 +479,10 @@ export async function readDocument(
     characterSet?: string
   }>(session, locked, select.binds, context)
   if (!row) throw new RowNotFoundError(method, facts)
-  if (row.characterSet !== undefined) refuseCharacterSet(method, model.name, document, row.characterSet, dialect)
+  if (row.characterSet !== undefined) {
+    const named = { ...document, field: fieldOf(model, column) }
+    refuseCharacterSet(method, model.name, named, row.characterSet, dialect)
+  }
   if (row.document === null && !Number(row.isNull)) refuseUnreturned(method, column, dialect)
   const text = row.document ?? 'null'
   const value = tryParseJson(text)

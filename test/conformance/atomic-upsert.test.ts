@@ -2,6 +2,7 @@ import { expect } from 'chai'
 import * as sinon from 'sinon'
 import {
   BaseError,
+  col,
   DataTypes,
   fn,
   Model,
@@ -404,6 +405,28 @@ eachDatabase('atomicUpsert', (database) => {
       expect(await Loose.count()).to.equal(0)
     })
   }
+
+  it('takes a unique index of a column, in either order, for a key; not one of a prefix or of other letters', async () => {
+    const withIndex = (field: object): typeof Counter => {
+      const Own = class extends Counter {}
+      Own.init(Counters.getAttributes(), {
+        sequelize,
+        tableName: 'counters',
+        indexes: [{ unique: true, fields: [field as { name: string }] }],
+      })
+      return Own
+    }
+    const upsert = (Own: typeof Counter, day: string): Promise<unknown> =>
+      atomicUpsert([Own, { where: { day } }], { doc: [set('a', 1)] })
+    for (const field of [{ name: 'day' }, { name: 'day', order: 'DESC' }, { attribute: 'day' }]) {
+      const Own = withIndex(field)
+      expect(await upsert(Own, JSON.stringify(field))).to.equal(true)
+      expect(await upsert(Own, JSON.stringify(field))).to.equal(false)
+    }
+    for (const field of [{ name: 'day', length: 5 }, { name: 'day', collate: 'any' }, fn('lower', col('day'))]) {
+      expect((await rejection(upsert(withIndex(field), 'x'), UsageError)).reason).to.equal('upsertKey')
+    }
+  })
 
   it('refuses a key that the table does not have as a unique index, or that its column cannot hold', async () => {
     const Keyless = await createCounters(sequelize, { tableName: 'keyless_counters', indexes: [] })

@@ -733,7 +733,7 @@ eachDatabase('JSON in a TEXT column', (database) => {
       for (const text of [null, '{"a":1}']) {
         const { id } = await noteWith(text, Own)
         const error = await rejection(mergeJsonKey([Own, id], 'doc', 'a', 2), UnsupportedValueError)
-        expect(error.message).to.include('has the character set latin1')
+        expect(error.message).to.include('has the character set latin1').and.include('MODIFY the_doc …')
         expect(await stored(id, 'latin_notes')).to.equal(text)
         const save = withLock([Own, id], (row) => row.update({ doc: { tags: ['日'] } }))
         expect((await rejection(save, UnsupportedValueError)).column).to.equal('doc')
