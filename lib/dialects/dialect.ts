@@ -274,6 +274,8 @@ export interface Dialect {
   readonly unreadable?: (error: DriverError) => string | undefined
   /** SQL: the stored number of an ordinary column, or 0, and a bound decimal text. Exact where the column is. */
   readonly sum: (column: string, by: string, kind: 'integer' | 'fraction') => string
+  /** A DECIMAL column is stored by its digits, and added exactly; else as a double. */
+  readonly hasDecimals?: true
   /** The session stores the nearest number or the start of a text that a column can hold, without an error. */
   readonly clampsValues?: boolean
   /** Lists the columns of a table that cannot hold every document, by name. With {@link clampsValues}. */

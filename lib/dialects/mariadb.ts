@@ -242,6 +242,7 @@ export const mariadb: Dialect = {
   documentText: (column) => `CAST(${column.sql} AS CHAR)`,
   characterSet,
   listShortColumns: mysql.listShortColumns!,
+  hasDecimals: true,
   sum: mysql.sum,
   refusedValue: mysql.refusedValue,
   // The JSON functions read a number that JSON_VALID does not check.

@@ -338,6 +338,7 @@ export const mysql: Dialect = {
     read: ({ Field: name }) => name as string,
   },
   // The driver binds numbers as doubles.
+  hasDecimals: true,
   sum: (column, by, kind) => `COALESCE(${column}, 0) + CAST(${by} AS DECIMAL(65, ${kind === 'integer' ? 0 : 30}))`,
   refusedValue({ errno = 0, message }) {
     const { [errno]: misfit } = misfits

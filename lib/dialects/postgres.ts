@@ -471,6 +471,7 @@ export const postgres: Dialect = {
       ? 'the NUL character or half of a surrogate pair, which jsonb cannot represent'
       : notJson
   },
+  hasDecimals: true,
   sum: (column, by) => `COALESCE(${column}, 0) + ${by}::numeric`,
   refusedValue(error, binds) {
     const { code = '' } = error

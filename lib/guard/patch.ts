@@ -22,7 +22,7 @@ import { traceCall } from '../sequelize/channels.js'
 import { valuesOf } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
 import type { Policy } from '../sequelize/options.js'
-import { statementRetry } from '../sequelize/send.js'
+import { sendTraced, statementRetry } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import { spelledValue } from '../sequelize/spelled-document.js'
 import type { SpelledDocument } from '../sequelize/spelled-document.js'
@@ -220,14 +220,16 @@ async function sendPatch(
     return { result: isMatched === undefined ? 'unknown' : 'unmatched' }
   }
   // Sent like Sequelize's own UPDATE: Sequelize then assigns the result of `returning` to the instance.
-  const answer = (await session.sequelize.query(sql, {
+  const own = {
     ...options,
     bind: statement.binds,
     type: QueryTypes.UPDATE,
     instance,
     transaction: context.transaction ?? null,
     retry: statementRetry(session, context),
-  })) as unknown as [Row, number]
+  } as const
+  const send = async (): Promise<[Row, number]> => (await session.sequelize.query(sql, own)) as unknown as [Row, number]
+  const answer = await sendTraced(session, sql, context, send, ([, rows]) => rows)
   return answer[1] > 0 ? { result: 'matched', answer } : { result: 'unmatched' }
 }
 

@@ -16,8 +16,9 @@ export function fitsType(type: string, value: unknown): boolean {
   if (expected === 'a string') return isText(value) || (value instanceof Uint8Array && type !== 'UUID')
   if (type === 'BOOLEAN') return typeof value === 'boolean' || value === 0 || value === 1
   if (type === 'TIME') return typeof value === 'string' && time.test(value)
-  const isOther = typeof value === 'boolean' || value instanceof Date || value instanceof Uint8Array
-  return (isOther || isText(value) || isNumber(value)) && (expected === 'a value' || isDate(value))
+  const isTextOrNumber = isText(value) || isNumber(value)
+  if (expected === 'a date') return (value instanceof Date || isTextOrNumber) && isDate(value)
+  return isTextOrNumber || typeof value === 'boolean' || value instanceof Date || value instanceof Uint8Array
 }
 
 /** A copy of a date or of bytes, which the caller may change after the call. */
@@ -28,7 +29,8 @@ export function copied(value: unknown): unknown {
 
 /** Whether a value has a fraction that a column of integers would round, maybe to the key of another row. */
 export function isRoundedBy(type: string, value: unknown): boolean {
-  return integerTypes.includes(type) && Number(value) % 1 !== 0
+  // Of a long text, Number() would round the fraction away.
+  return integerTypes.includes(type) && (Number(value) % 1 !== 0 || /\.\d*[1-9]/.test(String(value)))
 }
 
 function isNumber(value: unknown): boolean {

@@ -3,7 +3,7 @@ import type { Transaction } from 'sequelize'
 import type { TransactionOption } from '../errors/describe.js'
 import { UnsavedChangesError } from '../errors/errors.js'
 import { textAfterOperations } from '../json/change-text.js'
-import { isTooDeep, textWithInfinity } from '../json/encode.js'
+import { isTooDeep, textWithInfinity, tooDeep as tooDeepError } from '../json/encode.js'
 import { hasNumber, isRespelled, parseJson, tryParseJson } from '../json/json-text.js'
 import type { Operation } from '../json/operation.js'
 import { applyAll, computes, findMismatch } from '../json/semantics.js'
@@ -391,7 +391,7 @@ export class RowState {
   canApply(column: string, operations: readonly Operation[]): boolean {
     const stored = this.#storedValue(column)
     if (!stored) return true
-    if (hasFindHooks(this.#model)) return false
+    if (stored.text === tooDeep || hasFindHooks(this.#model)) return false
     if (!operations.some(computes)) return true
     const before = documentOf(stored)
     return stored.spelling === undefined && isPlain(stored.text) && isPlain(jsonOf(applyAll(operations, before)))
@@ -417,7 +417,8 @@ export class RowState {
     const isInMemory = document !== undefined && !isDirty
     if (this.lock && !isInMemory && !this.canApply(column, operations)) this.staleColumns.add(column)
     const stored = this.#storedValue(column)
-    if (stored) {
+    if (stored?.text === tooDeep) this.forget(column)
+    else if (stored) {
       const text = jsonOf(after(documentOf(stored)))
       const isKnown = stored.spelling === undefined && isPlain(text)
       const given = this.#spellingOf(column, afterText(stored.given ?? jsonOf(documentOf(stored))))
@@ -580,7 +581,10 @@ export function unsavedColumns(
   )
 }
 
-/** @throws {UnsavedChangesError} the instance, or one of its `columns` if given, has unsaved changes */
+/**
+ * @throws {UnsavedChangesError} the instance, or one of its `columns` if given, has unsaved changes
+ * @throws {UnsupportedValueError} a document is too deep for the comparison that finds changes in place
+ */
 export function refuseUnsavedChanges(
   method: string,
   ref: Holder,
@@ -588,6 +592,8 @@ export function refuseUnsavedChanges(
   columns?: readonly string[],
 ): void {
   const changed = unsavedColumns(ref, columns)
+  const deep = changed.find((column) => rowStateOf(ref.instance!).isTooDeep(column))
+  if (deep !== undefined) throw tooDeepError(method, `"${deep}"`, deep)
   if (changed.length > 0) throw UnsavedChangesError.beforeCall(method, { ...ref.facts, option }, changed)
 }
 

@@ -104,6 +104,8 @@ export class UndoLog {
     const undone = this.#levels.splice(index)
     restoreAll(undone)
     for (const { lockedBeside } of undone) for (const row of lockedBeside) rowStateOf(row).markStale()
+    // The server keeps a savepoint that raw SQL has rolled back to.
+    if (!undone[0]!.savepoint) this.#addLevel(undefined, name)
   }
 
   /** Restores every instance written in the transaction. */

@@ -145,7 +145,8 @@ async function trace<M extends Outcome, R>(
     asyncStart.publish(message)
     asyncEnd.publish(message)
   }
-  const running = start.runStores(message, run)
+  // What `run` throws before it returns its promise is a rejection, too.
+  const running = start.runStores(message, async () => run())
   end.publish(message)
   const result = await running.catch((error: unknown) => {
     settle({ error } as Partial<M>)

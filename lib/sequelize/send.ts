@@ -33,7 +33,7 @@ export function sendForRows<R extends object>(
     raw: true,
     ...(model && { model }),
   } as QueryOptionsWithType<QueryTypes.SELECT>
-  return send(session, sql, context, () => session.sequelize.query<R>(sql, options), countRows)
+  return sendTraced(session, sql, context, () => session.sequelize.query<R>(sql, options), countRows)
 }
 
 /** Sends a SELECT of whole rows and returns instances, parsed as by Sequelize's own finders. */
@@ -51,7 +51,7 @@ export function sendForInstances(
     // The name of a table with a schema is an object with its own toString.
     tableNames: [(model.getTableName() as { toString(): string }).toString()],
   }
-  return send(session, sql, context, () => session.sequelize.query<Row>(sql, options), countRows)
+  return sendTraced(session, sql, context, () => session.sequelize.query<Row>(sql, options), countRows)
 }
 
 /**
@@ -67,11 +67,14 @@ export function sendForHeader(
 ): Promise<[header: unknown, rest: unknown]> {
   const options = queryOptions(session, binds, context, QueryTypes.RAW)
   if (model) Object.assign(options, { model })
-  return send(session, sql, context, () => session.sequelize.query(sql, options), countWrittenRows)
+  return sendTraced(session, sql, context, () => session.sequelize.query(sql, options), countWrittenRows)
 }
 
-/** Sends a statement, and publishes it. */
-function send<R>(
+/**
+ * Sends a statement, and publishes it.
+ * @param rowsOf the number of rows in its result
+ */
+export function sendTraced<R>(
   { sequelize }: Session,
   sql: string,
   context: QueryContext,

@@ -34,7 +34,7 @@ export function isForeignAmbient(
   transaction: Transaction | null | undefined,
 ): boolean {
   const ambient = ambientOf(sequelize)
-  if (!ambient || (transaction !== undefined && transaction !== ambient)) return false
+  if (!ambient || transaction !== ambient) return false
   return !isSameDatabase(sequelizeOfTransaction(ambient), sequelize, connector.fileOf)
 }
 
@@ -119,6 +119,7 @@ export function innermostScope({ sequelize }: Session): Scope | undefined {
 /** The text for the callback argument that holds the transaction. */
 export function transactionOf({ method }: Scope): string {
   if (method === 'onWrite') return 'the transaction in the argument of onWrite()'
+  if (method === 'withOptimisticLock') return 'the transaction that withOptimisticLock() has joined'
   const argument = method === 'retryTransaction' ? 'first' : 'second'
   return `the transaction that is the ${argument} argument of the callback of ${method}()`
 }

@@ -8,6 +8,7 @@ import type { QueryContext } from '../sequelize/send.js'
 import type { Session } from '../sequelize/session.js'
 import { Statement } from '../sequelize/statement.js'
 import type { Call } from './execute.js'
+import { transactionStateOf } from './transaction-state.js'
 
 /**
  * Runs a locking read in a transaction, limits its wait as the call says, and publishes the wait.
@@ -27,7 +28,9 @@ export function lockingRead<R>(
     return taken ? taken.then(() => read(hint, clause)) : read(hint, clause)
   }
   const locked = (): Promise<R> => traceLock({ method, row: facts }, { kind: 'row', timeoutMs }, wait)
-  return setting ? withSetting(session, setting, context, locked) : locked()
+  if (!setting) return locked()
+  // Otherwise a concurrent statement of the transaction would be sent under this setting.
+  return transactionStateOf(context.transaction!).runAlone(() => withSetting(session, setting, context, locked))
 }
 
 /** Runs `fn` with a setting of the transaction's connection, then restores the former value. */

@@ -1,11 +1,13 @@
-import { Op } from 'sequelize'
+import { Op, Utils } from 'sequelize'
 import type { FindOptions, Logging, Transaction } from 'sequelize'
 import { StaleRowError } from '../errors/errors.js'
-import { parseJson } from '../json/json-text.js'
+import { tryParseJson } from '../json/json-text.js'
 import type { Operation } from '../json/operation.js'
+import { integerTypes, isSumKnown, sumOf } from '../rows/operand-types.js'
 import { RowRef } from '../rows/row-ref.js'
 import { assignStored, findRowState, isSameDocument, jsonOf, rowStateOf } from '../rows/row-state.js'
 import {
+  attributeType,
   isChanged,
   modelOf,
   previousValuesOf,
@@ -29,14 +31,14 @@ export function refreshOtherInstances(state: TransactionState, writer: Row, colu
     state.remember(other)
     otherState.markChangesInPlace(columns)
     for (const column of columns) {
-      if (otherState.isDirty(column)) {
+      const value = valuesOf(writer)[column]
+      if (otherState.isDirty(column) || value instanceof Utils.SequelizeMethod) {
         otherState.staleColumns.add(column)
         continue
       }
-      const value = valuesOf(writer)[column]
       otherState.staleColumns.delete(column)
       // Sequelize increments the version in the instance only after the statement.
-      assignStored(other, { [column]: column === version ? Number(value) + 1 : structuredCopy(value) })
+      assignStored(other, { [column]: column === version ? Number(value) + 1 : copyOf(value) })
     }
     const { mutable } = modelStateOf(modelOf(other)).definition
     otherState.recordRead(
@@ -58,7 +60,7 @@ export function applyToOtherInstances(
   for (const other of others) {
     state.remember(other)
     rowStateOf(other).markChangesInPlace([column])
-    rowStateOf(other).applyWrite(column, operations, structuredCopy(document))
+    rowStateOf(other).applyWrite(column, operations, copyOf(document))
   }
   return others
 }
@@ -135,18 +137,32 @@ export function addToOtherInstances(
     state.remember(other)
     const otherState = rowStateOf(other)
     for (const [column, amount] of Object.entries(moved)) {
-      const value = valuesOf(other)[column]
-      if (typeof value === 'number' && !otherState.isDirty(column)) assignStored(other, { [column]: value + amount })
-      else otherState.staleColumns.add(column)
+      if (!addInMemory(state, other, column, amount)) otherState.staleColumns.add(column)
     }
   }
 }
 
-/** A deep copy of a value. */
-function structuredCopy(value: unknown): unknown {
-  return typeof value === 'object' && value !== null && !(value instanceof Date) && !(value instanceof Uint8Array)
-    ? parseJson(jsonOf(value))
-    : value
+/**
+ * Adds to a number in memory what a statement has added to it in the database; NULL stays NULL.
+ * @returns `false` if the sum is not known: the number is not loaded, has an unsaved change, or the database rounds it
+ */
+export function addInMemory({ dialect }: TransactionState, row: Row, column: string, amount: number): boolean {
+  const { [column]: value } = valuesOf(row)
+  if (value === null) return true
+  const state = rowStateOf(row)
+  if (value === undefined || state.isDirty(column) || state.staleColumns.has(column)) return false
+  const declared = attributeType(modelOf(row), column)
+  const type = declared === 'DECIMAL' && !dialect!.hasDecimals ? 'DOUBLE PRECISION' : declared
+  const isExact = integerTypes.includes(type) || type === 'DECIMAL'
+  if (isExact && !isSumKnown(modelOf(row), column, String(amount))) return false
+  assignStored(row, { [column]: sumOf(type, value, String(amount)) })
+  return true
+}
+
+/** A copy of a document or an array; a date, bytes or a scalar is returned itself. */
+function copyOf(value: unknown): unknown {
+  const isShared = typeof value !== 'object' || value === null || value instanceof Date || value instanceof Uint8Array
+  return isShared ? value : (tryParseJson(jsonOf(value)) ?? structuredClone(value))
 }
 
 /**

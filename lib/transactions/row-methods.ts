@@ -2,13 +2,10 @@ import type { Transaction, Transactionable } from 'sequelize'
 import { callOf, describeRow } from '../errors/describe.js'
 import { UnsupportedValueError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
-import { integerTypes, isSumKnown, sumOf } from '../rows/operand-types.js'
 import { RowRef } from '../rows/row-ref.js'
-import { assignStored, findRowState, rowStateOf } from '../rows/row-state.js'
+import { findRowState, rowStateOf } from '../rows/row-state.js'
 import {
-  attributeType,
   fieldOf,
-  isChanged,
   isSameTransaction,
   isSameUntyped,
   keyFormat,
@@ -22,7 +19,7 @@ import { inheritedStates, modelStateOf } from '../sequelize/model-state.js'
 import { overrideAsync } from '../sequelize/override.js'
 import { sessionOfModel } from '../sequelize/session.js'
 import { ambientTransaction, lockTransaction, refuseBrokenLock, refuseOutside, refuseRolledBack } from './join.js'
-import { addToOtherInstances, refuseStaleSave } from './other-instances.js'
+import { addInMemory, addToOtherInstances, refuseStaleSave } from './other-instances.js'
 import { findTransactionState } from './transaction-state.js'
 import type { TransactionState } from './transaction-state.js'
 
@@ -140,7 +137,7 @@ async function incrementLocked(
   refuseInexactKey(row, amounts, options as IncrementOptions, isLocked)
   const result = await original.call(row, fields, { ...own, ...(options as object) })
   if (!rowStateOf(row).isIncremented) return result
-  if (isLocked) addToMemory(row, amounts)
+  if (isLocked) addToMemory(state, row, amounts)
   addToOtherInstances(state, row, amounts)
   return result
 }
@@ -169,21 +166,16 @@ function refuseInexactKey(
  * Adds what increment() has added in the database to the numbers in memory, unless its answer has. The version moves only with
  * all of them: a save of a number that memory does not know must conflict.
  */
-function addToMemory(row: Row, amounts: Readonly<Record<string, number>>): void {
+function addToMemory(state: TransactionState, row: Row, amounts: Readonly<Record<string, number>>): void {
   const version = versionAttribute(modelOf(row))
-  let isKnown = true
-  const add = (column: string, amount: number): void => {
-    const value = valuesOf(row)[column]
-    if (rowStateOf(row).answeredColumns.has(column)) return
-    // NULL stays NULL.
-    if ((value ?? undefined) === undefined || rowStateOf(row).staleColumns.has(column)) return
-    const type = attributeType(modelOf(row), column)
-    const isExact = [...integerTypes, 'DECIMAL'].includes(type)
-    if (isChanged(row, column) || (isExact && !isSumKnown(modelOf(row), column, String(amount)))) isKnown = false
-    else assignStored(row, { [column]: sumOf(type, value, String(amount)) })
+  const { answeredColumns, staleColumns } = rowStateOf(row)
+  const add = (column: string, amount: number): boolean => {
+    // A save of a stale column is refused by itself.
+    const isDone = answeredColumns.has(column) || staleColumns.has(column) || valuesOf(row)[column] === undefined
+    return isDone || addInMemory(state, row, column, amount)
   }
-  for (const [column, amount] of Object.entries(amounts)) add(column, amount)
-  if (version !== undefined && isKnown) add(version, 1)
+  const known = Object.entries(amounts).filter(([column, amount]) => add(column, amount))
+  if (version !== undefined && known.length === Object.keys(amounts).length) add(version, 1)
 }
 
 interface IncrementOptions {

@@ -122,15 +122,31 @@ export async function validatedChanges(
   const after = valuesOf(built)
   const unset = stored.length === 0 ? Object.keys(values)[0] : stored.find((name) => after[name] === undefined)
   if (unset !== undefined) throw usage.setterOfNothing(method, model.name, unset)
-  const wrong = stored.find((name) => !isStorable(attributeType(model, name), after[name]))
+  const wrong = stored.find(
+    (name) =>
+      !isStorable(attributeType(model, name), after[name]) || isMadeDate(model, name, values[name], after[name]),
+  )
   if (wrong !== undefined) throw usage.columnValue(method, model.name, wrong, values[wrong])
   return [...sums, ...stored.map((attribute) => ({ attribute, value: after[attribute] }))]
 }
 
-/** Databases and Sequelize store 'abc' in a number or a date, and NaN in a text, as 0, NaN, NULL or 'Invalid date'. */
+/** Whether Sequelize has made a date of a value that is none: of `true`, one millisecond after 1970 began. */
+function isMadeDate(model: RowModel, attribute: string, given: unknown, built: unknown): boolean {
+  return (
+    built instanceof Date && given !== null && given !== undefined && !fitsType(attributeType(model, attribute), given)
+  )
+}
+
+/**
+ * Whether a value can be sent for a column. Databases and Sequelize store others, such as 'abc' in a number or a date, and NaN in a
+ * text, as 0, NaN, NULL or 'Invalid date'.
+ */
 export function isStorable(type: string, value: unknown): boolean {
-  if (value === null || typeof value === 'boolean') return true
-  if (['a number', 'a date'].includes(expectedOperand(type))) return fitsType(type, value)
+  if (value === null) return true
+  const expected = expectedOperand(type)
+  if (expected === 'a date') return fitsType(type, value)
+  if (typeof value === 'boolean') return true
+  if (expected === 'a number') return fitsType(type, value)
   if (type === 'ARRAY') return Array.isArray(value)
   const isExpression = typeof value === 'symbol' || value instanceof Utils.SequelizeMethod
   return typeof value === 'number' ? Number.isFinite(value) : !isExpression

@@ -458,6 +458,17 @@ eachDatabase('atomicUpdate', (database) => {
     })
   })
 
+  it('refuses a boolean, or bytes, for a time', async () => {
+    const job = await Jobs.create({ progress: {} })
+    for (const value of [true, false, Buffer.from('1')]) {
+      const change = atomicUpdate([Jobs, job.id], { finishedAt: value as unknown as Date })
+      expect((await rejection(change, UsageError)).reason).to.equal('columnValue')
+      const where = updateWhere(Jobs, { finishedAt: value as unknown as Date }, { status: 'x' })
+      expect((await rejection(where, UsageError)).reason).to.equal('whereValue')
+    }
+    expect((await job.reload()).finishedAt).to.be.oneOf([null, undefined])
+  })
+
   describe('returning: true', () => {
     it('resolves to the stored row', async () => {
       const job = await Jobs.create({ progress: { a: 1 }, attempts: 1, status: 'x' })

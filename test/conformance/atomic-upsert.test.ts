@@ -428,6 +428,13 @@ eachDatabase('atomicUpsert', (database) => {
     }
   })
 
+  it('refuses a key with a fraction, also of more digits than a number has', async () => {
+    for (const key of [1.5, '1.5', '9007199254740993.5']) {
+      const upsert = atomicUpsert([Counters, key], { doc: [set('a', 1)] })
+      expect((await rejection(upsert, UsageError)).reason, String(key)).to.equal('keyFraction')
+    }
+  })
+
   it('refuses a key that the table does not have as a unique index, or that its column cannot hold', async () => {
     const Keyless = await createCounters(sequelize, { tableName: 'keyless_counters', indexes: [] })
     const Declared = class extends Counter {}

@@ -15,6 +15,7 @@ import {
   retryTransaction,
   set,
   UnknownOutcomeError,
+  UnsavedChangesError,
   updateWhere,
   withLock,
   withLocks,
@@ -24,7 +25,7 @@ import {
 import type { BatchMessage, CallMessage, LockMessage, RetryMessage, StatementMessage } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { Proxy } from '../proxy.js'
-import { rejection } from '../rejection.js'
+import { outcomeOf, rejection } from '../rejection.js'
 import { createRuns, defineRuns } from '../workflow-run.js'
 import type { WorkflowRun } from '../workflow-run.js'
 
@@ -202,6 +203,25 @@ eachDatabase('the diagnostics channels', (database) => {
     // In a transaction that is open, the first row is read by one locking read.
     await Runs.sequelize!.transaction((transaction) => withNext(Runs, {}, () => undefined, { transaction }))
     expect(listener.messages('call')).to.have.length(2)
+  })
+
+  it('publish the error of a call that is refused before any SQL', async () => {
+    const row = await Runs.findByPk(id, { rejectOnEmpty: true })
+    row.progress = { unsaved: 1 }
+    await rejection(row.mergeJsonKey('progress', 'k', 1), UnsavedChangesError)
+    const { method, error, durationMs } = listener.only('call')
+    expect([method, error]).to.deep.equal(['mergeJsonKey', await outcomeOf(row.mergeJsonKey('progress', 'k', 1))])
+    expect(durationMs).to.be.at.least(0)
+    const own = ['call:start', 'call:end', 'call:error', 'call:asyncStart', 'call:asyncEnd']
+    expect(listener.events).to.deep.equal([...own, ...own])
+  })
+
+  it('publish the UPDATE of a patched save', async () => {
+    const patched = lossless(defineRuns(Runs.sequelize!), { wholeColumnWrites: 'patch' })
+    const row = await patched.findByPk(id, { rejectOnEmpty: true })
+    await row.update({ progress: { k: 2 } })
+    const { sql, rows, method } = listener.only('statement')
+    expect([/UPDATE/.test(sql), rows, method]).to.deep.equal([true, 1, 'save'])
   })
 
   it('publish each lock of withLocks with its row', async () => {

@@ -495,6 +495,18 @@ eachDatabase('a number that JavaScript rounds, or that the driver reads as text'
     expect(await storedText(Runs, run.id)).to.equal(null)
   })
 
+  it('is not needed for an atomic write of a guarded row whose document is too deep for JavaScript', async () => {
+    if (!['postgres', 'sqlite'].includes(database.name)) return
+    // SQLite refuses more than 1,000 levels in its JSON functions.
+    const levels = database.name === 'postgres' ? 5500 : 900
+    await storeText(Runs, run.id, `{"k":1,"z":${'['.repeat(levels)}${']'.repeat(levels)}}`)
+    const row = await Checked.findByPk(run.id, { rejectOnEmpty: true })
+    const outcome = await outcomeOf(row.mergeJsonKey('progress', 'k', 2).then(() => 'written'))
+    if (outcome !== 'written') expect(outcome).to.be.instanceOf(UnsupportedValueError)
+    const stored = await storedText(Runs, run.id)
+    expect(stored!.replaceAll(' ', '')).to.include(outcome === 'written' ? '"k":2' : '"k":1')
+  })
+
   it('is none of a long document, which a save under a lock writes as any other save does', async () => {
     const text = 'x'.repeat(10_000)
     const documents: unknown[] = [

@@ -424,6 +424,24 @@ eachDatabase('transactions', (database) => {
       expect(await run.withLock((_row, transaction) => wait(transaction), { timeoutMs: 123 })).to.deep.equal(usual)
     })
 
+    it('does not change the lock timeout of concurrent statements of the transaction', async () => {
+      const [one, two] = [await Runs.create(), await Runs.create()]
+      const log: string[] = []
+      await sequelize.transaction(async (transaction) => {
+        const logging = (sql: string): void => void log.push(sql)
+        await lock(run, { transaction })
+        await Promise.all([
+          lock(one, { transaction, timeoutMs: 1000, logging }),
+          lock(two, { transaction, timeoutMs: 2000, logging }),
+          run.update({ title: 'beside' }, { logging }),
+        ])
+      })
+      const words = log.map((sql) => /set_config|current_setting|FOR NO KEY UPDATE|UPDATE "/.exec(sql)?.[0])
+      const limited = ['current_setting', 'set_config', 'FOR NO KEY UPDATE', 'set_config']
+      if (database.name === 'postgres') expect(words).to.deep.equal([...limited, ...limited, 'UPDATE "'])
+      expect((await stored(run.id)).title).to.equal('beside')
+    })
+
     if (database.name === 'mysql' || database.name === 'mariadb') {
       it('does not end the transaction that the lock would have joined', async () => {
         const other = await Runs.create()

@@ -1,7 +1,7 @@
 import { expect } from 'chai'
 import type { Sequelize } from 'sequelize'
 import * as library from 'sequelize-lossless'
-import { increment, mergeJsonKey, UsageError, withOptimisticLock } from 'sequelize-lossless'
+import { increment, mergeJsonKey, OutsideTransactionError, UsageError, withOptimisticLock } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { rejection } from '../rejection.js'
 import { createJobs, freshJobs, storedJobs, untouched } from './jobs.js'
@@ -80,6 +80,14 @@ eachDatabase('the callback of withOptimisticLock', (database) => {
       expect(await storedJobs(Jobs)).to.deep.equal([queued])
     })
   }
+
+  it('is named in the error of a write outside the transaction that it has joined', async () => {
+    const call = sequelize.transaction((transaction) =>
+      withOptimisticLock(run, () => Jobs.update({ n: 1 }, { where: { id: run.id } }), { transaction }),
+    )
+    const { message } = await rejection(call, OutsideTransactionError)
+    expect(message).to.include('Pass the transaction that withOptimisticLock() has joined').and.not.include('argument')
+  })
 
   it('runs again after a conflict, and its row is saved once', async () => {
     let attempts = 0

@@ -1,9 +1,10 @@
 import { expect } from 'chai'
-import { DataTypes, Sequelize } from 'sequelize'
-import type { ModelStatic, Transaction } from 'sequelize'
+import { DataTypes, literal, Sequelize } from 'sequelize'
+import type { Model, ModelStatic, Transaction } from 'sequelize'
 import {
   OutsideTransactionError,
   RowNotFoundError,
+  StaleRowError,
   transactionNamespace,
   UsageError,
   withLock,
@@ -50,6 +51,43 @@ eachDatabase('a callback whose row other code writes', (database) => {
         })
       }
     }
+  })
+
+  it('which sets a column by SQL in a save of another instance: the save of that column is refused', async () => {
+    const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
+    await withLock([Jobs, id], async (row, transaction) => {
+      await withLock([Jobs, id], (other) => other.update({ title: literal("'by SQL'") }), { transaction })
+      expect(row.title).to.equal(untouched.title)
+      await rejection(row.update({ title: 'assigned' }), StaleRowError)
+      await row.reload()
+      await row.update({ title: `${row.title!}, and more` })
+    })
+    expect((await storedJobs(Jobs))[0]!.title).to.equal('by SQL, and more')
+  })
+
+  it('which increments a DECIMAL: each instance has the stored sum', async () => {
+    const attributes = { cents: { type: DataTypes.DECIMAL(10, 2), defaultValue: '0.10' } }
+    const Purse = sequelize.define<Model & { id: number; cents: string | number }>('Purse', attributes, {
+      tableName: 'purses',
+    })
+    await Purse.sync({ force: true })
+    const { id } = await Purse.create()
+    await withLock([Purse, id], async (row, transaction) => {
+      await withLock(
+        [Purse, id],
+        async (other) => {
+          await other.increment('cents', { by: 0.2 })
+          const stored = await Purse.findByPk(id, { transaction, rejectOnEmpty: true })
+          expect(Number(other.cents)).to.equal(Number(stored.cents))
+        },
+        { transaction },
+      )
+      // SQLite adds binary fractions.
+      expect(Number(row.cents)).to.equal(isSqlite ? 0.1 + 0.2 : 0.3)
+      await row.update({ cents: (Number(row.cents) + 1).toFixed(2) })
+    })
+    expect(Number((await Purse.findByPk(id))!.cents)).to.equal(1.3)
+    await Purse.drop()
   })
 
   describe('which deletes it', () => {

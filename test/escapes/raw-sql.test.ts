@@ -79,6 +79,22 @@ eachDatabase('a statement that would end the transaction it is sent in', (databa
     })
   }
 
+  it('does not include a savepoint, to which each rollback restores the row', async () => {
+    await withLock([Jobs, id], async (job, transaction) => {
+      const send = (sql: string): Promise<unknown> => sequelize.query(sql, { transaction })
+      await send('SAVEPOINT own')
+      for (const title of ['first', 'second']) {
+        await job.update({ title })
+        await send('ROLLBACK TO SAVEPOINT own')
+        expect(job.title).to.equal(untouched.title)
+      }
+      await job.update({ title: 'third' })
+      await send('RELEASE SAVEPOINT own')
+      expect(job.title).to.equal('third')
+    })
+    expect(await storedJobs(Jobs)).to.deep.equal([{ ...untouched, title: 'third' }])
+  })
+
   it('does not include a statement that only mentions such a keyword', async () => {
     const isPlain = !isMysql
     const harmless = [
