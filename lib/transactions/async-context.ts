@@ -30,21 +30,17 @@ export interface SendingStatement {
   isOver: boolean
 }
 
-/** A call that writes an instance. Hooks of the call, and calls in them, are part of it. */
-export interface RowCall {
+/** The turn of a call for a row, among those of its transaction. Hooks of the call, and calls in them, are part of it. */
+export interface Turn {
+  /** `'call'`: it writes an instance. `'callback'`: it runs a callback that uses the row, such as that of withLock. */
+  readonly kind: 'call' | 'callback'
   /** The server's transaction. */
   readonly transaction: Transaction
   /** The loose key of the row. */
   readonly key: string
-  readonly outer: RowCall | undefined
+  /** The turn that this one is part of. */
+  readonly outer: Turn | undefined
   isOver: boolean
-}
-
-/** The turn of a callback that uses a row, such as that of withLock, among those of its transaction. */
-export interface CallbackTurn {
-  /** The loose key of the row. */
-  readonly key: string
-  readonly outer: CallbackTurn | undefined
 }
 
 /** The entries of AsyncLocalStorage for the current asynchronous flow. */
@@ -52,8 +48,7 @@ export interface AsyncContext {
   readonly scope?: Scope | undefined
   readonly writerSlot?: WriterSlot | undefined
   readonly sending?: SendingStatement | undefined
-  readonly rowCall?: RowCall | undefined
-  readonly callbackTurn?: CallbackTurn | undefined
+  readonly turn?: Turn | undefined
   /** What Sequelize keeps in the namespace of `Sequelize.useCLS`. */
   readonly ambient?: Map<string, unknown> | undefined
 }

@@ -26,8 +26,8 @@ import { override, overrideAsync } from '../sequelize/override.js'
 import { isRefusedByServer, noteFailure } from '../sequelize/send.js'
 import { sessionOf } from '../sequelize/session.js'
 import { currentContext, runWith } from './async-context.js'
-import type { AsyncContext, CallbackTurn, RowCall, Scope, SendingStatement } from './async-context.js'
-import { CallbackTurns, isInTurn, SerialQueue, WorkInProgress } from './work-in-progress.js'
+import type { AsyncContext, Scope, SendingStatement, Turn } from './async-context.js'
+import { SerialQueue, Turns, WorkInProgress } from './work-in-progress.js'
 import type { Work } from './work-in-progress.js'
 
 /** Sequelize's `query`, as it is called inside Sequelize. */
@@ -70,8 +70,7 @@ export class TransactionState {
   readonly savepoints: WorkInProgress = new WorkInProgress()
   readonly lockedRows: LockedRows = new LockedRows()
   readonly #undo = new UndoLog()
-  readonly #rowQueues = new Map<string, SerialQueue>()
-  readonly #callbackTurns = new CallbackTurns()
+  readonly #turns = new Turns()
   #nestedSavepoints = 0
   /** The savepoints that the server knows, with their names there. */
   readonly #setSavepoints = new WeakMap<Transaction, string>()
@@ -168,24 +167,26 @@ export class TransactionState {
   async runCall<R>(key: string | undefined, description: string, call: () => Promise<R>): Promise<R> {
     const context = currentContext()
     const work = this.#startWork(description, context)
-    const queue = key === undefined || this.#isInCall(context, key) ? undefined : this.#queueOf(key)
-    const { transaction } = this
-    const rowCall: RowCall | undefined = queue && { transaction, key: key!, outer: context.rowCall, isOver: false }
-    const turn = queue?.enter()
+    const isTurnless = key === undefined || this.#isInTurn(context, 'call', key)
+    const turn = isTurnless ? undefined : this.#turn(context, 'call', key)
+    const before = turn && this.#turns.enter(turn)
     try {
-      if (turn) await turn
-      return await (rowCall ? runWith({ rowCall }, call, context) : call())
+      // Of two calls whose hooks wait for each other, one does not wait. Their statements go out one at a time all the same.
+      if (before && before !== 'deadlock') await before
+      return await (turn ? runWith({ turn }, call, context) : call())
     } finally {
-      if (rowCall) rowCall.isOver = true
-      queue?.leave()
+      if (turn) this.#endTurn(turn, before)
       work.end()
     }
   }
 
-  #queueOf(key: string): SerialQueue {
-    let queue = this.#rowQueues.get(key)
-    if (!queue) this.#rowQueues.set(key, (queue = new SerialQueue()))
-    return queue
+  #turn({ turn: outer }: AsyncContext, kind: Turn['kind'], key: string): Turn {
+    return { kind, transaction: this.transaction, key, outer, isOver: false }
+  }
+
+  #endTurn(turn: Turn, before: ReturnType<Turns['enter']>): void {
+    turn.isOver = true
+    if (before !== 'deadlock') this.#turns.leave(turn)
   }
 
   /**
@@ -198,26 +199,25 @@ export class TransactionState {
 
   async #runCallback<R>(method: string, key: string, call: () => Promise<R>): Promise<R> {
     const context = currentContext()
-    const { callbackTurn: outer } = context
-    if (isInTurn(outer, key)) return call()
-    const callbackTurn: CallbackTurn = { key, outer }
-    const turn = this.#callbackTurns.enter(callbackTurn)
-    if (turn === 'deadlock') throw usage.lockEachOther(method)
-    const work = turn && this.#startWork(`${method}()`, context)
+    if (this.#isInTurn(context, 'callback', key)) return call()
+    const turn = this.#turn(context, 'callback', key)
+    const before = this.#turns.enter(turn)
+    if (before === 'deadlock') throw usage.lockEachOther(method)
+    const work = before && this.#startWork(`${method}()`, context)
     try {
-      if (turn) await turn
+      if (before) await before
       work?.end()
-      return await runWith({ callbackTurn }, call, context)
+      return await runWith({ turn }, call, context)
     } finally {
-      this.#callbackTurns.leave(callbackTurn)
+      this.#endTurn(turn, before)
     }
   }
 
-  /** Whether the current code is part of a call for the row, such as a hook of `save()`. */
-  #isInCall(context: AsyncContext, key?: string): boolean {
-    for (let { rowCall } = context; rowCall; rowCall = rowCall.outer) {
-      const isCall = !rowCall.isOver && rowCall.transaction === this.transaction
-      if (isCall && (key === undefined || rowCall.key === key)) return true
+  /** Whether the current code is part of a call of a kind, for a row if given, such as a hook of `save()`. */
+  #isInTurn({ turn: innermost }: AsyncContext, kind: Turn['kind'], key?: string): boolean {
+    for (let turn = innermost; turn; turn = turn.outer) {
+      const isOfKind = turn.kind === kind && !turn.isOver && turn.transaction === this.transaction
+      if (isOfKind && (key === undefined || turn.key === key)) return true
     }
     return false
   }
@@ -225,7 +225,7 @@ export class TransactionState {
   /** Runs a savepoint with its callback, which the callback around it must await. */
   async runSavepoint<R>(run: () => Promise<R>): Promise<R> {
     const context = currentContext()
-    const isPart = this.#isInCall(context)
+    const isPart = this.#isInTurn(context, 'call')
     const work = this.savepoints.start('sequelize.transaction({ transaction }, …)', this.#scopeIn(context), isPart)
     try {
       return await run()
@@ -250,13 +250,16 @@ export class TransactionState {
 
   /** Notes that the callback of a savepoint starts. */
   startSavepoint(savepoint: Transaction): void {
-    const { callbackTurn } = currentContext()
-    const isBeside = (row: Row): boolean => this.#callbackTurns.isBeside(callbackTurn, RowRef.of(row).looseKey)
+    const context = currentContext()
+    const isBeside = (row: Row): boolean => {
+      const { looseKey } = RowRef.of(row)
+      return this.#turns.isTaken('callback', looseKey) && !this.#isInTurn(context, 'callback', looseKey)
+    }
     this.#undo.startCallback(savepoint, this.lockedRows.all(), isBeside)
   }
 
   #startWork(description: string, context: AsyncContext): Work {
-    return this.work.start(description, this.#scopeIn(context), this.#isInCall(context))
+    return this.work.start(description, this.#scopeIn(context), this.#isInTurn(context, 'call'))
   }
 
   /** Whether the current code is part of a savepoint: it passes it, or runs in its callback. */

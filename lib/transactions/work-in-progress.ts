@@ -1,4 +1,4 @@
-import type { CallbackTurn, Scope } from './async-context.js'
+import type { Scope, Turn } from './async-context.js'
 
 /** A statement, a call of a row method, or a savepoint with its callback, that has not settled. */
 export class Work {
@@ -79,60 +79,57 @@ export class SerialQueue {
   }
 }
 
-/** Whether code runs in a turn for a key. */
-export function isInTurn(turn: CallbackTurn | undefined, key: string): boolean {
-  for (let each = turn; each; each = each.outer) if (each.key === key) return true
-  return false
-}
-
-/** Gives turns to callbacks, one at a time for each key, and finds those that would wait for each other. */
-export class CallbackTurns {
+/** Gives turns, one at a time for each kind and key, and finds those that would wait for each other. */
+export class Turns {
   readonly #queues = new Map<string, SerialQueue>()
-  /** The callbacks whose turn it is, by key. */
-  readonly #current = new Map<string, CallbackTurn>()
-  readonly #waiting = new Set<CallbackTurn>()
+  /** The turns that are taken, by {@link nameOf}. */
+  readonly #current = new Map<string, Turn>()
+  readonly #waiting = new Set<Turn>()
 
   /** Takes the next turn; `undefined`, instead of a promise, if it is here at once. */
-  enter(turn: CallbackTurn): Promise<void> | 'deadlock' | undefined {
-    const { key } = turn
-    let queue = this.#queues.get(key)
-    if (!queue) this.#queues.set(key, (queue = new SerialQueue()))
-    if (this.#waitsFor(this.#current.get(key), turn)) return 'deadlock'
+  enter(turn: Turn): Promise<void> | 'deadlock' | undefined {
+    const name = nameOf(turn)
+    let queue = this.#queues.get(name)
+    if (!queue) this.#queues.set(name, (queue = new SerialQueue()))
+    if (this.#waitsFor(this.#current.get(name), turn)) return 'deadlock'
     const before = queue.enter()
     if (!before) {
-      this.#current.set(key, turn)
+      this.#current.set(name, turn)
       return undefined
     }
     this.#waiting.add(turn)
     return before.then(() => {
       this.#waiting.delete(turn)
-      this.#current.set(key, turn)
+      this.#current.set(name, turn)
     })
   }
 
-  /** Whether the callback whose turn it is for a key is neither that of `turn` nor around it. */
-  isBeside(turn: CallbackTurn | undefined, key: string): boolean {
-    return this.#current.has(key) && !isInTurn(turn, key)
+  /** Whether a turn of the kind and key is taken. */
+  isTaken(kind: Turn['kind'], key: string): boolean {
+    return this.#current.has(nameOf({ kind, key }))
   }
 
-  leave({ key }: CallbackTurn): void {
-    this.#current.delete(key)
-    this.#queues.get(key)!.leave()
+  leave(turn: Turn): void {
+    const name = nameOf(turn)
+    this.#current.delete(name)
+    this.#queues.get(name)!.leave()
   }
 
-  /** Whether a callback cannot end before that of `turn`, or of one around it. */
-  #waitsFor(callback: CallbackTurn | undefined, turn: CallbackTurn): boolean {
-    if (!callback) return false
-    const inside = [...this.#waiting].filter(({ outer }) => isAround(callback, outer))
-    return inside.some(({ key }) => {
-      const next = this.#current.get(key)
-      return isAround(next, turn.outer) || this.#waitsFor(next, turn)
-    })
+  /** Whether a turn cannot end before `turn`, or before one that `turn` is part of. */
+  #waitsFor(taken: Turn | undefined, turn: Turn): boolean {
+    if (!taken) return false
+    if (isPartOf(turn.outer, taken)) return true
+    const inside = [...this.#waiting].filter(({ outer }) => isPartOf(outer, taken))
+    return inside.some((each) => this.#waitsFor(this.#current.get(nameOf(each)), turn))
   }
 }
 
-/** Whether `turn` is `around` or inside it. */
-function isAround(around: CallbackTurn | undefined, turn: CallbackTurn | undefined): boolean {
+function nameOf({ kind, key }: Pick<Turn, 'kind' | 'key'>): string {
+  return `${kind} ${key}`
+}
+
+/** Whether `turn` is `around` or part of it. */
+function isPartOf(turn: Turn | undefined, around: Turn): boolean {
   for (let each = turn; each; each = each.outer) if (each === around) return true
   return false
 }

@@ -212,7 +212,8 @@ eachDatabase('concurrent statements of one transaction', (database) => {
           ),
         ),
       )
-      return seen
+      // The read of a locked row that a bulk statement has written follows it at once.
+      return seen.filter((mark, index) => mark !== seen[index - 1])
     }
 
     for (const [name, call] of calls) {

@@ -1,0 +1,117 @@
+import { expect } from 'chai'
+import type { Sequelize } from 'sequelize'
+import {
+  atomicUpdate,
+  mergeJsonKey,
+  plus,
+  retryTransaction,
+  updateWhere,
+  withLock,
+  withLocks,
+} from 'sequelize-lossless'
+import { eachDatabase } from '../each-database.js'
+import { createJobs, freshJobs, storedJobs, untouched } from './jobs.js'
+import type { Job } from './jobs.js'
+import { codeOf } from './outcomes.js'
+
+// Each call holds its row until its hooks have run. A bound shorter than that of Mocha would fail on a busy machine.
+eachDatabase('two calls of one transaction, whose hooks write the row of the other call,', (database) => {
+  let sequelize: Sequelize
+  let Jobs: typeof Job
+  let one: number
+  let two: number
+
+  before(async () => {
+    ;({ sequelize } = database.connect())
+    Jobs = await createJobs(sequelize)
+  })
+  beforeEach(async () => {
+    ;[{ id: one }, { id: two }] = (await freshJobs(Jobs, 2)) as [Job, Job]
+  })
+  afterEach(() => {
+    Jobs.removeHook('afterSave', 'waits')
+  })
+
+  const targets = () => [[Jobs, one] as const, [Jobs, two] as const] as const
+
+  it('do not wait for each other: two saves, each with a hook that saves the other row', async () => {
+    await withLocks(targets(), async ([first, second]) => {
+      Jobs.addHook('afterSave', 'waits', async (row, { fields }) => {
+        if (!fields?.includes('n')) return
+        const other = row === first ? second : first
+        await other.update({ title: `beside ${(row as Job).n}` })
+      })
+      await Promise.all([first.update({ n: 1 }), second.update({ n: 2 })])
+    })
+    expect(await storedJobs(Jobs)).to.deep.equal([
+      { ...untouched, n: 1, title: 'beside 2' },
+      { ...untouched, n: 2, title: 'beside 1' },
+    ])
+  })
+
+  it('do not wait for each other: a save with a hook, and updateWhere() of both rows', async () => {
+    await withLocks(targets(), async ([parent, child], transaction) => {
+      Jobs.addHook('afterSave', 'waits', async (row) => {
+        if (row === child) await parent.increment('n')
+      })
+      const all = updateWhere(Jobs, { id: [one, two] }, { n: plus(10) }, { transaction })
+      await Promise.all([child.update({ title: 'done' }), all])
+      expect([parent.n, child.n]).to.deep.equal([11, 10])
+    })
+    expect(await storedJobs(Jobs)).to.deep.equal([
+      { ...untouched, n: 11 },
+      { ...untouched, n: 10, title: 'done' },
+    ])
+  })
+
+  it('do not wait for each other: two atomic writes, whose function onWrite writes the other row', async () => {
+    const Written = await createJobs(sequelize, {
+      modelName: 'Written',
+      tableName: 'written_jobs',
+      lossless: {
+        async onWrite({ primaryKey, method, transaction }) {
+          if (method !== 'mergeJsonKey') return
+          await atomicUpdate([Written, 3 - Number(primaryKey['id'])], { n: plus(1) }, { transaction })
+        },
+      },
+    })
+    await Written.bulkCreate([{ id: 1 }, { id: 2 }])
+    const code = await codeOf(
+      sequelize.transaction((transaction) =>
+        Promise.all([1, 2].map((id) => mergeJsonKey([Written, id], 'progress', 'k', 1, { transaction }))),
+      ),
+    )
+    const rows = await storedJobs(Written)
+    // A savepoint of one that fails may have the write of the other in it.
+    const all = { n: 1, title: null, progress: { k: 1 } }
+    const none = { n: 0, title: null, progress: {} }
+    expect(rows).to.deep.equal(code === 'written' ? [all, all] : [none, none])
+  })
+
+  it('end: a callback of withLock that saves a row, beside a save of it with a hook that calls withLock', async () => {
+    const code = await codeOf(
+      retryTransaction(sequelize, async (transaction) => {
+        const item = await Jobs.findByPk(two, { transaction, rejectOnEmpty: true })
+        Jobs.addHook('afterSave', 'waits', async (row, { fields }) => {
+          if (row !== item || !fields?.includes('n')) return
+          await withLock([Jobs, one], (order) => order.update({ title: 'by the hook' }), { transaction })
+        })
+        const locked = withLock(
+          [Jobs, one],
+          async (order) => {
+            await order.update({ n: 1 })
+            await item.update({ title: 'by the callback' }, { transaction })
+          },
+          { transaction },
+        )
+        await Promise.all([locked, item.update({ n: 2 }, { transaction })])
+      }),
+    )
+    const all = [
+      { ...untouched, n: 1, title: 'by the hook' },
+      { ...untouched, n: 2, title: 'by the callback' },
+    ]
+    expect(code).to.be.oneOf(['written', 'USAGE'])
+    expect(await storedJobs(Jobs)).to.deep.equal(code === 'written' ? all : [untouched, untouched])
+  })
+})
