@@ -38,8 +38,8 @@ eachDatabase('two calls of one transaction, whose hooks write the row of the oth
     await withLocks(targets(), async ([first, second]) => {
       Jobs.addHook('afterSave', 'waits', async (row, { fields }) => {
         if (!fields?.includes('n')) return
-        const { id, n } = row as Job
-        await (id === one ? second : first).update({ title: `beside ${n}` })
+        const other = row.get('id') === one ? second : first
+        await other.update({ title: `beside ${String(row.get('n'))}` })
       })
       await Promise.all([first.update({ n: 1 }), second.update({ n: 2 })])
     })
