@@ -1,4 +1,3 @@
-import { OptimisticLockError } from 'sequelize'
 import type { Logging, Model, Transactionable } from 'sequelize'
 import { checkOptions } from '../errors/check-options.js'
 import {
@@ -156,15 +155,18 @@ async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Pro
   const versionCompared = valuesOf(row)[version]
   try {
     state.isSavingVersion = true
+    state.versionedRows = undefined
     await enqueueWriter(call, () => row.save(options))
     return result
   } catch (error) {
-    // That of the save, and not of a hook, has the condition that no row met.
-    const isStale = error instanceof OptimisticLockError && Object.keys(error.where ?? {}).length > 0
     // A hook failed after the UPDATE: the row is saved.
-    if (!isStale && valuesOf(row)[version] !== versionCompared) throw new CallbackFailed('', { cause: error })
+    if (state.versionedRows! > 0) {
+      assignStored(row, Object.fromEntries(columns.map((column) => [column, valuesOf(row)[column]])))
+      throw new CallbackFailed('', { cause: error })
+    }
     restore()
-    if (isStale) {
+    // No row has the version. Before the UPDATE, a hook may have failed for the version of another row.
+    if (state.versionedRows === 0) {
       await refuseSkippedRow(call, ref, columns, versionCompared)
       throw StaleRowError.afterAttempts(method, factsOf(call, ref), attempts, columns, error)
     }

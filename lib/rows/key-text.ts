@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util'
 import { integerTypes, fractionTypes } from './operand-types.js'
 
 /** A value of a primary key as text: the same for every spelling that each database takes for the same value of a type. */
@@ -27,13 +28,44 @@ export function keyText(type: string, value: unknown): unknown {
  */
 export function looseKeyText(type: string, value: unknown): unknown {
   const text = keyText(type, value)
+  const time = type === 'DATE' ? timeOf(value) : NaN
+  if (!Number.isNaN(time)) return [Math.floor(time / 1000)]
   if (typeof text !== 'string' || typeof value !== 'string') return text
-  return (type === 'UUID' ? text.replaceAll('-', '') : text)
+  return (type === 'UUID' ? text.replace(/[-{}]/g, '') : text)
     .normalize('NFKD')
     .replace(/\p{M}/gu, '')
     .toUpperCase()
     .toLowerCase()
     .trimEnd()
+}
+
+/**
+ * Whether a database may take two values of a type for the same, although their {@link keyText} differs: text that a collation
+ * considers equal, a number or a time that the column rounds, and a value of another type than the column.
+ */
+export function mayBeSameKey(type: string, one: unknown, other: unknown): boolean {
+  if (isDeepStrictEqual(looseKeyText(type, one), looseKeyText(type, other))) return true
+  const isNumeric = integerTypes.includes(type) || fractionTypes.includes(type)
+  if (isNumeric) return !(Math.abs(Number(one) - Number(other)) >= 1) && !(isInteger(one) && isInteger(other))
+  // The time zone of a text is that of the server.
+  if (type === 'DATE' || type === 'DATEONLY') return !(Math.abs(timeOf(one) - timeOf(other)) > 2 * day)
+  if (typeof one !== 'string' || typeof other !== 'string') return typeof one !== typeof other
+  return type === 'TIME' || !isPlain(one) || !isPlain(other)
+}
+
+const day = 24 * 60 * 60 * 1000
+
+function timeOf(value: unknown): number {
+  return new Date(value as Date | string | number).getTime()
+}
+
+function isInteger(value: unknown): boolean {
+  return /^-?\d+$/.test(String(value))
+}
+
+/** Whether every collation tells a text from others that differ in more than case and spaces at the end. */
+function isPlain(text: string): boolean {
+  return /^[\x20-\x7e]*$/.test(text)
 }
 
 /** A decimal number without the zeros that do not count. */

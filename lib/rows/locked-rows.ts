@@ -7,22 +7,16 @@ import { findRowState } from './row-state.js'
 /** The instances of the rows that one transaction has locked. A row can have several instances. */
 export class LockedRows {
   readonly #instances = new Map<string, Set<Row>>()
-  /** The keys of {@link #instances} by their loose keys. */
-  readonly #keys = new Map<string, Set<string>>()
 
   add(row: Row): void {
-    const { key, looseKey } = RowRef.of(row)
+    const { key } = RowRef.of(row)
     const instances = this.#instances.get(key)
     if (instances) instances.add(row)
-    else {
-      this.#instances.set(key, new Set([row]))
-      this.#keys.set(looseKey, (this.#keys.get(looseKey) ?? new Set()).add(key))
-    }
+    else this.#instances.set(key, new Set([row]))
   }
 
   clear(): void {
     this.#instances.clear()
-    this.#keys.clear()
   }
 
   all(): readonly Row[] {
@@ -34,9 +28,12 @@ export class LockedRows {
     return [...(this.#instances.get(key) ?? [])].filter((row) => row !== except)
   }
 
-  /** The instances of rows with another key that a collation may take for that of `ref`. */
-  ofSimilarKeys({ key, looseKey }: RowRef): readonly Row[] {
-    return [...(this.#keys.get(looseKey) ?? [])].flatMap((each) => (each === key ? [] : this.ofRow(each)))
+  /** The instances of rows with another key that the database may take for that of `ref`. */
+  ofSimilarKeys(ref: RowRef): readonly Row[] {
+    return this.ofTable(ref.model).filter((row) => {
+      const own = RowRef.of(row)
+      return own.key !== ref.key && own.mayBeSame(ref)
+    })
   }
 
   /** The instances of all rows of a model's table. A scope of a model is another class for the same table. */

@@ -19,7 +19,7 @@ import { documentType, jsonAttributes, mayHoldText } from '../sequelize/model-st
 import { sessionOfModel } from '../sequelize/session.js'
 import type { Session } from '../sequelize/session.js'
 import type { Statement } from '../sequelize/statement.js'
-import { keyText, looseKeyText } from './key-text.js'
+import { keyText, looseKeyText, mayBeSameKey } from './key-text.js'
 import { copied, expectedOperand, fitsType } from './operand-types.js'
 import { conditionSql } from './row-conditions.js'
 import type { RowCondition } from './row-conditions.js'
@@ -117,6 +117,14 @@ export class RowRef {
         .sort()
         .map((name) => looseKeyText(attributeType(this.model, name), this.primaryKey[name])),
     ]))
+  }
+
+  /** Whether the database may take the key for that of another reference to a row of the same table. */
+  mayBeSame({ model, primaryKey }: RowRef): boolean {
+    const names = model.primaryKeyAttributes
+    return this.model.primaryKeyAttributes.every((name, index) =>
+      mayBeSameKey(attributeType(this.model, name), this.primaryKey[name], primaryKey[names[index]!]),
+    )
   }
 
   /** The same row, by its primary key alone. */

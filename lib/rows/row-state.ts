@@ -104,6 +104,8 @@ export class RowState {
   writesRefusedBy: string | undefined
   /** The save in progress writes only if no other session has changed the row: its version is part of the condition. */
   isSavingVersion = false
+  /** The number of rows that the UPDATE of that save has matched; `undefined` before its answer. */
+  versionedRows: number | undefined
   /** The columns that the save in progress has stored: for Sequelize, they are changed until its hooks have run. */
   savedColumns: ReadonlySet<string> = new Set()
   /** What the save in progress has sent for the columns that were assigned anew before its statement had ended. */
@@ -232,12 +234,16 @@ export class RowState {
       if (known === undefined || !isSameDocument(this.textOf(column, stored), known)) this.staleColumns.add(column)
       return
     }
-    const type = attributeType(this.#model, column)
-    const before = (isDirty ? previousValuesOf(this.#row) : valuesOf(this.#row))[column]
-    const isSame = isDeepStrictEqual(keyTextOf(type, before), keyTextOf(type, stored))
-    if (isSame) return
+    if (this.isStoredValue(column, stored)) return
     if (isDirty) this.staleColumns.add(column)
     else this.assignWritten({ [column]: stored })
+  }
+
+  /** Whether a value of an ordinary column is the stored one, as far as this instance knows. */
+  isStoredValue(column: string, value: unknown): boolean {
+    const type = attributeType(this.#model, column)
+    const stored = (this.isDirty(column) ? previousValuesOf(this.#row) : valuesOf(this.#row))[column]
+    return isDeepStrictEqual(keyTextOf(type, stored), keyTextOf(type, value))
   }
 
   /** Assigns what a statement has stored in ordinary columns. */

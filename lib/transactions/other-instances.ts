@@ -8,6 +8,8 @@ import { RowRef } from '../rows/row-ref.js'
 import { assignStored, findRowState, isSameDocument, jsonOf, rowStateOf } from '../rows/row-state.js'
 import {
   attributeType,
+  changedAttributes,
+  fieldOf,
   isChanged,
   modelOf,
   previousValuesOf,
@@ -16,7 +18,7 @@ import {
   versionAttribute,
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
-import { modelStateOf } from '../sequelize/model-state.js'
+import { isTextInMemory, modelStateOf } from '../sequelize/model-state.js'
 import type { TransactionState } from './transaction-state.js'
 
 // One transaction can have several instances of one row: the row of the callback, and an instance that a helper loaded.
@@ -29,8 +31,9 @@ export function refreshOtherInstances(state: TransactionState, writer: Row, colu
   for (const other of state.lockedRows.ofRow(ref.key, writer)) {
     const otherState = rowStateOf(other)
     state.remember(other)
-    otherState.markChangesInPlace(columns)
-    for (const column of columns) {
+    const shared = sharedColumns(other, modelOf(writer), columns)
+    otherState.markChangesInPlace(shared)
+    for (const column of shared) {
       const value = valuesOf(writer)[column]
       if (otherState.isDirty(column) || value instanceof Utils.SequelizeMethod) {
         otherState.staleColumns.add(column)
@@ -42,7 +45,7 @@ export function refreshOtherInstances(state: TransactionState, writer: Row, colu
     }
     const { mutable } = modelStateOf(modelOf(other)).definition
     otherState.recordRead(
-      columns.filter((column) => mutable.includes(column) && !otherState.staleColumns.has(column)),
+      shared.filter((column) => mutable.includes(column) && !otherState.staleColumns.has(column)),
       state.transaction,
     )
   }
@@ -59,6 +62,7 @@ export function applyToOtherInstances(
   const others = state.lockedRows.ofRow(row.key, row.instance)
   for (const other of others) {
     state.remember(other)
+    if (sharedColumns(other, row.model, [column]).length === 0) continue
     rowStateOf(other).markChangesInPlace([column])
     rowStateOf(other).applyWrite(column, operations, copyOf(document))
   }
@@ -82,8 +86,33 @@ export async function markSameStale(
   const stored = found && new RowRef(model, found).key
   for (const other of similar) {
     if (RowRef.of(other).key !== stored) continue
-    for (const column of columns) rowStateOf(other).staleColumns.add(column)
+    for (const column of sharedColumns(other, model, columns)) rowStateOf(other).staleColumns.add(column)
   }
+}
+
+/**
+ * Of the columns that a statement of `model` has written, those that the model of an instance declares alike. Those that it declares
+ * by another name or type become stale.
+ */
+export function sharedColumns(instance: Row, model: RowModel, columns: readonly string[]): readonly string[] {
+  const own = modelOf(instance)
+  if (own.getAttributes() === model.getAttributes()) return columns
+  const shared = columns.filter((column) => isDeclaredAlike(own, model, column))
+  const others = columns.filter((column) => !shared.includes(column)).map((column) => fieldOf(model, column))
+  for (const name of Object.keys(own.getAttributes())) {
+    if (others.includes(fieldOf(own, name))) rowStateOf(instance).staleColumns.add(name)
+  }
+  return shared
+}
+
+function isDeclaredAlike(one: RowModel, other: RowModel, attribute: string): boolean {
+  return (
+    Object.hasOwn(one.getAttributes(), attribute) &&
+    Object.hasOwn(other.getAttributes(), attribute) &&
+    fieldOf(one, attribute) === fieldOf(other, attribute) &&
+    attributeType(one, attribute) === attributeType(other, attribute) &&
+    isTextInMemory(one, attribute) === isTextInMemory(other, attribute)
+  )
 }
 
 /** The options of the statement after which rows are read. */
@@ -137,6 +166,7 @@ export function addToOtherInstances(
     state.remember(other)
     const otherState = rowStateOf(other)
     for (const [column, amount] of Object.entries(moved)) {
+      if (sharedColumns(other, modelOf(writer), [column]).length === 0) continue
       if (!addInMemory(state, other, column, amount)) otherState.staleColumns.add(column)
     }
   }
@@ -168,7 +198,8 @@ function copyOf(value: unknown): unknown {
 /**
  * Refuses to save an instance that would overwrite, or silently lose, a change of its row in this transaction.
  * @throws {StaleRowError} another instance, or another statement, wrote a changed column in this transaction; or the row is
- *   locked through another instance, and this one holds an older document or was changed in place, which Sequelize cannot detect
+ *   locked through another instance, and this one holds an older value or document, or was changed in place, which Sequelize
+ *   cannot detect
  */
 export function refuseStaleSave(state: TransactionState, method: string, row: Row, fields?: readonly string[]): void {
   const rowState = rowStateOf(row)
@@ -177,7 +208,8 @@ export function refuseStaleSave(state: TransactionState, method: string, row: Ro
   const instances = state.lockedRows.ofRow(ref.key)
   if (instances.length === 0) return
   const isLockedItself = instances.includes(row)
-  const columns = isLockedItself ? [...rowState.staleColumns] : modelStateOf(ref.model).definition.mutable
+  const { mutable } = modelStateOf(ref.model).definition
+  const columns = isLockedItself ? [...rowState.staleColumns] : [...mutable, ...changedAttributes(row)]
   // Sequelize itself assigns these.
   const own = [updatedAtAttribute(ref.model), versionAttribute(ref.model)]
   for (const column of columns) {
@@ -187,11 +219,17 @@ export function refuseStaleSave(state: TransactionState, method: string, row: Ro
   }
 }
 
-/** Whether the document that an instance was loaded with differs from what the locked instances know to be stored. */
+/** Whether a value that an instance was loaded with differs from what the locked instances know to be stored. */
 function isBehind(row: Row, column: string, instances: readonly Row[]): boolean {
   const values = valuesOf(row)
   if (!Object.hasOwn(values, column)) return false
-  const current = instances.filter((each) => findRowState(each)?.staleColumns.has(column) === false)
+  const current = instances.filter(
+    (each) => isDeclaredAlike(modelOf(each), modelOf(row), column) && !rowStateOf(each).staleColumns.has(column),
+  )
+  if (!modelStateOf(modelOf(row)).definition.mutable.includes(column)) {
+    const loaded = previousValuesOf(row)[column]
+    return loaded !== undefined && current.some((each) => !rowStateOf(each).isStoredValue(column, loaded))
+  }
   const stored = current.map((each) => findRowState(each)?.storedText(column)).find((text) => text !== undefined)
   if (stored === undefined) return false
   // After an assignment, the previous value is the loaded one; a value changed in place is itself the loaded one.

@@ -18,7 +18,14 @@ import type { Row, RowModel } from '../sequelize/internals.js'
 import { inheritedStates, modelStateOf } from '../sequelize/model-state.js'
 import { overrideAsync } from '../sequelize/override.js'
 import { sessionOfModel } from '../sequelize/session.js'
-import { ambientTransaction, lockTransaction, refuseBrokenLock, refuseOutside, refuseRolledBack } from './join.js'
+import {
+  ambientTransaction,
+  isInScope,
+  lockTransaction,
+  refuseBrokenLock,
+  refuseOutside,
+  refuseRolledBack,
+} from './join.js'
 import { addInMemory, addToOtherInstances, refuseStaleSave } from './other-instances.js'
 import { findTransactionState } from './transaction-state.js'
 import type { TransactionState } from './transaction-state.js'
@@ -67,7 +74,10 @@ function callRowMethod(row: Row, name: RowMethod, original: Original, args: unkn
   const transaction = asked === null ? undefined : (asked ?? held ?? ambientTransaction(session))
   const lock = rowState?.lock
   const isLocked = lock !== undefined && transaction !== undefined && isSameTransaction(lock.transaction, transaction)
-  if (name === 'reload' && lock?.isScoped && !isLocked) throw usage.lockedElsewhere(name, RowRef.of(row).facts)
+  const isElsewhere = lock?.isScoped === true && !isLocked
+  // A save would write from memory what the callback that holds the lock may yet undo.
+  const isOfOtherCode = isElsewhere && (name === 'save' || name === 'update') && !isInScope(lock.transaction)
+  if (isOfOtherCode || (isElsewhere && name === 'reload')) throw usage.lockedElsewhere(name, RowRef.of(row).facts)
   if (asked === null) return original.apply(row, args)
   if (!transaction) {
     refuseBrokenLock(name, row)
@@ -163,19 +173,17 @@ function refuseInexactKey(
 }
 
 /**
- * Adds what increment() has added in the database to the numbers in memory, unless its answer has. The version moves only with
- * all of them: a save of a number that memory does not know must conflict.
+ * Adds what increment() has added in the database to the numbers in memory, unless its answer has. A number that memory cannot
+ * know becomes stale: its save is refused.
  */
 function addToMemory(state: TransactionState, row: Row, amounts: Readonly<Record<string, number>>): void {
   const version = versionAttribute(modelOf(row))
-  const { answeredColumns, staleColumns } = rowStateOf(row)
-  const add = (column: string, amount: number): boolean => {
-    // A save of a stale column is refused by itself.
-    const isDone = answeredColumns.has(column) || staleColumns.has(column) || valuesOf(row)[column] === undefined
-    return isDone || addInMemory(state, row, column, amount)
+  const rowState = rowStateOf(row)
+  for (const [column, amount] of Object.entries({ ...amounts, ...(version !== undefined && { [version]: 1 }) })) {
+    const isKnown = rowState.answeredColumns.has(column) && !rowState.isDirty(column)
+    if (isKnown || valuesOf(row)[column] === undefined) continue
+    if (!addInMemory(state, row, column, amount)) rowState.staleColumns.add(column)
   }
-  const known = Object.entries(amounts).filter(([column, amount]) => add(column, amount))
-  if (version !== undefined && known.length === Object.keys(amounts).length) add(version, 1)
 }
 
 interface IncrementOptions {

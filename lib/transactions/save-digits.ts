@@ -42,7 +42,9 @@ export function keepDigitsInSaves(session: Session): void {
       if (!state) return original.apply(this, args)
       args[2] = await spellDocuments(session, state, instance, values, options)
       try {
-        return await original.apply(this, args)
+        const answer = await original.apply(this, args)
+        if (state.isSavingVersion) [, state.versionedRows] = answer as [unknown, number]
+        return answer
       } catch (error) {
         throw toTextError(error, session, state, instance, values, options)
       }

@@ -1,4 +1,4 @@
-import { ConnectionAcquireTimeoutError, QueryTypes } from 'sequelize'
+import { ConnectionAcquireTimeoutError, QueryTypes, Utils } from 'sequelize'
 import type { Transaction } from 'sequelize'
 import type { Dialect } from '../dialects/dialect.js'
 import { ConflictError, RowNotFoundError, StaleRowError } from '../errors/errors.js'
@@ -32,7 +32,7 @@ import {
   refuseOutside,
   transactionOption,
 } from './join.js'
-import { findByKeys, markSameStale, refreshOtherInstances, refuseStaleSave } from './other-instances.js'
+import { findByKeys, markSameStale, refreshOtherInstances, refuseStaleSave, sharedColumns } from './other-instances.js'
 import { joinRowMethods } from './row-methods.js'
 import { keepDigitsInSaves } from './save-digits.js'
 import { findTransactionState, transactionStateOf } from './transaction-state.js'
@@ -215,10 +215,19 @@ async function sendRowWrite(
   if (isUnmatched) await refuseUnmatchedRow(row, state.dialect!, options)
   if (isIncrement) rowState.isIncremented = !isUnmatched
   recordWrite?.()
+  if (isSave) await readExpressions(row, columns, options)
   if (isSave) rowState.savedColumns = new Set(columns)
   refreshOtherInstances(state, row, columns)
   if (!row.isNewRecord) await markSameStale(state, RowRef.of(row), columns, options)
   return isDelete ? row : result
+}
+
+/** Reads what SQL that a save of a locked row has sent has stored: the instance has the SQL in place of the value. */
+async function readExpressions(row: Row, columns: readonly string[], options: QueryOptions): Promise<void> {
+  const computed = columns.filter((column) => valuesOf(row)[column] instanceof Utils.SequelizeMethod)
+  if (computed.length === 0 || !rowStateOf(row).lock) return
+  const [stored] = await findByKeys(modelOf(row), [RowRef.of(row)], computed, options)
+  if (stored) rowStateOf(row).assignWritten(Object.fromEntries(computed.map((column) => [column, stored[column]])))
 }
 
 /**
@@ -258,7 +267,8 @@ async function refreshLockedRows(state: TransactionState, model: RowModel, optio
   const isOneRow = primaryKey && Object.keys(primaryKey).length === model.primaryKeyAttributes.length
   const ref = isOneRow ? new RowRef(model, primaryKey) : undefined
   const locked = ref ? state.lockedRows.ofRow(ref.key) : state.lockedRows.ofTable(model)
-  const loadedColumns = (row: Row): string[] => columns.filter((column) => Object.hasOwn(valuesOf(row), column))
+  const loadedColumns = (row: Row): string[] =>
+    sharedColumns(row, model, columns).filter((column) => Object.hasOwn(valuesOf(row), column))
   const rows = locked.filter((row) => loadedColumns(row).length > 0)
   const read = columns.filter((column) => rows.some((row) => loadedColumns(row).includes(column)))
   const keys = rows.map((row) => RowRef.of(row))

@@ -41,7 +41,7 @@ import { execute, factsOf, inSavepoint, startCall } from '../transactions/execut
 import type { Call } from '../transactions/execute.js'
 import { withRows } from '../transactions/find-row.js'
 import { lockTransaction, transactionOption, transactionToJoin } from '../transactions/join.js'
-import { applyToOtherInstances, markSameStale } from '../transactions/other-instances.js'
+import { applyToOtherInstances, markSameStale, sharedColumns } from '../transactions/other-instances.js'
 import { checkRetryOptions } from '../transactions/retry.js'
 import type { TransactionState } from '../transactions/transaction-state.js'
 import { refuseSelfDeadlock } from '../transactions/writer-queue.js'
@@ -508,10 +508,16 @@ function applyToOthers(state: TransactionState, write: AtomicWrite, written: Wri
   for (const { column, operations, document } of changedDocuments(write, written)) {
     applyToOtherInstances(state, row, column, operations, document)
   }
+  const moved = [...write.columns.map(({ attribute }) => attribute), ...movedAttributes(row.model)]
   for (const other of state.lockedRows.ofRow(row.key, row.instance)) {
     state.remember(other)
-    assignMoved(write, other, written.row)
+    assignMoved(write, other, written.row, sharedColumns(other, row.model, moved))
   }
+}
+
+/** The attributes that every write moves. */
+function movedAttributes(model: RowModel): string[] {
+  return [updatedAtAttribute(model), versionAttribute(model)].filter((name) => name !== undefined)
 }
 
 /** The documents that a write changes, each as stored if the answer has it. */
@@ -527,16 +533,26 @@ function changedDocuments(
     .filter(({ operations }) => operations.length > 0)
 }
 
-/** Assigns the ordinary columns of an instance after a write, with `updatedAt` and the version. */
-function assignMoved({ row: { model }, columns, now }: AtomicWrite, instance: Row, stored: Row | undefined): void {
-  const updatedAt = updatedAtAttribute(model)
-  const version = versionAttribute(model)
+/**
+ * Assigns the ordinary columns of an instance after a write, with `updatedAt` and the version.
+ * @param shared the columns that the model of the instance declares as that of the write; `undefined`: all of them
+ */
+function assignMoved(
+  { row: { model }, columns, now }: AtomicWrite,
+  instance: Row,
+  stored: Row | undefined,
+  shared?: readonly string[],
+): void {
+  const [updatedAt, version] = [updatedAtAttribute(model), versionAttribute(model)].map((name) =>
+    name !== undefined && shared?.includes(name) === false ? undefined : name,
+  )
   const seen = valuesOf(instance)
   const state = rowStateOf(instance)
   const values: Record<string, unknown> = updatedAt ? { [updatedAt]: now } : {}
   let isCurrent = true
   for (const change of columns) {
     const { attribute } = change
+    if (shared?.includes(attribute) === false) continue
     const after = stored ? valuesOf(stored)[attribute] : valueAfter(change, seen[attribute])
     if (after === undefined) continue
     // An assignment made while the write was in flight stays dirty, and its save must not overwrite the write.

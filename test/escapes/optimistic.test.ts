@@ -89,6 +89,41 @@ eachDatabase('the callback of withOptimisticLock', (database) => {
     expect(message).to.include('Pass the transaction that withOptimisticLock() has joined').and.not.include('argument')
   })
 
+  describe('with a hook of its save that fails to save a stale row', () => {
+    for (const hook of ['beforeUpdate', 'afterUpdate'] as const) {
+      it(`is not called again, and gets the error of the hook: ${hook}`, async () => {
+        const total = await Jobs.create({})
+        const stale = (await Jobs.findByPk(total.id))!
+        await total.update({ n: 1 })
+        Jobs.addHook(hook, 'fails', async (row) => {
+          if (row.get('id') === run.id) await stale.update({ n: 2 })
+        })
+        let calls = 0
+        const call = withOptimisticLock([Jobs, run.id], (row) => {
+          calls++
+          row.n += 100
+        })
+        const error = await rejection(call, Error)
+        Jobs.removeHook(hook, 'fails')
+        expect([calls, error.name]).to.deep.equal([1, 'SequelizeOptimisticLockError'])
+        // A hook that fails after the UPDATE does not undo it.
+        expect((await Jobs.findByPk(run.id))!.n).to.equal(hook === 'afterUpdate' ? 100 : 0)
+      })
+    }
+
+    it('leaves the instance as it is stored, so that it can be saved again', async () => {
+      Jobs.addHook('afterUpdate', 'fails', () => {
+        throw new Error('after the UPDATE')
+      })
+      const change = (row: Job): void => void (row.n += 1)
+      await rejection(withOptimisticLock(run, change), Error)
+      Jobs.removeHook('afterUpdate', 'fails')
+      expect([run.n, run.changed()]).to.deep.equal([1, false])
+      await withOptimisticLock(run, change)
+      expect((await Jobs.findByPk(run.id))!.n).to.equal(2)
+    })
+  })
+
   it('runs again after a conflict, and its row is saved once', async () => {
     let attempts = 0
     await withOptimisticLock([Jobs, run.id], async (row) => {

@@ -1,3 +1,4 @@
+import { AsyncResource } from 'node:async_hooks'
 import { expect } from 'chai'
 import { DataTypes, literal, Sequelize } from 'sequelize'
 import type { Model, ModelStatic, Transaction } from 'sequelize'
@@ -53,16 +54,79 @@ eachDatabase('a callback whose row other code writes', (database) => {
     }
   })
 
-  it('which sets a column by SQL in a save of another instance: the save of that column is refused', async () => {
+  it('which sets columns by SQL in a save of another instance: each instance has what is stored', async () => {
     const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
+    const document = literal(database.name === 'postgres' ? `'{"sql":1}'::json` : `'{"sql":1}'`)
     await withLock([Jobs, id], async (row, transaction) => {
-      await withLock([Jobs, id], (other) => other.update({ title: literal("'by SQL'") }), { transaction })
-      expect(row.title).to.equal(untouched.title)
-      await rejection(row.update({ title: 'assigned' }), StaleRowError)
-      await row.reload()
-      await row.update({ title: `${row.title!}, and more` })
+      await withLock(
+        [Jobs, id],
+        async (other) => {
+          await other.update({ title: literal("'by SQL'"), n: literal('n + 1') })
+          await other.update({ progress: document })
+          expect([other.title, other.n, other.progress]).to.deep.equal(['by SQL', 1, { sql: 1 }])
+          other.progress['theirs'] = 1
+          await other.save()
+        },
+        { transaction },
+      )
+      expect([row.title, row.n, row.progress]).to.deep.equal(['by SQL', 1, { sql: 1, theirs: 1 }])
+      row.progress['mine'] = 1
+      row.title = `${row.title!}, and more`
+      row.n += 1
+      await row.save()
     })
-    expect((await storedJobs(Jobs))[0]!.title).to.equal('by SQL, and more')
+    const progress = { sql: 1, theirs: 1, mine: 1 }
+    expect(await storedJobs(Jobs)).to.deep.equal([{ n: 2, title: 'by SQL, and more', progress }])
+  })
+
+  it('which finds it with a finder, before or after the row is saved: its older number is refused', async () => {
+    for (const options of [{}, { lock: true }]) {
+      const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
+      await withLock([Jobs, id], async (row, transaction) => {
+        const found = await Jobs.findByPk(id, { ...options, transaction, rejectOnEmpty: true })
+        await row.update({ n: 5 })
+        await rejection(found.update({ n: found.n + 1 }, { transaction }), StaleRowError)
+        const later = await Jobs.findByPk(id, { ...options, transaction, rejectOnEmpty: true })
+        await later.update({ n: later.n + 1 }, { transaction })
+        expect(row.n).to.equal(6)
+        await later.update({ title: 'other column' }, { transaction })
+      })
+      expect(await storedJobs(Jobs)).to.deep.equal([{ ...untouched, n: 6, title: 'other column' }])
+    }
+  })
+
+  it('which increments a number that it has assigned: the save of that number is refused', async () => {
+    for (const Model of [Jobs, Versioned]) {
+      const [{ id }] = (await freshJobs(Model, 1)) as [Job]
+      await withLock([Model, id], async (row) => {
+        row.n = 10
+        await row.increment('n', { by: 5 })
+        await rejection(row.save(), StaleRowError)
+        await row.reload()
+        await row.update({ n: row.n + 1, title: 'saved' })
+      })
+      expect(await storedJobs(Model)).to.deep.equal([{ ...untouched, n: 6, title: 'saved' }])
+    }
+  })
+
+  it('as other code of the application that shares the instance: its save is refused before any SQL', async () => {
+    const [job] = (await freshJobs(Jobs, 1)) as [Job]
+    let save!: () => Promise<unknown>
+    // In the context of the code that calls it, outside the callback.
+    const saved = new Promise<unknown>((resolve) => {
+      save = () => outcomeOf(job.update({ title: 'by other code' })).then(resolve)
+    })
+    const bound = AsyncResource.bind(() => save())
+    const locking = job.withLock(async (row) => {
+      await row.update({ n: 100 })
+      await bound()
+      throw new Error('undo')
+    })
+    expect(await outcomeOf(locking)).to.have.property('message', 'undo')
+    expect(await saved)
+      .to.be.instanceOf(UsageError)
+      .and.have.property('reason', 'lockedElsewhere')
+    expect(await storedJobs(Jobs)).to.deep.equal([untouched])
   })
 
   it('which increments a DECIMAL: each instance has the stored sum', async () => {
