@@ -41,10 +41,10 @@ import type { Fields } from './check-writes.js'
 import {
   includedRows,
   lockingReadOf,
+  noteIneffectiveLock,
   noteLockingRead,
-  noteVainLock,
+  toIneffectiveLock,
   toLockingRead,
-  toVainLock,
 } from './locking-reads.js'
 import { rawWrites } from './raw-writes.js'
 import { insteadOfQuery, reportOutsideRead } from './report.js'
@@ -297,8 +297,8 @@ function guardQueryInterface(sequelize: Sequelize): void {
     return async function (...args) {
       const [model, , options] = args
       const found = await original.apply(this, args)
-      const vainLock = toVainLock(options)
-      if (vainLock) for (const row of [found].flat<unknown[]>()) noteVainLock(row, vainLock)
+      const ineffectiveLock = toIneffectiveLock(options)
+      if (ineffectiveLock) for (const row of [found].flat<unknown[]>()) noteIneffectiveLock(row, ineffectiveLock)
       const read = toLockingRead(model, options)
       for (const row of read ? [found].flat<unknown[]>() : []) {
         if (!noteLockingRead(row, read!)) continue

@@ -15,12 +15,12 @@ interface LockingRead {
 const lockingRead = Symbol('locking read')
 
 /** Why a lock that was requested has no effect. */
-type VainLock = 'lock outside of a transaction' | 'lock does not reach the row'
+type IneffectiveLock = 'lock outside of a transaction' | 'lock does not reach the row'
 
-const vainLock = Symbol('vain lock')
+const ineffectiveLock = Symbol('ineffective lock')
 
 interface NotedOptions extends BuildOptions {
-  [vainLock]?: VainLock
+  [ineffectiveLock]?: IneffectiveLock
   [lockingRead]?: LockingRead
 }
 
@@ -52,20 +52,21 @@ export function lockingReadOf(row: Row): LockingRead | undefined {
 }
 
 /** Why the lock that finder options request has no effect; `undefined` if it has one, or if none is requested. */
-export function toVainLock({ lock, transaction, subQuery, groupedLimit }: CallOptions = {}): VainLock | undefined {
+export function toIneffectiveLock({ lock, transaction, subQuery, groupedLimit }: CallOptions = {}):
+  IneffectiveLock | undefined {
   if (!lock) return undefined
   if (!transaction) return 'lock outside of a transaction'
   return subQuery || groupedLimit ? 'lock does not reach the row' : undefined
 }
 
 /** Stores on an instance why the lock of its read has no effect. */
-export function noteVainLock(found: unknown, reason: VainLock): void {
-  if (found instanceof Model) (buildOptionsOf(found as Row) as NotedOptions)[vainLock] = reason
+export function noteIneffectiveLock(found: unknown, reason: IneffectiveLock): void {
+  if (found instanceof Model) (buildOptionsOf(found as Row) as NotedOptions)[ineffectiveLock] = reason
 }
 
 /** Why the lock of the read that an instance was last built from has no effect. */
-export function vainLockOf(row: Row): VainLock | undefined {
-  return (buildOptionsOf(row) as NotedOptions)[vainLock]
+export function ineffectiveLockOf(row: Row): IneffectiveLock | undefined {
+  return (buildOptionsOf(row) as NotedOptions)[ineffectiveLock]
 }
 
 /** The rows that the same statement read through `include`. */

@@ -5,7 +5,7 @@ import { maskQuotes, setsNumber } from './reasons.js'
 import type { Reason } from './reasons.js'
 
 /** A watched column that the text of a statement writes in rows that may exist. */
-export interface RawWrite {
+interface RawWrite {
   readonly model: RowModel
   readonly column: string
   /** `undefined`: the statement computes the column from its stored value. */
@@ -13,7 +13,7 @@ export interface RawWrite {
 }
 
 /** A statement of the application, and what its placeholders stand for. */
-export interface RawStatement {
+interface RawStatement {
   readonly sql: string
   readonly bind: unknown
   readonly replacements: unknown
@@ -54,8 +54,8 @@ export function rawWrites(
       if (!assigned) return [{ model, column, reason: 'SQL that was not understood' }]
       const { expression } = assigned
       if (startsFrom(tableOf(model).name, field).test(expression)) {
-        const isJson = jsonAttributes(model).has(column)
-        return [{ model, column, reason: isJson ? setsNumber(expression.replace(placeholder, values)) : undefined }]
+        const isOpen = jsonAttributes(model).has(column) && setsNumber(expression.replace(placeholder, values))
+        return [{ model, column, reason: isOpen ? 'number in SQL' : undefined }]
       }
       // Sure only if nothing but the key is compared, and no transaction may hold a lock.
       const isByKey = tokensOf(condition).every((token) => keys.has(token) || keyword.test(token))

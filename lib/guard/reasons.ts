@@ -2,10 +2,10 @@ import { Utils } from 'sequelize'
 import type { Transaction } from 'sequelize'
 import { RowRef } from '../rows/row-ref.js'
 import { findRowState } from '../rows/row-state.js'
-import { holdsLock, modelOf, openAncestor, versionAttribute } from '../sequelize/internals.js'
+import { argumentsOfSql, holdsLock, modelOf, openAncestor, versionAttribute } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { findTransactionState } from '../transactions/transaction-state.js'
-import { lockingReadOf, vainLockOf } from './locking-reads.js'
+import { ineffectiveLockOf, lockingReadOf } from './locking-reads.js'
 
 /** The missing protection of a write, or what cannot be known of it. */
 export type Reason = keyof typeof reasons
@@ -40,7 +40,7 @@ export function reasonOfSave(instance: Row, transaction: Transaction | null | un
   const locked = transaction ? findTransactionState(transaction)?.lockedRows : undefined
   if (locked && locked.ofRow(RowRef.of(instance).key).length > 0) return 'loaded before the lock'
   if (locked && locked.ofTable(modelOf(instance)).length > 0) return 'lock of another row'
-  return vainLockOf(instance) ?? 'no lock'
+  return ineffectiveLockOf(instance) ?? 'no lock'
 }
 
 /** The transaction of the lock with which an instance was read last; it may have ended. */
@@ -69,7 +69,8 @@ export function reasonOfBulkWrite(
 
 /** Why a value that SQL computes may lose an update: it has a number among its arguments. */
 export function reasonOfExpression(value: unknown): Reason | undefined {
-  return value instanceof Utils.Literal ? setsNumber(String(value.val)) : hasNumber(value) ? 'number in SQL' : undefined
+  const isOpen = value instanceof Utils.Literal ? setsNumber(String(value.val)) : hasNumber(value)
+  return isOpen ? 'number in SQL' : undefined
 }
 
 /**
@@ -81,18 +82,14 @@ export function maskQuotes(sql: string): string {
 }
 
 /** Whether SQL text, without its string literals, passes a number other than 0 to a function that sets a value. */
-export function setsNumber(sql: string): Reason | undefined {
+export function setsNumber(sql: string): boolean {
   const text = maskQuotes(sql).replace(/'[^']*'/g, "''")
   return /\b(jsonb?_(set|insert|replace|object|build_object))\s*\(.*,\s*(CAST\(|to_jsonb?\()?\s*-?(?!0\b)\d/is.test(
     text,
   )
-    ? 'number in SQL'
-    : undefined
 }
 
 function hasNumber(value: unknown): boolean {
   if (typeof value === 'number' || typeof value === 'bigint') return Number(value) !== 0
-  if (value instanceof Utils.Fn) return (value as unknown as { args: unknown[] }).args.some(hasNumber)
-  if (value instanceof Utils.Cast) return hasNumber((value as unknown as { val: unknown }).val)
-  return false
+  return argumentsOfSql(value).some(hasNumber)
 }

@@ -36,7 +36,7 @@ export function detailsOfSave(
   const keys = changes && [...new Set(changes.map(({ operation: { path } }) => path[0]))]
   const instead =
     (changes && suggestCall(model, column, changes, option)) ??
-    `await ${callOf(model, 'withLock', `async (row) => { ${accessOf(column)} = …; await row.save() }`, option)}`
+    `await ${codeOfCall(model, 'withLock', `async (row) => { ${accessOf(column)} = …; await row.save() }`, option)}`
   return { primaryKey: RowRef.of(instance).primaryKey, keys: keys?.every(isKey) ? keys : undefined, instead }
 }
 
@@ -93,10 +93,11 @@ function suggestCall(
   if (isOne && first.kind === 'set' && operation.path.length === 1) {
     const args = `${JSON.stringify(column)}, ${describePath(operation.path).slice(1, -1)}, …`
     const { start } = first
-    return `await ${callOf(model, 'mergeJsonKey', args, option)}${start ? ` /* or updateJson() with ${start} */` : ''}`
+    const call = codeOfCall(model, 'mergeJsonKey', args, option)
+    return `await ${call}${start ? ` /* or updateJson() with ${start} */` : ''}`
   }
   const list = [...operations.slice(0, 5).map((each) => each!.code), ...(operations.length > 5 ? ['…'] : [])].join(', ')
-  const call = `await ${callOf(model, 'updateJson', `${JSON.stringify(column)}, [${list}]`, option)}`
+  const call = `await ${codeOfCall(model, 'updateJson', `${JSON.stringify(column)}, [${list}]`, option)}`
   const isSum = operations.some((each) => each!.kind === 'increment')
   return isSum ? `${call} /* or set(), if the number does not depend on the stored one */` : call
 }
@@ -132,7 +133,7 @@ function suggestOperation({ operation: { kind, path, json }, loaded }: EditedVal
 }
 
 /** The code of a call of a row method, or of the function of that name if the model does not have it. */
-function callOf(model: RowModel, name: MethodName, args: string, option: TransactionOption | undefined): string {
+function codeOfCall(model: RowModel, name: MethodName, args: string, option: TransactionOption | undefined): string {
   return hasMethod(model, name)
     ? `row.${name}(${argumentsOf(option, args)})`
     : `${name}(${argumentsOf(option, 'row', args)})`
@@ -156,7 +157,7 @@ export function reportOrThrow(
   details: (option: TransactionOption | undefined) => Details,
 ): void {
   const { file, line } = firstUserFrame(options[callSite] ?? captureCallSite(undefined)) ?? {}
-  if (mode === 'warn' && !isNew(session, [file, line, call])) return
+  if (mode === 'warn' && !rememberSite(session, [file, line, call])) return
   const option = transactionOption(session, options.transaction ?? undefined)
   const write = { ...call, ...details(option), file, line }
   if (mode !== 'warn') throw new WholeColumnWriteError(write, option)
@@ -180,7 +181,7 @@ export function reportOutsideRead(
   const code = 'READ_OUTSIDE_TRANSACTION'
   const method = 'findAll'
   const { file, line } = firstUserFrame(captureCallSite(undefined)) ?? {}
-  if (!isNew(session, [file, line, code, model])) return
+  if (!rememberSite(session, [file, line, code, model])) return
   const place = file === undefined ? '' : ` at ${file}:${line!}`
   const message =
     `${method}: this read of ${model}${place} runs outside the transaction of the enclosing ${callback}(), so it does not see what the callback has written, and its rows are not locked. ` +
@@ -211,8 +212,8 @@ function send(report: GuardReport, onReport: Policy['onReport']): void {
   }
 }
 
-/** Whether this call site was not reported before; it is remembered. */
-function isNew({ reportedCallSites }: Session, site: readonly unknown[]): boolean {
+/** Remembers a call site; returns whether it was not reported before. */
+function rememberSite({ reportedCallSites }: Session, site: readonly unknown[]): boolean {
   const key = JSON.stringify(site)
   if (reportedCallSites.has(key)) return false
   const [oldest] = reportedCallSites

@@ -77,14 +77,14 @@ export async function withOptimisticLock<M extends Model, R>(
   if (versionAttribute(model) === undefined) throw usage.noVersion(method, model.name)
   const joined = transactionToJoin(method, session, transaction, instance)
   if (joined && policy) throw usage.retryJoined(method)
-  const quiet = logging === undefined ? {} : { logging }
+  const loggingOption = logging === undefined ? {} : { logging }
   if (joined) {
     const locked = async ([row]: readonly Row[]): Promise<R> => {
       const result = await callWithoutWrites(method, row as unknown as M, fn)
-      await row!.save(quiet)
+      await row!.save(loggingOption)
       return result
     }
-    return runLocked(method, [target], locked, { transaction: joined, ...quiet }, fn)
+    return runLocked(method, [target], locked, { transaction: joined, ...loggingOption }, fn)
   }
   refuseOtherHolder(method, row, undefined)
   refuseUnsavedChanges(method, row, transactionOption(session, undefined))

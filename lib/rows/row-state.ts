@@ -33,7 +33,7 @@ import { keyText } from './key-text.js'
 import type { RowRef } from './row-ref.js'
 
 /** The lock that a transaction holds on a row. */
-export interface RowLock {
+interface RowLock {
   /** The transaction or savepoint that took it. */
   readonly transaction: Transaction
   /** Only code inside the callback of withLock joins the lock; if false, all code that has the instance does. */
@@ -70,7 +70,7 @@ interface StoredValue {
 }
 
 /** The properties of a write that determine the known stored values after it. */
-export interface SentWrite {
+interface SentWrite {
   readonly transaction: Transaction | null | undefined
   /** The write replaces whole columns; if false, the database may have changes that this instance has not read. */
   readonly isWhole: boolean

@@ -1,3 +1,4 @@
+import { Utils } from 'sequelize'
 import type { Logging, Model, ModelStatic, Sequelize, Transaction } from 'sequelize'
 
 // All untyped or private members of Sequelize 6 that the core uses. No other folder of the core accesses one.
@@ -264,6 +265,17 @@ export function hasFindHooks(model: RowModel): boolean {
 /** The attributes' values, without getters and setters. */
 export function valuesOf(row: Row): Record<string, unknown> {
   return rowInternals(row).dataValues
+}
+
+/** The same instance with other values, into which Sequelize reads the answer of a statement. */
+export function withValues(row: Row, values: Record<string, unknown>): Row {
+  return Object.create(row, { dataValues: { value: values } }) as Row
+}
+
+/** The arguments of `fn()` or `cast()`; none of another value. */
+export function argumentsOfSql(value: unknown): readonly unknown[] {
+  if (value instanceof Utils.Fn) return (value as unknown as { readonly args: readonly unknown[] }).args
+  return value instanceof Utils.Cast ? [(value as unknown as { readonly val: unknown }).val] : []
 }
 
 /** The values that Sequelize compares with to detect changes. */

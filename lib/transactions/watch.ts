@@ -14,6 +14,7 @@ import {
   sequelizeOfTransaction,
   valuesOf,
   versionAttribute,
+  withValues,
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { checkedBy } from '../sequelize/options.js'
@@ -193,7 +194,7 @@ async function sendRowWrite(
   const before = isAnswered ? { ...valuesOf(row) } : {}
   const answered = { ...before }
   // Sequelize reads the answer (RETURNING) into the instance.
-  const instance = isAnswered ? (Object.create(row, { dataValues: { value: answered } }) as Row) : row
+  const instance = isAnswered ? withValues(row, answered) : row
   // Sequelize reports the number of deleted rows for this type only.
   const own = { ...options, instance, ...(isDelete && { type: QueryTypes.BULKDELETE }) }
   const sendUnlessStale: Query = (...args) => {
