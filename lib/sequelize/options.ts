@@ -51,7 +51,8 @@ export interface LosslessOptions {
   readonly conflicts?: 'overwrite' | 'throw'
   /**
    * Whether the JSON methods send concurrent calls for one row as a batch, unless a call says otherwise: see `coalesce` of
-   * their options. Default: the option of the Sequelize instance, else false.
+   * their options. So do `atomicUpdate` and `atomicUpsert`, which have no such option, if they change one JSON
+   * column and nothing else, without `where`. Default: the option of the Sequelize instance, else false.
    */
   readonly coalesce?: boolean
   /**
