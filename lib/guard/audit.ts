@@ -52,7 +52,7 @@ export interface AuditReport<R = undefined> {
   /** `covered`: every write was safe. `uncovered`: there are findings. `unknown`: no write was seen, or one was not understood. */
   readonly verdict: 'covered' | 'uncovered' | 'unknown'
   readonly findings: readonly Finding[]
-  /** Writes of which the audit does not know whether they are safe: SQL of the application. */
+  /** Writes that may be safe or not: SQL of the application, and values with a number in their SQL. */
   readonly unknown: readonly Finding[]
   /** The number of statements that wrote a watched column of rows that may have existed before. */
   readonly writes: number

@@ -23,8 +23,8 @@ export function keyText(type: string, value: unknown): unknown {
 }
 
 /**
- * {@link keyText}, the same also for texts that only some databases, or some collations, take for the same: in case, accents,
- * spaces at the end, and the dashes of a UUID.
+ * {@link keyText} without case, accents, spaces at the end and the dashes of a UUID: two keys that some database or
+ * collation considers equal have the same text.
  */
 export function looseKeyText(type: string, value: unknown): unknown {
   const text = keyText(type, value)

@@ -29,12 +29,12 @@ const comparisons: Readonly<Record<symbol, Comparison>> = {
   [Op.notLike]: 'NOT LIKE',
 }
 
-/** The types whose values are several. */
+/** The types whose value has several parts. */
 const containerTypes: readonly string[] = ['ARRAY', 'RANGE', 'HSTORE', 'GEOMETRY', 'GEOGRAPHY']
 
 /**
  * Reads a `where` in Sequelize's language; returns its conditions, which must all be met.
- * @throws {UsageError} it names no ordinary column, has an operator whose values could not be bound, or is empty
+ * @throws {UsageError} a name is no ordinary column, an operator is unknown, or a value could not be bound
  */
 export function rowConditions(method: string, model: RowModel, where: unknown): readonly RowCondition[] {
   if (!isPlainObject(where)) throw usage.where(method, where)

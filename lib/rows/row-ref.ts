@@ -107,8 +107,8 @@ export class RowRef {
   }
 
   /**
-   * {@link key}, equal also for texts that a collation may take for the same: of calls with such keys, only one is in progress in
-   * a transaction, and all callers lock in one order.
+   * {@link key}, made of {@link looseKeyText}. One transaction runs one call for such a key at a time, and all callers
+   * lock in its order.
    */
   get looseKey(): string {
     return (this.#looseKey ??= JSON.stringify([

@@ -7,7 +7,7 @@ import { sequelizeOf } from './internals.js'
 import type { RowModel } from './internals.js'
 import type { LosslessOptions } from './options.js'
 
-/** A call that waits for a batch, and the promise that it returned. */
+/** A call that waits for a batch, and the functions that settle its promise. */
 export interface PendingCall {
   readonly operations: readonly Operation[]
   /** Only calls with the same key go into one batch; a call without a key is sent alone. */
@@ -82,7 +82,7 @@ export class Session {
   dialect: Dialect | undefined
   /** The probe of the server that is in flight. */
   recognition: Promise<Dialect> | undefined
-  /** `query` and `transaction` of the instance are overridden. */
+  /** `query`, `transaction` and `log` of the instance, and the methods of its rows, are overridden. */
   isWatched = false
   /** Its query interface is overridden to keep the digits of numbers in saves. */
   keepsDigits = false
@@ -102,11 +102,14 @@ export class Session {
   readonly quotedAliases: Map<string, string> = new Map()
   /** Calls that wait for a batch, by table (its key: the attributes object of the model), then by row and column. */
   readonly batchQueues: Map<object, Map<string, BatchQueue>> = new Map()
-  /** Batched calls that have not settled; `flush()` waits for them. */
+  /** Calls that may be batched, and calls of `atomicUpsert`, that have not settled; `flush()` waits for them. */
   readonly unsettledCalls: Set<Promise<unknown>> = new Set()
-  /** The columns, with their tables, that hold every document, once a session that is not strict has read their types. */
+  /**
+   * The columns, with their tables, that can hold every document. A session without strict `sql_mode` has read their
+   * types.
+   */
   readonly longColumns: Set<string> = new Set()
-  /** Call sites whose whole-column writes were reported. */
+  /** Call sites of whole-column writes, and of reads outside a transaction, that were reported. */
   readonly reportedCallSites: Set<string> = new Set()
   /** Savepoints that were opened with a callback. */
   readonly savepointsWithCallback: WeakSet<Transaction> = new WeakSet()

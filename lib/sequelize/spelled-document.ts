@@ -3,7 +3,10 @@ import type { RowModel } from './internals.js'
 import { isTextInMemory } from './model-state.js'
 import { override } from './override.js'
 
-/** A document to write, and the text to write it as: JSON.stringify would change digits of its numbers. */
+/**
+ * A document to write, with its text: the text has digits that JSON.stringify would change, or it is long and is not
+ * made twice.
+ */
 export class SpelledDocument {
   readonly text: string
   readonly #document: unknown

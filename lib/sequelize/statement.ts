@@ -91,7 +91,10 @@ export class Statement {
     )
   }
 
-  /** The number of binds in `sql`; for MySQL, Sequelize makes a bind of each placeholder. Far below `limit`, a bound. */
+  /**
+   * The number of binds in `sql`; for MySQL, Sequelize makes a bind of each placeholder. Far below `limit`, it returns
+   * a lower count without looking at the text.
+   */
   countBinds(sql: string, limit: number): number {
     const { prepares } = this.#session.connector
     if (!prepares || sql.length / 2 <= limit) return this.binds.length

@@ -87,7 +87,8 @@ interface Plan {
 
 /**
  * Runs the work of a call in the joined transaction; else in a new transaction or as single statements, with retries
- * after a conflict. The only function that joins, opens, queues, retries and translates errors.
+ * after a conflict. Opens transactions, queues writers, retries, and translates errors. Only `readOutside` and
+ * `withOptimisticLock` do without it.
  */
 export async function execute<P, R = P>(call: Call, work: Work<P, R>, plan: Plan): Promise<R> {
   let hasCallbackStarted = false

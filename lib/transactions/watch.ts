@@ -289,7 +289,7 @@ function writtenColumns(model: RowModel, { fields, updateOnDuplicate, increment 
   if (updateOnDuplicate) return attributesOf(model, updateOnDuplicate)
   if (fields) return fields
   const all = Object.keys(model.getAttributes())
-  // Neither increment() nor destroy() and restore() of a paranoid model say which.
+  // increment(), and destroy() and restore() of a paranoid model, do not pass their columns.
   const types = increment === undefined ? dateTypes : [...numberTypes, ...dateTypes]
   return all.filter((name) => types.includes(attributeType(model, name)))
 }

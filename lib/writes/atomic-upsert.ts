@@ -92,7 +92,7 @@ const optionNames = ['create', 'transaction', 'retry', 'logging'] as const
  * @throws {UniqueConstraintError} of Sequelize: another row has another unique key of the new row; nothing was written
  * @throws {ConditionNotMetError} a `paranoid` model has deleted the row, which is still there; nothing was written
  * @throws {ConflictError} after each INSERT that found the row, another writer deleted it; or the database skips the INSERT
- * @throws {UnsupportedDatabaseError} on MySQL and MariaDB: the table lacks the unique key of the `where`
+ * @throws {UnsupportedDatabaseError} the table lacks the unique key of the `where`
  * @example
  *     const isNew = await atomicUpsert(
  *       [DailyStats, { where: { day } }],

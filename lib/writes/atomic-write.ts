@@ -146,8 +146,8 @@ type WriteOptions = Omit<JsonWriteOptions, 'if' | 'returning'>
 const jsonOptionNames = ['transaction', 'returning', 'if', 'retry', 'coalesce', 'logging'] as const
 
 /**
- * Writes changes to one row in one statement, all of them or none. Every atomic write of this library is a call of this
- * function.
+ * Writes changes to one row, all of them or none. The JSON methods, `atomicUpdate` and the UPDATE of `atomicUpsert` are
+ * calls of this function.
  */
 export function writeRow(request: RowRequest, options: WriteOptions, answer: Answer): Promise<Written> {
   const { method, row, documents, changes, where } = request

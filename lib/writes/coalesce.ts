@@ -124,7 +124,7 @@ async function sendNext<C, R>(queue: BatchQueue<QueuedCall<C, R>>): Promise<void
   }
 }
 
-/** Runs a batched call, for {@link flush} to wait for it. */
+/** Runs a call that may be batched, or an `atomicUpsert`, for {@link flush} to wait for it. */
 export async function trackUnsettled<R>({ unsettledCalls }: Session, run: () => Promise<R>): Promise<R> {
   const call = run()
   unsettledCalls.add(call)
@@ -137,8 +137,9 @@ export async function trackUnsettled<R>({ unsettledCalls }: Session, run: () => 
 }
 
 /**
- * Waits until every batched write that was called before has settled, for an orderly shutdown. Resolves even if some
- * writes failed: each failed call rejects at its call site. Sends no SQL.
+ * Waits until every batched write and every `atomicUpsert` that was called before, outside a transaction, has settled,
+ * for an orderly shutdown. Resolves even if some writes failed: each failed call rejects at its call site. Sends no
+ * SQL.
  *
  * @throws {UsageError} not a Sequelize instance; in a callback of this library, whose lock or write the calls may wait for
  * @example
