@@ -162,6 +162,8 @@ const texts = {
     `${method}: "${name}" of ${model} has its value from the key or from this call. Leave it out of create.`,
   createdValue: (method: string, model: string, name: string, value: unknown): string =>
     `${method}: expected a value that "${name}" of ${model} can hold in create, got ${describeValue(value)}. Write a value or a whole document; operations and plus() belong to the changes, and SQL expressions are not bound.`,
+  createdExpression: (method: string, model: string, name: string): string =>
+    `${method}: the default of "${name}" of ${model} is an expression of SQL, from which a change of a new row cannot start: the database computes it. Pass the value that the row is created with: { create: { ${keyOf(name)}: … } }.`,
   createdText: (method: string, model: string, name: string, value: unknown): string =>
     `${method}: expected "${name}" of ${model} to be created with JSON, got the text ${describeValue(value)}. Pass null or the text of a document: { create: { ${keyOf(name)}: '{}' } }; or let a setter of the model call JSON.stringify.`,
   createdDocument: (method: string, model: string, name: string, path: readonly unknown[], found: string): string =>

@@ -11,7 +11,8 @@ export interface RowWrite {
   readonly isCreated: boolean
   /**
    * The changes by attribute, as for `atomicUpdate`: the operations on a document, the new value of an ordinary column after its
-   * setter, or what `plus()` made. If the row was created: its values by attribute. `JSON.stringify` gives all of it:
+   * setter, or what `plus()` made. If the row was created: its values by attribute, without those that
+   * the database computes. `JSON.stringify` gives all of it:
    * `{"progress":[{"kind":"set","path":["step_a"],"json":"\"done\""}]}`.
    */
   readonly changes: Readonly<Record<string, unknown>>

@@ -38,6 +38,11 @@ export class Statement {
     return this.#format(attribute, value, this.bind)
   }
 
+  /** The SQL of an expression such as `fn('NOW')`, as Sequelize writes it. */
+  expression(expression: unknown): string {
+    return this.#generator.escape(expression)
+  }
+
   /**
    * Binds a time for `updatedAt`, like {@link value}. Sequelize takes longer to format a time than to build the rest of
    * the statement, so the text is cached for each second.

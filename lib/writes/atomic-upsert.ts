@@ -245,13 +245,14 @@ async function sendInsert(
 ): Promise<boolean> {
   const { method, session, dialect } = call
   const { model } = row
-  const { values, texts } = added
+  const { values, texts, expressions } = added
   const insert = new Statement(row)
-  const names = [...texts.keys(), ...values.keys()].filter((name) => !(name in key))
+  const names = [...texts.keys(), ...expressions.keys(), ...values.keys()].filter((name) => !(name in key))
   // The key is the last part: the error for a value that its column cannot represent says which bind it is.
   const attributes = [...names, ...Object.keys(key)]
   const columns = attributes.map((name) => insert.column(name))
   const placeholders = attributes.map((name) => {
+    if (expressions.has(name)) return insert.expression(expressions.get(name))
     const text = texts.get(name)
     return text === undefined ? insert.value(name, values.get(name)) : insert.bind(text)
   })

@@ -40,7 +40,9 @@ export interface NewRow {
   readonly values: ReadonlyMap<string, unknown>
   /** The texts of its documents; a document that is NULL has none. */
   readonly texts: ReadonlyMap<string, string>
-  /** Why the row cannot be inserted: an operation does not fit its document. It may fit the row that is there. */
+  /** The expressions of SQL that the model declares as defaults. */
+  readonly expressions: ReadonlyMap<string, unknown>
+  /** Why the row cannot be inserted: a change does not fit its value. It may fit the row that is there. */
   readonly refusal: UsageError | undefined
 }
 
@@ -83,21 +85,31 @@ export async function newRow(
     isPlus(value) ? [{ attribute, plus: value.by }] : [],
   )
   const values = Object.fromEntries(Object.entries(changes).filter(([, value]) => !isPlus(value)))
-  const row = model.build({ ...create, ...values, ...key })
+  const given = { ...create, ...values, ...key }
+  const row = model.build(given)
   refuseChangedKey(method, model, key, row)
   const built = valuesOf(row)
   Object.assign(built, key)
+  const expressions = defaultExpressions(model, given, built)
+  let refusal: UsageError | undefined
   for (const { attribute, plus } of sums) {
+    if (expressions.has(attribute)) {
+      refusal ??= usage.createdExpression(method, model.name, attribute)
+      continue
+    }
     const change = { attribute, plus, type: attributeType(model, attribute) }
     refuseUnstorable(method, model, attribute, built[attribute])
     built[attribute] = valueAfter(change, numberOf(built[attribute]))
     refuseInexactSum(method, attribute, built[attribute], dialect)
   }
   const texts = new Map<string, string>()
-  let refusal: UsageError | undefined
   for (const name of jsonAttributes(model)) {
     const change = documents.find(({ column }) => column === name) ?? { operations: [], conditions: [] }
     const { operations } = change
+    if (expressions.has(name)) {
+      if (operations.length > 0) refusal ??= usage.createdExpression(method, model.name, name)
+      continue
+    }
     const created = createdText(method, model, name, built[name])
     const mismatch = findMismatch(operations, parseJson(created), created)
     if (mismatch) {
@@ -118,7 +130,7 @@ export async function newRow(
   await row.validate({ hooks: false })
   const stored = Object.keys(model.getAttributes()).filter((name) => {
     const isGiven = built[name] !== undefined && !(built[name] === null && isAutoIncrement(model, name))
-    return isGiven && attributeType(model, name) !== 'VIRTUAL' && !texts.has(name)
+    return isGiven && attributeType(model, name) !== 'VIRTUAL' && !texts.has(name) && !expressions.has(name)
   })
   for (const name of stored) {
     refuseUnstorable(method, model, name, built[name])
@@ -127,8 +139,23 @@ export async function newRow(
   return {
     values: new Map(stored.map((name) => [name, built[name]])),
     texts,
+    expressions,
     refusal,
   }
+}
+
+/** The expressions of SQL among the values of a built row that are defaults of its model. */
+function defaultExpressions(
+  model: RowModel,
+  given: Readonly<Record<string, unknown>>,
+  built: Readonly<Record<string, unknown>>,
+): ReadonlyMap<string, unknown> {
+  const attributes = model.getAttributes() as Readonly<Record<string, { readonly defaultValue?: unknown }>>
+  const isDefault = (name: string, value: unknown): boolean =>
+    value instanceof Utils.SequelizeMethod && given[name] === undefined && attributes[name]?.defaultValue !== undefined
+  return new Map(
+    Object.entries(built).filter(([name, value]) => isDefault(name, value) && attributeType(model, name) !== 'VIRTUAL'),
+  )
 }
 
 /**

@@ -5,6 +5,7 @@ import {
   col,
   DataTypes,
   fn,
+  literal,
   Model,
   QueryTypes,
   Transaction,
@@ -426,6 +427,88 @@ eachDatabase('atomicUpsert', (database) => {
     for (const field of [{ name: 'day', length: 5 }, { name: 'day', collate: 'any' }, fn('lower', col('day'))]) {
       expect((await rejection(upsert(withIndex(field), 'x'), UsageError)).reason).to.equal('upsertKey')
     }
+  })
+
+  describe('with expressions of SQL as defaults of the model', () => {
+    class Job extends Model<Record<string, unknown>> {}
+    let Jobs: typeof Job
+    const changes: object[] = []
+    const find = async (id: number): Promise<Record<string, unknown>> =>
+      (await Jobs.findByPk(id, { rejectOnEmpty: true })).get()
+
+    before(async () => {
+      Jobs = class extends Job {}
+      Jobs.init(
+        {
+          id: { type: DataTypes.INTEGER, primaryKey: true },
+          name: { type: DataTypes.STRING, unique: true, defaultValue: () => fn('LOWER', "JOB $1 '?'") },
+          doc: { type: DataTypes.JSON, defaultValue: literal(`'{"by":"default"}'`) },
+          log: DataTypes.JSON,
+          seenAt: { type: DataTypes.DATE, allowNull: false, defaultValue: literal('CURRENT_TIMESTAMP') },
+          priority: { type: DataTypes.INTEGER, defaultValue: literal('(3 + 4)') },
+          createdAt: { type: DataTypes.DATE, defaultValue: literal('CURRENT_TIMESTAMP') },
+          slug: {
+            type: DataTypes.STRING,
+            set(value: string) {
+              this.setDataValue('slug', fn('LOWER', value))
+            },
+          },
+        },
+        { sequelize, modelName: 'Job', tableName: 'default_jobs', updatedAt: false },
+      )
+      await Jobs.sync({ force: true })
+      lossless(Jobs, { onWrite: (write) => void changes.push(write.changes) })
+    })
+
+    beforeEach(async () => {
+      await Jobs.destroy({ where: {} })
+      changes.length = 0
+    })
+
+    it('creates the row with them, as Model.create does', async () => {
+      for (const isNew of [true, false]) {
+        expect(await atomicUpsert([Jobs, 1], { log: [increment('n')] } as never)).to.equal(isNew)
+      }
+      const { seenAt, createdAt, ...row } = await find(1)
+      expect(row).to.deep.equal({
+        ...{ id: 1, name: "job $1 '?'", doc: { by: 'default' }, log: { n: 2 }, priority: 7, slug: null },
+      })
+      for (const time of [seenAt, createdAt]) expect(time).to.be.an.instanceof(Date)
+      // The database computes their values.
+      expect(Object.keys(changes[0]!)).to.deep.equal(['log'])
+    })
+
+    it('takes the value of the call in place of an expression', async () => {
+      const create = { name: 'own', doc: { by: 'create' }, seenAt: new Date(0) }
+      await atomicUpsert([Jobs, 2], { doc: [increment('n')], priority: plus(1) } as never, {
+        create: { ...create, priority: 1 },
+      })
+      const row = await find(2)
+      expect(row).to.deep.include({ ...create, doc: { by: 'create', n: 1 }, priority: 2 })
+    })
+
+    it('refuses to create a row whose changes start from an expression; changes the row that is there', async () => {
+      const calls = [{ doc: [increment('n')] }, { priority: plus(1) }] as never[]
+      for (const call of calls) {
+        const error = await rejection(atomicUpsert([Jobs, 3], call), UsageError)
+        expect(error.reason).to.equal('createdExpression')
+      }
+      expect(await Jobs.count()).to.equal(0)
+      await Jobs.create({ id: 3 })
+      for (const call of calls) expect(await atomicUpsert([Jobs, 3], call)).to.equal(false)
+      expect(await find(3)).to.deep.include({ doc: { by: 'default', n: 1 }, priority: 8 })
+    })
+
+    it('refuses an expression of the call, or of a setter', async () => {
+      const create = { seenAt: literal('CURRENT_TIMESTAMP') }
+      const given = atomicUpsert([Jobs, 4], { log: [increment('n')] } as never, { create })
+      expect((await rejection(given, UsageError)).reason).to.equal('createdValue')
+      const changed = atomicUpsert([Jobs, 4], { seenAt: literal('CURRENT_TIMESTAMP') } as never)
+      expect((await rejection(changed, UsageError)).reason).to.equal('columnValue')
+      const set = atomicUpsert([Jobs, 4], { log: [increment('n')] } as never, { create: { slug: 'x' } })
+      expect((await rejection(set, UsageError)).reason).to.equal('createdValue')
+      expect(await Jobs.count()).to.equal(0)
+    })
   })
 
   it('refuses a key with a fraction, also of more digits than a number has', async () => {

@@ -1,5 +1,5 @@
 import { expect } from 'chai'
-import { DataTypes, Model, Op, Sequelize } from 'sequelize'
+import { DataTypes, literal, Model, Op, Sequelize } from 'sequelize'
 import type { ModelStatic, Transaction } from 'sequelize'
 import * as library from 'sequelize-lossless'
 import { UsageError } from 'sequelize-lossless'
@@ -331,6 +331,17 @@ describe('the text of a usage error', () => {
     createdValue: [
       () => atomicUpsert([WorkflowRun, 8], { status: 'new' }, { create: { attempts: plus(1) } }),
       'atomicUpsert: expected a value that "attempts" of WorkflowRun can hold in create, got an instance of Plus. Write a value or a whole document; operations and plus() belong to the changes, and SQL expressions are not bound.',
+    ],
+    createdExpression: [
+      () => {
+        const Job = sequelize.define(
+          'Job',
+          { runs: { type: DataTypes.INTEGER, defaultValue: literal('(1)') } },
+          { tableName: 'expression_jobs' },
+        )
+        return Job.sync().then(() => atomicUpsert([Job, 8], { runs: plus(1) }))
+      },
+      'atomicUpsert: the default of "runs" of Job is an expression of SQL, from which a change of a new row cannot start: the database computes it. Pass the value that the row is created with: { create: { runs: … } }.',
     ],
     createdText: [
       () => {
