@@ -1,9 +1,11 @@
 import { isDeepStrictEqual } from 'node:util'
-import { integerTypes, fractionTypes } from './operand-types.js'
+import { doubleTypes, integerTypes, numberTypes } from './operand-types.js'
 
 /** A value of a primary key as text: the same for every spelling that each database takes for the same value of a type. */
 export function keyText(type: string, value: unknown): unknown {
-  if (integerTypes.includes(type) || fractionTypes.includes(type)) {
+  // Every spelling of one double.
+  if (doubleTypes.includes(type)) return String(Number(value))
+  if (type === 'DECIMAL' || integerTypes.includes(type)) {
     return typeof value === 'number' ? String(value) : decimalText(String(value))
   }
   switch (type) {
@@ -23,8 +25,8 @@ export function keyText(type: string, value: unknown): unknown {
 }
 
 /**
- * {@link keyText} without case, accents, spaces at the end and the dashes of a UUID: two keys that some database or
- * collation considers equal have the same text.
+ * {@link keyText} without case, accents, spaces at the end, the dashes of a UUID and the milliseconds of a time: two keys that
+ * some database or collation considers equal have the same text.
  */
 export function looseKeyText(type: string, value: unknown): unknown {
   const text = keyText(type, value)
@@ -45,8 +47,9 @@ export function looseKeyText(type: string, value: unknown): unknown {
  */
 export function mayBeSameKey(type: string, one: unknown, other: unknown): boolean {
   if (isDeepStrictEqual(looseKeyText(type, one), looseKeyText(type, other))) return true
-  const isNumeric = integerTypes.includes(type) || fractionTypes.includes(type)
-  if (isNumeric) return !(Math.abs(Number(one) - Number(other)) >= 1) && !(isInteger(one) && isInteger(other))
+  if (numberTypes.includes(type)) {
+    return !(Math.abs(Number(one) - Number(other)) >= 1) && !(isInteger(one) && isInteger(other))
+  }
   // The time zone of a text is that of the server.
   if (type === 'DATE' || type === 'DATEONLY') return !(Math.abs(timeOf(one) - timeOf(other)) > 2 * day)
   if (typeof one !== 'string' || typeof other !== 'string') return typeof one !== typeof other

@@ -4,7 +4,9 @@ import { attributeType, fieldOf, scaleOf } from '../sequelize/internals.js'
 import type { RowModel } from '../sequelize/internals.js'
 
 export const integerTypes: readonly string[] = ['TINYINT', 'SMALLINT', 'MEDIUMINT', 'INTEGER', 'BIGINT']
-export const fractionTypes: readonly string[] = ['DECIMAL', 'FLOAT', 'REAL', 'DOUBLE PRECISION']
+/** Columns of binary fractions, which hold a double, or the nearest one of single precision. */
+export const doubleTypes: readonly string[] = ['FLOAT', 'REAL', 'DOUBLE PRECISION']
+export const fractionTypes: readonly string[] = ['DECIMAL', ...doubleTypes]
 export const numberTypes: readonly string[] = [...integerTypes, ...fractionTypes]
 export const dateTypes: readonly string[] = ['DATE', 'DATEONLY']
 const stringTypes = ['STRING', 'CHAR', 'TEXT', 'UUID', 'ENUM', 'CITEXT']
@@ -12,11 +14,11 @@ const stringTypes = ['STRING', 'CHAR', 'TEXT', 'UUID', 'ENUM', 'CITEXT']
 /** Whether a database compares a value with a column of a type without converting it. */
 export function fitsType(type: string, value: unknown): boolean {
   const expected = expectedOperand(type)
-  if (expected === 'a number') return isNumber(value)
+  if (expected === 'a number') return isNumber(value) && !isRoundedInteger(type, value)
   if (expected === 'a string') return isText(value) || (value instanceof Uint8Array && type !== 'UUID')
   if (type === 'BOOLEAN') return typeof value === 'boolean' || value === 0 || value === 1
   if (type === 'TIME') return typeof value === 'string' && time.test(value)
-  const isTextOrNumber = isText(value) || isNumber(value)
+  const isTextOrNumber = isText(value) || (isNumber(value) && !isRoundedInteger(type, value))
   if (expected === 'a date') return (value instanceof Date || isTextOrNumber) && isDate(value)
   return isTextOrNumber || typeof value === 'boolean' || value instanceof Date || value instanceof Uint8Array
 }
@@ -33,9 +35,13 @@ export function isRoundedBy(type: string, value: unknown): boolean {
   return integerTypes.includes(type) && (Number(value) % 1 !== 0 || /\.\d*[1-9]/.test(String(value)))
 }
 
+/** Whether JavaScript or a driver may have rounded a number of a column, so that it matches another row. */
+export function isRoundedInteger(type: string, value: unknown): boolean {
+  return Number.isInteger(value) && !Number.isSafeInteger(value) && !doubleTypes.includes(type)
+}
+
 function isNumber(value: unknown): boolean {
-  // A rounded number would match another row.
-  if (typeof value === 'number') return Number.isInteger(value) ? Number.isSafeInteger(value) : Number.isFinite(value)
+  if (typeof value === 'number') return Number.isFinite(value)
   const isDecimal = typeof value === 'string' && /^-?\d+(\.\d+)?$/.test(value) && Number.isFinite(Number(value))
   return isDecimal || typeof value === 'bigint'
 }

@@ -20,7 +20,7 @@ import { sessionOfModel } from '../sequelize/session.js'
 import type { Session } from '../sequelize/session.js'
 import type { Statement } from '../sequelize/statement.js'
 import { keyText, looseKeyText, mayBeSameKey } from './key-text.js'
-import { copied, expectedOperand, fitsType } from './operand-types.js'
+import { copied, expectedOperand, fitsType, isRoundedInteger } from './operand-types.js'
 import { conditionSql } from './row-conditions.js'
 import type { RowCondition } from './row-conditions.js'
 
@@ -230,7 +230,7 @@ function checkedKey(method: string, model: RowModel, key: Record<string, unknown
 export function refuseRoundedKey(method: string, facts: RowFacts, model: RowModel, read: Row): void {
   for (const name of model.primaryKeyAttributes) {
     const value = valuesOf(read)[name]
-    if (Number.isInteger(value) && !Number.isSafeInteger(value)) throw usage.roundedKey(method, facts, name, value)
+    if (isRoundedInteger(attributeType(model, name), value)) throw usage.roundedKey(method, facts, name, value)
   }
 }
 

@@ -8,7 +8,7 @@ import { jsonText } from '../json/encode.js'
 import { parseJson, tryParseJson } from '../json/json-text.js'
 import { isOperation } from '../json/operation.js'
 import { findMismatch } from '../json/semantics.js'
-import { copied } from '../rows/operand-types.js'
+import { copied, doubleTypes } from '../rows/operand-types.js'
 import {
   attributeType,
   createdAtAttribute,
@@ -100,7 +100,7 @@ export async function newRow(
     const change = { attribute, plus, type: attributeType(model, attribute) }
     refuseUnstorable(method, model, attribute, built[attribute])
     built[attribute] = valueAfter(change, numberOf(built[attribute]))
-    refuseInexactSum(method, attribute, built[attribute], dialect)
+    if (!doubleTypes.includes(change.type)) refuseInexactSum(method, attribute, built[attribute], dialect)
   }
   const texts = new Map<string, string>()
   for (const name of jsonAttributes(model)) {

@@ -1,6 +1,6 @@
 import { inspect } from 'node:util'
 import { expect } from 'chai'
-import { DatabaseError, DataTypes } from 'sequelize'
+import { DatabaseError, DataTypes, Op } from 'sequelize'
 import type { Model, ModelStatic, Sequelize, Transaction } from 'sequelize'
 import {
   atomicUpdate,
@@ -11,6 +11,7 @@ import {
   set,
   UnsupportedValueError,
   updateWhere,
+  UsageError,
   withLock,
 } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
@@ -21,9 +22,9 @@ type Items = ModelStatic<Item>
 
 /** Columns, and values that databases store in another form: rounded, padded, or converted to the type of the column. */
 const columns: Readonly<Record<string, readonly [type: unknown, ...values: unknown[]]>> = {
-  float: [DataTypes.FLOAT, 0.1, '0.1', 16777217, null],
-  real: [DataTypes.REAL, 0.1],
-  double: [DataTypes.DOUBLE, 0.1, '0.30000000000000000001'],
+  float: [DataTypes.FLOAT, 0.1, '0.1', 16777217, 1e20, null],
+  real: [DataTypes.REAL, 0.1, 1e20],
+  double: [DataTypes.DOUBLE, 0.1, '0.30000000000000000001', 1e20, -1e300, 2 ** 53, Number.MAX_VALUE],
   decimal: [DataTypes.DECIMAL(10, 2), '1.239', 1.239, '-0.005'],
   integer: [DataTypes.INTEGER, '7', 7],
   bigint: [DataTypes.BIGINT, '9007199254740993', 5n],
@@ -45,7 +46,8 @@ const refused: Readonly<Record<string, readonly unknown[]>> = {
   integer: ['1.5', 2 ** 40],
   bigint: ['1.5', 2n ** 70n],
   decimal: ['123456789.00'],
-  real: ['1' + '0'.repeat(60)],
+  float: [1e300],
+  real: ['1' + '0'.repeat(60), 1e300],
   char: ['too long for it'],
   string: ['too long for it', 'nul \0'],
   uuid: ['no uuid'],
@@ -164,6 +166,38 @@ eachDatabase('a value that its column rounds', (database) => {
       }
     })
   }
+
+  it('is a whole number of any size in a column of doubles: as a value, in a where, as a key, and in a new row', async () => {
+    const Points = sequelize.define<Item>(
+      'Point',
+      { x: { type: DataTypes.DOUBLE, primaryKey: true }, y: DataTypes.DOUBLE, document: DataTypes.JSON },
+      { timestamps: false, tableName: 'points' },
+    )
+    await Points.sync({ force: true })
+    for (const x of [2 ** 53, 1e20, -1e21, 1e300]) {
+      const doubled = { y: 2 * x, document: { a: 1 } }
+      for (const isNew of [true, false]) {
+        const changes = { y: plus(0), document: [set('a', 1)] } as never
+        expect(await atomicUpsert([Points, x], changes, { create: { y: x } }), String(x)).to.equal(isNew)
+      }
+      expect(await updateWhere(Points, { x, y: { [Op.in]: [x] } }, { y: 2 * x } as never)).to.equal(1)
+      expect(await updateWhere(Points, { x: { [Op.eq]: x }, y: { [Op.ne]: 2 * x } }, { y: 0 } as never)).to.equal(0)
+      await withLock([Points, x], (row) => void expect(row.get()).to.deep.equal({ x, ...doubled }))
+      const row = (await Points.findByPk(x))!
+      await atomicUpdate(row, { y: x } as never)
+      expect(await Points.findByPk(x, { raw: true })).to.deep.include({ x, y: x })
+    }
+    for (const [name, value] of [
+      ['decimal', 1e20],
+      ['bigint', 2 ** 53],
+      ['double', Infinity],
+    ] as const) {
+      const { reason } = await rejection(updateWhere(Items, { [name]: value }, { name: 'x' } as never), UsageError)
+      expect(reason, name).to.equal('whereValue')
+      const written = atomicUpdate([Items, await make()], { [name]: value } as never)
+      expect((await rejection(written, UsageError)).reason, name).to.equal('columnValue')
+    }
+  })
 
   it('is not read back after a sum of a DECIMAL within its scale: one statement', async () => {
     const row = (await Items.findByPk(await make()))!
