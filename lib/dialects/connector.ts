@@ -3,6 +3,8 @@ import type { Compared, Dialect } from './dialect.js'
 import { mariadb } from './mariadb.js'
 import { mysql } from './mysql.js'
 import { postgres, postgresComparison } from './postgres.js'
+import { roundsOnMysql, roundsOnPostgres } from './rounding.js'
+import type { Rounds } from './rounding.js'
 import { sqlite } from './sqlite.js'
 import { atVersion } from './versions.js'
 
@@ -24,6 +26,8 @@ export interface Connector {
   readonly busy?: RegExp
   /** SQL of a comparison with a value that the type of the column may be unable to represent; absent if it needs none. */
   readonly comparison?: (compared: Compared) => string
+  /** Absent if each column keeps all digits that its type takes. */
+  readonly rounds?: Rounds
   /** {@link Dialect.isAfterError}, of the probe itself. */
   readonly isAfterError?: NonNullable<Dialect['isAfterError']>
   /** Detects the dialect of the server from the result of the probe. */
@@ -41,6 +45,7 @@ function refuseOtherCharset(setting: string, charset: unknown, expected: string,
 
 // Each of the two connectors can reach both servers, and the SQL depends on the server.
 const mysqlOrMariadb: Connector = {
+  rounds: roundsOnMysql,
   probe:
     'SELECT VERSION() AS version, @@character_set_client AS client, @@character_set_connection AS connection, ' +
     '@@character_set_results AS results, @@autocommit AS autocommit, @@sql_mode AS modes, ' +
@@ -105,6 +110,7 @@ const connectors: Readonly<Record<string, Connector>> = {
   postgres: {
     maxBinds: 65_535,
     comparison: postgresComparison,
+    rounds: roundsOnPostgres,
     isAfterError: postgres.isAfterError!,
     probe:
       `SELECT version() AS version, current_setting('client_encoding') AS charset, ` +

@@ -12,6 +12,14 @@ import {
 } from './describe.js'
 import type { RowFacts } from './describe.js'
 
+/** Types that keep the digits that other types round. */
+const widerTypes: Readonly<Record<string, string>> = {
+  DATE: 'DataTypes.DATE(3), which has milliseconds',
+  DECIMAL: 'DataTypes.DECIMAL(20, 6)',
+  FLOAT: 'DataTypes.DOUBLE',
+  TIME: 'DataTypes.STRING',
+}
+
 /** How to have a driver read integers past 2^53 exactly. */
 const exactKeys =
   'To load such rows, have mysql2 or mariadb read these keys as strings, with dialectOptions: { supportBigNumbers: true }; with sqlite3, which cannot, change the column to a text type.'
@@ -85,6 +93,9 @@ const texts = {
   keyFraction: (method: string, model: string, name: string, value: unknown): string =>
     `${method}: expected "${name}", a key of ${model}, to be an integer, got ${describeValue(value)}. ` +
     `A database may round it to the key of another row. Pass the key of the row that you mean, such as ${Math.trunc(Number(value))}.`,
+  keyDigits: (method: string, model: string, name: string, type: string, value: unknown): string =>
+    `${method}: "${name}", a key of ${model}, has the type ${type}, in which the database does not keep all digits of ${value instanceof Date ? value.toISOString() : describeValue(value)}. ` +
+    `It may round the value to the key of another row. Pass the value that the row holds, or use a type that keeps it, in the table and in the model${Object.hasOwn(widerTypes, type) ? `, such as ${widerTypes[type]}` : ''}.`,
   roundedKey: (method: string, row: RowFacts, name: string, value: unknown): string =>
     `${method}: the driver has rounded "${name}", the primary key of ${describeRow(row)}, to ${describeValue(value)}, so a save would write another row. ` +
     `Write without an instance, by the key as a string: await updateJson(${argumentsOf(row.option, `[${codeOfModel(row.model)}, ${stringOf(row.primaryKey[name])}]`, '…')}). ${exactKeys}`,

@@ -1,5 +1,6 @@
 import { Utils } from 'sequelize'
 import type { Logging, Model, ModelStatic, Sequelize, Transaction } from 'sequelize'
+import type { DeclaredType } from '../dialects/rounding.js'
 
 // All untyped or private members of Sequelize 6 that the core uses. No other folder of the core accesses one.
 
@@ -248,9 +249,17 @@ export function typeOf(model: RowModel, attribute: string): { readonly key: stri
   return (model.getAttributes()[attribute as never] as { type: { key: string } }).type
 }
 
+/** The type of an attribute, and the digits that it declares. */
+export function declaredType(model: RowModel, attribute: string): DeclaredType {
+  const type = typeOf(model, attribute) as { key: string } & Readonly<Record<string, unknown>>
+  const digits = (...names: readonly string[]): number | undefined =>
+    names.map((name) => type[name]).find((each) => typeof each === 'number')
+  return { key: type.key, precision: digits('_precision', '_length'), scale: digits('_scale', '_decimals') }
+}
+
 /** The digits after the point that a DECIMAL attribute declares. */
 export function scaleOf(model: RowModel, attribute: string): number {
-  return (typeOf(model, attribute) as { readonly _scale?: number })._scale ?? 0
+  return declaredType(model, attribute).scale ?? 0
 }
 
 export async function runAfterFind(row: Row, transaction: Transaction | undefined): Promise<void> {

@@ -22,7 +22,7 @@ import { rowStateOf } from '../rows/row-state.js'
 import { traceCall } from '../sequelize/channels.js'
 import {
   attributesOf,
-  attributeType,
+  declaredType,
   fieldOf,
   isAutoIncrement,
   tableOf,
@@ -86,8 +86,8 @@ const optionNames = ['create', 'transaction', 'retry', 'logging'] as const
  * @param changes by attribute: an array of operations for a JSON column, a value or {@link plus} for an ordinary one
  * @returns `true` if this call created the row, `false` if it changed the row that was there
  * @throws the errors of {@link atomicUpdate}, but no RowNotFoundError
- * @throws {UsageError} before any SQL: a `where` that is not a unique key, or a wrong option `create`. Before the INSERT: an operation
- *   does not fit the document of the new row; nothing was written
+ * @throws {UsageError} before any SQL: a `where` that is not a unique key, a key that its column would round, or a wrong
+ *   option `create`. Before the INSERT: a change does not fit the new row; nothing was written
  * @throws {ValidationError} of Sequelize, before any SQL: the new row would lack a value, or a validator refuses one
  * @throws {UniqueConstraintError} of Sequelize: another row has another unique key of the new row; nothing was written
  * @throws {ConditionNotMetError} a `paranoid` model has deleted the row, which is still there; nothing was written
@@ -301,7 +301,7 @@ function identifyUpsert(
   if (!Array.isArray(target)) throw usage.upsertTarget(method, target)
   const row = identifyTarget(method, target)
   // The key is unique among all rows, deleted ones too.
-  if (row instanceof RowRef) return [row.byKey, unroundedKey(method, row.model, row.primaryKey)]
+  if (row instanceof RowRef) return [row.byKey, unroundedKey(method, row, row.primaryKey)]
   const { model } = row
   const { where } = target[1] as unknown as { where: Readonly<Record<string, unknown>> }
   const conditions = rowConditions(method, model, where)
@@ -313,13 +313,22 @@ function identifyUpsert(
   const isUnique = keys.some((each) => each.length === names.length && each.toSorted().join() === names.join())
   if (!isUnique || conditions.length !== names.length) throw usage.upsertKey(method, model.name, keys)
   // Without the conditions of the scope: the key is unique among all rows.
-  return [new RowQuery(model, conditions), unroundedKey(method, model, key)]
+  return [new RowQuery(model, conditions), unroundedKey(method, row, key)]
 }
 
 /** @throws {UsageError} the INSERT would round a value of the key, maybe to the key of another row */
-function unroundedKey<K extends Readonly<Record<string, unknown>>>(method: string, model: RowModel, key: K): K {
-  const rounded = Object.keys(key).find((name) => isRoundedBy(attributeType(model, name), key[name]))
-  if (rounded !== undefined) throw usage.keyFraction(method, model.name, rounded, key[rounded])
+function unroundedKey<K extends Readonly<Record<string, unknown>>>(
+  method: string,
+  { model, session }: TargetRow,
+  key: K,
+): K {
+  for (const [name, value] of Object.entries(key)) {
+    const declared = declaredType(model, name)
+    if (isRoundedBy(declared.key, value)) throw usage.keyFraction(method, model.name, name, value)
+    if (session.connector.rounds?.(declared, value)) {
+      throw usage.keyDigits(method, model.name, name, declared.key, value)
+    }
+  }
   return key
 }
 

@@ -1,3 +1,4 @@
+import { inspect } from 'node:util'
 import { expect } from 'chai'
 import * as sinon from 'sinon'
 import {
@@ -515,6 +516,82 @@ eachDatabase('atomicUpsert', (database) => {
     for (const key of [1.5, '1.5', '9007199254740993.5']) {
       const upsert = atomicUpsert([Counters, key], { doc: [set('a', 1)] })
       expect((await rejection(upsert, UsageError)).reason, String(key)).to.equal('keyFraction')
+    }
+  })
+
+  describe('with a key that its column may round', () => {
+    const ms = (milliseconds: number): Date => new Date(Date.UTC(2026, 0, 2, 3, 4, 5, milliseconds))
+    const onMysql = isMysqlServer ? 'rounds' : 'keeps'
+    const inDecimals = isSqlite ? 'keeps' : 'rounds'
+    const cases: readonly (readonly [type: unknown, key: unknown, 'rounds' | 'keeps'])[] = [
+      [DataTypes.DECIMAL(10, 2), '1.505', inDecimals],
+      [DataTypes.DECIMAL(10, 2), 1.505, inDecimals],
+      [DataTypes.DECIMAL(10, 2), 1e-7, inDecimals],
+      [DataTypes.DECIMAL(10, 2), '1.500', 'keeps'],
+      [DataTypes.DECIMAL(10, 2), 2.25, 'keeps'],
+      [DataTypes.DECIMAL(30, 10), 1.5e-7, 'keeps'],
+      [DataTypes.DECIMAL(10), '1.5', inDecimals],
+      [DataTypes.DECIMAL(10), '1.0', 'keeps'],
+      [DataTypes.DECIMAL, '1.5', onMysql],
+      [DataTypes.DATE, ms(600), onMysql],
+      [DataTypes.DATE, ms(600).toISOString(), onMysql],
+      [DataTypes.DATE, ms(0), 'keeps'],
+      [DataTypes.DATE, ms(0).toISOString(), 'keeps'],
+      [DataTypes.DATE(1), ms(650), onMysql],
+      [DataTypes.DATE(1), ms(600), 'keeps'],
+      [DataTypes.DATE(3), ms(678), 'keeps'],
+      [DataTypes.DATE(6), ms(678), 'keeps'],
+      [DataTypes.TIME, '10:00:00.6', onMysql],
+      [DataTypes.TIME, '10:00:00.000', 'keeps'],
+      [DataTypes.TIME, '10:00', 'keeps'],
+      [DataTypes.FLOAT, 0.1, onMysql],
+      [DataTypes.FLOAT, '16777217', onMysql],
+      [DataTypes.FLOAT, 0.5, 'keeps'],
+      [DataTypes.FLOAT, Math.fround(0.1), 'keeps'],
+      [DataTypes.FLOAT(53), 0.1, 'keeps'],
+      [DataTypes.DOUBLE, 0.1, 'keeps'],
+      ...(isMysqlServer
+        ? ([
+            [DataTypes.DOUBLE(10, 2), 1.505, 'rounds'],
+            [DataTypes.DOUBLE(10, 2), 1.5, 'keeps'],
+            [DataTypes.FLOAT(10, 1), 0.25, 'rounds'],
+            [DataTypes.FLOAT(10, 1), 0.5, 'keeps'],
+          ] as const)
+        : []),
+    ]
+
+    for (const [index, [type, key, expected]] of cases.entries()) {
+      for (const isPrimary of [true, false]) {
+        const name = `${(type as { key: string }).key} ${index}, ${inspect(key)}, ${isPrimary ? 'primary' : 'unique'}`
+        it(`${expected === 'rounds' ? 'refuses it before any SQL' : 'takes one that it keeps'}: ${name}`, async () => {
+          const column = {
+            type: type as never,
+            allowNull: false,
+            ...(isPrimary ? { primaryKey: true } : { unique: true }),
+          }
+          const id = { id: { type: DataTypes.INTEGER, primaryKey: true, autoIncrement: true } }
+          const attributes = { ...(isPrimary ? {} : id), key: column, doc: DataTypes.JSON }
+          // A table of its own: MySQL keeps the types of the binds of a prepared statement.
+          const tableName = `rounded_${index}_${isPrimary ? 'primary' : 'unique'}`
+          const Rounded = sequelize.define('Rounded', attributes, { tableName, timestamps: false })
+          await Rounded.sync({ force: true })
+          const upsert = (): Promise<boolean> =>
+            atomicUpsert(
+              (isPrimary ? [Rounded, key] : [Rounded, { where: { key } }]) as never,
+              {
+                doc: [increment('n')],
+              } as never,
+            )
+          if (expected === 'rounds') {
+            log.length = 0
+            expect((await rejection(upsert(), UsageError)).reason).to.equal('keyDigits')
+            expect(log).to.have.length(0)
+            return
+          }
+          expect([await upsert(), await upsert()]).to.deep.equal([true, false])
+          expect(await Rounded.findAll({ attributes: ['doc'], raw: true })).to.have.length(1)
+        })
+      }
     }
   })
 

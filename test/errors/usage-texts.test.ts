@@ -196,6 +196,14 @@ describe('the text of a usage error', () => {
       () => atomicUpsert([WorkflowRun, 7.5], { title: 'new' }),
       'atomicUpsert: expected "id", a key of WorkflowRun, to be an integer, got 7.5 (number). A database may round it to the key of another row. Pass the key of the row that you mean, such as 7.',
     ],
+    keyDigits: [
+      () => {
+        const rounding = new Sequelize({ dialect: 'mysql', logging: false })
+        const Price = rounding.define('Price', { amount: { type: DataTypes.DECIMAL(10, 2), primaryKey: true } })
+        return atomicUpsert([Price, '1.505'], {})
+      },
+      'atomicUpsert: "amount", a key of Price, has the type DECIMAL, in which the database does not keep all digits of "1.505" (string). It may round the value to the key of another row. Pass the value that the row holds, or use a type that keeps it, in the table and in the model, such as DataTypes.DECIMAL(20, 6).',
+    ],
     roundedKey: [
       async () => {
         await sequelize.query('INSERT INTO WorkflowRuns (id, createdAt, updatedAt) VALUES (9007199254740993, $1, $1)', {
