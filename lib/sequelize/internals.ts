@@ -208,7 +208,9 @@ export function uniqueKeysOf(model: RowModel): readonly (readonly string[])[] {
     return unique === true && where === undefined && names.every((name) => name !== undefined) ? [names] : []
   })
   const columns = [...Object.values(uniqueKeys).map(({ fields }) => fields), ...indexes]
-  return [model.primaryKeyAttributes, ...columns.map((names) => attributesOf(model, names))]
+  const keys = columns.map((names) => names.map((name) => attributeOfColumn(model, name) ?? name))
+  const attributes = model.getAttributes()
+  return [model.primaryKeyAttributes, ...keys.filter((key) => key.every((name) => Object.hasOwn(attributes, name)))]
 }
 
 /** The attribute or column of a part of an index; `undefined` for an expression, a prefix, or another collation. */
@@ -221,6 +223,11 @@ function nameOfIndexField(field: unknown): string | undefined {
 /** Whether the database, or Sequelize, gives an attribute its number. */
 export function isAutoIncrement(model: RowModel, attribute: string): boolean {
   return (model.getAttributes()[attribute as never] as { autoIncrement?: boolean }).autoIncrement === true
+}
+
+/** The attribute of a column, whose name another attribute may have; `undefined` if the model does not have the column. */
+export function attributeOfColumn(model: RowModel, column: string | null): string | undefined {
+  return Object.keys(model.getAttributes()).find((name) => fieldOf(model, name) === column)
 }
 
 /** The attributes with these names, or with columns of these names. */

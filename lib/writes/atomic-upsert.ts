@@ -21,7 +21,7 @@ import type { Target, TargetByKey } from '../rows/row-ref.js'
 import { rowStateOf } from '../rows/row-state.js'
 import { traceCall } from '../sequelize/channels.js'
 import {
-  attributesOf,
+  attributeOfColumn,
   declaredType,
   fieldOf,
   isAutoIncrement,
@@ -365,7 +365,8 @@ async function uniqueIndexes(
   for (const each of columns) indexes.set(each.name, [...(indexes.get(each.name) ?? []), each])
   const unique = [...indexes.values()].filter((index) => index.every(({ isUnique }) => isUnique))
   const found: UniqueIndexes = {
-    keys: unique.map((index) => index.map(({ column }) => attributeOf(model, column)).sort()),
+    // No attribute: an expression, or a column that the model does not have.
+    keys: unique.map((index) => index.map(({ column }) => attributeOfColumn(model, column) ?? '').sort()),
     areDeferrable: columns.some(({ isDeferrable }) => isDeferrable),
   }
   definition.uniqueIndexes = found
@@ -379,9 +380,4 @@ function noKey(method: string, model: RowModel, names: readonly string[]): Unsup
     `the table of ${model.name} has no unique index of exactly ${fields.join(' + ')}, so concurrent calls of ${method}() would each insert a row`,
     `Migrate: await queryInterface.addIndex('<table>', [${fields.map((field) => `'${field}'`).join(', ')}], { unique: true }).`,
   )
-}
-
-/** The attribute of a column; '' for an expression, which is no attribute. */
-function attributeOf(model: RowModel, column: string | null): string {
-  return column === null ? '' : (attributesOf(model, [column])[0] ?? column)
 }

@@ -595,6 +595,37 @@ eachDatabase('atomicUpsert', (database) => {
     }
   })
 
+  it('finds the keys of a table in which the column of an attribute has the name of another attribute', async () => {
+    const key = (field: string): object => ({ type: DataTypes.INTEGER, allowNull: false, field })
+    const Crossed = sequelize.define(
+      'Crossed',
+      {
+        id: { ...key('owner'), primaryKey: true } as never,
+        day: { ...key('id'), primaryKey: true } as never,
+        one: { ...key('two'), unique: true } as never,
+        two: { ...key('three'), unique: 'pair' } as never,
+        three: { ...key('one'), unique: 'pair' } as never,
+        doc: DataTypes.JSON,
+      },
+      { tableName: 'crossed', timestamps: false, indexes: [{ unique: true, fields: ['two', 'id'] }] },
+    )
+    await Crossed.sync({ force: true })
+    const values = { id: 3, day: 1, one: 4, two: 5, three: 6 }
+    const { id, day, one, two, three } = values
+    const upsert = (target: object, create: object = {}): Promise<boolean> =>
+      atomicUpsert([Crossed, target] as never, { doc: [increment('n')] } as never, { create })
+    expect(await upsert({ id, day }, { one, two, three })).to.equal(true)
+    for (const where of [{ id, day }, { one }, { two, three }, { one, day }]) {
+      const others = Object.fromEntries(Object.entries(values).filter(([name]) => !(name in where)))
+      expect(await upsert('id' in where ? where : { where }, others), Object.keys(where).join()).to.equal(false)
+    }
+    expect((await Crossed.findAll()).map((row): unknown => row.get())).to.deep.equal([{ ...values, doc: { n: 5 } }])
+    for (const where of [{ two }, { three }, { one, id }, { two, day }]) {
+      const call = upsert({ where }, {})
+      expect((await rejection(call, UsageError)).reason, Object.keys(where).join()).to.equal('upsertKey')
+    }
+  })
+
   it('refuses a key that the table does not have as a unique index, or that its column cannot hold', async () => {
     const Keyless = await createCounters(sequelize, { tableName: 'keyless_counters', indexes: [] })
     const Declared = class extends Counter {}
