@@ -6,6 +6,9 @@ import type { checkedBy, StatedIntent } from '../sequelize/options.js'
 /** The option that holds the call site of a write. Sequelize passes it on to its inner calls. */
 export const callSite: unique symbol = Symbol('call site')
 
+/** The option that marks the finder of reload(), which takes the values of the instance that it finds; reload() drops symbols. */
+export const reloads = 'sequelize-lossless reloads'
+
 /** The options of Sequelize's methods that the guard reads. */
 export interface CallOptions extends Logging, StatedIntent {
   readonly transaction?: Transaction | null | undefined
@@ -22,7 +25,10 @@ export interface CallOptions extends Logging, StatedIntent {
   readonly conflictFields?: readonly string[]
   readonly upsertKeys?: readonly string[]
   readonly model?: RowModel
+  /** The finder reads the rows of an `include` by a statement of their own. */
+  readonly separate?: boolean
   readonly [callSite]?: Error
+  readonly [reloads]?: boolean
   readonly [checkedBy]?: 'guard' | 'library'
 }
 

@@ -23,7 +23,7 @@ import { ambientTransaction, innermostScope, transactionOf, transactionOption } 
 import { keepDigitsInSaves } from '../transactions/save-digits.js'
 import { transactionStateOf } from '../transactions/transaction-state.js'
 import { watchSession } from '../transactions/watch.js'
-import { withCallSite } from './call-options.js'
+import { reloads, withCallSite } from './call-options.js'
 import type { CallOptions } from './call-options.js'
 import {
   activePolicy,
@@ -129,9 +129,14 @@ function auditQuery(session: Session, given: unknown, options: QueryOptions = {}
   })
 }
 
+/** Whether the methods of a model are overridden by {@link guardModel}. */
+function isGuarded(model: RowModel): boolean {
+  return inheritedStates(model).some((state) => state.isGuarded)
+}
+
 /** Overrides methods of a model to record loaded documents and the call sites of writes. */
 function guardModel(model: RowModel): void {
-  if (inheritedStates(model).some(({ isGuarded }) => isGuarded)) return
+  if (isGuarded(model)) return
   modelStateOf(model).isGuarded = true
   const prototype = model.prototype as object
 
@@ -160,6 +165,7 @@ function guardModel(model: RowModel): void {
   })
   override<Row, [options?: CallOptions]>(prototype, 'reload', (original) => {
     return async function (...args) {
+      args[0] = { ...args[0], [reloads]: true }
       const result = await original.apply(this, args)
       if (isRecorded(this)) recordReload(this)
       return result
@@ -272,7 +278,7 @@ function loadedColumns(row: Row): string[] {
 
 /** The arguments of the methods of Sequelize's query interface that read and write rows. */
 interface Statements {
-  select: [model: RowModel, table: unknown, options: CallOptions]
+  select: [model: RowModel, table: unknown, options?: CallOptions]
   insert: [instance: Row | null, table: unknown, values: Fields, options?: CallOptions]
   update: [instance: Row | null, table: unknown, values: Fields, where: object, options?: CallOptions]
   bulkUpdate: [table: unknown, values: Fields, where?: Fields, options?: CallOptions, more?: unknown]
@@ -300,9 +306,13 @@ function guardQueryInterface(sequelize: Sequelize): void {
       const ineffectiveLock = toIneffectiveLock(options)
       if (ineffectiveLock) for (const row of [found].flat<unknown[]>()) noteIneffectiveLock(row, ineffectiveLock)
       const read = toLockingRead(model, options)
+      // A reload() may share the values of the instance that it finds, and is recorded after it.
+      const { [reloads]: isOfReload, separate } = options ?? {}
       for (const row of read ? [found].flat<unknown[]>() : []) {
-        if (!noteLockingRead(row, read!)) continue
-        for (const each of [row, ...(read!.locksIncluded ? includedRows(row) : [])]) recordLock(each, read!.transaction)
+        if (!noteLockingRead(row, read!) || (isOfReload && !separate)) continue
+        for (const each of [row, ...(read!.locksIncluded ? includedRows(row) : [])]) {
+          if (isGuarded(modelOf(each))) recordLock(each, read!.transaction)
+        }
       }
       return found
     }

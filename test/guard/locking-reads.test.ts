@@ -2,6 +2,7 @@ import { expect } from 'chai'
 import { DataTypes, Model } from 'sequelize'
 import type { FindOptions, Sequelize } from 'sequelize'
 import { lossless, LockTimeoutError, mergeJsonKey, WholeColumnWriteError, withLock } from 'sequelize-lossless'
+import type { Lossless } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
 import { rejection } from '../rejection.js'
 import type { WorkflowRun } from '../workflow-run.js'
@@ -153,4 +154,98 @@ eachDatabase('a locking finder under a guard', (database) => {
     const rows = await queryInterface.select(null, 'workflow_runs', { where: { id } })
     expect(rows).to.have.length(1)
   })
+})
+
+class Job extends Model {
+  declare id: number
+  declare count: number
+  declare data: Record<string, unknown>
+}
+
+interface Job extends Lossless<Job> {}
+
+// Sequelize's reload() gives the values of the instance that it has found to the row, not a copy.
+eachDatabase('reload() of a locked row without times under a guard', (database) => {
+  let sequelize: Sequelize
+
+  before(() => {
+    ;({ sequelize } = database.connect())
+  })
+
+  for (const wholeColumnWrites of ['warn', 'throw', 'patch', undefined] as const) {
+    for (const version of [false, true]) {
+      const policy = wholeColumnWrites ? `'${wholeColumnWrites}'` : 'no policy beside a guarded model'
+      describe(`${policy}, ${version ? 'with' : 'without'} a version`, () => {
+        let Jobs: typeof Job
+
+        before(async () => {
+          Jobs = class extends Job {}
+          Jobs.init(
+            { count: { type: DataTypes.INTEGER, defaultValue: 0 }, data: { type: DataTypes.JSON, defaultValue: {} } },
+            { sequelize, modelName: 'Job', tableName: 'reloaded_jobs', timestamps: false, version },
+          )
+          await Jobs.sync({ force: true })
+          lossless(Jobs, wholeColumnWrites && { wholeColumnWrites })
+          if (!wholeColumnWrites) await guardedRuns(sequelize, { wholeColumnWrites: 'throw' })
+        })
+
+        async function stored(id: number): Promise<unknown> {
+          const { count, data } = await Jobs.findByPk(id, { rejectOnEmpty: true })
+          return { count, data }
+        }
+
+        it('is followed by an increment, which counts once', async () => {
+          const job = await Jobs.create()
+          await job.withLock(async (row) => {
+            await row.reload()
+            await row.increment('count', { by: 5 })
+            row.count += 1
+            await row.save()
+          })
+          expect(await stored(job.id)).to.deep.equal({ count: 6, data: {} })
+        })
+
+        it('is followed by a JSON write and a save', async () => {
+          const job = await Jobs.create()
+          await job.withLock(async (row) => {
+            await row.reload()
+            await row.mergeJsonKey('data', 'a', 1)
+            row.data['b'] = 1
+            await row.save()
+          })
+          expect(await stored(job.id)).to.deep.equal({ count: 0, data: { a: 1, b: 1 } })
+        })
+
+        it('is undone with its savepoint', async () => {
+          const job = await Jobs.create()
+          await job.withLock(async (row, transaction) => {
+            const inside = sequelize.transaction({ transaction }, async (savepoint) => {
+              await row.reload({ transaction: savepoint })
+              row.count += 1
+              row.data['ghost'] = 1
+              await row.save({ transaction: savepoint })
+              throw new RangeError('undo')
+            })
+            await rejection(inside, RangeError)
+            row.count += 1
+            await row.save()
+          })
+          expect(await stored(job.id)).to.deep.equal({ count: 1, data: {} })
+        })
+
+        it('is undone with its callback', async () => {
+          const job = await Jobs.create()
+          const failed = job.withLock(async (row) => {
+            await row.reload()
+            row.count += 1
+            row.data['ghost'] = 1
+            await row.save()
+            throw new RangeError('undo')
+          })
+          await rejection(failed, RangeError)
+          expect(job).to.deep.include({ count: 0, data: {} })
+        })
+      })
+    }
+  }
 })
