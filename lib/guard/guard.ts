@@ -163,6 +163,16 @@ function guardModel(model: RowModel): void {
       return original.apply(this, args)
     }
   })
+  override<Row, [given: unknown, options?: CallOptions]>(prototype, 'update', (original) => {
+    return function (...args) {
+      const [given, options] = args
+      const policy = guardedPolicy(modelOf(this), options)
+      const isPatched = policy && !this.isNewRecord && modeOf(policy, 'save') === 'patch'
+      // A value that equals the one in memory is not saved otherwise, though the row may not have it.
+      if (isPatched && typeof given === 'object') rowStateOf(this).markChangesInPlace(Object.keys(given ?? {}))
+      return original.apply(this, args)
+    }
+  })
   override<Row, [options?: CallOptions]>(prototype, 'reload', (original) => {
     return async function (...args) {
       args[0] = { ...args[0], [reloads]: true }

@@ -393,6 +393,27 @@ eachDatabase('a patched model', (database) => {
     expect(await stored(a.id)).to.deep.equal({ a: 1, b: 1, b2: 1, c: 1, c2: 1, d: 2, e: 1 })
   })
 
+  it('stores an update() that repeats one of a transaction that was rolled back', async () => {
+    const [a] = await two({ a: 1 })
+    const document = { a: 1, step: 'done' }
+    const transaction = await sequelize.transaction()
+    await a.update({ progress: { ...document } }, { transaction })
+    await transaction.rollback()
+    await a.update({ title: 'b' })
+    expect(await stored(a.id)).to.deep.equal({ a: 1 })
+    await a.update({ progress: { ...document } }, ['title'] as never)
+    expect(await stored(a.id)).to.deep.equal({ a: 1 })
+    await a.update({ progress: { ...document } })
+    expect(await stored(a.id)).to.deep.equal(document)
+  })
+
+  it('stores what was changed in place in a column that update() names', async () => {
+    const [a] = await two({ a: 1 })
+    a.progress!['b'] = 1
+    await a.update({ progress: a.progress })
+    expect(await stored(a.id)).to.deep.equal({ a: 1, b: 1 })
+  })
+
   it('compares with the values from before a withLock that was rolled back', async () => {
     const [a] = await two({ a: 1 })
     const failed = a.withLock(async (row) => {
