@@ -135,14 +135,28 @@ function recordJudgement(
   audit.record({ writes, isAllowed: options.wholeColumnWrites === 'allow', site: options[callSite] })
 }
 
-/** Whether an UPDATE moves the version of a model from one that its condition names. */
+/** Whether an UPDATE increments the version of a model, from the one that its condition names. */
 function comparesVersion(model: RowModel, where: object, values: Fields): boolean {
   const version = versionAttribute(model)
   if (version === undefined) return false
   const field = fieldOf(model, version)
-  const compared = (where as Fields)[field] ?? null
-  const isOne = typeof compared === 'number' || typeof compared === 'string' || typeof compared === 'bigint'
-  return isOne && Object.hasOwn(values, field)
+  const compared = wholeNumber((where as Fields)[field])
+  const { [field]: value } = values
+  if (compared === undefined) return false
+  return value instanceof Utils.Literal ? addsTo(field, String(value.val)) : (wholeNumber(value) ?? compared) > compared
+}
+
+function wholeNumber(value: unknown): bigint | undefined {
+  const isText = typeof value === 'string' && /^-?\d+$/.test(value)
+  return isText || typeof value === 'bigint' || Number.isSafeInteger(value) ? BigInt(value as string) : undefined
+}
+
+/** Whether SQL adds a positive number to a column, and does nothing else: `version + 1`, in any quotes. */
+function addsTo(field: string, sql: string): boolean {
+  const terms = sql.replace(/["`[\]()\s]/g, '').split('+')
+  const others = terms.filter((term) => !/^0*[1-9]\d*$/.test(term))
+  const [name] = others.map((term) => term.replace(/^([\w$]+\.)+/, ''))
+  return terms.length === 2 && others.length === 1 && name!.toLowerCase() === field.toLowerCase()
 }
 
 /** The unique key by which the database finds the rows of an upsert, if all records have it. */

@@ -3,7 +3,7 @@ import { basename } from 'node:path'
 import { runInThisContext } from 'node:vm'
 import { expect } from 'chai'
 import type { ModelStatic, Sequelize } from 'sequelize'
-import { DataTypes, fn, literal, Model, Transaction } from 'sequelize'
+import { col, DataTypes, fn, literal, Model, Transaction } from 'sequelize'
 import {
   lock,
   lossless,
@@ -581,6 +581,32 @@ eachDatabase('a guarded model', (database) => {
     const row = await Versioned.findByPk(id, { rejectOnEmpty: true })
     await row.update({ progress: { a: 1 } })
     await rejection(Versioned.update({ progress: {} }, { where: { id } }), WholeColumnWriteError)
+  })
+
+  it('allows a bulk write that compares the version only if it also increments it', async () => {
+    const Versioned = await guardedRuns(sequelize, { wholeColumnWrites: 'throw' }, { version: true })
+    const { id } = await Versioned.create({ progress: {} })
+    await Versioned.update({ version: 7 } as never, { where: { id } })
+    const quoted = sequelize.getQueryInterface().quoteIdentifier('version')
+    const refused = [7, 6, '7', null, undefined, 7.5, NaN, 'x', col('version'), fn('ABS', 8)]
+    for (const sql of ['version', quoted, '0', '8', 'version + 0', 'version - 1', 'other + 1', '0 * version + 1']) {
+      refused.push(literal(sql) as never)
+    }
+    for (const version of refused) {
+      const write = Versioned.update({ progress: {}, version } as never, { where: { id, version: 7 } as never })
+      await rejection(write, WholeColumnWriteError)
+    }
+    let version = 7
+    const increments = [8, '10', literal('version + 1'), literal(`${quoted}+1`), literal(`( 2 + ${quoted} )`)]
+    for (const moved of increments) {
+      const where = { id, version } as never
+      const [count] = await Versioned.update({ progress: { version }, version: moved } as never, { where })
+      expect(count).to.equal(1)
+      const row = await Versioned.findByPk(id, { rejectOnEmpty: true })
+      expect(row.progress).to.deep.equal({ version })
+      ;({ version } = row as unknown as { version: number })
+    }
+    expect(version).to.equal(14)
   })
 
   it('guards every model of a Sequelize instance, except models with their own options', async () => {
