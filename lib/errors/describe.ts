@@ -61,9 +61,22 @@ function isIdentifier(attribute: string): boolean {
   return /^[\p{ID_Start}$_][\p{ID_Continue}$]*$/u.test(attribute)
 }
 
+/** The words that no variable can have as its name, in strict code and in async functions. */
+const reservedWords: ReadonlySet<string> = new Set(
+  (
+    'arguments await break case catch class const continue debugger default delete do else enum eval export extends false ' +
+    'finally for function if implements import in instanceof interface let new null package private protected public ' +
+    'return static super switch this throw true try typeof var void while with yield'
+  ).split(' '),
+)
+
+function isVariable(name: string): boolean {
+  return isIdentifier(name) && !reservedWords.has(name)
+}
+
 /** The code of a model: `WorkflowRun`, `sequelize.models["workflow-run"]`. */
 export function codeOfModel(name: string): string {
-  return isIdentifier(name) ? name : `sequelize.models[${JSON.stringify(name)}]`
+  return isVariable(name) ? name : `sequelize.models[${JSON.stringify(name)}]`
 }
 
 /** The code of the model of a row, whose finders find it: `User`, `User.unscoped()`. */
@@ -83,12 +96,26 @@ export function keyOf(attribute: string): string {
 
 /** The code of a variable with the value of an attribute: `id`; `…` if no variable can have that name. */
 export function variableOf(attribute: string): string {
-  return isIdentifier(attribute) ? attribute : '…'
+  return isVariable(attribute) ? attribute : '…'
 }
 
-/** The code of an object with the values of attributes in variables: `{ tenantId, "order-id": … }`. */
+/** The code of an object with the values of attributes in variables: `{ tenantId, "order-id": orderId }`. */
 export function variablesOf(attributes: readonly string[]): string {
-  return `{ ${attributes.map((name) => (isIdentifier(name) ? name : `${keyOf(name)}: …`)).join(', ')} }`
+  const used = new Set<string>()
+  const members = attributes.map((attribute) => {
+    const variable = newVariable(attribute, used)
+    used.add(variable)
+    return variable === attribute ? attribute : `${keyOf(attribute)}: ${variable}`
+  })
+  return `{ ${members.join(', ')} }`
+}
+
+/** A name for a variable with the value of an attribute, that is not in use. */
+function newVariable(attribute: string, used: ReadonlySet<string>): string {
+  const camelCase = attribute.replace(/[^\p{ID_Continue}$]+(.?)/gu, (_, first: string) => first.toUpperCase())
+  let name = isIdentifier(camelCase) ? camelCase : `_${camelCase}`
+  while (used.has(name) || !isVariable(name)) name += '_'
+  return name
 }
 
 /** The start of a text that may have megabytes. */

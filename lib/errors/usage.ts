@@ -155,7 +155,7 @@ const texts = {
   movedColumn: (method: string, model: string, name: string): string =>
     `${method}: "${name}" of ${model} changes with every write. Leave it out of the changes; to require a value, pass it in the option where of atomicUpdate(): { where: { ${keyOf(name)}: … } }.`,
   columnValue: (method: string, model: string, name: string, value: unknown): string =>
-    `${method}: expected a value that "${name}" of ${model} can hold, got ${describeValue(value)}. Write a value, null, or plus(1) for a number; SQL expressions are not bound: write them with ${model}.update().`,
+    `${method}: expected a value that "${name}" of ${model} can hold, got ${describeValue(value)}. Write a value, null, or plus(1) for a number; SQL expressions are not bound: write them with ${codeOfModel(model)}.update().`,
   upsertTarget: (method: string, value: unknown): string =>
     `${method}: expected [Model, primaryKey] or [Model, { where }], got ${describeValue(value)}. Write ${method}([WorkflowRun, id], …); a row that you have as an instance is there: change it with row.atomicUpdate(…).`,
   upsertKey: (method: string, model: string, keys: readonly (readonly string[])[]): string =>

@@ -11,7 +11,7 @@ import type { MethodName } from '../json/document-types.js'
 import type { Operation } from '../json/operation.js'
 import { parseJson } from '../json/json-text.js'
 import { RowRef } from '../rows/row-ref.js'
-import { modelOf } from '../sequelize/internals.js'
+import { hasScope, isScope, modelOf, sequelizeOf, tableOf, uniqueKeysOf } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { hasMethod } from '../sequelize/model-state.js'
 import type { Policy, WriteMode } from '../sequelize/options.js'
@@ -60,20 +60,31 @@ export function detailsOfBulkWrite(write: BulkWrite, column: string): Details {
 
 function insteadOfBulkWrite({ method, model, key, isOfAll, option }: BulkWrite, column: string): string {
   const changes = `{ ${JSON.stringify(column)}: [set(…)] }`
-  if (!key && isOfAll)
-    return `await updateWhere(${codeOfModel(model.name)}, {}, ${changes}, ${optionsOf(option, 'all: true')})`
-  if (!key) return `await updateWhere(${argumentsOf(option, codeOfModel(model.name), 'where', changes)})`
+  const code = codeOfVariant(model)
+  if (!key && isOfAll) return `await updateWhere(${code}, {}, ${changes}, ${optionsOf(option, 'all: true')})`
+  if (!key) return insteadOfQuery(model, column, option)
   const names = variablesOf(key)
-  const isPrimaryKey = key.every((name) => model.primaryKeyAttributes.includes(name))
-  const write = isPrimaryKey
-    ? `await atomicUpsert(${argumentsOf(option, `[${codeOfModel(model.name)}, ${names}]`, changes)})`
-    : `if (!(await updateWhere(${argumentsOf(option, codeOfModel(model.name), names, changes)}))) await ${codeOfModel(model.name)}.create(${argumentsOf(option, '…')})`
+  const isSame = (other: readonly string[]): boolean => key.toSorted().join() === other.toSorted().join()
+  const target = isSame(model.primaryKeyAttributes) ? names : `{ where: ${names} }`
+  const write = uniqueKeysOf(model).some(isSame)
+    ? `await atomicUpsert(${argumentsOf(option, `[${code}, ${target}]`, changes)})`
+    : `if (!(await updateWhere(${argumentsOf(option, code, names, changes)}))) await ${code}.create(${argumentsOf(option, '…')})`
   return method === 'bulkCreate' ? `for (const ${names} of rows) ${write}` : write
 }
 
 /** The code to write in place of SQL of the application. */
 export function insteadOfQuery(model: RowModel, column: string, option: TransactionOption | undefined): string {
-  return `await updateWhere(${argumentsOf(option, codeOfModel(model.name), 'where', `{ ${JSON.stringify(column)}: [set(…)] }`)})`
+  const changes = `{ ${JSON.stringify(column)}: [set(…)] }`
+  return `await updateWhere(${argumentsOf(option, codeOfVariant(model), 'where', changes)})`
+}
+
+/** The code of a model, with its scope and its schema: `Job`, `Job.unscoped()`, `Job.schema("other").scope(…)`. */
+function codeOfVariant(model: RowModel): string {
+  const { schema } = tableOf(model)
+  const defined = sequelizeOf(model).models[model.name] as RowModel | undefined
+  const isOther = schema !== undefined && schema !== (defined && tableOf(defined).schema)
+  const scope = !isScope(model) ? '' : hasScope(model) ? '.scope(…)' : '.unscoped()'
+  return `${codeOfModel(model.name)}${isOther ? `.schema(${JSON.stringify(schema)})` : ''}${scope}`
 }
 
 const isKey = (step: unknown): step is string => typeof step === 'string'

@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { basename } from 'node:path'
-import { runInThisContext } from 'node:vm'
+import { runInThisContext, Script } from 'node:vm'
 import { expect } from 'chai'
 import type { ModelStatic, Sequelize } from 'sequelize'
 import { col, DataTypes, fn, literal, Model, Transaction } from 'sequelize'
@@ -250,7 +250,7 @@ eachDatabase('a guarded model', (database) => {
     const Order = sequelize.define('Order', { 'order-id': key, value: DataTypes.JSON })
     lossless(Order, { wholeColumnWrites: 'throw' })
     const quoted = await rejection(Order.upsert({ 'order-id': 'a', value: {} }), WholeColumnWriteError)
-    expect(quoted.instead).to.equal('await atomicUpsert([Order, { "order-id": … }], { "value": [set(…)] })')
+    expect(quoted.instead).to.equal('await atomicUpsert([Order, { "order-id": orderId }], { "value": [set(…)] })')
   })
 
   it('suggests a call that needs only the values of the refused call', async () => {
@@ -261,7 +261,7 @@ eachDatabase('a guarded model', (database) => {
     const instead = async (write: Promise<unknown>): Promise<string> =>
       (await rejection(write, WholeColumnWriteError)).instead
     const changes = '{ "value": [set(…)] }'
-    const byName = `if (!(await updateWhere(Plugin, { name }, ${changes}))) await Plugin.create(…)`
+    const byName = `await atomicUpsert([Plugin, { where: { name } }], ${changes})`
     const updateOnDuplicate: never[] = ['value' as never]
     expect(await instead(Plugin.update({ value: {} }, { where: {} }))).to.equal(
       `await updateWhere(Plugin, {}, ${changes}, { all: true })`,
@@ -277,6 +277,55 @@ eachDatabase('a guarded model', (database) => {
     expect(await instead(byNames)).to.equal(`for (const { name } of rows) ${byName}`)
     const noKey = Plugin.bulkCreate([{ id: 1, value: {} }, { name: 'b' }], { updateOnDuplicate })
     expect(await instead(noKey)).to.equal(`await updateWhere(Plugin, where, ${changes})`)
+    const byKind = Plugin.bulkCreate([{ kind: 'a', value: {} }], { updateOnDuplicate, conflictAttributes: ['kind'] })
+    expect(await instead(byKind)).to.equal(
+      `for (const { kind } of rows) if (!(await updateWhere(Plugin, { kind }, ${changes}))) await Plugin.create(…)`,
+    )
+  })
+
+  it('suggests code that names the scope and the schema of the refused call', async () => {
+    const value = DataTypes.JSON
+    const scopes = { of: (kind: string) => ({ where: { kind } }) }
+    const kind = DataTypes.STRING(20)
+    const Plugin = sequelize.define('Plugin', { kind, value }, { scopes, defaultScope: { where: { kind: 'a' } } })
+    const Other = sequelize.define('Other', { kind, value }, { schema: 'own' })
+    lossless(Plugin, { wholeColumnWrites: 'throw' })
+    lossless(Other, { wholeColumnWrites: 'throw' })
+    const scope = { method: ['of', 'b'] as [string, string] }
+    const models = {
+      Plugin,
+      'Plugin.unscoped()': Plugin.unscoped(),
+      'Plugin.scope(…)': Plugin.scope(scope),
+      'Plugin.schema("other")': Plugin.schema('other'),
+      'Plugin.schema("other").scope(…)': Plugin.schema('other').scope(scope),
+      Other,
+      'Other.schema("other")': Other.schema('other'),
+    }
+    for (const [code, Each] of Object.entries(models)) {
+      const changes = '{ "value": [set(…)] }'
+      const update = await rejection(Each.update({ value: {} }, { where: { kind: 'c' } }), WholeColumnWriteError)
+      expect(update.instead).to.equal(`await updateWhere(${code}, where, ${changes})`)
+      const upsert = await rejection(Each.upsert({ id: 1, value: {} }), WholeColumnWriteError)
+      expect(upsert.instead).to.equal(`await atomicUpsert([${code}, { id }], ${changes})`)
+    }
+  })
+
+  it('suggests code that JavaScript accepts, whatever the names of the attributes', async () => {
+    const key = { type: DataTypes.STRING(20), primaryKey: true }
+    const names = ['order-id', 'orderId', 'class', '1st', '-', 'await', 'größe']
+    const keys = Object.fromEntries(names.map((name) => [name, key]))
+    const Order = sequelize.define('my-order', { ...keys, value: DataTypes.JSON })
+    lossless(Order, { wholeColumnWrites: 'throw' })
+    const row = { ...Object.fromEntries(names.map((name) => [name, 'a'])), value: {} }
+    const write = Order.bulkCreate([row], { updateOnDuplicate: ['value'] })
+    const { instead } = await rejection(write, WholeColumnWriteError)
+    const object =
+      '{ "order-id": orderId, orderId: orderId_, class: class_, "1st": _1st, "-": _, await: await_, größe }'
+    const model = 'sequelize.models["my-order"]'
+    expect(instead).to.equal(
+      `for (const ${object} of rows) await atomicUpsert([${model}, ${object}], { "value": [set(…)] })`,
+    )
+    expect(() => new Script(`(async () => { 'use strict'; ${instead.replace('…', '')} })`)).not.to.throw()
   })
 
   it('calls onReport in place of the warning', async () => {
