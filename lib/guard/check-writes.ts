@@ -10,6 +10,8 @@ import {
   fieldOf,
   holdsLock,
   isChanged,
+  isOfLibrary,
+  isRolledBack,
   modelOf,
   outermostOf,
   sequelizeInternals,
@@ -218,7 +220,7 @@ async function checkAndSend(update: Save, policy: Policy | undefined): Promise<u
   const written = wholeColumns(model, values)
   const version = versionAttribute(model)
   // In SQL, NULL equals no other NULL.
-  const isVersioned = version !== undefined && valuesOf(instance)[version] !== null
+  const isVersioned = version !== undefined && valuesOf(instance)[version] !== null && !holdsUndoneWrite(instance)
   const isCovered = (column: string): boolean => isVersioned || state.isLockedSince(column, options.transaction)
   const atRisk = mode === 'allow' ? [] : written.filter((column) => !isCovered(column))
   const isPatched = mode === 'patch' && atRisk.length > 0
@@ -315,9 +317,27 @@ export function recordWrite(
   })
   return () => {
     done()
+    noteWrite(instance, transaction)
     if (isWhole && transaction && columns.length > 0)
       transactionStateOf(transaction).addLockedRow(instance, transaction)
   }
+}
+
+/** Remembers the transaction that has moved the version of an instance; one with a call of this library does it itself. */
+export function noteWrite(instance: Row, transaction: Transaction | null | undefined): void {
+  if (!transaction || findTransactionState(transaction)?.dialect || holdsUndoneWrite(instance)) return
+  rowStateOf(instance).lastTransaction = transaction
+}
+
+/** Records that a read has replaced the version of an instance. */
+export function noteRead(instance: Row): void {
+  if (holdsUndoneWrite(instance)) rowStateOf(instance).lastTransaction = undefined
+}
+
+/** Whether the version of an instance may be of a write that was rolled back; another session may have stored the same. */
+function holdsUndoneWrite(instance: Row): boolean {
+  const { lastTransaction } = rowStateOf(instance)
+  return lastTransaction !== undefined && isRolledBack(lastTransaction) && !isOfLibrary(lastTransaction)
 }
 
 /** The JSON attributes with a known value in a new row: all that SQL does not compute. */

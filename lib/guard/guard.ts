@@ -11,6 +11,7 @@ import {
   modelOf,
   sequelizeOf,
   valuesOf,
+  versionAttribute,
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
 import { inheritedStates, jsonAttributes, modelStateOf, policyOf } from '../sequelize/model-state.js'
@@ -30,6 +31,8 @@ import {
   asChecked,
   checkBulkWrite,
   isIdle,
+  noteRead,
+  noteWrite,
   pick,
   recordWrite,
   save,
@@ -187,6 +190,7 @@ function guardModel(model: RowModel): void {
         const done = isRecorded(this) ? trackAnswer(this, { returning: true, ...args[1] }) : undefined
         const result = await original.apply(this, args)
         done?.()
+        if (done) noteWrite(this, args[1]?.transaction)
         return result
       }
     })
@@ -256,6 +260,8 @@ function recordReload(row: Row): void {
   const loaded = loadedColumns(row).filter((column) => attributes?.includes(column) ?? true)
   const { transaction, locksIncluded = false } = lockingReadOf(row) ?? {}
   rowStateOf(row).recordRead(loaded, transaction)
+  const version = versionAttribute(modelOf(row))
+  if (version !== undefined && (attributes?.includes(version) ?? true)) noteRead(row)
   if (transaction) transactionStateOf(transaction).addLockedRow(row, transaction)
   for (const each of locksIncluded ? includedRows(row) : []) recordLock(each, transaction!)
   for (const column of jsonAttributes(modelOf(row))) {

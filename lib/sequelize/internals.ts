@@ -1,6 +1,7 @@
 import { Utils } from 'sequelize'
 import type { Logging, Model, ModelStatic, Sequelize, Transaction } from 'sequelize'
 import type { DeclaredType } from '../dialects/rounding.js'
+import { checkedBy } from './options.js'
 
 // All untyped or private members of Sequelize 6 that the core uses. No other folder of the core accesses one.
 
@@ -53,7 +54,12 @@ interface IncludedModel {
 interface TransactionInternals {
   readonly sequelize: Sequelize
   readonly parent?: Transaction | null
-  readonly options: { readonly readOnly?: boolean; readonly type?: string; readonly isolationLevel?: string }
+  readonly options: {
+    readonly readOnly?: boolean
+    readonly type?: string
+    readonly isolationLevel?: string
+    readonly [checkedBy]?: 'library'
+  }
   finished?: 'commit' | 'rollback'
   readonly savepoints: readonly Transaction[]
   readonly id: string
@@ -386,6 +392,16 @@ export function renameSavepoint(savepoint: Transaction, name: string): void {
 
 export function finishedState(transaction: Transaction): 'commit' | 'rollback' | undefined {
   return transactionInternals(transaction).finished
+}
+
+/** Whether a transaction, or one around it, was rolled back. */
+export function isRolledBack(transaction: Transaction): boolean {
+  return nesting(transaction).some((each) => finishedState(each) === 'rollback')
+}
+
+/** Whether a method of this library has opened the server's transaction: a rollback restores its rows. */
+export function isOfLibrary(transaction: Transaction): boolean {
+  return transactionInternals(outermostOf(transaction)).options[checkedBy] === 'library'
 }
 
 /** The open transaction that owns this one's work: itself or, after RELEASE SAVEPOINT, the nearest open ancestor. */

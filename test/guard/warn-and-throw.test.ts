@@ -3,12 +3,13 @@ import { basename } from 'node:path'
 import { runInThisContext, Script } from 'node:vm'
 import { expect } from 'chai'
 import type { ModelStatic, Sequelize } from 'sequelize'
-import { col, DataTypes, fn, literal, Model, Transaction } from 'sequelize'
+import { col, DataTypes, fn, literal, Model, OptimisticLockError, Transaction } from 'sequelize'
 import {
   lock,
   lossless,
   mergeJsonKey,
   retryTransaction,
+  set,
   StaleRowError,
   UsageError,
   WholeColumnWriteError,
@@ -772,4 +773,97 @@ eachDatabase('a guarded model', (database) => {
     const { title } = await Sub.findByPk(row.id, { rejectOnEmpty: true })
     expect(JSON.parse(title!)).to.deep.equal({ a: 1 })
   })
+})
+
+eachDatabase('the version of a guarded row after a rollback', (database) => {
+  let sequelize: Sequelize
+  let Runs: typeof WorkflowRun
+  let row: WorkflowRun
+
+  before(() => {
+    ;({ sequelize } = database.connect())
+  })
+
+  /** The writes that move the version in memory. */
+  const writes: Record<string, (transaction: Transaction) => Promise<unknown>> = {
+    'update()': (transaction) => row.update({ progress: { ...row.progress, b: 1 } }, { transaction }),
+    'update() of another column': (transaction) => row.update({ title: 'b' }, { transaction }),
+    'updateJson()': (transaction) => row.updateJson('progress', [set('b', 1)], { transaction }),
+    'update() in a savepoint': (transaction) =>
+      sequelize.transaction({ transaction }, (savepoint) =>
+        row.update({ progress: { ...row.progress, b: 1 } }, { transaction: savepoint }),
+      ),
+  }
+
+  const add = (key: string, options = {}): Promise<unknown> =>
+    row.update({ progress: { ...row.progress, [key]: 1 } }, options)
+
+  async function stored(): Promise<unknown> {
+    return (await Runs.findByPk(row.id, { rejectOnEmpty: true })).progress
+  }
+
+  for (const wholeColumnWrites of ['throw', 'patch'] as const) {
+    describe(`'${wholeColumnWrites}'`, () => {
+      beforeEach(async () => {
+        Runs = await guardedRuns(sequelize, { wholeColumnWrites }, { version: true })
+        const { id } = await Runs.create({ progress: { a: 1 } })
+        row = await Runs.findByPk(id, { rejectOnEmpty: true })
+      })
+
+      async function undone(write: (transaction: Transaction) => Promise<unknown>): Promise<void> {
+        const failed = sequelize.transaction(async (transaction) => {
+          await write(transaction)
+          throw new RangeError('undo')
+        })
+        await rejection(failed, RangeError)
+      }
+
+      for (const [title, write] of Object.entries(writes)) {
+        it(`is not trusted after ${title}: another session may have stored the same`, async () => {
+          await undone(write)
+          await mergeJsonKey([Runs, row.id], 'progress', 'other', 1)
+          if (wholeColumnWrites === 'throw') await rejection(add('c'), WholeColumnWriteError)
+          else await add('c')
+          expect(await stored()).to.include({ a: 1, other: 1 })
+          await row.reload()
+          await add('d')
+          expect(await stored()).to.include({ a: 1, other: 1, d: 1 })
+        })
+      }
+
+      it('is compared all the same, with another one that is stored', async () => {
+        await undone((transaction) => add('b', { transaction }))
+        for (const value of [1, 2]) await mergeJsonKey([Runs, row.id], 'progress', 'other', value)
+        if (wholeColumnWrites === 'throw') await rejection(add('c'), WholeColumnWriteError)
+        else await rejection(add('c'), OptimisticLockError)
+        expect(await stored()).to.deep.equal({ a: 1, other: 2 })
+      })
+
+      it('is trusted after a transaction of this library, which restores it', async () => {
+        const failed = row.withLock(async () => {
+          await add('b')
+          throw new RangeError('undo')
+        })
+        await rejection(failed, RangeError)
+        await add('c')
+        expect(await stored()).to.deep.equal({ a: 1, c: 1 })
+        await mergeJsonKey([Runs, row.id], 'progress', 'other', 1)
+        await rejection(add('d'), OptimisticLockError)
+      })
+
+      it('is trusted after a commit, and not after a savepoint that was rolled back', async () => {
+        await sequelize.transaction((transaction) => add('b', { transaction }))
+        await add('c')
+        await sequelize.transaction(async (transaction) => {
+          const failed = sequelize.transaction({ transaction }, async (savepoint) => {
+            await add('d', { transaction: savepoint })
+            throw new RangeError('undo')
+          })
+          await rejection(failed, RangeError)
+          if (wholeColumnWrites === 'throw') await rejection(add('e', { transaction }), WholeColumnWriteError)
+        })
+        expect(await stored()).to.deep.equal({ a: 1, b: 1, c: 1 })
+      })
+    })
+  }
 })
