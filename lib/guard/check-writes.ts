@@ -4,7 +4,7 @@ import { usage } from '../errors/usage.js'
 import { parseJson } from '../json/json-text.js'
 import type { JsonValue } from '../json/values.js'
 import { keyNamedIn, RowRef } from '../rows/row-ref.js'
-import { rowStateOf } from '../rows/row-state.js'
+import { isSameDocument, rowStateOf } from '../rows/row-state.js'
 import {
   attributesOf,
   fieldOf,
@@ -241,6 +241,7 @@ async function checkAndSend(update: Save, policy: Policy | undefined): Promise<u
   const result = isPatched ? await patchRow(update, edits as EditedColumn[], policy?.conflicts) : await send(values)
   done()
   recordAnswer()
+  if (!isPatched) unlockOthers(instance, values, options)
   // What the database has computed is not known.
   for (const column of jsonAttributes(model)) {
     if (values[fieldOf(model, column)] instanceof Utils.SequelizeMethod) state.forget(column)
@@ -338,6 +339,43 @@ export function noteRead(instance: Row): void {
 function holdsUndoneWrite(instance: Row): boolean {
   const { lastTransaction } = rowStateOf(instance)
   return lastTransaction !== undefined && isRolledBack(lastTransaction) && !isOfLibrary(lastTransaction)
+}
+
+/** {@link unlockOutdated} after a save of one of the instances. */
+function unlockOthers(instance: Row, values: Fields, options: CallOptions): void {
+  const { model, primaryKey } = RowRef.of(instance)
+  const where = Object.fromEntries(Object.entries(primaryKey).map(([name, value]) => [fieldOf(model, name), value]))
+  unlockOutdated([values], where, { ...options, model }, instance)
+}
+
+/**
+ * Records, for the locked instances of rows, that a statement has stored other documents: a save of one, which would overwrite
+ * them, is not protected by the lock. In a transaction with a call of this library, the instances are refreshed instead.
+ * @param where the conditions of the statement, by column
+ */
+export function unlockOutdated(
+  assigned: readonly Fields[],
+  where: Fields,
+  { model, transaction }: CallOptions,
+  writer?: Row,
+): void {
+  const state = findTransactionState(transaction)
+  if (!model || !state || state.dialect || modeOf(policyOf(model), 'save') === 'allow') return
+  const primaryKey = keyNamedIn(model, where)
+  const isOne = Object.keys(primaryKey).length === model.primaryKeyAttributes.length
+  const { lockedRows } = state
+  const rows = isOne ? lockedRows.ofRow(new RowRef(model, primaryKey).key, writer) : lockedRows.ofTable(model)
+  for (const column of jsonAttributes(model)) {
+    const field = fieldOf(model, column)
+    const written = assigned.filter((each) => Object.hasOwn(each, field))
+    for (const row of written.length > 0 ? rows : []) {
+      const rowState = rowStateOf(row)
+      const known = rowState.storedText(column)
+      const isKnown =
+        isOne && written.every((each) => isSameDocument(rowState.textOf(column, each[field]), known ?? ''))
+      if (!isKnown) rowState.recordLock([column], undefined)
+    }
+  }
 }
 
 /** The JSON attributes with a known value in a new row: all that SQL does not compute. */

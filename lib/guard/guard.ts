@@ -38,6 +38,7 @@ import {
   save,
   storedColumns,
   trackAnswer,
+  unlockOutdated,
   watchedColumns,
 } from './check-writes.js'
 import type { Fields } from './check-writes.js'
@@ -339,16 +340,15 @@ function guardQueryInterface(sequelize: Sequelize): void {
       if (!instance || !isRecorded(instance)) return original.apply(this, args)
       const model = modelOf(instance)
       const { updateOnDuplicate, ignoreDuplicates } = options
-      if (updateOnDuplicate) {
-        const assigned = (): Fields[] => [pick(values, updateOnDuplicate)]
-        checkBulkWrite('save', assigned, { records: [values] }, { ...options, model })
-      }
+      const assigned = (): Fields[] => [pick(values, updateOnDuplicate!)]
+      if (updateOnDuplicate) checkBulkWrite('save', assigned, { records: [values] }, { ...options, model })
       args[3] = asChecked(model, options)
       const isKnown = !ignoreDuplicates && !updateOnDuplicate
       // A column without a value is NULL, or the default of the database.
       const done = recordWrite(instance, isKnown ? storedColumns(model, values) : [], values, options)
       const result = await original.apply(this, args)
       done()
+      if (updateOnDuplicate) unlockOutdated(assigned(), {}, { ...options, model })
       return result
     }
   })
@@ -363,15 +363,17 @@ function guardQueryInterface(sequelize: Sequelize): void {
     }
   })
   override<object, Statements['bulkUpdate']>(queryInterface, 'bulkUpdate', (original) => {
-    return function (...args) {
-      const [, values, where, options] = args
+    return async function (...args) {
+      const [, values, where = {}, options = {}] = args
       checkBulkWrite('update', () => [values], { where }, options)
-      if (options?.model) args[3] = asChecked(options.model, options)
-      return original.apply(this, args)
+      if (options.model) args[3] = asChecked(options.model, options)
+      const result = await original.apply(this, args)
+      if (result !== 0) unlockOutdated([values], where, options)
+      return result
     }
   })
   override<object, Statements['upsert']>(queryInterface, 'upsert', (original) => {
-    return function (...args) {
+    return async function (...args) {
       const [, inserted, updated, , options = {}] = args
       // A row with the same value of another unique column may be the one that is updated.
       const { model, conflictFields } = options
@@ -380,17 +382,21 @@ function guardQueryInterface(sequelize: Sequelize): void {
       const named = isByPrimaryKey ? inserted : {}
       checkBulkWrite('upsert', () => [updated], { where: named, records: [inserted] }, options)
       if (model) args[4] = asChecked(model, options)
-      return original.apply(this, args)
+      const result = await original.apply(this, args)
+      unlockOutdated([updated], named, options)
+      return result
     }
   })
   override<object, Statements['bulkInsert']>(queryInterface, 'bulkInsert', (original) => {
-    return function (...args) {
-      const [, records, options] = args
-      const { updateOnDuplicate = [] } = options ?? {}
+    return async function (...args) {
+      const [, records, options = {}] = args
+      const { updateOnDuplicate = [] } = options
       const assigned = (): Fields[] => records.map((record) => pick(record, updateOnDuplicate))
       checkBulkWrite('bulkCreate', assigned, { records }, options)
-      if (options?.model) args[2] = asChecked(options.model, options)
-      return original.apply(this, args)
+      if (options.model) args[2] = asChecked(options.model, options)
+      const result = await original.apply(this, args)
+      if (updateOnDuplicate.length > 0) unlockOutdated(assigned(), {}, options)
+      return result
     }
   })
 }

@@ -261,8 +261,8 @@ export class RowState {
     return isChanged(this.#row, column) || (text !== undefined && !isSameDocument(this.textOf(column, value), text))
   }
 
-  /** Records that the read of `columns` has locked the row. */
-  recordLock(columns: readonly string[], lockedIn: Transaction): void {
+  /** Records that the read of `columns` has locked the row; without a transaction, that it is out of date. */
+  recordLock(columns: readonly string[], lockedIn: Transaction | undefined): void {
     for (const column of columns) {
       const stored = this.#storedValue(column)
       if (stored) this.#stored.set(column, { ...stored, lockedIn })

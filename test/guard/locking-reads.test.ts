@@ -1,6 +1,6 @@
 import { expect } from 'chai'
-import { DataTypes, Model } from 'sequelize'
-import type { FindOptions, Sequelize } from 'sequelize'
+import { DataTypes, literal, Model, Transaction } from 'sequelize'
+import type { FindOptions, Sequelize, TransactionOptions } from 'sequelize'
 import { lossless, LockTimeoutError, mergeJsonKey, WholeColumnWriteError, withLock } from 'sequelize-lossless'
 import type { Lossless } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
@@ -247,5 +247,88 @@ eachDatabase('reload() of a locked row without times under a guard', (database) 
         })
       })
     }
+  }
+})
+
+eachDatabase('two instances of a locked row under a guard', (database) => {
+  let sequelize: Sequelize
+  let Runs: typeof WorkflowRun
+  let id: number
+
+  before(() => {
+    ;({ sequelize } = database.connect())
+  })
+
+  /** The kinds of write that store `{ n: 0, helper: 1 }` beside the first instance. */
+  const writes: Record<string, (same: WorkflowRun, transaction: Transaction) => Promise<unknown>> = {
+    'update()': (same, transaction) => same.update({ progress: { ...same.progress, helper: 1 } }, { transaction }),
+    'update() with SQL': (same, transaction) => same.update({ progress: literal(stored) }, { transaction }),
+    'Model.update()': ({ id }, transaction) => Runs.update({ progress: next }, { where: { id }, transaction }),
+    'Model.update() with SQL': ({ title }, transaction) =>
+      Runs.update({ progress: literal(stored) }, { where: { title }, transaction }),
+    'Model.upsert()': ({ id }, transaction) => Runs.upsert({ id, progress: next }, { transaction }),
+    'Model.bulkCreate()': ({ id }, transaction) =>
+      Runs.bulkCreate([{ id, progress: next }], {
+        updateOnDuplicate: ['progress'],
+        wholeColumnWrites: 'allow',
+        transaction,
+      }),
+  }
+  const next = { n: 0, helper: 1 }
+  const stored = `'${JSON.stringify(next)}'`
+
+  for (const wholeColumnWrites of ['throw', 'patch'] as const) {
+    describe(`'${wholeColumnWrites}'`, () => {
+      before(async () => {
+        Runs = await guardedRuns(sequelize, { wholeColumnWrites }, { timestamps: false })
+      })
+
+      beforeEach(async () => {
+        ;({ id } = await Runs.create({ title: 'a', progress: { n: 0 } }))
+        await Runs.update({ title: `row ${id}` }, { where: { id } })
+      })
+
+      const isolation = { isolationLevel: Transaction.ISOLATION_LEVELS.SERIALIZABLE }
+      const reads = {
+        'a locking finder': [{ lock: true }, {}],
+        ...(database.name !== 'sqlite' && { 'a serializable transaction': [{}, isolation] }),
+      } as Record<string, readonly [FindOptions, TransactionOptions]>
+      for (const [read, [options, ofTransaction]] of Object.entries(reads)) {
+        for (const [title, write] of Object.entries(writes)) {
+          it(`${read}: the first one does not overwrite ${title}`, async () => {
+            await sequelize.transaction(ofTransaction, async (transaction) => {
+              const find = { ...options, transaction, rejectOnEmpty: true } as const
+              const [run, same] = [await Runs.findByPk(id, find), await Runs.findByPk(id, find)]
+              await write(same, transaction)
+              const saved = run.update({ progress: { ...run.progress, own: 1 } }, { transaction })
+              if (wholeColumnWrites === 'patch') return saved
+              await rejection(saved, WholeColumnWriteError)
+              await run.reload({ lock: true, transaction })
+              return run.update({ progress: { ...run.progress, own: 1 } }, { transaction })
+            })
+            const { progress } = await Runs.findByPk(id, { rejectOnEmpty: true })
+            expect(progress).to.deep.equal({ n: 0, helper: 1, own: 1 })
+          })
+        }
+      }
+
+      it('the first one is saved beside writes of other columns and rows, and of its own', async () => {
+        const other = await Runs.create({ title: 'b', progress: {} })
+        await sequelize.transaction(async (transaction) => {
+          const find = { lock: true, transaction, rejectOnEmpty: true } as const
+          const [run, same] = [await Runs.findByPk(id, find), await Runs.findByPk(id, find)]
+          await same.update({ title: 'c' }, { transaction })
+          const found = await Runs.findByPk(other.id, find)
+          await found.update({ progress: next }, { transaction })
+          await Runs.update({ progress: { n: 1 } }, { where: { id: other.id }, transaction })
+          await Runs.update({ progress: {} }, { where: { id: 0 }, wholeColumnWrites: 'allow', transaction })
+          for (const own of [1, 2]) await run.update({ progress: { ...run.progress, own } }, { transaction })
+          await same.update({ progress: next }, { wholeColumnWrites: 'allow', transaction })
+          await same.update({ progress: { ...same.progress, same: 1 } }, { transaction })
+        })
+        const { progress } = await Runs.findByPk(id, { rejectOnEmpty: true })
+        expect(progress).to.deep.equal({ n: 0, helper: 1, same: 1 })
+      })
+    })
   }
 })
