@@ -3,6 +3,7 @@ import type { Sequelize, Transaction } from 'sequelize'
 import { captureCallSite } from '../call-site.js'
 import { findRowState, rowStateOf } from '../rows/row-state.js'
 import {
+  attributesOfJsonType,
   buildOptionsOf,
   fieldOf,
   hasFindHooks,
@@ -167,13 +168,11 @@ function guardModel(model: RowModel): void {
       return original.apply(this, args)
     }
   })
-  override<Row, [given: unknown, options?: CallOptions]>(prototype, 'update', (original) => {
+  override<Row, [given?: Fields, options?: CallOptions]>(prototype, 'update', (original) => {
     return function (...args) {
-      const [given, options] = args
+      const [given = {}, options] = args
       const policy = guardedPolicy(modelOf(this), options)
-      const isPatched = policy && !this.isNewRecord && modeOf(policy, 'save') === 'patch'
-      // A value that equals the one in memory is not saved otherwise, though the row may not have it.
-      if (isPatched && typeof given === 'object') rowStateOf(this).markChangesInPlace(Object.keys(given ?? {}))
+      if (policy && !this.isNewRecord && modeOf(policy, 'save') === 'patch') args[0] = withChanges(this, given)
       return original.apply(this, args)
     }
   })
@@ -223,6 +222,24 @@ function guardModel(model: RowModel): void {
       return rows
     }
   })
+}
+
+/**
+ * Marks the documents that update() is given as changed, if memory has another one than the row: Sequelize does not save a value
+ * that equals the one in memory.
+ * @returns the values for update(), which has to be given a document itself if it is given a key in it (`'progress.step_a'`)
+ */
+function withChanges(row: Row, given: Fields): Fields {
+  const model = modelOf(row)
+  const names = Object.keys(given)
+  const attributes = model.getAttributes() as Readonly<Record<string, { readonly set?: unknown }>>
+  const isInside = (column: string): boolean => names.some((name) => name.startsWith(`${column}.`))
+  const documents = [...attributesOfJsonType(model)].filter(
+    (column) => isInside(column) && !isChanged(row, column) && !attributes[column]?.set,
+  )
+  rowStateOf(row).markChangesInPlace([...names, ...documents])
+  const changed = documents.filter((column) => isChanged(row, column))
+  return changed.length > 0 ? { ...pick(valuesOf(row), changed), ...given } : given
 }
 
 /**

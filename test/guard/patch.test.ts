@@ -407,6 +407,19 @@ eachDatabase('a patched model', (database) => {
     expect(await stored(a.id)).to.deep.equal(document)
   })
 
+  it('stores an update() of a key in a document that was rolled back', async () => {
+    const [a] = await two({ a: 1 })
+    const change = (options = {}): Promise<unknown> =>
+      a.update({ 'progress.step': 'done', title: 'b' } as never, options)
+    const transaction = await sequelize.transaction()
+    await change({ transaction })
+    await transaction.rollback()
+    await change()
+    expect(await stored(a.id)).to.deep.equal({ a: 1, step: 'done' })
+    await a.update({ 'progress.step': 'again' } as never)
+    expect(await stored(a.id)).to.deep.equal({ a: 1, step: 'again' })
+  })
+
   it('stores what was changed in place in a column that update() names', async () => {
     const [a] = await two({ a: 1 })
     a.progress!['b'] = 1
