@@ -22,7 +22,6 @@ import { override } from '../sequelize/override.js'
 import { sessionOf, sessionOfModel } from '../sequelize/session.js'
 import type { Session } from '../sequelize/session.js'
 import { ambientTransaction, innermostScope, transactionOf, transactionOption } from '../transactions/join.js'
-import { keepDigitsInSaves } from '../transactions/save-digits.js'
 import { transactionStateOf } from '../transactions/transaction-state.js'
 import { watchSession } from '../transactions/watch.js'
 import { reloads, withCallSite } from './call-options.js'
@@ -328,9 +327,8 @@ function guardQueryInterface(sequelize: Sequelize): void {
   const session = sessionOf(sequelize)
   if (session.isGuarded) return
   session.isGuarded = true
+  // Before the guard: it sends a save after the one before it, and only then are its digits compared.
   watchSession(session)
-  // The guard sends a save after the one before it, and only then are its digits compared.
-  keepDigitsInSaves(session)
   const queryInterface = sequelize.getQueryInterface()
 
   override<object, Statements['select']>(queryInterface, 'select', (original) => {

@@ -23,7 +23,6 @@ import { withRows } from '../transactions/find-row.js'
 import { transactionOption, transactionToJoin } from '../transactions/join.js'
 import { checkRetryOptions, retry } from '../transactions/retry.js'
 import type { RetryOptions } from '../transactions/retry.js'
-import { keepDigitsInSaves } from '../transactions/save-digits.js'
 import { enqueueWriter } from '../transactions/writer-queue.js'
 import { claimInstances, refuseOtherHolder } from './claims.js'
 import { runLocked } from './lock.js'
@@ -116,11 +115,9 @@ class CallbackFailed extends Error {}
 async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Promise<R>, attempts: number): Promise<R> {
   const { method, session, logging } = call
   const version = versionAttribute(ref.model)!
-  const read = await selectRow(ref, call.dialect, { method, row: call.row, transaction: undefined, logging }).catch(
-    (error: unknown) => {
-      throw toMissingRow(error, call, factsOf(call, ref))
-    },
-  )
+  const read = await selectRow(ref, call.dialect, call).catch((error: unknown) => {
+    throw toMissingRow(error, call, factsOf(call, ref))
+  })
   if (!read) throw new RowNotFoundError(method, factsOf(call, ref))
   const { row: fresh, texts } = read
   refuseRoundedKey(method, factsOf(call, ref), ref.model, fresh)
@@ -132,7 +129,6 @@ async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Pro
   const state = rowStateOf(row)
   const restore = state.snapshot()
   assignStored(row, valuesOf(fresh))
-  keepDigitsInSaves(session)
   state.recordVersionedRead(texts)
   const markChangesInPlace = state.trackChangesInPlace()
   let result: R
@@ -180,17 +176,17 @@ async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Pro
 
 /** @throws {ConflictError} the database skipped the row: the version that its UPDATE compared is still the stored one */
 async function refuseSkippedRow(
-  { method, session, dialect, row, logging }: Call,
+  call: Call,
   { model, primaryKey, facts }: RowRef,
   columns: readonly string[],
   versionRead: unknown,
 ): Promise<void> {
+  const { method, session, dialect } = call
   if (!dialect.skipsRows) return
   const select = new Statement({ session, model })
   const version = `${select.column(versionAttribute(model)!)} AS ${select.alias('version')}`
   const sql = `SELECT ${version} FROM ${select.table()} WHERE ${select.row(primaryKey)}`
-  const context = { method, row, transaction: undefined, logging }
-  const [stored] = await sendForRows<{ version: unknown }>(session, sql, select.binds, context)
+  const [stored] = await sendForRows<{ version: unknown }>(session, sql, select.binds, call)
   if (!stored || Number(stored.version) !== Number(versionRead)) return
   throw ConflictError.skipped(method, facts, columns, dialect.skipsRows('UPDATE'))
 }

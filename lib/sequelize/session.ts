@@ -84,8 +84,6 @@ export class Session {
   recognition: Promise<Dialect> | undefined
   /** `query`, `transaction` and `log` of the instance, and the methods of its rows, are overridden. */
   isWatched = false
-  /** Its query interface is overridden to keep the digits of numbers in saves. */
-  keepsDigits = false
   /** Its query interface is overridden by the guard. */
   isGuarded = false
   /** Its `query` is overridden for audits. */

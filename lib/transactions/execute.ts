@@ -103,8 +103,7 @@ export async function execute<P, R = P>(call: Call, work: Work<P, R>, plan: Plan
     hasCallbackStarted = false
     attempts++
     if (plan.opensTransaction) return openTransaction(call, plan, run)
-    const context = { method: call.method, row: call.row, transaction: undefined, logging: call.logging }
-    return enqueueWriter(call, () => run(context, undefined))
+    return enqueueWriter(call, () => run(call, undefined))
   }
   const isRetryable = (error: unknown): boolean => {
     if (error instanceof AfterCommit) return false

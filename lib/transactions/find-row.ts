@@ -88,9 +88,8 @@ async function findRow(call: Call, query: RowQuery): Promise<RowRef> {
 
 /** Reads outside of any transaction, again after a conflict. */
 export async function readOutside<R>(call: Call, read: (context: QueryContext) => Promise<R>): Promise<R> {
-  const { method, row, logging } = call
   try {
-    return await retry(call, () => read({ method, row, transaction: undefined, logging }), isConflict, statementRetries)
+    return await retry(call, () => read(call), isConflict, statementRetries)
   } catch (error) {
     throw toLibraryError(error, call)
   }

@@ -5,6 +5,7 @@ import { usage } from '../errors/usage.js'
 import { RowRef } from '../rows/row-ref.js'
 import { findRowState, rowStateOf } from '../rows/row-state.js'
 import {
+  changedAttributes,
   fieldOf,
   isSameTransaction,
   isSameUntyped,
@@ -101,12 +102,13 @@ function callRowMethod(row: Row, name: RowMethod, original: Original, args: unkn
     return original.apply(row, args)
   }
   const key = row.isNewRecord ? undefined : RowRef.of(row).looseKey
+  const assigned = name === 'increment' ? changedAttributes(row) : []
   return state.runCall(key, `${name}() of a ${modelOf(row).name}`, async () => {
     state.remember(row, transaction)
     rowState?.markChangesInPlace()
     if (name === 'save' && !row.isNewRecord) refuseStaleSave(state, name, row, options?.fields)
     // decrement() calls increment(), so one case is enough.
-    if (name === 'increment') return incrementLocked(state, row, original, args, isLocked)
+    if (name === 'increment') return sendIncrement(state, row, original, args, isLocked ? assigned : undefined)
     try {
       const result = await original.apply(row, args)
       if (name === 'reload') rowState?.recordReload()
@@ -134,20 +136,24 @@ function columnsMovedBy(row: Row, fields: unknown): string[] {
     .map((name) => fieldOf(model, name as string))
 }
 
-/** Sends increment(), and updates the version of the row and the other locked instances of the row. */
-async function incrementLocked(
+/**
+ * Sends increment(), and updates the version of the row and the other locked instances of the row.
+ * @param assigned the attributes with unsaved changes at the time of the call; `undefined` if the row is not locked
+ */
+async function sendIncrement(
   state: TransactionState,
   row: Row,
   original: Original,
   [fields, options]: unknown[],
-  isLocked: boolean,
+  assigned: readonly string[] | undefined,
 ): Promise<unknown> {
+  const isLocked = assigned !== undefined
   const own = isLocked && { returning: columnsMovedBy(row, fields) }
   const amounts = amountsOf(fields, options as IncrementOptions)
   refuseInexactKey(row, amounts, options as IncrementOptions, isLocked)
   const result = await original.call(row, fields, { ...own, ...(options as object) })
   if (!rowStateOf(row).isIncremented) return result
-  if (isLocked) addToMemory(state, row, amounts)
+  if (isLocked) addToMemory(state, row, amounts, assigned)
   addToOtherInstances(state, row, amounts)
   return result
 }
@@ -175,14 +181,25 @@ function refuseInexactKey(
 /**
  * Adds what increment() has added in the database to the numbers in memory, unless its answer has. A number that memory cannot
  * know becomes stale: its save is refused.
+ * @param assigned the attributes with unsaved changes at the time of the call
  */
-function addToMemory(state: TransactionState, row: Row, amounts: Readonly<Record<string, number>>): void {
+function addToMemory(
+  state: TransactionState,
+  row: Row,
+  amounts: Readonly<Record<string, number>>,
+  assigned: readonly string[],
+): void {
   const version = versionAttribute(modelOf(row))
   const rowState = rowStateOf(row)
   for (const [column, amount] of Object.entries({ ...amounts, ...(version !== undefined && { [version]: 1 }) })) {
-    const isKnown = rowState.answeredColumns.has(column) && !rowState.isDirty(column)
-    if (isKnown || valuesOf(row)[column] === undefined) continue
-    if (!addInMemory(state, row, column, amount)) rowState.staleColumns.add(column)
+    if (valuesOf(row)[column] === undefined) continue
+    if (rowState.isDirty(column)) {
+      // A value that was assigned since the call is meant to replace the sum.
+      if (assigned.includes(column)) rowState.staleColumns.add(column)
+      continue
+    }
+    const isKnown = rowState.answeredColumns.has(column) || addInMemory(state, row, column, amount)
+    if (!isKnown) rowState.staleColumns.add(column)
   }
 }
 

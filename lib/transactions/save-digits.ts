@@ -33,8 +33,6 @@ type UpdateOptions = Logging & { readonly transaction?: Transaction | null | und
  * long integer as a string.
  */
 export function keepDigitsInSaves(session: Session): void {
-  if (session.keepsDigits) return
-  session.keepsDigits = true
   override<object, Update>(session.sequelize.getQueryInterface(), 'update', (original) => {
     return async function (...args) {
       const [instance, , values, , options = {}] = args
@@ -182,7 +180,7 @@ export function notTooDeep<R>(column: string, compare: () => R): R {
   try {
     return compare()
   } catch (error) {
-    throw isTooDeep(error) ? unwritableError('save', column, error) : error
+    throw isTooDeep(error) ? tooDeepError('save', column, error) : error
   }
 }
 
@@ -216,7 +214,7 @@ function writtenText(column: string, value: unknown): string | undefined {
   try {
     return textWithInfinity(value)
   } catch (error) {
-    throw unwritableError('save', column, error)
+    throw unwritableError(column, error)
   }
 }
 
@@ -226,12 +224,12 @@ export function tooDeepError(method: string, column: string, cause?: unknown): U
 }
 
 /** The error for a document that JavaScript cannot write as JSON. */
-function unwritableError(method: string, column: string, error: unknown): unknown {
-  if (isTooDeep(error)) return tooDeepError(method, column, error)
+function unwritableError(column: string, error: unknown): unknown {
+  if (isTooDeep(error)) return tooDeepError('save', column, error)
   if (!(error instanceof TypeError)) return error
   const reason = `"${column}" cannot be written as JSON (${error.message})`
   const remedy = 'Store a bigint as a string, or write it with updateJson(), and remove circular references.'
-  return new UnsupportedValueError(method, reason, remedy, column, error)
+  return new UnsupportedValueError('save', reason, remedy, column, error)
 }
 
 /** The context of a read in the transaction of a save. */
