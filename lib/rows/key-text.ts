@@ -50,13 +50,22 @@ export function mayBeSameKey(type: string, one: unknown, other: unknown): boolea
   if (numberTypes.includes(type)) {
     return !(Math.abs(Number(one) - Number(other)) >= 1) && !(isInteger(one) && isInteger(other))
   }
-  // The time zone of a text is that of the server.
-  if (type === 'DATE' || type === 'DATEONLY') return !(Math.abs(timeOf(one) - timeOf(other)) > 2 * day)
+  if (type === 'DATE' || type === 'DATEONLY') {
+    const isExact = [one, other].every((value) => isExactTime(type, value))
+    // A column rounds to a second. The time zone of a text without one is that of the server.
+    return !(Math.abs(timeOf(one) - timeOf(other)) >= (isExact ? 1 : 2 * secondsOfDay) * 1000)
+  }
   if (typeof one !== 'string' || typeof other !== 'string') return typeof one !== typeof other
   return type === 'TIME' || !isPlain(one) || !isPlain(other)
 }
 
-const day = 24 * 60 * 60 * 1000
+const secondsOfDay = 24 * 60 * 60
+
+/** Whether a value names one instant, or one day, on every server. */
+function isExactTime(type: string, value: unknown): boolean {
+  const text = keyText(type, value)
+  return typeof text !== 'string' || (type === 'DATEONLY' && /^\d{4}-\d\d-\d\d$/.test(text))
+}
 
 function timeOf(value: unknown): number {
   return new Date(value as Date | string | number).getTime()
