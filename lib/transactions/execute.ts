@@ -261,6 +261,7 @@ function microtasksDone(): Promise<void> {
 /**
  * Runs a callback that has a transaction. Refuses a write in it outside the transaction, and every later statement of a
  * branch that the callback did not await.
+ * @param sharesTransaction the transaction has work outside of the callback, such as the write that calls onWrite
  * @throws {PendingStatementsError} the callback returned while a statement of it was in progress
  * @throws {RolledBackError} the transaction was rolled back although the callback succeeded
  * @throws {UsageError} the callback returned a value that has not started to run, such as an Observable
@@ -270,6 +271,7 @@ export async function runCallback<R>(
   state: TransactionState,
   transaction: Transaction,
   fn: () => R | Promise<R>,
+  sharesTransaction: boolean = joined !== undefined,
 ): Promise<R> {
   const scope: Scope = {
     method,
@@ -287,13 +289,13 @@ export async function runCallback<R>(
     // The work of a query builder begins when it is awaited: in the scope.
     const result = await (isLazy(returned) ? runWith({ scope }, async () => await returned) : returned)
     await microtasksDone()
-    const around = isJoined ? scope : undefined
+    const around = sharesTransaction ? scope : undefined
     const work = [...state.work.of(around), ...state.savepoints.of(around)]
     if (work.length > 0) {
       const own = work.filter(({ isPart }) => !isPart)
       // In onWrite, all statements are part of the write.
       const descriptions = (own.length > 0 ? own : work).map(({ description }) => description)
-      await settleWork(state, scope, isJoined)
+      await settleWork(state, scope, sharesTransaction)
       throw new PendingStatementsError(method, descriptions, isJoined)
     }
     if (isNotBegun(result)) throw usage.notBegun(method, result)
@@ -305,16 +307,16 @@ export async function runCallback<R>(
   } catch (error) {
     scope.isOver = true
     // A row method that ends after the rollback would change the instance again.
-    await settleWork(state, scope, isJoined)
+    await settleWork(state, scope, sharesTransaction)
     throw error
   } finally {
     scope.isOver = true
   }
 }
 
-async function settleWork(state: TransactionState, scope: Scope, isJoined: boolean): Promise<void> {
+async function settleWork(state: TransactionState, scope: Scope, sharesTransaction: boolean): Promise<void> {
   for (let round = 0; round < maxLateRounds; round++) {
-    const work = state.work.of(isJoined ? scope : undefined)
+    const work = state.work.of(sharesTransaction ? scope : undefined)
     if (work.length === 0) return
     await Promise.all(work.map(({ settled }) => settled))
     await microtasksDone()

@@ -58,6 +58,6 @@ async function notify(
   const transaction = context.transaction!
   // Copies: another attempt of the call must not depend on what the function does with them.
   const write = { method: call.method, model, primaryKey: { ...primaryKey }, ...written, transaction }
-  // It has joined the transaction of the write: the write itself is still in progress there.
-  await runCallback({ ...call, method: 'onWrite', transaction }, state, transaction, () => onWrite(write))
+  // The write itself is still in progress.
+  await runCallback({ ...call, method: 'onWrite' }, state, transaction, () => onWrite(write), true)
 }

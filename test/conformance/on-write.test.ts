@@ -268,6 +268,7 @@ eachDatabase('onWrite', (database) => {
     }
     const pending = await rejection(mergeJsonKey([Runs, id], 'progress', 'a', 1), PendingStatementsError)
     expect(pending.statements.join()).to.include('WorkflowRun')
+    expect(pending.message).to.include('rolled back and nothing was written').and.not.include('joined')
     const joined = sequelize.transaction(async (transaction) => {
       await rejection(mergeJsonKey([Runs, id], 'progress', 'a', 1, { transaction }), PendingStatementsError)
     })
