@@ -124,11 +124,12 @@ export function transactionOf({ method }: Scope): string {
   return `the transaction that is the ${argument} argument of the callback of ${method}()`
 }
 
-function joinRemedy(scope: Scope): string {
-  return (
-    `Pass ${transactionOf(scope)}, as the option { transaction }; ` +
-    'or pass { transaction: null } to write outside the transaction on purpose.'
-  )
+function joinRemedy(scope: Scope, { connector }: Session): string {
+  const pass = `Pass ${transactionOf(scope)}, as the option { transaction }`
+  // SQLite has one writer, which is this transaction.
+  return connector.busy
+    ? `${pass}.`
+    : `${pass}; or pass { transaction: null } to write outside the transaction on purpose.`
 }
 
 function nestRemedy(scope: Scope): string {
@@ -147,7 +148,7 @@ export function refuseOutside(
   method: string | undefined,
   write: string,
   row?: Row,
-  remedy: (scope: Scope) => string = joinRemedy,
+  remedy: (scope: Scope, session: Session) => string = joinRemedy,
 ): void {
   const scope = scopeAround(session, row)
   if (scope?.method === undefined) return
@@ -159,7 +160,7 @@ export function refuseOutside(
     state?.outcome === 'committed'
       ? `${write} comes after the callback of ${scope.method}() has committed its transaction, so it would run outside that transaction`
       : `${write} would run outside the transaction of the enclosing ${scope.method}(): it would commit separately, and could wait for that transaction's lock`
-  throw new OutsideTransactionError(method ?? scope.method, what, remedy(scope))
+  throw new OutsideTransactionError(method ?? scope.method, what, remedy(scope, session))
 }
 
 /** {@link refuseOutside} for a new transaction. */

@@ -339,11 +339,11 @@ describe('the text of an error', () => {
     OUTSIDE_TRANSACTION: [
       [
         () => withLock([WorkflowRun, 7], () => WorkflowRun.update({ status: 'done' }, { where: { id: 7 } })),
-        "withLock: a write of WorkflowRun (BULKUPDATE) would run outside the transaction of the enclosing withLock(): it would commit separately, and could wait for that transaction's lock. Pass the transaction that is the second argument of the callback of withLock(), as the option { transaction }; or pass { transaction: null } to write outside the transaction on purpose.",
+        "withLock: a write of WorkflowRun (BULKUPDATE) would run outside the transaction of the enclosing withLock(): it would commit separately, and could wait for that transaction's lock. Pass the transaction that is the second argument of the callback of withLock(), as the option { transaction }.",
       ],
       [
         () => withLock([WorkflowRun, 7], () => mergeJsonKey([Invoice, 7], 'progress', 'a', 1)),
-        "mergeJsonKey: this call would run outside the transaction of the enclosing withLock(): it would commit separately, and could wait for that transaction's lock. Pass the transaction that is the second argument of the callback of withLock(), as the option { transaction }; or pass { transaction: null } to write outside the transaction on purpose.",
+        "mergeJsonKey: this call would run outside the transaction of the enclosing withLock(): it would commit separately, and could wait for that transaction's lock. Pass the transaction that is the second argument of the callback of withLock(), as the option { transaction }.",
       ],
       [
         () => retryTransaction(sequelize, () => sequelize.transaction(() => Promise.resolve())),
