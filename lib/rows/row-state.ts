@@ -234,13 +234,13 @@ export class RowState {
       if (known === undefined || !isSameDocument(this.textOf(column, stored), known)) this.staleColumns.add(column)
       return
     }
-    if (this.isStoredValue(column, stored)) return
+    if (this.#isStoredValue(column, stored)) return
     if (isDirty) this.staleColumns.add(column)
     else this.assignWritten({ [column]: stored })
   }
 
   /** Whether a value of an ordinary column is the stored one, as far as this instance knows. */
-  isStoredValue(column: string, value: unknown): boolean {
+  #isStoredValue(column: string, value: unknown): boolean {
     const type = attributeType(this.#model, column)
     const stored = (this.isDirty(column) ? previousValuesOf(this.#row) : valuesOf(this.#row))[column]
     return isDeepStrictEqual(keyTextOf(type, stored), keyTextOf(type, value))

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util'
 import { Op, Utils } from 'sequelize'
 import type { FindOptions, Logging, Transaction } from 'sequelize'
 import { StaleRowError } from '../errors/errors.js'
@@ -198,8 +199,7 @@ function copyOf(value: unknown): unknown {
 /**
  * Refuses to save an instance that would overwrite, or silently lose, a change of its row in this transaction.
  * @throws {StaleRowError} another instance, or another statement, wrote a changed column in this transaction; or the row is
- *   locked through another instance, and this one holds an older value or document, or was changed in place, which Sequelize
- *   cannot detect
+ *   locked through another instance, and this one holds an older document or was changed in place, which Sequelize cannot detect
  */
 export function refuseStaleSave(state: TransactionState, method: string, row: Row, fields?: readonly string[]): void {
   const rowState = rowStateOf(row)
@@ -208,8 +208,7 @@ export function refuseStaleSave(state: TransactionState, method: string, row: Ro
   const instances = state.lockedRows.ofRow(ref.key)
   if (instances.length === 0) return
   const isLockedItself = instances.includes(row)
-  const { mutable } = modelStateOf(ref.model).definition
-  const columns = isLockedItself ? [...rowState.staleColumns] : [...mutable, ...changedAttributes(row)]
+  const columns = isLockedItself ? [...rowState.staleColumns] : modelStateOf(ref.model).definition.mutable
   // Sequelize itself assigns these.
   const own = [updatedAtAttribute(ref.model), versionAttribute(ref.model)]
   for (const column of columns) {
@@ -219,20 +218,60 @@ export function refuseStaleSave(state: TransactionState, method: string, row: Ro
   }
 }
 
-/** Whether a value that an instance was loaded with differs from what the locked instances know to be stored. */
+/** Whether the document that an instance was loaded with differs from what the locked instances know to be stored. */
 function isBehind(row: Row, column: string, instances: readonly Row[]): boolean {
   const values = valuesOf(row)
   if (!Object.hasOwn(values, column)) return false
   const current = instances.filter(
     (each) => isDeclaredAlike(modelOf(each), modelOf(row), column) && !rowStateOf(each).staleColumns.has(column),
   )
-  if (!modelStateOf(modelOf(row)).definition.mutable.includes(column)) {
-    const loaded = previousValuesOf(row)[column]
-    return loaded !== undefined && current.some((each) => !rowStateOf(each).isStoredValue(column, loaded))
-  }
   const stored = current.map((each) => findRowState(each)?.storedText(column)).find((text) => text !== undefined)
   if (stored === undefined) return false
   // After an assignment, the previous value is the loaded one; a value changed in place is itself the loaded one.
   const loaded = isChanged(row, column) ? previousValuesOf(row)[column] : values[column]
   return !isSameDocument(rowStateOf(row).textOf(column, loaded), stored)
+}
+
+/** The types whose values a database stores as they are sent. Others are rounded or padded, so that a comparison could mislead. */
+const exactTypes = [...integerTypes, 'BOOLEAN', 'STRING', 'TEXT']
+
+/**
+ * Refuses to save columns of an instance of a locked row that is not locked itself, such as one that a finder read, if they have
+ * another value in the database now than the one that it was loaded with.
+ * @throws {StaleRowError} other code of the transaction wrote one of the columns in the meantime
+ */
+export async function refuseOlderValues(
+  state: TransactionState,
+  method: string,
+  row: Row,
+  fields: readonly string[] | undefined,
+  options: ReadOptions,
+): Promise<void> {
+  if (!state.lockedRows.hasOtherThan(row)) return
+  const ref = RowRef.of(row)
+  const instances = state.lockedRows.ofRow(ref.key)
+  if (instances.length === 0 || instances.includes(row)) return
+  const { model } = ref
+  const loaded = previousValuesOf(row)
+  const isCompared = (column: string): boolean =>
+    column !== versionAttribute(model) && exactTypes.includes(attributeType(model, column)) && isExact(loaded[column])
+  const columns = changedAttributes(row).filter((column) => (fields?.includes(column) ?? true) && isCompared(column))
+  if (columns.length === 0) return
+  const [stored] = await findByKeys(model, [ref], columns, options)
+  const older = columns.find((column) => stored && !isSameValue(loaded[column], stored[column]))
+  if (older !== undefined) throw StaleRowError.inTransaction(method, ref.facts, older)
+}
+
+/** Whether a value was loaded, and is none that a column of integers rounds. */
+function isExact(value: unknown): boolean {
+  return value !== undefined && (typeof value !== 'number' || Number.isInteger(value))
+}
+
+/** Whether two values are the same, in any form that a driver gives them. */
+function isSameValue(one: unknown, other: unknown): boolean {
+  const plain = (value: unknown): unknown => {
+    if (typeof value === 'boolean') return String(Number(value))
+    return typeof value === 'number' || typeof value === 'bigint' ? String(value) : (value ?? null)
+  }
+  return isDeepStrictEqual(plain(one), plain(other))
 }

@@ -3,7 +3,7 @@ import { callOf, describeRow } from '../errors/describe.js'
 import { UnsupportedValueError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { RowRef } from '../rows/row-ref.js'
-import { findRowState, rowStateOf } from '../rows/row-state.js'
+import { assignStored, findRowState, rowStateOf } from '../rows/row-state.js'
 import {
   changedAttributes,
   fieldOf,
@@ -27,7 +27,7 @@ import {
   refuseOutside,
   refuseRolledBack,
 } from './join.js'
-import { addInMemory, addToOtherInstances, refuseStaleSave } from './other-instances.js'
+import { addInMemory, addToOtherInstances, findByKeys, refuseOlderValues, refuseStaleSave } from './other-instances.js'
 import { findTransactionState } from './transaction-state.js'
 import type { TransactionState } from './transaction-state.js'
 
@@ -106,7 +106,10 @@ function callRowMethod(row: Row, name: RowMethod, original: Original, args: unkn
   return state.runCall(key, `${name}() of a ${modelOf(row).name}`, async () => {
     state.remember(row, transaction)
     rowState?.markChangesInPlace()
-    if (name === 'save' && !row.isNewRecord) refuseStaleSave(state, name, row, options?.fields)
+    if (name === 'save' && !row.isNewRecord) {
+      refuseStaleSave(state, name, row, options?.fields)
+      await refuseOlderValues(state, name, row, options?.fields, { ...options, transaction })
+    }
     // decrement() calls increment(), so one case is enough.
     if (name === 'increment') return sendIncrement(state, row, original, args, isLocked ? assigned : undefined)
     try {
@@ -153,7 +156,11 @@ async function sendIncrement(
   refuseInexactKey(row, amounts, options as IncrementOptions, isLocked)
   const result = await original.call(row, fields, { ...own, ...(options as object) })
   if (!rowStateOf(row).isIncremented) return result
-  if (isLocked) addToMemory(state, row, amounts, assigned)
+  const unknown = isLocked ? addToMemory(state, row, amounts, assigned) : []
+  if (unknown.length > 0) {
+    const [stored] = await findByKeys(modelOf(row), [RowRef.of(row)], unknown, options as RowMethodOptions)
+    if (stored) assignStored(row, Object.fromEntries(unknown.map((column) => [column, stored[column]])))
+  }
   addToOtherInstances(state, row, amounts)
   return result
 }
@@ -179,18 +186,20 @@ function refuseInexactKey(
 }
 
 /**
- * Adds what increment() has added in the database to the numbers in memory, unless its answer has. A number that memory cannot
- * know becomes stale: its save is refused.
+ * Adds what increment() has added in the database to the numbers in memory, unless its answer has. A number that was assigned
+ * before becomes stale: its save is refused.
  * @param assigned the attributes with unsaved changes at the time of the call
+ * @returns the attributes whose sums the database has rounded
  */
 function addToMemory(
   state: TransactionState,
   row: Row,
   amounts: Readonly<Record<string, number>>,
   assigned: readonly string[],
-): void {
+): readonly string[] {
   const version = versionAttribute(modelOf(row))
   const rowState = rowStateOf(row)
+  const unknown: string[] = []
   for (const [column, amount] of Object.entries({ ...amounts, ...(version !== undefined && { [version]: 1 }) })) {
     if (valuesOf(row)[column] === undefined) continue
     if (rowState.isDirty(column)) {
@@ -199,8 +208,9 @@ function addToMemory(
       continue
     }
     const isKnown = rowState.answeredColumns.has(column) || addInMemory(state, row, column, amount)
-    if (!isKnown) rowState.staleColumns.add(column)
+    if (!isKnown && !rowState.staleColumns.has(column)) unknown.push(column)
   }
+  return unknown
 }
 
 interface IncrementOptions {

@@ -95,6 +95,68 @@ eachDatabase('a callback whose row other code writes', (database) => {
     }
   })
 
+  it('which reads it with a finder after a write: values that are stored in another form are no reason to refuse', async () => {
+    const attributes = {
+      seen: DataTypes.DATE,
+      cents: DataTypes.DECIMAL(10, 2),
+      ratio: DataTypes.FLOAT,
+      flag: DataTypes.BOOLEAN,
+      label: DataTypes.CHAR(5),
+    }
+    const Forms = sequelize.define('Form', attributes, { tableName: 'forms' })
+    await Forms.sync({ force: true })
+    const values = (n: number): Record<string, unknown> => ({
+      seen: new Date(`2026-01-02T03:04:05.67${n}Z`),
+      cents: 10 / (3 + n),
+      ratio: 1 / (3 + n),
+      flag: n % 2 === 0,
+      label: `a${n} `,
+    })
+    const made = await Forms.create(values(0) as never)
+    const id = made.get('id') as number
+    await withLock([Forms, id], async (row, transaction) => {
+      await row.update(values(1))
+      const found = await Forms.findByPk(id, { transaction, rejectOnEmpty: true })
+      for (const n of [2, 3]) await found.update(values(n), { transaction })
+      await row.update(values(4))
+    })
+    const stored = (await Forms.findByPk(id))!
+    expect([Number(stored.get('cents')), stored.get('flag')]).to.deep.equal([isSqlite ? 10 / 7 : 1.43, true])
+    await Forms.drop()
+  })
+
+  it('which reads it with a finder before a statement writes it by its key: the older number is refused', async () => {
+    const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
+    await withLock([Jobs, id], async (row, transaction) => {
+      const found = await Jobs.findByPk(id, { transaction, rejectOnEmpty: true })
+      row.n = 100
+      await Jobs.increment('n', { by: 10, where: { id }, transaction })
+      await rejection(found.update({ n: found.n + 1 }, { transaction }), StaleRowError)
+      await found.reload({ transaction })
+      await found.update({ n: found.n + 1 }, { transaction })
+      await row.reload()
+    })
+    expect(await storedJobs(Jobs)).to.deep.equal([{ ...untouched, n: 11 }])
+  })
+
+  it('which increments a DECIMAL by less than its scale: the instance has what is stored, and can be saved', async () => {
+    const Purse = sequelize.define<Model & { id: number; cents: string | number }>(
+      'Purse',
+      { cents: { type: DataTypes.DECIMAL(10, 2), defaultValue: '1.10' } },
+      { tableName: 'rounded_purses' },
+    )
+    await Purse.sync({ force: true })
+    const { id } = await Purse.create()
+    await withLock([Purse, id], async (row, transaction) => {
+      await row.increment('cents', { by: 0.005 })
+      const stored = await Purse.findByPk(id, { transaction, rejectOnEmpty: true })
+      expect(Number(row.cents)).to.equal(Number(stored.cents))
+      await row.update({ cents: '5.55' })
+    })
+    expect(Number((await Purse.findByPk(id))!.cents)).to.equal(5.55)
+    await Purse.drop()
+  })
+
   it('which increments a number that it has assigned: the save of that number is refused', async () => {
     for (const Model of [Jobs, Versioned]) {
       const [{ id }] = (await freshJobs(Model, 1)) as [Job]
