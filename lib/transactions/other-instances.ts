@@ -237,29 +237,30 @@ const exactTypes = [...integerTypes, 'BOOLEAN', 'STRING', 'TEXT']
 
 /**
  * Refuses to save columns of an instance of a locked row that is not locked itself, such as one that a finder read, if they have
- * another value in the database now than the one that it was loaded with.
+ * another value in the database now than the one that it was loaded with. `undefined`, instead of a promise, if it has none of them.
  * @throws {StaleRowError} other code of the transaction wrote one of the columns in the meantime
  */
-export async function refuseOlderValues(
+export function refuseOlderValues(
   state: TransactionState,
   method: string,
   row: Row,
   fields: readonly string[] | undefined,
   options: ReadOptions,
-): Promise<void> {
-  if (!state.lockedRows.hasOtherThan(row)) return
+): Promise<void> | undefined {
+  if (!state.lockedRows.hasOtherThan(row)) return undefined
   const ref = RowRef.of(row)
   const instances = state.lockedRows.ofRow(ref.key)
-  if (instances.length === 0 || instances.includes(row)) return
+  if (instances.length === 0 || instances.includes(row)) return undefined
   const { model } = ref
   const loaded = previousValuesOf(row)
   const isCompared = (column: string): boolean =>
     column !== versionAttribute(model) && exactTypes.includes(attributeType(model, column)) && isExact(loaded[column])
   const columns = changedAttributes(row).filter((column) => (fields?.includes(column) ?? true) && isCompared(column))
-  if (columns.length === 0) return
-  const [stored] = await findByKeys(model, [ref], columns, options)
-  const older = columns.find((column) => stored && !isSameValue(loaded[column], stored[column]))
-  if (older !== undefined) throw StaleRowError.inTransaction(method, ref.facts, older)
+  if (columns.length === 0) return undefined
+  return findByKeys(model, [ref], columns, options).then(([stored]) => {
+    const older = columns.find((column) => stored && !isSameValue(loaded[column], stored[column]))
+    if (older !== undefined) throw StaleRowError.inTransaction(method, ref.facts, older)
+  })
 }
 
 /** Whether a value was loaded, and is none that a column of integers rounds. */

@@ -108,7 +108,8 @@ function callRowMethod(row: Row, name: RowMethod, original: Original, args: unkn
     rowState?.markChangesInPlace()
     if (name === 'save' && !row.isNewRecord) {
       refuseStaleSave(state, name, row, options?.fields)
-      await refuseOlderValues(state, name, row, options?.fields, { ...options, transaction })
+      const compared = refuseOlderValues(state, name, row, options?.fields, { ...options, transaction })
+      if (compared) await compared
     }
     // decrement() calls increment(), so one case is enough.
     if (name === 'increment') return sendIncrement(state, row, original, args, isLocked ? assigned : undefined)

@@ -216,17 +216,20 @@ async function sendRowWrite(
   if (isUnmatched) await refuseUnmatchedRow(row, state.dialect!, options)
   if (isIncrement) rowState.isIncremented = !isUnmatched
   recordWrite?.()
-  if (isSave) await readExpressions(row, columns, options)
+  const computed = isSave && rowState.lock ? columns.filter((column) => isExpression(valuesOf(row)[column])) : []
+  if (computed.length > 0) await readComputed(row, computed, options)
   if (isSave) rowState.savedColumns = new Set(columns)
   refreshOtherInstances(state, row, columns)
   if (!row.isNewRecord) await markSameStale(state, RowRef.of(row), columns, options)
   return isDelete ? row : result
 }
 
-/** Reads what SQL that a save of a locked row has sent has stored: the instance has the SQL in place of the value. */
-async function readExpressions(row: Row, columns: readonly string[], options: QueryOptions): Promise<void> {
-  const computed = columns.filter((column) => valuesOf(row)[column] instanceof Utils.SequelizeMethod)
-  if (computed.length === 0 || !rowStateOf(row).lock) return
+function isExpression(value: unknown): boolean {
+  return value instanceof Utils.SequelizeMethod
+}
+
+/** Reads the columns that a save has set by SQL: the instance has the SQL in place of their values. */
+async function readComputed(row: Row, computed: readonly string[], options: QueryOptions): Promise<void> {
   const [stored] = await findByKeys(modelOf(row), [RowRef.of(row)], computed, options)
   if (stored) rowStateOf(row).assignWritten(Object.fromEntries(computed.map((column) => [column, stored[column]])))
 }
