@@ -38,8 +38,7 @@ export class LockedRows {
 
   /** The instances of all rows of a model's table. A scope of a model is another class for the same table. */
   ofTable(model: RowModel): readonly Row[] {
-    const table = JSON.stringify(model.getTableName())
-    return this.all().filter((row) => JSON.stringify(modelOf(row).getTableName()) === table)
+    return this.all().filter((row) => isSameTable(modelOf(row).getTableName(), model.getTableName()))
   }
 
   /** Whether there is an instance other than `row`. */
@@ -53,4 +52,9 @@ export class LockedRows {
   isCurrent(key: string, column: string, transaction: Transaction): boolean {
     return this.ofRow(key).some((row) => findRowState(row)?.isLockedSince(column, transaction))
   }
+}
+
+/** Whether two names of tables are the same; that of a table with a schema is an object with methods of its own. */
+function isSameTable(one: unknown, other: unknown): boolean {
+  return one === other || (typeof one !== 'string' && JSON.stringify(one) === JSON.stringify(other))
 }

@@ -273,16 +273,16 @@ async function refreshLockedRows(state: TransactionState, model: RowModel, optio
   const locked = ref ? state.lockedRows.ofRow(ref.key) : state.lockedRows.ofTable(model)
   const loadedColumns = (row: Row): string[] =>
     sharedColumns(row, model, columns).filter((column) => Object.hasOwn(valuesOf(row), column))
-  const rows = locked.filter((row) => loadedColumns(row).length > 0)
-  const read = columns.filter((column) => rows.some((row) => loadedColumns(row).includes(column)))
-  const keys = rows.map((row) => RowRef.of(row))
-  const stored = await findByKeys(model, keys, read, options)
-  for (const [index, row] of rows.entries()) {
+  const rows = locked.map((row) => ({ row, loaded: loadedColumns(row) })).filter(({ loaded }) => loaded.length > 0)
+  const read = new Set(rows.flatMap(({ loaded }) => loaded))
+  const keys = rows.map(({ row }) => RowRef.of(row))
+  const stored = await findByKeys(model, keys, [...read], options)
+  for (const [index, { row, loaded }] of rows.entries()) {
     state.remember(row, options.transaction!)
     const rowState = rowStateOf(row)
     const values = stored[index]
     // A save of a row that is gone is refused by itself.
-    for (const column of values ? loadedColumns(row) : []) rowState.refresh(column, values![column])
+    for (const column of values ? loaded : []) rowState.refresh(column, values![column])
   }
   if (ref) await markSameStale(state, ref, columns, options)
 }
