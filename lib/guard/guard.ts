@@ -142,8 +142,13 @@ function isGuarded(model: RowModel): boolean {
 function guardModel(model: RowModel): void {
   if (isGuarded(model)) return
   modelStateOf(model).isGuarded = true
-  const prototype = model.prototype as object
+  guardInstances(model.prototype as object)
+  guardFinders(model)
+  guardWriters(model)
+}
 
+/** Overrides the methods of the instances of a model. */
+function guardInstances(prototype: object): void {
   override<Row, [given: unknown, options: CallOptions]>(prototype, initValuesMethod, (original) => {
     return function (...args) {
       original.apply(this, args)
@@ -194,6 +199,10 @@ function guardModel(model: RowModel): void {
       }
     })
   }
+}
+
+/** Overrides the method with which all finders of a model read. */
+function guardFinders(model: RowModel): void {
   override<RowModel & object, [options?: CallOptions]>(model, 'findAll', (original) => {
     return async function (...args) {
       checkRead(this, args[0])
@@ -202,6 +211,10 @@ function guardModel(model: RowModel): void {
       return found
     }
   })
+}
+
+/** Overrides the methods of a model that write rows without an instance. */
+function guardWriters(model: RowModel): void {
   for (const name of ['update', 'upsert'] as const) {
     override<RowModel & object, [given: unknown, options?: CallOptions]>(model, name, (original) => {
       return function (...args) {

@@ -112,19 +112,7 @@ export async function patchRow(
           : StaleRowError.changedSinceLoad(method, factsOf(call, row), column, path)
       },
     })
-    for (const { column, operations } of state ? documents : []) {
-      applyToOtherInstances(
-        state!,
-        row,
-        column,
-        operations,
-        operations.length > 0 ? undefined : valuesOf(instance)[column],
-      )
-    }
-    if (state) {
-      const columns = documents.map(({ column }) => column)
-      await markSameStale(state, row, columns, context)
-    }
+    if (state) await applyToOthers(state, row, instance, documents, context)
     return answer
   }
   const opensTransaction = documents.some((each) => isReadFirst(each, call.dialect))
@@ -132,6 +120,22 @@ export async function patchRow(
     const answer = await execute(call, { statements }, { opensTransaction })
     return answer ?? execute(call, { statements }, { opensTransaction: true })
   })
+}
+
+/** Applies a patch of `instance` to the other locked instances of its row. */
+async function applyToOthers(
+  state: TransactionState,
+  row: RowRef,
+  instance: Row,
+  documents: readonly (DocumentColumn & Change)[],
+  context: QueryContext,
+): Promise<void> {
+  for (const { column, operations } of documents) {
+    const whole = operations.length > 0 ? undefined : valuesOf(instance)[column]
+    applyToOtherInstances(state, row, column, operations, whole)
+  }
+  const columns = documents.map(({ column }) => column)
+  await markSameStale(state, row, columns, context)
 }
 
 /**

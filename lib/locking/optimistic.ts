@@ -27,6 +27,7 @@ import { enqueueWriter } from '../transactions/writer-queue.js'
 import { claimInstances, refuseOtherHolder } from './claims.js'
 import { runLocked } from './lock.js'
 import { selectRow } from '../rows/read-row.js'
+import type { RowRead } from '../rows/read-row.js'
 
 export interface WithOptimisticLockOptions extends Logging, Transactionable {
   /** The attempts, and the pauses between them; refused if the call joins a transaction. Default: 5 attempts. */
@@ -113,16 +114,8 @@ class CallbackFailed extends Error {}
 
 /** Reads the row, runs `fn` on it, and saves it if its version is still the one that was read. */
 async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Promise<R>, attempts: number): Promise<R> {
-  const { method, session, logging } = call
-  const version = versionAttribute(ref.model)!
-  const read = await selectRow(ref, call.dialect, call).catch((error: unknown) => {
-    throw toMissingRow(error, call, factsOf(call, ref))
-  })
-  if (!read) throw new RowNotFoundError(method, factsOf(call, ref))
-  const { row: fresh, texts } = read
-  refuseRoundedKey(method, factsOf(call, ref), ref.model, fresh)
-  const versionRead = valuesOf(fresh)[version]
-  refuseMissingVersion(method, ref, version, versionRead)
+  const { method } = call
+  const { row: fresh, texts } = await readVersioned(call, ref)
   const row = ref.instance ?? fresh
   // Checked again: a change that was made while this call read would be lost.
   refuseUnsavedChanges(method, ref, call.row?.option)
@@ -139,8 +132,37 @@ async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Pro
     throw new CallbackFailed('', { cause: error })
   }
   markChangesInPlace()
+  if (changedAttributes(row).length > 0) await saveVersioned(call, ref, row, attempts, restore)
+  return result
+}
+
+/**
+ * Reads a row, and checks that its version can be compared.
+ * @throws {RowNotFoundError} the row does not exist
+ * @throws {UsageError} the version is NULL or was not read, or the driver has rounded the primary key
+ */
+async function readVersioned(call: Call, ref: RowRef): Promise<RowRead> {
+  const { method, dialect } = call
+  const facts = factsOf(call, ref)
+  const read = await selectRow(ref, dialect, call).catch((error: unknown) => {
+    throw toMissingRow(error, call, facts)
+  })
+  if (!read) throw new RowNotFoundError(method, facts)
+  refuseRoundedKey(method, facts, ref.model, read.row)
+  const version = versionAttribute(ref.model)!
+  refuseMissingVersion(method, ref, version, valuesOf(read.row)[version])
+  return read
+}
+
+/**
+ * Saves the changes of a callback, if the row still has the version that was read.
+ * @param restore puts the instance back to its state before the callback
+ * @throws {StaleRowError} another session has changed the row since
+ */
+async function saveVersioned(call: Call, ref: RowRef, row: Row, attempts: number, restore: () => void): Promise<void> {
+  const { method, session, logging } = call
+  const state = rowStateOf(row)
   const columns = changedAttributes(row)
-  if (columns.length === 0) return result
   const options = {
     ...keyFormat(row),
     transaction: null,
@@ -148,12 +170,11 @@ async function attemptSave<R>(call: Call, ref: RowRef, fn: (row: Row) => R | Pro
     ...(logging !== undefined && { logging }),
   }
   // A write on this instance that was in flight may have moved it: its changes are in memory, too.
-  const versionCompared = valuesOf(row)[version]
+  const versionCompared = valuesOf(row)[versionAttribute(ref.model)!]
   try {
     state.isSavingVersion = true
     state.versionedRows = undefined
     await enqueueWriter(call, () => row.save(options))
-    return result
   } catch (error) {
     // A hook failed after the UPDATE: the row is saved.
     if (state.versionedRows! > 0) {

@@ -104,22 +104,15 @@ export async function spellDocuments(
   options: UpdateOptions,
 ): Promise<Values> {
   const model = modelOf(instance)
-  const texts = new Map<string, string>()
   for (const column of jsonAttributes(model)) state.recordSentText(column, undefined)
   const written = documentsToWrite(state, instance, values, options)
-  for (const column of written) {
-    const value = values[fieldOf(model, column)] ?? null
-    const isDocument = value !== null && !(value instanceof Utils.SequelizeMethod)
-    const text = isDocument ? documentTextOf(model, column, value) : undefined
-    if (text !== undefined) texts.set(column, text)
-  }
+  const texts = textsOf(model, written, values)
   const { dialect } = session
   // Most servers are strict: this read would cost each save some time.
   if (written.length > 0 && (!dialect || dialect.clampsValues)) {
     await refuseTruncation(await startRead(session, instance, options), model, written)
   }
-  const columns = [...texts.keys()]
-  const unread = state.columnsToRead(columns)
+  const unread = state.columnsToRead([...texts.keys()])
   for (const column of unread) {
     const text = await readText(session, instance, column, options)
     if (text !== undefined) state.recordText(column, text)
@@ -127,24 +120,48 @@ export async function spellDocuments(
   // During a read, a document can be changed in place.
   state.recordSavedTexts(unread.length === 0 ? texts : new Map())
   const sent = new Map(texts)
-  const spelled = columns.flatMap((column) => {
-    const document = state.respelledDocument(column)
+  const spelled: Record<string, unknown> = {}
+  for (const [column, text] of texts) {
     const field = fieldOf(model, column)
     const after = values[field]
-    const text = texts.get(column)!
-    if (!document) {
-      const isSameText = typeof after === 'object' && text.length > longText && !mayHoldInfinity(text)
-      return isSameText ? [[field, spelledValue(model, column, text, after)] as const] : []
+    const spelling = storedSpelling(state, model, column, text, after)
+    if (spelling !== undefined) {
+      state.recordSentText(column, spelling)
+      sent.set(column, spelling)
     }
-    const given = givenDocument(model, column, after, document.stored)
-    const spelling = respelled(column, { ...document, after: given?.document ?? parseJson(text) })
-    const sentText = given?.restore(spelling) ?? spelling
-    state.recordSentText(column, sentText)
-    sent.set(column, sentText)
-    return [[field, spelledValue(model, column, sentText, after)] as const]
-  })
+    const isSentAsText =
+      spelling !== undefined || (typeof after === 'object' && text.length > longText && !mayHoldInfinity(text))
+    if (isSentAsText) spelled[field] = spelledValue(model, column, spelling ?? text, after)
+  }
   refuseLargeSave(session, instance, values, sent)
-  return spelled.length > 0 ? { ...values, ...Object.fromEntries(spelled) } : values
+  return { ...values, ...spelled }
+}
+
+/** The documents that an UPDATE writes, as JSON text; SQL, NULL and text that is not JSON are none. */
+function textsOf(model: RowModel, written: readonly string[], values: Values): ReadonlyMap<string, string> {
+  const texts = new Map<string, string>()
+  for (const column of written) {
+    const value = values[fieldOf(model, column)] ?? null
+    const isDocument = value !== null && !(value instanceof Utils.SequelizeMethod)
+    const text = isDocument ? documentTextOf(model, column, value) : undefined
+    if (text !== undefined) texts.set(column, text)
+  }
+  return texts
+}
+
+/** The text of a document with the stored spelling of all parts that did not change; `undefined` if it is JSON.stringify's. */
+function storedSpelling(
+  state: RowState,
+  model: RowModel,
+  column: string,
+  text: string,
+  value: unknown,
+): string | undefined {
+  const document = state.respelledDocument(column)
+  if (!document) return undefined
+  const given = givenDocument(model, column, value, document.stored)
+  const spelling = respelled(column, { ...document, after: given?.document ?? parseJson(text) })
+  return given?.restore(spelling) ?? spelling
 }
 
 /**

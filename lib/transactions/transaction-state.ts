@@ -180,6 +180,14 @@ export class TransactionState {
     }
   }
 
+  /** {@link runCall} for a call that writes several rows. */
+  runCalls<R>(keys: readonly string[], description: string, call: () => Promise<R>): Promise<R> {
+    const inTurn = [...new Set(keys)]
+      .sort()
+      .reduceRight<() => Promise<R>>((next, key) => () => this.runCall(key, description, next), call)
+    return this.runCall(undefined, description, inTurn)
+  }
+
   #turn({ turn: outer }: AsyncContext, kind: Turn['kind'], key: string): Turn {
     return { kind, transaction: this.transaction, key, outer, isOver: false }
   }

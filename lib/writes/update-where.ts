@@ -97,20 +97,16 @@ export async function updateWhere<M extends Model, const G extends object>(
   const call = await startCall({ method, session, row: facts, transaction: joined, logging })
   refuseUnsupportedChanges(call, documents, columns)
   await refuseTruncation(call, query.model, changedColumns(documents))
+  const write = async (context: QueryContext, state: TransactionState): Promise<number> => {
+    const update = { documents, columns, where: [], calls: 1, now: new Date() }
+    const refs = await state.runAlone(() => updateRows(call, query, update, context, state))
+    for (const ref of refs) await notifyUpdate(call, ref, update, context, state)
+    return refs.length
+  }
   const statements = (context: QueryContext, state: TransactionState | undefined): Promise<number> => {
-    const write = async (own: QueryContext): Promise<number> => {
-      const update = { documents, columns, where: [], calls: 1, now: new Date() }
-      const refs = await state!.runAlone(() => updateRows(call, query, update, own, state!))
-      for (const ref of refs) await notifyUpdate(call, ref, update, own, state!)
-      return refs.length
-    }
-    const savepoint = (): Promise<number> => inSavepoint(call, context, write)
     // A save of one of these rows that is in progress has its document in its statement already.
     const keys = state!.lockedRows.ofTable(query.model).map((row) => RowRef.of(row).looseKey)
-    const inTurn = [...new Set(keys)]
-      .sort()
-      .reduceRight<() => Promise<number>>((next, key) => () => state!.runCall(key, `${method}()`, next), savepoint)
-    return state!.runCall(undefined, `${method}()`, inTurn)
+    return state!.runCalls(keys, `${method}()`, () => inSavepoint(call, context, (own) => write(own, state!)))
   }
   return traceCall(call, () => execute(call, { statements }, { opensTransaction: true, retry }))
 }
@@ -231,45 +227,72 @@ async function updateAlike(
   refs: readonly RowRef[],
   context: QueryContext,
 ): Promise<void> {
-  const { method, dialect, session } = call
   const { model, conditions } = query
   const { documents, columns } = changes
-  const { definition } = modelStateOf(model)
   const hasTimes = model.primaryKeyAttributes.some((name) => attributeType(model, name) === 'DATE')
   if (hasTimes) await refuseShortenedKeys(call, query, refs, context)
   const own = { ...changes, where: conditions }
   const build = (hint?: string): ReturnType<typeof buildUpdate> =>
     buildUpdate(call, model, own, variants, { sql: (each) => keysSql(model, refs, each), ...(hint && { hint }) })
+  try {
+    if (call.dialect.matched) await sendCounted(call, model, build, refs, context)
+    else await sendReturning(call, model, build(), refs, changes, context)
+  } catch (error) {
+    throw toWriteError(error, call, { facts: call.row!, model }, { documents, columns }, context)
+  }
+}
+
+/**
+ * Sends the UPDATE of some rows on a database that counts the rows it has changed.
+ * @param build builds it, with SQL after its table if given
+ * @throws {ConflictError} the database does not find one of the rows by its key
+ */
+async function sendCounted(
+  call: Call,
+  model: RowModel,
+  build: (hint?: string) => ReturnType<typeof buildUpdate>,
+  refs: readonly RowRef[],
+  context: QueryContext,
+): Promise<void> {
+  const { method, dialect, session } = call
+  const { definition } = modelStateOf(model)
   const send = async (hint?: string): Promise<unknown> => {
     const { sql, statement } = build(hint)
     const [header] = await sendForHeader(session, sql, statement.binds, context)
     return header
   }
-  try {
-    if (dialect.matched) {
-      const { hint, isMissing } = definition.lacksPrimaryIndex ? {} : (dialect.primaryIndex ?? {})
-      const header = await send(hint).catch((error: unknown) => {
-        if (!(error instanceof DatabaseError) || !isMissing?.(error.parent)) throw error
-        definition.lacksPrimaryIndex = true
-        return send()
-      })
-      const isMatched = dialect.matched(header, refs.length)
-      if (isMatched) return
-      const select = new Statement({ session, model })
-      const read = `SELECT ${select.keyColumns()} FROM ${select.table()} WHERE ${keysSql(model, refs, select)} ${dialect.lockClause}`
-      const found = await sendForInstances({ session, model }, read, select.binds, context)
-      const missing = missingOf(refs, found) ?? (isMatched === false ? refs[0] : undefined)
-      if (missing) throw ConflictError.unmatchedKey(method, missing.facts)
-    } else {
-      const { sql, statement } = build()
-      const returning = `${sql} RETURNING ${statement.keyColumns()}`
-      const missing = missingOf(refs, await sendForInstances({ session, model }, returning, statement.binds, context))
-      const names = [...documents.map(({ column }) => column), ...columns.map(({ attribute }) => attribute)]
-      if (missing) throw ConflictError.skipped(method, missing.facts, names, dialect.skipsRows!('UPDATE'))
-    }
-  } catch (error) {
-    throw toWriteError(error, call, { facts: call.row!, model }, { documents, columns }, context)
-  }
+  const { hint, isMissing } = definition.lacksPrimaryIndex ? {} : (dialect.primaryIndex ?? {})
+  const header = await send(hint).catch((error: unknown) => {
+    if (!(error instanceof DatabaseError) || !isMissing?.(error.parent)) throw error
+    definition.lacksPrimaryIndex = true
+    return send()
+  })
+  const isMatched = dialect.matched!(header, refs.length)
+  if (isMatched) return
+  const select = new Statement({ session, model })
+  const sql = `SELECT ${select.keyColumns()} FROM ${select.table()} WHERE ${keysSql(model, refs, select)} ${dialect.lockClause}`
+  const found = await sendForInstances({ session, model }, sql, select.binds, context)
+  const missing = missingOf(refs, found) ?? (isMatched === false ? refs[0] : undefined)
+  if (missing) throw ConflictError.unmatchedKey(method, missing.facts)
+}
+
+/**
+ * Sends the UPDATE of some rows on a database that returns the rows it has matched.
+ * @throws {ConflictError} the database skips one of the rows
+ */
+async function sendReturning(
+  { method, dialect, session }: Call,
+  model: RowModel,
+  { sql, statement }: ReturnType<typeof buildUpdate>,
+  refs: readonly RowRef[],
+  { documents, columns }: RowChanges,
+  context: QueryContext,
+): Promise<void> {
+  const returning = `${sql} RETURNING ${statement.keyColumns()}`
+  const missing = missingOf(refs, await sendForInstances({ session, model }, returning, statement.binds, context))
+  if (!missing) return
+  const names = [...documents.map(({ column }) => column), ...columns.map(({ attribute }) => attribute)]
+  throw ConflictError.skipped(method, missing.facts, names, dialect.skipsRows!('UPDATE'))
 }
 
 /**
