@@ -163,155 +163,236 @@ export function write(
   functions: JsonFunctions,
   root: string,
   document: string,
-  { operations, conditions, isPrepared }: Change,
+  { operations, conditions, isPrepared = false }: Change,
   bind: Bind,
 ): Written {
   // A removal by index that is repeated would remove the next element.
-  const isMany =
-    isPrepared === true &&
+  const isPadded =
+    isPrepared &&
     operations.length > maxUnpadded &&
     !operations.some(({ kind, path }) => kind === 'remove' && typeof path.at(-1) === 'number')
-  const many = <T>(items: readonly T[]): readonly T[] => (isMany ? padToPowerOfTwo(items) : items)
-  const placeholders = new Map<string, string>()
-  const boundPaths: BoundPath[] = []
-  const bound = (path: Path): string => {
-    const text = pathText(path)
-    let placeholder = placeholders.get(text)
-    if (placeholder === undefined) {
-      placeholder = bind(text)
-      placeholders.set(text, placeholder)
-      boundPaths.push({ path, sql: placeholder })
-    }
-    return placeholder
-  }
-  const read = new Set<string>()
-  const at = (path: Path): string => {
-    read.add(bound(path))
-    return functions.at(document, bound(path))
-  }
-  const [parentGuards, guards, operands]: [string[], string[], string[]] = [[], [], []]
-  const [parentPairs, pairs, removed]: [string[], string[], string[]] = [[], [], []]
-  const elementGuards = new Set<string>()
-  const parents = new Map<string, boolean>()
-  const patches: Patch[] = []
+  const builder = new WriteBuilder(functions, document, bind, isPadded)
+  if (isPrepared && operations.length > 1) {
+    for (const alike of groupBySqlShape(operations)) for (const each of builder.padded(alike)) builder.add(each)
+  } else for (const each of operations) builder.add(each)
+  return builder.build(root, conditions)
+}
 
-  const isGrouped = isPrepared && operations.length > 1
-  for (const operation of isGrouped ? groupBySqlShape(operations).flatMap(many) : operations) {
+/** Collects the parts of {@link write}: what is bound once, however often it is used. */
+class WriteBuilder {
+  readonly #functions: JsonFunctions
+  readonly #document: string
+  readonly #bind: Bind
+  readonly #isPadded: boolean
+  /** The placeholders of the paths, by text. */
+  readonly #placeholders = new Map<string, string>()
+  readonly #paths: BoundPath[] = []
+  /** Placeholders of the paths that are read. */
+  readonly #read = new Set<string>()
+  readonly #operands: string[] = []
+  /** Whether the write makes a parent that is missing, by placeholder. */
+  readonly #parents = new Map<string, boolean>()
+  readonly #parentGuards: string[] = []
+  readonly #elementGuards = new Set<string>()
+  readonly #guards: string[] = []
+  /** The arguments of JSON_SET: a path and its value. */
+  readonly #parentPairs: string[] = []
+  readonly #pairs: string[] = []
+  /** The arguments of JSON_REMOVE. */
+  readonly #removed: string[] = []
+  readonly #patches: Patch[] = []
+
+  constructor(functions: JsonFunctions, document: string, bind: Bind, isPadded: boolean) {
+    this.#functions = functions
+    this.#document = document
+    this.#bind = bind
+    this.#isPadded = isPadded
+  }
+
+  padded<T>(items: readonly T[]): readonly T[] {
+    return this.#isPadded ? padToPowerOfTwo(items) : items
+  }
+
+  add(operation: Operation): void {
     const { kind, path, json } = operation as BasicOperation
-    // JSON_MERGE_PATCH creates missing parents itself.
     const creates = createsMissing(kind)
     const isKey = path.length === 1 && typeof path[0] === 'string'
     const afterElement = isKey ? 0 : path.findLastIndex((step) => typeof step === 'number') + 1
-    const makesParents = creates && (kind !== 'merge' || afterElement > 0)
-    const arrays: string[] = []
-    for (const [depth, step] of afterElement > 0 ? path.entries() : []) {
-      if (typeof step !== 'number') continue
-      const value = depth === 0 ? document : at(path.slice(0, depth))
-      arrays.push(functions.elements!.isArray(value))
-      elementGuards.add(functions.elements!.isArrayOrNull(value))
-      if (!creates) continue
-      elementGuards.add(functions.elements!.isArray(value)).add(`${at(path.slice(0, depth + 1))} IS NOT NULL`)
-    }
-    for (let depth = 1; depth < path.length; depth++) {
-      if (typeof path[depth] === 'number') continue
-      const parent = path.slice(0, depth)
-      const placeholder = bound(parent)
-      const value = at(parent)
-      if (!parents.has(placeholder)) parentGuards.push(functions.isObjectOrNull(value))
-      // An element that exists has its parents, and to write them again would log them.
-      const makes = makesParents && depth >= afterElement
-      if (makes && !parents.get(placeholder)) parentPairs.push(`${placeholder}, ${functions.objectOrEmpty(value)}`)
-      parents.set(placeholder, makes || parents.get(placeholder) === true)
-    }
+    const arrays = afterElement > 0 ? this.#enterArrays(path, creates) : []
+    // JSON_MERGE_PATCH creates missing parents itself.
+    this.#enterObjects(path, creates && (kind !== 'merge' || afterElement > 0) ? afterElement : Infinity)
     // MySQL reads index 0 of a value that is no array as the value itself.
-    const own =
+    const element =
       arrays.length > 0 && !creates
-        ? `CASE WHEN ${arrays.join(' AND ')} THEN ${bound(path)} ELSE ${noElementPath} END`
+        ? `CASE WHEN ${arrays.join(' AND ')} THEN ${this.#path(path)} ELSE ${noElementPath} END`
         : undefined
-    if (kind === 'remove') {
-      removed.push(own ?? bound(path))
-      continue
-    }
-    if (kind === 'merge' && afterElement > 0) {
-      const operand = bind(json)
-      operands.push(operand)
-      pairs.push(`${bound(path)}, ${functions.patch(functions.objectOrEmpty(at(path)), operand)}`)
-      continue
-    }
-    if (kind === 'merge') {
-      patches.push([path, functions.patchesWithoutNull ? rewriteJson(json, true) : json])
-      if (!functions.isUnique) continue
-      for (const { path: changed, isNull } of pathsOf(parseJson(json) as object, path)) {
-        if (!functions.patchesWithoutNull) bound(changed)
-        else if (isNull) removed.push(changed.map((_key, depth) => bound(changed.slice(0, depth + 1))).at(-1)!)
-      }
-      continue
-    }
-    const valueHere = (): string => (own === undefined ? at(path) : functions.at(document, own))
-    const noPath = own === undefined ? noMatchPath : noElementPath
-    if (kind === 'rename') {
-      removed.push(bound(path))
-      const target = `CASE WHEN ${valueHere()} IS NULL THEN ${noPath} ELSE ${bound(renamedPath(operation))} END`
-      pairs.push(`${target}, ${functions.same(valueHere())}`)
-      continue
-    }
-    const operand = { text: json, bound: bind(json) }
-    operands.push(operand.bound)
-    if (kind === 'set') {
-      pairs.push(`${bound(path)}, ${functions.value(operand.bound)}`)
-      continue
-    }
-    const value = valueHere()
-    const needed = neededType(kind)
-    if (needed) guards.push(functions.accepts[needed](value))
-    if (kind === 'increment') guards.push(functions.canAdd(value, operand))
-    const isComparable = functions.isComparable?.[kind]
-    if (isComparable) guards.push(isComparable(value))
-    if (functions.isCanonical && comparesItems.has(kind)) guards.push(functions.isCanonical(value, bind))
-    if (functions.isUniqueInside && comparesInside(operation)) {
-      guards.push(functions.isUniqueInside(value, 'items', operand, bind))
-    }
-    const target = creates
-      ? bound(path)
-      : `CASE WHEN ${functions.isMissing(value)} THEN ${noPath} ELSE ${bound(path)} END`
-    pairs.push(`${target}, ${functions.result[kind](value, operand)}`)
+    if (kind === 'remove') this.#removed.push(element ?? this.#path(path))
+    else if (kind === 'rename') this.#rename(operation, element)
+    else if (kind === 'merge' && afterElement > 0) this.#mergeElement(path, json)
+    else if (kind === 'merge') this.#merge(path, json)
+    else if (kind === 'set') {
+      const operand = this.#operand(json)
+      this.#pairs.push(`${this.#path(path)}, ${this.#functions.value(operand.bound)}`)
+    } else this.#compute(kind, operation, element)
   }
 
-  // Parents come before their inner values.
-  let after = pairs.length > 0 ? functions.set(root, [...many(parentPairs), ...pairs]) : root
-  if (removed.length > 0) after = functions.remove(after, many([...new Set(removed)]))
-  if (patches.length > 0) {
-    const operand = bind(onePatch(patches))
-    operands.push(operand)
-    after = functions.patch(after, operand)
+  /** The whole change, with conditions on the document. */
+  build(root: string, conditions: readonly Condition[]): Written {
+    const functions = this.#functions
+    // Parents come before their inner values.
+    let after = this.#pairs.length > 0 ? functions.set(root, [...this.padded(this.#parentPairs), ...this.#pairs]) : root
+    if (this.#removed.length > 0) after = functions.remove(after, this.padded([...new Set(this.#removed)]))
+    if (this.#patches.length > 0) after = functions.patch(after, this.#operand(onePatch(this.#patches)).bound)
+    const met = conditions.map((condition) => this.#met(condition))
+    for (const depth of new Set(functions.isUnique && this.#paths.map(({ path }) => path.length))) {
+      const paths = this.#paths.filter(({ path }) => path.length === depth)
+      this.#guards.push(functions.isUnique!(this.#document, this.padded(paths), this.#bind))
+    }
+    return {
+      document: after,
+      guards: [...this.padded(this.#parentGuards), ...this.#elementGuards, ...this.#guards],
+      met,
+      read: this.padded([...this.#read]),
+      operands: this.#operands,
+    }
   }
-  const met = conditions.map((condition) => {
-    const { kind, path, isNegated = false } = condition
+
+  /** The placeholder of a path. */
+  #path(path: Path): string {
+    const text = pathText(path)
+    let placeholder = this.#placeholders.get(text)
+    if (placeholder === undefined) {
+      placeholder = this.#bind(text)
+      this.#placeholders.set(text, placeholder)
+      this.#paths.push({ path, sql: placeholder })
+    }
+    return placeholder
+  }
+
+  /**
+   * The value at a path.
+   * @param element the SQL of the path, if it leads into an array that may be missing
+   */
+  #at(path: Path, element?: string): string {
+    if (element !== undefined) return this.#functions.at(this.#document, element)
+    const placeholder = this.#path(path)
+    this.#read.add(placeholder)
+    return this.#functions.at(this.#document, placeholder)
+  }
+
+  #operand(text: string): Operand {
+    const operand = { text, bound: this.#bind(text) }
+    this.#operands.push(operand.bound)
+    return operand
+  }
+
+  /** Guards the arrays that a path leads into; returns the conditions that they are arrays. */
+  #enterArrays(path: Path, creates: boolean): readonly string[] {
+    const { isArray, isArrayOrNull } = this.#functions.elements!
+    const arrays: string[] = []
+    for (const [depth, step] of path.entries()) {
+      if (typeof step !== 'number') continue
+      const value = depth === 0 ? this.#document : this.#at(path.slice(0, depth))
+      arrays.push(isArray(value))
+      this.#elementGuards.add(isArrayOrNull(value))
+      if (creates) {
+        this.#elementGuards.add(isArray(value)).add(`${this.#at(path.slice(0, depth + 1))} IS NOT NULL`)
+      }
+    }
+    return arrays
+  }
+
+  /**
+   * Guards the objects that a path leads into.
+   * @param madeFrom the depth from which missing ones are made: an element that exists has its parents, and to write them again
+   *   would log them
+   */
+  #enterObjects(path: Path, madeFrom: number): void {
+    const { isObjectOrNull, objectOrEmpty } = this.#functions
+    for (let depth = 1; depth < path.length; depth++) {
+      if (typeof path[depth] === 'number') continue
+      const placeholder = this.#path(path.slice(0, depth))
+      const value = this.#at(path.slice(0, depth))
+      const isMade = this.#parents.get(placeholder)
+      if (isMade === undefined) this.#parentGuards.push(isObjectOrNull(value))
+      const makes = depth >= madeFrom
+      if (makes && !isMade) this.#parentPairs.push(`${placeholder}, ${objectOrEmpty(value)}`)
+      this.#parents.set(placeholder, makes || isMade === true)
+    }
+  }
+
+  #rename(operation: Operation, element: string | undefined): void {
+    const { path } = operation
+    this.#removed.push(this.#path(path))
+    const value = this.#at(path, element)
+    const target = this.#unlessMissing(`${value} IS NULL`, renamedPath(operation), element)
+    this.#pairs.push(`${target}, ${this.#functions.same(value)}`)
+  }
+
+  /** A path, or one that matches nothing if a condition is true. */
+  #unlessMissing(condition: string, path: Path, element: string | undefined): string {
+    const nowhere = element === undefined ? noMatchPath : noElementPath
+    return `CASE WHEN ${condition} THEN ${nowhere} ELSE ${this.#path(path)} END`
+  }
+
+  #mergeElement(path: Path, json: string): void {
+    const { patch, objectOrEmpty } = this.#functions
+    const { bound } = this.#operand(json)
+    this.#pairs.push(`${this.#path(path)}, ${patch(objectOrEmpty(this.#at(path)), bound)}`)
+  }
+
+  #merge(path: Path, json: string): void {
+    const { isUnique, patchesWithoutNull } = this.#functions
+    this.#patches.push([path, patchesWithoutNull ? rewriteJson(json, true) : json])
+    for (const { path: changed, isNull } of isUnique ? pathsOf(parseJson(json) as object, path) : []) {
+      if (!patchesWithoutNull) this.#path(changed)
+      else if (isNull) this.#removed.push(this.#pathAndParents(changed))
+    }
+  }
+
+  /** The placeholder of a path; its parents are bound, too. */
+  #pathAndParents(path: Path): string {
+    return path.map((_key, depth) => this.#path(path.slice(0, depth + 1))).at(-1)!
+  }
+
+  /** A value that is computed from the stored one. */
+  #compute(kind: keyof JsonFunctions['result'], operation: Operation, element: string | undefined): void {
+    const functions = this.#functions
+    const { path, json } = operation
+    const operand = this.#operand(json)
+    const value = this.#at(path, element)
+    const needed = neededType(kind)
+    if (needed) this.#guards.push(functions.accepts[needed](value))
+    if (kind === 'increment') this.#guards.push(functions.canAdd(value, operand))
+    const isComparable = functions.isComparable?.[kind]
+    if (isComparable) this.#guards.push(isComparable(value))
+    if (functions.isCanonical && comparesItems.has(kind)) this.#guards.push(functions.isCanonical(value, this.#bind))
+    if (functions.isUniqueInside && comparesInside(operation)) {
+      this.#guards.push(functions.isUniqueInside(value, 'items', operand, this.#bind))
+    }
+    const target = createsMissing(kind)
+      ? this.#path(path)
+      : this.#unlessMissing(functions.isMissing(value), path, element)
+    this.#pairs.push(`${target}, ${functions.result[kind](value, operand)}`)
+  }
+
+  /** True if a condition is met. */
+  #met(condition: Condition): string {
+    const functions = this.#functions
+    const { kind, path, json, isNegated = false } = condition
     // If a parent is stored twice, the values in its first occurrence cannot be read.
-    if (functions.isUnique) path.forEach((_key, depth) => bound(path.slice(0, depth + 1)))
-    const value = at(path)
+    if (functions.isUnique) this.#pathAndParents(path)
+    const value = this.#at(path)
     // Only a condition that is met by a wrong comparison would write.
     const needsCanonical = kind === 'contains' || kind === 'size' || (kind === 'equals' && isNegated)
-    if (functions.isCanonical && needsCanonical) guards.push(functions.isCanonical(value, bind))
+    if (functions.isCanonical && needsCanonical) this.#guards.push(functions.isCanonical(value, this.#bind))
     if (functions.isUniqueInside && comparesInside(condition)) {
-      const operand = { text: condition.json, bound: bind(condition.json) }
-      guards.push(functions.isUniqueInside(value, kind === 'contains' ? 'items' : 'value', operand, bind))
+      const operand = { text: json, bound: this.#bind(json) }
+      const of = kind === 'contains' ? 'items' : 'value'
+      this.#guards.push(functions.isUniqueInside(value, of, operand, this.#bind))
     }
-    const sql = conditionSql(functions, condition, value, bind)
+    const sql = conditionSql(functions, condition, value, this.#bind)
     return isNegated ? `NOT (${sql})` : sql
-  })
-  if (functions.isUnique) {
-    for (const depth of new Set(boundPaths.map(({ path }) => path.length))) {
-      const paths = boundPaths.filter(({ path }) => path.length === depth)
-      guards.push(functions.isUnique(document, many(paths), bind))
-    }
-  }
-  return {
-    document: after,
-    guards: [...many(parentGuards), ...elementGuards, ...guards],
-    met,
-    read: many([...read]),
-    operands,
   }
 }
 
