@@ -383,43 +383,14 @@ export function buildUpdate(
   mayPad = true,
 ): BuiltUpdate {
   const { method, dialect, session } = call
-  const { documents, columns, where, calls, now } = changes
+  const { documents, columns, where } = changes
   const { prepares = false, maxBinds = Infinity } = session.connector
   const isPrepared = prepares && mayPad
   const statement = new Statement({ session, model })
-  const targets: Column[] = []
-  const assignments: string[] = []
-  let [guards, prefix, hint] = ['', '', '']
-  for (let index = 0; index < documents.length; index++) {
-    const { column, type, operations, conditions } = documents[index]!
-    const target = { sql: statement.column(column), type }
-    targets.push(target)
-    // Nothing to do, whatever the document is.
-    if (operations.length + conditions.length === 0) continue
-    const written = variants[index]!({ operations, conditions, isPrepared }, target, statement.bind)
-    // Without operations, the write depends on the document and does not change it.
-    if (operations.length > 0) assignments.push(`${target.sql} = ${written.document}`)
-    guards += ` AND ${written.guard}`
-    // The same for all documents that have one.
-    prefix ||= written.prefix ?? ''
-    hint ||= written.hint ?? ''
-  }
-  for (const change of columns) {
-    const column = statement.column(change.attribute)
-    const value =
-      'plus' in change
-        ? dialect.sum(column, statement.bind(change.plus), change.plus.includes('.') ? 'fraction' : 'integer')
-        : statement.value(change.attribute, change.value)
-    assignments.push(`${column} = ${value}`)
-  }
-  const updatedAt = updatedAtAttribute(model)
-  if (updatedAt) assignments.push(`${statement.column(updatedAt)} = ${statement.time(updatedAt, now)}`)
-  const version = versionAttribute(model)
-  if (version) {
-    // Each call of a batch counts: a row that has not seen the other calls is stale, and its save() must conflict.
-    const by = calls === 1 ? '1' : statement.bind(calls)
-    assignments.push(`${statement.column(version)} = COALESCE(${statement.column(version)}, 0) + ${by}`)
-  }
+  const ofDocuments = documentParts(documents, variants, isPrepared, statement)
+  const { targets, prefix, hint } = ofDocuments
+  let { guards } = ofDocuments
+  const assignments = [...ofDocuments.assignments, ...columnAssignments(call, model, changes, statement)]
   if (assignments.length === 0) {
     // Nothing to change, in a table without updatedAt and version: the conditions are judged all the same.
     const key = statement.column(model.primaryKeyAttributes[0]!)
@@ -438,6 +409,64 @@ export function buildUpdate(
   refuseTooLarge(method, named, bytes, dialect)
   refuseTooManyBinds(method, named, binds, maxBinds, dialect)
   return { sql, selection: () => `${prefix}SELECT 1 FROM ${statement.table()} WHERE ${all}`, statement, targets }
+}
+
+/** What the changes of documents add to an UPDATE, with one variant for each. */
+function documentParts(
+  documents: readonly DocumentChange[],
+  variants: readonly UpdateVariant[],
+  isPrepared: boolean,
+  statement: Statement,
+): Pick<BuiltUpdate, 'targets'> & {
+  readonly assignments: readonly string[]
+  readonly guards: string
+  readonly prefix: string
+  readonly hint: string
+} {
+  const targets: Column[] = []
+  const assignments: string[] = []
+  let [guards, prefix, hint] = ['', '', '']
+  for (let index = 0; index < documents.length; index++) {
+    const { column, type, operations, conditions } = documents[index]!
+    const target = { sql: statement.column(column), type }
+    targets.push(target)
+    // Nothing to do, whatever the document is.
+    if (operations.length + conditions.length === 0) continue
+    const written = variants[index]!({ operations, conditions, isPrepared }, target, statement.bind)
+    // Without operations, the write depends on the document and does not change it.
+    if (operations.length > 0) assignments.push(`${target.sql} = ${written.document}`)
+    guards += ` AND ${written.guard}`
+    // The same for all documents that have one.
+    prefix ||= written.prefix ?? ''
+    hint ||= written.hint ?? ''
+  }
+  return { targets, assignments, guards, prefix, hint }
+}
+
+/** The assignments of an UPDATE to ordinary columns, to `updatedAt` and to the version. */
+function columnAssignments(
+  { dialect }: Call,
+  model: RowModel,
+  { columns, calls, now }: RowChanges,
+  statement: Statement,
+): string[] {
+  const assignments = columns.map((change) => {
+    const column = statement.column(change.attribute)
+    const value =
+      'plus' in change
+        ? dialect.sum(column, statement.bind(change.plus), change.plus.includes('.') ? 'fraction' : 'integer')
+        : statement.value(change.attribute, change.value)
+    return `${column} = ${value}`
+  })
+  const updatedAt = updatedAtAttribute(model)
+  if (updatedAt) assignments.push(`${statement.column(updatedAt)} = ${statement.time(updatedAt, now)}`)
+  const version = versionAttribute(model)
+  if (version) {
+    // Each call of a batch counts: a row that has not seen the other calls is stale, and its save() must conflict.
+    const by = calls === 1 ? '1' : statement.bind(calls)
+    assignments.push(`${statement.column(version)} = COALESCE(${statement.column(version)}, 0) + ${by}`)
+  }
+  return assignments
 }
 
 async function sendUpdate(

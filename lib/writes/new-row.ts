@@ -1,4 +1,5 @@
 import { Utils } from 'sequelize'
+import type { Dialect } from '../dialects/dialect.js'
 import { refuseInexactSum, refuseInexactSums, refuseUnstorableText, refuseUnsupported } from '../dialects/limits.js'
 import { isOptions } from '../errors/check-options.js'
 import type { UsageError } from '../errors/errors.js'
@@ -91,6 +92,43 @@ export async function newRow(
   const built = valuesOf(row)
   Object.assign(built, key)
   const expressions = defaultExpressions(model, given, built)
+  const parts = { method, dialect, model, built, expressions }
+  const sumRefusal = addSums(parts, sums)
+  const { texts, refusal } = changeDocuments(parts, documents)
+  const now = new Date()
+  for (const name of [createdAtAttribute(model), updatedAtAttribute(model)]) if (name) built[name] ??= now
+  await row.validate({ hooks: false })
+  const stored = Object.keys(model.getAttributes()).filter((name) => {
+    const isGiven = built[name] !== undefined && !(built[name] === null && isAutoIncrement(model, name))
+    return isGiven && attributeType(model, name) !== 'VIRTUAL' && !texts.has(name) && !expressions.has(name)
+  })
+  for (const name of stored) {
+    refuseUnstorable(method, model, name, built[name])
+    refuseUnstorableText(method, name, built[name], dialect)
+  }
+  return {
+    values: new Map(stored.map((name) => [name, built[name]])),
+    texts,
+    expressions,
+    refusal: sumRefusal ?? refusal,
+  }
+}
+
+/** A row that was built, to which the changes are applied. */
+interface BuiltRow {
+  readonly method: string
+  readonly dialect: Dialect
+  readonly model: RowModel
+  readonly built: Record<string, unknown>
+  /** Its values that are SQL, to which no change can be applied here. */
+  readonly expressions: ReadonlyMap<string, unknown>
+}
+
+/** Applies sums to a built row; returns the error for the first one that cannot be applied, if the row does not exist. */
+function addSums(
+  { method, dialect, model, built, expressions }: BuiltRow,
+  sums: readonly { readonly attribute: string; readonly plus: string }[],
+): UsageError | undefined {
   let refusal: UsageError | undefined
   for (const { attribute, plus } of sums) {
     if (expressions.has(attribute)) {
@@ -102,6 +140,15 @@ export async function newRow(
     built[attribute] = valueAfter(change, numberOf(built[attribute]))
     if (!doubleTypes.includes(change.type)) refuseInexactSum(method, attribute, built[attribute], dialect)
   }
+  return refusal
+}
+
+/** Applies operations to the documents of a built row; returns the texts of all its documents, and the error as {@link addSums}. */
+function changeDocuments(
+  { method, dialect, model, built, expressions }: BuiltRow,
+  documents: readonly DocumentChange[],
+): { readonly texts: ReadonlyMap<string, string>; readonly refusal: UsageError | undefined } {
+  let refusal: UsageError | undefined
   const texts = new Map<string, string>()
   for (const name of jsonAttributes(model)) {
     const change = documents.find(({ column }) => column === name) ?? { operations: [], conditions: [] }
@@ -125,23 +172,7 @@ export async function newRow(
     texts.set(name, text)
     built[name] = isTextInMemory(model, name) ? text : parseJson(text)
   }
-  const now = new Date()
-  for (const name of [createdAtAttribute(model), updatedAtAttribute(model)]) if (name) built[name] ??= now
-  await row.validate({ hooks: false })
-  const stored = Object.keys(model.getAttributes()).filter((name) => {
-    const isGiven = built[name] !== undefined && !(built[name] === null && isAutoIncrement(model, name))
-    return isGiven && attributeType(model, name) !== 'VIRTUAL' && !texts.has(name) && !expressions.has(name)
-  })
-  for (const name of stored) {
-    refuseUnstorable(method, model, name, built[name])
-    refuseUnstorableText(method, name, built[name], dialect)
-  }
-  return {
-    values: new Map(stored.map((name) => [name, built[name]])),
-    texts,
-    expressions,
-    refusal,
-  }
+  return { texts, refusal }
 }
 
 /** The expressions of SQL among the values of a built row that are defaults of its model. */

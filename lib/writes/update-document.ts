@@ -137,14 +137,7 @@ export async function updateDocuments<R, D extends DocumentChange>(
       canTell &&= sent.result === 'unmatched'
     }
     if (documents.length === 0 || where.length > 0) await checkColumns(call, ref, where, context)
-    const stored: StoredDocument[] = []
-    for (const each of documents) stored.push(await readDocument(call, ref, each, context))
-    for (const [index, each] of documents.entries()) {
-      refuseTooDeep(method, each.column, stored[index]!.text, dialect)
-      const reason = reasonAgainst(each, stored[index]!)
-      if (reason) throw refusal(each, reason, stored[index]!.text)
-      refuseInexactSums(method, each.column, each, stored[index]!.text, dialect)
-    }
+    const stored = await readFitting(call, ref, documents, context, refusal)
     if (!canTell) return undefined
     current = documents.map((each, index) => ({
       ...each,
@@ -170,6 +163,31 @@ export async function updateDocuments<R, D extends DocumentChange>(
     `other writers that replaced ${columns.map((column) => `"${column}"`).join(', ')} as a whole in each of ${maxRounds} attempts`,
     ConflictError.remedy(method, context.transaction !== undefined),
   )
+}
+
+/**
+ * Reads the stored documents that an UPDATE did not match.
+ * @returns the documents, if another writer must have changed one in the meantime
+ * @throws the error of `refusal` for the first document that a change does not fit
+ */
+async function readFitting(
+  call: Call,
+  ref: RowRef,
+  documents: readonly DocumentChange[],
+  context: QueryContext,
+  refusal: DocumentUpdate<unknown, DocumentChange>['refusal'],
+): Promise<readonly StoredDocument[]> {
+  const { method, dialect } = call
+  const stored: StoredDocument[] = []
+  for (const each of documents) stored.push(await readDocument(call, ref, each, context))
+  for (const [index, each] of documents.entries()) {
+    const { text } = stored[index]!
+    refuseTooDeep(method, each.column, text, dialect)
+    const reason = reasonAgainst(each, stored[index]!)
+    if (reason) throw refusal(each, reason, text)
+    refuseInexactSums(method, each.column, each, text, dialect)
+  }
+  return stored
 }
 
 /**

@@ -17,7 +17,7 @@ export default {
     spec: list('SPEC'),
     grep: process.env.GREP,
   },
-  buildCommand: 'node ../../../node_modules/typescript/bin/tsc -p tsconfig.json --noCheck',
+  buildCommand: 'node ../../../node_modules/typescript/bin/tsc -p tsconfig.json --noCheck --isolatedDeclarations false',
   coverageAnalysis: 'perTest',
   // What a module makes as it is loaded needs a process and every test for each mutant. It counts as ignored.
   ignoreStatic: true,
