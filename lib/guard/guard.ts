@@ -343,7 +343,13 @@ function guardQueryInterface(sequelize: Sequelize): void {
   // Before the guard: it sends a save after the one before it, and only then are its digits compared.
   watchSession(session)
   const queryInterface = sequelize.getQueryInterface()
+  guardReads(queryInterface)
+  guardRowWrites(queryInterface)
+  guardBulkWrites(queryInterface)
+}
 
+/** Overrides the read of rows, to record the locks that it takes. */
+function guardReads(queryInterface: object): void {
   override<object, Statements['select']>(queryInterface, 'select', (original) => {
     return async function (...args) {
       const [model, , options] = args
@@ -362,6 +368,10 @@ function guardQueryInterface(sequelize: Sequelize): void {
       return found
     }
   })
+}
+
+/** Overrides the writes of one instance. */
+function guardRowWrites(queryInterface: object): void {
   override<object, Statements['insert']>(queryInterface, 'insert', (original) => {
     return async function (...args) {
       const [instance, , values, options = {}] = args
@@ -390,6 +400,10 @@ function guardQueryInterface(sequelize: Sequelize): void {
       return save({ instance, tableName, values, where, options, send })
     }
   })
+}
+
+/** Overrides the writes of rows that were not loaded. */
+function guardBulkWrites(queryInterface: object): void {
   override<object, Statements['bulkUpdate']>(queryInterface, 'bulkUpdate', (original) => {
     return async function (...args) {
       const [, values, where = {}, options = {}] = args
