@@ -242,8 +242,8 @@ async function checkAndSend(update: Save, policy: Policy | undefined): Promise<u
   done()
   recordAnswer()
   if (!isPatched) unlockOthers(instance, values, options)
-  // What the database has computed is not known.
-  for (const column of jsonAttributes(model)) {
+  // What the database has computed is not known. In a locked row, it was read.
+  for (const column of state.lock ? [] : jsonAttributes(model)) {
     if (values[fieldOf(model, column)] instanceof Utils.SequelizeMethod) state.forget(column)
   }
   return result

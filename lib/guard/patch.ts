@@ -21,6 +21,7 @@ import { rowStateOf } from '../rows/row-state.js'
 import { traceCall } from '../sequelize/channels.js'
 import { valuesOf } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
+import { patchedColumns } from '../sequelize/options.js'
 import type { Policy } from '../sequelize/options.js'
 import { sendTraced, statementRetry } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
@@ -31,7 +32,7 @@ import { execute, factsOf, startCall } from '../transactions/execute.js'
 import type { Call } from '../transactions/execute.js'
 import { transactionToJoin } from '../transactions/join.js'
 import { lossError, notTooDeep, respelled, spellDocuments } from '../transactions/save-digits.js'
-import { applyToOtherInstances, markSameStale } from '../transactions/other-instances.js'
+import { applyToOtherInstances, markSameStale, refreshOtherInstances } from '../transactions/other-instances.js'
 import type { TransactionState } from '../transactions/transaction-state.js'
 import { isReadFirst, readDocument, sendMatching, updateDocuments } from '../writes/update-document.js'
 import type { DocumentChange, DocumentColumn, UpdateResult } from '../writes/update-document.js'
@@ -44,7 +45,10 @@ export interface RowUpdate {
   readonly tableName: unknown
   readonly values: Readonly<Record<string, unknown>>
   readonly where: object
-  readonly options: Logging & { readonly transaction?: Transaction | null | undefined }
+  readonly options: Logging & {
+    readonly transaction?: Transaction | null | undefined
+    readonly fields?: readonly string[]
+  }
   /** Sends it with these values. */
   readonly send: (values: Readonly<Record<string, unknown>>) => Promise<unknown>
 }
@@ -112,7 +116,7 @@ export async function patchRow(
           : StaleRowError.changedSinceLoad(method, factsOf(call, row), column, path)
       },
     })
-    if (state) await applyToOthers(state, row, instance, documents, context)
+    if (state) await applyToOthers(state, row, update, documents, context)
     return answer
   }
   const opensTransaction = documents.some((each) => isReadFirst(each, call.dialect))
@@ -122,20 +126,25 @@ export async function patchRow(
   })
 }
 
-/** Applies a patch of `instance` to the other locked instances of its row. */
+/** Applies a patched save to the other locked instances of its row. */
 async function applyToOthers(
   state: TransactionState,
   row: RowRef,
-  instance: Row,
+  { instance, options: { fields = [] } }: RowUpdate,
   documents: readonly (DocumentColumn & Change)[],
   context: QueryContext,
 ): Promise<void> {
+  const columns = documents.map(({ column }) => column)
+  refreshOtherInstances(
+    state,
+    instance,
+    fields.filter((name) => !columns.includes(name)),
+  )
   for (const { column, operations } of documents) {
     const whole = operations.length > 0 ? undefined : valuesOf(instance)[column]
     applyToOtherInstances(state, row, column, operations, whole)
   }
-  const columns = documents.map(({ column }) => column)
-  await markSameStale(state, row, columns, context)
+  await markSameStale(state, row, fields, context)
 }
 
 /**
@@ -231,6 +240,7 @@ async function sendPatch(
     instance,
     transaction: context.transaction ?? null,
     retry: statementRetry(session, context),
+    [patchedColumns]: documents.map((each) => each.column),
   } as const
   const send = async (): Promise<[Row, number]> => (await session.sequelize.query(sql, own)) as unknown as [Row, number]
   const answer = await sendTraced(session, sql, context, send, ([, rows]) => rows)

@@ -12,7 +12,14 @@ import { traceCall } from '../sequelize/channels.js'
 import { modelOf, valuesOf } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
 import type { QueryContext } from '../sequelize/send.js'
-import { checkIsolationLevel, execute, factsOf, runCallback, startCall, toMissingRow } from '../transactions/execute.js'
+import {
+  checkIsolationLevel,
+  execute,
+  factsOf,
+  runCallback,
+  startCall,
+  toLibraryError,
+} from '../transactions/execute.js'
 import type { Call } from '../transactions/execute.js'
 import { withRows } from '../transactions/find-row.js'
 import { isInScope, lockTransaction, transactionOption, transactionToJoin } from '../transactions/join.js'
@@ -325,7 +332,8 @@ export function acquireLock(
         selectRow(ref, call.dialect, context, hint, clause),
       )
     } catch (error) {
-      throw toMissingRow(error, call, factsOf(call, ref))
+      // The call may be for several rows.
+      throw toLibraryError(error, { ...call, row: factsOf(call, ref) })
     }
     if (!read) throw new RowNotFoundError(call.method, factsOf(call, ref))
     const { row: fresh, texts } = read

@@ -16,6 +16,7 @@ import { transactionToJoin } from '../transactions/join.js'
 import { lockingRead } from '../transactions/lock-wait.js'
 import { checkRetryOptions } from '../transactions/retry.js'
 import type { RetryOptions } from '../transactions/retry.js'
+import { watchTransaction } from '../transactions/watch.js'
 import { acquireLock, runUnderLocks } from './lock.js'
 
 /** Which row is the next one. */
@@ -132,7 +133,12 @@ export async function withNext<M extends Model, R>(
       else return undefined
     }
   }
-  return traceCall(call, joined || !call.dialect.locksScannedRows ? runFirst : runListed)
+  return traceCall(call, () => {
+    if (!joined) return call.dialect.locksScannedRows ? runListed() : runFirst()
+    // The transaction does not skip its own locks: two callbacks at once would get the same row.
+    const key = JSON.stringify([method, query.model.getTableName()])
+    return watchTransaction(joined, call.dialect).runCallbacks(method, [key], runFirst)
+  })
 }
 
 /** How often a row that a search has listed may not meet the conditions when it is locked. */

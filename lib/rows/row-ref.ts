@@ -102,7 +102,7 @@ export class RowRef {
   get key(): string {
     return (this.#key ??= JSON.stringify([
       this.model.getTableName(),
-      this.model.primaryKeyAttributes.map((name) => keyText(attributeType(this.model, name), this.primaryKey[name])),
+      keyAttributes(this.model).map((name) => keyText(attributeType(this.model, name), this.primaryKey[name])),
     ]))
   }
 
@@ -113,16 +113,21 @@ export class RowRef {
   get looseKey(): string {
     return (this.#looseKey ??= JSON.stringify([
       this.model.getTableName(),
-      [...this.model.primaryKeyAttributes]
-        .sort()
-        .map((name) => looseKeyText(attributeType(this.model, name), this.primaryKey[name])),
+      keyAttributes(this.model).map((name) => looseKeyText(attributeType(this.model, name), this.primaryKey[name])),
     ]))
+  }
+
+  /** The primary key by the attributes of a model of the same table. */
+  keyIn(model: RowModel): Readonly<Record<string, unknown>> {
+    if (model.getAttributes() === this.model.getAttributes()) return this.primaryKey
+    const own = keyAttributes(this.model)
+    return Object.fromEntries(keyAttributes(model).map((name, index) => [name, this.primaryKey[own[index]!]]))
   }
 
   /** Whether the database may take the key for that of another reference to a row of the same table. */
   mayBeSame({ model, primaryKey }: RowRef): boolean {
-    const names = model.primaryKeyAttributes
-    return this.model.primaryKeyAttributes.every((name, index) =>
+    const names = keyAttributes(model)
+    return keyAttributes(this.model).every((name, index) =>
       mayBeSameKey(attributeType(this.model, name), this.primaryKey[name], primaryKey[names[index]!]),
     )
   }
@@ -138,6 +143,14 @@ export class RowRef {
     for (const each of this.conditions) sql += ` AND ${conditionSql(each, statement)}`
     return sql
   }
+}
+
+/** The attributes of the primary key in the order of their columns, which is the same for all models of a table. */
+function keyAttributes(model: RowModel): readonly string[] {
+  const { primaryKeyAttributes: names } = model
+  return names.length < 2
+    ? names
+    : [...names].sort((one, other) => (fieldOf(model, one) < fieldOf(model, other) ? -1 : 1))
 }
 
 export function isSequelize(value: unknown): value is Sequelize {

@@ -96,7 +96,7 @@ export class RowState {
   #savedTexts: ReadonlyMap<string, string> = new Map()
   #lock: RowLock | undefined
   claim: Claim | undefined
-  /** Columns with unsaved changes that another instance or statement of the same transaction has written since. */
+  /** Columns whose value in memory is not the stored one: other code of the transaction has written them. Their save is refused. */
   readonly staleColumns: Set<string> = new Set()
   /** The transaction in which the row was last locked or written; it may have ended. */
   lastTransaction: Transaction | undefined
@@ -269,12 +269,14 @@ export class RowState {
     }
   }
 
-  /** Records, as stored, the values of a locked row that was just reloaded. */
+  /** Records, as stored, the values of a locked row that was just reloaded, with all its attributes or some of them. */
   recordReload(): void {
     const { lock } = this
     if (!lock) return
-    this.staleColumns.clear()
-    this.recordRead(this.#mutableColumns, lock.transaction)
+    const { attributes } = buildOptionsOf(this.#row)
+    const isRead = (column: string): boolean => attributes?.includes(column) ?? true
+    for (const column of [...this.staleColumns].filter(isRead)) this.staleColumns.delete(column)
+    this.recordRead(this.#mutableColumns.filter(isRead), lock.transaction)
   }
 
   /**
@@ -448,14 +450,19 @@ export class RowState {
     const changed = changedAttributes(row)
     const texts = new Map(this.#mutableColumns.map((column) => [column, jsonOf(values[column])]))
     const stored = new Map(this.#stored)
+    const stale = [...this.staleColumns]
     return () => {
       this.#stored = new Map(stored)
       this.staleColumns.clear()
+      for (const column of stale) this.staleColumns.add(column)
       replaceValues(valuesOf(row), values)
       replaceValues(previousValuesOf(row), previous)
       for (const [column, text] of texts) {
         const isSame = jsonOf(values[column]) === text || text === notJson || text === tooDeep
-        if (!isSame) valuesOf(row)[column] = text === 'undefined' ? undefined : parseJson(text)
+        if (isSame) continue
+        const value = text === 'undefined' ? undefined : parseJson(text)
+        if (previous[column] === values[column]) previousValuesOf(row)[column] = value
+        valuesOf(row)[column] = value
       }
       for (const name of changedAttributes(row)) setChanged(row, name, false)
       for (const name of changed) setChanged(row, name, true)

@@ -85,6 +85,9 @@ export interface ModelOptions<C extends string = string> extends LosslessOptions
   readonly jsonColumns?: readonly C[]
 }
 
+/** The option of a statement that names the documents which a patched save changes by operations, not from memory. */
+export const patchedColumns: unique symbol = Symbol('patchedColumns')
+
 /** The option of a statement that was checked before: by the guard, or because this library has made it. */
 export const checkedBy: unique symbol = Symbol('checked by')
 

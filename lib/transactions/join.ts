@@ -26,15 +26,15 @@ export function ambientTransaction({ sequelize }: Session): Transaction | undefi
 }
 
 /**
- * Whether `transaction` is the ambient transaction of another database: all Sequelize instances share one namespace, and
- * Sequelize would send the statement there. For two instances of one database, an application may have passed it.
+ * Whether a statement with this option would join the ambient transaction of another database: all Sequelize instances share one
+ * namespace, and Sequelize would send the statement there. For two instances of one database, an application may have passed it.
  */
 export function isForeignAmbient(
   { sequelize, connector }: Session,
   transaction: Transaction | null | undefined,
 ): boolean {
   const ambient = ambientOf(sequelize)
-  if (!ambient || transaction !== ambient) return false
+  if (!ambient || (transaction ?? ambient) !== ambient || transaction === null) return false
   return !isSameDatabase(sequelizeOfTransaction(ambient), sequelize, connector.fileOf)
 }
 

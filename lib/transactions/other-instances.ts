@@ -131,14 +131,14 @@ const maxKeys = 200
  */
 export async function findByKeys(
   model: RowModel,
-  rows: readonly Pick<RowRef, 'primaryKey'>[],
+  rows: readonly RowRef[],
   attributes: readonly string[],
   { transaction, logging }: ReadOptions,
 ): Promise<readonly (Readonly<Record<string, unknown>> | undefined)[]> {
   const read = [...new Set([...model.primaryKeyAttributes, ...attributes])]
   const options = { attributes: read, raw: false, transaction, paranoid: false, hooks: false }
-  const find = (some: readonly Pick<RowRef, 'primaryKey'>[]): Promise<Row[]> => {
-    const where = { [Op.or]: some.map(({ primaryKey }) => primaryKey) }
+  const find = (some: readonly RowRef[]): Promise<Row[]> => {
+    const where = { [Op.or]: some.map((row) => row.keyIn(model)) }
     return model.unscoped().findAll({ ...options, ...(logging !== undefined && { logging }), where } as FindOptions)
   }
   const found = new Map<string, Row>()
@@ -148,7 +148,7 @@ export async function findByKeys(
   const values: (Readonly<Record<string, unknown>> | undefined)[] = []
   for (const row of rows) {
     // The key in memory may be spelled otherwise than the stored one.
-    const stored = found.get(new RowRef(model, row.primaryKey).key) ?? (await find([row]))[0]
+    const stored = found.get(row.key) ?? (await find([row]))[0]
     values.push(stored && valuesOf(stored))
   }
   return values
@@ -218,18 +218,28 @@ export function refuseStaleSave(state: TransactionState, method: string, row: Ro
   }
 }
 
+/** The text of a document that one of the locked instances of a row knows to be stored. */
+function currentText(model: RowModel, column: string, instances: readonly Row[]): string | undefined {
+  const current = instances.filter(
+    (each) => isDeclaredAlike(modelOf(each), model, column) && !rowStateOf(each).staleColumns.has(column),
+  )
+  return current.map((each) => findRowState(each)?.storedText(column)).find((text) => text !== undefined)
+}
+
 /** Whether the document that an instance was loaded with differs from what the locked instances know to be stored. */
 function isBehind(row: Row, column: string, instances: readonly Row[]): boolean {
   const values = valuesOf(row)
-  if (!Object.hasOwn(values, column)) return false
-  const current = instances.filter(
-    (each) => isDeclaredAlike(modelOf(each), modelOf(row), column) && !rowStateOf(each).staleColumns.has(column),
-  )
-  const stored = current.map((each) => findRowState(each)?.storedText(column)).find((text) => text !== undefined)
-  if (stored === undefined) return false
-  // After an assignment, the previous value is the loaded one; a value changed in place is itself the loaded one.
-  const loaded = isChanged(row, column) ? previousValuesOf(row)[column] : values[column]
-  return !isSameDocument(rowStateOf(row).textOf(column, loaded), stored)
+  const stored = Object.hasOwn(values, column) ? currentText(modelOf(row), column, instances) : undefined
+  return stored !== undefined && !isSameDocument(loadedText(row, column), stored)
+}
+
+/** The text of the document that an instance was loaded with; after a change in place, only as far as the instance knows. */
+function loadedText(row: Row, column: string): string {
+  const state = rowStateOf(row)
+  const { [column]: value } = valuesOf(row)
+  if (!isChanged(row, column)) return state.textOf(column, value)
+  const { [column]: previous } = previousValuesOf(row)
+  return (previous === value ? state.storedText(column) : undefined) ?? state.textOf(column, previous)
 }
 
 /** The types whose values a database stores as they are sent. Others are rounded or padded, so that a comparison could mislead. */
@@ -250,15 +260,26 @@ export function refuseOlderValues(
   if (!state.lockedRows.hasOtherThan(row)) return undefined
   const ref = RowRef.of(row)
   const instances = state.lockedRows.ofRow(ref.key)
-  if (instances.length === 0 || instances.includes(row)) return undefined
+  const rowState = rowStateOf(row)
+  if (instances.length === 0 || (rowState.lock && instances.includes(row))) return undefined
   const { model } = ref
   const loaded = previousValuesOf(row)
-  const isCompared = (column: string): boolean =>
-    column !== versionAttribute(model) && exactTypes.includes(attributeType(model, column)) && isExact(loaded[column])
+  const { mutable } = modelStateOf(model).definition
+  const isCompared = (column: string): boolean => {
+    // The others were compared with the locked instances.
+    if (mutable.includes(column)) return currentText(model, column, instances) === undefined
+    return (
+      column !== versionAttribute(model) && exactTypes.includes(attributeType(model, column)) && isExact(loaded[column])
+    )
+  }
+  const isSame = (column: string, stored: unknown): boolean =>
+    mutable.includes(column)
+      ? isSameDocument(loadedText(row, column), rowState.textOf(column, stored))
+      : isSameValue(loaded[column], stored)
   const columns = changedAttributes(row).filter((column) => (fields?.includes(column) ?? true) && isCompared(column))
   if (columns.length === 0) return undefined
   return findByKeys(model, [ref], columns, options).then(([stored]) => {
-    const older = columns.find((column) => stored && !isSameValue(loaded[column], stored[column]))
+    const older = columns.find((column) => stored && !isSame(column, stored[column]))
     if (older !== undefined) throw StaleRowError.inTransaction(method, ref.facts, older)
   })
 }

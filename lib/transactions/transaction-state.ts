@@ -22,6 +22,7 @@ import {
   sequelizeOfTransaction,
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
+import { patchedColumns } from '../sequelize/options.js'
 import { override, overrideAsync } from '../sequelize/override.js'
 import { isRefusedByServer, noteFailure } from '../sequelize/send.js'
 import { sessionOf } from '../sequelize/session.js'
@@ -48,6 +49,7 @@ export interface QueryOptions extends Logging {
   readonly returning?: unknown
   readonly completesTransaction?: boolean
   readonly retry?: { readonly max?: number }
+  readonly [patchedColumns]?: readonly string[]
 }
 
 /** The state that this library keeps for one transaction of the server. */

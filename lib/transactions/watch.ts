@@ -17,7 +17,7 @@ import {
   withValues,
 } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
-import { checkedBy } from '../sequelize/options.js'
+import { checkedBy, patchedColumns } from '../sequelize/options.js'
 import { override, overrideAsync } from '../sequelize/override.js'
 import { limitPreparedStatements } from '../sequelize/prepared-statements.js'
 import { noteFailure } from '../sequelize/send.js'
@@ -111,10 +111,10 @@ function isOfLibrary({ [checkedBy]: by, instance }: QueryOptions & Pick<BeginOpt
 
 function sendStatement(session: Session, query: Query, sql: unknown, given: QueryOptions = {}): Promise<unknown> {
   // Sequelize also joins the ambient transaction, but of any instance, and only after it has chosen its retry options.
-  const asked = isForeignAmbient(session, given.transaction) ? undefined : given.transaction
+  const isForeign = isForeignAmbient(session, given.transaction)
+  const asked = isForeign ? undefined : given.transaction
   const transaction = asked === undefined ? ambientTransaction(session) : asked
-  const options =
-    asked === transaction && asked === given.transaction ? given : { ...given, transaction: transaction ?? null }
+  const options = asked === transaction && !isForeign ? given : { ...given, transaction: transaction ?? null }
   if (transaction) {
     const state = findTransactionState(transaction)
     return state?.dialect ? sendInTransaction(state, query, sql, options) : query(sql, options)
@@ -214,12 +214,19 @@ async function sendRowWrite(
   const isUpdate = isSave ? columns.length > 0 : isIncrement
   const isUnmatched = (isDelete || isUpdate) && isNone(result)
   if (isUnmatched) await refuseUnmatchedRow(row, state.dialect!, options)
+  // Sequelize throws an OptimisticLockError: nothing was written. Without a version, the row may have these values already.
+  if (isSave && isUnmatched && versionAttribute(modelOf(row)) !== undefined) return result
   if (isIncrement) rowState.isIncremented = !isUnmatched
   recordWrite?.()
   const computed = isSave && rowState.lock ? columns.filter((column) => isExpression(valuesOf(row)[column])) : []
   if (computed.length > 0) await readComputed(row, computed, options)
   if (isSave) rowState.savedColumns = new Set(columns)
-  refreshOtherInstances(state, row, columns)
+  const { [patchedColumns]: patched = [] } = options
+  refreshOtherInstances(
+    state,
+    row,
+    columns.filter((column) => !patched.includes(column)),
+  )
   if (!row.isNewRecord) await markSameStale(state, RowRef.of(row), columns, options)
   return isDelete ? row : result
 }
@@ -309,10 +316,11 @@ async function refuseUnmatchedRow(row: Row, dialect: Dialect, options: QueryOpti
   const method =
     type === QueryTypes.DELETE ? 'destroy' : increment === undefined ? 'save' : increment ? 'increment' : 'decrement'
   const version = increment === undefined ? versionAttribute(modelOf(row)) : undefined
-  const { model, primaryKey, facts } = RowRef.of(row)
+  const ref = RowRef.of(row)
+  const { model, primaryKey, facts } = ref
   const attributes = version === undefined ? Object.keys(primaryKey) : [version]
   // Depending on the flags of the connection, MySQL counts only changed rows, not matched rows.
-  const [stored] = await findByKeys(model, [{ primaryKey }], attributes, options)
+  const [stored] = await findByKeys(model, [ref], attributes, options)
   if (!stored && method === 'destroy') return
   if (!stored) {
     const option = transactionOption(sessionOf(sequelizeOfTransaction(transaction!)), transaction!)

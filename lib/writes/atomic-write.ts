@@ -521,11 +521,11 @@ async function readWritten(
   return { documents: stored.map(({ loaded }) => loaded), texts: stored.map(({ text }) => text) }
 }
 
-/** Applies a write to the instance of the call; keeps its documents if another call has locked it in the meantime. */
+/** Applies a write to the instance of the call, unless another call has locked it in the meantime, and read what was written. */
 function applyToInstance(instance: Row, write: AtomicWrite, written: Written): void {
   const state = rowStateOf(instance)
-  const isLockedElsewhere = state.lock !== undefined && lockTransaction(instance) === undefined
-  for (const { column, operations, document } of isLockedElsewhere ? [] : changedDocuments(write, written)) {
+  if (state.lock !== undefined && lockTransaction(instance) === undefined) return
+  for (const { column, operations, document } of changedDocuments(write, written)) {
     state.applyWrite(column, operations, document)
   }
   assignMoved(write, instance, written.row)
@@ -582,8 +582,9 @@ function assignMoved(
   for (const change of columns) {
     const { attribute } = change
     if (shared?.includes(attribute) === false) continue
+    const isUnknownSum = !stored && 'plus' in change && state.staleColumns.has(attribute)
     const after = stored ? valuesOf(stored)[attribute] : valueAfter(change, seen[attribute])
-    if (after === undefined) continue
+    if (after === undefined || isUnknownSum) continue
     // An assignment made while the write was in flight stays dirty, and its save must not overwrite the write.
     if (state.isDirty(attribute)) {
       state.staleColumns.add(attribute)
