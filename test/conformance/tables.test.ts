@@ -101,6 +101,8 @@ eachDatabase('views, temporary tables and schemas', (database) => {
 
   if (name === 'mysql') {
     it('refuses a column of a view or a table that has another type', async () => {
+      await sequelize.query('DROP VIEW IF EXISTS loose_view, bytes_view')
+      await sequelize.query('DROP TABLE IF EXISTS loose_rows, bytes_rows')
       await sequelize.query('CREATE TABLE loose_rows (id INT PRIMARY KEY, doc TEXT, bytes LONGBLOB)')
       await sequelize.query('CREATE VIEW loose_view AS SELECT id, doc FROM loose_rows')
       await sequelize.query('CREATE VIEW bytes_view AS SELECT id, bytes AS doc FROM loose_rows')
@@ -121,7 +123,7 @@ eachDatabase('views, temporary tables and schemas', (database) => {
   const place: Place = database.dialect === 'mariadb' ? {} : { schema: 'other_rows' }
 
   it('writes a table in another schema', async () => {
-    if (name === 'postgres') await sequelize.query('CREATE SCHEMA other_rows')
+    if (name === 'postgres') await sequelize.query('CREATE SCHEMA IF NOT EXISTS other_rows')
     const Rows = lossless(define(sequelize, 'far_rows', place))
     await Rows.sync({ force: true })
     expect(await atomicUpsert([Rows, 1], { doc: [set('a', 1)] })).to.equal(true)

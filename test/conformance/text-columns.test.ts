@@ -755,6 +755,7 @@ eachDatabase('JSON in a TEXT column', (database) => {
       type Paper = Model & { id: number; doc: Doc; status: string | null }
 
       it('by every write of a column that the model declares as JSON, until jsonColumns names it', async () => {
+        await sequelize.query('DROP TABLE IF EXISTS papers')
         await sequelize.query('CREATE TABLE papers (id INT PRIMARY KEY, doc TEXT, status TEXT) CHARSET utf8mb4')
         const declare = (): ModelStatic<Paper> =>
           sequelize.define<Paper>(
@@ -793,6 +794,7 @@ eachDatabase('JSON in a TEXT column', (database) => {
 
     if (database.name === 'postgres') {
       it('by every write of a column that has a type of JSON in the database', async () => {
+        await sequelize.query('DROP TABLE IF EXISTS sheets')
         await sequelize.query('CREATE TABLE sheets (id SERIAL PRIMARY KEY, doc JSONB, notes JSON)')
         await sequelize.query(`INSERT INTO sheets (doc, notes) VALUES ('{}', '{}')`)
         const Sheet = lossless(

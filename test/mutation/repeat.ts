@@ -23,4 +23,8 @@ async function main(): Promise<void> {
   process.exit()
 }
 
-void main()
+// Mocha's own handler of unhandled rejections would let the process end as if it had passed.
+main().catch((error: unknown) => {
+  console.error(error)
+  process.exit(1)
+})
