@@ -514,12 +514,25 @@ export class StaleRowError extends OptimisticLockError {
     )
   }
 
-  /** Another instance or another statement of the same transaction changed the row. */
-  static inTransaction(method: string, row: RowFacts, column: string): StaleRowError {
+  /**
+   * The row was changed in the same transaction, beside this instance or in spite of an assignment in it.
+   * @param writer the method of this instance that changed it; `undefined` for another instance or statement
+   */
+  static inTransaction(method: string, row: RowFacts, column: string, writer?: string): StaleRowError {
+    const instance = `"${column}" of this instance of ${describeRow(row)}`
+    const [what, first] = writer
+      ? [
+          `${instance} was assigned, and ${writer}() of the same instance has changed it in the database, so this save would overwrite that change`,
+          `Await ${writer}() and then assign the value`,
+        ]
+      : [
+          `${instance} is stale: its transaction wrote or locked the row through another instance or statement`,
+          'Use the row that is passed to the callback',
+        ]
     return new StaleRowError(
       row,
-      `${method}: "${column}" of this instance of ${describeRow(row)} is stale: its transaction wrote or locked the row through another instance or statement. Nothing was written. ` +
-        `Use the row that is passed to the callback, or call await row.reload({ transaction }) first and make the change again.`,
+      `${method}: ${what}. Nothing was written. ` +
+        `${first}, or call await row.reload({ transaction }) first and make the change again.`,
       { attempts: 1, columns: [column], path: undefined },
     )
   }

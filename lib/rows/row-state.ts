@@ -96,8 +96,11 @@ export class RowState {
   #savedTexts: ReadonlyMap<string, string> = new Map()
   #lock: RowLock | undefined
   claim: Claim | undefined
-  /** Columns whose value in memory is not the stored one: other code of the transaction has written them. Their save is refused. */
-  readonly staleColumns: Set<string> = new Set()
+  /**
+   * Columns whose value in memory is not the stored one, with the method of this instance that has written them; `undefined` for
+   * other code of the transaction. Their save is refused.
+   */
+  readonly staleColumns: Map<string, string | undefined> = new Map()
   /** The transaction in which the row was last locked or written; it may have ended. */
   lastTransaction: Transaction | undefined
   /** The method whose callback must not write this row. */
@@ -204,10 +207,15 @@ export class RowState {
     }
   }
 
+  /** The value of a column may be out of date, because `method` of this instance, or other code, has written the column. */
+  markStale(column: string, method?: string): void {
+    this.staleColumns.set(column, method)
+  }
+
   /** The values of all columns may be out of date. */
-  markStale(): void {
+  markAllStale(): void {
     for (const column of Object.keys(this.#model.getAttributes())) {
-      if (attributeType(this.#model, column) !== 'VIRTUAL') this.staleColumns.add(column)
+      if (attributeType(this.#model, column) !== 'VIRTUAL') this.markStale(column)
     }
   }
 
@@ -231,11 +239,11 @@ export class RowState {
     const isDirty = this.isDirty(column)
     if (this.#mutableColumns.includes(column)) {
       const known = this.storedText(column)
-      if (known === undefined || !isSameDocument(this.textOf(column, stored), known)) this.staleColumns.add(column)
+      if (known === undefined || !isSameDocument(this.textOf(column, stored), known)) this.markStale(column)
       return
     }
     if (this.#isStoredValue(column, stored)) return
-    if (isDirty) this.staleColumns.add(column)
+    if (isDirty) this.markStale(column)
     else this.assignWritten({ [column]: stored })
   }
 
@@ -275,7 +283,7 @@ export class RowState {
     if (!lock) return
     const { attributes } = buildOptionsOf(this.#row)
     const isRead = (column: string): boolean => attributes?.includes(column) ?? true
-    for (const column of [...this.staleColumns].filter(isRead)) this.staleColumns.delete(column)
+    for (const column of [...this.staleColumns.keys()].filter(isRead)) this.staleColumns.delete(column)
     this.recordRead(this.#mutableColumns.filter(isRead), lock.transaction)
   }
 
@@ -423,7 +431,7 @@ export class RowState {
     }
     const isDirty = this.isDirty(column)
     const isInMemory = document !== undefined && !isDirty
-    if (this.lock && !isInMemory && !this.canApply(column, operations)) this.staleColumns.add(column)
+    if (this.lock && !isInMemory && !this.canApply(column, operations)) this.markStale(column)
     const stored = this.#storedValue(column)
     if (stored?.text === tooDeep) this.forget(column)
     else if (stored) {
@@ -454,7 +462,7 @@ export class RowState {
     return () => {
       this.#stored = new Map(stored)
       this.staleColumns.clear()
-      for (const column of stale) this.staleColumns.add(column)
+      for (const [column, method] of stale) this.markStale(column, method)
       replaceValues(valuesOf(row), values)
       replaceValues(previousValuesOf(row), previous)
       for (const [column, text] of texts) {

@@ -103,7 +103,7 @@ export class UndoLog {
     if (index < 0) return
     const undone = this.#levels.splice(index)
     restoreAll(undone)
-    for (const { lockedBeside } of undone) for (const row of lockedBeside) rowStateOf(row).markStale()
+    for (const { lockedBeside } of undone) for (const row of lockedBeside) rowStateOf(row).markAllStale()
     // The server keeps a savepoint that raw SQL has rolled back to.
     if (!undone[0]!.savepoint) this.#addLevel(undefined, name)
   }

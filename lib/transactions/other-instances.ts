@@ -37,7 +37,7 @@ export function refreshOtherInstances(state: TransactionState, writer: Row, colu
     for (const column of shared) {
       const value = valuesOf(writer)[column]
       if (otherState.isDirty(column) || value instanceof Utils.SequelizeMethod) {
-        otherState.staleColumns.add(column)
+        otherState.markStale(column)
         continue
       }
       otherState.staleColumns.delete(column)
@@ -87,7 +87,7 @@ export async function markSameStale(
   const stored = found && new RowRef(model, found).key
   for (const other of similar) {
     if (RowRef.of(other).key !== stored) continue
-    for (const column of sharedColumns(other, model, columns)) rowStateOf(other).staleColumns.add(column)
+    for (const column of sharedColumns(other, model, columns)) rowStateOf(other).markStale(column)
   }
 }
 
@@ -101,7 +101,7 @@ export function sharedColumns(instance: Row, model: RowModel, columns: readonly 
   const shared = columns.filter((column) => isDeclaredAlike(own, model, column))
   const others = columns.filter((column) => !shared.includes(column)).map((column) => fieldOf(model, column))
   for (const name of Object.keys(own.getAttributes())) {
-    if (others.includes(fieldOf(own, name))) rowStateOf(instance).staleColumns.add(name)
+    if (others.includes(fieldOf(own, name))) rowStateOf(instance).markStale(name)
   }
   return shared
 }
@@ -168,7 +168,7 @@ export function addToOtherInstances(
     const otherState = rowStateOf(other)
     for (const [column, amount] of Object.entries(moved)) {
       if (sharedColumns(other, modelOf(writer), [column]).length === 0) continue
-      if (!addInMemory(state, other, column, amount)) otherState.staleColumns.add(column)
+      if (!addInMemory(state, other, column, amount)) otherState.markStale(column)
     }
   }
 }
@@ -208,13 +208,13 @@ export function refuseStaleSave(state: TransactionState, method: string, row: Ro
   const instances = state.lockedRows.ofRow(ref.key)
   if (instances.length === 0) return
   const isLockedItself = instances.includes(row)
-  const columns = isLockedItself ? [...rowState.staleColumns] : modelStateOf(ref.model).definition.mutable
+  const columns = isLockedItself ? [...rowState.staleColumns.keys()] : modelStateOf(ref.model).definition.mutable
   // Sequelize itself assigns these.
   const own = [updatedAtAttribute(ref.model), versionAttribute(ref.model)]
   for (const column of columns) {
     if (own.includes(column) || fields?.includes(column) === false) continue
     const isStale = isLockedItself ? rowState.hasChanged(column) : isBehind(row, column, instances)
-    if (isStale) throw StaleRowError.inTransaction(method, ref.facts, column)
+    if (isStale) throw StaleRowError.inTransaction(method, ref.facts, column, rowState.staleColumns.get(column))
   }
 }
 

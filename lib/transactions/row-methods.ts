@@ -157,7 +157,8 @@ async function sendIncrement(
   refuseInexactKey(row, amounts, options as IncrementOptions, isLocked)
   const result = await original.call(row, fields, { ...own, ...(options as object) })
   if (!rowStateOf(row).isIncremented) return result
-  const unknown = isLocked ? addToMemory(state, row, amounts, assigned) : []
+  const method = incrementMethod(options as IncrementOptions)
+  const unknown = isLocked ? addToMemory(state, row, method, amounts, assigned) : []
   if (unknown.length > 0) {
     const [stored] = await findByKeys(modelOf(row), [RowRef.of(row)], unknown, options as RowMethodOptions)
     if (stored) assignStored(row, Object.fromEntries(unknown.map((column) => [column, stored[column]])))
@@ -173,7 +174,7 @@ async function sendIncrement(
 function refuseInexactKey(
   row: Row,
   amounts: Readonly<Record<string, number>>,
-  { increment = true }: IncrementOptions,
+  options: IncrementOptions,
   isLocked: boolean,
 ): void {
   const { model, facts, primaryKey } = RowRef.of(row)
@@ -183,7 +184,7 @@ function refuseInexactKey(
   const changes = Object.entries(amounts).map(([column, amount]) => `${column}: plus(${amount})`)
   const own = callOf({ ...facts, option }, 'atomicUpdate', `{ ${changes.join(', ')} }`)
   const reason = `Sequelize writes "${name}", the primary key of ${describeRow(facts)}, without its milliseconds: the key of another row, or of none`
-  throw new UnsupportedValueError(increment ? 'increment' : 'decrement', reason, `Write ${own}.`, name)
+  throw new UnsupportedValueError(incrementMethod(options), reason, `Write ${own}.`, name)
 }
 
 /**
@@ -195,6 +196,7 @@ function refuseInexactKey(
 function addToMemory(
   state: TransactionState,
   row: Row,
+  method: string,
   amounts: Readonly<Record<string, number>>,
   assigned: readonly string[],
 ): readonly string[] {
@@ -205,7 +207,7 @@ function addToMemory(
     if (valuesOf(row)[column] === undefined) continue
     if (rowState.isDirty(column)) {
       // A value that was assigned since the call is meant to replace the sum.
-      if (assigned.includes(column)) rowState.staleColumns.add(column)
+      if (assigned.includes(column)) rowState.markStale(column, method)
       continue
     }
     const isKnown = rowState.answeredColumns.has(column) || addInMemory(state, row, column, amount)
@@ -218,6 +220,11 @@ interface IncrementOptions {
   readonly by?: number
   /** `false` for decrement(). */
   readonly increment?: boolean
+}
+
+/** The method that was called: decrement() calls increment(). */
+function incrementMethod({ increment = true }: IncrementOptions = {}): string {
+  return increment ? 'increment' : 'decrement'
 }
 
 /** The amounts that increment() adds, by attribute. */

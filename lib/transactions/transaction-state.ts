@@ -466,7 +466,7 @@ export class TransactionState {
   #markReadInside(): void {
     for (const row of this.lockedRows.all()) {
       const rowState = rowStateOf(row)
-      if (rowState.lastLock && !rowState.lock) rowState.markStale()
+      if (rowState.lastLock && !rowState.lock) rowState.markAllStale()
     }
   }
 

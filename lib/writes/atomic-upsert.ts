@@ -286,7 +286,7 @@ function forgetDeleted(state: TransactionState, row: RowRef): void {
   const { mutable } = modelStateOf(row.model).definition
   for (const other of state.lockedRows.ofRow(row.key)) {
     state.remember(other)
-    for (const column of mutable) rowStateOf(other).staleColumns.add(column)
+    for (const column of mutable) rowStateOf(other).markStale(column)
   }
 }
 

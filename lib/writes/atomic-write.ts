@@ -179,7 +179,7 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
       const whole: AtomicWrite = { row: ref!, documents, columns, where, answer: needed, calls: 1, now: new Date() }
       const send = isBatched ? sendBatched : sendWrite
       const written = await send(own, whole, options)
-      if (instance && !joined) applyToInstance(instance, whole, written)
+      if (instance && !joined) applyToInstance(method, instance, whole, written)
       return written
     })
   }
@@ -313,7 +313,7 @@ export async function updateInTransaction(
   applyToOthers(state, write, written)
   const columns = [...changedColumns(write.documents), ...write.columns.map(({ attribute }) => attribute)]
   if (isJoined) await markSameStale(state, write.row, columns, context)
-  if (isJoined && instance) applyToInstance(instance, write, written)
+  if (isJoined && instance) applyToInstance(call.method, instance, write, written)
   return written
 }
 
@@ -522,13 +522,13 @@ async function readWritten(
 }
 
 /** Applies a write to the instance of the call, unless another call has locked it in the meantime, and read what was written. */
-function applyToInstance(instance: Row, write: AtomicWrite, written: Written): void {
+function applyToInstance(method: string, instance: Row, write: AtomicWrite, written: Written): void {
   const state = rowStateOf(instance)
   if (state.lock !== undefined && lockTransaction(instance) === undefined) return
   for (const { column, operations, document } of changedDocuments(write, written)) {
     state.applyWrite(column, operations, document)
   }
-  assignMoved(write, instance, written.row)
+  assignMoved(write, instance, written.row, { method })
 }
 
 /** Applies a write to the other locked instances of its row. */
@@ -540,7 +540,7 @@ function applyToOthers(state: TransactionState, write: AtomicWrite, written: Wri
   const moved = [...write.columns.map(({ attribute }) => attribute), ...movedAttributes(row.model)]
   for (const other of state.lockedRows.ofRow(row.key, row.instance)) {
     state.remember(other)
-    assignMoved(write, other, written.row, sharedColumns(other, row.model, moved))
+    assignMoved(write, other, written.row, { shared: sharedColumns(other, row.model, moved) })
   }
 }
 
@@ -565,12 +565,13 @@ function changedDocuments(
 /**
  * Assigns the ordinary columns of an instance after a write, with `updatedAt` and the version.
  * @param shared the columns that the model of the instance declares as that of the write; `undefined`: all of them
+ * @param method the method of the instance that has written the row; `undefined`: it is another instance
  */
 function assignMoved(
   { row: { model }, columns, now }: AtomicWrite,
   instance: Row,
   stored: Row | undefined,
-  shared?: readonly string[],
+  { shared, method }: { readonly shared?: readonly string[]; readonly method?: string },
 ): void {
   const [updatedAt, version] = [updatedAtAttribute(model), versionAttribute(model)].map((name) =>
     name !== undefined && shared?.includes(name) === false ? undefined : name,
@@ -587,7 +588,7 @@ function assignMoved(
     if (after === undefined || isUnknownSum) continue
     // An assignment made while the write was in flight stays dirty, and its save must not overwrite the write.
     if (state.isDirty(attribute)) {
-      state.staleColumns.add(attribute)
+      state.markStale(attribute, method)
       isCurrent = false
     } else values[attribute] = after
   }

@@ -2,11 +2,13 @@ import { expect } from 'chai'
 import { DataTypes, Sequelize, Transaction } from 'sequelize'
 import type { InferAttributes, InferCreationAttributes, Model } from 'sequelize'
 import {
+  atomicUpdate,
   ConflictError,
   lock,
   lossless,
   mergeJsonKey,
   OutsideTransactionError,
+  plus,
   RolledBackError,
   RowNotFoundError,
   StaleRowError,
@@ -798,6 +800,49 @@ eachDatabase('increment() of a locked row', (database) => {
       expect([n, big, Number(cents)]).to.deep.equal([9, null, 16.5])
     })
   }
+
+  it('makes a number stale that was assigned before: the error of its save names the method', async () => {
+    const { sequelize } = database.connect()
+    const attributes = { n: { type: DataTypes.INTEGER, defaultValue: 0 } }
+    const Counters = sequelize.define<Counted>('Counted', attributes, { tableName: 'counted', timestamps: false })
+    await Counters.sync({ force: true })
+    const { id } = await Counters.create({})
+    const calls: Readonly<Record<string, (row: Counted) => Promise<unknown>>> = {
+      increment: (row) => row.increment('n'),
+      decrement: (row) => row.decrement({ n: 2 }),
+    }
+    for (const [name, call] of Object.entries(calls)) {
+      const saving = withLock([Counters, id], async (row) => {
+        row.n = 10
+        await call(row)
+        await row.save()
+      })
+      const { message } = await rejection(saving, StaleRowError)
+      expect(message).to.include(`${name}() of the same instance`).and.not.include('another')
+    }
+    const written = withLock([Counters, id], async (row) => {
+      const writing = atomicUpdate(row, { n: plus(1) })
+      row.n = 10
+      await writing
+      await row.save()
+    })
+    expect((await rejection(written, StaleRowError)).message).to.include('atomicUpdate() of the same instance')
+    const other = withLock([Counters, id], async (row, transaction) => {
+      row.n = 10
+      await row.increment('n')
+      await Counters.increment('n', { where: { id }, transaction })
+      await row.save()
+    })
+    expect((await rejection(other, StaleRowError)).message).to.include('another instance or statement')
+    await withLock([Counters, id], async (row) => {
+      row.n = 10
+      await row.increment('n')
+      await row.reload()
+      row.n += 10
+      await row.save()
+    })
+    expect((await Counters.findByPk(id, { rejectOnEmpty: true })).n).to.equal(11)
+  })
 })
 
 eachDatabase('a callback in a transaction', (database) => {

@@ -387,6 +387,16 @@ describe('the text of an error', () => {
         'save: "progress" of this instance of WorkflowRun id=7 is stale: its transaction wrote or locked the row through another instance or statement. Nothing was written. Use the row that is passed to the callback, or call await row.reload({ transaction }) first and make the change again.',
       ],
       [
+        () =>
+          withLock([WorkflowRun, 7], async (row: unknown) => {
+            const run = row as Row
+            run.set('total' as never, 5 as never)
+            await run.increment('total' as never)
+            await run.save()
+          }),
+        'save: "total" of this instance of WorkflowRun id=7 was assigned, and increment() of the same instance has changed it in the database, so this save would overwrite that change. Nothing was written. Await increment() and then assign the value, or call await row.reload({ transaction }) first and make the change again.',
+      ],
+      [
         async () => {
           await withOptimisticLock(
             [Invoice, 7],
