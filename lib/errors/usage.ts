@@ -1,12 +1,15 @@
 import {
   argumentsOf,
   codeOf,
+  codeOfFinder,
   codeOfKey,
   codeOfModel,
+  codeOfWhere,
   describePath,
   describeRow,
   describeValue,
   keyOf,
+  optionsOf,
   shorten,
   variableOf,
 } from './describe.js'
@@ -261,6 +264,9 @@ const texts = {
     `Declare ${model} with { version: true }, and migrate: await queryInterface.addColumn('<table>', 'version', { type: DataTypes.INTEGER, allowNull: false, defaultValue: 0 }).`,
   writeInside: (method: string, name: string): string =>
     `${method}: row.${name}() in the callback would bypass the version check after it. Assign the new values (row.title = …), which ${method}() saves, or use withLock().`,
+  writeBeside: (method: string, name: string, row: RowFacts): string =>
+    `${name}: ${method}() of this instance of ${describeRow(row)} is running, and its version check would not cover this write. ` +
+    `Await ${method}() first, or use another instance: await ${codeOfFinder(row)}.findOne(${optionsOf(row.option, `where: ${codeOfWhere(row.primaryKey)}`)}).`,
   sequelize: (method: string, value: unknown, call: string): string =>
     `${method}: expected a Sequelize instance, got ${describeValue(value)}. Write ${call}.`,
   flushInside: (method: string): string =>

@@ -20,7 +20,7 @@ import { Statement } from '../sequelize/statement.js'
 import { factsOf, isConflict, startCall, toLibraryError, toMissingRow } from '../transactions/execute.js'
 import type { Call } from '../transactions/execute.js'
 import { withRows } from '../transactions/find-row.js'
-import { transactionOption, transactionToJoin } from '../transactions/join.js'
+import { callWithoutWrites, transactionOption, transactionToJoin } from '../transactions/join.js'
 import { checkRetryOptions, retry } from '../transactions/retry.js'
 import type { RetryOptions } from '../transactions/retry.js'
 import { enqueueWriter } from '../transactions/writer-queue.js'
@@ -210,21 +210,6 @@ async function refuseSkippedRow(
   const [stored] = await sendForRows<{ version: unknown }>(session, sql, select.binds, call)
   if (!stored || Number(stored.version) !== Number(versionRead)) return
   throw ConflictError.skipped(method, facts, columns, dialect.skipsRows('UPDATE'))
-}
-
-/** Runs `fn` while the row refuses writes: a write in `fn` would bypass the version check that follows. */
-async function callWithoutWrites<M extends Model, R>(
-  method: string,
-  row: M,
-  fn: (row: M) => R | Promise<R>,
-): Promise<R> {
-  const state = rowStateOf(row)
-  state.writesRefusedBy = method
-  try {
-    return await fn(row)
-  } finally {
-    state.writesRefusedBy = undefined
-  }
 }
 
 /** @throws {UnsupportedValueError} the version is NULL: in SQL, NULL equals no NULL, so no conflict is detected */

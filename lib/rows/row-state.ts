@@ -48,6 +48,11 @@ export interface Claim {
   isReleased: boolean
 }
 
+/** A call that runs a callback and then saves the row itself, if its version is still the same. */
+export interface ReadOnlyCall {
+  readonly method: string
+}
+
 /** The last known stored value of a column of a mutable type, such as JSON. */
 interface StoredValue {
   /** As JSON. */
@@ -103,8 +108,8 @@ export class RowState {
   readonly staleColumns: Map<string, string | undefined> = new Map()
   /** The transaction in which the row was last locked or written; it may have ended. */
   lastTransaction: Transaction | undefined
-  /** The method whose callback must not write this row. */
-  writesRefusedBy: string | undefined
+  /** The call whose callback is running, and must not write this row; nor must other code meanwhile. */
+  writesRefusedBy: ReadOnlyCall | undefined
   /** The save in progress writes only if no other session has changed the row: its version is part of the condition. */
   isSavingVersion = false
   /** The number of rows that the UPDATE of that save has matched; `undefined` before its answer. */

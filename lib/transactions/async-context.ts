@@ -1,5 +1,6 @@
 import { AsyncLocalStorage, AsyncResource } from 'node:async_hooks'
 import type { Sequelize, Transaction } from 'sequelize'
+import type { ReadOnlyCall } from '../rows/row-state.js'
 
 /** One execution of a callback that has a transaction. */
 export interface Scope {
@@ -49,6 +50,8 @@ export interface AsyncContext {
   readonly writerSlot?: WriterSlot | undefined
   readonly sending?: SendingStatement | undefined
   readonly turn?: Turn | undefined
+  /** The calls whose callbacks, around the current code, must not write their row. */
+  readonly readOnly?: readonly ReadOnlyCall[] | undefined
   /** What Sequelize keeps in the namespace of `Sequelize.useCLS`. */
   readonly ambient?: Map<string, unknown> | undefined
 }

@@ -1,8 +1,9 @@
-import type { Transaction } from 'sequelize'
+import type { Model, Transaction } from 'sequelize'
 import type { TransactionOption } from '../errors/describe.js'
 import { OutsideTransactionError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
-import { findRowState } from '../rows/row-state.js'
+import { RowRef } from '../rows/row-ref.js'
+import { findRowState, rowStateOf } from '../rows/row-state.js'
 import {
   ambientOf,
   finishedState,
@@ -14,7 +15,7 @@ import {
 } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
 import type { Session } from '../sequelize/session.js'
-import { currentScopes } from './async-context.js'
+import { currentContext, currentScopes, runWith } from './async-context.js'
 import type { Scope } from './async-context.js'
 import { findTransactionState, lateCallError } from './transaction-state.js'
 
@@ -93,6 +94,32 @@ export function transactionOption(
   if (transaction) return transaction === ambient ? undefined : 'transaction'
   const scope = innermostScope(session)
   return ambient || scope?.isOver === false ? 'transaction: null' : undefined
+}
+
+/**
+ * Runs `fn` while the row refuses writes, by `fn` and by other code: they would bypass the version check that follows.
+ */
+export async function callWithoutWrites<M extends Model, R>(
+  method: string,
+  row: M,
+  fn: (row: M) => R | Promise<R>,
+): Promise<R> {
+  const state = rowStateOf(row)
+  const call = { method }
+  state.writesRefusedBy = call
+  try {
+    return await runWith({ readOnly: [...(currentContext().readOnly ?? []), call] }, async () => await fn(row))
+  } finally {
+    state.writesRefusedBy = undefined
+  }
+}
+
+/** @throws {UsageError} a callback that must not write the row is running */
+export function refuseWriteBesideCheck(row: Row | undefined, name: string): void {
+  const call = findRowState(row)?.writesRefusedBy
+  if (!call) return
+  if (currentContext().readOnly?.includes(call)) throw usage.writeInside(call.method, name)
+  throw usage.writeBeside(call.method, name, RowRef.of(row!).facts)
 }
 
 /** @throws {RolledBackError} the server rolled back the transaction that locked the row; its owner has not ended it */

@@ -26,6 +26,7 @@ import {
   refuseBrokenLock,
   refuseOutside,
   refuseRolledBack,
+  refuseWriteBesideCheck,
 } from './join.js'
 import { addInMemory, addToOtherInstances, findByKeys, refuseOlderValues, refuseStaleSave } from './other-instances.js'
 import { findTransactionState } from './transaction-state.js'
@@ -67,9 +68,7 @@ function callRowMethod(row: Row, name: RowMethod, original: Original, args: unkn
   const options = (Array.isArray(given) ? { fields: given as string[] } : given) as RowMethodOptions | undefined
   const asked = options?.transaction
   const rowState = findRowState(row)
-  if (rowState?.writesRefusedBy !== undefined && name !== 'reload') {
-    throw usage.writeInside(rowState.writesRefusedBy, name)
-  }
+  if (name !== 'reload') refuseWriteBesideCheck(row, name)
   const session = sessionOfModel(modelOf(row))
   const held = asked === undefined ? lockTransaction(row) : undefined
   const transaction = asked === null ? undefined : (asked ?? held ?? ambientTransaction(session))

@@ -28,7 +28,7 @@ import { identifyTarget } from '../rows/row-query.js'
 import type { TargetRow } from '../rows/row-query.js'
 import { jsonColumnType, RowRef } from '../rows/row-ref.js'
 import type { Target } from '../rows/row-ref.js'
-import { findRowState, refuseUnsavedChanges, rowStateOf } from '../rows/row-state.js'
+import { refuseUnsavedChanges, rowStateOf } from '../rows/row-state.js'
 import { publishBatch, traceCall } from '../sequelize/channels.js'
 import { updatedAtAttribute, valuesOf, versionAttribute } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
@@ -40,7 +40,7 @@ import { Statement } from '../sequelize/statement.js'
 import { execute, factsOf, inSavepoint, startCall } from '../transactions/execute.js'
 import type { Call } from '../transactions/execute.js'
 import { withRows } from '../transactions/find-row.js'
-import { lockTransaction, transactionOption, transactionToJoin } from '../transactions/join.js'
+import { lockTransaction, refuseWriteBesideCheck, transactionOption, transactionToJoin } from '../transactions/join.js'
 import { applyToOtherInstances, markSameStale, sharedColumns } from '../transactions/other-instances.js'
 import { checkRetryOptions } from '../transactions/retry.js'
 import type { TransactionState } from '../transactions/transaction-state.js'
@@ -155,8 +155,7 @@ export function writeRow(request: RowRequest, options: WriteOptions, answer: Ans
   const { logging, coalesce: coalesced } = options
   const retry = checkRetryOptions(method, options.retry)
   if (coalesced !== undefined && typeof coalesced !== 'boolean') throw usage.coalesce(method, coalesced)
-  const writesRefusedBy = findRowState(instance)?.writesRefusedBy
-  if (writesRefusedBy !== undefined) throw usage.writeInside(writesRefusedBy, method)
+  refuseWriteBesideCheck(instance, method)
   const joined = transactionToJoin(method, session, options.transaction, instance)
   if (joined && retry) throw usage.retryJoined(method)
   const columnNames = Object.keys(changes)

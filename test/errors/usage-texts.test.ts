@@ -1,3 +1,4 @@
+import { AsyncResource } from 'node:async_hooks'
 import { expect } from 'chai'
 import { DataTypes, literal, Model, Op, Sequelize } from 'sequelize'
 import type { ModelStatic, Transaction } from 'sequelize'
@@ -495,6 +496,14 @@ describe('the text of a usage error', () => {
         await withOptimisticLock(invoice, (row: unknown) => (row as Row).save())
       },
       'withOptimisticLock: row.save() in the callback would bypass the version check after it. Assign the new values (row.title = …), which withOptimisticLock() saves, or use withLock().',
+    ],
+    writeBeside: [
+      async () => {
+        const invoice = await Invoice.create({ id: 9 })
+        const save = AsyncResource.bind(() => invoice.save())
+        await withOptimisticLock(invoice, save)
+      },
+      'save: withOptimisticLock() of this instance of Invoice id=9 is running, and its version check would not cover this write. Await withOptimisticLock() first, or use another instance: await Invoice.findOne({ where: { id: 9 } }).',
     ],
     sequelize: [
       () => flush(WorkflowRun),

@@ -1,12 +1,13 @@
+import { AsyncResource } from 'node:async_hooks'
 import { expect } from 'chai'
-import type { Sequelize } from 'sequelize'
+import type { Sequelize, Transaction } from 'sequelize'
 import * as library from 'sequelize-lossless'
 import { increment, mergeJsonKey, OutsideTransactionError, UsageError, withOptimisticLock } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
-import { rejection } from '../rejection.js'
+import { outcomeOf, rejection } from '../rejection.js'
 import { createJobs, freshJobs, storedJobs, untouched } from './jobs.js'
 import type { Job } from './jobs.js'
-import { codeOf } from './outcomes.js'
+import { codeOf, signal } from './outcomes.js'
 
 eachDatabase('the callback of withOptimisticLock', (database) => {
   let sequelize: Sequelize
@@ -87,6 +88,65 @@ eachDatabase('the callback of withOptimisticLock', (database) => {
     )
     const { message } = await rejection(call, OutsideTransactionError)
     expect(message).to.include('Pass the transaction that withOptimisticLock() has joined').and.not.include('argument')
+  })
+
+  const writes: Readonly<Record<string, (row: Job) => Promise<unknown>>> = {
+    save: (row) => row.save(),
+    update: (row) => row.update({ n: 1 }),
+    increment: (row) => row.increment('n'),
+    ...methods,
+  }
+  for (const [name, write] of Object.entries(writes)) {
+    for (const joined of [false, true]) {
+      it(`${joined ? 'in a joined transaction ' : ''}refuses ${name}() of other code, whose error says that it runs`, async () => {
+        const [begun, refused] = [signal(), signal()]
+        const locking = (transaction?: Transaction): Promise<unknown> =>
+          withOptimisticLock(
+            run,
+            async (row) => {
+              row.title = 'saved'
+              begun.give()
+              await refused.given
+            },
+            transaction && { transaction },
+          )
+        const other = async (): Promise<Error> => {
+          await begun.given
+          const error = await rejection(
+            Promise.resolve().then(() => write(run)),
+            UsageError,
+          )
+          refused.give()
+          return error
+        }
+        const [{ message }] = await Promise.all([
+          other(),
+          joined ? sequelize.transaction((transaction) => locking(transaction)) : locking(),
+        ])
+        expect(message).to.match(/^\w+: withOptimisticLock\(\) of this instance of Job id=\d+ is running/)
+        expect(message).to.include('Await withOptimisticLock() first, or use another instance')
+        expect(await storedJobs(Jobs)).to.deep.equal([{ ...queued, title: 'saved' }])
+        await write(run)
+      })
+    }
+  }
+
+  it('is not taken for the callback of another row, nor for one that has ended', async () => {
+    const other = await Jobs.create({ title: 'other' })
+    let late!: () => Promise<unknown>
+    await withOptimisticLock(run, async (row) => {
+      late = AsyncResource.bind(() => outcomeOf(row.update({ n: 1 })))
+      row.title = 'first'
+      await withOptimisticLock(other, async (inner) => {
+        inner.title = 'second'
+        expect((await rejection(row.save(), UsageError)).message).to.include('in the callback')
+      })
+    })
+    await withOptimisticLock(run, async (row) => {
+      row.title = 'third'
+      expect(String(await late())).to.include('is running')
+    })
+    expect((await storedJobs(Jobs)).map(({ title }) => title)).to.deep.equal(['third', 'second'])
   })
 
   describe('with a hook of its save that fails to save a stale row', () => {
