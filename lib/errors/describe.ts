@@ -89,6 +89,30 @@ export function accessOf(attribute: string): string {
   return isIdentifier(attribute) ? `row.${attribute}` : `row[${JSON.stringify(attribute)}]`
 }
 
+/** Whether reads and assignments of an attribute convert the text of its document. */
+export interface Accessors {
+  readonly isParsed: boolean
+  readonly isSpelled: boolean
+}
+
+/**
+ * The code that changes the document of an attribute: `row.stats = { value: row.stats }`. If the attribute is the text itself, the
+ * code puts it into another text, with all its digits.
+ * @param change the code of the new document, from the code of the old one
+ * @param inText the same for the text of a document
+ */
+export function replacementOf(
+  attribute: string,
+  change: (document: string) => string,
+  inText: (text: string) => string,
+  { isParsed, isSpelled }: Accessors,
+): string {
+  const value = accessOf(attribute)
+  if (!isParsed && !isSpelled) return `${value} = \`${inText(`\${${value}}`)}\``
+  const changed = change(isParsed ? value : `JSON.parse(${value})`)
+  return `${value} = ${isSpelled ? changed : `JSON.stringify(${changed})`}`
+}
+
 /** The code of an attribute as the key of an object: `progress`, `"last-run"`. */
 export function keyOf(attribute: string): string {
   return isIdentifier(attribute) ? attribute : JSON.stringify(attribute)

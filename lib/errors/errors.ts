@@ -10,9 +10,10 @@ import {
   describePath,
   describeRow,
   optionsOf,
+  replacementOf,
   shorten,
 } from './describe.js'
-import type { ConditionFacts, RowFacts, TransactionOption } from './describe.js'
+import type { Accessors, ConditionFacts, RowFacts, TransactionOption } from './describe.js'
 import { captureStack, UsageError } from './usage.js'
 
 export type { RowFacts } from './describe.js'
@@ -90,10 +91,11 @@ export class JsonShapeError extends RowError {
     column: string,
     { path, needed, found }: Pick<JsonShapeError, 'path' | 'needed' | 'found'>,
     condition?: ConditionFacts,
+    accessors?: Accessors,
   ) {
     const [what, remedy] = condition
       ? [`and ${describeCondition(condition)} needs ${needed}`, pathIn(found, condition)]
-      : [`not ${needed}`, conversion(row, column, path, needed, found)]
+      : [`not ${needed}`, conversion(row, column, path, needed, found, accessors)]
     super(
       row,
       `${method}: ${placeIn(column, path)} of ${describeRow(row)} holds ${withArticle(found)}, ${what}, so nothing was written. ${remedy}`,
@@ -119,15 +121,23 @@ function conversion(
   path: JsonShapeError['path'],
   needed: JsonShapeError['needed'],
   found: string,
+  accessors: Accessors = { isParsed: true, isSpelled: true },
 ): string {
   if (found === notJson) {
     return `Sequelize cannot parse the stored text: read it with a SELECT in SQL, and convert it to JSON with an UPDATE in SQL.`
   }
   // A getter may return a copy of the document, or the model may have it as text: a change in memory would not be saved.
-  const replacedBy = (after: (value: string) => string): string =>
-    path.length > 0
-      ? callOf(row, 'compareAndSetJson', `${JSON.stringify(column)}, ${describePath(path)}, value, ${after('value')}`)
-      : callOf(row, 'withLock', `async (row) => { ${accessOf(column)} = ${after(accessOf(column))}; await row.save() }`)
+  const replacedBy = (after: (value: string) => string, inText = after): string => {
+    if (path.length > 0) {
+      return callOf(
+        row,
+        'compareAndSetJson',
+        `${JSON.stringify(column)}, ${describePath(path)}, value, ${after('value')}`,
+      )
+    }
+    const replacement = replacementOf(column, after, inText, accessors)
+    return callOf(row, 'withLock', `async (row) => { ${replacement}; await row.save() }`)
+  }
   const updateJson = (operation: string): string =>
     callOf(row, 'updateJson', `${JSON.stringify(column)}, [${operation}]`)
   if (needed === 'an object' && found === 'array') {
@@ -140,7 +150,10 @@ function conversion(
   if (needed === 'an object') {
     return (
       `The operations need an object. Look at the value first. To keep it, store it under a key: ` +
-      `${replacedBy((value) => (path.length > 0 ? '{ value }' : `{ value: ${value} }`))}.`
+      `${replacedBy(
+        (value) => (path.length > 0 ? '{ value }' : `{ value: ${value} }`),
+        (text) => `{"value":${text}}`,
+      )}.`
     )
   }
   if (needed === 'an array' && found === 'object') {
@@ -197,11 +210,24 @@ interface Mismatch {
 }
 
 /** The error for a stored document that an operation does not fit. */
-export function mismatchError(method: string, row: RowFacts, column: string, mismatch: Mismatch): LosslessError {
+export function mismatchError(
+  method: string,
+  row: RowFacts,
+  column: string,
+  mismatch: Mismatch,
+  accessors?: Accessors,
+): LosslessError {
   const { path, needed, found, condition } = mismatch
   return needed === 'an element'
     ? new ElementNotFoundError(method, row, column, path)
-    : new JsonShapeError(method, row, column, { path: path as JsonShapeError['path'], needed, found }, condition)
+    : new JsonShapeError(
+        method,
+        row,
+        column,
+        { path: path as JsonShapeError['path'], needed, found },
+        condition,
+        accessors,
+      )
 }
 
 /** `"progress" at ["steps",0]`. */

@@ -2,6 +2,7 @@ import { Model } from 'sequelize'
 import { defaultPolicy } from './options.js'
 import type { LosslessOptions, Policy } from './options.js'
 import type { Column } from '../dialects/dialect.js'
+import type { Accessors } from '../errors/describe.js'
 import { attributesOfJsonType, attributeType } from './internals.js'
 import type { RowModel } from './internals.js'
 import { sessionOfModel } from './session.js'
@@ -168,6 +169,13 @@ export function documentType(model: RowModel, attribute: string): Column['type']
 /** Whether the value of an attribute is the text of its document, which getters and setters of the model convert. */
 export function isTextInMemory(model: RowModel, attribute: string): boolean {
   return modelStateOf(model).definition.textsInMemory.has(attribute)
+}
+
+/** Whether reads and assignments of an attribute have its document as a value, and not as text. */
+export function accessorsOf(model: RowModel, attribute: string): Accessors {
+  const { [attribute]: declared } = model.getAttributes() as Readonly<Record<string, Partial<PropertyDescriptor>>>
+  const isValue = !isTextInMemory(model, attribute)
+  return { isParsed: isValue || declared?.get !== undefined, isSpelled: isValue || declared?.set !== undefined }
 }
 
 /** Whether a row method of this library was attached to a model. */

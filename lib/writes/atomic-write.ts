@@ -32,7 +32,7 @@ import { refuseUnsavedChanges, rowStateOf } from '../rows/row-state.js'
 import { publishBatch, traceCall } from '../sequelize/channels.js'
 import { updatedAtAttribute, valuesOf, versionAttribute } from '../sequelize/internals.js'
 import type { Row, RowModel } from '../sequelize/internals.js'
-import { isTextInMemory, policyOf } from '../sequelize/model-state.js'
+import { accessorsOf, isTextInMemory, policyOf } from '../sequelize/model-state.js'
 import { failureOf, isRefusedByServer, sendForRows } from '../sequelize/send.js'
 import type { QueryContext } from '../sequelize/send.js'
 import type { BatchQueue } from '../sequelize/session.js'
@@ -353,7 +353,7 @@ function updateRow(call: Call, write: AtomicWrite, context: QueryContext): Promi
       sendUpdate(call, current === documents ? write : { ...write, documents: current }, variants, context),
     refusal: ({ column }, reason) =>
       'needed' in reason
-        ? mismatchError(method, factsOf(call, row), column, reason)
+        ? mismatchError(method, factsOf(call, row), column, reason, accessorsOf(row.model, column))
         : new ConditionNotMetError(method, factsOf(call, row), column, reason),
   })
 }

@@ -63,11 +63,11 @@ eachServer('the code in the text of an error', (database) => {
     await Notes.create({ id: 1, doc } as never)
   })
 
-  /** Runs the last call in the text of the error that a call rejects with. */
-  async function runCodeOf(call: Promise<unknown>, value: unknown): Promise<unknown> {
+  /** Runs the first call in the text of the error that a call rejects with. */
+  async function runCodeOf(call: Promise<unknown>, value: unknown, models: object = {}): Promise<unknown> {
     const error = await rejection(call, BaseError)
-    const [, code = error.message] = /.*\bawait (.*?)(?:\.$| and decide again)/s.exec(error.message) ?? []
-    const own = { ...library, sequelize, CodeNote: Notes, value }
+    const [, code = error.message] = /\bawait (.*?)(?:\.$| and decide again)/s.exec(error.message) ?? []
+    const own = { ...library, sequelize, CodeNote: Notes, value, ...models }
     // eslint-disable-next-line @typescript-eslint/no-implied-eval -- the code is that of an error text
     const run = new Function(...Object.keys(own), `return ${code}`) as (...given: unknown[]) => Promise<unknown>
     return run(...Object.values(own))
@@ -88,6 +88,45 @@ eachServer('the code in the text of an error', (database) => {
       UsageError,
     )
     expect(where.message).to.include('{ "tenant-id": …, "the name": …, bytes: … }')
+  })
+
+  for (const [kind, accessors] of Object.entries<readonly string[]>({
+    'neither a getter nor a setter': [],
+    'a getter': ['get'],
+    'a setter': ['set'],
+  })) {
+    it(`changes a document that the model holds as text, with ${kind}`, async () => {
+      const { type, get, set: setter } = Notes.getAttributes().doc as { type: never; get: never; set: never }
+      const own = { type, ...(accessors.includes('get') && { get }), ...(accessors.includes('set') && { set: setter }) }
+      const table = { tableName: 'CodeNotes', timestamps: false }
+      const Own = lossless(sequelize.define<Row>('OwnNote', { doc: own }, table), { jsonColumns: ['doc'] })
+      const target = [Own, 1] as never
+      const stored = async (): Promise<unknown> =>
+        (await Notes.findByPk(1, { rejectOnEmpty: true })).getDataValue('doc')
+      for (const [before, operation, after] of [
+        ['"5"', set('a', 1), '{"value":"5"}'],
+        ['true', append([], 1), '[true]'],
+      ] as const) {
+        await sequelize.query(
+          `UPDATE ${sequelize.getQueryInterface().quoteIdentifier('CodeNotes')} SET doc = '${before}'`,
+        )
+        await runCodeOf(updateJson(target, 'doc', [operation] as never), undefined, { OwnNote: Own })
+        expect(await stored()).to.equal(after)
+      }
+    })
+  }
+
+  it('keeps every digit of a document that the model has as text', async () => {
+    const table = { tableName: 'CodeNotes', timestamps: false }
+    const Own = lossless(sequelize.define<Row>('OwnNote', { doc: DataTypes.TEXT }, table), { jsonColumns: ['doc'] })
+    await sequelize.query(
+      `UPDATE ${sequelize.getQueryInterface().quoteIdentifier('CodeNotes')} SET doc = '12345678901234567890.50'`,
+    )
+    await runCodeOf(updateJson([Own, 1] as never, 'doc', [set('a', 1)] as never), undefined, { OwnNote: Own })
+    expect((await Notes.findByPk(1, { rejectOnEmpty: true })).getDataValue('doc')).to.equal(
+      '{"value":12345678901234567890.50}',
+    )
+    await Notes.update({ doc: { s: '5', n: 1 } }, { where: {} })
   })
 
   it('changes a document that the model holds as text', async () => {
