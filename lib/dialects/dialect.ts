@@ -52,6 +52,8 @@ export interface DriverError {
   readonly message: string
   readonly errno?: number
   readonly code?: string
+  /** Only in errors of the drivers for MySQL and MariaDB: the connection cannot be used any more. */
+  readonly fatal?: boolean
   /** Only in errors that the PostgreSQL server sent. */
   readonly severity?: string
   /** Only in errors that the PostgreSQL server sent: the part of a text that it could not read. */
@@ -293,7 +295,7 @@ export interface Dialect {
    * until a rollback to a savepoint. Absent if the database accepts further statements after an error.
    */
   readonly isAfterError?: (error: DriverError | undefined) => boolean
-  /** Whether the connection is lost, and with it the transaction; with {@link isAfterError}. */
+  /** Whether the connection is lost, and with it the transaction. */
   readonly isDisconnected?: (error: DriverError) => boolean
   /** Whether a COMMIT without an error rolled back the transaction. */
   readonly isRollback: (result: unknown) => boolean

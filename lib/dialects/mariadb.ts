@@ -272,6 +272,7 @@ export const mariadb: Dialect = {
   refuseText: () => undefined,
   classify,
   endsTransaction: mysql.endsTransaction,
+  isDisconnected: mysql.isDisconnected!,
   endsTransactionBySql: mysql.endsTransactionBySql,
   isRollback: () => false,
 }

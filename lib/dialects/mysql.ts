@@ -258,6 +258,14 @@ const failures: Readonly<Record<number, Failure>> = {
   3100: 'lost',
 }
 
+/** The server closes the connection: it shuts down, or the session was killed. */
+const disconnections: readonly number[] = [1053, 1927]
+
+/** Whether the connection is lost. The driver for MariaDB takes each interrupted statement for that. */
+function isDisconnected({ errno = 0, fatal = false }: DriverError): boolean {
+  return isServerError(errno) ? disconnections.includes(errno) : fatal
+}
+
 /** The errors for a value that its column cannot hold, by their number. */
 const misfits: Readonly<Record<number, Misfit>> = {
   1264: 'out of range',
@@ -350,6 +358,7 @@ export const mysql: Dialect = {
   refuseText: () => undefined,
   classify,
   endsTransaction: ['deadlock', 'conflict', 'resources'],
+  isDisconnected,
   endsTransactionBySql: endsTransactionBySql({ starts: implicitCommit, isMysql: true }),
   isRollback: () => false,
 }

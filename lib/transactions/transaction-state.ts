@@ -307,7 +307,10 @@ export class TransactionState {
     throw usage.transactionFinished(name ?? 'sequelize.transaction', 'commit')
   }
 
-  /** After an error, every statement fails and COMMIT rolls back (PostgreSQL), until a rollback to a savepoint. */
+  /**
+   * Every statement fails, and so does COMMIT: the connection is lost; or there was an error (PostgreSQL), until a rollback to a
+   * savepoint.
+   */
   get isDoomed(): boolean {
     return this.#fatal?.effect === 'doomed'
   }
@@ -424,8 +427,9 @@ export class TransactionState {
   async #recordFailure(error: unknown, transaction: Transaction): Promise<void> {
     const dialect = this.dialect!
     const failure = noteFailure(error, dialect)
-    if (dialect.isAfterError && isRefusedByServer(error)) {
-      const isLost = dialect.isDisconnected?.((error as { parent: DriverError }).parent) === true
+    const isLost =
+      isRefusedByServer(error) && dialect.isDisconnected?.((error as { parent: DriverError }).parent) === true
+    if (isLost || (dialect.isAfterError && isRefusedByServer(error))) {
       this.#fatal ??= { cause: error, effect: 'doomed', isLost, isInSavepoint: transaction !== this.transaction }
     }
     if (!failure || !dialect.endsTransaction.includes(failure) || this.outcome !== 'open') return

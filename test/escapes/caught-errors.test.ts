@@ -348,6 +348,33 @@ eachDatabase('a callback that catches the error of a statement', (database) => {
     })
   }
 
+  if (database.name !== 'sqlite') {
+    for (const isChanged of [false, true]) {
+      it(`after its connection was killed is a RolledBackError${isChanged ? ', whatever it has not saved' : ''}`, async () => {
+        const later: unknown[] = []
+        const locking = first.withLock(async (job, transaction) => {
+          const postgres = database.name === 'postgres'
+          const own = postgres ? 'SELECT pg_backend_pid() AS session' : 'SELECT CONNECTION_ID() AS session'
+          const [found] = await sequelize.query<{ session: number }>(own, { type: QueryTypes.SELECT, transaction })
+          const { session } = found!
+          await rival.query(postgres ? `SELECT pg_terminate_backend(${session})` : `KILL CONNECTION ${session}`)
+          await until('the driver sees the end of the connection', () =>
+            outcomeOf(sequelize.query('SELECT 1', { transaction })).then(
+              (outcome) => outcome !== 'written' || undefined,
+            ),
+          )
+          later.push(await outcomeOf(job.update({ n: 1 })))
+          if (isChanged) job.progress['unsaved'] = 1
+        })
+        const { message } = await rejection(locking, RolledBackError)
+        expect(message).to.match(/^withLock: the connection of the transaction was lost/)
+        expect(later[0]).to.be.instanceOf(RolledBackError)
+        expect(await storedJobs(Jobs)).to.deep.equal([untouched, untouched])
+        expect([first.n, first.progress, first.changed()]).to.deep.equal([0, {}, false])
+      })
+    }
+  }
+
   it('names the later error as the cause, if the server ends the transaction after a caught error', async () => {
     let struck: unknown
     const collision = await Collision.begin(database, rival, Jobs, first.id, second.id)
