@@ -496,6 +496,13 @@ export class LockTimeoutError extends RowError {
   }
 }
 
+/** What is known of an instance that a save finds stale. */
+interface StaleFacts {
+  readonly writer?: string | undefined
+  readonly isLocked?: boolean
+  readonly isDocument?: boolean
+}
+
 /**
  * The row changed between its read and its save: in every attempt of `withOptimisticLock`, or in a column that a save
  * under `wholeColumnWrites: 'patch'` needs unchanged, or through another instance in the same transaction. Nothing was
@@ -542,25 +549,35 @@ export class StaleRowError extends OptimisticLockError {
 
   /**
    * The row was changed in the same transaction, beside this instance or in spite of an assignment in it.
-   * @param writer the method of this instance that changed it; `undefined` for another instance or statement
+   * @param writer   the method of this instance that changed it; `undefined` for another instance or statement
+   * @param isLocked the instance is the one that has locked the row
+   * @param isDocument a change of the column in place cannot be told from an older document
    */
-  static inTransaction(method: string, row: RowFacts, column: string, writer?: string): StaleRowError {
+  static inTransaction(
+    method: string,
+    row: RowFacts,
+    column: string,
+    { writer, isLocked = false, isDocument = false }: StaleFacts = {},
+  ): StaleRowError {
     const instance = `"${column}" of this instance of ${describeRow(row)}`
-    const [what, first] = writer
-      ? [
-          `${instance} was assigned, and ${writer}() of the same instance has changed it in the database, so this save would overwrite that change`,
-          `Await ${writer}() and then assign the value`,
-        ]
-      : [
-          `${instance} is stale: its transaction wrote or locked the row through another instance or statement`,
-          'Use the row that is passed to the callback',
-        ]
-    return new StaleRowError(
-      row,
-      `${method}: ${what}. Nothing was written. ` +
-        `${first}, or call await row.reload({ transaction }) first and make the change again.`,
-      { attempts: 1, columns: [column], path: undefined },
-    )
+    const what = writer
+      ? `${instance} was assigned, and ${writer}() of the same instance has changed it in the database, so this save would overwrite that change`
+      : `${instance} is stale: its transaction wrote or locked the row through another instance or statement`
+    const reload = 'all await row.reload({ transaction }) first'
+    const again =
+      isDocument && !isLocked
+        ? `assign a changed copy: ${accessOf(column)} = { ...${accessOf(column)}, … }`
+        : 'make the change again'
+    const remedy = writer
+      ? `Await ${writer}() and then assign the value, or c${reload} and ${again}.`
+      : isLocked
+        ? `C${reload} and ${again}.`
+        : `Use the row that is passed to the callback, or c${reload} and ${again}.`
+    return new StaleRowError(row, `${method}: ${what}. Nothing was written. ${remedy}`, {
+      attempts: 1,
+      columns: [column],
+      path: undefined,
+    })
   }
 
   /** The version of the row differed in every attempt; `cause` is the error of the last attempt. */

@@ -336,6 +336,9 @@ const texts = {
   lockedElsewhere: (method: string, row: RowFacts): string =>
     `${method}: this instance of ${describeRow(row)} is already in use by another call, and two concurrent calls cannot share one instance. ` +
     `Use one instance for each call: withLock(${argumentsOf(row.option, `[${codeOfModel(row.model)}, primaryKey]`, 'fn')}), also for an instance that a cache shares; or load the row in each job.`,
+  lockedAround: (method: string, row: RowFacts): string =>
+    `${method}: ${describeRow(row)} is locked by the transaction of the enclosing callback, and { transaction: null } takes this call out of it: it would not see what the callback has written, or would wait for its lock. ` +
+    `Leave the option out: the row's own methods join the transaction of its callback.`,
   notBegun: (method: string, value: unknown): string =>
     `${method}: the callback returned ${describeValue(value)}, which has not started to run, so none of its statements were in the transaction. The transaction was rolled back. ` +
     `Return a promise of its result: lastValueFrom(observable) for an Observable; iterate a generator to its end in the callback.`,

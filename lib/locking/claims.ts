@@ -4,7 +4,7 @@ import type { RowRef } from '../rows/row-ref.js'
 import { findRowState, rowStateOf } from '../rows/row-state.js'
 import type { Claim } from '../rows/row-state.js'
 import { finishedState, isSameTransaction, outermostOf } from '../sequelize/internals.js'
-import { lockTransaction, transactionOption } from '../transactions/join.js'
+import { isInScope, lockTransaction, transactionOption } from '../transactions/join.js'
 
 /**
  * Claims the instances of `refs` for one call before any row is locked: two concurrent calls must not share an
@@ -27,6 +27,7 @@ export function refuseOtherHolder(
   const { lock, claim } = state
   const isHeldElsewhere = lock && !(transaction && isSameTransaction(lock.transaction, transaction))
   const isClaimed = claim !== undefined && !isOver(claim)
+  if (isHeldElsewhere && isInScope(lock.transaction)) throw usage.lockedAround(method, facts)
   if (isHeldElsewhere || (isClaimed && !lockTransaction(instance))) {
     throw usage.lockedElsewhere(method, { ...facts, option: transactionOption(session, transaction) })
   }

@@ -69,9 +69,14 @@ export class UndoLog {
   /** Snapshots an instance before its first write since the innermost savepoint that the current code is part of. */
   remember(row: Row, isInside: IsInside): void {
     this.#mergeReleased()
-    const level = this.#levels.findLast(({ hasCallback, savepoint }) => !hasCallback || isInside(savepoint!))
+    const around = this.#levels.filter(({ hasCallback, savepoint }) => !hasCallback || isInside(savepoint!))
+    const level = around.at(-1)
     if (!level || level.restores.has(row)) return
     level.restores.set(row, level.atStart.get(row) ?? rowStateOf(row).snapshot())
+    // A savepoint without a callback may never end, as that of findOrCreate(): a rollback undoes the one around it, too.
+    const callback = around.findLast(({ hasCallback }) => hasCallback)
+    const atStart = callback?.atStart.get(row)
+    if (atStart && !callback!.restores.has(row)) callback!.restores.set(row, atStart)
   }
 
   /** Notes a statement that writes, or sets a savepoint. */

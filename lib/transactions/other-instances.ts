@@ -207,14 +207,22 @@ export function refuseStaleSave(state: TransactionState, method: string, row: Ro
   const ref = RowRef.of(row)
   const instances = state.lockedRows.ofRow(ref.key)
   if (instances.length === 0) return
-  const isLockedItself = instances.includes(row)
-  const columns = isLockedItself ? [...rowState.staleColumns.keys()] : modelStateOf(ref.model).definition.mutable
+  const { staleColumns } = rowState
+  const { mutable } = modelStateOf(ref.model).definition
+  const isLockedItself = rowState.lock !== undefined && instances.includes(row)
+  const columns = new Set([...staleColumns.keys(), ...(isLockedItself ? [] : mutable)])
   // Sequelize itself assigns these.
   const own = [updatedAtAttribute(ref.model), versionAttribute(ref.model)]
   for (const column of columns) {
     if (own.includes(column) || fields?.includes(column) === false) continue
-    const isStale = isLockedItself ? rowState.hasChanged(column) : isBehind(row, column, instances)
-    if (isStale) throw StaleRowError.inTransaction(method, ref.facts, column, rowState.staleColumns.get(column))
+    const isWritten = staleColumns.has(column) && rowState.hasChanged(column)
+    if (!isWritten && (isLockedItself || !isBehind(row, column, instances))) continue
+    const facts = {
+      writer: staleColumns.get(column),
+      isLocked: isLockedItself,
+      isDocument: mutable.includes(column),
+    }
+    throw StaleRowError.inTransaction(method, ref.facts, column, facts)
   }
 }
 
@@ -280,7 +288,8 @@ export function refuseOlderValues(
   if (columns.length === 0) return undefined
   return findByKeys(model, [ref], columns, options).then(([stored]) => {
     const older = columns.find((column) => stored && !isSame(column, stored[column]))
-    if (older !== undefined) throw StaleRowError.inTransaction(method, ref.facts, older)
+    if (older === undefined) return
+    throw StaleRowError.inTransaction(method, ref.facts, older, { isDocument: mutable.includes(older) })
   })
 }
 

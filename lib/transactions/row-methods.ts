@@ -5,7 +5,6 @@ import { usage } from '../errors/usage.js'
 import { RowRef } from '../rows/row-ref.js'
 import { assignStored, findRowState, rowStateOf } from '../rows/row-state.js'
 import {
-  changedAttributes,
   fieldOf,
   isSameTransaction,
   isSameUntyped,
@@ -66,29 +65,13 @@ function callRowMethod(row: Row, name: RowMethod, original: Original, args: unkn
   const index = optionsIndex[name]
   const given = args[index]
   const options = (Array.isArray(given) ? { fields: given as string[] } : given) as RowMethodOptions | undefined
-  const asked = options?.transaction
-  const rowState = findRowState(row)
   if (name !== 'reload') refuseWriteBesideCheck(row, name)
-  const session = sessionOfModel(modelOf(row))
-  const held = asked === undefined ? lockTransaction(row) : undefined
-  const transaction = asked === null ? undefined : (asked ?? held ?? ambientTransaction(session))
-  const lock = rowState?.lock
-  const isLocked = lock !== undefined && transaction !== undefined && isSameTransaction(lock.transaction, transaction)
-  const isElsewhere = lock?.isScoped === true && !isLocked
-  // A save would write from memory what the callback that holds the lock may yet undo.
-  const isOfOtherCode = isElsewhere && (name === 'save' || name === 'update') && !isInScope(lock.transaction)
-  if (isOfOtherCode || (isElsewhere && name === 'reload')) throw usage.lockedElsewhere(name, RowRef.of(row).facts)
-  if (asked === null) return original.apply(row, args)
-  if (!transaction) {
-    refuseBrokenLock(name, row)
-    // Also if there is nothing to save: a change in place, which Sequelize cannot detect, would be lost silently.
-    if (name === 'reload') refuseRolledBack(session, name)
-    else refuseOutside(session, undefined, `${name}() of this ${modelOf(row).name}`, row)
-    return original.apply(row, args)
-  }
+  const transaction = transactionOf(row, name, options?.transaction)
   const state = findTransactionState(transaction)
-  if (!state?.dialect) return original.apply(row, args)
+  if (!transaction || !state?.dialect) return original.apply(row, args)
   state.refuseIfOver(name)
+  const rowState = findRowState(row)
+  const isLocked = isLockedIn(row, transaction)
   const added = {
     ...(name === 'reload' && isLocked && lockOf(row, transaction)),
     ...(name === 'save' && keyFormat(row)),
@@ -101,7 +84,6 @@ function callRowMethod(row: Row, name: RowMethod, original: Original, args: unkn
     return original.apply(row, args)
   }
   const key = row.isNewRecord ? undefined : RowRef.of(row).looseKey
-  const assigned = name === 'increment' ? changedAttributes(row) : []
   return state.runCall(key, `${name}() of a ${modelOf(row).name}`, async () => {
     state.remember(row, transaction)
     rowState?.markChangesInPlace()
@@ -111,7 +93,7 @@ function callRowMethod(row: Row, name: RowMethod, original: Original, args: unkn
       if (compared) await compared
     }
     // decrement() calls increment(), so one case is enough.
-    if (name === 'increment') return sendIncrement(state, row, original, args, isLocked ? assigned : undefined)
+    if (name === 'increment') return sendIncrement(state, row, original, args, isLocked)
     try {
       const result = await original.apply(row, args)
       if (name === 'reload') rowState?.recordReload()
@@ -120,6 +102,43 @@ function callRowMethod(row: Row, name: RowMethod, original: Original, args: unkn
       if (name === 'save') rowState?.endSave()
     }
   })
+}
+
+/**
+ * The transaction that a row method joins: the one that is given, else the one that locks the row, else the ambient one.
+ * @throws {UsageError} the row is locked, and the call takes part in no transaction, or in another one
+ * @throws {RolledBackError} the transaction that locked the row, or that of the callback around the call, was rolled back
+ * @throws {OutsideTransactionError} the call joins none, inside a callback that has a transaction
+ */
+function transactionOf(row: Row, name: RowMethod, asked: Transaction | null | undefined): Transaction | undefined {
+  const session = sessionOfModel(modelOf(row))
+  const held = asked === undefined ? lockTransaction(row) : undefined
+  const transaction = asked === null ? undefined : (asked ?? held ?? ambientTransaction(session))
+  refuseLockedElsewhere(row, name, transaction)
+  if (transaction || asked === null) return transaction
+  refuseBrokenLock(name, row)
+  // Also if there is nothing to save: a change in place, which Sequelize cannot detect, would be lost silently.
+  if (name === 'reload') refuseRolledBack(session, name)
+  else refuseOutside(session, undefined, `${name}() of this ${modelOf(row).name}`, row)
+  return undefined
+}
+
+function isLockedIn(row: Row, transaction: Transaction | undefined): boolean {
+  const lock = findRowState(row)?.lock
+  return lock !== undefined && transaction !== undefined && isSameTransaction(lock.transaction, transaction)
+}
+
+/** @throws {UsageError} a callback has locked the row, and the call is no part of its transaction */
+function refuseLockedElsewhere(row: Row, name: RowMethod, transaction: Transaction | undefined): void {
+  const lock = findRowState(row)?.lock
+  if (!lock?.isScoped || isLockedIn(row, transaction)) return
+  const isInside = isInScope(lock.transaction)
+  const { facts } = RowRef.of(row)
+  if (name === 'reload' && isInside) throw usage.lockedAround(name, facts)
+  // A save would write from memory what the callback that holds the lock may yet undo.
+  if (name === 'reload' || (!isInside && (name === 'save' || name === 'update'))) {
+    throw usage.lockedElsewhere(name, facts)
+  }
 }
 
 /** The lock option for a reload of a locked row: a plain read could return a snapshot older than the lock. */
@@ -139,25 +158,21 @@ function columnsMovedBy(row: Row, fields: unknown): string[] {
     .map((name) => fieldOf(model, name as string))
 }
 
-/**
- * Sends increment(), and updates the version of the row and the other locked instances of the row.
- * @param assigned the attributes with unsaved changes at the time of the call; `undefined` if the row is not locked
- */
+/** Sends increment(), and updates the version of the row and the other locked instances of the row. */
 async function sendIncrement(
   state: TransactionState,
   row: Row,
   original: Original,
   [fields, options]: unknown[],
-  assigned: readonly string[] | undefined,
+  isLocked: boolean,
 ): Promise<unknown> {
-  const isLocked = assigned !== undefined
   const own = isLocked && { returning: columnsMovedBy(row, fields) }
   const amounts = amountsOf(fields, options as IncrementOptions)
   refuseInexactKey(row, amounts, options as IncrementOptions, isLocked)
   const result = await original.call(row, fields, { ...own, ...(options as object) })
   if (!rowStateOf(row).isIncremented) return result
   const method = incrementMethod(options as IncrementOptions)
-  const unknown = isLocked ? addToMemory(state, row, method, amounts, assigned) : []
+  const unknown = isLocked ? addToMemory(state, row, method, amounts) : []
   if (unknown.length > 0) {
     const [stored] = await findByKeys(modelOf(row), [RowRef.of(row)], unknown, options as RowMethodOptions)
     if (stored) assignStored(row, Object.fromEntries(unknown.map((column) => [column, stored[column]])))
@@ -187,9 +202,8 @@ function refuseInexactKey(
 }
 
 /**
- * Adds what increment() has added in the database to the numbers in memory, unless its answer has. A number that was assigned
- * before becomes stale: its save is refused.
- * @param assigned the attributes with unsaved changes at the time of the call
+ * Adds what increment() has added in the database to the numbers in memory, unless its answer has. A number that was assigned,
+ * without its sum, becomes stale: its save is refused.
  * @returns the attributes whose sums the database has rounded
  */
 function addToMemory(
@@ -197,7 +211,6 @@ function addToMemory(
   row: Row,
   method: string,
   amounts: Readonly<Record<string, number>>,
-  assigned: readonly string[],
 ): readonly string[] {
   const version = versionAttribute(modelOf(row))
   const rowState = rowStateOf(row)
@@ -205,8 +218,7 @@ function addToMemory(
   for (const [column, amount] of Object.entries({ ...amounts, ...(version !== undefined && { [version]: 1 }) })) {
     if (valuesOf(row)[column] === undefined) continue
     if (rowState.isDirty(column)) {
-      // A value that was assigned since the call is meant to replace the sum.
-      if (assigned.includes(column)) rowState.markStale(column, method)
+      rowState.markStale(column, method)
       continue
     }
     const isKnown = rowState.answeredColumns.has(column) || addInMemory(state, row, column, amount)

@@ -182,12 +182,12 @@ export class TransactionState {
     }
   }
 
-  /** {@link runCall} for a call that writes several rows. */
-  runCalls<R>(keys: readonly string[], description: string, call: () => Promise<R>): Promise<R> {
-    const inTurn = [...new Set(keys)]
-      .sort()
-      .reduceRight<() => Promise<R>>((next, key) => () => this.runCall(key, description, next), call)
-    return this.runCall(undefined, description, inTurn)
+  /** {@link runCall} for a call that may write rows of which the transaction has instances: in turn with the calls for each. */
+  runBulkCall<R>(rows: readonly Row[], description: string, call: () => Promise<R>): Promise<R> {
+    const keys = [...new Set(rows.map((row) => RowRef.of(row).looseKey))].sort()
+    const [first, ...others] = keys
+    const inTurn = others.reduceRight<() => Promise<R>>((next, key) => () => this.runCall(key, description, next), call)
+    return this.runCall(first, description, inTurn)
   }
 
   #turn({ turn: outer }: AsyncContext, kind: Turn['kind'], key: string): Turn {
@@ -543,7 +543,7 @@ async function giveBack(rollback: () => Promise<unknown>, dialect: Dialect): Pro
   }
 }
 
-function textOf(sql: unknown): string {
+export function textOf(sql: unknown): string {
   return typeof sql === 'string' ? sql : String((sql as { query?: unknown } | null)?.query)
 }
 

@@ -36,7 +36,7 @@ import {
 import { findByKeys, markSameStale, refreshOtherInstances, refuseStaleSave, sharedColumns } from './other-instances.js'
 import { joinRowMethods } from './row-methods.js'
 import { keepDigitsInSaves } from './save-digits.js'
-import { findTransactionState, transactionStateOf } from './transaction-state.js'
+import { findTransactionState, textOf, transactionStateOf } from './transaction-state.js'
 import type { Query, QueryOptions, TransactionState } from './transaction-state.js'
 import { enqueueStatement } from './writer-queue.js'
 
@@ -173,7 +173,23 @@ function sendBulkWrite(
     if (!isNone(result)) await refreshLockedRows(state, model, options)
     return result
   }
-  return state.send(sendAndRefresh, sql, options)
+  const send = (): Promise<unknown> => state.send(sendAndRefresh, sql, options)
+  const rows = lockedRowsOf(state, model, options)
+  // A save that is in progress has the values of its statement already.
+  return rows.length > 0 ? state.runBulkCall(rows, textOf(sql), send) : send()
+}
+
+/** The locked instances of the rows that a bulk statement may write: of one row, if its WHERE names it. */
+function lockedRowsOf({ lockedRows }: TransactionState, model: RowModel, options: QueryOptions): readonly Row[] {
+  const ref = rowNamedIn(model, options)
+  return ref ? lockedRows.ofRow(ref.key) : lockedRows.ofTable(model)
+}
+
+/** The row that the WHERE of a bulk statement names by its primary key. */
+function rowNamedIn(model: RowModel, { where }: QueryOptions): RowRef | undefined {
+  const primaryKey = where && keyNamedIn(model, where)
+  const isOneRow = primaryKey && Object.keys(primaryKey).length === model.primaryKeyAttributes.length
+  return isOneRow ? new RowRef(model, primaryKey) : undefined
 }
 
 /** Sends the write of an instance. */
@@ -272,12 +288,8 @@ function isNone(result: unknown): boolean {
  * unsaved changes, become stale if they have another value now: a save of them is refused.
  */
 async function refreshLockedRows(state: TransactionState, model: RowModel, options: QueryOptions): Promise<void> {
-  const { where } = options
   const columns = writtenColumns(model, options)
-  const primaryKey = where && keyNamedIn(model, where)
-  const isOneRow = primaryKey && Object.keys(primaryKey).length === model.primaryKeyAttributes.length
-  const ref = isOneRow ? new RowRef(model, primaryKey) : undefined
-  const locked = ref ? state.lockedRows.ofRow(ref.key) : state.lockedRows.ofTable(model)
+  const locked = lockedRowsOf(state, model, options)
   const loadedColumns = (row: Row): string[] =>
     sharedColumns(row, model, columns).filter((column) => Object.hasOwn(valuesOf(row), column))
   const rows = locked.map((row) => ({ row, loaded: loadedColumns(row) })).filter(({ loaded }) => loaded.length > 0)
@@ -291,6 +303,7 @@ async function refreshLockedRows(state: TransactionState, model: RowModel, optio
     // A save of a row that is gone is refused by itself.
     for (const column of values ? loaded : []) rowState.refresh(column, values![column])
   }
+  const ref = rowNamedIn(model, options)
   if (ref) await markSameStale(state, ref, columns, options)
 }
 

@@ -105,8 +105,8 @@ export async function updateWhere<M extends Model, const G extends object>(
   }
   const statements = (context: QueryContext, state: TransactionState | undefined): Promise<number> => {
     // A save of one of these rows that is in progress has its document in its statement already.
-    const keys = state!.lockedRows.ofTable(query.model).map((row) => RowRef.of(row).looseKey)
-    return state!.runCalls(keys, `${method}()`, () => inSavepoint(call, context, (own) => write(own, state!)))
+    const rows = state!.lockedRows.ofTable(query.model)
+    return state!.runBulkCall(rows, `${method}()`, () => inSavepoint(call, context, (own) => write(own, state!)))
   }
   return traceCall(call, () => execute(call, { statements }, { opensTransaction: true, retry }))
 }

@@ -384,7 +384,7 @@ describe('the text of an error', () => {
             await WorkflowRun.update({ progress: { name: 'b' } }, { where: { id: 7 }, transaction })
             await (row as Row).update({ progress: { name: 'c' } })
           }),
-        'save: "progress" of this instance of WorkflowRun id=7 is stale: its transaction wrote or locked the row through another instance or statement. Nothing was written. Use the row that is passed to the callback, or call await row.reload({ transaction }) first and make the change again.',
+        'save: "progress" of this instance of WorkflowRun id=7 is stale: its transaction wrote or locked the row through another instance or statement. Nothing was written. Call await row.reload({ transaction }) first and make the change again.',
       ],
       [
         () =>

@@ -655,6 +655,10 @@ describe('the text of a usage error', () => {
       () => Promise.all([withLock(run, () => 1), withLock(run, () => 1)]),
       'withLock: this instance of WorkflowRun id=7 is already in use by another call, and two concurrent calls cannot share one instance. Use one instance for each call: withLock([WorkflowRun, primaryKey], fn), also for an instance that a cache shares; or load the row in each job.',
     ],
+    lockedAround: [
+      () => withLock(run, () => withLock(run, () => 1, { transaction: null })),
+      "withLock: WorkflowRun id=7 is locked by the transaction of the enclosing callback, and { transaction: null } takes this call out of it: it would not see what the callback has written, or would wait for its lock. Leave the option out: the row's own methods join the transaction of its callback.",
+    ],
     notBegun: [
       () =>
         withLock(run, function* () {

@@ -1,9 +1,18 @@
 import { expect } from 'chai'
 import { DataTypes, Model } from 'sequelize'
 import type { CreationOptional, InferAttributes, InferCreationAttributes, Sequelize, Transaction } from 'sequelize'
-import { append, increment, mergeJsonKey, retryTransaction, updateJson, withLock, withLocks } from 'sequelize-lossless'
+import {
+  append,
+  increment,
+  mergeJsonKey,
+  retryTransaction,
+  StaleRowError,
+  updateJson,
+  withLock,
+  withLocks,
+} from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
-import { outcomeOf } from '../rejection.js'
+import { outcomeOf, rejection } from '../rejection.js'
 import { Collision } from './collision.js'
 import { createJobs, freshJobs, storedJobs, untouched } from './jobs.js'
 import type { Job } from './jobs.js'
@@ -162,15 +171,17 @@ eachDatabase('concurrent statements of one transaction', (database) => {
     })
   })
 
-  it('keep a value that is assigned while increment() is in flight', async () => {
+  it('refuse to save a value that is assigned while increment() is in flight', async () => {
     const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
     await withLock([Jobs, id], async (row) => {
-      await Promise.all([row.increment('n', { by: 5 }), row.update({ n: 100 })])
-      expect(row.n).to.equal(100)
-      await row.increment('n')
-      expect(row.n).to.equal(101)
+      const added = row.increment('n', { by: 5 })
+      const error = await rejection(row.update({ n: 100 }), StaleRowError)
+      expect(error.message).to.include('Await increment() and then assign the value')
+      await added
+      await row.reload()
+      await row.update({ n: row.n + 1 })
     })
-    expect(await storedJobs(Jobs)).to.deep.equal([{ ...untouched, n: 101 }])
+    expect(await storedJobs(Jobs)).to.deep.equal([{ ...untouched, n: 6 }])
   })
 
   describe('reach the server in the order of calls', () => {

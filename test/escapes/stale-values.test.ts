@@ -1,9 +1,10 @@
 import { expect } from 'chai'
-import { DataTypes, literal, Sequelize } from 'sequelize'
+import { DataTypes, literal, OptimisticLockError, Sequelize } from 'sequelize'
 import type { Model, ModelStatic, Transaction } from 'sequelize'
 import {
   atomicUpdate,
   lossless,
+  lock,
   mergeJsonKey,
   plus,
   StaleRowError,
@@ -164,6 +165,93 @@ eachDatabase('a value that is out of date', (database) => {
     const { n, title, progress } = await stored()
     expect({ n, title, progress }).to.deep.equal({ n: 5, title: 'helper', progress: { k: [1, 2] } })
   })
+
+  it('of a savepoint with findOrCreate() that is rolled back does not stay in the locked row', async () => {
+    await start()
+    await job.withLock(async (row, transaction) => {
+      await undone(transaction, async (savepoint) => {
+        await Jobs.findOrCreate({ where: { id: row.id }, transaction: savepoint })
+        row.n = 99
+        row.progress = { bad: 1 }
+        await row.save({ transaction: savepoint })
+      })
+      expect([row.n, row.progress, row.changed()]).to.deep.equal([0, {}, false])
+      row.progress['good'] = 1
+      await row.save()
+    })
+    const { n, progress } = await stored()
+    expect([n, progress]).to.deep.equal([0, { good: 1 }])
+  })
+
+  for (const mode of ['allow', 'throw'] as const) {
+    it(`is not silently passed over: a change in place of an instance whose lock was undone, under '${mode}'`, async () => {
+      await start({ wholeColumnWrites: mode })
+      await job.withLock(async (row, transaction) => {
+        const found = await Jobs.findByPk(row.id, { transaction, lock: true, rejectOnEmpty: true })
+        await undone(transaction, (savepoint) => lock(found, { transaction: savepoint }))
+        found.progress['k'] = 1
+        await rejection(found.save({ transaction }), StaleRowError)
+      })
+    })
+  }
+
+  it('is not silently passed over: a change in place of an instance that a finder has locked, under a guard', async () => {
+    await start({ wholeColumnWrites: 'throw' })
+    await job.withLock(async (row, transaction) => {
+      const found = await Jobs.findByPk(row.id, { transaction, lock: true, rejectOnEmpty: true })
+      found.progress['k'] = 1
+      await rejection(found.save({ transaction }), StaleRowError)
+    })
+  })
+
+  const counters: Readonly<Record<string, (row: Job, transaction: Transaction) => readonly Promise<unknown>[]>> = {
+    'increment() and save() of one instance': (row) => {
+      const added = row.increment('n')
+      row.n += 1
+      return [added, row.save()]
+    },
+    'Model.increment() and save()': (row, transaction) => [
+      Jobs.increment('n', { where: { id: row.id }, transaction }),
+      row.update({ n: row.n + 1 }),
+    ],
+    'Model.update() of SQL and save()': (row, transaction) => [
+      Jobs.update({ n: literal('n + 1') as never }, { where: { id: row.id }, transaction }),
+      row.update({ n: row.n + 1 }),
+    ],
+  }
+  for (const version of [false, true]) {
+    for (const [name, both] of Object.entries(counters)) {
+      it(`is not written by one of two concurrent writes: ${name}${version ? ' of a model with a version' : ''}`, async () => {
+        await start({}, version)
+        let written = 0
+        const call = job.withLock(async (row, transaction) => {
+          const outcomes = await Promise.all(both(row, transaction).map(outcomeOf))
+          const errors = outcomes.filter((each) => each !== 'written')
+          for (const error of errors) expect(error).to.be.instanceOf(OptimisticLockError)
+          written = outcomes.length - errors.length
+          await row.reload()
+        })
+        await call
+        expect((await stored()).n).to.equal(written)
+      })
+    }
+
+    it(`is not written by a finder's instance beside Model.update()${version ? ' of a model with a version' : ''}`, async () => {
+      await start({}, version)
+      let written = 0
+      await job.withLock(async (row, transaction) => {
+        const found = await find(transaction)
+        const outcomes = await Promise.all(
+          [
+            Jobs.update({ n: literal('n + 1') as never }, { where: { id: row.id }, transaction }),
+            found.update({ n: found.n + 1 }, { transaction }),
+          ].map(outcomeOf),
+        )
+        written = outcomes.filter((each) => each === 'written').length
+      })
+      expect((await stored()).n).to.equal(written)
+    })
+  }
 
   it('is not shared by two withNext() of one transaction: each gets a row of its own', async () => {
     await start()
