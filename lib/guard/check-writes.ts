@@ -3,8 +3,9 @@ import type { Transaction } from 'sequelize'
 import { usage } from '../errors/usage.js'
 import { parseJson } from '../json/json-text.js'
 import type { JsonValue } from '../json/values.js'
+import { isSameDocument } from '../rows/document-text.js'
 import { keyNamedIn, RowRef } from '../rows/row-ref.js'
-import { isSameDocument, rowStateOf } from '../rows/row-state.js'
+import { rowStateOf } from '../rows/row-state.js'
 import {
   attributesOf,
   fieldOf,

@@ -47,8 +47,8 @@ const firstSearch = 16
 
 /**
  * Runs `fn` while the first row that no other session holds is locked: the next job of a queue. Never waits for the lock of
- * another session, except on SQLite; each of many concurrent sessions gets another row. Calls in one transaction can get the
- * same row. Otherwise like {@link withLock}. Sends, on PostgreSQL:
+ * another session, except on SQLite; each of many concurrent sessions gets another row. Calls in one transaction take turns: each
+ * finds the rows as the `fn` before it has left them. Otherwise like {@link withLock}. Sends, on PostgreSQL:
  *
  *     START TRANSACTION
  *     SELECT "id" AS "id" FROM "jobs" WHERE "status" = $1 ORDER BY "id" LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED

@@ -2,11 +2,10 @@ import { isDeepStrictEqual } from 'node:util'
 import type { Transaction } from 'sequelize'
 import type { TransactionOption } from '../errors/describe.js'
 import { UnsavedChangesError } from '../errors/errors.js'
-import { textAfterOperations } from '../json/change-text.js'
-import { isTooDeep, textWithInfinity, tooDeep as tooDeepError } from '../json/encode.js'
-import { hasNumber, isRespelled, parseJson, tryParseJson } from '../json/json-text.js'
+import { tooDeep as tooDeepError } from '../json/encode.js'
+import { isRespelled, parseJson, tryParseJson } from '../json/json-text.js'
 import type { Operation } from '../json/operation.js'
-import { applyAll, computes, findMismatch } from '../json/semantics.js'
+import { applyAll, computes } from '../json/semantics.js'
 import type { JsonValue } from '../json/values.js'
 import {
   attributeType,
@@ -29,6 +28,7 @@ import type { Row, RowModel } from '../sequelize/internals.js'
 import { documentType, modelStateOf } from '../sequelize/model-state.js'
 import type { ModelState } from '../sequelize/model-state.js'
 import { modeOf } from '../sequelize/options.js'
+import { isPlain, isSameDocument, jsonOf, notJson, textAfter, tooDeep } from './document-text.js'
 import { keyText } from './key-text.js'
 import type { RowRef } from './row-ref.js'
 
@@ -547,19 +547,6 @@ function documentOf({ text }: StoredValue): JsonValue {
   return text === 'undefined' || text === notJson ? null : parseJson(text)
 }
 
-/** The text of a document after the operations that fit it. */
-function textAfter(text: string, operations: readonly Operation[]): string {
-  const document = parseJson(text)
-  return findMismatch(operations, document, text)
-    ? jsonOf(applyAll(operations, document))
-    : textAfterOperations(text, operations)
-}
-
-/** Whether JavaScript holds every number of a JSON text exactly. */
-function isPlain(text: string): boolean {
-  return !isRespelled(text) && !hasNumber(text, /\d{16}/)
-}
-
 const rowStates = new WeakMap<Row, RowState>()
 
 /** The one state of an instance. */
@@ -621,36 +608,6 @@ export function refuseUnsavedChanges(
   const deep = changed.find((column) => rowStateOf(ref.instance!).isTooDeep(column))
   if (deep !== undefined) throw tooDeepError(method, `"${deep}"`, deep)
   if (changed.length > 0) throw UnsavedChangesError.beforeCall(method, { ...ref.facts, option }, changed)
-}
-
-const notJson = 'not JSON'
-
-/** The text of {@link jsonOf} for a value that is too deep for JSON.stringify; it equals no other value. */
-const tooDeep = 'too deep'
-
-/** A value as JSON text, for comparisons. A value that is not JSON gets a fixed text; its save reports the reason. */
-export function jsonOf(value: unknown): string {
-  try {
-    return textWithInfinity(value) ?? 'undefined'
-  } catch (error) {
-    return isTooDeep(error) ? tooDeep : notJson
-  }
-}
-
-/** Whether two texts of {@link jsonOf} hold the same document, in any order of keys. */
-export function isSameDocument(one: string, other: string): boolean {
-  if (one === tooDeep || other === tooDeep) return false
-  if (one === other) return true
-  // Another order of keys has the same characters.
-  const maySame = one.length === other.length && sumOfCharacters(one) === sumOfCharacters(other)
-  return maySame && isDeepStrictEqual(tryParseJson(one), tryParseJson(other))
-}
-
-/** A number that depends on the characters of a text, but not on their order. */
-function sumOfCharacters(text: string): number {
-  let sum = 0
-  for (let index = 0; index < text.length; index++) sum += text.charCodeAt(index) ** 2
-  return sum
 }
 
 /** A value as in {@link keyText}; NULL stays NULL. */

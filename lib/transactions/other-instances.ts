@@ -4,9 +4,10 @@ import type { FindOptions, Logging, Transaction } from 'sequelize'
 import { StaleRowError } from '../errors/errors.js'
 import { tryParseJson } from '../json/json-text.js'
 import type { Operation } from '../json/operation.js'
+import { isSameDocument, jsonOf } from '../rows/document-text.js'
 import { integerTypes, isSumKnown, sumOf } from '../rows/operand-types.js'
 import { RowRef } from '../rows/row-ref.js'
-import { assignStored, findRowState, isSameDocument, jsonOf, rowStateOf } from '../rows/row-state.js'
+import { assignStored, findRowState, rowStateOf } from '../rows/row-state.js'
 import {
   attributeType,
   changedAttributes,

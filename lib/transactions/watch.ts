@@ -77,7 +77,7 @@ export function watchSession(session: Session): void {
   })
   override(sequelize, 'transaction', (original) => {
     const begin = original.bind(sequelize) as Begin
-    return (options, callback) => openTransaction(session, begin, options as BeginOptions, callback as Callback)
+    return (options, callback) => beginWatched(session, begin, options as BeginOptions, callback as Callback)
   })
   override(
     sequelize,
@@ -87,7 +87,7 @@ export function watchSession(session: Session): void {
         try {
           original.apply(this, given)
         } catch (error) {
-          if (!isOfLibrary(given.at(-1) as QueryOptions | undefined)) throw error
+          if (!isSentByLibrary(given.at(-1) as QueryOptions | undefined)) throw error
           process.emitWarning(
             `sequelize-lossless: the function logging failed (${String(error)}); the statement was sent all the same.`,
             { type: 'SequelizeLosslessWarning', code: 'LOGGING_FAILED' },
@@ -105,7 +105,10 @@ export function watchSession(session: Session): void {
  * Whether a call of this library sends the statement. An error of the function `logging` must not reject such a call: its
  * statement is already sent.
  */
-function isOfLibrary({ [checkedBy]: by, instance }: QueryOptions & Pick<BeginOptions, typeof checkedBy> = {}): boolean {
+function isSentByLibrary({
+  [checkedBy]: by,
+  instance,
+}: QueryOptions & Pick<BeginOptions, typeof checkedBy> = {}): boolean {
   return by === 'library' || (instance !== undefined && rowStateOf(instance as Row).isSavingVersion)
 }
 
@@ -360,7 +363,8 @@ function explainAcquireTimeout(session: Session, error: unknown, type: string | 
     `Pass the option { transaction }, or raise pool.max. (${error.message})`
 }
 
-async function openTransaction(
+/** Sequelize's `transaction()`, whose callback gets a scope of its own; refused where the callback around it has a transaction. */
+async function beginWatched(
   session: Session,
   begin: Begin,
   first: BeginOptions | Callback | undefined,
