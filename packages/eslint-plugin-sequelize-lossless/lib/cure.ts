@@ -1,12 +1,9 @@
 import type { Rule, SourceCode } from 'eslint'
 import { importsIn } from './imports.js'
 import { shownPath } from './operations.js'
-import type { Operation } from './operations.js'
-import { ancestorsOf, bodyOf, contains, isFunction, parentOf, propertyOf, unwrap } from './syntax.js'
+import type { Changes, Operation } from './operations.js'
+import { ancestorsOf, bodyOf, childrenOf, contains, isFunction, propertyOf, statementOf } from './syntax.js'
 import type { Call, Node, NodeOf } from './syntax.js'
-
-/** The new value of a column: operations on its document, or the source text of an ordinary value. */
-export type Change = readonly Operation[] | string
 
 export interface Cure {
   readonly messageId: 'useAtomic' | 'useUpdateWhere' | 'useLock'
@@ -23,19 +20,9 @@ interface Replacement {
 export interface Cures {
   readonly isLibraryUsed: boolean
   /** `await atomicUpdate(run, { progress: [set('a', 1)], status })` in place of a call, or of statements. */
-  atomic(
-    target: Call | readonly Node[],
-    row: Node,
-    changes: ReadonlyMap<string, Change>,
-    options: Node | undefined,
-  ): Cure | undefined
+  atomic(target: Call | readonly Node[], row: Node, changes: Changes, options: Node | undefined): Cure | undefined
   /** `await updateWhere(WorkflowRun, { id }, { progress: [set('a', 1)] })` in place of a call whose result is not used. */
-  where(
-    call: Call,
-    model: Node,
-    changes: ReadonlyMap<string, Change>,
-    options: NodeOf<'ObjectExpression'>,
-  ): Cure | undefined
+  where(call: Call, model: Node, changes: Changes, options: NodeOf<'ObjectExpression'>): Cure | undefined
   /** `withLock(run, () => run.update(…))`: around one call. */
   lockCall(call: Call, row: Node, options: Node | undefined): Cure | undefined
   /** `await withLock(run, async () => { … })`: around the statements from the first of these nodes to the last. */
@@ -72,14 +59,14 @@ export function curesIn(source: SourceCode): Cures {
     const values = isMatching ? operands.map((each) => `${local('matching')}(${each})`) : operands
     return `${local(name)}(${[shownPath(source, path), ...values].join(', ')})`
   }
-  const shownChanges = (changes: ReadonlyMap<string, Change>, local: (name: string) => string): string => {
+  const shownChanges = (changes: Changes, local: (name: string) => string): string => {
     const shown = [...changes].map(([column, change]) => {
       if (typeof change === 'string') return change === column ? column : `${column}: ${change}`
       return `${column}: [${change.map((each) => shownOperation(each, local)).join(', ')}]`
     })
     return `{ ${shown.join(', ')} }`
   }
-  const namesIn = (changes: ReadonlyMap<string, Change>): string[] =>
+  const namesIn = (changes: Changes): string[] =>
     [...changes.values()].flatMap((change) =>
       typeof change === 'string'
         ? []
@@ -108,7 +95,7 @@ export function curesIn(source: SourceCode): Cures {
     },
     where(call, model, changes, options) {
       const transaction = transactionIn(options, ['where'])
-      if (transaction === 'none' || !isDiscarded(call)) return undefined
+      if (transaction === 'none' || !statementOf(call)) return undefined
       const where = source.getText(propertyOf(options, 'where'))
       return cure('useUpdateWhere', {
         range: call.range!,
@@ -190,13 +177,6 @@ function hasCommentBetween(source: SourceCode, [start, end]: readonly [number, n
   return source.getAllComments().some(({ range }) => range![0] > start && range![1] < end)
 }
 
-/** Whether the result of a call is not used: `await call(…)` as a statement. */
-function isDiscarded(call: Call): boolean {
-  let outer = parentOf(call)
-  while (outer && (outer.type === 'AwaitExpression' || unwrap(outer) === call)) outer = parentOf(outer)
-  return outer?.type === 'ExpressionStatement'
-}
-
 /** The innermost list of statements that holds all nodes. */
 function blockAround(nodes: readonly Node[]): NodeOf<'BlockStatement' | 'Program'> | undefined {
   return [...ancestorsOf(nodes[0]!)].find(
@@ -220,15 +200,6 @@ function some(node: Node, test: (node: Node) => boolean): boolean {
   if (test(node)) return true
   if (isFunction(node)) return false
   return childrenOf(node).some((child) => some(child, test))
-}
-
-export function childrenOf(node: Node): Node[] {
-  return Object.entries(node).flatMap(([key, value]) => {
-    if (key === 'parent' || typeof value !== 'object' || value === null) return []
-    return (Array.isArray(value) ? value : [value]).filter(
-      (each): each is Node => typeof (each as Node | null)?.type === 'string' && 'range' in (each as object),
-    )
-  })
 }
 
 function isAsync(owner: Node): boolean {

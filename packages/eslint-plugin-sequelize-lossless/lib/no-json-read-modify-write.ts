@@ -1,13 +1,13 @@
 import type { Rule, SourceCode } from 'eslint'
 import { entriesOf, mutationOf, readingsOf } from './document.js'
 import type { Mutation, Reading } from './document.js'
-import { childrenOf, curesIn } from './cure.js'
-import type { Change, Cure } from './cure.js'
+import { curesIn } from './cure.js'
+import type { Cure } from './cure.js'
 import { methodOf } from './methods.js'
 import type { Method } from './methods.js'
 import { modelIn } from './model.js'
 import { operation, operationsOfMutation, operationsOfValue, shownPath } from './operations.js'
-import type { Operation, Stored } from './operations.js'
+import type { Change, Changes, Operation, Stored } from './operations.js'
 import { protectionIn } from './protection.js'
 import { remedyOf, remedyOfChanges, remedyOfKey, remedyOfMutation, remedyOfValue } from './remedy.js'
 import type { Remedy } from './remedy.js'
@@ -17,6 +17,7 @@ import {
   awaited,
   bodyOf,
   calledName,
+  childrenOf,
   contains,
   isFunction,
   isSamePlace,
@@ -28,6 +29,7 @@ import {
   receiverOf,
   resolved,
   startOf,
+  statementOf,
   stringOf,
   unwrap,
 } from './syntax.js'
@@ -245,7 +247,7 @@ export const noJsonReadModifyWrite: Rule.RuleModule = {
       return changes.size > 0 ? { statements, changes } : undefined
     }
     /** Whether the atomic call makes the same change for certain: plain values, no hook and no validator. */
-    const isFixable = (row: Node, changes: ReadonlyMap<string, Change>): boolean => {
+    const isFixable = (row: Node, changes: Changes): boolean => {
       const isPlain = (node: Node): boolean =>
         (node.type === 'Literal' && node.value !== undefined) ||
         node.type === 'TemplateLiteral' ||
@@ -509,13 +511,6 @@ function isAlwaysBefore(first: Node, second: Node): boolean {
 
 function inOrder(nodes: readonly Node[]): Node[] {
   return [...nodes].sort((one, other) => startOf(one) - startOf(other))
-}
-
-/** The statement that is nothing but a call, awaited or not. */
-function statementOf(call: Call): Node | undefined {
-  let outer = parentOf(call)
-  while (outer && (outer.type === 'AwaitExpression' || unwrap(outer) === call)) outer = parentOf(outer)
-  return outer?.type === 'ExpressionStatement' ? outer : undefined
 }
 
 function isAwaited(call: Call): boolean {

@@ -16,6 +16,12 @@ export interface Operation {
   readonly values: readonly Node[]
 }
 
+/** The new value of a column: operations on its document, or the source text of an ordinary value. */
+export type Change = readonly Operation[] | string
+
+/** The changes of a row, by column. */
+export type Changes = ReadonlyMap<string, Change>
+
 /** What is known of the document that a piece of code changes. */
 export interface Stored {
   readonly source: SourceCode

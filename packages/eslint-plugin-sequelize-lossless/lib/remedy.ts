@@ -1,8 +1,7 @@
 import type { SourceCode } from 'eslint'
-import type { Change } from './cure.js'
 import type { Mutation } from './document.js'
 import { quoted, shownPath } from './operations.js'
-import type { Operation } from './operations.js'
+import type { Change, Changes, Operation } from './operations.js'
 import { argumentsOf, keyOf, placeOf, resolved, unwrap } from './syntax.js'
 import type { Node, NodeOf } from './syntax.js'
 
@@ -57,7 +56,7 @@ export function remedyOfMutation(
 }
 
 /** The call that makes known changes, with `…` in place of values. */
-export function remedyOfChanges(source: SourceCode, row: Node, changes: ReadonlyMap<string, Change>): Remedy {
+export function remedyOfChanges(source: SourceCode, row: Node, changes: Changes): Remedy {
   const [[column, change], ...others] = [...changes] as [[string, Change], ...[string, Change][]]
   const shown = (operations: readonly Operation[]): string => {
     const texts = operations.map((each) => outlined(source, each))

@@ -36,6 +36,15 @@ export function contains(outer: Node, inner: Node): boolean {
   return outer.range![0] <= inner.range![0] && inner.range![1] <= outer.range![1]
 }
 
+export function childrenOf(node: Node): Node[] {
+  return Object.entries(node).flatMap(([key, value]) => {
+    if (key === 'parent' || typeof value !== 'object' || value === null) return []
+    return (Array.isArray(value) ? value : [value]).filter(
+      (each): each is Node => typeof (each as Node | null)?.type === 'string' && 'range' in (each as object),
+    )
+  })
+}
+
 /** The value of a string literal. */
 export function stringOf(node: Node | undefined): string | undefined {
   return node?.type === 'Literal' && typeof node.value === 'string' ? node.value : undefined
@@ -117,6 +126,13 @@ export function bodyOf(node: Node): Node {
     if (isFunction(outer)) break
   }
   return last
+}
+
+/** The statement that is nothing but a call, awaited or not: the result of the call is not used. */
+export function statementOf(call: Call): Node | undefined {
+  let outer = parentOf(call)
+  while (outer && (outer.type === 'AwaitExpression' || unwrap(outer) === call)) outer = parentOf(outer)
+  return outer?.type === 'ExpressionStatement' ? outer : undefined
 }
 
 export function variableOf(source: SourceCode, node: NodeOf<'Identifier'>): Scope.Variable | undefined {
