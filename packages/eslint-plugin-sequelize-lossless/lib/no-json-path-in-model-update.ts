@@ -1,5 +1,5 @@
 import type { Rule } from 'eslint'
-import { curesIn } from './cure.js'
+import { Cures } from './cure.js'
 import { modelIn } from './model.js'
 import { settingsOf } from './settings.js'
 import { argumentsOf, calledName, propertyOf, receiverOf, resolved, stringOf, unwrap } from './syntax.js'
@@ -35,7 +35,7 @@ export const noJsonPathInModelUpdate: Rule.RuleModule = {
     if (settingsOf(context).isIgnored) return {}
     const types = typesOf(source)
     const model = modelIn(source, types)
-    const cures = curesIn(source)
+    const cures = new Cures(source)
     const calls: Call[] = []
 
     /** `settings` and its key, of a key of an object literal. */

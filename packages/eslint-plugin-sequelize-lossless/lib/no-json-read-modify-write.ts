@@ -1,8 +1,8 @@
 import type { Rule } from 'eslint'
 import type { Write } from './accesses.js'
 import { changesOfStatements, changesOfValues, isFixable } from './changes.js'
-import { curesIn } from './cure.js'
-import type { Cure, Cures } from './cure.js'
+import { Cures } from './cure.js'
+import type { Cure } from './cure.js'
 import { entriesOf } from './document.js'
 import { factsIn } from './facts.js'
 import type { Facts } from './facts.js'
@@ -82,7 +82,7 @@ class WriteChecks {
   constructor(context: Rule.RuleContext, facts: Facts) {
     this.#context = context
     this.#facts = facts
-    this.#cures = curesIn(facts.source)
+    this.#cures = new Cures(facts.source)
   }
 
   checkCall(call: Call): void {
@@ -134,7 +134,7 @@ class WriteChecks {
     const isInCall = contains(call, values)
     const changes = isOwn && isInCall ? changesOfValues(this.#facts, row, values, call) : undefined
     const offer = {
-      atomic: changes && this.#cures.atomic(call, row, changes, options),
+      atomic: changes && this.#cures.atomicCall(call, row, changes, options),
       isFix: changes !== undefined && isFixable(this.#facts, row, changes),
       lock: this.#lock(write, columns, isInCall ? [] : [values]),
     }
@@ -154,7 +154,7 @@ class WriteChecks {
     if (unreported.length === 0) return
     const nodes = [...accesses.changingBefore(write), ...found.map(({ node }) => node)]
     const written = isOwn ? changesOfStatements(this.#facts, write, nodes) : undefined
-    const atomic = written && this.#cures.atomic(written.statements, row, written.changes, options)
+    const atomic = written && this.#cures.atomicStatements(written.statements, row, written.changes, options)
     const isFix = written !== undefined && isFixable(this.#facts, row, written.changes)
     const lock = this.#lock(
       write,
