@@ -1,6 +1,5 @@
 import type { Rule, SourceCode } from 'eslint'
-import { importsIn } from './imports.js'
-import type { Imports } from './imports.js'
+import { Imports } from './imports.js'
 import { shownPath } from './operations.js'
 import type { Changes, Operation } from './operations.js'
 import { ancestorsOf, bodyOf, childrenOf, contains, isFunction, propertyOf, statementOf } from './syntax.js'
@@ -11,29 +10,30 @@ export interface Cure {
   readonly fix: (fixer: Rule.RuleFixer) => Rule.Fix[]
 }
 
-/** The name that a file uses for a function of the library. */
-type Local = (name: string) => string
-
-/** The code that takes the place of a range, with the functions of the library that it calls. */
+/** A call of a function of the library in place of a range. */
 interface Replacement {
   readonly range: readonly [number, number]
-  readonly names: readonly string[]
-  readonly text: (local: Local) => string
+  readonly name: 'atomicUpdate' | 'updateWhere' | 'withLock'
+  readonly parameters: readonly (string | Changes)[]
+  /** The keyword in front of the call, if it takes the place of statements. */
+  readonly keyword?: 'await' | 'return'
 }
 
-/** Writes code with the functions of the library in place of code of a file. */
+const messageIds = { atomicUpdate: 'useAtomic', updateWhere: 'useUpdateWhere', withLock: 'useLock' } as const
+
+/** Writes calls of the library in place of code of a file. */
 export class Cures {
   readonly #source: SourceCode
   readonly #imports: Imports
 
   constructor(source: SourceCode) {
     this.#source = source
-    this.#imports = importsIn(source)
+    this.#imports = new Imports(source)
   }
 
   /** `atomicUpdate(run, { progress: [set('a', 1)], status })` in place of a call. */
   atomicCall(call: Call, row: Node, changes: Changes, options: Node | undefined): Cure | undefined {
-    return this.#atomic(call.range!, row, changes, options, (text) => text)
+    return this.#atomic({ range: call.range! }, row, changes, options)
   }
 
   /** `await atomicUpdate(run, { progress: [set('a', 1)], status })` in place of statements. */
@@ -43,27 +43,18 @@ export class Cures {
     changes: Changes,
     options: Node | undefined,
   ): Cure | undefined {
-    const range = rangeOf(statements)
-    return this.#atomic(range, row, changes, options, (text) => `await ${text}${this.#semicolon(range)}`)
+    return this.#atomic({ range: rangeOf(statements), keyword: 'await' }, row, changes, options)
   }
 
   #atomic(
-    range: readonly [number, number],
+    place: Pick<Replacement, 'range' | 'keyword'>,
     row: Node,
     changes: Changes,
     options: Node | undefined,
-    asCode: (text: string) => string,
   ): Cure | undefined {
     const given = this.#transactionIn(options)
-    if (!given || hasCommentBetween(this.#source, range)) return undefined
-    return this.#cure('useAtomic', {
-      range,
-      names: ['atomicUpdate', ...namesIn(changes)],
-      text: (local) =>
-        asCode(
-          shownCall(local('atomicUpdate'), this.#source.getText(row), this.#shownChanges(changes, local), ...given),
-        ),
-    })
+    if (!given || hasCommentBetween(this.#source, place.range)) return undefined
+    return this.#cure({ ...place, name: 'atomicUpdate', parameters: [this.#source.getText(row), changes, ...given] })
   }
 
   /** `updateWhere(WorkflowRun, { id }, { progress: [set('a', 1)] })` in place of a call whose result is not used. */
@@ -71,30 +62,15 @@ export class Cures {
     const given = this.#transactionIn(options, ['where'])
     if (!given || !statementOf(call)) return undefined
     const where = this.#source.getText(propertyOf(options, 'where'))
-    return this.#cure('useUpdateWhere', {
-      range: call.range!,
-      names: ['updateWhere', ...namesIn(changes)],
-      text: (local) =>
-        shownCall(
-          local('updateWhere'),
-          this.#source.getText(model),
-          where,
-          this.#shownChanges(changes, local),
-          ...given,
-        ),
-    })
+    const parameters = [this.#source.getText(model), where, changes, ...given]
+    return this.#cure({ range: call.range!, name: 'updateWhere', parameters })
   }
 
   /** `withLock(run, () => run.update(…))`: around one call. */
   lockCall(call: Call, row: Node, options: Node | undefined): Cure {
     const text = this.#source.getText(call)
-    const arrow = /\bawait\b/.test(text) ? 'async () =>' : '() =>'
-    return this.#cure('useLock', {
-      range: call.range!,
-      names: ['withLock'],
-      text: (local) =>
-        shownCall(local('withLock'), this.#source.getText(row), `${arrow} ${text}`, ...this.#lockOptionsOf(options)),
-    })
+    const callback = `${/\bawait\b/.test(text) ? 'async () =>' : '() =>'} ${text}`
+    return this.#lock({ range: call.range! }, row, callback, options)
   }
 
   /** `await withLock(run, async () => { … })`: around the statements from the first of these nodes to the last. */
@@ -106,25 +82,32 @@ export class Cures {
     const indent = this.#indentOf(statements[0]!)
     const body = this.#source.text.slice(...range).replaceAll(/\n(?=.)/g, '\n  ')
     const callback = `async () => {\n${indent}  ${body}\n${indent}}`
-    return this.#cure('useLock', {
-      range,
-      names: ['withLock'],
-      text: (local) => {
-        const given = [this.#source.getText(row), callback, ...this.#lockOptionsOf(options)]
-        return `${isRest ? 'return' : 'await'} ${shownCall(local('withLock'), ...given)}${this.#semicolon(range)}`
-      },
-    })
+    return this.#lock({ range, keyword: isRest ? 'return' : 'await' }, row, callback, options)
   }
 
-  #cure(messageId: Cure['messageId'], { range, names, text }: Replacement): Cure {
+  #lock(place: Pick<Replacement, 'range' | 'keyword'>, row: Node, callback: string, options: Node | undefined): Cure {
+    const given = this.#transactionIn(options, ['fields', 'where', 'silent', 'hooks', 'validate']) ?? []
+    return this.#cure({ ...place, name: 'withLock', parameters: [this.#source.getText(row), callback, ...given] })
+  }
+
+  #cure(replacement: Replacement): Cure {
+    const { range, name, parameters } = replacement
+    const names = [name, ...parameters.flatMap((each) => (typeof each === 'string' ? [] : namesIn(each)))]
     return {
-      messageId,
+      messageId: messageIds[name],
       fix: (fixer) => {
-        const shown = text((name) => this.#imports.local(name))
-        const edits = this.#imports.edits(fixer, names, { range, text: shown })
-        return [fixer.replaceTextRange([...range], shown), ...edits].sort((one, other) => one.range[0] - other.range[0])
+        const text = this.#textOf(replacement)
+        const edits = this.#imports.edits(fixer, names, { range, text })
+        return [fixer.replaceTextRange([...range], text), ...edits].sort((one, other) => one.range[0] - other.range[0])
       },
     }
+  }
+
+  #textOf({ range, name, parameters, keyword }: Replacement): string {
+    const shown = parameters.map((each) => (typeof each === 'string' ? each : this.#shownChanges(each)))
+    const call = this.#shownCall(name, shown)
+    const end = this.#source.text[range[1] - 1] === ';' ? ';' : ''
+    return keyword ? `${keyword} ${call}${end}` : call
   }
 
   /**
@@ -143,36 +126,28 @@ export class Cures {
     return isOnly ? [`{ ${this.#source.getText(properties[0])} }`] : undefined
   }
 
-  #lockOptionsOf(options: Node | undefined): readonly string[] {
-    return this.#transactionIn(options, ['fields', 'where', 'silent', 'hooks', 'validate']) ?? []
-  }
-
   /** `{ progress: [set('a', 1)], status }`. */
-  #shownChanges(changes: Changes, local: Local): string {
+  #shownChanges(changes: Changes): string {
     const shown = [...changes].map(([column, change]) => {
       if (typeof change === 'string') return change === column ? column : `${column}: ${change}`
-      return `${column}: [${change.map((each) => this.#shownOperation(each, local)).join(', ')}]`
+      return `${column}: [${change.map((each) => this.#shownOperation(each)).join(', ')}]`
     })
     return `{ ${shown.join(', ')} }`
   }
 
-  #shownOperation({ name, path, operands, isMatching }: Operation, local: Local): string {
-    const values = isMatching ? operands.map((each) => shownCall(local('matching'), each)) : operands
-    return shownCall(local(name), shownPath(this.#source, path), ...values)
+  #shownOperation({ name, path, operands, isMatching }: Operation): string {
+    const values = isMatching ? operands.map((each) => this.#shownCall('matching', [each])) : operands
+    return this.#shownCall(name, [shownPath(this.#source, path), ...values])
+  }
+
+  /** A call of a function of the library, by the name that the file uses for it. */
+  #shownCall(name: string, parameters: readonly string[]): string {
+    return `${this.#imports.local(name)}(${parameters.join(', ')})`
   }
 
   #indentOf(node: Node): string {
     return /^\s*/.exec(this.#source.lines[node.loc!.start.line - 1]!)![0]
   }
-
-  /** The semicolon at the end of a range, if it has one. */
-  #semicolon([, end]: readonly [number, number]): string {
-    return this.#source.text[end - 1] === ';' ? ';' : ''
-  }
-}
-
-function shownCall(name: string, ...parameters: readonly string[]): string {
-  return `${name}(${parameters.join(', ')})`
 }
 
 /** The functions of the library that make these changes. */

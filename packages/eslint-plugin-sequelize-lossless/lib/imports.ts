@@ -4,14 +4,7 @@ import type { Node, NodeOf } from './syntax.js'
 
 const library = 'sequelize-lossless'
 
-/** The names that a file uses for the functions of sequelize-lossless, and the edits that import them. */
-export interface Imports {
-  /** Whether the file imports something of the library. */
-  readonly isUsed: boolean
-  local(name: string): string
-  /** Imports these functions, and removes imports that only the replaced code uses. */
-  edits(fixer: Rule.RuleFixer, names: readonly string[], replaced: Replaced): Rule.Fix[]
-}
+type Import = NodeOf<'ImportDeclaration'>
 
 /** A range of the file, and the text that takes its place. */
 interface Replaced {
@@ -19,84 +12,118 @@ interface Replaced {
   readonly text: string
 }
 
-export function importsIn(source: SourceCode): Imports {
-  const { body } = source.ast
-  const declarations = body.filter((each) => each.type === 'ImportDeclaration')
-  const own = declarations.find(
-    (each) =>
-      each.source.value === library &&
-      (each as { importKind?: string }).importKind !== 'type' &&
-      each.specifiers.length > 0 &&
-      each.specifiers.every(({ type }) => type === 'ImportSpecifier'),
-  )
-  const required = body.filter(
-    (each) => each.type === 'VariableDeclaration' && each.declarations.some(({ init }) => isRequire(init)),
-  )
-  const ownRequired = required
-    .flatMap((each) => (each as NodeOf<'VariableDeclaration'>).declarations)
-    .find(({ id, init }) => id.type === 'ObjectPattern' && id.properties.length > 0 && isRequire(init, library))
-  const isCommonJs = declarations.length === 0 && required.length > 0
+/** The names that a file uses for the functions of sequelize-lossless, and the edits that import them. */
+export class Imports {
+  readonly #source: SourceCode
+  readonly #imports: readonly Import[]
+  /** The declarations with a `require()`. */
+  readonly #requires: readonly NodeOf<'VariableDeclaration'>[]
+  /** `import { set } from 'sequelize-lossless'`. */
+  readonly #own: Import | undefined
+  /** `{ set }` of `const { set } = require('sequelize-lossless')`. */
+  readonly #ownPattern: NodeOf<'ObjectPattern'> | undefined
 
-  const importedAs = (name: string): string | undefined => {
-    const specifier = own?.specifiers.find(
+  constructor(source: SourceCode) {
+    const { body } = source.ast
+    this.#source = source
+    this.#imports = body.filter((each) => each.type === 'ImportDeclaration')
+    this.#requires = body
+      .filter((each) => each.type === 'VariableDeclaration')
+      .filter(({ declarations }) => declarations.some(({ init }) => isRequire(init)))
+    this.#own = this.#imports.find(isOwn)
+    this.#ownPattern = this.#requires
+      .flatMap(({ declarations }) => declarations)
+      .flatMap(({ id, init }) => (id.type === 'ObjectPattern' && isRequire(init, library) ? [id] : []))
+      .find(({ properties }) => properties.length > 0)
+  }
+
+  /** The name of a function of the library in this file; a name that is free if the file does not import it. */
+  local(name: string): string {
+    return this.#importedAs(name) ?? this.#freeName(name)
+  }
+
+  /** Imports these functions, and removes imports that only the replaced code uses. */
+  edits(fixer: Rule.RuleFixer, names: readonly string[], replaced: Replaced): Rule.Fix[] {
+    const unused = this.#imports
+      .map((declaration) => ({ declaration, specifiers: this.#unusedOf(declaration, replaced) }))
+      .filter(({ specifiers }) => specifiers.length > 0)
+    const missing = [...new Set(names)].filter((name) => this.#importedAs(name) === undefined)
+    const added = missing.map((name) => this.#spelled(name))
+    const isRebuilt = unused.some(({ declaration }) => declaration === this.#own)
+    const isKept = (node: Node): boolean =>
+      !unused.some(
+        ({ declaration, specifiers }) => declaration === node && specifiers.length === declaration.specifiers.length,
+      )
+    return [
+      ...(isRebuilt || added.length === 0 ? [] : [this.#insertion(fixer, added, isKept)]),
+      ...unused.map(({ declaration, specifiers }) =>
+        this.#rebuilt(fixer, declaration, specifiers, declaration === this.#own ? added : []),
+      ),
+      ...uselessDeclarations(this.#source, replaced).map((node) => fixer.removeRange(lineOf(this.#source, node))),
+    ]
+  }
+
+  #importedAs(name: string): string | undefined {
+    const specifier = this.#own?.specifiers.find(
       (each) => each.type === 'ImportSpecifier' && each.imported.type === 'Identifier' && each.imported.name === name,
     )
     if (specifier) return specifier.local.name
-    const pattern = ownRequired?.id as NodeOf<'ObjectPattern'> | undefined
-    for (const each of pattern?.properties ?? []) {
-      if (each.type !== 'Property' || each.key.type !== 'Identifier' || each.key.name !== name) continue
-      return each.value.type === 'Identifier' ? each.value.name : undefined
-    }
-    return undefined
-  }
-  const isTaken = (name: string): boolean =>
-    source.scopeManager.scopes.some((scope) => scope.type !== 'global' && scope.set.has(name))
-  const freeName = (name: string): string => {
-    if (!isTaken(name)) return name
-    let free = `${name}Json`
-    for (let count = 2; isTaken(free); count++) free = `${name}Json${count}`
-    return free
-  }
-  const local = (name: string): string => importedAs(name) ?? freeName(name)
-  const spelled = (name: string): string => {
-    const used = local(name)
-    return used === name ? name : isCommonJs || ownRequired ? `${name}: ${used}` : `${name} as ${used}`
+    const property = this.#ownPattern?.properties.find(
+      (each) => each.type === 'Property' && each.key.type === 'Identifier' && each.key.name === name,
+    )
+    return property?.type === 'Property' && property.value.type === 'Identifier' ? property.value.name : undefined
   }
 
-  const insertion = (
-    fixer: Rule.RuleFixer,
-    missing: readonly string[],
-    isKept: (node: Node) => boolean,
-  ): Rule.Fix[] => {
-    if (missing.length === 0) return []
-    const members = own?.specifiers ?? (ownRequired?.id as NodeOf<'ObjectPattern'> | undefined)?.properties
-    if (members) return [fixer.insertTextAfter(members.at(-1)!, `, ${missing.join(', ')}`)]
-    const line = isCommonJs
-      ? `const { ${missing.join(', ')} } = require('${library}')`
-      : `import { ${missing.join(', ')} } from '${library}'`
-    const others = isCommonJs ? required : declarations
-    const end = others[0] && source.getText(others[0]).endsWith(';') ? ';' : ''
+  #freeName(name: string): string {
+    if (!this.#isTaken(name)) return name
+    let free = `${name}Json`
+    for (let count = 2; this.#isTaken(free); count++) free = `${name}Json${count}`
+    return free
+  }
+
+  #isTaken(name: string): boolean {
+    return this.#source.scopeManager.scopes.some((scope) => scope.type !== 'global' && scope.set.has(name))
+  }
+
+  get #isCommonJs(): boolean {
+    return this.#imports.length === 0 && this.#requires.length > 0
+  }
+
+  /** `set`, or `set as setJson` if the name is taken. */
+  #spelled(name: string): string {
+    const used = this.local(name)
+    if (used === name) return name
+    return this.#isCommonJs || this.#ownPattern ? `${name}: ${used}` : `${name} as ${used}`
+  }
+
+  /** More names in the import of the library, or a new one. */
+  #insertion(fixer: Rule.RuleFixer, names: readonly string[], isKept: (node: Node) => boolean): Rule.Fix {
+    const shown = names.join(', ')
+    const members = this.#own?.specifiers ?? this.#ownPattern?.properties
+    if (members) return fixer.insertTextAfter(members.at(-1)!, `, ${shown}`)
+    const line = this.#isCommonJs
+      ? `const { ${shown} } = require('${library}')`
+      : `import { ${shown} } from '${library}'`
+    const others = this.#isCommonJs ? this.#requires : this.#imports
+    const end = others[0] && this.#source.getText(others[0]).endsWith(';') ? ';' : ''
     const last = others.findLast(isKept)
-    if (last) return [fixer.insertTextAfter(last, `\n${line}${end}`)]
-    return [fixer.insertTextBeforeRange([others[0]?.range![0] ?? 0, 0], `${line}${end}\n`)]
+    return last
+      ? fixer.insertTextAfter(last, `\n${line}${end}`)
+      : fixer.insertTextBeforeRange([others[0]?.range![0] ?? 0, 0], `${line}${end}\n`)
   }
 
   /** The imports that only the replaced code uses: `omit` of `omit(run.progress, 'a')`. */
-  const unusedOf = (declaration: NodeOf<'ImportDeclaration'>, { range, text }: Replaced): Node[] =>
-    declaration.specifiers.filter((specifier) => {
-      const [variable] = source.getDeclaredVariables(specifier)
-      const isOnlyThere = variable?.references.every(
-        ({ identifier }) => range[0] <= identifier.range![0] && identifier.range![1] <= range[1],
-      )
-      return variable && variable.references.length > 0 && isOnlyThere && !isNamed(variable.name, text)
+  #unusedOf(declaration: Import, { range, text }: Replaced): Node[] {
+    return declaration.specifiers.filter((specifier) => {
+      const [variable] = this.#source.getDeclaredVariables(specifier)
+      if (!variable || variable.references.length === 0) return false
+      return variable.references.every(({ identifier }) => isWithin(range, identifier)) && !isNamed(variable.name, text)
     })
+  }
+
   /** An import without these specifiers, and with more names. */
-  const rebuilt = (
-    fixer: Rule.RuleFixer,
-    declaration: NodeOf<'ImportDeclaration'>,
-    unused: readonly Node[],
-    added: readonly string[],
-  ): Rule.Fix => {
+  #rebuilt(fixer: Rule.RuleFixer, declaration: Import, unused: readonly Node[], added: readonly string[]): Rule.Fix {
+    const source = this.#source
     const [first] = declaration.specifiers
     const kept = declaration.specifiers.filter((specifier) => !unused.includes(specifier))
     if (kept.length + added.length === 0) {
@@ -111,29 +138,16 @@ export function importsIn(source: SourceCode): Imports {
     const [, end] = source.getTokenBefore(source.getTokenBefore(declaration.source)!)!.range
     return fixer.replaceTextRange([start, end], shown.join(', '))
   }
+}
 
-  return {
-    isUsed: Boolean(own ?? ownRequired),
-    local,
-    edits(fixer, names, replaced) {
-      const unused = declarations
-        .map((declaration) => ({ declaration, specifiers: unusedOf(declaration, replaced) }))
-        .filter(({ specifiers }) => specifiers.length > 0)
-      const missing = [...new Set(names)].filter((name) => importedAs(name) === undefined).map(spelled)
-      const isRebuilt = unused.some(({ declaration }) => declaration === own)
-      const isKept = (node: Node): boolean =>
-        !unused.some(
-          ({ declaration, specifiers }) => declaration === node && specifiers.length === declaration.specifiers.length,
-        )
-      return [
-        ...insertion(fixer, isRebuilt ? [] : missing, isKept),
-        ...unused.map(({ declaration, specifiers }) =>
-          rebuilt(fixer, declaration, specifiers, declaration === own ? missing : []),
-        ),
-        ...uselessDeclarations(source, replaced).map((node) => fixer.removeRange(lineOf(source, node))),
-      ]
-    },
-  }
+/** Whether it is `import { … } from 'sequelize-lossless'`, and not of types. */
+function isOwn(declaration: Import): boolean {
+  return (
+    declaration.source.value === library &&
+    (declaration as { importKind?: string }).importKind !== 'type' &&
+    declaration.specifiers.length > 0 &&
+    declaration.specifiers.every(({ type }) => type === 'ImportSpecifier')
+  )
 }
 
 function isRequire(init: Node | null | undefined, from?: string): boolean {
@@ -141,6 +155,10 @@ function isRequire(init: Node | null | undefined, from?: string): boolean {
   if (call?.type !== 'CallExpression' || calledName(call) !== 'require') return false
   const name = stringOf(argumentsOf(call)[0])
   return from === undefined ? name !== undefined : name === from
+}
+
+function isWithin([start, end]: readonly [number, number], { range }: Pick<Node, 'range'>): boolean {
+  return start <= range![0] && range![1] <= end
 }
 
 /** Whether a text uses this name, other than as a key: `progress` of `{ progress: 1 }`. */
@@ -164,10 +182,7 @@ function uselessDeclarations(source: SourceCode, { range, text }: Replaced): Nod
     if (!isPure || statement.range![1] > range[0]) return false
     return source.getDeclaredVariables(statement).every(({ name, references }) => {
       const uses = references.filter(({ init: isInit }) => !isInit)
-      const isOnlyThere = uses.every(
-        ({ identifier }) => range[0] <= identifier.range![0] && identifier.range![1] <= range[1],
-      )
-      return uses.length > 0 && isOnlyThere && !isNamed(name, text)
+      return uses.length > 0 && uses.every(({ identifier }) => isWithin(range, identifier)) && !isNamed(name, text)
     })
   })
 }
