@@ -1,9 +1,7 @@
 import type { SourceCode } from 'eslint'
 import { RowAccesses } from './accesses.js'
-import { modelIn } from './model.js'
-import type { Model } from './model.js'
-import { protectionIn } from './protection.js'
-import type { Protection } from './protection.js'
+import { Model } from './model.js'
+import { Protection } from './protection.js'
 import type { Settings } from './settings.js'
 import { typesOf } from './types.js'
 import type { Types } from './types.js'
@@ -21,7 +19,7 @@ export interface Facts {
 /** The facts of a file; what its code does is known after the traversal. */
 export function factsIn(source: SourceCode, settings: Settings): Facts {
   const types = typesOf(source)
-  const model = modelIn(source, types)
-  const protection = protectionIn(source, model, settings)
+  const model = new Model(source, types)
+  const protection = new Protection(source, model, settings)
   return { source, settings, types, model, protection, accesses: new RowAccesses(source, types) }
 }

@@ -69,119 +69,148 @@ interface Find extends Finder {
   readonly written: Node | undefined
 }
 
-export interface Model {
-  /** Visits every call in the file. */
-  see(call: Call): void
-  isRow(node: Node): boolean
-  isModel(node: Node): boolean
+/** Finds the Sequelize models and rows in a file; without types, only on strong evidence. */
+export class Model {
+  readonly #source: SourceCode
+  readonly #types: Types | undefined
+  #isSequelizeUsed: boolean
+  /** The receivers of methods that only rows have. */
+  readonly #rows: Place[] = []
+  /** The receivers of `update()`. */
+  readonly #updated: Place[] = []
+  /** The receivers of methods that associated rows can have. */
+  readonly #saved: Node[] = []
+  #associations: ReadonlySet<string> | undefined
+
+  constructor(source: SourceCode, types: Types | undefined) {
+    this.#source = source
+    this.#types = types
+    this.#isSequelizeUsed = source.ast.body.some(
+      (statement) => statement.type === 'ImportDeclaration' && isSequelize(statement.source),
+    )
+  }
+
+  /** Visits every call in the file, before the first question. */
+  seeCall(call: Call): void {
+    const name = calledName(call)
+    const [first] = argumentsOf(call)
+    if (name === 'require' && first) this.#isSequelizeUsed ||= isSequelize(first)
+    if (finders.get(name)?.isWeak === false) this.#isSequelizeUsed = true
+    const receiver = receiverOf(call)
+    const place = receiver && placeOf(this.#source, receiver)
+    if (receiver && methodsOfAssociations.has(name)) this.#saved.push(receiver)
+    if (place && name === 'update') this.#updated.push(place)
+    if (place && methodsOfRows.has(name) && stringOf(first) !== undefined) this.#rows.push(place)
+  }
+
+  isRow(node: Node): boolean {
+    const isTyped = this.#types?.isRow(node)
+    if (isTyped !== undefined) return isTyped
+    if (this.#isAtOneOf(this.#rows, node)) return true
+    if (node.type === 'ThisExpression') {
+      return this.#isSequelizeUsed && (isThisOfModel(this.#source, node) || isThisOfPrototype(node))
+    }
+    return this.loadingsOf(node).some(({ find }) => {
+      if (!find) return false
+      if (!find.isWeak) return true
+      const isByWhere =
+        this.#isAtOneOf(this.#updated, node) &&
+        find.written?.type === 'ObjectExpression' &&
+        propertyOf(find.written, 'where') !== undefined
+      return looksLikeModel(find.model) && (this.#isSequelizeUsed || isByWhere)
+    })
+  }
+
+  #isAtOneOf(places: readonly Place[], node: Node): boolean {
+    return places.some((place) => isSamePlace(place, placeOf(this.#source, node)))
+  }
+
+  isModel(node: Node): boolean {
+    return this.#types?.isModel(node) ?? looksLikeModel(node)
+  }
+
   /** Whether a row belongs to the model that is updated with this `where`. */
-  isRowOf(row: Node, model: Node, where: NodeOf<'ObjectExpression'>): boolean
-  isDocument(row: Node, column: string): boolean | undefined
+  isRowOf(row: Node, model: Node, where: NodeOf<'ObjectExpression'>): boolean {
+    if (this.#types?.isRowOf(row, model)) return true
+    const name = this.#source.getText(model)
+    if (this.loadingsOf(row).some(({ find }) => find && this.#source.getText(find.model) === name)) return true
+    // `{ id: run.id }`; `{ runId: run.id }` is about another table.
+    return entriesOf(where).some(
+      ([key, value]) =>
+        value.type === 'MemberExpression' &&
+        nameOf(value) === key &&
+        isSamePlace(placeOf(this.#source, value.object), placeOf(this.#source, row)),
+    )
+  }
+
+  /** Whether the column holds a document; undefined without types. */
+  isDocument(row: Node, column: string): boolean | undefined {
+    return this.#types?.isDocument(row, column)
+  }
+
   /** Whether the name is an association of the row, as far as this file shows. */
-  isAssociation(row: Node, column: string): boolean
-  loadingsOf(row: Node): Loading[]
+  isAssociation(row: Node, column: string): boolean {
+    this.#associations ??= new Set(
+      this.#saved.flatMap((node) => readingsOf(this.#source, node)).map((reading) => reading.column),
+    )
+    const name = column.toLowerCase().replace(/s$/, '')
+    const isIncluded = this.loadingsOf(row).some(({ find }) => {
+      const include = find?.written?.type === 'ObjectExpression' && propertyOf(find.written, 'include')
+      return include && this.#source.getText(include).toLowerCase().includes(name)
+    })
+    return this.#associations.has(column) || isIncluded
+  }
+
+  /** The origins of a row. */
+  loadingsOf(row: Node): Loading[] {
+    return loadingsAt(this.#source, row, [], new Set())
+  }
 }
 
-/** Finds the Sequelize models and rows in a file; without types, only on strong evidence. */
-export function modelIn(source: SourceCode, types: Types | undefined): Model {
-  let isSequelizeUsed = source.ast.body.some(
-    (statement) => statement.type === 'ImportDeclaration' && isSequelize(statement.source),
-  )
-  const rows: Place[] = []
-  const updated: Place[] = []
-  const saved: Node[] = []
-  let associations: ReadonlySet<string> | undefined
-
-  const loadingsOf = (node: Node, way: readonly string[] = [], seen = new Set<Scope.Variable>()): Loading[] => {
-    const expression = awaited(node)
-    // `let run = null`
-    if (isOff(expression)) return []
-    if (expression.type === 'Identifier') {
-      const variable = variableOf(source, expression)
-      const origins = variable && !seen.has(variable) ? originsOf(variable) : []
-      if (variable) seen.add(variable)
-      if (origins.length > 0) {
-        return origins.flatMap((origin) => loadingsOf(origin.expression, [...origin.path, ...way], seen))
-      }
+/** The origins of the value at a path in an expression. */
+function loadingsAt(source: SourceCode, node: Node, way: readonly string[], seen: Set<Scope.Variable>): Loading[] {
+  const expression = awaited(node)
+  // `let run = null`
+  if (isOff(expression)) return []
+  if (expression.type === 'Identifier') {
+    const variable = variableOf(source, expression)
+    const origins = variable && !seen.has(variable) ? originsOf(variable) : []
+    if (variable) seen.add(variable)
+    if (origins.length > 0) {
+      return origins.flatMap((origin) => loadingsAt(source, origin.expression, [...origin.path, ...way], seen))
     }
-    if (expression.type === 'LogicalExpression') {
-      return [expression.left, expression.right].flatMap((side) => loadingsOf(side, way, seen))
-    }
-    const receiver = expression.type === 'CallExpression' && receiverOf(expression)
-    if (!receiver) return [{ expression, find: undefined }]
-    const name = calledName(expression)
-    const [first] = argumentsOf(expression)
-    const [index, ...rest] = way
-    const together = name === 'all' && first?.type === 'ArrayExpression' ? first.elements[Number(index)] : undefined
-    if (together) return loadingsOf(together, rest, seen)
-    // The finder of a list also finds its elements and its parts.
-    if (elementMethods.has(name)) return loadingsOf(receiver, [anyElement, ...way], seen)
-    if (partMethods.has(name)) return loadingsOf(receiver, way, seen)
-    const finder = finders.get(name)
-    if (!finder || String(finder.way) !== String(way)) return [{ expression, find: undefined }]
-    return [
-      { expression, find: { ...finder, name, model: receiver, written: argumentsOf(expression)[finder.options] } },
-    ]
   }
+  if (expression.type === 'LogicalExpression') {
+    return [expression.left, expression.right].flatMap((side) => loadingsAt(source, side, way, seen))
+  }
+  return expression.type === 'CallExpression'
+    ? loadingsOfCall(source, expression, way, seen)
+    : [{ expression, find: undefined }]
+}
 
-  /** `WorkflowRun`, `models.WorkflowRun`, `db.runModel`, `WorkflowRun.unscoped()`. */
-  const looksLikeModel = (node: Node): boolean => {
-    if (node.type === 'CallExpression') return looksLikeModel(receiverOf(node) ?? node.callee)
-    const name = lastName(node)
-    return /^[A-Z]/.test(name) || wordsOf(name).includes('model')
-  }
-  return {
-    see(call) {
-      const name = calledName(call)
-      const [first] = argumentsOf(call)
-      if (name === 'require' && first) isSequelizeUsed ||= isSequelize(first)
-      if (finders.get(name)?.isWeak === false) isSequelizeUsed = true
-      const receiver = receiverOf(call)
-      const place = receiver && placeOf(source, receiver)
-      if (receiver && methodsOfAssociations.has(name)) saved.push(receiver)
-      if (place && name === 'update') updated.push(place)
-      if (place && methodsOfRows.has(name) && stringOf(first) !== undefined) rows.push(place)
-    },
-    isRow(node) {
-      const isTyped = types?.isRow(node)
-      if (isTyped !== undefined) return isTyped
-      if (rows.some((row) => isSamePlace(row, placeOf(source, node)))) return true
-      if (node.type === 'ThisExpression')
-        return isSequelizeUsed && (isThisOfModel(source, node) || isThisOfPrototype(node))
-      return loadingsOf(node).some(({ find }) => {
-        if (!find) return false
-        const { isWeak, model, written } = find
-        if (!isWeak) return true
-        const isUpdated = updated.some((row) => isSamePlace(row, placeOf(source, node)))
-        const isByWhere = isUpdated && written?.type === 'ObjectExpression' && propertyOf(written, 'where')
-        return looksLikeModel(model) && Boolean(isSequelizeUsed || isByWhere)
-      })
-    },
-    isModel: (node) => types?.isModel(node) ?? looksLikeModel(node),
-    isRowOf(row, model, where) {
-      if (types?.isRowOf(row, model)) return true
-      const name = source.getText(model)
-      if (loadingsOf(row).some(({ find }) => find && source.getText(find.model) === name)) return true
-      // `{ id: run.id }`; `{ runId: run.id }` is about another table.
-      return entriesOf(where).some(
-        ([key, value]) =>
-          value.type === 'MemberExpression' &&
-          nameOf(value) === key &&
-          isSamePlace(placeOf(source, value.object), placeOf(source, row)),
-      )
-    },
-    isDocument: (row, column) => types?.isDocument(row, column),
-    isAssociation(row, column) {
-      associations ??= new Set(saved.flatMap((node) => readingsOf(source, node)).map((reading) => reading.column))
-      const name = column.toLowerCase().replace(/s$/, '')
-      const isIncluded = loadingsOf(row).some(({ find }) => {
-        const include = find?.written?.type === 'ObjectExpression' && propertyOf(find.written, 'include')
-        return include && source.getText(include).toLowerCase().includes(name)
-      })
-      return associations.has(column) || isIncluded
-    },
-    loadingsOf: (row) => loadingsOf(row),
-  }
+function loadingsOfCall(source: SourceCode, call: Call, way: readonly string[], seen: Set<Scope.Variable>): Loading[] {
+  const unknown: Loading = { expression: call, find: undefined }
+  const receiver = receiverOf(call)
+  if (!receiver) return [unknown]
+  const name = calledName(call)
+  const parameters = argumentsOf(call)
+  const [first] = parameters
+  const [index, ...rest] = way
+  const together = name === 'all' && first?.type === 'ArrayExpression' ? first.elements[Number(index)] : undefined
+  if (together) return loadingsAt(source, together, rest, seen)
+  // The finder of a list also finds its elements and its parts.
+  if (elementMethods.has(name)) return loadingsAt(source, receiver, [anyElement, ...way], seen)
+  if (partMethods.has(name)) return loadingsAt(source, receiver, way, seen)
+  const finder = finders.get(name)
+  if (!finder || String(finder.way) !== String(way)) return [unknown]
+  return [{ expression: call, find: { ...finder, name, model: receiver, written: parameters[finder.options] } }]
+}
+
+/** `WorkflowRun`, `models.WorkflowRun`, `db.runModel`, `WorkflowRun.unscoped()`. */
+function looksLikeModel(node: Node): boolean {
+  if (node.type === 'CallExpression') return looksLikeModel(receiverOf(node) ?? node.callee)
+  const name = lastName(node)
+  return /^[A-Z]/.test(name) || wordsOf(name).includes('model')
 }
 
 function isSequelize(from: Node): boolean {

@@ -1,6 +1,6 @@
 import type { Rule } from 'eslint'
 import { Cures } from './cure.js'
-import { modelIn } from './model.js'
+import { Model } from './model.js'
 import { settingsOf } from './settings.js'
 import { argumentsOf, calledName, propertyOf, receiverOf, resolved, stringOf, unwrap } from './syntax.js'
 import type { Call, NodeOf } from './syntax.js'
@@ -34,7 +34,7 @@ export const noJsonPathInModelUpdate: Rule.RuleModule = {
     const source = context.sourceCode
     if (settingsOf(context).isIgnored) return {}
     const types = typesOf(source)
-    const model = modelIn(source, types)
+    const model = new Model(source, types)
     const cures = new Cures(source)
     const calls: Call[] = []
 
@@ -96,7 +96,7 @@ export const noJsonPathInModelUpdate: Rule.RuleModule = {
 
     return {
       CallExpression(call) {
-        model.see(call)
+        model.seeCall(call)
         calls.push(call)
       },
       'Program:exit'() {

@@ -47,8 +47,8 @@ export const noJsonReadModifyWrite: Rule.RuleModule = {
     const checks = new WriteChecks(context, facts)
     return {
       CallExpression(call) {
-        model.see(call)
-        protection.see(call)
+        model.seeCall(call)
+        protection.seeCall(call)
         accesses.seeCall(call)
       },
       AssignmentExpression: (node) => accesses.seeAssignment(node),

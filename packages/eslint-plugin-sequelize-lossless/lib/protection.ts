@@ -40,110 +40,123 @@ function saysLocked(name: string): boolean {
   return /(?:Locked|(?:With|Under|In|Inside|Holding)\w*Lock)$/.test(name) && !actions.has(wordsOf(name)[0])
 }
 
-export interface Protection {
-  /** Visits every call in the file. */
-  see(call: Call): void
-  /** Whether a write is protected from other writers, or may be, by code that is not visible here. */
-  mayCover(write: Node, row: Node, options: Node | undefined): boolean
-}
-
 /** Finds the locks in a file: `withLock` or a similar call around a write, a locking read before it, a mutex. */
-export function protectionIn(source: SourceCode, model: Model, { cls }: Settings): Protection {
-  const locks: Call[] = []
+export class Protection {
+  readonly #source: SourceCode
+  readonly #model: Model
+  readonly #settings: Settings
+  readonly #locks: Call[] = []
 
-  /** Whether a call runs its argument under a lock: `withLock(…)`, similar names, or a serializable transaction. */
-  const isLockingCall = (node: Node, given: Node): boolean => {
-    if (node.type !== 'CallExpression' || node.callee === given) return false
-    const name = calledName(node)
-    if (name === 'withNext' || saysLock(name) || saysLock(receiverName(node))) return true
-    return name === 'transaction' && isSerializable(node)
+  constructor(source: SourceCode, model: Model, settings: Settings) {
+    this.#source = source
+    this.#model = model
+    this.#settings = settings
   }
-  const isSerializable = (call: Call): boolean =>
-    argumentsOf(call).some((argument) => !isFunction(argument) && source.getText(argument).includes('SERIALIZABLE'))
-  const receiverName = (call: Call): string => {
-    const receiver = receiverOf(call)
-    return receiver?.type === 'Identifier' ? receiver.name : ''
+
+  /** Visits every call in the file, before the first question. */
+  seeCall(call: Call): void {
+    const name = calledName(call)
+    const objects = argumentsOf(call)
+      .map((argument) => resolved(this.#source, argument))
+      .filter((argument) => argument.type === 'ObjectExpression')
+    const joined = objects.filter(
+      (object) => hasSpread(object) || entriesOf(object).some(([key]) => /transaction/i.test(key)),
+    )
+    const isReading = (isFinder(name) && !this.#settings.cls ? joined : objects).some((object) => {
+      const lock = propertyOf(object, 'lock')
+      return lock && !isOff(lock)
+    })
+    // A lock in the caller's transaction outlives the function that ran under it.
+    const isTaking = saysLock(name) && (joined.length > 0 || !argumentsOf(call).some(isFunction))
+    if (isReading || isTaking) this.#locks.push(call)
   }
-  const isInsideLock = (node: Node): boolean => {
+
+  /** Whether a write is protected from other writers, or may be, by code that is not visible here. */
+  mayCover(write: Node, row: Node, options: Node | undefined): boolean {
+    const loadings = this.#model.loadingsOf(row)
+    const isNew = loadings.every(
+      ({ expression }) => expression.type === 'NewExpression' || isCreated(expression, write),
+    )
+    if (isNew || saysLock(this.#source.getText(row)) || this.#isInsideLock(write)) return true
+    const around = [...ancestorsOf(write)].filter(isFunction)
+    if (around.some((each) => this.#isLockedFunction(each) || this.#handlesOptimisticLock(each))) return true
+    if (loadings.some((loading) => this.#isUnclear(loading, transactionOf(options)))) return true
+    return this.#locks.some((lock) => this.#isLockOf(lock, write, row, loadings))
+  }
+
+  /** Whether a call before a write locks its row, or may lock it. */
+  #isLockOf(lock: Call, write: Node, row: Node, loadings: readonly Loading[]): boolean {
+    if (startOf(lock) > startOf(write) || !contains(bodyOf(lock), write)) return false
+    const place = placeOf(this.#source, row)
+    const isOwn = [receiverOf(lock), ...argumentsOf(lock)].some(
+      (node) => node && isSamePlace(placeOf(this.#source, node), place),
+    )
+    return isOwn || loadings.every(({ expression }) => !isCall(expression) || startOf(lock) <= startOf(expression))
+  }
+
+  #isInsideLock(node: Node): boolean {
     let inner = node
     for (const outer of ancestorsOf(node)) {
-      if (isLockingCall(outer, inner)) return true
+      if (this.#isLockingCall(outer, inner)) return true
       inner = outer
     }
     return false
   }
-  const functionsAround = (node: Node): FunctionNode[] => [...ancestorsOf(node)].filter(isFunction)
 
-  /** Whether the name of a function mentions a lock, or the same file calls it under a lock. */
-  const isLockedFunction = (node: FunctionNode): boolean => {
-    const outer = parentOf(node)!
-    const name = node.type === 'FunctionDeclaration' ? node.id : outer.type === 'VariableDeclarator' ? outer.id : null
-    if (name?.type !== 'Identifier') return false
-    return (
-      saysLocked(name.name) ||
-      variableOf(source, name)!.references.some(({ identifier }) => isInsideLock(identifier as Node))
+  /** Whether a call runs its argument under a lock: `withLock(…)`, similar names, or a serializable transaction. */
+  #isLockingCall(node: Node, given: Node): boolean {
+    if (node.type !== 'CallExpression' || node.callee === given) return false
+    const name = calledName(node)
+    const receiver = receiverOf(node)
+    if (name === 'withNext' || saysLock(name)) return true
+    if (receiver?.type === 'Identifier' && saysLock(receiver.name)) return true
+    return name === 'transaction' && this.#isSerializable(node)
+  }
+
+  #isSerializable(call: Call): boolean {
+    return argumentsOf(call).some(
+      (argument) => !isFunction(argument) && this.#source.getText(argument).includes('SERIALIZABLE'),
     )
   }
 
+  /** Whether the name of a function mentions a lock, or the same file calls it under a lock. */
+  #isLockedFunction(node: FunctionNode): boolean {
+    const outer = parentOf(node)!
+    const name = node.type === 'FunctionDeclaration' ? node.id : outer.type === 'VariableDeclarator' ? outer.id : null
+    if (name?.type !== 'Identifier') return false
+    if (saysLocked(name.name)) return true
+    return variableOf(this.#source, name)!.references.some(({ identifier }) => this.#isInsideLock(identifier as Node))
+  }
+
+  #handlesOptimisticLock(node: FunctionNode): boolean {
+    return this.#source.getText(node).includes('OptimisticLockError')
+  }
+
+  /** Whether the row may have been locked at its origin, or is not visible to other sessions yet. */
+  #isUnclear({ expression, find }: Loading, transaction: Node | undefined): boolean {
+    if (!find) return transaction !== undefined && (isCall(expression) || !this.#isOpenedHere(transaction))
+    const { written } = find
+    const options = written && resolved(this.#source, written)
+    return options !== undefined && (options.type !== 'ObjectExpression' || hasSpread(options))
+  }
+
   /** A transaction that this function opens cannot have locked a row that the function received. */
-  const isOpenedHere = (transaction: Node): boolean => {
-    const variable = transaction.type === 'Identifier' && variableOf(source, transaction)
+  #isOpenedHere(transaction: Node): boolean {
+    const variable = transaction.type === 'Identifier' && variableOf(this.#source, transaction)
     if (!variable) return false
     const opened = variable.defs.map(({ type, node }) => (type === 'Parameter' ? parentOf(node)! : node))
     return [...opened, ...originsOf(variable).map(({ expression }) => awaited(expression))].some(
       (node) => node.type === 'CallExpression' && calledName(node) === 'transaction',
     )
   }
-  /** The transaction that a call joins; the options themselves if that is unknown. */
-  const transactionOf = (options: Node | undefined): Node | undefined => {
-    if (options?.type !== 'ObjectExpression') return options
-    const transaction = propertyOf(options, 'transaction')
-    if (transaction) return isOff(transaction) ? undefined : transaction
-    return hasSpread(options) ? options : undefined
-  }
-  /** Whether the row may have been locked at its origin, or is not visible to other sessions yet. */
-  const isUnclear = ({ expression, find }: Loading, transaction: Node | undefined): boolean => {
-    if (!find) return transaction !== undefined && (isCall(expression) || !isOpenedHere(transaction))
-    const { written } = find
-    const options = written && resolved(source, written)
-    return options !== undefined && (options.type !== 'ObjectExpression' || hasSpread(options))
-  }
+}
 
-  return {
-    see(call) {
-      const name = calledName(call)
-      const objects = argumentsOf(call)
-        .map((argument) => resolved(source, argument))
-        .filter((argument) => argument.type === 'ObjectExpression')
-      const joined = objects.filter(
-        (object) => hasSpread(object) || entriesOf(object).some(([key]) => /transaction/i.test(key)),
-      )
-      const isReading = (isFinder(name) && !cls ? joined : objects).some((object) => {
-        const lock = propertyOf(object, 'lock')
-        return lock && !isOff(lock)
-      })
-      // A lock in the caller's transaction outlives the function that ran under it.
-      const isTaking = saysLock(name) && (joined.length > 0 || !argumentsOf(call).some(isFunction))
-      if (isReading || isTaking) locks.push(call)
-    },
-    mayCover(write, row, options) {
-      const around = functionsAround(write)
-      const loadings = model.loadingsOf(row)
-      const place = placeOf(source, row)
-      const isNew = loadings.every(
-        ({ expression }) => expression.type === 'NewExpression' || isCreated(expression, write),
-      )
-      if (isNew || saysLock(source.getText(row)) || isInsideLock(write) || around.some(isLockedFunction)) return true
-      if (around.some((outer) => source.getText(outer).includes('OptimisticLockError'))) return true
-      if (loadings.some((loading) => isUnclear(loading, transactionOf(options)))) return true
-      return locks.some((lock) => {
-        if (startOf(lock) > startOf(write) || !contains(bodyOf(lock), write)) return false
-        const receiver = receiverOf(lock)
-        const own = [receiver, ...argumentsOf(lock)].some((node) => node && isSamePlace(placeOf(source, node), place))
-        return own || loadings.every(({ expression }) => !isCall(expression) || startOf(lock) <= startOf(expression))
-      })
-    },
-  }
+/** The transaction that a call joins; the options themselves if that is unknown. */
+function transactionOf(options: Node | undefined): Node | undefined {
+  if (options?.type !== 'ObjectExpression') return options
+  const transaction = propertyOf(options, 'transaction')
+  if (transaction) return isOff(transaction) ? undefined : transaction
+  return hasSpread(options) ? options : undefined
 }
 
 function isCall({ type }: Node): boolean {
