@@ -1,11 +1,12 @@
-import type { Rule } from 'eslint'
+import type { Rule, SourceCode } from 'eslint'
 import { Cures } from './cure.js'
 import { Model } from './model.js'
+import { operation } from './operations.js'
+import type { Operation } from './operations.js'
 import { settingsOf } from './settings.js'
 import { argumentsOf, calledName, propertyOf, receiverOf, resolved, stringOf, unwrap } from './syntax.js'
 import type { Call, NodeOf } from './syntax.js'
 import { typesOf } from './types.js'
-import type { Operation } from './operations.js'
 
 /** A key such as `'settings.theme'` or `` `settings.${name}` ``. */
 interface DottedKey {
@@ -33,27 +34,9 @@ export const noJsonPathInModelUpdate: Rule.RuleModule = {
   create(context) {
     const source = context.sourceCode
     if (settingsOf(context).isIgnored) return {}
-    const types = typesOf(source)
-    const model = new Model(source, types)
+    const model = new Model(source, typesOf(source))
     const cures = new Cures(source)
     const calls: Call[] = []
-
-    /** `settings` and its key, of a key of an object literal. */
-    const dottedKeyOf = ({ key, computed }: NodeOf<'Property'>): DottedKey | undefined => {
-      const expression = unwrap(key)
-      const [text, rest] =
-        expression.type === 'TemplateLiteral'
-          ? [expression.quasis[0]!.value.cooked ?? '', expression.expressions]
-          : expression.type === 'BinaryExpression' && expression.operator === '+' && computed
-            ? [stringOf(unwrap(expression.left)) ?? '', [expression.right]]
-            : [stringOf(expression) ?? '', []]
-      const [, column, first] = /^([a-z_]\w*)\.(.*)$/i.exec(text) ?? []
-      if (column === undefined) return undefined
-      const isOneName = rest.length === 1 && first === ''
-      const isEnded = expression.type !== 'TemplateLiteral' || expression.quasis.at(-1)!.value.cooked === ''
-      if (isOneName && isEnded) return { column, path: [rest[0]!] }
-      return rest.length === 0 && first ? { column, path: first.split('.') } : { column, path: [] }
-    }
 
     const check = (call: Call): void => {
       const of = receiverOf(call)
@@ -61,34 +44,18 @@ export const noJsonPathInModelUpdate: Rule.RuleModule = {
       if (!of || !first || options?.type !== 'ObjectExpression' || !propertyOf(options, 'where')) return
       const values = resolved(source, first)
       if (values.type !== 'ObjectExpression' || !model.isModel(of)) return
-      const found = values.properties.map((property) => {
-        const dotted = property.type === 'Property' ? dottedKeyOf(property) : undefined
-        return { property, dotted }
-      })
-      for (const { property, dotted } of found) {
+      for (const property of values.properties) {
+        const dotted = property.type === 'Property' && dottedKeyOf(property)
         if (!dotted) continue
         const { column, path } = dotted
-        const value = (property as NodeOf<'Property'>).value
-        const operation: Operation = {
-          name: 'set',
-          path,
-          operands: [source.getText(value)],
-          isMatching: false,
-          values: [value],
-        }
-        const changes = new Map([[column, [operation]]])
         // A name that is put together at run time may have dots.
         const isKnown = path.length > 0 && values.properties.length === 1
+        const changes = new Map([[column, [operation('set', path, { source }, property.value)]]])
         const cure = isKnown ? cures.where(call, of, changes, options) : undefined
-        const key = path.map((each) => (typeof each === 'string' ? `'${each}'` : source.getText(each)))
         context.report({
           node: property,
           messageId: 'overwritten',
-          data: {
-            model: source.getText(of),
-            column,
-            key: key.length === 1 ? key[0]! : key.length > 0 ? `[${key.join(', ')}]` : '…',
-          },
+          data: { model: source.getText(of), column, key: shownKey(source, path) },
           suggest: cure ? [{ messageId: cure.messageId, fix: cure.fix }] : [],
         })
       }
@@ -104,4 +71,28 @@ export const noJsonPathInModelUpdate: Rule.RuleModule = {
       },
     }
   },
+}
+
+/** `settings` and its key, of a key of an object literal. */
+function dottedKeyOf({ key, computed }: NodeOf<'Property'>): DottedKey | undefined {
+  const expression = unwrap(key)
+  const [text, rest] =
+    expression.type === 'TemplateLiteral'
+      ? [expression.quasis[0]!.value.cooked ?? '', expression.expressions]
+      : expression.type === 'BinaryExpression' && expression.operator === '+' && computed
+        ? [stringOf(unwrap(expression.left)) ?? '', [expression.right]]
+        : [stringOf(expression) ?? '', []]
+  const [, column, first] = /^([a-z_]\w*)\.(.*)$/i.exec(text) ?? []
+  if (column === undefined) return undefined
+  const isOneName = rest.length === 1 && first === ''
+  const isEnded = expression.type !== 'TemplateLiteral' || expression.quasis.at(-1)!.value.cooked === ''
+  if (isOneName && isEnded) return { column, path: [rest[0]!] }
+  return rest.length === 0 && first ? { column, path: first.split('.') } : { column, path: [] }
+}
+
+/** The key as the message shows it: `'theme'`, `['theme', 'dark']`, or `…` if it is not known. */
+function shownKey(source: SourceCode, path: DottedKey['path']): string {
+  const [first, ...others] = path.map((each) => (typeof each === 'string' ? `'${each}'` : source.getText(each)))
+  if (first === undefined) return '…'
+  return others.length === 0 ? first : `[${[first, ...others].join(', ')}]`
 }
