@@ -388,8 +388,9 @@ eachDatabase('a callback whose row other code writes', (database) => {
       await other.close()
       await sequelize.query(`DROP DATABASE ${apart}`)
     })
-    afterEach(() => {
+    afterEach(async () => {
       delete (Sequelize as unknown as { _cls?: unknown })._cls
+      await Apart.destroy({ where: {} })
     })
 
     it('joins a transaction that is passed on, also if it is the ambient one', async () => {
@@ -405,6 +406,25 @@ eachDatabase('a callback whose row other code writes', (database) => {
       expect(await outcomeOf(call)).to.equal(undo)
       expect(await storedJobs(Jobs)).to.deep.equal([untouched])
     })
+
+    const writes: Readonly<Record<string, (job: Job) => Promise<unknown>>> = {
+      'increment()': (job) => job.increment('n'),
+      'Model.increment()': ({ id }) => Apart.increment('n', { where: { id } }),
+      'update()': (job) => job.update({ n: 1 }),
+      'sequelize.query()': ({ id }) => other.query('UPDATE apart_jobs SET n = n + 1 WHERE id = $id', { bind: { id } }),
+    }
+    for (const [name, write] of Object.entries(writes)) {
+      it(`sends a statement to its own database, in the ambient transaction of another one: ${name}`, async () => {
+        const [mine] = (await freshJobs(Jobs, 1)) as [Job]
+        const [theirs] = (await freshJobs(Apart, 1)) as [Job]
+        await mine.mergeJsonKey('progress', 'a', 1)
+        await theirs.mergeJsonKey('progress', 'a', 1)
+        Sequelize.useCLS(transactionNamespace)
+        await sequelize.transaction(() => write(theirs))
+        const numbers = [...(await storedJobs(Jobs)), ...(await storedJobs(Apart))].map(({ n }) => n)
+        expect(numbers).to.deep.equal([0, 1])
+      })
+    }
 
     if (isSqlite) {
       it('does not join the ambient transaction of another database in memory', async () => {

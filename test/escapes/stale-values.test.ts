@@ -1,6 +1,6 @@
 import { expect } from 'chai'
-import { DataTypes, literal, OptimisticLockError, Sequelize } from 'sequelize'
-import type { Model, ModelStatic, Transaction } from 'sequelize'
+import { DataTypes, literal, OptimisticLockError } from 'sequelize'
+import type { Model, ModelStatic, Sequelize, Transaction } from 'sequelize'
 import {
   atomicUpdate,
   lossless,
@@ -8,7 +8,6 @@ import {
   mergeJsonKey,
   plus,
   StaleRowError,
-  transactionNamespace,
   updateWhere,
   UsageError,
   withLock,
@@ -126,7 +125,7 @@ eachDatabase('a value that is out of date', (database) => {
       await start({ wholeColumnWrites: mode })
       const computed = database.name === 'postgres' ? `'{"sql":1}'::json` : `'{"sql":1}'`
       await job.withLock(async (row) => {
-        await row.update({ progress: literal(computed) as never })
+        await row.update({ progress: literal(computed) })
         row.progress['step'] = 'done'
         await row.save()
       })
@@ -215,7 +214,7 @@ eachDatabase('a value that is out of date', (database) => {
       row.update({ n: row.n + 1 }),
     ],
     'Model.update() of SQL and save()': (row, transaction) => [
-      Jobs.update({ n: literal('n + 1') as never }, { where: { id: row.id }, transaction }),
+      Jobs.update({ n: literal('n + 1') }, { where: { id: row.id }, transaction }),
       row.update({ n: row.n + 1 }),
     ],
   }
@@ -243,7 +242,7 @@ eachDatabase('a value that is out of date', (database) => {
         const found = await find(transaction)
         const outcomes = await Promise.all(
           [
-            Jobs.update({ n: literal('n + 1') as never }, { where: { id: row.id }, transaction }),
+            Jobs.update({ n: literal('n + 1') }, { where: { id: row.id }, transaction }),
             found.update({ n: found.n + 1 }, { transaction }),
           ].map(outcomeOf),
         )
@@ -324,7 +323,7 @@ eachDatabase('two models of one table, which declare its key otherwise,', (datab
     await Tenants.create({ ...key, progress: {} })
   })
   const stored = async (): Promise<[Record<string, unknown>, number]> => {
-    const { progress, n } = (await Tenants.findOne({ where: key, rejectOnEmpty: true })).get()
+    const { progress, n } = await Tenants.findOne({ where: key, rejectOnEmpty: true })
     return [progress, n]
   }
 
@@ -382,45 +381,3 @@ eachDatabase('two models of one table, which declare its key otherwise,', (datab
     })
   }
 })
-
-eachDatabase('two databases, in a transaction of one of them with CLS', (database) => {
-  before(() => {
-    Sequelize.useCLS(transactionNamespace)
-  })
-  after(() => {
-    delete (Sequelize as unknown as { _cls?: unknown })._cls
-  })
-
-  const writes: Readonly<Record<string, (Jobs: typeof Job, job: Job) => Promise<unknown>>> = {
-    'increment()': (_Jobs, job) => job.increment('n'),
-    'Model.increment()': (Jobs, { id }) => Jobs.increment('n', { where: { id } }),
-    'update()': (_Jobs, job) => job.update({ n: 1 }),
-    'sequelize.query()': (Jobs, { id }) =>
-      Jobs.sequelize!.query('UPDATE jobs SET n = n + 1 WHERE id = $id', { bind: { id } }),
-  }
-  for (const [name, write] of Object.entries(writes)) {
-    it(`each get their own statements: ${name}`, async function () {
-      const { sequelize: one } = database.connect()
-      const url = await secondDatabase(database.name, database.url(), one)
-      const { sequelize: other } = database.connect({}, url)
-      const [ones, others] = [await createJobs(one), await createJobs(other)]
-      const [mine] = (await freshJobs(ones, 1)) as [Job]
-      const [theirs] = (await freshJobs(others, 1)) as [Job]
-      await mine.mergeJsonKey('progress', 'a', 1)
-      await theirs.mergeJsonKey('progress', 'a', 1)
-      await one.transaction(() => write(others, theirs))
-      expect([(await ones.findOne())!.n, (await others.findOne())!.n]).to.deep.equal([0, 1])
-    })
-  }
-})
-
-/** The URL of another database of the same server. */
-async function secondDatabase(name: string, url: string, sequelize: Sequelize): Promise<string> {
-  if (name === 'sqlite') return `${url}.second`
-  const second = `${new URL(url).pathname.slice(1)}_second`
-  if (name === 'postgres') {
-    const [found] = await sequelize.query('SELECT 1 FROM pg_database WHERE datname = $1', { bind: [second] })
-    if (found.length === 0) await sequelize.query(`CREATE DATABASE ${second}`)
-  } else await sequelize.query(`CREATE DATABASE IF NOT EXISTS ${second}`)
-  return Object.assign(new URL(url), { pathname: second }).href
-}
