@@ -66,55 +66,69 @@ function columnConditions(method: string, model: RowModel, attribute: string, va
   }
   const type = attributeType(model, attribute)
   if (containerTypes.includes(type)) throw usage.whereType(method, attribute, type)
-  const compare = (kind: Comparison, operand: unknown): RowCondition => {
-    const isNegated = kind === '<>'
-    if (operand === null && (kind === '=' || isNegated)) {
-      const isNull = { kind: 'null' as const, attribute }
-      return isNegated ? { kind: 'not', parts: [isNull] } : isNull
-    }
-    // MySQL compares 'abc' = 0 as equal.
-    if (!fitsType(type, operand)) throw usage.whereValue(method, attribute, operand)
-    return { kind, attribute, value: copied(operand) }
+  const column = { method, model, attribute, type }
+  if (Array.isArray(value)) return [anyOf(column, value)]
+  if (!isPlainObject(value)) return [compare(column, '=', value)]
+  const operators = Reflect.ownKeys(value)
+  if (operators.length === 0) throw usage.whereValue(method, attribute, value)
+  return operators.map((operator) => operatorCondition(column, operator, value[operator]))
+}
+
+/** A column in a `where` of a call. */
+interface WhereColumn {
+  readonly method: string
+  readonly model: RowModel
+  readonly attribute: string
+  readonly type: string
+}
+
+function compare({ method, attribute, type }: WhereColumn, kind: Comparison, operand: unknown): RowCondition {
+  const isNegated = kind === '<>'
+  if (operand === null && (kind === '=' || isNegated)) {
+    const isNull = { kind: 'null' as const, attribute }
+    return isNegated ? { kind: 'not', parts: [isNull] } : isNull
   }
-  const anyOf = (operands: unknown): RowCondition => {
-    if (!Array.isArray(operands)) throw usage.whereValue(method, attribute, operands)
-    // In SQL no value is IN a list because of its NULL, and none is NOT IN a list with NULL.
-    if (operands.includes(null)) throw usage.whereList(method, attribute)
-    return { kind: 'or', parts: operands.map((each) => compare('=', each)), attribute }
+  // MySQL compares 'abc' = 0 as equal.
+  if (!fitsType(type, operand)) throw usage.whereValue(method, attribute, operand)
+  return { kind, attribute, value: copied(operand) }
+}
+
+function anyOf(column: WhereColumn, operands: unknown): RowCondition {
+  const { method, attribute } = column
+  if (!Array.isArray(operands)) throw usage.whereValue(method, attribute, operands)
+  // In SQL no value is IN a list because of its NULL, and none is NOT IN a list with NULL.
+  if (operands.includes(null)) throw usage.whereList(method, attribute)
+  return { kind: 'or', parts: operands.map((each) => compare(column, '=', each)), attribute }
+}
+
+function operatorCondition(column: WhereColumn, operator: string | symbol, operand: unknown): RowCondition {
+  const { method, model, attribute } = column
+  if (operator === Op.in) return anyOf(column, operand)
+  if (operator === Op.notIn) return { kind: 'not', parts: [anyOf(column, operand)] }
+  if (operator === Op.is) return compare(column, '=', operand)
+  if (operator === Op.and || operator === Op.or) {
+    const operands: readonly unknown[] = Array.isArray(operand) ? operand : operatorsOf(operand)
+    const parts = operands.map((each) => ({
+      kind: 'and' as const,
+      parts: columnConditions(method, model, attribute, each),
+    }))
+    return { kind: operator === Op.and ? 'and' : 'or', parts }
   }
-  if (Array.isArray(value)) return [anyOf(value)]
-  if (!isPlainObject(value)) return [compare('=', value)]
-  const keys = Reflect.ownKeys(value)
-  if (keys.length === 0) throw usage.whereValue(method, attribute, value)
-  return keys.map((operator): RowCondition => {
-    const operand = value[operator]
-    if (operator === Op.in) return anyOf(operand)
-    if (operator === Op.notIn) return { kind: 'not', parts: [anyOf(operand)] }
-    if (operator === Op.is) return compare('=', operand)
-    if (operator === Op.and || operator === Op.or) {
-      const operands: readonly unknown[] = Array.isArray(operand) ? operand : operatorsOf(operand)
-      const parts = operands.map((each) => ({
-        kind: 'and' as const,
-        parts: columnConditions(method, model, attribute, each),
-      }))
-      return { kind: operator === Op.and ? 'and' : 'or', parts }
-    }
-    if (operator === Op.not) {
-      if (Array.isArray(operand)) return { kind: 'not', parts: [anyOf(operand)] }
-      // As IS NOT TRUE.
-      return typeof operand === 'boolean'
-        ? { kind: 'or', parts: [compare('<>', operand), compare('=', null)] }
-        : compare('<>', operand)
-    }
-    if (operator === Op.between || operator === Op.notBetween) {
-      if (!Array.isArray(operand) || operand.length !== 2) throw usage.whereValue(method, attribute, operand)
-      const parts = [compare('>=', operand[0]), compare('<=', operand[1])]
-      return { kind: operator === Op.between ? 'and' : 'not', parts }
-    }
-    const kind = typeof operator === 'symbol' ? comparisons[operator] : undefined
-    if (kind === undefined) throw usage.whereOperator(method, operator)
-    return compare(kind, operand)
-  })
+  if (operator === Op.not) {
+    if (Array.isArray(operand)) return { kind: 'not', parts: [anyOf(column, operand)] }
+    // As IS NOT TRUE.
+    return typeof operand === 'boolean'
+      ? { kind: 'or', parts: [compare(column, '<>', operand), compare(column, '=', null)] }
+      : compare(column, '<>', operand)
+  }
+  if (operator === Op.between || operator === Op.notBetween) {
+    if (!Array.isArray(operand) || operand.length !== 2) throw usage.whereValue(method, attribute, operand)
+    const parts = [compare(column, '>=', operand[0]), compare(column, '<=', operand[1])]
+    return { kind: operator === Op.between ? 'and' : 'not', parts }
+  }
+  const kind = typeof operator === 'symbol' ? comparisons[operator] : undefined
+  if (kind === undefined) throw usage.whereOperator(method, operator)
+  return compare(column, kind, operand)
 }
 
 /** Each operator of an object as an object of its own; of a value, the value. */
