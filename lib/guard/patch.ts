@@ -32,7 +32,13 @@ import { execute, factsOf, startCall } from '../transactions/execute.js'
 import type { Call } from '../transactions/execute.js'
 import { transactionToJoin } from '../transactions/join.js'
 import { lossError, notTooDeep, respelled, spellDocuments } from '../transactions/save-digits.js'
-import { applyToOtherInstances, markSameStale, refreshOtherInstances } from '../transactions/other-instances.js'
+import {
+  applyToOtherInstances,
+  markSameStale,
+  refreshOtherInstances,
+  refuseOlderValues,
+} from '../transactions/other-instances.js'
+import { findTransactionState } from '../transactions/transaction-state.js'
 import type { TransactionState } from '../transactions/transaction-state.js'
 import { isReadFirst, readDocument, sendMatching, updateDocuments } from '../writes/update-document.js'
 import type { DocumentChange, DocumentColumn, UpdateResult } from '../writes/update-document.js'
@@ -228,7 +234,17 @@ async function sendPatch(
   if (dialect.matched) {
     const selection = (): string =>
       `SELECT 1 FROM ${statement.table()} WHERE ${statement.row(row.primaryKey)} AND ${guard}`
-    const isMatched = await sendMatching(call, row, { sql, selection, binds: statement.binds }, context)
+    const send = (): Promise<boolean | undefined> =>
+      sendMatching(call, row, { sql, selection, binds: statement.binds }, context)
+    const state = findTransactionState(context.transaction)
+    const names = documents.map((each) => each.column)
+    const ordinary = (options.fields ?? []).filter((name) => !names.includes(name))
+    // This UPDATE is not sent as one of the instance, whose values its transaction would compare.
+    const sendUnlessOlder = async (own: TransactionState): Promise<boolean | undefined> => {
+      await refuseOlderValues(own, method, instance, ordinary, context)
+      return send()
+    }
+    const isMatched = await (state ? state.runAlone(() => sendUnlessOlder(state)) : send())
     if (isMatched) return { result: 'matched', answer: [instance, 1] }
     return { result: isMatched === undefined ? 'unknown' : 'unmatched' }
   }

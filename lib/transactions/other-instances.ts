@@ -76,11 +76,12 @@ export function applyToOtherInstances(
  * that key: their keys are spelled as stored.
  */
 export async function markSameStale(
-  { lockedRows }: TransactionState,
+  state: TransactionState,
   ref: RowRef,
   columns: readonly string[],
   options: ReadOptions,
 ): Promise<void> {
+  const { lockedRows } = state
   const { model, key } = ref
   const similar = lockedRows.ofRow(key).length > 0 ? [] : lockedRows.ofSimilarKeys(ref)
   if (similar.length === 0) return
@@ -88,6 +89,7 @@ export async function markSameStale(
   const stored = found && new RowRef(model, found).key
   for (const other of similar) {
     if (RowRef.of(other).key !== stored) continue
+    state.remember(other, options.transaction ?? undefined)
     for (const column of sharedColumns(other, model, columns)) rowStateOf(other).markStale(column)
   }
 }
@@ -252,7 +254,7 @@ function loadedText(row: Row, column: string): string {
 }
 
 /** The types whose values a database stores as they are sent. Others are rounded or padded, so that a comparison could mislead. */
-const exactTypes = [...integerTypes, 'BOOLEAN', 'STRING', 'TEXT']
+const exactTypes = [...integerTypes, 'BOOLEAN', 'STRING', 'TEXT', 'CHAR', 'CITEXT', 'ENUM', 'UUID']
 
 /**
  * Refuses to save columns of an instance of a locked row that is not locked itself, such as one that a finder read, if they have
@@ -263,7 +265,7 @@ export function refuseOlderValues(
   state: TransactionState,
   method: string,
   row: Row,
-  fields: readonly string[] | undefined,
+  fields: readonly string[],
   options: ReadOptions,
 ): Promise<void> | undefined {
   if (!state.lockedRows.hasOtherThan(row)) return undefined
@@ -284,8 +286,8 @@ export function refuseOlderValues(
   const isSame = (column: string, stored: unknown): boolean =>
     mutable.includes(column)
       ? isSameDocument(loadedText(row, column), rowState.textOf(column, stored))
-      : isSameValue(loaded[column], stored)
-  const columns = changedAttributes(row).filter((column) => (fields?.includes(column) ?? true) && isCompared(column))
+      : isSameValue(attributeType(model, column), loaded[column], stored)
+  const columns = changedAttributes(row).filter((column) => fields.includes(column) && isCompared(column))
   if (columns.length === 0) return undefined
   return findByKeys(model, [ref], columns, options).then(([stored]) => {
     const older = columns.find((column) => stored && !isSame(column, stored[column]))
@@ -299,10 +301,13 @@ function isExact(value: unknown): boolean {
   return value !== undefined && (typeof value !== 'number' || Number.isInteger(value))
 }
 
-/** Whether two values are the same, in any form that a driver gives them. */
-function isSameValue(one: unknown, other: unknown): boolean {
+/** Whether two values of a type are the same, in any form that a driver gives them, or that was assigned and saved before. */
+function isSameValue(type: string, one: unknown, other: unknown): boolean {
   const plain = (value: unknown): unknown => {
     if (typeof value === 'boolean') return String(Number(value))
+    // A column pads the one with spaces, and may write the other in small letters.
+    if (typeof value === 'string' && type === 'CHAR') return value.trimEnd()
+    if (typeof value === 'string' && type === 'UUID') return value.toLowerCase()
     return typeof value === 'number' || typeof value === 'bigint' ? String(value) : (value ?? null)
   }
   return isDeepStrictEqual(plain(one), plain(other))

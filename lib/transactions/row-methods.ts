@@ -27,7 +27,7 @@ import {
   refuseRolledBack,
   refuseWriteBesideCheck,
 } from './join.js'
-import { addInMemory, addToOtherInstances, findByKeys, refuseOlderValues, refuseStaleSave } from './other-instances.js'
+import { addInMemory, addToOtherInstances, findByKeys, refuseStaleSave } from './other-instances.js'
 import { findTransactionState } from './transaction-state.js'
 import type { TransactionState } from './transaction-state.js'
 
@@ -87,11 +87,7 @@ function callRowMethod(row: Row, name: RowMethod, original: Original, args: unkn
   return state.runCall(key, `${name}() of a ${modelOf(row).name}`, async () => {
     state.remember(row, transaction)
     rowState?.markChangesInPlace()
-    if (name === 'save' && !row.isNewRecord) {
-      refuseStaleSave(state, name, row, options?.fields)
-      const compared = refuseOlderValues(state, name, row, options?.fields, { ...options, transaction })
-      if (compared) await compared
-    }
+    if (name === 'save' && !row.isNewRecord) refuseStaleSave(state, name, row, options?.fields)
     // decrement() calls increment(), so one case is enough.
     if (name === 'increment') return sendIncrement(state, row, original, args, isLocked)
     try {

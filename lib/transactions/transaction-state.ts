@@ -543,7 +543,7 @@ async function giveBack(rollback: () => Promise<unknown>, dialect: Dialect): Pro
   }
 }
 
-export function textOf(sql: unknown): string {
+function textOf(sql: unknown): string {
   return typeof sql === 'string' ? sql : String((sql as { query?: unknown } | null)?.query)
 }
 

@@ -33,10 +33,17 @@ import {
   refuseOutside,
   transactionOption,
 } from './join.js'
-import { findByKeys, markSameStale, refreshOtherInstances, refuseStaleSave, sharedColumns } from './other-instances.js'
+import {
+  findByKeys,
+  markSameStale,
+  refreshOtherInstances,
+  refuseOlderValues,
+  refuseStaleSave,
+  sharedColumns,
+} from './other-instances.js'
 import { joinRowMethods } from './row-methods.js'
 import { keepDigitsInSaves } from './save-digits.js'
-import { findTransactionState, textOf, transactionStateOf } from './transaction-state.js'
+import { findTransactionState, transactionStateOf } from './transaction-state.js'
 import type { Query, QueryOptions, TransactionState } from './transaction-state.js'
 import { enqueueStatement } from './writer-queue.js'
 
@@ -176,23 +183,7 @@ function sendBulkWrite(
     if (!isNone(result)) await refreshLockedRows(state, model, options)
     return result
   }
-  const send = (): Promise<unknown> => state.send(sendAndRefresh, sql, options)
-  const rows = lockedRowsOf(state, model, options)
-  // A save that is in progress has the values of its statement already.
-  return rows.length > 0 ? state.runBulkCall(rows, textOf(sql), send) : send()
-}
-
-/** The locked instances of the rows that a bulk statement may write: of one row, if its WHERE names it. */
-function lockedRowsOf({ lockedRows }: TransactionState, model: RowModel, options: QueryOptions): readonly Row[] {
-  const ref = rowNamedIn(model, options)
-  return ref ? lockedRows.ofRow(ref.key) : lockedRows.ofTable(model)
-}
-
-/** The row that the WHERE of a bulk statement names by its primary key. */
-function rowNamedIn(model: RowModel, { where }: QueryOptions): RowRef | undefined {
-  const primaryKey = where && keyNamedIn(model, where)
-  const isOneRow = primaryKey && Object.keys(primaryKey).length === model.primaryKeyAttributes.length
-  return isOneRow ? new RowRef(model, primaryKey) : undefined
+  return state.send(sendAndRefresh, sql, options)
 }
 
 /** Sends the write of an instance. */
@@ -203,12 +194,16 @@ async function sendRowWrite(
   options: QueryOptions,
   row: Row,
 ): Promise<unknown> {
-  const { type, fields: columns = [] } = options
+  const { type, fields: columns = [], [patchedColumns]: patched = [] } = options
+  const fromMemory = columns.filter((column) => !patched.includes(column))
   const isIncrement = options.increment !== undefined
   const isSave = type === QueryTypes.UPDATE && !isIncrement
   state.remember(row, options.transaction!)
   const recordWrite = rowStateOf(row).recordLockedWrite(columns)
   const isDelete = type === QueryTypes.DELETE && rowStateOf(row).lock !== undefined
+  const version = versionAttribute(modelOf(row))
+  // A statement that is sent before this one may move it.
+  const versionCompared = version === undefined ? undefined : valuesOf(row)[version]
   const isAnswered = isIncrement || (isSave && Boolean(options.returning))
   const before = isAnswered ? { ...valuesOf(row) } : {}
   const answered = { ...before }
@@ -216,9 +211,13 @@ async function sendRowWrite(
   const instance = isAnswered ? withValues(row, answered) : row
   // Sequelize reports the number of deleted rows for this type only.
   const own = { ...options, instance, ...(isDelete && { type: QueryTypes.BULKDELETE }) }
-  const sendUnlessStale: Query = (...args) => {
-    // Checked again: a hook of the save, or a statement that was sent before it, may have written the row.
-    if (isSave) refuseStaleSave(state, 'save', row, columns)
+  const sendUnlessStale: Query = async (...args) => {
+    // Here no statement comes between a check and the write. A hook, or a statement sent before, may have written the row.
+    if (isSave) {
+      refuseStaleSave(state, 'save', row, columns)
+      const compared = refuseOlderValues(state, 'save', row, fromMemory, options)
+      if (compared) await compared
+    }
     return query(...args)
   }
   const written = isSave ? columns.map((column) => [column, valuesOf(row)[column]] as const) : []
@@ -232,20 +231,15 @@ async function sendRowWrite(
   rowState.answeredColumns = assignAnswer(row, before, answered, columns)
   const isUpdate = isSave ? columns.length > 0 : isIncrement
   const isUnmatched = (isDelete || isUpdate) && isNone(result)
-  if (isUnmatched) await refuseUnmatchedRow(row, state.dialect!, options)
+  if (isUnmatched) await refuseUnmatchedRow(row, state.dialect!, options, versionCompared)
   // Sequelize throws an OptimisticLockError: nothing was written. Without a version, the row may have these values already.
-  if (isSave && isUnmatched && versionAttribute(modelOf(row)) !== undefined) return result
+  if (isSave && isUnmatched && version !== undefined) return result
   if (isIncrement) rowState.isIncremented = !isUnmatched
   recordWrite?.()
   const computed = isSave && rowState.lock ? columns.filter((column) => isExpression(valuesOf(row)[column])) : []
   if (computed.length > 0) await readComputed(row, computed, options)
   if (isSave) rowState.savedColumns = new Set(columns)
-  const { [patchedColumns]: patched = [] } = options
-  refreshOtherInstances(
-    state,
-    row,
-    columns.filter((column) => !patched.includes(column)),
-  )
+  refreshOtherInstances(state, row, fromMemory)
   if (!row.isNewRecord) await markSameStale(state, RowRef.of(row), columns, options)
   return isDelete ? row : result
 }
@@ -291,8 +285,13 @@ function isNone(result: unknown): boolean {
  * unsaved changes, become stale if they have another value now: a save of them is refused.
  */
 async function refreshLockedRows(state: TransactionState, model: RowModel, options: QueryOptions): Promise<void> {
+  const { where } = options
   const columns = writtenColumns(model, options)
-  const locked = lockedRowsOf(state, model, options)
+  const primaryKey = where && keyNamedIn(model, where)
+  const isOneRow = primaryKey && Object.keys(primaryKey).length === model.primaryKeyAttributes.length
+  const ref = isOneRow ? new RowRef(model, primaryKey) : undefined
+  const locked = ref ? state.lockedRows.ofRow(ref.key) : state.lockedRows.ofTable(model)
+  for (const row of locked) state.remember(row, options.transaction!)
   const loadedColumns = (row: Row): string[] =>
     sharedColumns(row, model, columns).filter((column) => Object.hasOwn(valuesOf(row), column))
   const rows = locked.map((row) => ({ row, loaded: loadedColumns(row) })).filter(({ loaded }) => loaded.length > 0)
@@ -300,13 +299,11 @@ async function refreshLockedRows(state: TransactionState, model: RowModel, optio
   const keys = rows.map(({ row }) => RowRef.of(row))
   const stored = await findByKeys(model, keys, [...read], options)
   for (const [index, { row, loaded }] of rows.entries()) {
-    state.remember(row, options.transaction!)
     const rowState = rowStateOf(row)
     const values = stored[index]
     // A save of a row that is gone is refused by itself.
     for (const column of values ? loaded : []) rowState.refresh(column, values![column])
   }
-  const ref = rowNamedIn(model, options)
   if (ref) await markSameStale(state, ref, columns, options)
 }
 
@@ -322,11 +319,17 @@ function writtenColumns(model: RowModel, { fields, updateOnDuplicate, increment 
 
 /**
  * Rejects a statement of a locked row that matched no row, which Sequelize reports as a success.
+ * @param versionCompared the version in its condition
  * @throws {RowNotFoundError} the transaction that locked the row has deleted it
  * @throws {StaleRowError} the transaction that locked the row has moved the version that a DELETE compares
  * @throws {ConflictError} the database skipped the row
  */
-async function refuseUnmatchedRow(row: Row, dialect: Dialect, options: QueryOptions): Promise<void> {
+async function refuseUnmatchedRow(
+  row: Row,
+  dialect: Dialect,
+  options: QueryOptions,
+  versionCompared: unknown,
+): Promise<void> {
   if (!rowStateOf(row).lock) return
   const { transaction, type, fields = [], increment, where = {} } = options
   const method =
@@ -342,7 +345,7 @@ async function refuseUnmatchedRow(row: Row, dialect: Dialect, options: QueryOpti
     const option = transactionOption(sessionOf(sequelizeOfTransaction(transaction!)), transaction!)
     throw new RowNotFoundError(method, { ...facts, option })
   }
-  if (version !== undefined && Number(stored[version]) !== Number(valuesOf(row)[version])) {
+  if (version !== undefined && Number(stored[version]) !== Number(versionCompared)) {
     // Sequelize makes an OptimisticLockError of a save, and nothing of a DELETE.
     if (method === 'save') return
     throw StaleRowError.inTransaction(method, facts, version)

@@ -252,6 +252,38 @@ eachDatabase('a value that is out of date', (database) => {
     })
   }
 
+  const kinds = {
+    ENUM: { type: DataTypes.ENUM('queued', 'paid', 'gone'), values: ['queued', 'paid', 'gone'] },
+    CHAR: { type: DataTypes.CHAR(5), values: ['EUR', 'USD', 'GBP'] },
+    UUID: {
+      type: DataTypes.UUID,
+      values: [1, 2, 3].map((digit) => `AAAAAAAA-0000-4000-8000-00000000000${digit}`),
+    },
+    TEXT: { type: DataTypes.TEXT, values: ['a', 'b', 'c'] },
+  } as const
+  for (const [name, { type, values }] of Object.entries(kinds)) {
+    it(`is not saved by a finder's instance: ${name}; its own value may be saved again`, async () => {
+      const Cells = lossless(
+        sequelize.define<Model & { id: number; cell: string }>(
+          'Cell',
+          { cell: { type } },
+          { tableName: `cells_${name.toLowerCase()}`, timestamps: false },
+        ),
+      )
+      await Cells.sync({ force: true })
+      const [first, second, third] = values as readonly [string, string, string]
+      const { id } = await Cells.create({ cell: first })
+      await withLock([Cells, id] as never, async (row: Model, transaction) => {
+        const found = await Cells.findByPk(id, { transaction, rejectOnEmpty: true })
+        await found.update({ cell: second }, { transaction })
+        await found.update({ cell: third }, { transaction })
+        await row.update({ cell: second })
+        await rejection(found.update({ cell: first }, { transaction }), StaleRowError)
+      })
+      expect((await Cells.findByPk(id))!.cell.trim().toUpperCase()).to.equal(second.toUpperCase())
+    })
+  }
+
   it('is not shared by two withNext() of one transaction: each gets a row of its own', async () => {
     await start()
     await Jobs.create({ title: 'before' })

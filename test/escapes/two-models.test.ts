@@ -86,6 +86,21 @@ eachDatabase('two models of one table, whose attributes have other names,', (dat
     })
   }
 
+  it('may save the row after a savepoint in which the other one wrote was rolled back', async () => {
+    await withLock([Jobs, id], async (job, transaction) => {
+      const failing = sequelize.transaction({ transaction }, async (savepoint) => {
+        await Reports.update({ count: 5, data: { n: 5 } }, { where: { id }, transaction: savepoint })
+        throw new Error('undo')
+      })
+      await outcomeOf(failing)
+      job.runs += 1
+      job.stats = { ...job.stats, phase: 'done' }
+      await job.save()
+    })
+    const { stats, runs } = (await Jobs.findByPk(id))!
+    expect([stats, runs]).to.deep.equal([{ n: 0, phase: 'done' }, 1])
+  })
+
   it('do not take an attribute for that of the same name with another column', async () => {
     await withLock([Jobs, id], async (job, transaction) => {
       await withLock([Reports, id], (report) => report.update({ price: 500 }), { transaction })

@@ -1,5 +1,5 @@
 import { expect } from 'chai'
-import type { Sequelize } from 'sequelize'
+import type { Sequelize, Transaction } from 'sequelize'
 import {
   atomicUpdate,
   mergeJsonKey,
@@ -12,7 +12,7 @@ import {
 import { eachDatabase } from '../each-database.js'
 import { createJobs, freshJobs, storedJobs, untouched } from './jobs.js'
 import type { Job } from './jobs.js'
-import { codeOf } from './outcomes.js'
+import { codeOf, signal } from './outcomes.js'
 
 // Each call holds its row until its hooks have run. A bound shorter than that of Mocha would fail on a busy machine.
 eachDatabase('two calls of one transaction, whose hooks write the row of the other call,', (database) => {
@@ -30,6 +30,7 @@ eachDatabase('two calls of one transaction, whose hooks write the row of the oth
   })
   afterEach(() => {
     Jobs.removeHook('afterSave', 'waits')
+    Jobs.removeHook('beforeSave', 'waits')
   })
 
   const targets = () => [[Jobs, one] as const, [Jobs, two] as const] as const
@@ -63,6 +64,38 @@ eachDatabase('two calls of one transaction, whose hooks write the row of the oth
       { ...untouched, n: 10, title: 'done' },
     ])
   })
+
+  const bulk: Readonly<Record<string, (id: number[], transaction: Transaction) => Promise<unknown>>> = {
+    'Model.update()': (id, transaction) => Jobs.update({ title: 'touched' }, { where: { id }, transaction }),
+    'Model.increment()': (id, transaction) => Jobs.increment('n', { where: { id }, transaction }),
+  }
+  for (const [name, write] of Object.entries(bulk)) {
+    it(`do not wait for each other: two saves whose hooks share one batch of ${name}`, async () => {
+      const ids: number[] = []
+      const complete = signal()
+      let batch: Promise<unknown> | undefined
+      await withLocks(targets(), async ([first, second], transaction) => {
+        Jobs.addHook('afterSave', 'waits', async (row) => {
+          if (ids.push(row.get('id') as number) === 2) complete.give()
+          batch ??= complete.given.then(() => write(ids, transaction))
+          await batch
+        })
+        await Promise.all([first.update({ n: 1 }), second.update({ n: 1 })])
+      })
+      expect((await storedJobs(Jobs)).map(({ n }) => n > 0)).to.deep.equal([true, true])
+    })
+
+    it(`do not wait for each other: a hook that awaits ${name} of the callback`, async () => {
+      await withLock([Jobs, one], async (row, transaction) => {
+        const writes: Promise<unknown>[] = []
+        Jobs.addHook('beforeSave', 'waits', async () => void (await Promise.all(writes)))
+        const saved = row.update({ progress: { k: 1 } })
+        writes.push(write([one], transaction))
+        await Promise.all([saved, ...writes])
+      })
+      expect((await storedJobs(Jobs))[0]!.progress).to.deep.equal({ k: 1 })
+    })
+  }
 
   it('do not wait for each other: two atomic writes, whose function onWrite writes the other row', async () => {
     const Written = await createJobs(sequelize, {
