@@ -27,7 +27,7 @@ export function refuseOtherHolder(
   const { lock, claim } = state
   const isHeldElsewhere = lock && !(transaction && isSameTransaction(lock.transaction, transaction))
   const isClaimed = claim !== undefined && !isOver(claim)
-  if (isHeldElsewhere && isInScope(lock.transaction)) throw usage.lockedAround(method, facts)
+  if (isHeldElsewhere && !transaction && isInScope(lock.transaction)) throw usage.lockedAround(method, facts)
   if (isHeldElsewhere || (isClaimed && !lockTransaction(instance))) {
     throw usage.lockedElsewhere(method, { ...facts, option: transactionOption(session, transaction) })
   }

@@ -253,7 +253,7 @@ function loadedText(row: Row, column: string): string {
   return (previous === value ? state.storedText(column) : undefined) ?? state.textOf(column, previous)
 }
 
-/** The types whose values a database stores as they are sent. Others are rounded or padded, so that a comparison could mislead. */
+/** The types whose stored value can be compared with the one that was sent. Others are rounded, so that a comparison could mislead. */
 const exactTypes = [...integerTypes, 'BOOLEAN', 'STRING', 'TEXT', 'CHAR', 'CITEXT', 'ENUM', 'UUID']
 
 /**

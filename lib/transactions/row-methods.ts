@@ -130,7 +130,7 @@ function refuseLockedElsewhere(row: Row, name: RowMethod, transaction: Transacti
   if (!lock?.isScoped || isLockedIn(row, transaction)) return
   const isInside = isInScope(lock.transaction)
   const { facts } = RowRef.of(row)
-  if (name === 'reload' && isInside) throw usage.lockedAround(name, facts)
+  if (name === 'reload' && isInside && !transaction) throw usage.lockedAround(name, facts)
   // A save would write from memory what the callback that holds the lock may yet undo.
   if (name === 'reload' || (!isInside && (name === 'save' || name === 'update'))) {
     throw usage.lockedElsewhere(name, facts)
