@@ -2,7 +2,7 @@ import { literal, Op, QueryTypes } from 'sequelize'
 import type { Logging, Transaction } from 'sequelize'
 import type { Change, Dialect, UpdateVariant } from '../dialects/dialect.js'
 import { refuseTooLarge, refuseTooManyBinds, refuseUnsupported } from '../dialects/limits.js'
-import { StaleRowError } from '../errors/errors.js'
+import { ConflictError, StaleRowError } from '../errors/errors.js'
 import { usage } from '../errors/usage.js'
 import { mayHoldInfinity, textWithInfinity } from '../json/encode.js'
 import { difference } from '../json/difference.js'
@@ -19,7 +19,7 @@ import { identifyRow, RowRef } from '../rows/row-ref.js'
 import { refuseTruncation } from '../rows/short-columns.js'
 import { rowStateOf } from '../rows/row-state.js'
 import { traceCall } from '../sequelize/channels.js'
-import { valuesOf } from '../sequelize/internals.js'
+import { valuesOf, versionAttribute } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
 import { patchedColumns } from '../sequelize/options.js'
 import type { Policy } from '../sequelize/options.js'
@@ -34,6 +34,7 @@ import { transactionToJoin } from '../transactions/join.js'
 import { lossError, notTooDeep, respelled, spellDocuments } from '../transactions/save-digits.js'
 import {
   applyToOtherInstances,
+  findByKeys,
   markSameStale,
   refreshOtherInstances,
   refuseOlderValues,
@@ -112,24 +113,37 @@ export async function patchRow(
   const statements = async (context: QueryContext, state: TransactionState | undefined): Promise<unknown> => {
     const exact: SpelledColumn[] = []
     for (const each of documents) exact.push(await withStoredDigits(call, row, each, context))
-    const answer = await updateDocuments(call, row, context, {
-      documents: exact,
-      send: (variants, current) => sendPatch(call, update, spelled, current, variants, context),
-      refusal: ({ column }, { path }, text) => {
-        const isMisread = mayBeMisread(textAt(text, path) ?? text)
-        return isMisread
-          ? lossError(column, 'key')
-          : StaleRowError.changedSinceLoad(method, factsOf(call, row), column, path)
-      },
-    })
-    if (state) await applyToOthers(state, row, update, documents, context)
-    return answer
+    try {
+      const answer = await updateDocuments(call, row, context, {
+        documents: exact,
+        send: (variants, current) => sendPatch(call, update, spelled, current, variants, context),
+        refusal: ({ column }, { path }, text) => {
+          const isMisread = mayBeMisread(textAt(text, path) ?? text)
+          return isMisread
+            ? lossError(column, 'key')
+            : StaleRowError.changedSinceLoad(method, factsOf(call, row), column, path)
+        },
+      })
+      if (state) await applyToOthers(state, row, update, documents, context)
+      return answer
+    } catch (error) {
+      // Sequelize makes an OptimisticLockError of it.
+      if (error instanceof ConflictError && (await hasOtherVersion(row, instance, context))) return [instance, 0]
+      throw error
+    }
   }
   const opensTransaction = documents.some((each) => isReadFirst(each, call.dialect))
   return traceCall(call, async () => {
     const answer = await execute(call, { statements }, { opensTransaction })
     return answer ?? execute(call, { statements }, { opensTransaction: true })
   })
+}
+
+/** Whether the stored version of a row is not the one of its instance, which the UPDATE compares. */
+async function hasOtherVersion(row: RowRef, instance: Row, context: QueryContext): Promise<boolean> {
+  const version = versionAttribute(row.model)
+  const [stored] = version === undefined ? [] : await findByKeys(row.model, [row], [version], context)
+  return stored !== undefined && Number(stored[version!]) !== Number(valuesOf(instance)[version!])
 }
 
 /** Applies a patched save to the other locked instances of its row. */

@@ -95,6 +95,19 @@ describe('the plugin for ESLint', () => {
     expect(fixed!.messages).to.deep.equal([])
   })
 
+  it('writes the key of a dotted path in Model.update() as a string of JavaScript', async () => {
+    const text = `async function pause(id) {
+  await Account.update({ "settings.it's": 1 }, { where: { id } })
+}
+void pause(1)`
+    const eslint = new ESLint({ cwd: root, overrideConfigFile: true, overrideConfig: plugin.configs.recommended })
+    const [result] = await eslint.lintText(text)
+    expect(result!.messages.map(({ message }) => message)).to.deep.equal([
+      'Account.update() writes an object with only this key as the whole "settings" column: all its other keys are ' +
+        "lost. Write await updateWhere(Account, where, { settings: [set('it\\'s', …)] }).",
+    ])
+  })
+
   it('adds and removes names in one import, and takes a name that is free', async () => {
     const fixed = async (imports: string, value: string): Promise<string> => {
       const text = `${imports}

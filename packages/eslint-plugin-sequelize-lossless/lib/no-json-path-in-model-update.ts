@@ -1,7 +1,7 @@
-import type { Rule, SourceCode } from 'eslint'
+import type { Rule } from 'eslint'
 import { Cures } from './cure.js'
 import { Model } from './model.js'
-import { operation } from './operations.js'
+import { operation, shownPath } from './operations.js'
 import type { Operation } from './operations.js'
 import { settingsOf } from './settings.js'
 import { argumentsOf, calledName, propertyOf, receiverOf, resolved, stringOf, unwrap } from './syntax.js'
@@ -55,7 +55,7 @@ export const noJsonPathInModelUpdate: Rule.RuleModule = {
         context.report({
           node: property,
           messageId: 'overwritten',
-          data: { model: source.getText(of), column, key: shownKey(source, path) },
+          data: { model: source.getText(of), column, key: path.length > 0 ? shownPath(source, path) : '…' },
           suggest: cure ? [{ messageId: cure.messageId, fix: cure.fix }] : [],
         })
       }
@@ -88,11 +88,4 @@ function dottedKeyOf({ key, computed }: NodeOf<'Property'>): DottedKey | undefin
   const isEnded = expression.type !== 'TemplateLiteral' || expression.quasis.at(-1)!.value.cooked === ''
   if (isOneName && isEnded) return { column, path: [rest[0]!] }
   return rest.length === 0 && first ? { column, path: first.split('.') } : { column, path: [] }
-}
-
-/** The key as the message shows it: `'theme'`, `['theme', 'dark']`, or `…` if it is not known. */
-function shownKey(source: SourceCode, path: DottedKey['path']): string {
-  const [first, ...others] = path.map((each) => (typeof each === 'string' ? `'${each}'` : source.getText(each)))
-  if (first === undefined) return '…'
-  return others.length === 0 ? first : `[${[first, ...others].join(', ')}]`
 }
