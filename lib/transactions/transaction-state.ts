@@ -28,7 +28,7 @@ import { isRefusedByServer, noteFailure } from '../sequelize/send.js'
 import { sessionOf } from '../sequelize/session.js'
 import { currentContext, runWith } from './async-context.js'
 import type { AsyncContext, Scope, SendingStatement, Turn } from './async-context.js'
-import { SerialQueue, Turns, WorkInProgress } from './work-in-progress.js'
+import { SerialQueue, Turns, waitForTurn, WorkInProgress } from './work-in-progress.js'
 import type { Work } from './work-in-progress.js'
 
 /** Sequelize's `query`, as it is called inside Sequelize. */
@@ -174,7 +174,7 @@ export class TransactionState {
     const before = turn && this.#turns.enter(turn)
     try {
       // Of two calls whose hooks wait for each other, one does not wait. Their statements go out one at a time all the same.
-      if (before && before !== 'deadlock') await before
+      if (before && before !== 'deadlock') await waitForTurn(before, description)
       return await (turn ? runWith({ turn }, call, context) : call())
     } finally {
       if (turn) this.#endTurn(turn, before)

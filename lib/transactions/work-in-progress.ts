@@ -124,6 +124,26 @@ export class Turns {
   }
 }
 
+/** The wait for a turn, in milliseconds, after which a warning names the likely cause: no database knows of that wait. */
+const longWait = 30_000
+
+/** Waits for the turn of a call, and warns if that takes long. */
+export async function waitForTurn(turn: Promise<void>, call: string): Promise<void> {
+  const timer = setTimeout(() => {
+    process.emitWarning(
+      `sequelize-lossless: ${call} has waited ${longWait / 1000} s for an earlier call for its row in the same transaction. ` +
+        'If a hook of that call awaits this one, neither of them ends: make this call in the hook itself, with { transaction }.',
+      { type: 'SequelizeLosslessWarning', code: 'LONG_WAIT' },
+    )
+  }, longWait)
+  timer.unref()
+  try {
+    await turn
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
 function nameOf({ kind, key }: Pick<Turn, 'kind' | 'key'>): string {
   return `${kind} ${key}`
 }

@@ -1,5 +1,6 @@
 import { expect } from 'chai'
 import type { Sequelize, Transaction } from 'sequelize'
+import { useFakeTimers } from 'sinon'
 import {
   atomicUpdate,
   mergeJsonKey,
@@ -10,6 +11,7 @@ import {
   withLocks,
 } from 'sequelize-lossless'
 import { eachDatabase } from '../each-database.js'
+import { warnings } from '../guard/guarded-runs.js'
 import { createJobs, freshJobs, storedJobs, untouched } from './jobs.js'
 import type { Job } from './jobs.js'
 import { codeOf, signal } from './outcomes.js'
@@ -96,6 +98,33 @@ eachDatabase('two calls of one transaction, whose hooks write the row of the oth
       expect((await storedJobs(Jobs))[0]!.progress).to.deep.equal({ k: 1 })
     })
   }
+
+  it('warn if one waits long for the other, whose hook awaits it through other code', async () => {
+    const [asked, released] = [signal(), signal()]
+    const printed = await warnings(() =>
+      withLock([Jobs, one], async (row) => {
+        const beside = asked.given.then(() => row.update({ title: 'beside' }))
+        Jobs.addHook('afterSave', 'waits', async (_row, { fields }) => {
+          if (fields?.includes('title')) return
+          asked.give()
+          await Promise.race([beside, released.given])
+        })
+        const clock = useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+        try {
+          const saved = row.update({ n: 1 })
+          while (clock.countTimers() === 0) await new Promise(setImmediate)
+          clock.tick(30_000)
+          released.give()
+          await Promise.all([saved, beside])
+        } finally {
+          clock.restore()
+        }
+      }),
+    )
+    expect(printed.map(({ code }) => code)).to.deep.equal(['LONG_WAIT'])
+    expect(printed[0]!.message).to.match(/^sequelize-lossless: save\(\) of a Job has waited 30 s for an earlier call/)
+    expect((await storedJobs(Jobs))[0]).to.deep.equal({ ...untouched, n: 1, title: 'beside' })
+  })
 
   it('do not wait for each other: two atomic writes, whose function onWrite writes the other row', async () => {
     const Written = await createJobs(sequelize, {
