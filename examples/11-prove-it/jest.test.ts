@@ -20,9 +20,9 @@ describe('two jobs that complete steps of one run', () => {
   it('lost a step, as the handler was', async () => {
     const { verdict } = await race(completeStepNaive)
     expect(verdict).toBe('lost')
-  })
+  }, 30_000)
 
   it('keep both, in every order', async () => {
     assertNoLostUpdate(await race(completeStep))
-  })
+  }, 30_000)
 })

@@ -15,7 +15,8 @@ const race = (complete: typeof completeStep): Promise<Result> =>
     },
   })
 
-describe('two jobs that complete steps of one run', () => {
+describe('two jobs that complete steps of one run', function () {
+  this.timeout(30_000)
   before(() => WorkflowRun.sync({ force: true }))
   after(() => sequelize.close())
 

@@ -20,12 +20,12 @@ describe('two jobs that complete steps of one run', () => {
   })
   afterAll(() => sequelize.close())
 
-  it('lost a step, as the handler was', async () => {
+  it('lost a step, as the handler was', { timeout: 30_000 }, async () => {
     const { verdict } = await race(completeStepNaive)
     expect(verdict).toBe('lost')
   })
 
-  it('keep both, in every order', async () => {
+  it('keep both, in every order', { timeout: 30_000 }, async () => {
     assertNoLostUpdate(await race(completeStep))
   })
 })
