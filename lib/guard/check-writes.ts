@@ -240,6 +240,8 @@ async function checkAndSend(update: Save, policy: Policy | undefined): Promise<u
   const done = recordWrite(instance, written, values, options, !isPatched)
   const recordAnswer = trackAnswer(instance, options, written)
   const result = isPatched ? await patchRow(update, edits as EditedColumn[], policy?.conflicts) : await send(values)
+  // Sequelize rejects the save: nothing was written, and no row was locked.
+  if (version !== undefined && (result as [unknown, number])[1] < 1) return result
   done()
   recordAnswer()
   if (!isPatched) unlockOthers(instance, values, options)

@@ -19,7 +19,7 @@ import { identifyRow, RowRef } from '../rows/row-ref.js'
 import { refuseTruncation } from '../rows/short-columns.js'
 import { rowStateOf } from '../rows/row-state.js'
 import { traceCall } from '../sequelize/channels.js'
-import { valuesOf, versionAttribute } from '../sequelize/internals.js'
+import { isSameVersion, valuesOf, versionAttribute } from '../sequelize/internals.js'
 import type { Row } from '../sequelize/internals.js'
 import { patchedColumns } from '../sequelize/options.js'
 import type { Policy } from '../sequelize/options.js'
@@ -143,7 +143,7 @@ export async function patchRow(
 async function hasOtherVersion(row: RowRef, instance: Row, context: QueryContext): Promise<boolean> {
   const version = versionAttribute(row.model)
   const [stored] = version === undefined ? [] : await findByKeys(row.model, [row], [version], context)
-  return stored !== undefined && Number(stored[version!]) !== Number(valuesOf(instance)[version!])
+  return stored !== undefined && !isSameVersion(stored[version!], valuesOf(instance)[version!])
 }
 
 /** Applies a patched save to the other locked instances of its row. */

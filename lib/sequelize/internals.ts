@@ -152,6 +152,12 @@ export function versionAttribute(model: RowModel): string | undefined {
   return modelInternals(model)._versionAttribute
 }
 
+/** Whether two versions are equal; NULL equals only NULL. */
+export function isSameVersion(one: unknown, other: unknown): boolean {
+  const isNull = (version: unknown): boolean => (version ?? null) === null
+  return isNull(one) || isNull(other) ? isNull(one) && isNull(other) : Number(one) === Number(other)
+}
+
 /** The conditions that Sequelize adds to each `where`: that of the model's scope, and that the row is not deleted. */
 export function whereOfModel(model: RowModel): unknown[] {
   return [...whereOfScope(model), ...whereNotDeleted(model)]

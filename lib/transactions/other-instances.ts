@@ -10,8 +10,8 @@ import { RowRef } from '../rows/row-ref.js'
 import { assignStored, findRowState, rowStateOf } from '../rows/row-state.js'
 import {
   attributeType,
-  changedAttributes,
   fieldOf,
+  hasFindHooks,
   isChanged,
   modelOf,
   previousValuesOf,
@@ -274,26 +274,30 @@ export function refuseOlderValues(
   const rowState = rowStateOf(row)
   if (instances.length === 0 || (rowState.lock && instances.includes(row))) return undefined
   const { model } = ref
-  const loaded = previousValuesOf(row)
   const { mutable } = modelStateOf(model).definition
   const isCompared = (column: string): boolean => {
     // The others were compared with the locked instances.
     if (mutable.includes(column)) return currentText(model, column, instances) === undefined
-    return (
-      column !== versionAttribute(model) && exactTypes.includes(attributeType(model, column)) && isExact(loaded[column])
-    )
+    // A hook has given the value of a row that was found another form.
+    const isStored = column !== versionAttribute(model) && !hasFindHooks(model)
+    return isStored && exactTypes.includes(attributeType(model, column)) && isExact(loadedValue(row, column))
   }
   const isSame = (column: string, stored: unknown): boolean =>
     mutable.includes(column)
       ? isSameDocument(loadedText(row, column), rowState.textOf(column, stored))
-      : isSameValue(attributeType(model, column), loaded[column], stored)
-  const columns = changedAttributes(row).filter((column) => fields.includes(column) && isCompared(column))
+      : isSameValue(attributeType(model, column), loadedValue(row, column), stored)
+  const columns = fields.filter((column) => Object.hasOwn(valuesOf(row), column) && isCompared(column))
   if (columns.length === 0) return undefined
   return findByKeys(model, [ref], columns, options).then(([stored]) => {
     const older = columns.find((column) => stored && !isSame(column, stored[column]))
     if (older === undefined) return
     throw StaleRowError.inTransaction(method, ref.facts, older, { isDocument: mutable.includes(older) })
   })
+}
+
+/** The value that a column was loaded with. */
+function loadedValue(row: Row, column: string): unknown {
+  return (isChanged(row, column) ? previousValuesOf(row) : valuesOf(row))[column]
 }
 
 /** Whether a value was loaded, and is none that a column of integers rounds. */

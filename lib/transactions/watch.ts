@@ -9,6 +9,7 @@ import {
   attributesOf,
   attributeType,
   isChanged,
+  isSameVersion,
   modelOf,
   outermostOf,
   sequelizeOfTransaction,
@@ -345,7 +346,7 @@ async function refuseUnmatchedRow(
     const option = transactionOption(sessionOf(sequelizeOfTransaction(transaction!)), transaction!)
     throw new RowNotFoundError(method, { ...facts, option })
   }
-  if (version !== undefined && Number(stored[version]) !== Number(versionCompared)) {
+  if (version !== undefined && !isSameVersion(stored[version], versionCompared)) {
     // Sequelize makes an OptimisticLockError of a save, and nothing of a DELETE.
     if (method === 'save') return
     throw StaleRowError.inTransaction(method, facts, version)

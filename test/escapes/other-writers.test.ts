@@ -125,6 +125,30 @@ eachDatabase('a callback whose row other code writes', (database) => {
     await Forms.drop()
   })
 
+  it('which reads it with a finder, whose hooks change the form of a text: it is saved', async () => {
+    const Coded = await createJobs(sequelize, {
+      modelName: 'Coded',
+      tableName: 'coded_jobs',
+      hooks: {
+        afterFind: (found) => {
+          for (const row of [found].flat() as unknown as Job[]) row.dataValues.title = 'plain'
+        },
+        beforeSave: (row) => {
+          if (row.changed('title')) row.title = 'coded'
+        },
+      },
+    })
+    const [{ id }] = (await freshJobs(Coded, 1)) as [Job]
+    await withLock([Coded, id], async (_row, transaction) => {
+      const found = await Coded.findByPk(id, { transaction, rejectOnEmpty: true })
+      await found.update({ title: 'one' }, { transaction })
+      await found.reload({ transaction })
+      await found.update({ title: 'two' }, { transaction })
+    })
+    const [row] = await Coded.findAll({ hooks: false } as never)
+    expect(row!.title).to.equal('coded')
+  })
+
   it('which reads it with a finder before a statement writes it by its key: the older number is refused', async () => {
     const [{ id }] = (await freshJobs(Jobs, 1)) as [Job]
     await withLock([Jobs, id], async (row, transaction) => {

@@ -69,6 +69,19 @@ eachDatabase('a value that is out of date', (database) => {
       expect((await stored()).progress).to.deep.equal({ a: 1, b: 1 })
     })
 
+    it('is not saved by such an instance with `fields` that did not change', async () => {
+      await job.withLock(async (row, transaction) => {
+        const found = await find(transaction)
+        await replaceDocument(transaction, { a: 1 })
+        await rejection(found.set({ n: 5 }).save({ transaction, fields: ['n', 'progress'] }), StaleRowError)
+        await row.update({ title: 'new' })
+        await rejection(found.save({ transaction, fields: ['n', 'title'] }), StaleRowError)
+        await found.save({ transaction, fields: ['n'] })
+      })
+      const { progress, title, n } = await stored()
+      expect({ progress, title, n }).to.deep.equal({ progress: { a: 1 }, title: 'new', n: 5 })
+    })
+
     it('stays refused after a savepoint that is rolled back', async () => {
       await job.withLock(async (row, transaction) => {
         await replaceDocument(transaction, { a: 1, b: 2 })
