@@ -278,7 +278,7 @@ export function refuseOlderValues(
   const isCompared = (column: string): boolean => {
     // The others were compared with the locked instances.
     if (mutable.includes(column)) return currentText(model, column, instances) === undefined
-    // A hook has given the value of a row that was found another form.
+    // A hook may have changed the form of a value that was read.
     const isStored = column !== versionAttribute(model) && !hasFindHooks(model)
     return isStored && exactTypes.includes(attributeType(model, column)) && isExact(loadedValue(row, column))
   }
@@ -305,11 +305,11 @@ function isExact(value: unknown): boolean {
   return value !== undefined && (typeof value !== 'number' || Number.isInteger(value))
 }
 
-/** Whether two values of a type are the same, in any form that a driver gives them, or that was assigned and saved before. */
+/** Whether two values of a type are the same, whether a driver has read them or the application has assigned them. */
 function isSameValue(type: string, one: unknown, other: unknown): boolean {
   const plain = (value: unknown): unknown => {
     if (typeof value === 'boolean') return String(Number(value))
-    // A column pads the one with spaces, and may write the other in small letters.
+    // A database pads a CHAR with spaces, and may write a UUID in small letters.
     if (typeof value === 'string' && type === 'CHAR') return value.trimEnd()
     if (typeof value === 'string' && type === 'UUID') return value.toLowerCase()
     return typeof value === 'number' || typeof value === 'bigint' ? String(value) : (value ?? null)
